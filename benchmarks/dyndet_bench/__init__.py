@@ -1,0 +1,1 @@
+"""Measures a served dynamic detector with perf_analyzer."""

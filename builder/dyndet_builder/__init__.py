@@ -1,0 +1,1 @@
+"""Builds a calibrated Triton model repository from a dynamic detector's checkpoint."""

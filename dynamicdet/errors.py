@@ -1,0 +1,52 @@
+"""Errors that reach a user: one sentence that says what was wrong, what was found and what is accepted.
+
+::
+
+    DyndetError (exit status 1)
+    ├── InputError (2)            bad file, value, picture or option
+    │   └── CheckpointError       a checkpoint that cannot be loaded
+    ├── TargetOutOfReachError (3) no threshold gives this latency; the message states the reachable range
+    ├── MissingExtraError (4)     an optional part is not installed; the message states the command that installs it
+    ├── ParityError (5)           an exported graph differs from its network by more than is accepted
+    └── ServerError (6)           the server cannot be started, reached, or answers with an error
+"""
+
+
+class DyndetError(Exception):
+    """Base of all errors that are shown to a user as one sentence, without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(DyndetError, ValueError):
+    """Something the user gave is wrong: a file, a value, a picture, an option."""
+
+    exit_code = 2
+
+
+class CheckpointError(InputError):
+    """A checkpoint is missing, damaged, unsafe or of another architecture."""
+
+
+class TargetOutOfReachError(DyndetError):
+    """No threshold reaches this target; the message states the reachable range."""
+
+    exit_code = 3
+
+
+class MissingExtraError(DyndetError):
+    """An optional part is not installed; the message states what installs it."""
+
+    exit_code = 4
+
+
+class ParityError(DyndetError):
+    """An exported graph differs from its network by more than the contract accepts."""
+
+    exit_code = 5
+
+
+class ServerError(DyndetError):
+    """The server cannot be started or reached, or it answered with an error."""
+
+    exit_code = 6

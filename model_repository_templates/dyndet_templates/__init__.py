@@ -1,0 +1,1 @@
+"""Jinja2 templates of Triton model repositories, and the Python-backend models that go into them."""
