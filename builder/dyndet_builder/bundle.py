@@ -1,0 +1,118 @@
+"""The bundle: exported stages and everything another tool needs to know about them (`bundle.json`)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dynamicdet.errors import InputError
+
+FILE_NAME = "bundle.json"
+STAGES = ("backbone1", "head1", "detector2")
+
+StageName = Literal["backbone1", "head1", "detector2"]
+Precision = Literal["fp32", "fp16"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tensor(_Record):
+    """A stage's input or output. `shape` leaves the batch dimension out; every dimension is static."""
+
+    name: str
+    dtype: Literal["uint8", "int32", "float16", "float32"]
+    shape: tuple[int, ...]
+
+
+class Stage(_Record):
+    """One exported network and its file inside the bundle."""
+
+    file: str
+    sha256: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class Nms(_Record):
+    """Suppression inside the graphs: per class, `pre_top_k` best candidates enter, at most `max_detections` leave."""
+
+    iou_threshold: float = 0.65
+    score_floor: float = 0.001
+    pre_top_k: int = 1000
+    max_detections: int = 100
+
+
+class Parity(_Record):
+    """Largest differences between the exported graphs and the PyTorch network on real images."""
+
+    images: int = Field(description="number of real images compared")
+    batch_sizes: tuple[int, ...]
+    box_px: float = Field(description="largest box coordinate difference, pixels of the letterboxed image")
+    score: float
+    difficulty: float
+    route_flip_share: float = Field(description="share of images whose route changes at any threshold tried")
+
+
+class Source(_Record):
+    """Where the weights came from."""
+
+    checkpoint: str = Field(description="file name, without its folder")
+    sha256: str
+
+
+class Bundle(_Record):
+    """Contents of `bundle.json`."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    architecture: str
+    input_size: int = Field(description="side of the square input, pixels")
+    layout: Literal["uint8 HWC RGB, letterboxed with 114"] = "uint8 HWC RGB, letterboxed with 114"
+    class_names: tuple[str, ...]
+    precision: Precision
+    opset: int
+    exporter: Literal["dynamo", "torchscript"]
+    stages: dict[StageName, Stage]
+    nms: Nms
+    source: Source
+    tool_versions: dict[str, str]
+    parity: Parity
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_bundle(folder: Path, *, check_hashes: bool = True) -> Bundle:
+    """Read a bundle and check its schema version and the hash of each stage.
+
+    Raises InputError where the folder is no bundle, was written by another schema version, or a file was changed.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise InputError(f"{folder} is not a bundle: it has no {FILE_NAME}; `dyndet export` writes one")
+    try:
+        bundle = Bundle.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{path} does not describe a bundle of schema version 1: {where}: {first['msg']}") from error
+    for name in STAGES:
+        if name not in bundle.stages:
+            raise InputError(f"{path} lacks stage {name!r}; a bundle has {', '.join(STAGES)}")
+        file = folder / bundle.stages[name].file
+        if not file.is_file():
+            raise InputError(f"bundle {folder} lacks the file {file.name} of stage {name!r}; export it again")
+        if check_hashes and file_sha256(file) != bundle.stages[name].sha256:
+            raise InputError(f"{file} has changed since it was exported (its SHA-256 differs); export the bundle again")
+    return bundle

@@ -1,0 +1,139 @@
+"""The `dyndet` command: each subcommand parses, calls one public function and prints."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from dynamicdet.errors import DyndetError
+
+# name -> (module with a click command named `command`, one line of help). Modules load only when their command runs,
+# so that `dyndet detect` starts without torch.
+_COMMANDS = {
+    "build": ("dyndet_builder.cli.build", "Export, render, serve, calibrate and verify in one go."),
+    "info": ("dyndet_builder.cli.info", "Show parameters, GFLOPs and features of a network or checkpoint."),
+    "export": ("dyndet_builder.cli.export", "Export a checkpoint as a bundle of three ONNX stages."),
+    "render": ("dyndet_builder.cli.render", "Render a bundle as a Triton model repository."),
+    "serve": ("dyndet_builder.cli.serve", "Serve a model repository on a Triton server of this machine."),
+    "calibrate": ("dyndet_builder.cli.calibrate", "Find the threshold that meets a latency target."),
+    "bench": ("dyndet_bench.cli", "Measure a served detector."),
+    "detect": ("dyndet_client.cli", "Detect objects in pictures through a server."),
+    "train": ("dyndet_builder.cli.train", "Train the detectors, then the router."),
+    "evaluate": ("dyndet_builder.cli.evaluate", "Measure COCO average precision of both routes and any mix."),
+    "data": ("dyndet_builder.cli.data", "Build data sets of real images."),
+    "doctor": ("dyndet_builder.cli.doctor", "Show what is installed here, and how to install what is missing."),
+    "demo": ("dyndet_builder.cli.demo", "Build, serve and try the demo model."),
+}
+_DEBUG = "dyndet_builder.debug"
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a subcommand's module only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        return _with_debug(_load(cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+def _load(name: str) -> click.Command:
+    module_name, _ = _COMMANDS[name]
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"`dyndet {name}` needs the package {error.name!r}, which is not installed; "
+            "`pip install 'dyndet[build,bench,server,train]'` installs everything"
+        ) from error
+    command: click.Command = module.command
+    return command
+
+
+def _remember_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    ctx.meta[_DEBUG] = ctx.meta.get(_DEBUG, False) or value
+
+
+def _debug_option() -> click.Option:
+    return click.Option(
+        ["--debug"], is_flag=True, expose_value=False, callback=_remember_debug, help="Show tracebacks of errors."
+    )
+
+
+def _with_debug(command: click.Command) -> click.Command:
+    if not any(parameter.name == "debug" for parameter in command.params):
+        command.params.append(_debug_option())
+    if isinstance(command, click.Group):
+        for sub in command.commands.values():
+            _with_debug(sub)
+    return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, params=[_debug_option()])
+@click.version_option(package_name="dyndet")
+def dyndet() -> None:
+    """Deploy dynamic object detectors on Triton Inference Server, within a latency target.
+
+    Start with `dyndet doctor`, then `dyndet demo`.
+    """
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
+    """Run a click command and return its exit status; an expected error prints one sentence, a bug names `--debug`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        result = command.main(args=words, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        click.echo("Stopped.", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except (DyndetError, OSError) as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        return error.exit_code if isinstance(error, DyndetError) else 1
+    except Exception as error:
+        if debug:
+            raise
+        text = str(error).strip().partition("\n")[0]
+        click.echo(
+            f"Error: {type(error).__name__}: {text} (this is a fault of dyndet; `--debug` shows where)", err=True
+        )
+        return 70
+
+
+def main() -> None:
+    """Entry point of `dyndet`."""
+    sys.exit(run(dyndet))
+
+
+def build_main() -> None:
+    """Entry point of `dyndet-build`."""
+    try:
+        command = _with_debug(_load("build"))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    command.name = "dyndet-build"
+    sys.exit(run(command))
