@@ -29,7 +29,7 @@ class OperatingPoint(_Record):
     target_ms: float | None = None
     latency_ms: float | None = Field(default=None, description="mean latency measured on held-out images")
     error: float | None = Field(default=None, description="latency_ms / target_ms - 1")
-    easy_share: float | None = Field(None, description="share the server counted as answered by detector 1")
+    easy_share: float | None = Field(default=None, description="share the server counted as answered by detector 1")
 
 
 class RouteLatency(_Record):
