@@ -1,0 +1,154 @@
+"""Reads pictures of any common kind as 8-bit RGB arrays; needs numpy and Pillow alone."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from dynamicdet.errors import InputError
+
+UInt8Array: TypeAlias = npt.NDArray[np.uint8]
+ImageSource: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.generic]"
+)
+
+# Larger pictures are refused before they are decoded: a few kB can unpack to gigabytes. Pillow's own default.
+MAX_PIXELS = 89_478_485
+# What shows through transparent pixels: the grey of the letterbox, which means "nothing here" to the networks.
+BACKGROUND = 114
+# Decoders that are tried. Pillow knows more, some of which start other programs (EPS) or are rarely exercised.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+_ACCEPTED = "a path, the bytes of an image file, a PIL image or a numpy array"
+_ACCEPTED_ARRAYS = "(H, W), (H, W, 3) RGB or (H, W, 4) RGBA, of type uint8 or uint16"
+_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def read_image(source: ImageSource) -> UInt8Array:
+    """Read a picture as contiguous RGB, shape (H, W, 3), uint8, the way a viewer would show it.
+
+    `source` is a path, the bytes of an image file (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM; the first frame), a PIL image,
+    or an array of shape (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16. EXIF orientation is applied, grey,
+    palette and CMYK become RGB, 16 bits become 8, transparency shows grey (`BACKGROUND`).
+
+    The result may share memory with an array that was given: do not write to it.
+
+    Raises InputError for a path that is missing or no file, for what is no picture, cut off, or above `MAX_PIXELS`,
+    and for arrays of another type or shape (floats too: their range is unknown).
+
+    >>> read_image(np.zeros((2, 3), np.uint8)).shape
+    (2, 3, 3)
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, "the PIL image")
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decode(io.BytesIO(source), "the picture's bytes")
+    if isinstance(source, str | os.PathLike):
+        with _open(os.fspath(source)) as file:
+            return _decode(file, os.fspath(source))
+    raise InputError(f"a picture must be {_ACCEPTED}, not {type(source).__name__}")
+
+
+def _open(name: str) -> BinaryIO:
+    try:
+        path = Path(name)
+        if path.is_dir():
+            raise InputError(f"{name or '.'} is a folder, not a picture")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{name} is no ordinary file; a picture is read from a file")
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise InputError(f"{name} does not exist") from error
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL character in the path
+        raise InputError(f"{name!r} is not a path: {error}") from error
+
+
+def _decode(file: BinaryIO, name: str) -> UInt8Array:
+    if not file.read(1):
+        raise InputError(f"{name}: empty (0 bytes), expected a picture")
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{name}: too large, above the limit of {MAX_PIXELS} pixels") from error
+    except Exception as error:  # Pillow's readers raise whatever damaged headers lead them to
+        raise InputError(f"{name}: no picture that can be read (JPEG, PNG, WebP, BMP, GIF, TIFF or PPM)") from error
+    with image:
+        return _to_rgb(image, name)
+
+
+def _to_rgb(image: Image.Image, name: str) -> UInt8Array:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise InputError(f"{name}: {width} x {height} pixels, expected at least 1 x 1")
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{name}: too large, {width} x {height} pixels, above the limit of {MAX_PIXELS} pixels")
+    try:
+        image.load()
+    except Exception as error:  # as above; most often a file that is cut off
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{name}: damaged or cut off ({reason})") from error
+    image = _upright(image)
+    if image.mode == "F":
+        raise InputError(f"{name}: pixels are floating point numbers of unknown range, expected 8 or 16 bits")
+    if image.mode in _DEEP_MODES:
+        return _from_array(_sixteen_bits(image, name))
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return np.ascontiguousarray(np.asarray(image))
+    if image.has_transparency_data:
+        return _on_background(np.asarray(image.convert("RGBA")))
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF data may be damaged in any way; the picture is then shown as it is stored
+        return image
+
+
+def _sixteen_bits(image: Image.Image, name: str) -> npt.NDArray[np.uint16]:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise InputError(f"{name}: pixels are 32-bit numbers beyond 0 to 65535, expected 8 or 16 bits")
+    return values.astype(np.uint16)
+
+
+def _from_array(array: npt.NDArray[np.generic]) -> UInt8Array:
+    if array.dtype not in (np.uint8, np.uint16):
+        hint = "; multiply a 0..1 image by 255 and round" if array.dtype.kind == "f" else ""
+        raise InputError(f"an array of type {array.dtype} is no picture, expected uint8 or uint16{hint}")
+    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
+    if not grey and (array.ndim != 3 or array.shape[2] not in (3, 4)):
+        raise InputError(f"an array of shape {array.shape} is no picture, expected {_ACCEPTED_ARRAYS}")
+    if 0 in array.shape:
+        raise InputError(f"an array of shape {array.shape} has no pixels, expected at least 1 x 1")
+    pixels: UInt8Array
+    if array.dtype == np.uint16:
+        pixels = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 0 -> 0, 65535 -> 255
+    else:
+        pixels = array.astype(np.uint8, copy=False)
+    if grey:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    if pixels.shape[2] == 4:
+        return _on_background(pixels)
+    return np.ascontiguousarray(pixels)
+
+
+def _on_background(rgba: UInt8Array) -> UInt8Array:
+    alpha = rgba[:, :, 3:].astype(np.uint32)  # (H, W, 1)
+    blended = rgba[:, :, :3] * alpha + BACKGROUND * (255 - alpha)
+    return ((blended + 127) // 255).astype(np.uint8)
