@@ -1,0 +1,53 @@
+"""`dyndet doctor`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dyndet_builder.doctor import CHECKS, Finding, doctor
+
+
+@click.command("doctor")
+@click.option(
+    "--check", "names", multiple=True, type=click.Choice(CHECKS), help="Look at this part alone (repeatable)."
+)
+@click.option("--quiet", is_flag=True, help="Show only what is missing and needed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+    """Show what is present here, what is missing, and the one command that installs it.
+
+    Exit status 0 when `dyndet-build` can run on this machine (or all parts named by --check are present), else 4.
+
+    \b
+    Example:
+      dyndet doctor
+    """
+    findings = doctor(names or CHECKS)
+    lacking = [finding for finding in findings if not finding.present and (finding.needed or names)]
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        shown = lacking if quiet else findings
+        if shown:
+            Console(highlight=False).print(_table(shown))
+        if not quiet:
+            click.echo(
+                "Everything that `dyndet-build` needs on this machine is here."
+                if not lacking
+                else f"Missing: {', '.join(finding.name for finding in lacking)}."
+            )
+    sys.exit(4 if lacking else 0)
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table("part", "", "found", "what installs it", box=None, header_style="bold", pad_edge=False)
+    for finding in findings:
+        mark = "[green]yes[/]" if finding.present else "[red]no[/]" if finding.needed else "[yellow]no[/]"
+        table.add_row(finding.name, mark, finding.detail, "" if finding.present else finding.remedy)
+    return table

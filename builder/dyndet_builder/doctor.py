@@ -1,0 +1,172 @@
+"""What this machine has for dyndet, what it lacks, and the one command that installs each missing part."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamicdet.errors import DyndetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One part: whether it is here, in which version, and what installs it."""
+
+    name: str
+    present: bool
+    detail: str
+    remedy: str = ""
+    needed: bool = True  # for `dyndet-build` on this machine; the others are needed on a GPU server alone
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    good = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    return Finding(
+        name="python",
+        present=good,
+        detail=version
+        if good
+        else f"{version}: numpy 1.26, which the embedded server needs, has wheels for 3.10 to 3.12",
+        remedy="make demo PYTHON=python3.11",
+    )
+
+
+def _numpy() -> Finding:
+    version = _version("numpy")
+    good = version is not None and version.startswith("1.")
+    detail = version or "not installed"
+    if version is not None and not good:
+        detail = f"{version}: with numpy 2 the embedded server returns garbage without an error"
+    return Finding(name="numpy", present=good, detail=detail, remedy="pip install 'numpy>=1.26,<2'")
+
+
+def _package(name: str, distribution: str, extra: str) -> Finding:
+    version = _version(distribution)
+    return Finding(
+        name=name,
+        present=version is not None,
+        detail=f"{distribution} {version}" if version else "not installed",
+        remedy=f"pip install 'dyndet[{extra}]'",
+    )
+
+
+def _server() -> Finding:
+    from dyndet_builder.server import find_server
+
+    remedy = "pip install 'dyndet[server]'"
+    try:
+        found = find_server()
+    except DyndetError as error:
+        return Finding(name="tritonserver", present=False, detail=str(error), remedy=remedy)
+    return Finding(name="tritonserver", present=True, detail=f"{found.version}, embedded")
+
+
+def _libpython() -> Finding:
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    folder = sysconfig.get_config_var("LIBDIR")
+    found = folder is not None and (Path(folder) / name).exists()
+    if not found:
+        try:
+            ctypes.CDLL(name)
+            found = True
+        except OSError:
+            pass
+    return Finding(
+        name="libpython",
+        present=found,
+        detail=name if found else f"{name} not found; the server's Python backend links it",
+        remedy=f"sudo apt-get install libpython{sys.version_info.major}.{sys.version_info.minor}",
+    )
+
+
+def _perf_analyzer() -> Finding:
+    from dyndet_bench.perf_analyzer import find_perf_analyzer
+
+    try:
+        found = find_perf_analyzer()
+    except DyndetError as error:
+        return Finding(
+            name="perf_analyzer", present=False, detail=str(error), remedy="pip install 'tritonclient==2.51.0'"
+        )
+    return Finding(name="perf_analyzer", present=True, detail=found.version)
+
+
+def _command_line(name: str, arguments: list[str], remedy: str) -> Finding:
+    path = shutil.which(name)
+    detail = "not found"
+    good = False
+    if path is not None:
+        try:
+            answer = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=20, check=False)
+            lines = (answer.stdout if answer.returncode == 0 else answer.stderr or answer.stdout).strip().splitlines()
+            good = answer.returncode == 0 and bool(lines)
+            detail = lines[0] if lines else f"{path} printed nothing (exit status {answer.returncode})"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            detail = f"{path} does not run: {error}"
+    return Finding(name=name, present=good, detail=detail, remedy=remedy, needed=False)
+
+
+def _gpu() -> Finding:
+    found = _command_line(
+        "nvidia-smi",
+        ["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+        "an NVIDIA GPU with its driver; without one, stages run on the CPU",
+    )
+    return Finding(name="GPU", present=found.present, detail=found.detail, remedy=found.remedy, needed=False)
+
+
+def _tensorrt() -> Finding:
+    version = _version("tensorrt") or _version("tensorrt-cu12") or _version("tensorrt-cu13")
+    present = version is not None and importlib.util.find_spec("tensorrt") is not None
+    return Finding(
+        name="TensorRT",
+        present=present,
+        detail=version if version is not None else "not installed",
+        remedy="build engines inside the official Triton image, which has it",
+        needed=False,
+    )
+
+
+def _docker() -> Finding:
+    return _command_line(
+        "docker", ["info", "--format", "{{.ServerVersion}}"], "docker with a running engine (https://docs.docker.com)"
+    )
+
+
+_CHECKS: dict[str, Callable[[], Finding]] = {
+    "python": _python,
+    "numpy": _numpy,
+    "torch": lambda: _package("torch", "torch", "build"),
+    "onnx": lambda: _package("onnx", "onnx", "build"),
+    "onnxruntime": lambda: _package("onnxruntime", "onnxruntime", "build"),
+    "pycocotools": lambda: _package("pycocotools", "pycocotools", "train"),
+    "libpython": _libpython,
+    "tritonserver": _server,
+    "perf_analyzer": _perf_analyzer,
+    "GPU": _gpu,
+    "TensorRT": _tensorrt,
+    "docker": _docker,
+}
+CHECKS = tuple(_CHECKS)
+
+
+def doctor(names: tuple[str, ...] = CHECKS) -> list[Finding]:
+    """Look for the named parts (all by default), in the order given. Nothing is installed or changed."""
+    return [_CHECKS[name]() for name in names]
