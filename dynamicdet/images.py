@@ -23,7 +23,7 @@ MAX_PIXELS = 89_478_485
 # What shows through transparent pixels: the grey of the letterbox, which means "nothing here" to the networks.
 BACKGROUND = 114
 # Decoders that are tried. Pillow knows more, some of which start other programs (EPS) or are rarely exercised.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _ACCEPTED = "a path, the bytes of an image file, a PIL image or a numpy array"
