@@ -1,0 +1,32 @@
+"""Dynamic object detectors: networks, checkpoints, training and routing mathematics.
+
+`import dynamicdet` alone loads no torch; the names below import what they need when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamicdet.checkpoints import load, save
+    from dynamicdet.network import DynamicDetector, create
+
+__all__ = ["DynamicDetector", "create", "load", "save"]
+
+_HOMES = {
+    "DynamicDetector": "dynamicdet.network",
+    "create": "dynamicdet.network",
+    "load": "dynamicdet.checkpoints",
+    "save": "dynamicdet.checkpoints",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

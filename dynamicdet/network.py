@@ -1,0 +1,140 @@
+"""The dynamic detector: two cascaded detectors and a router that says which of them an image needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dynamicdet.architectures import Model, architecture
+from dynamicdet.backbone import Backbone, Links
+from dynamicdet.blocks import Router
+from dynamicdet.class_names import default_class_names
+from dynamicdet.errors import InputError
+from dynamicdet.fusing import fuse
+from dynamicdet.heads import Head, NeckLayers, decode
+
+Route = Literal["easy", "hard"]
+
+
+class DynamicDetector(nn.Module):
+    """Backbone 1 and router for every image, then head 1 (easy) or detector 2 (hard).
+
+    Images are float (B, 3, S, S), RGB in 0..1, S a multiple of the largest stride. Features travel as dictionaries with
+    keys "features_<stride>", so that a caller may run each stage where and when it wants.
+
+    Raises InputError where class names or input size do not fit.
+    """
+
+    def __init__(
+        self,
+        spec: Model,
+        *,
+        num_classes: int = 80,
+        class_names: Sequence[str] | None = None,
+        input_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.num_classes = num_classes
+        self.class_names = _checked_names(num_classes, class_names)
+        self.input_size = _checked_size(spec, spec.input_size if input_size is None else input_size)
+        self.deployed = False
+        self.head1_reads = tuple(feature_name(stride) for stride in spec.strides)
+        self.detector2_reads = tuple(feature_name(stride) for stride in spec.link_strides)
+
+        anchors = len(spec.anchors[0])
+        levels = len(spec.anchors)
+        activation = spec.activation
+        self.backbone1 = Backbone(spec.first, activation=activation)
+        self.router = Router([spec.first.channels[stride] for stride in spec.router_strides])
+        self.neck1 = NeckLayers(spec.first, levels=levels, activation=activation)
+        self.predict1 = Head(spec.first, anchors=anchors, classes=num_classes, activation=activation)
+        self.links = Links(spec)
+        self.backbone2 = Backbone(spec.second, activation=activation)
+        self.neck2 = NeckLayers(spec.second, levels=levels, activation=activation)
+        self.predict2 = Head(spec.second, anchors=anchors, classes=num_classes, activation=activation)
+        self.anchors: Tensor
+        self.register_buffer("anchors", torch.tensor(spec.anchors, dtype=torch.float32))  # (levels, anchors, 2) pixels
+
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """Everything the router, head 1 and detector 2 read, by "features_<stride>"."""
+        features = self.backbone1(x)
+        read = {*self.spec.router_strides, *self.spec.strides, *self.spec.link_strides}
+        return {feature_name(stride): feature for stride, feature in features.items() if stride in read}
+
+    def route_logits(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Difficulty before the sigmoid, (B,)."""
+        logits: Tensor = self.router([features[feature_name(stride)] for stride in self.spec.router_strides])
+        return logits
+
+    def route(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Difficulty phi in 0..1, (B,); an image is hard when it exceeds the threshold."""
+        return self.route_logits(features).sigmoid()
+
+    def head1(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """Detector 1's raw maps (B, anchors, H, W, 5 + classes) per level, finest first, before the sigmoid."""
+        maps: list[Tensor] = self.predict1(self.neck1([features[name] for name in self.head1_reads]))
+        return maps
+
+    def detector2(self, x: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """Detector 2's raw maps, as `head1` gives them, from the image and backbone 1's features."""
+        first = {stride: features[feature_name(stride)] for stride in self.spec.link_strides}
+        second = self.backbone2(x, self.links(first), first)
+        maps: list[Tensor] = self.predict2(self.neck2([second[stride] for stride in self.spec.strides]))
+        return maps
+
+    def decode(self, raw: Sequence[Tensor]) -> Tensor:
+        """Raw maps to rows (B, N, 5 + classes): cx cy w h objectness class..., pixels, after the sigmoid.
+
+        Rows come in (level, anchor, row, column) order.
+        """
+        return decode(raw, self.anchors, self.spec.strides)
+
+    def difficulty(self, x: Tensor) -> Tensor:
+        """Difficulty phi of each image in 0..1, (B,)."""
+        return self.route(self.features(x))
+
+    def forward_route(self, x: Tensor, route: Route) -> Tensor:
+        """Decoded rows (see `decode`) of all images by one route. Raises InputError for another route's name."""
+        if route not in ("easy", "hard"):
+            raise InputError(f"unknown route {route!r}; accepted are 'easy' and 'hard'")
+        features = self.features(x)
+        return self.decode(self.head1(features) if route == "easy" else self.detector2(x, features))
+
+    def deploy(self) -> DynamicDetector:
+        """A copy for inference: batch norm, parallel branches and implicit terms merged into plain convolutions."""
+        return fuse(self)
+
+
+def feature_name(stride: int) -> str:
+    """Name of a backbone 1 feature wherever it crosses from stage to stage."""
+    return f"features_{stride}"
+
+
+def create(
+    name: str, num_classes: int = 80, class_names: Sequence[str] | None = None, *, input_size: int | None = None
+) -> DynamicDetector:
+    """A network with random weights, in training form.
+
+    `input_size` (pixels) is the architecture's own if not given. Raises InputError for an unknown name.
+    """
+    return DynamicDetector(architecture(name), num_classes=num_classes, class_names=class_names, input_size=input_size)
+
+
+def _checked_names(num_classes: int, class_names: Sequence[str] | None) -> tuple[str, ...]:
+    if num_classes < 1:
+        raise InputError(f"a detector needs at least one class, got {num_classes}")
+    names = default_class_names(num_classes) if class_names is None else tuple(class_names)
+    if len(names) != num_classes:
+        raise InputError(f"{len(names)} class names were given for {num_classes} classes")
+    return names
+
+
+def _checked_size(spec: Model, size: int) -> int:
+    largest = spec.strides[-1]
+    if size < largest or size % largest:
+        raise InputError(f"input size {size} does not fit {spec.name}: it must be a positive multiple of {largest}")
+    return size
