@@ -1,0 +1,168 @@
+"""Turns pictures into requests and responses into detections; no input or output happens here.
+
+Every transport and every kind of detector sends the same `Request` and hands the same tensors to `decode`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dynamicdet.errors import InputError
+from dynamicdet.images import ImageSource, read_image
+from dynamicdet.letterbox import Letterboxed, letterbox
+from dyndet_client.detections import Detections, Route
+from dyndet_client.errors import NotADetectorError, ServerError
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+OUTPUTS = ("num_detections", "boxes", "scores", "classes", "difficulty", "route")
+OPERATING_POINT = "dyndet_operating_point"
+_CLASS_NAMES, _INPUT_SIZE = "dyndet_class_names", "dyndet_input_size"
+_EASY, _HARD = 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """What a request to a served detector and its answer depend on."""
+
+    name: str
+    input_size: int
+    """side of the square input, pixels"""
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What one call asks for. Raises InputError for values the server would refuse."""
+
+    threshold: float | None = None
+    """pictures with a larger difficulty take the hard route; none: the operating point's"""
+    operating_point: str | None = None
+    """a name from the server's `operating_points.json`; none: its default"""
+    min_score: float = 0.25
+    """objects below this score are left out"""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            _check_share("threshold", self.threshold)
+            if self.operating_point is not None:
+                raise InputError("threshold and operating_point exclude each other: an operating point is a threshold")
+        if self.operating_point is not None and not self.operating_point:
+            raise InputError("operating_point must be a name, not an empty string")
+        _check_share("min_score", self.min_score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One picture, ready to send, and what is needed to map its answer back."""
+
+    tensors: Tensors
+    """inputs with their batch dimension"""
+    parameters: Mapping[str, str]
+    letterboxed: Letterboxed
+    min_score: float
+
+
+def parse_model(config: Mapping[str, Any]) -> ServedModel:
+    """Read a detector's contract from its model configuration, as Triton gives it in JSON.
+
+    Raises NotADetectorError, which names the first thing that a dyndet detector has and this model lacks.
+    """
+    name = str(config.get("name", ""))
+    inputs = {tensor["name"]: tensor for tensor in config.get("input", ())}
+    outputs = {tensor["name"] for tensor in config.get("output", ())}
+    parameters = config.get("parameters", {})
+    lacking = [f"input {key}" for key in ("image",) if key not in inputs]
+    lacking += [f"output {key}" for key in OUTPUTS if key not in outputs]
+    lacking += [f"parameter {key}" for key in (_CLASS_NAMES, _INPUT_SIZE) if key not in parameters]
+    if lacking:
+        raise NotADetectorError(f"model {name!r} is not a dyndet detector: it has no {lacking[0]}")
+    try:
+        size = int(parameters[_INPUT_SIZE]["string_value"])
+        class_names = json.loads(parameters[_CLASS_NAMES]["string_value"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotADetectorError(f"model {name!r} has damaged dyndet parameters: {error}") from error
+    if not isinstance(class_names, list) or not all(isinstance(entry, str) for entry in class_names):
+        raise NotADetectorError(f"model {name!r} has a {_CLASS_NAMES} parameter that is no list of names")
+    found = (inputs["image"].get("data_type"), [int(side) for side in inputs["image"].get("dims", ())])
+    if found != ("TYPE_UINT8", [size, size, 3]) or int(config.get("max_batch_size", 0)) < 1:
+        raise NotADetectorError(
+            f"model {name!r} takes images as {found[0]} {found[1]} with max_batch_size "
+            f"{config.get('max_batch_size', 0)}, expected TYPE_UINT8 [{size}, {size}, 3] and at least 1"
+        )
+    return ServedModel(name=name, input_size=size, class_names=tuple(class_names))
+
+
+def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
+    """Read and letterbox a picture into a request. Raises InputError where the picture cannot be read."""
+    letterboxed = letterbox(read_image(image), model.input_size)
+    tensors: dict[str, npt.NDArray[Any]] = {"image": letterboxed.image[None]}  # (1, S, S, 3)
+    if options.threshold is not None:
+        tensors["threshold"] = np.array([[options.threshold]], np.float32)  # (1, 1)
+    named = options.operating_point
+    return Request(
+        tensors=tensors,
+        parameters={} if named is None else {OPERATING_POINT: named},
+        letterboxed=letterboxed,
+        min_score=options.min_score,
+    )
+
+
+def decode(model: ServedModel, request: Request, response: Tensors) -> Detections:
+    """Turn the server's output tensors into detections in pixels of the original picture, best first.
+
+    Raises ServerError where the tensors break the detectors' contract.
+    """
+    try:
+        count = int(response["num_detections"].reshape(-1)[0])
+        boxes = response["boxes"].reshape(-1, 4)
+        scores = response["scores"].reshape(-1)
+        classes = response["classes"].reshape(-1)
+        difficulty = float(response["difficulty"].reshape(-1)[0])
+        route = int(response["route"].reshape(-1)[0])
+    except (KeyError, IndexError, ValueError) as error:
+        raise ServerError(f"model {model.name!r} gave a malformed answer: {error}") from error
+    if not 0 <= count <= min(len(boxes), len(scores), len(classes)):
+        raise ServerError(f"model {model.name!r} gave {count} detections in {len(boxes)} rows")
+    kept = np.flatnonzero(scores[:count] >= request.min_score)
+    kept = kept[np.argsort(-scores[kept], kind="stable")]
+    numbers = classes[kept].tolist()
+    if any(not 0 <= number < len(model.class_names) for number in numbers):
+        raise ServerError(f"model {model.name!r} gave a class number beyond its {len(model.class_names)} class names")
+    boxed = request.letterboxed
+    try:
+        return Detections(
+            boxes=boxed.to_original(boxes[kept]),
+            scores=scores[kept].astype(np.float32),
+            classes=classes[kept].astype(np.int32),
+            names=tuple(model.class_names[number] for number in numbers),
+            difficulty=difficulty,
+            route=_route(route),
+            image_size=(boxed.original_width, boxed.original_height),
+        )
+    except InputError as error:
+        raise ServerError(f"model {model.name!r} gave a malformed answer: {error}") from error
+
+
+def _route(value: int) -> Route:
+    if value < 0:
+        return "fallback"
+    if value == _EASY:
+        return "easy"
+    if value == _HARD:
+        return "hard"
+    raise InputError(f"route must be 1, 2 or negative, not {value}")
+
+
+def _check_share(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise InputError(f"{name} must be a number from 0 to 1, not {value!r}")
+    if not (math.isfinite(value) and 0 <= value <= 1):
+        raise InputError(f"{name} must be a finite number from 0 to 1, not {value}")

@@ -1,0 +1,103 @@
+"""What a detector answers for one picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dynamicdet.errors import InputError
+from dynamicdet.images import ImageSource
+from dyndet_client.drawing import draw_detections
+
+Route: TypeAlias = Literal["easy", "hard", "fallback"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Detections:
+    """Objects found in one picture, best first, and the route the picture took.
+
+    Raises InputError on creation where shapes, types or ranges do not fit together.
+
+    >>> found = Detections(
+    ...     boxes=np.array([[10, 20, 110, 220]], np.float32), scores=np.array([0.9], np.float32),
+    ...     classes=np.array([3], np.int32), names=("cat",), difficulty=0.2, route="easy", image_size=(640, 480))
+    >>> len(found), found.to_dict()["detections"][0]["name"]
+    (1, 'cat')
+    """
+
+    boxes: npt.NDArray[np.float32]
+    """(N, 4): x1 y1 x2 y2 in pixels of the original picture"""
+    scores: npt.NDArray[np.float32]
+    """(N,): 0 to 1"""
+    classes: npt.NDArray[np.int32]
+    """(N,): class numbers"""
+    names: tuple[str, ...]
+    """N class names, one per object"""
+    difficulty: float
+    """the router's output, 0 to 1; NaN where the router gave none, which counts as hard"""
+    route: Route
+    """easy: detector 1; hard: detector 2; fallback: detector 2 was due but failed, so that detector 1 answered"""
+    image_size: tuple[int, int]
+    """(width, height) of the original picture"""
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        expected = {
+            "boxes": ((count, 4), np.float32),
+            "scores": ((count,), np.float32),
+            "classes": ((count,), np.int32),
+        }
+        for name, (shape, dtype) in expected.items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != dtype:
+                raise InputError(
+                    f"{name} of {count} named objects must have shape {shape} and type {np.dtype(dtype)}, "
+                    f"not {array.shape} and {array.dtype}"
+                )
+        if not np.isfinite(self.boxes).all():
+            raise InputError("boxes must be finite numbers")
+        if not ((self.scores >= 0) & (self.scores <= 1)).all():
+            raise InputError("scores must lie between 0 and 1")
+        if not (math.isnan(self.difficulty) or 0 <= self.difficulty <= 1):
+            raise InputError(f"difficulty must lie between 0 and 1, not {self.difficulty}")
+        if self.route not in get_args(Route):
+            raise InputError(f"route must be one of {', '.join(get_args(Route))}, not {self.route!r}")
+        if min(self.image_size) < 1:
+            raise InputError(f"image_size must be at least (1, 1), not {self.image_size}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, ready for `json.dumps`: boxes to 0.01 pixels, scores and difficulty to 1e-6."""
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.classes.tolist(), self.names, strict=True)
+        return {
+            "image_size": list(self.image_size),
+            "route": self.route,
+            "difficulty": None if math.isnan(self.difficulty) else round(self.difficulty, 6),
+            "detections": [
+                {"box": [round(side, 2) for side in box], "score": round(score, 6), "class": number, "name": name}
+                for box, score, number, name in rows
+            ],
+        }
+
+    def draw(self, image: ImageSource, *, header: bool = True) -> Image.Image:
+        """A copy of the picture with boxes, labels and, above it, a strip with the route and the difficulty.
+
+        Without `header` the result has the size of the picture. Raises InputError where the picture cannot be read, or
+        is not as large as the one these objects were found in.
+        """
+        return draw_detections(
+            image,
+            image_size=self.image_size,
+            boxes=self.boxes,
+            scores=self.scores,
+            classes=self.classes,
+            names=self.names,
+            header=(self.route, self.difficulty) if header else None,
+        )
