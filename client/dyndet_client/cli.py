@@ -18,11 +18,14 @@ from rich.table import Table
 
 from dynamicdet.errors import InputError
 from dynamicdet.images import UInt8Array, read_image
+from dyndet_client.codec import Options
 from dyndet_client.detections import Detections
 from dyndet_client.detector import Detector
 
 BAD_PICTURES = 2
 """Exit status where at least one picture could not be read; the others were answered."""
+
+_JPEG_LIMIT = 65_000  # longer sides do not fit into a JPEG
 
 _EXAMPLES = """
 \b
@@ -66,11 +69,12 @@ def command(
     """Detect objects in pictures through a running server, draw them and save the annotated pictures."""
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such pictures get an error of ours
     folder = Path("detections") if output is None and not as_json else output
-    files = None if folder is None else _OutputFiles(folder, images)
-    table = _new_table(with_files=files is not None)
+    Options(threshold=threshold, operating_point=operating_point, min_score=min_score)  # refused before any work
+    table = _new_table(with_files=folder is not None)
     routes: Counter[str] = Counter()
     errors = Console(stderr=True)
     with Detector(url, model, timeout=timeout) as detector:
+        files = None if folder is None else _OutputFiles(folder, images)
         for path in _with_progress(images, errors):
             try:
                 pixels = read_image(path)
@@ -108,13 +112,14 @@ class _OutputFiles:
             raise InputError(f"cannot write into the folder {folder}: {error.strerror or error}") from error
 
     def save(self, source: Path, found: Detections, pixels: UInt8Array) -> Path:
-        target = self._free_name(source.stem)
         picture = found.draw(pixels)
+        kind = "JPEG" if max(picture.size) <= _JPEG_LIMIT else "PNG"
+        target = self._free_name(source.stem, ".jpg" if kind == "JPEG" else ".png")
         try:
             handle, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    picture.save(file, "JPEG", quality=92, subsampling=0)
+                    picture.save(file, kind, quality=92, subsampling=0)
                 Path(name).chmod(0o644)
                 Path(name).replace(target)
             except BaseException:
@@ -124,10 +129,10 @@ class _OutputFiles:
             raise InputError(f"cannot write {target}: {error.strerror or error}") from error
         return target
 
-    def _free_name(self, stem: str) -> Path:
+    def _free_name(self, stem: str, suffix: str) -> Path:
         number = 1
         while True:
-            target = self._folder / f"{stem}-detected{'' if number == 1 else f'-{number}'}.jpg"
+            target = self._folder / f"{stem}-detected{'' if number == 1 else f'-{number}'}{suffix}"
             if _identity(target) not in self._taken:
                 self._taken.add(_identity(target))
                 return target

@@ -52,7 +52,7 @@ def draw_detections(
         )
     side = math.sqrt(picture.width * picture.height)
     font = _font(side / 34)
-    line = max(1, round(side / 260))
+    line = max(2 if min(picture.size) >= 64 else 1, round(side / 260))
     draw = ImageDraw.Draw(picture)
     order = np.argsort(scores, kind="stable")  # the surest box is drawn last and lies on top
     for row in order.tolist():
@@ -149,8 +149,7 @@ def _with_header(picture: Image.Image, route: str, difficulty: float, *, count: 
     title, colour = _ROUTES[route]
     objects = "1 object" if count == 1 else f"{count} objects"
     details = f"difficulty {difficulty:.2f}  ·  {objects}"
-    font_px = min(picture.width / 26, math.sqrt(picture.width * picture.height) / 26)
-    font = _font(font_px)
+    font = _font(min(picture.width, math.sqrt(picture.width * picture.height)) / 30)
     canvas = Image.new("RGB", (picture.width, picture.height + 2 * math.ceil(getattr(font, "size", 11))), _STRIP)
     strip = canvas.height - picture.height
     canvas.paste(picture, (0, strip))

@@ -61,8 +61,8 @@ class GrpcTransport:
             self._client.is_server_live(client_timeout=timeout_s)
         except InferenceServerException as error:
             raise ServerUnreachableError(
-                f"no Triton server answers at {self.address} ({_reason(error)}); "
-                "`dyndet serve` starts one, and its gRPC port is the one to give"
+                f"no Triton server answers at {self.address} ({_reason(error).rpartition(': ')[2]}); "
+                f"give its gRPC port (Triton's default is {DEFAULT_PORT}), or start one with `dyndet serve`"
             ) from error
         try:
             ready = self._client.is_model_ready(self._model, client_timeout=timeout_s)

@@ -1,0 +1,85 @@
+"""`dyndet detect` without a server, and what importing the client costs."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dyndet_builder.cli import dyndet, run
+from dyndet_client import DeadlineExceededError, Detector, InputError, ServerUnreachableError
+from PIL import Image
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (40, 30), (90, 120, 40)).save(path)
+    return path
+
+
+@pytest.fixture
+def silent_port():
+    """A port that is bound but where nobody answers."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+def test_a_server_that_is_not_there_is_named_in_one_sentence(
+    silent_port, picture, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(dyndet, ["detect", str(picture), "--url", f"127.0.0.1:{silent_port}"]) == 6
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and f"127.0.0.1:{silent_port}" in captured.err
+    assert not captured.out and not (tmp_path / "detections").exists()
+    with pytest.raises(ServerUnreachableError):
+        Detector(f"127.0.0.1:{silent_port}").detect(picture)
+
+
+def test_a_server_that_accepts_and_says_nothing_does_not_hang(picture) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        with pytest.raises((ServerUnreachableError, DeadlineExceededError)):
+            Detector(f"127.0.0.1:{sock.getsockname()[1]}", timeout=0.5).detect(picture)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--threshold", "nan"],
+        ["--threshold", "inf"],
+        ["--threshold", "2"],
+        ["--threshold", "abc"],
+        ["--threshold", "0.5", "--operating-point", "fast"],
+        ["--min-score", "-1"],
+        ["--timeout", "0"],
+        ["--url", "http://127.0.0.1:8000"],
+        ["--model", ""],
+    ],
+)
+def test_bad_options_are_refused_before_the_server_is_asked(arguments, picture, capsys) -> None:
+    assert run(dyndet, ["detect", str(picture), *arguments]) == 2
+    assert "Error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5"])
+def test_timeouts_are_positive_numbers(timeout) -> None:
+    with pytest.raises(InputError, match="timeout"):
+        Detector("127.0.0.1", timeout=timeout)
+
+
+def test_a_closed_detector_says_so(picture) -> None:
+    detector = Detector("127.0.0.1:1")
+    detector.close()
+    with pytest.raises(InputError, match="closed"):
+        detector.detect(picture)
+
+
+def test_importing_the_client_imports_no_framework() -> None:
+    code = "import sys, json, dyndet_client, dyndet_client.cli; print(json.dumps(sorted(sys.modules)))"
+    modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert not {"torch", "onnx", "onnxruntime", "dyndet_builder", "pydantic", "safetensors"} & set(modules)

@@ -1,0 +1,218 @@
+"""Requests and answers without a server: what is sent, how answers are read, what is refused."""
+
+import json
+
+import dyndet_client
+import numpy as np
+import pytest
+from dyndet_client import Detections, InputError, NotADetectorError, ServerError
+from dyndet_client.codec import OUTPUTS, Options, ServedModel, decode, encode, parse_model
+from dyndet_client.transport import parse_url
+
+MODEL = ServedModel(name="dyndet", input_size=64, class_names=("cat", "dog"))
+PICTURE = np.zeros((50, 100, 3), np.uint8)
+
+
+def config(**changes) -> dict:
+    """A model configuration as Triton's gRPC JSON gives it: numbers of dims are strings."""
+    good = {
+        "name": "dyndet",
+        "max_batch_size": 8,
+        "input": [{"name": "image", "data_type": "TYPE_UINT8", "dims": ["64", "64", "3"]}],
+        "output": [{"name": name} for name in OUTPUTS],
+        "parameters": {
+            "dyndet_input_size": {"string_value": "64"},
+            "dyndet_class_names": {"string_value": json.dumps(["cat", "dog"])},
+        },
+    }
+    return {**good, **changes}
+
+
+def answer(**changes) -> dict[str, np.ndarray]:
+    boxes = np.zeros((1, 5, 4), np.float32)
+    boxes[0, :3] = [[0, 16, 32, 32], [10, 20, 30, 40], [-5, 0, 70, 64]]
+    good = {
+        "num_detections": np.array([[3]], np.int32),
+        "boxes": boxes,
+        "scores": np.array([[0.3, 0.9, 0.1, 0, 0]], np.float32),
+        "classes": np.array([[0, 1, 1, 0, 0]], np.int32),
+        "difficulty": np.array([[0.4]], np.float32),
+        "route": np.array([[2]], np.int32),
+    }
+    return {**good, **{name: np.asarray(value) for name, value in changes.items()}}
+
+
+def test_the_public_names_are_these() -> None:
+    """Removing or renaming one breaks programs of users; adding one changes this list and the changelog."""
+    assert sorted(dyndet_client.__all__) == [
+        "BadRequestError",
+        "DeadlineExceededError",
+        "Detections",
+        "Detector",
+        "DyndetError",
+        "InputError",
+        "ModelNotReadyError",
+        "NotADetectorError",
+        "Route",
+        "ServerError",
+        "ServerUnreachableError",
+    ]
+    assert all(hasattr(dyndet_client, name) for name in dyndet_client.__all__)
+
+
+def test_a_detector_is_recognised_by_its_configuration() -> None:
+    assert parse_model(config()) == MODEL
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"input": [{"name": "INPUT0", "data_type": "TYPE_FP32", "dims": ["3"]}]}, "no input image"),
+        ({"output": [{"name": "boxes"}]}, "no output num_detections"),
+        ({"parameters": {}}, "no parameter dyndet_class_names"),
+        ({"input": [{"name": "image", "data_type": "TYPE_FP32", "dims": ["64", "64", "3"]}]}, "TYPE_FP32"),
+        ({"input": [{"name": "image", "data_type": "TYPE_UINT8", "dims": ["3", "64", "64"]}]}, r"\[3, 64, 64\]"),
+        ({"max_batch_size": 0}, "max_batch_size 0"),
+    ],
+)
+def test_other_models_are_refused_with_the_first_difference(changes, reason: str) -> None:
+    with pytest.raises(NotADetectorError, match=reason):
+        parse_model(config(**changes))
+
+
+def test_a_request_carries_the_letterboxed_picture_and_only_what_was_asked_for() -> None:
+    plain = encode(MODEL, PICTURE, Options())
+    assert list(plain.tensors) == ["image"] and not plain.parameters
+    assert plain.tensors["image"].shape == (1, 64, 64, 3) and plain.tensors["image"].dtype == np.uint8
+    forced = encode(MODEL, PICTURE, Options(threshold=0.5))
+    assert forced.tensors["threshold"].tolist() == [[0.5]] and forced.tensors["threshold"].dtype == np.float32
+    assert encode(MODEL, PICTURE, Options(operating_point="fast")).parameters == {"dyndet_operating_point": "fast"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold": float("nan")},
+        {"threshold": float("inf")},
+        {"threshold": 2},
+        {"threshold": -0.1},
+        {"threshold": "0.5"},
+        {"threshold": True},
+        {"threshold": 0.5, "operating_point": "fast"},
+        {"operating_point": ""},
+        {"min_score": 1.5},
+    ],
+)
+def test_options_out_of_range_are_refused_before_anything_is_sent(options) -> None:
+    with pytest.raises(InputError):
+        Options(**options)
+
+
+def test_an_answer_is_mapped_back_sorted_and_filtered() -> None:
+    found = decode(MODEL, encode(MODEL, PICTURE, Options(min_score=0.2)), answer())
+    assert found.names == ("dog", "cat") and found.classes.tolist() == [1, 0]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.3])
+    scale, top = 100 / 64, 16  # the 100 x 50 picture fills the width of the square
+    assert found.boxes[0].tolist() == pytest.approx([10 * scale, (20 - top) * scale, 30 * scale, (40 - top) * scale])
+    assert (found.route, found.image_size, len(found)) == ("hard", (100, 50), 2)
+    everything = decode(MODEL, encode(MODEL, PICTURE, Options(min_score=0)), answer())
+    assert everything.boxes[2].tolist() == [0, 0, 100, 50]  # clipped to the picture
+    assert json.loads(json.dumps(found.to_dict()))["detections"][0]["name"] == "dog"
+
+
+@pytest.mark.parametrize(("value", "route"), [(1, "easy"), (2, "hard"), (-1, "fallback")])
+def test_routes_have_names(value: int, route: str) -> None:
+    assert decode(MODEL, encode(MODEL, PICTURE, Options()), answer(route=[[value]])).route == route
+
+
+def test_a_missing_difficulty_stays_visible_and_gives_valid_json() -> None:
+    found = decode(MODEL, encode(MODEL, PICTURE, Options()), answer(difficulty=[[np.nan]]))
+    assert np.isnan(found.difficulty) and found.to_dict()["difficulty"] is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_detections": [[9]]},
+        {"num_detections": [[-1]]},
+        {"classes": [[2, 2, 2, 0, 0]]},
+        {"scores": np.array([[7, 0.5, 0.5, 0, 0]], np.float32)},
+        {"boxes": np.full((1, 5, 4), np.nan, np.float32)},
+        {"difficulty": [[1.5]]},
+        {"route": [[0]]},
+        {"boxes": np.zeros((1, 5, 3), np.float32)},
+    ],
+)
+def test_an_answer_that_breaks_the_contract_is_an_error_of_the_server(changes) -> None:
+    with pytest.raises(ServerError, match="dyndet"):
+        decode(MODEL, encode(MODEL, PICTURE, Options()), answer(**changes))
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("localhost", "localhost:8001"),
+        ("grpc://10.0.0.2:9001", "10.0.0.2:9001"),
+        ("[::1]:8001", "[::1]:8001"),
+        (" host:1/ ", "host:1"),
+    ],
+)
+def test_addresses_come_with_or_without_scheme_and_port(url: str, address: str) -> None:
+    assert parse_url(url) == address
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8000", "grpcs://host", "", "host:port", "host:70000", "a b", "h:1/x"]
+)
+def test_other_addresses_are_refused(url: str) -> None:
+    with pytest.raises(InputError):
+        parse_url(url)
+
+
+GOOD = {
+    "boxes": np.zeros((1, 4), np.float32),
+    "scores": np.ones(1, np.float32),
+    "classes": np.zeros(1, np.int32),
+    "names": ("cat",),
+    "difficulty": 0.5,
+    "route": "easy",
+    "image_size": (4, 3),
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"boxes": np.zeros((2, 4), np.float32)},
+        {"boxes": np.zeros((1, 4), np.float64)},
+        {"scores": np.array([np.nan], np.float32)},
+        {"names": ()},
+        {"route": "medium"},
+        {"image_size": (0, 3)},
+    ],
+)
+def test_detections_are_checked_on_creation(change) -> None:
+    Detections(**GOOD)
+    with pytest.raises(InputError):
+        Detections(**{**GOOD, **change})
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 700), (20000, 10), (320, 240)])
+def test_drawing_works_on_any_shape_and_leaves_the_input_alone(size: tuple[int, int]) -> None:
+    pixels = np.full((size[1], size[0], 3), 200, np.uint8)
+    found = Detections(
+        boxes=np.array([[0, 0, *size], [0, 0, 0, 0], [size[0] / 2, 0, size[0], size[1] / 3]], np.float32),
+        scores=np.array([0.9, 0.5, 0.4], np.float32),
+        classes=np.array([0, 1, 2], np.int32),
+        names=("cat", "dog", "traffic light"),
+        difficulty=float("nan"),
+        route="fallback",
+        image_size=size,
+    )
+    assert found.draw(pixels, header=False).size == size
+    with_header = found.draw(pixels)
+    assert with_header.width == size[0] and with_header.height > size[1]
+    assert (pixels == 200).all()
+    assert (np.asarray(found.draw(pixels, header=False)) != 200).any()
+    with pytest.raises(InputError, match="pixels, but the objects"):
+        found.draw(np.zeros((size[1] + 1, size[0], 3), np.uint8))
