@@ -16,7 +16,7 @@ Activation = Literal["silu", "relu"]
 
 @dataclass(frozen=True)
 class Stem:
-    """First layer. `conv` keeps the resolution, `strided` halves it, `space_to_depth` folds 2x2 pixels into channels."""
+    """First layer: `conv` keeps the resolution, `strided` halves it, `space_to_depth` folds 2x2 pixels first."""
 
     width: int
     kind: Literal["conv", "strided", "space_to_depth"] = "conv"
@@ -69,7 +69,7 @@ Stage = tuple[Down, Block]
 
 @dataclass(frozen=True)
 class Neck:
-    """Spatial pyramid pooling, then (lateral width, block) per level towards fine, then (down, block) towards coarse."""
+    """Pyramid pooling, then (lateral width, block) per level towards fine, then (down, block) towards coarse."""
 
     spp: int
     top_down: tuple[tuple[int, Block], ...]
@@ -250,7 +250,7 @@ DY_YOLOV7_PICO = Model(
         ),
         neck=Neck(
             spp=64,
-            top_down=((64, Elan(32, 64, depth=2)), (32, Elan(32, 48, depth=1, dense=True))),
+            top_down=((64, Elan(32, 64, depth=2)), (32, Elan(32, 48, depth=2))),
             bottom_up=((Down(64, "conv"), Elan(32, 64, depth=2)), (Down(64, "conv"), Elan(48, 96, depth=2))),
         ),
         head=(48, 64, 96),
@@ -260,14 +260,14 @@ DY_YOLOV7_PICO = Model(
         stem=Stem(16, "strided"),
         stages=(
             (Down(32, "conv"), Elan(16, 32, depth=1, dense=True)),
-            (Down(64, "conv"), Elan(32, 96, depth=2)),
-            (Down(128, "conv"), Elan(64, 160, depth=2)),
+            (Down(64, "conv"), Elan(32, 80, depth=2)),
+            (Down(112, "conv"), Elan(48, 160, depth=2)),
             (Down(192, "conv"), Elan(96, 256, depth=2)),
         ),
         neck=Neck(
             spp=96,
-            top_down=((64, Elan(48, 80, depth=2)), (48, Elan(32, 64, depth=2))),
-            bottom_up=((Down(80, "conv"), Elan(48, 96, depth=2)), (Down(96, "conv"), Elan(64, 128, depth=2))),
+            top_down=((64, Elan(48, 80, depth=2)), (32, Elan(32, 64, depth=2))),
+            bottom_up=((Down(64, "conv"), Elan(48, 96, depth=2)), (Down(96, "conv"), Elan(64, 128, depth=2))),
         ),
         head=(64, 96, 128),
         head_conv="none",

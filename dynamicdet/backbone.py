@@ -23,6 +23,7 @@ class BackboneStage(nn.Module):
         self.reads_first = reads_first
 
     def forward(self, x: Tensor, link: Tensor | None, first: Tensor | None) -> Tensor:
+        """The stage's feature; `first` is backbone 1's feature at the input's stride."""
         if self.reads_first and first is not None and isinstance(self.down, DownPool):
             small = self.down(x, first)
         else:

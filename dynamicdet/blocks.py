@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ class Conv(nn.Module):
         self.activation = activation_module(activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Feature to feature."""
         out: Tensor = self.activation(self.norm(self.conv(x)))
         return out
 
@@ -49,6 +51,7 @@ class RepConv(nn.Module):
         self.activation = activation_module(activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Feature to feature."""
         out: Tensor = self.activation(self.norm3(self.conv3(x)) + self.norm1(self.conv1(x)))
         return out
 
@@ -63,6 +66,7 @@ class StemLayer(nn.Module):
         self.conv = Conv(12 if self.folds else 3, spec.width, 3, stride, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Image to the first feature."""
         out: Tensor = self.conv(space_to_depth(x) if self.folds else x)
         return out
 
@@ -86,13 +90,12 @@ class ElanBlock(nn.Module):
         self.skip = Conv(inputs, spec.entry, 1, activation=activation)
         self.entry = Conv(inputs, spec.entry, 1, activation=activation)
         widths = (spec.entry, *(width for _ in range(spec.depth)))
-        self.chain = nn.ModuleList(
-            Conv(before, after, 3, activation=activation) for before, after in zip(widths, widths[1:], strict=False)
-        )
+        self.chain = nn.ModuleList(Conv(before, after, 3, activation=activation) for before, after in pairwise(widths))
         kept = widths[:: -self.step]
         self.out = Conv(sum(kept) + spec.entry, spec.out, 1, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Feature to feature."""
         links = [self.entry(x)]
         for conv in self.chain:
             links.append(conv(links[-1]))
@@ -111,6 +114,7 @@ class DownPool(nn.Module):
         self.strided = Conv(width, width, 3, 2, activation=activation)
 
     def forward(self, x: Tensor, strided_input: Tensor | None = None) -> Tensor:
+        """Feature to one of half its resolution; the strided branch may read another feature of the same shape."""
         pooled = self.pooled(functional.max_pool2d(x, 2))
         strided = self.strided(self.reduce(x if strided_input is None else strided_input))
         return torch.cat([strided, pooled], dim=1)
@@ -130,6 +134,7 @@ class SppCsp(nn.Module):
         self.out = Conv(2 * width, width, 1, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Feature to feature."""
         entry = self.entry3(self.entry2(self.entry1(x)))
         pools = [functional.max_pool2d(entry, size, stride=1, padding=size // 2) for size in (5, 9, 13)]
         pooled = self.pooled2(self.pooled1(torch.cat([entry, *pools], dim=1)))
@@ -147,6 +152,7 @@ class Router(nn.Module):
         self.layer2 = nn.Conv2d(inputs // 4, 1, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Features to logits (B,)."""
         pooled = torch.cat([functional.adaptive_avg_pool2d(feature, 1) for feature in features], dim=1)
         logits: Tensor = self.layer2(functional.relu(self.layer1(pooled)))
         return logits.flatten()  # (B,)

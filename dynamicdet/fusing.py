@@ -43,6 +43,7 @@ class FusedConv(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        """Feature to feature."""
         out: Tensor = self.activation(self.conv(x))
         return out
 
@@ -57,6 +58,7 @@ class FusedPredict(nn.Module):
         self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
+        """Feature to raw map (B, anchors, H, W, values)."""
         y = self.conv(x)
         batch, _, height, width = y.shape
         return y.view(batch, self.anchors, self.values, height, width).permute(0, 1, 3, 4, 2)

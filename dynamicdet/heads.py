@@ -26,6 +26,7 @@ class TopDown(nn.Module):
         self.block = block
 
     def forward(self, above: Tensor, lateral: Tensor) -> Tensor:
+        """The mixed feature at the lateral feature's resolution."""
         upsampled = functional.interpolate(self.reduce(above), scale_factor=2, mode="nearest")
         out: Tensor = self.block(torch.cat([self.lateral(lateral), upsampled], dim=1))
         return out
@@ -40,6 +41,7 @@ class BottomUp(nn.Module):
         self.block = block
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor:
+        """The mixed feature at the skip feature's resolution."""
         out: Tensor = self.block(torch.cat([self.down(below), skip], dim=1))
         return out
 
@@ -66,6 +68,7 @@ class NeckLayers(nn.Module):
             below = block.out
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Mixed features, finest first."""
         x = self.spp(features[-1])
         mixed = [x]  # coarsest first
         for step, lateral in zip(self.top_down, reversed(features[:-1]), strict=True):
@@ -90,6 +93,7 @@ class Predict(nn.Module):
         self._start_with_rare_objects(classes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Feature to raw map (B, anchors, H, W, values)."""
         return self.split_anchors(self.conv(x + self.add) * self.scale)
 
     def split_anchors(self, y: Tensor) -> Tensor:
@@ -124,6 +128,7 @@ class Head(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Raw maps, finest level first."""
         layers = zip(self.convs, self.predict, features, strict=True)
         return [predict(conv(feature)) for conv, predict, feature in layers]
 
@@ -137,13 +142,13 @@ def _head_conv(spec: Detector, inputs: int, out: int, *, activation: Activation)
 
 
 def decode(raw: Sequence[Tensor], anchors: Tensor, strides: Sequence[int]) -> Tensor:
-    """Raw maps to rows (B, N, 5 + classes): cx cy w h objectness class..., pixels, in (level, anchor, row, column) order.
+    """Raw maps to rows (B, N, 5 + classes): cx cy w h objectness class..., pixels, after the sigmoid.
 
-    `anchors` has shape (levels, anchors, 2), pixels.
+    Rows come in (level, anchor, row, column) order. `anchors` has shape (levels, anchors, 2), pixels.
     """
     rows = []
     for level, (stride, values) in enumerate(zip(strides, raw, strict=True)):
-        _, count, height, width, size = values.shape
+        _, count, height, width, _ = values.shape
         x = torch.arange(width, dtype=values.dtype, device=values.device)
         y = torch.arange(height, dtype=values.dtype, device=values.device)
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (H, W, 2)
