@@ -57,7 +57,7 @@ def _load_own(path: Path, architecture: str | None) -> DynamicDetector:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
     spec = ARCHITECTURES[header["architecture"]]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dynamicdet.blocks import Conv, RepConv
-from dynamicdet.heads import Predict
+from dynamicdet.heads import Predict, split_anchors
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -31,7 +31,8 @@ def fuse(network: Network) -> Network:
                 setattr(module, name, _merge_implicit(child))
     if hasattr(fused, "deployed"):
         fused.deployed = True  # type: ignore[assignment]
-    return fused.requires_grad_(False)
+    fused.requires_grad_(False)
+    return fused
 
 
 class FusedConv(nn.Module):
@@ -54,14 +55,11 @@ class FusedPredict(nn.Module):
     def __init__(self, predict: Predict, conv: nn.Conv2d) -> None:
         super().__init__()
         self.anchors = predict.anchors
-        self.values = predict.values
         self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature to raw map (B, anchors, H, W, values)."""
-        y = self.conv(x)
-        batch, _, height, width = y.shape
-        return y.view(batch, self.anchors, self.values, height, width).permute(0, 1, 3, 4, 2)
+        return split_anchors(self.conv(x), self.anchors)
 
 
 def _merged(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

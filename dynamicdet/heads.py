@@ -94,12 +94,7 @@ class Predict(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature to raw map (B, anchors, H, W, values)."""
-        return self.split_anchors(self.conv(x + self.add) * self.scale)
-
-    def split_anchors(self, y: Tensor) -> Tensor:
-        """(B, anchors * values, H, W) to the raw map (B, anchors, H, W, values)."""
-        batch, _, height, width = y.shape
-        return y.view(batch, self.anchors, self.values, height, width).permute(0, 1, 3, 4, 2)
+        return split_anchors(self.conv(x + self.add) * self.scale, self.anchors)
 
     @torch.no_grad()
     def _start_with_rare_objects(self, classes: int, stride: int) -> None:
@@ -111,6 +106,11 @@ class Predict(nn.Module):
         cells = (_PRIOR_SIZE / stride) ** 2
         by_anchor[:, 4] = math.log(_OBJECTS_PER_IMAGE / cells)
         by_anchor[:, 5:] = math.log(0.6 / (classes - 0.99)) if classes > 1 else 0.0
+
+
+def split_anchors(y: Tensor, anchors: int) -> Tensor:
+    """(B, anchors * values, H, W) to the raw map (B, anchors, H, W, values)."""
+    return y.unflatten(1, (anchors, -1)).permute(0, 1, 3, 4, 2)
 
 
 class Head(nn.Module):

@@ -1,0 +1,103 @@
+"""Variable-speed inference: latency target -> easy share -> threshold, and back. Needs numpy alone.
+
+An image is hard when its difficulty exceeds the threshold. The ends are absolute, whatever the difficulties:
+threshold 1 sends every image to detector 1, threshold 0 to detector 2. A difficulty that is NaN is always hard.
+Latencies are milliseconds; every function accepts any unit as long as it is the same throughout.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from dynamicdet.errors import InputError, TargetOutOfReachError
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def easy_share_for_target(lat1: float, lat2: float, target: float) -> float:
+    """Share of images to keep easy so that the mean latency is `target` (paper: k = (lat2 - T) / (lat2 - lat1)).
+
+    `lat1` and `lat2` are the mean latencies of an all-easy and an all-hard server. Targets equal to them give 1 and 0.
+    Raises TargetOutOfReachError outside lat1..lat2 or where detector 2 is not slower, InputError unless all are
+    positive and finite.
+    """
+    for name, value in (("lat1", lat1), ("lat2", lat2), ("the target", target)):
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} must be a positive, finite latency in milliseconds, got {value}")
+    if lat2 <= lat1:
+        raise TargetOutOfReachError(
+            f"no threshold changes the latency here: all-hard ({lat2:.4g} ms) is not slower than all-easy "
+            f"({lat1:.4g} ms); measure again on a quieter machine"
+        )
+    if not lat1 <= target <= lat2:
+        side = "below this server's all-easy" if target < lat1 else "above this server's all-hard"
+        end = lat1 if target < lat1 else lat2
+        raise TargetOutOfReachError(
+            f"{target:.4g} ms is {side} latency ({end:.4g} ms); ask for {lat1:.4g} to {lat2:.4g} ms"
+        )
+    return (lat2 - target) / (lat2 - lat1)
+
+
+def mixture_latency(lat1: float, lat2: float, easy_share: float) -> float:
+    """Mean latency when this share of the images is easy; between lat1 (all easy) and lat2 (all hard)."""
+    return lat1 + (1.0 - _checked_share(easy_share)) * (lat2 - lat1)
+
+
+def threshold_for_easy_share(difficulties: npt.ArrayLike, easy_share: float) -> float:
+    """Threshold that keeps this share of the given images easy: the share-quantile of their difficulties.
+
+    Images of equal difficulty go the same way, so only some shares can be had; the nearest is taken, of two equally
+    near the larger (the faster one). The threshold then lies halfway to the next difficulty, as far as possible from
+    every image, rounded to float32 as servers compare it; 0 and 1 where no or every image is to be easy.
+    Raises InputError without images, for difficulties outside 0..1 (NaN is accepted) and shares outside 0..1.
+    """
+    values = _checked(difficulties)
+    share = _checked_share(easy_share)
+    levels, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    shares = np.concatenate([[0.0], np.cumsum(counts) / values.size])  # shares[j]: the j lowest levels are easy
+    distances = np.abs(shares - share)
+    easy_levels = int(np.flatnonzero(distances <= distances.min() + 1e-12)[-1])
+    if easy_levels == 0:
+        return 0.0
+    if easy_levels == levels.size:
+        return 1.0
+    below, above = float(levels[easy_levels - 1]), float(levels[easy_levels])
+    halfway = (below + above) / 2
+    rounded = float(np.float32(halfway))
+    if 0.0 < rounded and below <= rounded < above:
+        return rounded
+    return below or halfway  # neighbours closer than float32 can tell apart
+
+
+def easy_share(difficulties: npt.ArrayLike, threshold: float) -> float:
+    """Share of the given images that are easy at a threshold. Raises InputError as `threshold_for_easy_share` does."""
+    return float(np.mean(~is_hard(difficulties, threshold)))
+
+
+def is_hard(difficulties: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
+    """Which images need detector 2, in the order given."""
+    values = _checked(difficulties)
+    if not 0.0 <= threshold <= 1.0:  # also refuses NaN
+        raise InputError(f"a threshold must lie in 0..1, got {threshold}")
+    if threshold == 0.0:
+        return np.ones(values.shape, dtype=np.bool_)
+    return ~(values <= threshold)  # NaN compares false and is hard
+
+
+def _checked(difficulties: npt.ArrayLike) -> FloatArray:
+    values: FloatArray = np.asarray(difficulties, dtype=np.float64).ravel()
+    if values.size == 0:
+        raise InputError("no difficulties were given; at least one image is needed")
+    if np.any((values < 0) | (values > 1)):
+        wrong = values[(values < 0) | (values > 1)][0]
+        raise InputError(f"difficulties must lie in 0..1 (NaN counts as hard), got {wrong}")
+    return values
+
+
+def _checked_share(share: float) -> float:
+    if not 0.0 <= share <= 1.0:
+        raise InputError(f"an easy share must lie in 0..1, got {share}")
+    return float(share)
