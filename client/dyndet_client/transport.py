@@ -61,7 +61,7 @@ class GrpcTransport:
             self._client.is_server_live(client_timeout=timeout_s)
         except InferenceServerException as error:
             raise ServerUnreachableError(
-                f"no Triton server answers at {self.address} ({_reason(error).rpartition(': ')[2]}); "
+                f"no Triton server answers at {self.address} ({_cause(error)}); "
                 f"give its gRPC port (Triton's default is {DEFAULT_PORT}), or start one with `dyndet serve`"
             ) from error
         try:
@@ -116,7 +116,7 @@ class GrpcTransport:
         if status == "NOT_FOUND" or re.search(r"unknown model|is not (found|ready)|no available versions", reason):
             return ModelNotReadyError(f"model {self._model!r} is not ready on the server at {self.address}: {reason}")
         if status == "UNAVAILABLE":
-            return ServerUnreachableError(f"the connection to {self.address} broke: {reason}")
+            return ServerUnreachableError(f"the server at {self.address} does not answer any more ({_cause(error)})")
         if status in _REFUSED:
             return BadRequestError(f"the server refused the request: {reason}")
         return ServerError(f"model {self._model!r} at {self.address} failed: {reason}")
@@ -132,3 +132,8 @@ def _reason(error: InferenceServerException) -> str:
     """The part of Triton's message that says what happened: its last `message:`, first line, no closing full stop."""
     text = str(error.message() or "no reason given").rpartition("message: ")[2]
     return text.strip().partition("\n")[0].strip().rstrip(".")
+
+
+def _cause(error: InferenceServerException) -> str:
+    """The innermost cause in gRPC's message: `Connection refused`, `Domain name not found`."""
+    return _reason(error).rpartition(": ")[2].rstrip("]")
