@@ -1,0 +1,158 @@
+"""Talks to the server under measurement: what it serves, its difficulties, and what its counters saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from dynamicdet.errors import DyndetError, ServerError
+from dyndet_client.codec import ServedModel, parse_model
+from dyndet_client.errors import ServerUnreachableError
+from dyndet_client.transport import GrpcTransport, parse_url
+
+UInt8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float64]
+
+ALL_EASY, ALL_HARD = 1.0, 0.0
+"""Thresholds that send every image one way."""
+
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteCounts:
+    """Images the server's own counters have seen since it started."""
+
+    total: int
+    hard: int
+
+    def since(self, before: RouteCounts) -> RouteCounts:
+        """What was counted between `before` and this."""
+        return RouteCounts(total=self.total - before.total, hard=self.hard - before.hard)
+
+    @property
+    def easy_share(self) -> float:
+        """Share of images that detector 2 did not see; NaN where nothing was counted."""
+        return 1.0 - self.hard / self.total if self.total else float("nan")
+
+
+class Served:
+    """A connection to one served detector; a context manager.
+
+    Raises a ServerError when nothing answers at `url` or the model is not one of ours.
+    """
+
+    def __init__(self, url: str, model: str = "dyndet") -> None:
+        self.address = parse_url(url)
+        transport = GrpcTransport(url, model)
+        try:
+            config = transport.model_config(_TIMEOUT_S)
+            self.detector: ServedModel = parse_model(config)
+        finally:
+            transport.close()
+        self.name = self.detector.name
+        self._client = triton.InferenceServerClient(self.address, channel_args=[("grpc.enable_http_proxy", 0)])
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def infer(
+        self, image: UInt8Array, *, threshold: float | None, outputs: Iterable[str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """One request: `image` (S, S, 3) uint8, letterboxed. Only the named outputs are sent back."""
+        inputs = [triton.InferInput("image", [1, *image.shape], "UINT8")]
+        inputs[0].set_data_from_numpy(image[None])
+        if threshold is not None:
+            inputs.append(triton.InferInput("threshold", [1, 1], "FP32"))
+            inputs[1].set_data_from_numpy(np.array([[threshold]], np.float32))
+        names = list(outputs)
+        with _server_errors(self.address, self.name):
+            result = self._client.infer(
+                self.name,
+                inputs,
+                outputs=[triton.InferRequestedOutput(name) for name in names],
+                client_timeout=_TIMEOUT_S,
+            )
+        return {name: result.as_numpy(name)[0] for name in names}
+
+    def difficulties(self, images: Iterable[UInt8Array], progress: Callable[[], None] | None = None) -> FloatArray:
+        """Difficulty of each letterboxed image as the server computes it, all on the faster easy route."""
+        found = []
+        for image in images:
+            answer = self.infer(image, threshold=ALL_EASY, outputs=("difficulty",))
+            found.append(float(answer["difficulty"].reshape(-1)[0]))
+            if progress is not None:
+                progress()
+        return np.array(found, np.float64)
+
+    def warm_up(self, rounds: int = 3) -> None:
+        """Send a few images down both routes, so that the first real request is not slower than the others."""
+        side = self.detector.input_size
+        image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        for _ in range(rounds):
+            for threshold in (ALL_EASY, ALL_HARD):
+                self.infer(image, threshold=threshold, outputs=("route",))
+
+    def counts(self) -> RouteCounts:
+        """The server's own counters: images asked for, and images that reached detector 2."""
+        total, hard = (self._inference_count(name) for name in (self.name, f"{self.name}_detector2"))
+        return RouteCounts(total=total, hard=hard)
+
+    def versions(self) -> dict[str, str]:
+        """Version of the server."""
+        with _server_errors(self.address, self.name):
+            metadata = self._client.get_server_metadata(as_json=True)
+        return {str(metadata.get("name", "server")): str(metadata.get("version", "unknown"))}
+
+    def _inference_count(self, model: str) -> int:
+        with _server_errors(self.address, model):
+            answer = self._client.get_inference_statistics(model, as_json=True)
+        return sum(int(entry.get("inference_count", 0)) for entry in answer.get("model_stats", []))
+
+
+def served_detectors(url: str) -> list[str]:
+    """Names of the dyndet detectors that are ready on this server."""
+    address = parse_url(url)
+    client = triton.InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)])
+    try:
+        with _server_errors(address, "repository index"):
+            index = client.get_model_repository_index(as_json=True)
+            ready = [model["name"] for model in index.get("models", []) if model.get("state") == "READY"]
+            configs = [client.get_model_config(name, as_json=True)["config"] for name in ready]
+    finally:
+        client.close()
+    names = []
+    for config in configs:
+        with suppress(DyndetError):
+            names.append(parse_model(config).name)
+    return names
+
+
+@contextmanager
+def _server_errors(address: str, model: str) -> Iterator[None]:
+    """Turn the client's exceptions into a ServerError of one sentence."""
+    try:
+        yield
+    except InferenceServerException as error:
+        status = str(error.status()).rpartition(".")[2]
+        reason = str(error.message() or "no reason given").strip().partition("\n")[0]
+        if status == "UNAVAILABLE":
+            raise ServerUnreachableError(f"the server at {address} stopped answering: {reason}") from error
+        raise ServerError(f"model {model!r} at {address} answered with an error: {reason}") from error

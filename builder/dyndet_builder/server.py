@@ -1,0 +1,366 @@
+"""Runs the tritonserver that the nvidia-pytriton wheel carries: no Docker, no root, nothing left behind."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.metadata
+import importlib.util
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal
+
+from dynamicdet.errors import InputError, MissingExtraError, ServerError
+
+DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
+
+_INSTALL = "`pip install 'dyndet[server]'` installs it"
+_TRITON_OF_WHEEL = {"0.7.0": "2.51.0"}
+_POLL_S = 0.1
+_STUB_TIMEOUT_S = 120  # importing onnxruntime on a busy machine takes longer than Triton's 30 s
+_HARMLESS = ("NVML", "DCGM", "CacheManager Init Failed", "CUDA memory pool disabled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedServer:
+    """Where the wheel keeps the server and its Python backend."""
+
+    version: str
+    binary: Path
+    python_backend: Path
+    stub: Path
+    libraries: Path
+
+
+def find_server() -> EmbeddedServer:
+    """The embedded tritonserver for this interpreter.
+
+    Raises MissingExtraError where the wheel, its stub for this Python or libpython is missing, or numpy is 2 or newer.
+    """
+    numpy_version = importlib.metadata.version("numpy")
+    if not numpy_version.startswith(("0.", "1.")):
+        raise MissingExtraError(
+            f"numpy {numpy_version} is installed, with which the embedded tritonserver returns garbage; "
+            "`pip install 'numpy>=1.26,<2'`"
+        )
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError(f"the embedded tritonserver (nvidia-pytriton) is not installed; {_INSTALL}")
+    package = Path(spec.origin).parent
+    wheel = importlib.metadata.version("nvidia-pytriton")
+    root = package / "tritonserver"
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    found = EmbeddedServer(
+        version=_TRITON_OF_WHEEL.get(wheel, f"of nvidia-pytriton {wheel}"),
+        binary=root / "bin" / "tritonserver",
+        python_backend=root / "backends" / "python",
+        stub=root / "python_backend_stubs" / minor / "triton_python_backend_stub",
+        libraries=package.parent / "nvidia_pytriton.libs",
+    )
+    if not found.binary.is_file() or not found.python_backend.is_dir():
+        raise MissingExtraError(f"nvidia-pytriton {wheel} carries no tritonserver with a Python backend; {_INSTALL}")
+    if not found.stub.is_file():
+        have = ", ".join(sorted(folder.name for folder in found.stub.parent.parent.iterdir()))
+        raise MissingExtraError(f"the embedded tritonserver has no Python {minor} stub; use one of Python {have}")
+    return found
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> tuple[int, ...]:
+    """Ports that nothing listens on now, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((host, 0))
+        return tuple(one.getsockname()[1] for one in sockets)
+
+
+def check_port_free(port: int, host: str, purpose: str) -> None:
+    """Raise ServerError where something listens on the port already, or it may not be used."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServerError(
+                f"port {port} for {purpose} on {host} cannot be used ({error.strerror}); "
+                f"stop what uses it or give another with --{purpose}-port"
+            ) from error
+
+
+class TritonServer:
+    """A running tritonserver that serves one model repository; a context manager.
+
+    Entering starts it and returns when every model is loaded and both routes of a dynamic detector have been warmed;
+    leaving stops it. The server also stops when this process dies, however it dies. A port left as None is chosen
+    among the free ones. Logs go to `log_file`, else to a file that lives as long as the server.
+
+    Raises ServerError when a port is taken, a model fails to load (with the server's own words) or the server dies.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        http_port: int | None = None,
+        grpc_port: int | None = None,
+        metrics_port: int | None = None,
+        host: str = "127.0.0.1",
+        log_file: Path | None = None,
+        log_verbose: int = 0,
+        model_control: Literal["none", "poll", "explicit"] = "none",
+        load_models: Sequence[str] = (),
+        extra_arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        ready_timeout_s: float = 180.0,
+        stop_timeout_s: float = 20.0,
+        warm_up: bool = True,
+    ) -> None:
+        if not repository.is_dir():
+            raise InputError(f"{repository} is no model repository: no such folder; `dyndet render` writes one")
+        if not any(repository.glob("*/config.pbtxt")):
+            raise InputError(
+                f"{repository} is no model repository: no */config.pbtxt in it; `dyndet render` writes one"
+            )
+        self._repository = repository.resolve()
+        self._given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        self._host = host
+        self._given_log = log_file
+        self._arguments = [f"--log-verbose={log_verbose}", f"--model-control-mode={model_control}"]
+        self._arguments += [f"--load-model={name}" for name in load_models]
+        self._arguments += list(extra_arguments)
+        self._environment = dict(environment or {})
+        self._ready_timeout_s = ready_timeout_s
+        self._stop_timeout_s = stop_timeout_s
+        self._warm_up = warm_up
+        self._ports: dict[str, int] = {}
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self._run_folder: Path | None = None
+        self._log_file: Path | None = None
+        self._log_start = 0
+
+    @property
+    def http_url(self) -> str:
+        """`host:port` of the HTTP endpoint."""
+        return self._url("http")
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port` of the gRPC endpoint."""
+        return self._url("grpc")
+
+    @property
+    def metrics_url(self) -> str:
+        """Full URL of the Prometheus metrics."""
+        return f"http://{self._url('metrics')}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """Process id of tritonserver itself."""
+        if self._pid is None:
+            raise ServerError("the server is not running; enter the context manager first")
+        return self._pid
+
+    @property
+    def repository(self) -> Path:
+        """The folder being served."""
+        return self._repository
+
+    @property
+    def log_file(self) -> Path:
+        """Where the server logs."""
+        if self._log_file is None:
+            raise ServerError("the server is not running; enter the context manager first")
+        return self._log_file
+
+    @property
+    def running(self) -> bool:
+        """Whether the server process lives."""
+        return self._guard is not None and self._guard.poll() is None
+
+    def __enter__(self) -> TritonServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server and wait until it answers. On any failure nothing keeps running."""
+        if self._guard is not None:
+            raise ServerError("this server has been started already")
+        embedded = find_server()
+        self._choose_ports()
+        try:
+            self._launch(embedded)
+            self._wait_until_ready()
+            if self._warm_up:
+                self._warm()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the server and wait until it, its stubs and its shared memory are gone. Does nothing when stopped."""
+        guard, self._guard, self._pid = self._guard, None, None
+        if guard is not None:
+            assert guard.stdin is not None and guard.stdout is not None
+            guard.stdin.close()
+            guard.wait()  # the guard itself limits how long a stop takes
+            guard.stdout.close()
+        if self._run_folder is not None:
+            shutil.rmtree(self._run_folder, ignore_errors=True)
+            self._run_folder = None
+
+    def error_lines(self) -> list[str]:
+        """What the server said went wrong, most telling lines first."""
+        return list(_error_lines(self._read_log()))
+
+    def _url(self, kind: str) -> str:
+        if kind not in self._ports:
+            raise ServerError("the server is not running; enter the context manager first")
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._host, self._host)
+        return f"{host}:{self._ports[kind]}"
+
+    def _choose_ports(self) -> None:
+        for kind, port in self._given.items():
+            if port is not None:
+                check_port_free(port, self._host, kind)
+        free = iter(free_ports(len(self._given), self._host))
+        self._ports = {kind: next(free) if port is None else port for kind, port in self._given.items()}
+        if len(set(self._ports.values())) < len(self._ports):
+            raise ServerError(f"HTTP, gRPC and metrics need three different ports, got {list(self._ports.values())}")
+
+    def _launch(self, embedded: EmbeddedServer) -> None:
+        run_folder = self._run_folder = Path(tempfile.mkdtemp(prefix="dyndet-server-"))
+        backend = run_folder / "backends" / "python"
+        backend.mkdir(parents=True)
+        for file in embedded.python_backend.iterdir():
+            if file.is_file():
+                (backend / file.name).symlink_to(file)
+        (backend / embedded.stub.name).symlink_to(embedded.stub)
+        self._log_file = self._given_log or run_folder / "server.log"
+        self._log_start = self._open_log(self._log_file)
+        prefix = f"dyndet_{os.getpid()}_{secrets.token_hex(4)}"
+        command = [
+            str(embedded.binary),
+            f"--model-repository={self._repository}",
+            f"--backend-directory={backend.parent}",
+            f"--backend-config=python,shm-region-prefix-name={prefix}",
+            f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
+            f"--http-address={self._host}",
+            f"--grpc-address={self._host}",
+            f"--metrics-address={self._host}",
+            *(f"--{kind}-port={port}" for kind, port in self._ports.items()),
+            f"--exit-timeout-secs={int(self._stop_timeout_s / 2)}",
+            *self._arguments,
+        ]
+        guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("server_guard.py"))]
+        guard += [f"--run-folder={run_folder}", f"--log={self._log_file.resolve()}", f"--shm-prefix={prefix}"]
+        guard += [f"--grace-s={self._stop_timeout_s}", "--"]
+        self._guard = subprocess.Popen(
+            guard + command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=_server_environment(embedded, self._environment),
+            start_new_session=True,  # Ctrl-C in a terminal reaches this process alone, which then stops the server
+        )
+        assert self._guard.stdout is not None
+        self._pid = _read_pid(self._guard.stdout)
+
+    def _open_log(self, path: Path) -> int:
+        try:
+            with path.open("ab") as file:
+                return file.tell()
+        except OSError as error:
+            raise InputError(f"the log file {path} cannot be written ({error.strerror}); give another one") from error
+
+    def _read_log(self) -> str:
+        try:
+            with self.log_file.open("rb") as file:
+                file.seek(self._log_start)
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self._ready_timeout_s
+        # The guard removes the run folder with the log when the server dies, so the log is read as it grows.
+        log = ""
+        while not self._answers_ready():
+            log = self._read_log() or log
+            if not self.running:
+                raise ServerError(self._with_log("the server stopped while starting", log))
+            if time.monotonic() > deadline:
+                raise ServerError(self._with_log(f"the server was not ready within {self._ready_timeout_s:.0f} s", log))
+            time.sleep(_POLL_S)
+
+    def _with_log(self, what: str, log: str) -> str:
+        lines = list(_error_lines(log))[:6]
+        shown = (
+            "; ".join(lines) or "; ".join(line.strip() for line in log.strip().splitlines()[-3:]) or "it said nothing"
+        )
+        return f"{what}: {shown}"
+
+    def _answers_ready(self) -> bool:
+        host, _, port = self.http_url.rpartition(":")
+        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=2)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _warm(self) -> None:
+        from dyndet_bench.served import Served, served_detectors
+
+        for name in served_detectors(self.grpc_url):
+            with Served(self.grpc_url, name) as served:
+                served.warm_up()
+
+
+def _server_environment(embedded: EmbeddedServer, extra: Mapping[str, str]) -> dict[str, str]:
+    environment = dict(os.environ)
+    libraries = [str(embedded.libraries), sysconfig.get_config_var("LIBDIR"), environment.get("LD_LIBRARY_PATH")]
+    environment["LD_LIBRARY_PATH"] = ":".join(folder for folder in libraries if folder)
+    # The stub finds its packages through the first `python3`.
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
+    environment["ORT_DISABLE_TELEMETRY"] = "1"
+    environment.pop("PYTHONHOME", None)
+    return environment | dict(extra)
+
+
+def _read_pid(stream: IO[bytes]) -> int:
+    line = stream.readline().strip()
+    if not line.isdigit():
+        raise ServerError("the server process could not be started; see the messages above")
+    return int(line)
+
+
+def _error_lines(log: str) -> Iterator[str]:
+    """The server's own error messages, the reason of each model that failed first, each once."""
+    seen: set[str] = set()
+    failed = re.findall(r"^\|\s*(\S+)\s*\|\s*\d+\s*\|\s*UNAVAILABLE:\s*(.+?)\s*\|\s*$", log, flags=re.MULTILINE)
+    messages = [f"model {name}: {reason}" for name, reason in failed]
+    messages += re.findall(r'^E\d{4} [^\]]*\] "?(.+?)"?\s*$', log, flags=re.MULTILINE)
+    messages += re.findall(r"^(error: .+?)\s*$", log, flags=re.MULTILINE)
+    for message in messages:
+        if message not in seen and not any(word in message for word in _HARMLESS):
+            seen.add(message)
+            yield message

@@ -1,0 +1,103 @@
+"""Owns one tritonserver process and leaves nothing of it behind, however its own parent ends.
+
+Run as a script by `dyndet_builder.server` with nothing but the standard library. Standard input is a pipe that the
+parent holds open: when it closes, or the parent is gone, the server is stopped, and its stubs, its shared memory and
+the run folder go too. The guard prints the server's process id, and its exit status is the server's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_POLL_S = 0.2
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _new_session_that_dies_with_the_guard() -> None:
+    os.setsid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _kill_group(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            # Orphaned stubs become children of the guard (subreaper) and have to be reaped here.
+            os.waitpid(-group, 0)
+        except ChildProcessError:
+            return
+
+
+def _remove_shared_memory(prefix: str) -> None:
+    for region in Path("/dev/shm").glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
+
+
+def main() -> int:
+    """Run the server until it ends or the parent does."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run-folder", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--shm-prefix", required=True)
+    parser.add_argument("--grace-s", type=float, required=True)
+    parser.add_argument("command", nargs="+")
+    options = parser.parse_args()
+    parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+    def default_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        _new_session_that_dies_with_the_guard()
+
+    status = 1
+    server = None
+    try:
+        with options.log.open("ab") as log:
+            server = subprocess.Popen(
+                options.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=default_signals,
+            )
+        sys.stdout.write(f"{server.pid}\n")
+        sys.stdout.flush()
+        while server.poll() is None and os.getppid() == parent:
+            readable, _, _ = select.select([0], [], [], _POLL_S)
+            if readable and not os.read(0, 1):
+                break
+        if server.poll() is None:
+            server.terminate()
+        try:
+            status = server.wait(options.grace_s)
+        except subprocess.TimeoutExpired:
+            pass
+    finally:
+        if server is not None:
+            _kill_group(server.pid)
+            server.poll()
+        _remove_shared_memory(options.shm_prefix)
+        shutil.rmtree(options.run_folder, ignore_errors=True)
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

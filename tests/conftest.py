@@ -1,0 +1,61 @@
+"""What many tests share: the demo's images and checkpoint, its bundle and repository, one running server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / "benchmarks" / "demo" / "dy-yolov7-pico-cutpaste.safetensors"
+INTERIM = ROOT / "build" / "pico.safetensors"
+
+
+@pytest.fixture(scope="session")
+def demo_images() -> Path:
+    """Folder of the real photographs that ship with the demo."""
+    return ROOT / "benchmarks" / "demo" / "val" / "images"
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped Pico; where it is not trained yet, an interim one, else random weights."""
+    for path in (SHIPPED, INTERIM):
+        if path.is_file():
+            return path
+    import torch
+
+    import dynamicdet
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "pico.safetensors"
+    dynamicdet.save(dynamicdet.create("dy-yolov7-pico", num_classes=10), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(demo_checkpoint: Path, demo_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint, exported."""
+    from dyndet_builder.export import export
+
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    export(demo_checkpoint, folder, images=demo_images)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repository_folder(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle rendered as a model repository. Tests that change it work on a copy."""
+    from dyndet_builder.render import RenderOptions, render
+
+    return render(bundle_folder, tmp_path_factory.mktemp("repository") / "models", RenderOptions())
+
+
+@pytest.fixture(scope="session")
+def server(repository_folder: Path) -> Iterator[object]:
+    """A running `dyndet_builder.server.TritonServer` that serves `repository_folder`."""
+    from dyndet_builder.server import TritonServer
+
+    with TritonServer(repository_folder) as running:
+        yield running
