@@ -1,0 +1,163 @@
+"""Suppression of overlapping boxes as one operator with two bodies: plain numpy here, standard ONNX operators in a graph.
+
+Both keep the same boxes: greedy, in the order given (best first), per class; a box goes when its overlap with a kept,
+earlier one exceeds the threshold. Boxes are x1 y1 x2 y2.
+
+The graph's body has static shapes alone: which candidate would suppress which is one K x K matrix, and the greedy answer
+is the fixed point of "stay unless somebody who stays suppresses you", reached after as many rounds as the longest chain
+of candidates that decide each other (a handful). ONNX's NonMaxSuppression would do the same; it parses in TensorRT-RTX,
+which then has no implementation to build it from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.inliner
+import onnx.parser
+import onnxscript
+import torch
+from torch import Tensor
+
+FloatArray = npt.NDArray[np.float32]
+
+DOMAIN = "dyndet"
+_OP = "KeepMask"
+_GRAPH = """
+<domain: "dyndet", opset_import: ["": 18]>
+KeepMask (boxes, scores, classes, iou) => (keep) {
+    left, top, right, bottom = Split <axis = 2, num_outputs = 4> (boxes)
+    left_t = Transpose <perm = [0, 2, 1]> (left)
+    top_t = Transpose <perm = [0, 2, 1]> (top)
+    right_t = Transpose <perm = [0, 2, 1]> (right)
+    bottom_t = Transpose <perm = [0, 2, 1]> (bottom)
+    inner_right = Min (right, right_t)
+    inner_left = Max (left, left_t)
+    inner_bottom = Min (bottom, bottom_t)
+    inner_top = Max (top, top_t)
+    inner_width = Sub (inner_right, inner_left)
+    inner_height = Sub (inner_bottom, inner_top)
+    shared_width = Relu (inner_width)
+    shared_height = Relu (inner_height)
+    shared = Mul (shared_width, shared_height)
+    width = Sub (right, left)
+    height = Sub (bottom, top)
+    area = Mul (width, height)
+    area_t = Transpose <perm = [0, 2, 1]> (area)
+    both = Add (area, area_t)
+    union = Sub (both, shared)
+    allowed = Mul (union, iou)
+    overlap = Greater (shared, allowed)
+
+    one = Constant <value = int64[1] {1}> ()
+    two = Constant <value = int64[1] {2}> ()
+    class_column = Unsqueeze (classes, two)
+    class_row = Unsqueeze (classes, one)
+    same_class = Equal (class_column, class_row)
+    rivals = And (overlap, same_class)
+    rival_numbers = Cast <to = 1> (rivals)
+    diagonal = Constant <value = int64 {1}> ()
+    suppresses = Trilu <upper = 1> (rival_numbers, diagonal)
+
+    zero = Constant <value = float {0.0}> ()
+    half = Constant <value = float {0.5}> ()
+    usable = Greater (scores, zero)
+    usable_numbers = Cast <to = 1> (usable)
+    start = Unsqueeze (usable_numbers, one)
+    no_limit = Constant <value = int64 {1000000}> ()
+    go = Constant <value = bool {1}> ()
+    settled = Loop (no_limit, go, start) <body = rounds (int64 round, bool going, float[b, 1, k] stay)
+        => (bool changed, float[b, 1, k] next) {
+            hits = MatMul (stay, suppresses)
+            free = Less (hits, half)
+            free_numbers = Cast <to = 1> (free)
+            next = Mul (free_numbers, start)
+            difference = Sub (next, stay)
+            size = Abs (difference)
+            largest = ReduceMax <keepdims = 0> (size)
+            changed = Greater (largest, half)
+        }>
+    settled_rows = Squeeze (settled, one)
+    keep = Greater (settled_rows, half)
+}
+"""
+
+_NODE = onnxscript.values.Op(
+    onnxscript.values.Opset(DOMAIN, 1),
+    _OP,
+    onnx.defs.OpSchema(
+        _OP,
+        DOMAIN,
+        1,
+        inputs=[
+            onnx.defs.OpSchema.FormalParameter("boxes", "tensor(float)"),
+            onnx.defs.OpSchema.FormalParameter("scores", "tensor(float)"),
+            onnx.defs.OpSchema.FormalParameter("classes", "tensor(int64)"),
+            onnx.defs.OpSchema.FormalParameter("iou", "tensor(float)"),
+        ],
+        outputs=[onnx.defs.OpSchema.FormalParameter("keep", "tensor(bool)")],
+    ),
+)
+
+
+def suppress(
+    boxes: FloatArray, scores: FloatArray, classes: npt.NDArray[np.int64], *, iou_threshold: float
+) -> npt.NDArray[np.bool_]:
+    """Which of one image's candidates stay: boxes (K, 4), scores (K,) falling, classes (K,) to a mask (K,).
+
+    A score of 0 marks an unused row, which never stays. Arithmetic is in single precision, as in a graph.
+    """
+    keep = np.zeros(len(scores), np.bool_)
+    for row in range(len(scores)):
+        rivals = keep & (classes == classes[row])
+        keep[row] = scores[row] > 0 and not overlaps(boxes[row], boxes[rivals], iou_threshold=iou_threshold).any()
+    return keep
+
+
+def overlaps(box: FloatArray, others: FloatArray, *, iou_threshold: float) -> npt.NDArray[np.bool_]:
+    """Whether the intersection over union of one box (4,) with each of others (M, 4) exceeds the threshold."""
+    inner = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    shared = np.maximum(inner, np.float32(0)).prod(axis=1)
+    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared
+    exceeds: npt.NDArray[np.bool_] = shared > union * np.float32(iou_threshold)
+    return exceeds
+
+
+@torch.library.custom_op("dyndet::keep_mask", mutates_args=())
+def keep_mask(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    """Mask (B, K) of the candidates that stay: `suppress` for a batch of boxes (B, K, 4), scores and classes (B, K)."""
+    images = zip(boxes.numpy(), scores.numpy(), classes.numpy(), strict=True)
+    return torch.from_numpy(np.stack([suppress(b, s, c, iou_threshold=iou_threshold) for b, s, c in images]))
+
+
+@keep_mask.register_fake
+def _(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    return torch.empty_like(scores, dtype=torch.bool)
+
+
+def _for_dynamo(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Any:
+    iou = onnxscript.opset18.Constant(value_float=iou_threshold)
+    return _NODE(boxes, scores, classes, iou)
+
+
+def _for_torchscript(graph: Any, boxes: Any, scores: Any, classes: Any, iou_threshold: Any) -> Any:
+    return graph.op(f"{DOMAIN}::{_OP}", boxes, scores, classes, iou_threshold)
+
+
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.dyndet.keep_mask.default: _for_dynamo}
+"""For torch.onnx.export's `custom_translation_table`: the operator becomes a node that `inline_suppression` replaces."""
+
+
+def register_for_torchscript(opset: int) -> None:
+    """The same for the TorchScript exporter."""
+    torch.onnx.register_custom_op_symbolic("dyndet::keep_mask", _for_torchscript, opset)
+
+
+def inline_suppression(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace the operator's nodes by standard operators."""
+    model.functions.append(onnx.parser.parse_function(_GRAPH))
+    return onnx.inliner.inline_local_functions(model)
