@@ -1,0 +1,222 @@
+"""Makes one picture: what lies where (`plan`), what of it can be seen (`visible_masks`), and its pixels (`render`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageEnhance, ImageFilter
+
+from dynamicdet.cutpaste.assets import OPAQUE, Assets, Cutout
+from dynamicdet.cutpaste.catalogue import CLASSES, CLUTTER, ObjectClass
+
+SMALLEST_VISIBLE_SHARE = 0.3  # of an object's own area; less is taken out of the scene
+SMALLEST_SIDE = 8  # pixels of a visible box
+_SIZES = ((320, 320), (320, 240), (240, 320), (320, 214), (214, 320), (320, 180))
+_SIZE_ODDS = (0.3, 0.25, 0.15, 0.12, 0.08, 0.1)
+_UNSEEN_ODDS = 0.5  # how often a validation object is one kept for validation, where its class has both
+_EASY_BELOW = 0.5
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A cut-out at its place: RGBA pixels with their upper left corner in the scene."""
+
+    class_index: int  # -1 is clutter
+    image: Image.Image
+    left: int
+    top: int
+    unseen: bool
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A finished picture and what can be seen in it. ``masks`` are boolean (H, W), one per object of a class."""
+
+    image: Image.Image
+    jpeg_quality: int
+    difficulty: float  # 0 is the easiest scene, 1 the hardest; scenes are spread evenly
+    kind: str  # "easy" or "hard"
+    objects: tuple[Placed, ...]
+    masks: tuple[npt.NDArray[np.bool_], ...]
+
+
+def make(assets: Assets, rng: np.random.Generator) -> Scene:
+    """Make a scene of random difficulty with at least one visible object."""
+    difficulty = float(rng.uniform())
+    while True:
+        size = _SIZES[rng.choice(len(_SIZES), p=_SIZE_ODDS)]
+        placed, masks = _drop_hidden(_plan(assets, size, difficulty, rng), size)
+        if any(thing.class_index >= 0 for thing in placed):
+            break
+    image = _render(_background(assets, size, rng), placed, difficulty, rng)
+    seen = [(thing, mask) for thing, mask in zip(placed, masks, strict=True) if thing.class_index >= 0]
+    return Scene(
+        image=image,
+        jpeg_quality=int(rng.integers(round(80 - 40 * difficulty), 93 - round(20 * difficulty))),
+        difficulty=difficulty,
+        kind="easy" if difficulty < _EASY_BELOW else "hard",
+        objects=tuple(thing for thing, _ in seen),
+        masks=tuple(mask for _, mask in seen),
+    )
+
+
+def visible_masks(placed: list[Placed], size: tuple[int, int]) -> tuple[list[npt.NDArray[np.bool_]], list[int]]:
+    """Each thing's visible pixels, boolean (H, W), and its whole area in pixels; later things cover earlier ones."""
+    width, height = size
+    owner = np.full((height, width), -1, dtype=np.int16)
+    areas = []
+    for index, thing in enumerate(placed):
+        opaque = np.asarray(thing.image.getchannel("A")) >= OPAQUE
+        areas.append(int(opaque.sum()))
+        x0, y0 = max(thing.left, 0), max(thing.top, 0)
+        x1, y1 = min(thing.left + thing.image.width, width), min(thing.top + thing.image.height, height)
+        if x1 > x0 and y1 > y0:
+            inside = opaque[y0 - thing.top : y1 - thing.top, x0 - thing.left : x1 - thing.left]
+            owner[y0:y1, x0:x1][inside] = index
+    return [owner == index for index in range(len(placed))], areas
+
+
+def box_of(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Tight box of a mask with at least one pixel: x, y, width, height in pixels."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)
+
+
+def _plan(assets: Assets, size: tuple[int, int], difficulty: float, rng: np.random.Generator) -> list[Placed]:
+    if difficulty < _EASY_BELOW:
+        count = 1 if rng.uniform() < 0.75 - 0.5 * difficulty else 2
+        clutter = int(rng.uniform() < 0.6 * difficulty)
+    else:
+        count = int(rng.integers(2, 4 + round(10 * (difficulty - _EASY_BELOW))))
+        clutter = int(rng.integers(0, 2 + round(7 * (difficulty - _EASY_BELOW))))
+    largest = 0.95 - 0.62 * difficulty
+    smallest = 0.6 - 0.5 * difficulty
+    things: list[Placed] = []
+    for _ in range(count):
+        class_index = int(rng.integers(len(CLASSES)))
+        kind = CLASSES[class_index]
+        cutout = _choose(assets.cutouts[kind.name], rng)
+        share = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
+        things.append(_place(cutout, kind, class_index, share, things, size, difficulty, rng))
+    for _ in range(clutter if assets.clutter else 0):
+        share = float(np.exp(rng.uniform(np.log(0.7 * smallest), np.log(0.8 * largest))))
+        things.append(_place(_choose(assets.clutter, rng), CLUTTER, -1, share, things, size, difficulty, rng))
+    return [things[i] for i in rng.permutation(len(things))]
+
+
+def _choose(cutouts: tuple[Cutout, ...], rng: np.random.Generator) -> Cutout:
+    unseen = rng.uniform() < _UNSEEN_ODDS
+    wanted = [cutout for cutout in cutouts if cutout.unseen == unseen] or list(cutouts)
+    return wanted[rng.integers(len(wanted))]
+
+
+def _place(
+    cutout: Cutout,
+    kind: ObjectClass,
+    class_index: int,
+    share: float,
+    others: list[Placed],
+    size: tuple[int, int],
+    difficulty: float,
+    rng: np.random.Generator,
+) -> Placed:
+    """Turn, flip, scale and tint a cut-out so that it spans ``share`` of the scene, and find it a place.
+
+    Easy scenes keep objects whole and apart; in hard ones they lie over each other and over the border.
+    """
+    image = cutout.image
+    if kind.may_flip and rng.uniform() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image = _tint(image, rng)
+    width, height = size
+    scale = min(share * max(size) / max(image.size), 0.95 * width / image.width, 0.95 * height / image.height)
+    image = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
+    angle = float(np.clip(rng.normal(0, 0.5), -1, 1)) * kind.max_rotation
+    image = image.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+    over = difficulty * rng.uniform(0, 0.5)  # share of the object that may lie beyond the border
+    best, least = (0, 0), np.inf
+    for _ in range(10):
+        left = _coordinate(width, image.width, over, rng)
+        top = _coordinate(height, image.height, over, rng)
+        overlap = sum(_overlap(left, top, image, other) for other in others)
+        if overlap < least:
+            best, least = (left, top), overlap
+        if overlap <= 0.35 * difficulty * rng.uniform():
+            break
+    return Placed(class_index, image, *best, unseen=cutout.unseen)
+
+
+def _coordinate(room: int, extent: int, over: float, rng: np.random.Generator) -> int:
+    low, high = sorted((-over * extent, room - extent + over * extent))
+    return round(rng.uniform(low, high))
+
+
+def _overlap(left: int, top: int, image: Image.Image, other: Placed) -> float:
+    width = min(left + image.width, other.left + other.image.width) - max(left, other.left)
+    height = min(top + image.height, other.top + other.image.height) - max(top, other.top)
+    smaller = min(image.width * image.height, other.image.width * other.image.height)
+    return max(width, 0) * max(height, 0) / smaller
+
+
+def _tint(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    alpha = image.getchannel("A")
+    colour = image.convert("RGB")
+    colour = ImageEnhance.Color(colour).enhance(rng.uniform(0.6, 1.3))
+    colour = ImageEnhance.Contrast(colour).enhance(rng.uniform(0.8, 1.2))
+    colour = ImageEnhance.Brightness(colour).enhance(rng.uniform(0.7, 1.25))
+    colour.putalpha(alpha)
+    return colour
+
+
+def _drop_hidden(placed: list[Placed], size: tuple[int, int]) -> tuple[list[Placed], list[npt.NDArray[np.bool_]]]:
+    """Take out, one at a time, what is hardly visible: nothing in the picture shall lack its box."""
+    while True:
+        masks, areas = visible_masks(placed, size)
+        shares = [_visible_share(mask, area) for mask, area in zip(masks, areas, strict=True)]
+        hidden = [i for i, share in enumerate(shares) if share < SMALLEST_VISIBLE_SHARE]
+        if not hidden:
+            return placed, masks
+        worst = min(hidden, key=lambda i: shares[i])
+        placed = [thing for i, thing in enumerate(placed) if i != worst]
+
+
+def _visible_share(mask: npt.NDArray[np.bool_], area: int) -> float:
+    """Share of a thing's own pixels that can be seen; 0 when what remains is too small to name."""
+    if not mask.any() or min(box_of(mask)[2:]) < SMALLEST_SIDE:
+        return 0.0
+    return float(mask.sum()) / area
+
+
+def _background(assets: Assets, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    photo = assets.backgrounds[rng.integers(len(assets.backgrounds))]
+    width, height = size
+    fit = min(photo.width / width, photo.height / height)  # photo pixels per scene pixel when the crop is largest
+    scale = fit * float(np.exp(rng.uniform(np.log(0.33), 0)))
+    x, y = rng.uniform(0, photo.width - width * scale), rng.uniform(0, photo.height - height * scale)
+    crop = photo.resize(size, Image.Resampling.BILINEAR, box=(x, y, x + width * scale, y + height * scale))
+    if rng.uniform() < 0.5:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    crop = ImageEnhance.Color(crop).enhance(rng.uniform(0.5, 1.3))
+    return ImageEnhance.Brightness(crop).enhance(rng.uniform(0.75, 1.2))
+
+
+def _render(background: Image.Image, placed: list[Placed], difficulty: float, rng: np.random.Generator) -> Image.Image:
+    image = background
+    for thing in placed:
+        soft = thing.image.getchannel("A").filter(ImageFilter.GaussianBlur(0.5))  # no scissor edges
+        image.paste(thing.image.convert("RGB"), (thing.left, thing.top), soft)
+    blur = difficulty * rng.uniform(0, 1.8)
+    if blur > 0.3:
+        image = image.filter(ImageFilter.GaussianBlur(blur))
+    pixels = np.asarray(image, dtype=np.float32)
+    mean = pixels.mean(axis=(0, 1), keepdims=True)
+    contrast = 1 - difficulty * rng.uniform(0, 0.6)
+    light = rng.uniform(1 - 0.35 * difficulty, 1 + 0.2 * difficulty)
+    cast = 1 + 0.08 * rng.uniform(-1, 1, size=(1, 1, 3))
+    pixels = ((pixels - mean) * contrast + mean) * light * cast
+    pixels = pixels + rng.normal(0, 1 + difficulty * rng.uniform(0, 16), size=pixels.shape)
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
