@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,16 @@ from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
 from dynamicdet.cutpaste import Sources, Summary, build, locate
-from dynamicdet.cutpaste.assets import names_of_split
+from dynamicdet.cutpaste.assets import OPAQUE, load, names_of_split
 from dynamicdet.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER
-from dynamicdet.cutpaste.scene import Placed, box_of, visible_masks
+from dynamicdet.cutpaste.scene import (
+    SMALLEST_SIDE,
+    SMALLEST_VISIBLE_SHARE,
+    Placed,
+    box_of,
+    make,
+    visible_masks,
+)
 from dynamicdet.cutpaste.splits import divide
 from dynamicdet.errors import InputError
 from dyndet_builder.cli import dyndet, run
@@ -120,6 +128,19 @@ def test_only_what_is_seen_of_a_covered_object_counts() -> None:
     assert [box_of(mask) for mask in masks] == [(10, 10, 20, 20), (30, 5, 50, 30), (0, 50, 20, 10)]
     assert areas == [800, 1500, 300]
     assert [int(mask.sum()) for mask in masks] == [400, 1500, 200]
+
+
+def test_hardly_visible_objects_are_taken_out_of_the_scene(sources: Sources) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        assets = load(sources, "val", executor)
+    least = 1.0
+    for number in range(80):
+        scene = make(assets, np.random.default_rng(number))
+        for thing, mask in zip(scene.objects, scene.masks, strict=True):
+            area = (np.asarray(thing.image.getchannel("A")) >= OPAQUE).sum()
+            least = min(least, float(mask.sum() / area))
+            assert min(box_of(mask)[2:]) >= SMALLEST_SIDE
+    assert SMALLEST_VISIBLE_SHARE <= least < 0.6, "objects are covered, but never too much"
 
 
 def test_both_kinds_of_scene_occur_and_pycocotools_reads_them(data_set: tuple[Path, tuple[Summary, ...]]) -> None:
