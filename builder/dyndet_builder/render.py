@@ -1,0 +1,157 @@
+"""Renders a bundle as a Triton model repository: the public detector and its three stages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from dynamicdet.errors import InputError
+from dynamicdet.images import read_image
+from dynamicdet.letterbox import letterbox
+from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle import file_sha256, read_bundle
+from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
+from dyndet_builder.operating_points import uncalibrated
+from dyndet_builder.render_models import (
+    DETECTION_OUTPUTS,
+    TEMPLATES,
+    BlsModel,
+    StageModel,
+    bls_model,
+    config_text,
+    render_text,
+)
+from dyndet_builder.render_options import RenderOptions
+
+__all__ = ["MARKER_FILE", "RenderOptions", "render", "shipped_warmup_image"]
+
+MARKER_FILE = "dyndet.json"
+"""Lies at the top of a rendered repository: what it was rendered from and how."""
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def render(bundle: Path, output: Path, options: RenderOptions | None = None) -> Path:
+    """Render a bundle as a model repository that needs nothing outside its folder, and return that folder.
+
+    `output` appears whole or not at all. A repository that dyndet rendered there before is replaced, and so are its
+    operating points: what was measured on the old configuration says nothing about the new one, so the new repository
+    is uncalibrated. To change operating points alone, run `dyndet calibrate`.
+
+    Raises InputError for a damaged bundle, impossible options, and an `output` that dyndet did not render.
+    """
+    options = options or RenderOptions()
+    described = read_bundle(bundle)
+    name = options.name or described.name
+    _check_replaceable(output)
+    warmup = None if options.warmup_image is None else _warmup_bytes(options.warmup_image, described.input_size)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        temporary.chmod(0o755)
+        bundle_sha256 = file_sha256(bundle / BUNDLE_FILE)
+        detector = bls_model(described, name, options, bundle_sha256)
+        for model in detector.stages:
+            _write_stage(temporary, model, bundle / described.stages[model.stage].file, warmup)
+        _write_bls(temporary, detector, options)
+        marker = {"model": name, "bundle_sha256": bundle_sha256, "options": asdict(options)}
+        _write_json(temporary / MARKER_FILE, marker)
+        _put(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return output
+
+
+def shipped_warmup_image() -> Path | None:
+    """A photograph of the demo's validation set, where dyndet runs from its source folder."""
+    folder = Path(__file__).parents[2] / "benchmarks" / "demo" / "val" / "images"
+    return _first_image(folder) if folder.is_dir() else None
+
+
+def _write_stage(repository: Path, model: StageModel, graph: Path, warmup: bytes | None) -> None:
+    folder = repository / model.name
+    version = folder / "1"
+    version.mkdir(parents=True)
+    shutil.copyfile(graph, version / "model.onnx")
+    template = f"stages/{model.template}"
+    if model.template == "python":
+        shutil.copyfile(TEMPLATES / template / "model.py", version / "model.py")
+    if model.template == "tensorrt":
+        note = render_text(f"{template}/PUT_MODEL_PLAN_HERE.txt.jinja", model)
+        (version / "PUT_MODEL_PLAN_HERE.txt").write_text(note)
+    for name in {tensor.file for each in model.warmups for tensor in each.inputs if tensor.file}:
+        assert warmup is not None
+        (folder / "warmup").mkdir(exist_ok=True)
+        (folder / "warmup" / name).write_bytes(warmup)
+    (folder / "config.pbtxt").write_text(config_text(f"{template}/config.pbtxt.jinja", model))
+
+
+def _write_bls(repository: Path, model: BlsModel, options: RenderOptions) -> None:
+    folder = repository / model.name
+    version = folder / "1"
+    version.mkdir(parents=True)
+    for source in sorted((TEMPLATES / "bls").glob("*.py")):
+        shutil.copyfile(source, version / source.name)
+    settings = {
+        "stages": {
+            stage.stage: {
+                "role": stage.stage,
+                "model": stage.name,
+                "inputs": [tensor.name for tensor in stage.inputs],
+                "outputs": [tensor.name for tensor in stage.outputs],
+            }
+            for stage in model.stages
+        },
+        "detection_outputs": list(DETECTION_OUTPUTS),
+        "latency_buckets_ms": list(options.latency_buckets_ms),
+        "stage_memory": "gpu" if options.gpus else "cpu",
+    }
+    _write_json(version / "dyndet.json", settings)
+    (version / POINTS_FILE).write_text(uncalibrated(options.threshold).model_dump_json(indent=2) + "\n")
+    (folder / "config.pbtxt").write_text(config_text("bls/config.pbtxt.jinja", model))
+
+
+def _warmup_bytes(image: Path, size: int) -> bytes:
+    path = _first_image(image) if image.is_dir() else image
+    return letterbox(read_image(path), size).image.tobytes()
+
+
+def _first_image(folder: Path) -> Path:
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in _IMAGE_SUFFIXES:
+            return path
+    raise InputError(f"{folder} holds no {', '.join(_IMAGE_SUFFIXES)} file to warm the stages with")
+
+
+def _check_replaceable(output: Path) -> None:
+    if not output.exists() and not output.is_symlink():
+        return
+    if output.is_dir() and ((output / MARKER_FILE).is_file() or not any(output.iterdir())):
+        return
+    raise InputError(
+        f"{output} exists and dyndet did not render it (it has no {MARKER_FILE}); give another folder, or remove it"
+    )
+
+
+def _put(temporary: Path, output: Path) -> None:
+    """Rename the finished repository into place; the old one goes only after that has worked."""
+    if not output.exists():
+        temporary.rename(output)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent)) / "repository"
+    try:
+        output.rename(old)
+        try:
+            temporary.rename(output)
+        except BaseException:
+            old.rename(output)
+            raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, default=str) + "\n")

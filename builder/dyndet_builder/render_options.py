@@ -1,0 +1,98 @@
+"""What can be chosen when a bundle is rendered."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from dynamicdet.errors import InputError
+
+Backend = Literal["python", "onnxruntime", "tensorrt"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions:
+    """How a repository serves. Raises InputError for values that Triton would refuse or that cannot work."""
+
+    name: str | None = None
+    """name of the public model; none: the bundle's"""
+    backend: Backend = "python"
+    """what runs the stages: `python` (ONNX Runtime, on any Triton), `onnxruntime`, `tensorrt`"""
+    instances: int = 1
+    """instances of each stage, on each GPU where GPUs are given"""
+    bls_instances: int = 2
+    """instances of the public model; one of them handles one call at a time"""
+    threads: int = 0
+    """threads of one instance's graph on the CPU; 0: as many as the machine has cores"""
+    gpus: tuple[int, ...] = ()
+    """ids of the GPUs that run the stages; none: the CPU"""
+    max_batch: int = 8
+    """images that one run of a model takes at most"""
+    preferred_batches: tuple[int, ...] = ()
+    """batch sizes that the stages' dynamic batching waits for; none: whatever is there"""
+    queue_delay_us: int = 0
+    """how long a stage waits for a preferred batch, microseconds"""
+    warmup_image: Path | None = None
+    """a picture, or a folder of pictures, that warms the stages as they load; none: they are not warmed"""
+    latency_buckets_ms: tuple[float, ...] = (
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        8,
+        10,
+        12,
+        15,
+        20,
+        25,
+        30,
+        40,
+        50,
+        75,
+        100,
+        150,
+        250,
+        500,
+    )
+    """upper bounds of the latency histogram's buckets, milliseconds"""
+    threshold: float = 0.5
+    """threshold of the repository until it is calibrated"""
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            raise InputError(f"model name {self.name!r} must consist of letters, digits, '_', '-' and '.'")
+        if self.backend not in BACKENDS:
+            raise InputError(f"backend {self.backend!r} is not known; choose one of {', '.join(BACKENDS)}")
+        for field, least in (
+            ("instances", 1),
+            ("bls_instances", 1),
+            ("threads", 0),
+            ("max_batch", 1),
+            ("queue_delay_us", 0),
+        ):
+            value = getattr(self, field)
+            if value < least:
+                raise InputError(f"{field} must be at least {least}, not {value}")
+        for batch in self.preferred_batches:
+            if not 1 <= batch <= self.max_batch:
+                raise InputError(f"preferred batch {batch} must be from 1 to max_batch, which is {self.max_batch}")
+        if any(gpu < 0 for gpu in self.gpus) or len(set(self.gpus)) != len(self.gpus):
+            raise InputError(f"GPU ids must be different numbers from 0, not {', '.join(map(str, self.gpus))}")
+        if self.backend == "tensorrt" and not self.gpus:
+            raise InputError("the tensorrt backend needs a GPU; name at least one, such as --gpu 0")
+        buckets = self.latency_buckets_ms
+        if not buckets or any(not (math.isfinite(bound) and bound > 0) for bound in buckets):
+            raise InputError("latency buckets must be finite upper bounds above 0 ms")
+        if any(low >= high for low, high in itertools.pairwise(buckets)):
+            raise InputError("latency buckets must ascend")
+        if not (math.isfinite(self.threshold) and 0 <= self.threshold <= 1):
+            raise InputError(f"threshold must be a finite number from 0 to 1, not {self.threshold}")

@@ -1,0 +1,204 @@
+"""Routes each image of a request through the stages of a dynamic detector (Triton BLS).
+
+backbone1 -> difficulty -> head1 where difficulty <= threshold, else detector2. Images are routed one by one and run
+concurrently; the stages' dynamic batching merges them. Needs numpy and Triton's own module; everything else
+that it reads (`dyndet.json`, `operating_points.json`) lies beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from metrics import Metrics  # type: ignore[import-not-found]
+from operating_points import FILE_NAME, OperatingPoints  # type: ignore[import-not-found]
+
+EASY, HARD, FALLBACK = 1, 2, -2  # values of the output `route`
+ROUTE_NAMES = {EASY: "easy", HARD: "hard", FALLBACK: "fallback"}
+DIFFICULTY, ROUTE = "difficulty", "route"
+OPERATING_POINT = "dyndet_operating_point"
+
+
+class _RequestError(Exception):
+    """This request gets an error; the others of the same call do not."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Cancelled(_RequestError):
+    """Nobody waits for the answer any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the request was cancelled", pb_utils.TritonError.CANCELLED)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one image got. `tensors` holds the wanted outputs of the stage that answered, batch size 1."""
+
+    route: int
+    difficulty: float
+    tensors: Mapping[str, Any]
+
+
+class TritonPythonModel:
+    """The public detector."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the stages' names, the thresholds and the outputs from the model's own folder."""
+        folder = Path(__file__).parent
+        settings = json.loads((folder / "dyndet.json").read_bytes())
+        self._stages = {role: _Stage(**stage) for role, stage in settings["stages"].items()}
+        self._detections = tuple(settings["detection_outputs"])
+        self._points = OperatingPoints(folder / FILE_NAME, pb_utils.Logger.log_warn)
+        self._metrics = Metrics(args["model_name"], tuple(self._stages), settings["latency_buckets_ms"])
+        self._metrics.threshold_is(self._points.default)
+
+    async def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer requests in order, each on its own: an error of one does not touch the others."""
+        if self._points.refresh():
+            self._metrics.threshold_is(self._points.default)
+        return list(await asyncio.gather(*(self._respond(request) for request in requests)))
+
+    def finalize(self) -> None:
+        """Give the metrics back."""
+        self._metrics.close()
+
+    async def _respond(self, request: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            wanted = set(request.requested_output_names())
+            image = pb_utils.get_input_tensor_by_name(request, "image")
+            thresholds = self._thresholds(request, image.shape()[0])
+            images = _single_images(image)
+            answers = await asyncio.gather(
+                *(
+                    self._answer(request, single, threshold, wanted)
+                    for single, threshold in zip(images, thresholds, strict=True)
+                )
+            )
+            response = pb_utils.InferenceResponse(output_tensors=_outputs(answers, wanted))
+        except _RequestError as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), error.code))
+        except Exception as error:
+            text = f"the detector failed: {type(error).__name__}: {error}"
+            pb_utils.Logger.log_error(text)
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(text))
+        for answer in answers:
+            self._metrics.routed(ROUTE_NAMES[answer.route], answer.difficulty)
+        self._metrics.answered(1e3 * (time.perf_counter() - started))
+        return response
+
+    def _thresholds(self, request: Any, images: int) -> list[float]:
+        """The threshold of each image: the input, else the named operating point, else the default."""
+        tensor = pb_utils.get_input_tensor_by_name(request, "threshold")
+        if tensor is not None:
+            thresholds = [float(value) for value in tensor.as_numpy().reshape(-1)]
+            for threshold in thresholds:
+                if not 0 <= threshold <= 1:  # true for NaN
+                    raise _RequestError(
+                        f"threshold must be a finite number from 0 to 1, not {threshold:g}; "
+                        "0 sends every image to detector 2, 1 none",
+                        pb_utils.TritonError.INVALID_ARG,
+                    )
+            return thresholds
+        parameters = json.loads(request.parameters() or "{}")
+        if OPERATING_POINT not in parameters:
+            return [self._points.default] * images
+        try:
+            return [self._points.threshold(str(parameters[OPERATING_POINT]))] * images
+        except ValueError as error:
+            raise _RequestError(str(error), pb_utils.TritonError.INVALID_ARG) from error
+
+    async def _answer(self, request: Any, image: Any, threshold: float, wanted: set[str]) -> _Answer:
+        """Route one image, batch size 1. No stage runs, and no feature is asked for, whose output is not used."""
+        detections = [name for name in self._detections if name in wanted]
+        backbone1 = self._stages["backbone1"]
+        tensors = await self._run(
+            backbone1, request, {"image": image}, backbone1.outputs if detections else [DIFFICULTY]
+        )
+        difficulty = _difficulty(tensors.get(DIFFICULTY))
+        route = EASY if difficulty <= threshold else HARD  # NaN is hard
+        if not detections:
+            return _Answer(route, difficulty, {})
+        tensors["image"] = image
+        if route == HARD:
+            if request.is_cancelled():
+                raise _Cancelled
+            try:
+                return _Answer(
+                    HARD, difficulty, await self._run(self._stages["detector2"], request, tensors, detections)
+                )
+            except _RequestError as error:
+                pb_utils.Logger.log_warn(f"detector 1 answers an image that was due to detector 2: {error}")
+                route = FALLBACK
+        return _Answer(route, difficulty, await self._run(self._stages["head1"], request, tensors, detections))
+
+    async def _run(
+        self, stage: _Stage, request: Any, tensors: Mapping[str, Any], outputs: Sequence[str]
+    ) -> dict[str, Any]:
+        """Call a stage with tensors that go on as they are, without passing through numpy."""
+        response = await pb_utils.InferenceRequest(
+            model_name=stage.model,
+            inputs=[tensors[name] for name in stage.inputs],
+            requested_output_names=list(outputs),
+            request_id=request.request_id(),
+            trace=request.trace(),
+        ).async_exec()
+        if response.has_error():
+            error = response.error()
+            self._metrics.stage_failed(stage.role)
+            raise _RequestError(f"stage {stage.model} failed: {error.message()}", error.code())
+        return {tensor.name(): tensor for tensor in response.output_tensors()}
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage model of the repository."""
+
+    role: str
+    model: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def _difficulty(tensor: Any) -> float:
+    """The router's output; NaN, which is routed hard, where there is none."""
+    values = np.empty(0) if tensor is None else tensor.as_numpy().reshape(-1)
+    return float(values[0]) if values.size else math.nan
+
+
+def _single_images(batch: Any) -> list[Any]:
+    if batch.shape()[0] == 1:
+        return [batch]
+    return [pb_utils.Tensor("image", image[None]) for image in batch.as_numpy()]
+
+
+def _outputs(answers: Sequence[_Answer], wanted: set[str]) -> list[Any]:
+    """The wanted outputs of a request's images, in their order."""
+    if len(answers) == 1:
+        tensors = list(answers[0].tensors.values())
+    else:
+        tensors = [
+            pb_utils.Tensor(name, np.concatenate([answer.tensors[name].as_numpy() for answer in answers]))
+            for name in answers[0].tensors
+        ]
+    if DIFFICULTY in wanted:
+        tensors.append(pb_utils.Tensor(DIFFICULTY, np.array([[answer.difficulty] for answer in answers], np.float32)))
+    if ROUTE in wanted:
+        tensors.append(pb_utils.Tensor(ROUTE, np.array([[answer.route] for answer in answers], np.int32)))
+    return tensors

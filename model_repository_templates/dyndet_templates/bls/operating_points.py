@@ -1,0 +1,70 @@
+"""Reads `operating_points.json` from the model's own folder, again whenever the file is replaced."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+FILE_NAME = "operating_points.json"
+
+
+class OperatingPoints:
+    """Thresholds by name. A damaged file changes nothing but the log: the last good ones stay in force."""
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        self._path = path
+        self._warn = warn
+        self._stamp: tuple[int, int, int] | None = None
+        self._thresholds: dict[str, float] = {}
+        self._default = ""
+        self._stamp = self._current_stamp()
+        self._read()
+
+    @property
+    def default(self) -> float:
+        """The threshold of requests that ask for none."""
+        return self._thresholds[self._default]
+
+    def threshold(self, name: str) -> float:
+        """The threshold of an operating point. Raises ValueError, which names the known ones."""
+        if name not in self._thresholds:
+            known = ", ".join(sorted(self._thresholds))
+            raise ValueError(f"operating point {name!r} is not known; this model has {known}")
+        return self._thresholds[name]
+
+    def refresh(self) -> bool:
+        """Look whether the file was replaced; true if other thresholds are in force now."""
+        stamp = self._current_stamp()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            self._read()
+        except (OSError, ValueError) as error:
+            self._warn(f"{self._path} is damaged, the thresholds read before stay in force: {error}")
+            return False
+        return True
+
+    def _current_stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116 - once per request: half the time of Path.stat
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def _read(self) -> None:
+        try:
+            content = json.loads(self._path.read_bytes())
+            thresholds = {str(name): float(point["threshold"]) for name, point in content["points"].items()}
+            default = content["default"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it lacks {error}") from error
+        if default not in thresholds:
+            raise ValueError(f"its default {default!r} is not among its points")
+        for name, threshold in thresholds.items():
+            if not (math.isfinite(threshold) and 0 <= threshold <= 1):
+                raise ValueError(f"the threshold of {name!r} is {threshold}, not a number from 0 to 1")
+        self._thresholds, self._default = thresholds, default

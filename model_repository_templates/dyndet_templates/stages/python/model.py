@@ -1,0 +1,97 @@
+"""One stage of a detector: an ONNX graph in ONNX Runtime, inside Triton's Python backend.
+
+Runs on any Triton server with a Python backend. Needs numpy, onnxruntime and Triton's own module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
+
+import numpy as np
+import onnxruntime as ort
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Answers requests of one stage. The requests of one call run as one batch."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the graph, on the device that the instance was given."""
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        self._inputs = [tensor["name"] for tensor in config["input"]]
+        self._outputs = [tensor["name"] for tensor in config["output"]]
+        on_gpu = args["model_instance_kind"] == "GPU"
+        self._session = ort.InferenceSession(
+            graph,
+            _session_options(int(parameters["dyndet_threads"])),
+            providers=_providers(int(args["model_instance_device_id"])) if on_gpu else ["CPUExecutionProvider"],
+        )
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer requests in order. A request that fails gets an error; the others are answered."""
+        if len(requests) == 1:
+            return [self._answer(requests[0])]
+        try:
+            return self._answer_merged(requests)
+        except Exception:  # find out whose fault it was
+            return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            wanted = self._wanted(request)
+            return _response(wanted, self._session.run(wanted, self._arrays(request)))
+        except Exception as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{type(error).__name__}: {error}"))
+
+    def _answer_merged(self, requests: Sequence[Any]) -> list[Any]:
+        arrays = [self._arrays(request) for request in requests]
+        wanted = [self._wanted(request) for request in requests]
+        computed = [name for name in self._outputs if any(name in names for names in wanted)]
+        merged = {name: np.concatenate([each[name] for each in arrays]) for name in self._inputs}
+        results = dict(zip(computed, self._session.run(computed, merged), strict=True))
+        ends = np.cumsum([len(each[self._inputs[0]]) for each in arrays])
+        return [
+            _response(names, [results[name][end - len(each[self._inputs[0]]) : end] for name in names])
+            for names, each, end in zip(wanted, arrays, ends, strict=True)
+        ]
+
+    def _arrays(self, request: Any) -> dict[str, Any]:
+        # as_numpy is a view of Triton's shared memory, not a copy
+        return {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
+
+    def _wanted(self, request: Any) -> list[str]:
+        requested = set(request.requested_output_names())
+        return [name for name in self._outputs if name in requested]
+
+
+def _session_options(threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads that spin while they wait take the cores that Triton and the other stages need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _providers(device: int) -> list[Any]:
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise RuntimeError(
+            "this stage is configured for a GPU, but the onnxruntime installed beside the server has no CUDA provider; "
+            "install onnxruntime-gpu there, or render the repository without --gpu"
+        )
+    return [("CUDAExecutionProvider", {"device_id": device}), "CPUExecutionProvider"]
+
+
+def _response(names: Sequence[str], arrays: Sequence[Any]) -> Any:
+    return pb_utils.InferenceResponse(
+        output_tensors=[pb_utils.Tensor(name, array) for name, array in zip(names, arrays, strict=True)]
+    )

@@ -1,0 +1,157 @@
+"""A tiny bundle whose routes and failures are commanded by an image's pixels: real ONNX graphs for the real server.
+
+| pixel [0, 0] | meaning |
+| --- | --- |
+| red | difficulty = red / 255; red 255 gives NaN |
+| green | 200 makes detector 2 fail, 201 head 1, 202 backbone 1 |
+| blue | `scores[0]` = blue / 255 |
+
+Detector 1 answers `num_detections` 1, detector 2 answers 2. `boxes[0]` is the mean of the features (the pixels of the
+image), plus 1000 for detector 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from dyndet_builder.bundle import FILE_NAME, Bundle, Nms, Parity, Source, Stage, StageName, Tensor, file_sha256
+
+SIZE, ROWS = 32, 4
+FAIL_DETECTOR2, FAIL_HEAD1, FAIL_BACKBONE1 = 200, 201, 202
+NAN = 255
+
+_OPSET = 17
+_IMAGE = Tensor(name="image", dtype="uint8", shape=(SIZE, SIZE, 3))
+_FEATURES = Tensor(name="features_8", dtype="float32", shape=(3, SIZE, SIZE))
+_DETECTIONS = (
+    Tensor(name="num_detections", dtype="int32", shape=(1,)),
+    Tensor(name="boxes", dtype="float32", shape=(ROWS, 4)),
+    Tensor(name="scores", dtype="float32", shape=(ROWS,)),
+    Tensor(name="classes", dtype="int32", shape=(ROWS,)),
+)
+_TYPES = {"uint8": TensorProto.UINT8, "int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
+
+
+def image(red: int, green: int = 0, blue: int = 0, *, seed: int = 0) -> np.ndarray[Any, Any]:
+    """An image that commands a difficulty, a failure and a score; the other pixels are noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, _IMAGE.shape, dtype=np.uint8)
+    pixels[0, 0] = red, green, blue
+    return pixels
+
+
+def write_toy_bundle(folder: Path, name: str = "toy") -> Path:
+    """Write the bundle and return its folder."""
+    folder.mkdir(parents=True)
+    stages: dict[StageName, Stage] = {
+        "backbone1": _stage(folder, "backbone1", _backbone1(), (_IMAGE,), _backbone1_outputs()),
+        "head1": _stage(folder, "head1", _detector(1, FAIL_HEAD1, 0.0), (_FEATURES,), _DETECTIONS),
+        "detector2": _stage(folder, "detector2", _detector(2, FAIL_DETECTOR2, 1e3), (_IMAGE, _FEATURES), _DETECTIONS),
+    }
+    bundle = Bundle(
+        name=name,
+        architecture="toy",
+        input_size=SIZE,
+        class_names=("cat", 'quoted "dog"', "Größe"),
+        precision="fp32",
+        opset=_OPSET,
+        exporter="dynamo",
+        stages=stages,
+        nms=Nms(max_detections=ROWS),
+        source=Source(checkpoint="none", sha256="0" * 64),
+        tool_versions={"onnx": onnx.__version__},
+        parity=Parity(images=0, batch_sizes=(1,), box_px=0, score=0, difficulty=0, route_flip_share=0),
+    )
+    (folder / FILE_NAME).write_text(bundle.model_dump_json(indent=2))
+    return folder
+
+
+def _backbone1_outputs() -> tuple[Tensor, ...]:
+    return (Tensor(name="difficulty", dtype="float32", shape=(1,)), _FEATURES)
+
+
+def _stage(folder: Path, name: str, graph: _Graph, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Stage:
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes, name, [_info(each) for each in inputs], [_info(each) for each in outputs], graph.constants
+        ),
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=9,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    path = folder / f"{name}.onnx"
+    onnx.save(model, path)
+    return Stage(file=path.name, sha256=file_sha256(path), inputs=inputs, outputs=outputs)
+
+
+def _info(tensor: Tensor) -> Any:
+    return helper.make_tensor_value_info(tensor.name, _TYPES[tensor.dtype], ["batch", *tensor.shape])
+
+
+class _Graph:
+    """Collects nodes and constants."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, name: str, value: Any, dtype: type = np.float32) -> str:
+        self.constants.append(numpy_helper.from_array(np.array(value, dtype), name))
+        return name
+
+    def op(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def pixel(self, source: str, channel: int, name: str) -> str:
+        """Value of one channel of pixel [0, 0] of features (batch, 3, H, W), as (batch, 1)."""
+        starts = self.constant(f"{name}_starts", [channel, 0, 0], np.int64)
+        ends = self.constant(f"{name}_ends", [channel + 1, 1, 1], np.int64)
+        axes = self.constant(f"{name}_axes", [1, 2, 3], np.int64)
+        cut = self.op("Slice", [source, starts, ends, axes], f"{name}_cut")
+        return self.op("Reshape", [cut, self.constant(f"{name}_shape", [-1, 1], np.int64)], name)
+
+    def fail_when(self, green: str, command: int, output: str) -> str:
+        """Zeros (batch, 1); the graph fails when any image's green is the command: an index out of range."""
+        asked = self.op("Equal", [green, self.constant("command", float(command))], "asked")
+        index = self.op("Cast", [asked], "index", to=TensorProto.INT64)
+        return self.op("Gather", [self.constant("one_zero", [0.0]), index], output)
+
+
+def _backbone1() -> _Graph:
+    graph = _Graph()
+    pixels = graph.op("Cast", ["image"], "pixels", to=TensorProto.FLOAT)
+    graph.op("Transpose", [pixels], "features_8", perm=[0, 3, 1, 2])
+    red = graph.pixel("features_8", 0, "red")
+    zero = graph.fail_when(graph.pixel("features_8", 1, "green"), FAIL_BACKBONE1, "zero")
+    share = graph.op("Div", [red, graph.constant("full", 255.0)], "share")
+    is_nan = graph.op("Equal", [red, graph.constant("nan_red", float(NAN))], "is_nan")
+    value = graph.op("Where", [is_nan, graph.constant("nan", float("nan")), share], "value")
+    graph.op("Add", [value, zero], "difficulty")
+    return graph
+
+
+def _detector(count: int, command: int, offset: float) -> _Graph:
+    graph = _Graph()
+    zero = graph.fail_when(graph.pixel("features_8", 1, "green"), command, "zero")
+    counts = graph.op("Add", [zero, graph.constant("count", float(count))], "counts")
+    graph.op("Cast", [counts], "num_detections", to=TensorProto.INT32)
+    mean = graph.op("ReduceMean", ["features_8"], "mean", axes=[1, 2, 3], keepdims=0)
+    column = graph.op("Reshape", [mean, graph.constant("column_shape", [-1, 1, 1], np.int64)], "column")
+    moved = graph.op("Add", [column, graph.constant("offset", offset)], "moved")
+    if command == FAIL_DETECTOR2:  # reads the image as well, as the W6 network does
+        first = graph.op("Cast", ["image"], "image_float", to=TensorProto.FLOAT)
+        spread = graph.op("ReduceMean", [first], "image_mean", axes=[1, 2, 3], keepdims=0)
+        again = graph.op("Reshape", [spread, "column_shape"], "image_column")
+        difference = graph.op("Sub", [again, column], "difference")
+        moved = graph.op("Add", [moved, difference], "moved_again")
+    graph.op("Mul", [moved, graph.constant("box_mask", np.eye(ROWS, 1) @ np.ones((1, 4)))], "boxes")
+    blue = graph.op("Div", [graph.pixel("features_8", 2, "blue"), graph.constant("full", 255.0)], "score")
+    graph.op("Mul", [blue, graph.constant("score_mask", np.eye(1, ROWS)[0])], "scores")
+    classes = graph.op("Mul", [zero, graph.constant("class_row", np.zeros(ROWS))], "classes_float")
+    graph.op("Cast", [classes], "classes", to=TensorProto.INT32)
+    return graph
