@@ -1,33 +1,40 @@
-"""Weights on disk: our own safetensors files and the published checkpoints."""
+"""Weights on disk: our own safetensors files, and the published checkpoints (see `published.py`)."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dynamicdet.architectures import ARCHITECTURES
+from dynamicdet.architectures import ARCHITECTURES, architecture
 from dynamicdet.errors import CheckpointError, InputError
 from dynamicdet.network import DynamicDetector
+from dynamicdet.published import read_published
+from dynamicdet.weights import network_with
 
 FORMAT = "dyndet"
 FORMAT_VERSION = "1"
+
+_ZIP, _PICKLE = b"PK", b"\x80"  # what torch.save has written since and before 1.6
 
 
 def save(model: DynamicDetector, path: str | os.PathLike[str]) -> None:
     """Write a network in training form as safetensors with a header that says what it is; whole or not at all.
 
-    Raises InputError for a deployed copy, whose merged weights cannot be trained or loaded again.
+    Raises InputError for a deployed copy, whose merged weights can be neither trained nor loaded again, and where the
+    folder does not exist.
     """
     if model.deployed:
         raise InputError("a deployed copy cannot be saved; save the network it was made from")
     target = Path(path)
+    if not target.parent.is_dir():
+        raise InputError(f"{target} cannot be written: the folder {target.parent} does not exist")
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -43,28 +50,91 @@ def save(model: DynamicDetector, path: str | os.PathLike[str]) -> None:
         save_file(tensors, temporary, metadata=header)
         temporary.chmod(0o644)
         temporary.replace(target)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{target} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str], architecture: str | None = None) -> DynamicDetector:
-    """A network from one of our own files, in evaluation mode."""
+    """A network in evaluation mode from one of our files or a published checkpoint.
+
+    Without `architecture`, a file of ours says what it is and a published one is recognised by its weights' names.
+    Raises CheckpointError where the file is missing, damaged, foreign, of another architecture, or needs code to load;
+    InputError for an unknown architecture.
+    """
     source = Path(path)
-    return _load_own(source, architecture)
+    expected = None if architecture is None else _known(architecture)
+    start = _first_bytes(source)
+    if start.startswith((_ZIP, _PICKLE)):
+        return read_published(source, expected)
+    if start[8:9] == b"{":
+        return _read_own(source, expected)
+    raise CheckpointError(
+        f"{source} is neither a safetensors file nor a PyTorch checkpoint; accepted are files written by "
+        "`dyndet train` and the published DynamicDet checkpoints"
+    )
 
 
-def _load_own(path: Path, architecture: str | None) -> DynamicDetector:
+def _known(name: str) -> str:
+    return architecture(name).name
+
+
+def _first_bytes(path: Path) -> bytes:
+    if not path.exists():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} is not a file")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if not start:
+        raise CheckpointError(f"checkpoint {path} is empty (0 bytes)")
+    return start
+
+
+def _read_own(path: Path, expected: str | None) -> DynamicDetector:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
-    spec = ARCHITECTURES[header["architecture"]]
-    names = json.loads(header["class_names"])
-    model = DynamicDetector(spec, num_classes=len(names), class_names=names, input_size=int(header["input_size"]))
-    model.load_state_dict(tensors)
-    return model.eval()
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    name, class_names, input_size = _checked_header(path, header)
+    if expected not in (None, name):
+        raise CheckpointError(f"{path} holds {name}, not {expected}")
+    weights = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+    spec = ARCHITECTURES[name]
+    _check_classes(path, weights, len(spec.anchors[0]), len(class_names))
+    return network_with(weights, spec, class_names=class_names, input_size=input_size, source=path)
 
 
-__all__ = ["load", "save", "torch"]
+def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[str, tuple[str, ...], int]:
+    """Architecture, class names and input size."""
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is a safetensors file without dyndet's header; only files written by `dyndet train` or "
+            "`dynamicdet.save` say which network they hold"
+        )
+    version = header.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has format version {version}; this dyndet reads version {FORMAT_VERSION}")
+    name = header.get("architecture", "")
+    if name not in ARCHITECTURES:
+        raise CheckpointError(f"{path} holds the unknown network {name!r}; known are {', '.join(ARCHITECTURES)}")
+    try:
+        names = json.loads(header["class_names"])
+        size = int(header["input_size"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} has a damaged header: class names or input size cannot be read") from error
+    if not (isinstance(names, list) and names and all(isinstance(item, str) for item in names)):
+        raise CheckpointError(f"{path} has a damaged header: its class names are no list of texts")
+    return name, tuple(names), size
+
+
+def _check_classes(path: Path, weights: Mapping[str, Tensor], anchors: int, named: int) -> None:
+    bias = weights.get("predict1.predict.0.conv.bias")
+    if bias is None:
+        return  # reported with all that is missing
+    predicted = bias.numel() // anchors - 5
+    if predicted != named:
+        raise CheckpointError(f"{path} names {named} classes but its weights predict {predicted}")

@@ -110,7 +110,8 @@ class Predict(nn.Module):
 
 def split_anchors(y: Tensor, anchors: int) -> Tensor:
     """(B, anchors * values, H, W) to the raw map (B, anchors, H, W, values)."""
-    return y.unflatten(1, (anchors, -1)).permute(0, 1, 3, 4, 2)
+    batch, channels, height, width = y.shape
+    return y.view(batch, anchors, channels // anchors, height, width).permute(0, 1, 3, 4, 2)
 
 
 class Head(nn.Module):
