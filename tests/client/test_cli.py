@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
 from dyndet_builder.cli import dyndet, run
 from dyndet_client import DeadlineExceededError, Detector, InputError, ServerUnreachableError
-from PIL import Image
 
 
 @pytest.fixture

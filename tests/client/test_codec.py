@@ -2,9 +2,10 @@
 
 import json
 
-import dyndet_client
 import numpy as np
 import pytest
+
+import dyndet_client
 from dyndet_client import Detections, InputError, NotADetectorError, ServerError
 from dyndet_client.codec import OUTPUTS, Options, ServedModel, decode, encode, parse_model
 from dyndet_client.transport import parse_url

@@ -15,6 +15,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import tritonclient.grpc as triton
+from PIL import Image
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from dynamicdet.images import read_image
+from dynamicdet.letterbox import letterbox
 from dyndet_builder.bundle import read_bundle
 from dyndet_builder.cli import dyndet, run
 from dyndet_client import (
@@ -26,11 +31,6 @@ from dyndet_client import (
     NotADetectorError,
     ServerError,
 )
-from PIL import Image
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
-
-from dynamicdet.images import read_image
-from dynamicdet.letterbox import letterbox
 
 
 @pytest.fixture
