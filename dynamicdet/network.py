@@ -42,6 +42,7 @@ class DynamicDetector(nn.Module):
         self.class_names = _checked_names(num_classes, class_names)
         self.input_size = _checked_size(spec, spec.input_size if input_size is None else input_size)
         self.deployed = False
+        self.router_reads = tuple(feature_name(stride) for stride in spec.router_strides)
         self.head1_reads = tuple(feature_name(stride) for stride in spec.strides)
         self.detector2_reads = tuple(feature_name(stride) for stride in spec.link_strides)
 
@@ -62,12 +63,13 @@ class DynamicDetector(nn.Module):
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """Everything the router, head 1 and detector 2 read, by "features_<stride>"."""
         features = self.backbone1(x)
-        read = {*self.spec.router_strides, *self.spec.strides, *self.spec.link_strides}
-        return {feature_name(stride): feature for stride, feature in features.items() if stride in read}
+        named = {feature_name(stride): feature for stride, feature in features.items()}
+        read = {*self.router_reads, *self.head1_reads, *self.detector2_reads}
+        return {name: feature for name, feature in named.items() if name in read}
 
     def route_logits(self, features: Mapping[str, Tensor]) -> Tensor:
         """Difficulty before the sigmoid, (B,)."""
-        logits: Tensor = self.router([features[feature_name(stride)] for stride in self.spec.router_strides])
+        logits: Tensor = self.router([features[name] for name in self.router_reads])
         return logits
 
     def route(self, features: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,127 @@
+"""What a network costs: parameters, GFLOPs of both routes, and what crosses from stage to stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from dynamicdet.architectures import ARCHITECTURES
+from dynamicdet.checkpoints import load
+from dynamicdet.errors import InputError
+from dynamicdet.network import DynamicDetector
+
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature of backbone 1, for one image."""
+
+    name: str
+    shape: tuple[int, ...]
+    """(C, H, W)."""
+    read_by: tuple[str, ...]
+    """Of "router" (which runs beside backbone 1), "head1" and "detector2"."""
+
+    @property
+    def bytes(self) -> int:
+        """Size in float32."""
+        return _FLOAT32_BYTES * self.shape[0] * self.shape[1] * self.shape[2]
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """Costs of one network at its input size, batch 1, deployment form where it matters."""
+
+    architecture: str
+    input_size: int
+    num_classes: int
+    parameters: int
+    """In training form."""
+    deployed_parameters: int
+    easy_gflops: float
+    """2 x multiply-accumulates of convolutions: backbone 1, router, neck and head 1."""
+    hard_gflops: float
+    """Backbone 1, router and detector 2; neck and head 1 do not run on a hard image."""
+    features: tuple[Feature, ...]
+
+    def gflops_at(self, hard_share: float) -> float:
+        """Mean GFLOPs when this share of the images (0..1) is hard. Raises InputError outside 0..1."""
+        if not 0.0 <= hard_share <= 1.0:
+            raise InputError(f"a hard share must lie in 0..1, got {hard_share}")
+        return self.easy_gflops + hard_share * (self.hard_gflops - self.easy_gflops)
+
+    def crossing_bytes(self, stage: str) -> int:
+        """Float32 bytes of features that one image takes from backbone 1 to "head1" or "detector2"."""
+        return sum(feature.bytes for feature in self.features if stage in feature.read_by)
+
+    def as_json(self) -> dict[str, Any]:
+        """What `dyndet info --json` prints."""
+        return {
+            "architecture": self.architecture,
+            "input_size": self.input_size,
+            "num_classes": self.num_classes,
+            "parameters": self.parameters,
+            "deployed_parameters": self.deployed_parameters,
+            "gflops": {"easy": self.easy_gflops, "hard": self.hard_gflops},
+            "features": [
+                {"name": item.name, "shape": list(item.shape), "bytes": item.bytes, "read_by": list(item.read_by)}
+                for item in self.features
+            ],
+            "crossing_bytes": {stage: self.crossing_bytes(stage) for stage in ("head1", "detector2")},
+        }
+
+
+def info(source: str | Path, *, num_classes: int | None = None, input_size: int | None = None) -> NetworkInfo:
+    """Costs of an architecture by name, or of a checkpoint file.
+
+    `num_classes` (80 if not given) is for names alone: a file says how many it has. Raises InputError for what is
+    neither a known name nor a loadable file.
+    """
+    if str(source) in ARCHITECTURES:
+        return _measure(str(source), 80 if num_classes is None else num_classes, input_size)
+    if not Path(source).exists():
+        raise InputError(f"{source} is neither a file nor a network; known networks are {', '.join(ARCHITECTURES)}")
+    if num_classes is not None:
+        raise InputError("a number of classes can be given for a network's name alone; a checkpoint has its own")
+    model = load(source)
+    return _measure(model.spec.name, model.num_classes, model.input_size if input_size is None else input_size)
+
+
+@torch.no_grad()
+def _measure(name: str, num_classes: int, input_size: int | None) -> NetworkInfo:
+    with torch.device("meta"):  # shapes without memory: a 1280 px network is measured in seconds
+        model = DynamicDetector(ARCHITECTURES[name], num_classes=num_classes, input_size=input_size)
+        deployed = model.deploy()
+        image = torch.empty(1, 3, model.input_size, model.input_size)
+        features = deployed.features(image)
+        shared = _gflops(lambda: deployed.route(deployed.features(image)))
+        easy = shared + _gflops(lambda: deployed.head1(features))
+        hard = shared + _gflops(lambda: deployed.detector2(image, features))
+    return NetworkInfo(
+        architecture=name,
+        input_size=model.input_size,
+        num_classes=num_classes,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        deployed_parameters=sum(parameter.numel() for parameter in deployed.parameters()),
+        easy_gflops=easy,
+        hard_gflops=hard,
+        features=tuple(_feature(model, feature, tensor) for feature, tensor in features.items()),
+    )
+
+
+def _gflops(run: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops()) / 1e9
+
+
+def _feature(model: DynamicDetector, name: str, tensor: Tensor) -> Feature:
+    readers = {"router": model.router_reads, "head1": model.head1_reads, "detector2": model.detector2_reads}
+    return Feature(name, tuple(tensor.shape[1:]), tuple(reader for reader, names in readers.items() if name in names))
