@@ -1,0 +1,157 @@
+"""One measurement: one perf_analyzer process at one load, and the routes that the server counted meanwhile."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+
+from dynamicdet.errors import DyndetError, InputError, ServerError
+from dyndet_bench.perf_analyzer import PerfAnalyzer
+from dyndet_bench.served import RouteCounts, Served
+from dyndet_bench.workload import Workload
+
+FloatArray = npt.NDArray[np.float64]
+
+# The first request of a process pays for the connection. One is enough, and the cycle through the pictures starts anew.
+WARM_UP_REQUESTS = 1
+PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one perf_analyzer process measured. Latencies are milliseconds as its client saw them."""
+
+    threshold: float | None
+    concurrency: int
+    requests: int
+    mean_ms: float
+    percentiles_ms: dict[int, float]
+    counts: RouteCounts
+    """from the server's own counters; the warm-up request is among them"""
+    latencies_ms: FloatArray | None = None
+    """(requests,) in order of sending, where they were asked for"""
+
+
+def measure(
+    served: Served,
+    perf_analyzer: PerfAnalyzer,
+    workload: Workload,
+    *,
+    threshold: float | None,
+    requests: int | None = None,
+    concurrency: int = 1,
+    export_latencies: bool = False,
+    timeout_s: float = 900.0,
+) -> Run:
+    """Send `requests` pictures (default: each once) at one concurrency, and measure each request's latency.
+
+    `export_latencies` also fetches the latency of each request. perf_analyzer then writes every pixel it sent into its
+    export: some 60 ms and 17 MB of its memory per 320 x 320 picture, after the measurement.
+
+    Raises ServerError where the server fails or dies, or the output cannot be read.
+    """
+    if concurrency < 1:
+        raise InputError(f"concurrency must be at least 1, got {concurrency}")
+    requests = len(workload) if requests is None else requests
+    table = workload.folder / f"{uuid4().hex}.csv"
+    export = workload.folder / f"{uuid4().hex}.json"  # perf_analyzer refuses a file that exists
+    command = [
+        str(perf_analyzer.path),
+        *("-m", served.name, "-u", served.address, "-i", "grpc"),
+        *("--input-data", str(workload.input_data(threshold))),
+        *("--concurrency-range", str(concurrency)),
+        *("--request-count", str(requests), "--warmup-request-count", str(WARM_UP_REQUESTS)),
+        *("-f", str(table), "--verbose-csv"),
+        *(("--profile-export-file", str(export)) if export_latencies else ()),
+    ]
+    before = served.counts()
+    try:
+        _run(command, perf_analyzer, served, timeout_s)
+        after = served.counts()
+        row = read_table(table)
+        return Run(
+            threshold=threshold,
+            concurrency=concurrency,
+            requests=requests,
+            mean_ms=row["Avg latency"] / 1e3,
+            percentiles_ms={percent: row[f"p{percent} latency"] / 1e3 for percent in PERCENTILES},
+            counts=after.since(before),
+            latencies_ms=read_profile_export(export) if export_latencies else None,
+        )
+    finally:
+        table.unlink(missing_ok=True)
+        export.unlink(missing_ok=True)
+
+
+def read_table(path: Path) -> dict[str, float]:
+    """The one row of a CSV file of perf_analyzer, by column. Raises ServerError where it is not as expected."""
+    try:
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(line for line in file if line.strip())]
+        row = {key: float(value) for key, value in rows[0].items() if key and value}
+    except (OSError, IndexError, ValueError) as error:
+        raise ServerError(f"perf_analyzer wrote no readable table ({error})") from error
+    for column in ("Avg latency", *(f"p{percent} latency" for percent in PERCENTILES)):
+        if not row.get(column, 0) > 0:
+            raise ServerError(f"perf_analyzer's table lacks a positive {column!r}; it has {', '.join(row)}")
+    return row
+
+
+def read_profile_export(path: Path) -> FloatArray:
+    """Latency of each request in milliseconds, (requests,), from perf_analyzer's `--profile-export-file`.
+
+    Raises ServerError where the file is not as expected: empty exports have been seen with random float inputs.
+    """
+    try:
+        # Every pixel sent is in there as decimal text; nothing reads it, and parsing it takes longer than measuring.
+        text = re.sub(rb"\[[-0-9.eE+,\s]{200,}\]", b"[]", path.read_bytes())
+        (experiment,) = json.loads(text)["experiments"]
+        times = [(sent["response_timestamps"][-1], sent["timestamp"]) for sent in experiment["requests"]]
+        latencies: FloatArray = np.array([float(end - start) for end, start in times], np.float64) / 1e6
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise ServerError(f"perf_analyzer wrote no readable profile ({type(error).__name__}: {error})") from error
+    if latencies.size == 0 or not bool(np.all(latencies > 0)):
+        raise ServerError("perf_analyzer's profile holds no requests, or requests that took no time")
+    return latencies
+
+
+def _run(command: list[str], perf_analyzer: PerfAnalyzer, served: Served, timeout_s: float) -> None:
+    with subprocess.Popen(
+        command,
+        env=perf_analyzer.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise ServerError(
+                f"the server at {served.address} did not finish a measurement in {timeout_s:g} s"
+            ) from error
+        finally:
+            if process.poll() is None:  # also on Ctrl-C
+                process.kill()
+    said = output.decode(errors="replace")
+    # A run whose requests failed can end with status 0, and says so in its output alone.
+    if process.returncode != 0 or re.search(r"^\s*(error|failed)\b", said, flags=re.IGNORECASE | re.MULTILINE):
+        raise _failure(said, process.returncode, served)
+
+
+def _failure(said: str, status: int, served: Served) -> DyndetError:
+    try:
+        served.counts()
+    except DyndetError as error:
+        return error
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    telling = [line for line in lines if re.match(r"(error|failed)", line, flags=re.IGNORECASE)] or lines[-1:]
+    reason = telling[0] if telling else f"it printed nothing (exit status {status})"
+    return ServerError(f"perf_analyzer could not measure model {served.name!r} at {served.address}: {reason}")

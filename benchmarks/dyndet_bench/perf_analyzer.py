@@ -1,0 +1,120 @@
+"""Finds a perf_analyzer that runs on this machine."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamicdet.errors import MissingExtraError
+
+_INSTALL = "pip install 'dyndet[bench,server]' 'tritonclient==2.51.0'"
+_PLACEHOLDER = "0.1.0"  # what pip installs as perf-analyzer where glibc is older than 2.38; it holds no program
+# What the build inside tritonclient 2.51 needs beyond Debian's base: name -> pattern of the copy in the server's wheel.
+_LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerfAnalyzer:
+    """A perf_analyzer that was seen to run, and the environment it needs."""
+
+    path: Path
+    environment: Mapping[str, str]
+    version: str
+
+
+@functools.cache
+def find_perf_analyzer() -> PerfAnalyzer:
+    """The first perf_analyzer that starts: beside this Python, then on PATH.
+
+    Libraries it lacks are borrowed from the wheels of the server and of CUDA's runtime, where they are installed.
+    Raises MissingExtraError with the one command to type where none runs.
+    """
+    complaints = []
+    for path in _candidates():
+        for environment in _environments():
+            version, complaint = _try_version(path, environment)
+            if version is not None:
+                return PerfAnalyzer(path=path, environment=environment, version=version)
+        complaints.append(complaint)
+    if not complaints:
+        complaints.append("there is none beside this Python or on PATH")
+        if _placeholder_installed():
+            complaints.append(
+                f"the package perf-analyzer {_PLACEHOLDER} is an empty placeholder (this system's glibc is too old)"
+            )
+    raise MissingExtraError(f"perf_analyzer does not run here: {'; '.join(complaints)}; `{_INSTALL}` installs it")
+
+
+def _candidates() -> Iterator[Path]:
+    beside = Path(sys.executable).parent / "perf_analyzer"
+    if beside.is_file():
+        yield beside
+    on_path = shutil.which("perf_analyzer")
+    if on_path is not None and Path(on_path) != beside:
+        yield Path(on_path)
+
+
+def _environments() -> Iterator[dict[str, str]]:
+    yield dict(os.environ)
+    folders = [str(folder) for folder in (_borrowed_libraries(), *_cuda_libraries()) if folder is not None]
+    if folders:
+        own = os.environ.get("LD_LIBRARY_PATH")
+        yield dict(os.environ) | {"LD_LIBRARY_PATH": ":".join(folders + ([own] if own else []))}
+
+
+def _try_version(path: Path, environment: Mapping[str, str]) -> tuple[str | None, str]:
+    try:
+        answer = subprocess.run(
+            [str(path), "--version"], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"{path}: {error}"
+    match = re.search(r"Perf Analyzer Version (\S+)", answer.stdout + answer.stderr)
+    if answer.returncode == 0 and match:
+        return match[1], ""
+    said = (answer.stderr or answer.stdout).strip().partition("\n")[0]
+    return None, said or f"{path} printed nothing (exit status {answer.returncode})"
+
+
+_shim: tempfile.TemporaryDirectory[str] | None = None
+
+
+def _borrowed_libraries() -> Path | None:
+    """A folder of links, under the names perf_analyzer asks for, to the copies in nvidia-pytriton's wheel."""
+    global _shim
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        return None
+    libraries = Path(spec.origin).parent.parent / "nvidia_pytriton.libs"
+    if _shim is None:
+        _shim = tempfile.TemporaryDirectory(prefix="dyndet-libraries-")  # removed when this process ends
+        for name, pattern in _LIBRARIES.items():
+            for copy in libraries.glob(pattern):
+                (Path(_shim.name) / name).symlink_to(copy)
+                break
+    return Path(_shim.name)
+
+
+def _cuda_libraries() -> Iterator[Path]:
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        library = Path(folder) / "cuda_runtime" / "lib"
+        if library.is_dir():
+            yield library
+
+
+def _placeholder_installed() -> bool:
+    try:
+        return importlib.metadata.version("perf-analyzer") == _PLACEHOLDER
+    except importlib.metadata.PackageNotFoundError:
+        return False

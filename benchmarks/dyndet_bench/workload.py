@@ -1,0 +1,92 @@
+"""Real images as perf_analyzer wants them: every request its own picture, in shuffled order."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from dynamicdet.errors import InputError
+from dynamicdet.images import SUFFIXES, read_image
+from dynamicdet.letterbox import letterbox
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The pictures directly inside a folder, sorted by name. Raises InputError where there are none."""
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is no folder of pictures: {'it is a file' if folder.exists() else 'no such folder'}"
+        )
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise InputError(f"{folder} holds no pictures; accepted are files ending in {', '.join(SUFFIXES)}")
+    return files
+
+
+def read_letterboxed(files: Sequence[Path], size: int, progress: Callable[[], None] | None = None) -> list[UInt8Array]:
+    """Pictures as a client would send them, each (size, size, 3). Raises InputError naming the first that is none."""
+    images = []
+    for file in files:
+        images.append(letterbox(read_image(file), size).image)
+        if progress is not None:
+            progress()
+    return images
+
+
+class Workload:
+    """Pictures encoded once, written for perf_analyzer at any threshold; a context manager that removes its files."""
+
+    def __init__(self, images: Sequence[UInt8Array]) -> None:
+        if not images:
+            raise InputError("a workload needs at least one picture")
+        self._shape = list(images[0].shape)
+        self._encoded = [base64.b64encode(image.tobytes()).decode() for image in images]
+        self._folder = tempfile.TemporaryDirectory(prefix="dyndet-workload-")
+        self._files: dict[float | None, Path] = {}
+
+    def __enter__(self) -> Workload:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie; others that belong to the same measurement may be put beside them."""
+        return Path(self._folder.name)
+
+    def input_data(self, threshold: float | None) -> Path:
+        """File for `--input-data` that sends each picture with this threshold; None leaves it to the server.
+
+        The threshold goes through the optional input: request parameters do not reach the model (perf_analyzer 2.51).
+        """
+        if threshold not in self._files:
+            path = self.folder / f"input-{len(self._files)}.json"
+            path.write_text(f'{{"data":[{",".join(self._entry(encoded, threshold) for encoded in self._encoded)}]}}')
+            self._files[threshold] = path
+        return self._files[threshold]
+
+    def discard(self, threshold: float | None) -> None:
+        """Remove the file of a threshold that is not needed again: one takes 1.4 times the size of all pictures."""
+        path = self._files.pop(threshold, None)
+        if path is not None:
+            path.unlink()
+
+    def _entry(self, encoded: str, threshold: float | None) -> str:
+        forced = ""
+        if threshold is not None:
+            value = base64.b64encode(np.float32(threshold).tobytes()).decode()
+            forced = f',"threshold":{{"b64":"{value}","shape":[1]}}'
+        return f'{{"image":{{"b64":"{encoded}","shape":{self._shape}}}{forced}}}'
