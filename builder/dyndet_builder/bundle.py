@@ -56,6 +56,9 @@ class Parity(_Record):
     score: float
     difficulty: float
     route_flip_share: float = Field(description="share of images whose route changes at any threshold tried")
+    suppression_differences: int = Field(
+        default=0, description="images where the graph kept other candidates than the plain suppression"
+    )
 
 
 class Source(_Record):

@@ -1,12 +1,12 @@
-"""Suppression of overlapping boxes as one operator with two bodies: plain numpy here, standard ONNX operators in a graph.
+"""Suppression of overlapping boxes as one operator with two bodies: plain numpy, and standard ONNX operators in a graph.
 
 Both keep the same boxes: greedy, in the order given (best first), per class; a box goes when its overlap with a kept,
 earlier one exceeds the threshold. Boxes are x1 y1 x2 y2.
 
-The graph's body has static shapes alone: which candidate would suppress which is one K x K matrix, and the greedy answer
-is the fixed point of "stay unless somebody who stays suppresses you", reached after as many rounds as the longest chain
-of candidates that decide each other (a handful). ONNX's NonMaxSuppression would do the same; it parses in TensorRT-RTX,
-which then has no implementation to build it from.
+The graph's body has static shapes alone. Which candidate would suppress which is one K x K matrix; the greedy answer
+is the fixed point of "stay unless somebody who stays suppresses you", reached after as many rounds as the longest
+chain of candidates that decide each other (a handful). ONNX's NonMaxSuppression would do the same, but TensorRT-RTX
+parses it and then has no implementation to build it from.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ KeepMask (boxes, scores, classes, iou) => (keep) {
     area_t = Transpose <perm = [0, 2, 1]> (area)
     both = Add (area, area_t)
     union = Sub (both, shared)
-    allowed = Mul (union, iou)
+    threshold = Cast <to = 1> (iou)
+    allowed = Mul (union, threshold)
     overlap = Greater (shared, allowed)
 
     one = Constant <value = int64[1] {1}> ()
@@ -149,7 +150,7 @@ def _for_torchscript(graph: Any, boxes: Any, scores: Any, classes: Any, iou_thre
 
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.dyndet.keep_mask.default: _for_dynamo}
-"""For torch.onnx.export's `custom_translation_table`: the operator becomes a node that `inline_suppression` replaces."""
+"""For torch.onnx.export's `custom_translation_table`: a node that `inline_suppression` replaces."""
 
 
 def register_for_torchscript(opset: int) -> None:

@@ -1,4 +1,4 @@
-"""The three graphs of a bundle as torch modules: uint8 pictures go in, difficulty, features and finished boxes come out."""
+"""The three graphs of a bundle as torch modules: from uint8 pictures to difficulty, features and finished boxes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Backbone1Stage(nn.Module):
         self.outputs = feature_outputs(network)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Difficulty first, then the features in the order of `outputs`."""
         features = self.network.features(normalise(image, self.network))
         difficulty = self.network.route({name: feature.float() for name, feature in features.items()})
         return difficulty.unsqueeze(1), *(features[name] for name in self.outputs)
@@ -48,6 +49,7 @@ class Head1Stage(nn.Module):
         self.finish = Finish(network, nms)
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
+        """`features` as `head1_reads` lists them."""
         raw = self.network.head1(dict(zip(self.network.head1_reads, features, strict=True)))
         return self.finish(raw)
 
@@ -61,6 +63,7 @@ class Detector2Stage(nn.Module):
         self.finish = Finish(network, nms)
 
     def forward(self, image: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
+        """`features` as `detector2_reads` lists them."""
         named = dict(zip(self.network.detector2_reads, features, strict=True))
         return self.finish(self.network.detector2(normalise(image, self.network), named))
 
@@ -83,6 +86,7 @@ class Finish(nn.Module):
         self.top_k = min(nms.pre_top_k, origin.shape[0])
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Raw maps, finest first, to detections and candidates in the order of their names."""
         raw = torch.cat([level.flatten(1, 3) for level in maps], dim=1)  # (B, N, 5 + classes)
         best = raw[..., 4].float().sigmoid() * raw[..., 5:].amax(dim=-1).float().sigmoid()
         rows = best.topk(self.top_k, dim=1).indices  # (B, K)
@@ -132,6 +136,12 @@ def normalise(image: Tensor, network: DynamicDetector) -> Tensor:
     """uint8 (B, S, S, 3) to the network's (B, 3, S, S) in 0..1."""
     weight = next(network.backbone1.parameters())
     return (image.permute(0, 3, 1, 2).to(torch.float32) / 255.0).to(weight.dtype)
+
+
+def rows_of(network: DynamicDetector) -> int:
+    """How many boxes the network predicts per image."""
+    sides = (network.input_size // stride for stride in network.spec.strides)
+    return sum(len(network.spec.anchors[0]) * side**2 for side in sides)
 
 
 def _rows_at_rest(network: DynamicDetector) -> Tensor:

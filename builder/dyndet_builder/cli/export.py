@@ -1,0 +1,109 @@
+"""`dyndet export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from dynamicdet.architectures import ARCHITECTURES
+from dynamicdet.errors import InputError
+from dyndet_builder.bundle import Bundle, Precision
+from dyndet_builder.export import PARITY_IMAGES, PRECISIONS, export
+from dyndet_builder.parity import BARS
+
+_DEMO_IMAGES = Path(__file__).parents[3] / "benchmarks" / "demo" / "val" / "images"
+
+
+@click.command("export")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Folder of real pictures that prove the graphs right.  [default: the demo's, in a clone]",
+)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of the weights.")
+@click.option("--name", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option(
+    "--architecture",
+    type=click.Choice(tuple(ARCHITECTURES)),
+    help="Of a published checkpoint; our own files know theirs.",
+)
+@click.option("--max-detections", type=int, default=100, show_default=True, help="Detections per image at most.")
+@click.option("--parity-images", type=int, default=PARITY_IMAGES, show_default=True, help="Pictures compared at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print bundle.json instead of a table.")
+def command(
+    checkpoint: Path,
+    output: Path,
+    images: Path | None,
+    precision: Precision,
+    name: str,
+    architecture: str | None,
+    max_detections: int,
+    parity_images: int,
+    as_json: bool,
+) -> None:
+    """Export a checkpoint as a bundle: three ONNX graphs, with pre- and post-processing inside.
+
+    The graphs are compared with the PyTorch network on real pictures; nothing is written where they differ too much.
+
+    \b
+    Example:
+      dyndet export benchmarks/demo/dy-yolov7-pico-cutpaste.safetensors -o build/bundle
+      dyndet export dy-yolov7.pt --architecture dy-yolov7 --images photos --precision fp16 -o bundle
+    """
+    if images is None:
+        if not _DEMO_IMAGES.is_dir():
+            raise InputError("--images is missing: give a folder of real pictures, as the detector will see them")
+        images = _DEMO_IMAGES
+    with _bars() as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(step: str, done: int, of: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=of)
+            bars.update(tasks[step], completed=done, total=of)
+
+        bundle = export(
+            checkpoint,
+            output,
+            images=images,
+            precision=precision,
+            name=name,
+            architecture=architecture,
+            max_detections=max_detections,
+            parity_images=parity_images,
+            progress=show,
+        )
+    if as_json:
+        click.echo(bundle.model_dump_json(indent=2))
+    else:
+        console = Console(highlight=False)
+        console.print(_table(bundle))
+        console.print(f"Wrote {output}. Next: dyndet render {output} model_repository", soft_wrap=True)
+
+
+def _bars() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _table(bundle: Bundle) -> Table:
+    parity, bars = bundle.parity, BARS[bundle.precision]
+    batches = " and ".join(str(size) for size in parity.batch_sizes)
+    title = f"{bundle.precision} graphs against the network: {parity.images} pictures, batch {batches}"
+    table = Table("", "largest", "accepted", title=title, box=None, header_style="bold", title_justify="left")
+    rows = (
+        ("box error, pixels", parity.box_px, bars.box_px),
+        ("score error", parity.score, bars.score),
+        ("difficulty error", parity.difficulty, bars.difficulty),
+        ("routes that flip, share", parity.route_flip_share, bars.route_flip_share),
+        ("suppressions that differ", parity.suppression_differences, 0),
+    )
+    for text, value, bar in rows:
+        table.add_row(text, f"{value:.2g}", f"{bar:g}")
+    return table

@@ -1,0 +1,210 @@
+"""Exports a checkpoint as a bundle: three ONNX graphs, proven equal to the network on real images."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import onnx
+
+import dynamicdet
+from dynamicdet.errors import InputError
+from dynamicdet.images import SUFFIXES, read_image
+from dynamicdet.letterbox import letterbox
+from dynamicdet.network import DynamicDetector
+from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle import STAGES, Bundle, Nms, Precision, Source, Stage, StageName, Tensor, file_sha256
+from dyndet_builder.graphs import OPSET, Exporter, StageGraph, export_graphs
+from dyndet_builder.parity import BARS, UInt8Array, check_parity, measure_parity
+from dyndet_builder.runner import StageRunner
+from dyndet_builder.stages import at_precision, rows_of
+
+Progress = Callable[[str, int, int], None]
+"""Told the step, how much of it is done, and of how much."""
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+PARITY_IMAGES = 48
+_MOST_DETECTIONS = 1000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_TOOLS = ("dyndet", "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim")
+_DTYPES = {
+    onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.FLOAT: "float32",
+}
+
+
+def export(
+    checkpoint: Path,
+    output: Path,
+    *,
+    images: Path,
+    precision: Precision = "fp32",
+    name: str = "dyndet",
+    architecture: str | None = None,
+    max_detections: int = 100,
+    parity_images: int = PARITY_IMAGES,
+    exporter: Exporter | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Export a checkpoint to the folder `output`, which appears whole or not at all; a bundle there is replaced.
+
+    `images` is a folder of real pictures; at most `parity_images` of them, spread over the folder, prove that the
+    graphs equal the network. `exporter` is torch's current one, and its older one where that fails, unless given.
+
+    Raises InputError for options, pictures or an output folder that cannot be used, CheckpointError for a checkpoint
+    that cannot be loaded, ParityError where a graph differs from the network by more than `parity.BARS` accepts.
+    """
+    tell = progress or (lambda _step, _done, _of: None)
+    _check_options(name, precision, max_detections, parity_images)
+    _check_replaceable(output)
+    pictures = _spread(_pictures(images), parity_images)
+    tell("load checkpoint", 0, 1)
+    network = dynamicdet.load(checkpoint, architecture)
+    nms = _suppression(network, max_detections)
+    tell("load checkpoint", 1, 1)
+
+    started: list[StageName] = []
+
+    def on_stage(stage: StageName) -> None:
+        tell("export graphs", len(started), len(STAGES))
+        started.append(stage)
+
+    graphs, used = export_graphs(at_precision(network, precision), nms, exporter=exporter, report=on_stage)
+    tell("export graphs", len(STAGES), len(STAGES))
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(output) as folder, tempfile.TemporaryDirectory() as probes:
+        stages = {stage: _write(graph.model, folder / f"{stage}.onnx") for stage, graph in graphs.items()}
+        runner = _probe_runner(graphs, Path(probes))
+        del graphs
+        tell("compare with the network", 0, len(pictures))
+        parity = measure_parity(
+            network,
+            runner,
+            _letterboxed(pictures, network.input_size),
+            nms=nms,
+            bars=BARS[precision],
+            report=lambda done: tell("compare with the network", done, len(pictures)),
+        )
+        check_parity(parity, BARS[precision], precision)
+        bundle = Bundle(
+            name=name,
+            architecture=network.spec.name,
+            input_size=network.input_size,
+            class_names=network.class_names,
+            precision=precision,
+            opset=OPSET,
+            exporter=used,
+            stages=stages,
+            nms=nms,
+            source=Source(checkpoint=checkpoint.name, sha256=file_sha256(checkpoint)),
+            tool_versions={tool: metadata.version(tool) for tool in _TOOLS},
+            parity=parity,
+        )
+        (folder / BUNDLE_FILE).write_text(bundle.model_dump_json(indent=2) + "\n")
+        _put(folder, output)
+    return bundle
+
+
+def _check_options(name: str, precision: str, max_detections: int, parity_images: int) -> None:
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{name!r} cannot name a served model; use letters, digits, '_', '-' and '.'")
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; accepted are {', '.join(PRECISIONS)}")
+    if not 1 <= max_detections <= _MOST_DETECTIONS:
+        raise InputError(f"at most {max_detections} detections were asked for; accepted are 1 to {_MOST_DETECTIONS}")
+    if parity_images < 1:
+        raise InputError(f"parity needs at least one image, not {parity_images}")
+
+
+def _check_replaceable(output: Path) -> None:
+    if not output.exists() and not output.is_symlink():
+        return
+    if output.is_dir() and ((output / BUNDLE_FILE).is_file() or not any(output.iterdir())):
+        return
+    raise InputError(f"{output} exists and is no bundle (it has no {BUNDLE_FILE}); give another folder, or remove it")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give one with pictures ({', '.join(SUFFIXES)})")
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not pictures:
+        raise InputError(f"{folder} holds no pictures; accepted are {', '.join(SUFFIXES)}")
+    return pictures
+
+
+def _spread(paths: list[Path], count: int) -> list[Path]:
+    """`count` of the paths, evenly over the list."""
+    if len(paths) <= count:
+        return paths
+    return [paths[index * len(paths) // count] for index in range(count)]
+
+
+def _letterboxed(pictures: list[Path], size: int) -> Iterator[UInt8Array]:
+    for path in pictures:
+        yield letterbox(read_image(path), size).image
+
+
+def _suppression(network: DynamicDetector, max_detections: int) -> Nms:
+    """A top-k that small networks, whose whole run takes milliseconds, do not feel."""
+    rows = rows_of(network)
+    if max_detections > rows:
+        raise InputError(f"a network of {rows} rows cannot give {max_detections} detections")
+    wanted = max(1000, max_detections) if network.input_size >= 640 else 3 * max_detections
+    return Nms(max_detections=max_detections, pre_top_k=min(wanted, rows))
+
+
+def _write(model: onnx.ModelProto, path: Path) -> Stage:
+    onnx.save(model, path)
+    return Stage(
+        file=path.name,
+        sha256=file_sha256(path),
+        inputs=tuple(_tensor(value) for value in model.graph.input),
+        outputs=tuple(_tensor(value) for value in model.graph.output),
+    )
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+    kind = value.type.tensor_type
+    shape = tuple(dim.dim_value for dim in kind.shape.dim[1:])
+    return Tensor.model_validate({"name": value.name, "dtype": _DTYPES[kind.elem_type], "shape": shape})
+
+
+def _probe_runner(graphs: dict[StageName, StageGraph], folder: Path) -> StageRunner:
+    files = {stage: folder / f"{stage}.onnx" for stage in graphs}
+    for stage, path in files.items():
+        onnx.save(graphs[stage].probe, path)
+    return StageRunner(files)
+
+
+@contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """A temporary folder next to `output`, removed unless it was renamed."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(folder: Path, output: Path) -> None:
+    """Rename a finished bundle into place; the old one goes only after that has worked."""
+    if not output.exists():
+        folder.rename(output)
+        return
+    with _beside(output) as old:
+        output.rename(old)
+        try:
+            folder.rename(output)
+        except OSError:
+            old.rename(output)
+            raise

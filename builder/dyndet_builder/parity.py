@@ -1,0 +1,193 @@
+"""How far exported graphs are from the PyTorch network on real images, and how far they may be.
+
+Suppression is all or nothing, so comparing what leaves it would blame a graph for a coin toss: two boxes whose overlap
+is 0.65 give or take a rounding error. Hence three questions, each with a strict answer:
+
+1. Every candidate that enters the suppression names the network's row it came from. Are box and score those of the
+   network's own decoded row, and are the best scores the network's best scores (none is missing)?
+2. Is what leaves the graph exactly what the plain suppression in `nms.py` makes of these candidates?
+3. Is the difficulty the network's, and does every image take the network's route?
+
+Thresholds for the last one are the deciles of the network's difficulties, each half way between two neighbours, since
+a threshold on an image's own value leaves its route to the last digit. A threshold within `Bars.tie` of an image is
+not counted for it: memory alignment alone moves a difficulty by as much on a server.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dynamicdet.errors import ParityError
+from dynamicdet.network import DynamicDetector
+from dyndet_builder.bundle import Nms, Parity, Precision
+from dyndet_builder.nms import suppress
+from dyndet_builder.runner import StageRunner, Tensors
+from dyndet_builder.stages import CANDIDATES, DETECTIONS
+
+FloatArray = npt.NDArray[np.float32]
+UInt8Array = npt.NDArray[np.uint8]
+
+BATCH_SIZES = (1, 3)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Largest differences that are accepted."""
+
+    box_px: float
+    score: float
+    difficulty: float
+    route_flip_share: float
+    box_from_score: float
+    """boxes are compared where the network's score is at least this"""
+    tie: float = 1e-5
+
+
+BARS: dict[Precision, Bars] = {
+    "fp32": Bars(box_px=0.05, score=1e-3, difficulty=1e-3, route_flip_share=0.0, box_from_score=0.001),
+    # Half precision keeps 11 bits: a logit of 4 moves by 0.002 at each layer it passes.
+    "fp16": Bars(box_px=2.0, score=0.03, difficulty=0.01, route_flip_share=0.005, box_from_score=0.05),
+}
+
+
+def measure_parity(
+    network: DynamicDetector,
+    runner: StageRunner,
+    images: Iterable[UInt8Array],
+    *,
+    nms: Nms,
+    bars: Bars,
+    report: Callable[[int], None] = lambda _done: None,
+) -> Parity:
+    """Compare `runner`, whose graphs show their candidates, with the fp32 network on letterboxed images (S, S, 3).
+
+    Stages are chained as the server chains them, by both routes, at every batch size of `BATCH_SIZES`. `report` hears
+    how many images are done.
+    """
+    worst = _Worst()
+    expected: list[float] = []
+    measured: dict[int, list[float]] = {size: [] for size in BATCH_SIZES}
+    for group in _groups(images, max(BATCH_SIZES)):
+        truths = [_ask_network(network, image) for image in group]
+        expected += [truth.difficulty for truth in truths]
+        for size in BATCH_SIZES:
+            for start in range(0, len(group), size):
+                batch, known = np.stack(group[start : start + size]), truths[start : start + size]
+                for answer, route in ((runner.easy(batch), "easy"), (runner.hard(batch), "hard")):
+                    for index, truth in enumerate(known):
+                        one = {name: values[index] for name, values in answer.detector.items()}
+                        worst.take(one, truth.rows[route], size=batch.shape[1], nms=nms, bars=bars)
+                measured[size] += answer.difficulty.tolist()
+        report(len(expected))
+    truth_array = np.array(expected, np.float32)
+    arrays = [np.array(values, np.float32) for values in measured.values()]
+    return Parity(
+        images=len(expected),
+        batch_sizes=BATCH_SIZES,
+        box_px=worst.box_px,
+        score=worst.score,
+        difficulty=_larger(*(_largest(values - truth_array) for values in arrays)),
+        route_flip_share=max(route_flip_share(truth_array, values, tie=bars.tie) for values in arrays),
+        suppression_differences=worst.suppressions,
+    )
+
+
+def check_parity(parity: Parity, bars: Bars, precision: Precision) -> None:
+    """Raises ParityError that names each number over its bar."""
+    names = ("box_px", "score", "difficulty", "route_flip_share")
+    limits = [(name, getattr(parity, name), getattr(bars, name)) for name in names]
+    limits.append(("suppression_differences", parity.suppression_differences, 0))
+    over = [f"{name} is {value:.4g} (at most {limit:g})" for name, value, limit in limits if not value <= limit]
+    if over:
+        raise ParityError(
+            f"the {precision} graphs differ too much from the network on {parity.images} images, nothing was written: "
+            + ", ".join(over)
+        )
+
+
+def route_flip_share(expected: FloatArray, measured: FloatArray, *, tie: float) -> float:
+    """Share of (image, threshold) pairs whose routes differ; thresholds lie between neighbours at the deciles."""
+    ordered = np.sort(expected)
+    places = np.unique(np.round(np.linspace(0.1, 0.9, 9) * len(ordered)).astype(int))
+    places = places[(places > 0) & (places < len(ordered))]
+    thresholds = (ordered[places - 1] + ordered[places]) / 2
+    clear = np.abs(expected[:, None] - thresholds) > tie  # (images, thresholds)
+    flips = ((expected[:, None] > thresholds) != (measured[:, None] > thresholds)) & clear
+    return float(flips.mean()) if flips.size else 0.0
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What the network says of one image: difficulty, and decoded rows (N, 5 + classes) by route."""
+
+    difficulty: float
+    rows: dict[str, FloatArray]
+
+
+def _ask_network(network: DynamicDetector, image: UInt8Array) -> _Truth:
+    x = torch.from_numpy(image.copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
+    with torch.no_grad():
+        features = network.features(x)
+        difficulty = float(network.route(features)[0])
+        easy = network.decode(network.head1(features))[0]
+        hard = network.decode(network.detector2(x, features))[0]
+    return _Truth(difficulty, {"easy": easy.numpy(), "hard": hard.numpy()})
+
+
+@dataclass
+class _Worst:
+    """The largest errors so far."""
+
+    box_px: float = 0.0
+    score: float = 0.0
+    suppressions: int = 0
+
+    def take(self, found: Tensors, rows: FloatArray, *, size: int, nms: Nms, bars: Bars) -> None:
+        """Compare one image's outputs, candidates included, with the network's rows (N, 5 + classes)."""
+        index, boxes, scores, classes = (found[name] for name in CANDIDATES)
+        pairs = rows[:, 4:5] * rows[:, 5:]  # (N, classes)
+        expected = pairs[index, classes]
+        best = -np.partition(-pairs.ravel(), len(scores) - 1)[: len(scores)]
+        self.score = _larger(self.score, _largest(scores - expected), _largest(scores - np.sort(best)[::-1]))
+        centre, half = rows[index, :2], rows[index, 2:4] / 2
+        likely = expected >= bars.box_from_score
+        self.box_px = _larger(self.box_px, _largest((boxes - np.hstack([centre - half, centre + half]))[likely]))
+        self.suppressions += not _is_suppressed(found, size, nms)
+
+
+def _is_suppressed(found: Tensors, size: int, nms: Nms) -> bool:
+    """Whether the outputs are what plain suppression makes of the candidates."""
+    _, boxes, scores, classes = (found[name] for name in CANDIDATES)
+    scores = np.where(scores >= nms.score_floor, scores, np.float32(0))
+    keep = suppress(boxes, scores, classes, iou_threshold=nms.iou_threshold)
+    kept = np.flatnonzero(keep)[: nms.max_detections]
+    count = len(kept)
+    return bool(
+        found["num_detections"][0] == count
+        and np.array_equal(found["scores"][:count], scores[kept])
+        and not any(found[name][count:].any() for name in DETECTIONS[1:])
+        and np.array_equal(found["classes"][:count], classes[kept])
+        and np.array_equal(found["boxes"][:count], boxes[kept].clip(0, size))
+    )
+
+
+def _groups(images: Iterable[UInt8Array], size: int) -> Iterator[list[UInt8Array]]:
+    iterator = iter(images)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def _largest(differences: FloatArray) -> float:
+    """Largest absolute value, 0 of none; NaN stays NaN, and so is over every bar."""
+    return float(np.abs(differences).max()) if differences.size else 0.0
+
+
+def _larger(*values: float) -> float:
+    """The largest value, or NaN where there is one, which the built-in max may lose."""
+    return float(np.max(values))

@@ -1,0 +1,80 @@
+"""A bundle's stages as bare ONNX Runtime sessions, chained as the server chains them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dyndet_builder.bundle import STAGES, Bundle, StageName, read_bundle
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
+
+import onnxruntime
+
+Array = npt.NDArray[Any]
+Tensors = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Outputs of backbone 1 and of the detector of one route, by name."""
+
+    backbone1: Tensors
+    detector: Tensors
+
+    @property
+    def difficulty(self) -> npt.NDArray[np.float32]:
+        """Difficulty of each image, (B,)."""
+        difficulty: npt.NDArray[np.float32] = self.backbone1["difficulty"][:, 0]
+        return difficulty
+
+
+class StageRunner:
+    """Sessions of the three stage files on the CPU; `threads` per session, as many as ONNX Runtime likes if None."""
+
+    def __init__(self, files: Mapping[StageName, Path], *, threads: int | None = None) -> None:
+        self._sessions = {name: _session(files[name], threads) for name in STAGES}
+
+    def backbone1(self, images: Array) -> Tensors:
+        """`difficulty` (B, 1) and features of uint8 images (B, S, S, 3)."""
+        return self.run("backbone1", {"image": images})
+
+    def easy(self, images: Array) -> Answer:
+        """Backbone 1, then head 1."""
+        first = self.backbone1(images)
+        return Answer(first, self.run("head1", first))
+
+    def hard(self, images: Array) -> Answer:
+        """Backbone 1, then detector 2."""
+        first = self.backbone1(images)
+        return Answer(first, self.run("detector2", {**first, "image": images}))
+
+    def run(self, stage: StageName, tensors: Mapping[str, Array]) -> Tensors:
+        """One stage; it takes what it reads from `tensors`."""
+        session = self._sessions[stage]
+        feed = {value.name: tensors[value.name] for value in session.get_inputs()}
+        names = [value.name for value in session.get_outputs()]
+        return dict(zip(names, session.run(names, feed), strict=True))
+
+
+class BundleRunner(StageRunner):
+    """The stages of a bundle folder. Raises InputError where it is none or was changed."""
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        self.bundle: Bundle = read_bundle(folder)
+        files = {name: folder / self.bundle.stages[name].file for name in STAGES}
+        super().__init__(files, threads=threads)
+
+
+def _session(path: Path, threads: int | None) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
