@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,13 @@ def _unpickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code:
             raise CheckpointError(
-                f"{path} needs code to load and is refused; accepted are plain tensors: "
-                "save {'model': model.state_dict()} instead"
+                f"{path} needs code to load ({code[1]}) and is refused; accepted are plain tensors, as "
+                "torch.save({'model': model.state_dict()}, path) writes them"
             ) from error
-        raise CheckpointError(f"{path} is damaged: it cannot be unpickled") from error
+        raise CheckpointError(f"{path} is damaged, or no file of plain tensors as torch.save writes it") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} is damaged: {reason}") from error

@@ -278,10 +278,23 @@ def test_missing_and_unexpected_names_are_listed(tmp_path: Path) -> None:
         dynamicdet.load(tmp_path / "renamed.pt")
 
 
-def test_a_pickle_that_needs_code_is_refused(tmp_path: Path) -> None:
-    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "module.pt")
-    with pytest.raises(CheckpointError, match="needs code to load"):
-        dynamicdet.load(tmp_path / "module.pt")
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_pickle_that_needs_code_is_refused_and_its_code_not_run(tmp_path: Path, new_format: bool) -> None:
+    path = tmp_path / "code.pt"
+    torch.save({"model": Touch(tmp_path / "ran")}, path, _use_new_zipfile_serialization=new_format)
+    with pytest.raises(CheckpointError, match=r"needs code to load \("):
+        dynamicdet.load(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_checkpoint_without_state_dict_is_refused(tmp_path: Path) -> None:
