@@ -1,4 +1,4 @@
-"""Suppression of overlapping boxes as one operator with two bodies: plain numpy, and standard ONNX operators in a graph.
+"""Suppression of overlapping boxes as one operator with two bodies: plain numpy, and standard ONNX operators.
 
 Both keep the same boxes: greedy, in the order given (best first), per class; a box goes when its overlap with a kept,
 earlier one exceeds the threshold. Boxes are x1 y1 x2 y2.
