@@ -93,7 +93,8 @@ def command(
         console = Console()
         console.print(table)
         counted = ", ".join(f"{count} {route}" for route, count in sorted(routes.items()))
-        console.print(f"{routes.total()} pictures answered: {counted}", highlight=False)
+        pictures = "1 picture" if routes.total() == 1 else f"{routes.total()} pictures"
+        console.print(f"{pictures} answered: {counted}", highlight=False)
     if routes.total() < len(images):
         context.exit(BAD_PICTURES)
 
