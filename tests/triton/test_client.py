@@ -80,11 +80,14 @@ def test_detections_are_those_of_the_bare_graphs(detector, bundle_folder, pictur
         boxes, scores, names, difficulty = bare.detect(path, stage)
         found = detector.detect(path, threshold=threshold, min_score=0.0)
         assert found.route == route and found.difficulty == pytest.approx(difficulty, abs=1e-3)
-        clear = [row for row in range(len(names)) if scores[row] > 0.01]  # at the score floor rounding may decide
-        for row in clear:
+        missing = []
+        for row, name in enumerate(names):
             close = (np.abs(found.boxes - boxes[row]).max(axis=1) < 0.2) & (np.abs(found.scores - scores[row]) < 1e-3)
-            assert names[row] in {found.names[match] for match in np.flatnonzero(close)}, (path.name, row)
-        assert (found.scores > 0.012).sum() <= len(clear) <= (found.scores > 0.008).sum()
+            if name not in {found.names[match] for match in np.flatnonzero(close)}:
+                missing.append(float(scores[row]))
+        assert names and abs(len(found) - len(names)) <= len(names) * 0.05, path.name
+        # among scores that hardly differ, the last digit decides which candidates are the 100 that leave the graph
+        assert len(missing) <= len(names) * 0.05 and not any(score > 0.01 for score in missing), path.name
 
 
 def test_a_picture_gives_the_same_answer_in_any_form(detector, pictures) -> None:
