@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dynamicdet.errors import InputError
 
 FILE_NAME = "bundle.json"
-STAGES = ("backbone1", "head1", "detector2")
-
 StageName = Literal["backbone1", "head1", "detector2"]
+STAGES: tuple[StageName, ...] = ("backbone1", "head1", "detector2")
 Precision = Literal["fp32", "fp16"]
 
 

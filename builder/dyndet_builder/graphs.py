@@ -121,7 +121,7 @@ def _by_dynamo(plan: _Plan) -> onnx.ModelProto:
     return program.model_proto
 
 
-def _shapes_of(plan: _Plan, axes: list[dict[int, object]]) -> dict[str, object]:
+def _shapes_of(plan: _Plan, axes: list[dict[int, torch.export.Dim]]) -> dict[str, object]:
     """Dynamic axes by parameter, as the exporter wants them for a variable number of features."""
     if isinstance(plan.module, Detector2Stage):
         return {"image": axes[0], "features": tuple(axes[1:])}

@@ -155,7 +155,7 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.dyndet.k
 
 def register_for_torchscript(opset: int) -> None:
     """The same for the TorchScript exporter."""
-    torch.onnx.register_custom_op_symbolic("dyndet::keep_mask", _for_torchscript, opset)
+    torch.onnx.utils.register_custom_op_symbolic("dyndet::keep_mask", _for_torchscript, opset)
 
 
 def inline_suppression(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -34,6 +34,7 @@ FloatArray = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 
 BATCH_SIZES = (1, 3)
+_GROUP = 6  # images the network sees at once; a multiple of every batch size
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,18 @@ def measure_parity(
     worst = _Worst()
     expected: list[float] = []
     measured: dict[int, list[float]] = {size: [] for size in BATCH_SIZES}
-    for group in _groups(images, max(BATCH_SIZES)):
-        truths = [_ask_network(network, image) for image in group]
+    for group in _groups(images, _GROUP):
+        truths = _ask_network(network, group)
         expected += [truth.difficulty for truth in truths]
         for size in BATCH_SIZES:
             for start in range(0, len(group), size):
                 batch, known = np.stack(group[start : start + size]), truths[start : start + size]
-                for answer, route in ((runner.easy(batch), "easy"), (runner.hard(batch), "hard")):
-                    for index, truth in enumerate(known):
+                easy, hard = runner.easy(batch), runner.hard(batch)
+                for index, truth in enumerate(known):
+                    for answer, rows in ((easy, truth.easy), (hard, truth.hard)):
                         one = {name: values[index] for name, values in answer.detector.items()}
-                        worst.take(one, truth.rows[route], size=batch.shape[1], nms=nms, bars=bars)
-                measured[size] += answer.difficulty.tolist()
+                        worst.take(one, rows, size=batch.shape[1], nms=nms, bars=bars)
+                measured[size] += hard.difficulty.tolist()
         report(len(expected))
     truth_array = np.array(expected, np.float32)
     arrays = [np.array(values, np.float32) for values in measured.values()]
@@ -124,20 +126,21 @@ def route_flip_share(expected: FloatArray, measured: FloatArray, *, tie: float) 
 
 @dataclass(frozen=True)
 class _Truth:
-    """What the network says of one image: difficulty, and decoded rows (N, 5 + classes) by route."""
+    """What the network says of one image: difficulty, and decoded rows (N, 5 + classes) of both routes."""
 
     difficulty: float
-    rows: dict[str, FloatArray]
+    easy: FloatArray
+    hard: FloatArray
 
 
-def _ask_network(network: DynamicDetector, image: UInt8Array) -> _Truth:
-    x = torch.from_numpy(image.copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
+def _ask_network(network: DynamicDetector, images: list[UInt8Array]) -> list[_Truth]:
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         features = network.features(x)
-        difficulty = float(network.route(features)[0])
-        easy = network.decode(network.head1(features))[0]
-        hard = network.decode(network.detector2(x, features))[0]
-    return _Truth(difficulty, {"easy": easy.numpy(), "hard": hard.numpy()})
+        difficulties = network.route(features).tolist()
+        easy = network.decode(network.head1(features)).numpy()
+        hard = network.decode(network.detector2(x, features)).numpy()
+    return [_Truth(*each) for each in zip(difficulties, easy, hard, strict=True)]
 
 
 @dataclass

@@ -51,7 +51,8 @@ class Head1Stage(nn.Module):
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         """`features` as `head1_reads` lists them."""
         raw = self.network.head1(dict(zip(self.network.head1_reads, features, strict=True)))
-        return self.finish(raw)
+        finished: tuple[Tensor, ...] = self.finish(raw)
+        return finished
 
 
 class Detector2Stage(nn.Module):
@@ -65,7 +66,9 @@ class Detector2Stage(nn.Module):
     def forward(self, image: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
         """`features` as `detector2_reads` lists them."""
         named = dict(zip(self.network.detector2_reads, features, strict=True))
-        return self.finish(self.network.detector2(normalise(image, self.network), named))
+        raw = self.network.detector2(normalise(image, self.network), named)
+        finished: tuple[Tensor, ...] = self.finish(raw)
+        return finished
 
 
 class Finish(nn.Module):
