@@ -1,0 +1,207 @@
+"""The whole line in one call: export, render, serve, calibrate, verify. Finished steps are reused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from dynamicdet.errors import InputError
+from dyndet_bench.machine import describe_machine, describe_versions
+from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle import Precision, file_sha256, read_bundle
+from dyndet_builder.calibrate import Effort, calibrate
+from dyndet_builder.export import export
+from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
+from dyndet_builder.operating_points import Evidence, OperatingPoint, OperatingPoints, read_operating_points
+from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.server import TritonServer
+from dyndet_builder.steps import FinishedSteps, images_digest, key_of, locked
+from dyndet_builder.targets import Target
+
+Progress = Callable[[str, int, int], None]
+"""Told the step, how much of it is done, and of how much."""
+
+STEPS = ("export", "render", "calibrate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How to build; what is not asked for keeps the defaults of the single steps."""
+
+    name: str = "dyndet"
+    precision: Precision = "fp32"
+    architecture: str | None = None
+    max_detections: int = 100
+    rendering: RenderOptions = field(default_factory=RenderOptions)
+    concurrency: int = 1
+    effort: Effort = field(default_factory=Effort)
+    fresh: bool = False
+    """do every step again, also those whose inputs are unchanged"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """Where everything lies, and the operating point with its evidence."""
+
+    bundle: Path
+    repository: Path
+    model: str
+    point: OperatingPoint
+    evidence: Evidence
+    reused: tuple[str, ...]
+    """steps whose earlier result was taken"""
+
+
+def build(
+    checkpoint: Path,
+    output: Path,
+    *,
+    images: Path,
+    target: Target,
+    options: BuildOptions | None = None,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Turn a checkpoint into a calibrated model repository in `output`, measured on the embedded server.
+
+    `output` gets `bundle/`, `model_repository/` and `build.json`. A step is reused when everything it depends on has
+    the hashes it had before (checkpoint, images, options, versions, and for the calibration this machine), so that an
+    interrupted build goes on where it stopped.
+
+    Raises InputError, ParityError, ServerError, or TargetOutOfReachError with the reachable range; the results of
+    finished steps stay, and an earlier operating point stays in force.
+    """
+    options = options or BuildOptions()
+    for path, what in ((checkpoint, "checkpoint"), (images, "folder of images")):
+        if not path.exists():
+            raise InputError(f"the {what} {path} does not exist")
+    with locked(output):
+        return _Build(checkpoint, output, images, target, options, progress or (lambda _step, _done, _of: None)).run()
+
+
+class _Build:
+    """One run of `build`; each step is skipped when its key is the one that it finished with before."""
+
+    def __init__(
+        self, checkpoint: Path, output: Path, images: Path, target: Target, options: BuildOptions, progress: Progress
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._images = images
+        self._target = target
+        self._options = options
+        self._tell = progress
+        self._bundle = output / "bundle"
+        self._repository = output / "model_repository"
+        self._points = self._repository / options.name / "1" / POINTS_FILE
+        self._log = output / "server.log"
+        self._steps = FinishedSteps(output)
+        self._reused: list[str] = []
+        self._images_digest = images_digest(images)
+
+    def run(self) -> BuildResult:
+        options = self._options
+        self._step("export", self._export_key(), self._export, self._bundle_is_whole)
+        self._step("render", self._render_key(), self._render, self._points.is_file)
+        self._step("calibrate", self._calibrate_key(), self._calibrate, lambda: self._calibrated() is not None)
+        points = self._calibrated()
+        if points is None or points.evidence is None:
+            raise InputError(f"{self._points} was changed while it was built; build again")
+        return BuildResult(
+            bundle=self._bundle,
+            repository=self._repository,
+            model=options.name,
+            point=points.points[points.default],
+            evidence=points.evidence,
+            reused=tuple(self._reused),
+        )
+
+    def _step(self, name: str, key: str, act: Callable[[], None], whole: Callable[[], bool]) -> None:
+        if not self._options.fresh and self._steps.done(name, key) and whole():
+            self._reused.append(name)
+            return
+        for later in STEPS[STEPS.index(name) :]:
+            self._steps.start(later)
+        act()
+        self._steps.finish(name, key)
+
+    def _export_key(self) -> str:
+        options = self._options
+        return key_of(
+            {
+                "checkpoint": file_sha256(self._checkpoint) if self._checkpoint.is_file() else "",
+                "images": self._images_digest,
+                "options": [options.name, options.precision, options.architecture, options.max_detections],
+                "versions": describe_versions(),
+            }
+        )
+
+    def _export(self) -> None:
+        options = self._options
+        export(
+            self._checkpoint,
+            self._bundle,
+            images=self._images,
+            precision=options.precision,
+            name=options.name,
+            architecture=options.architecture,
+            max_detections=options.max_detections,
+            progress=self._tell,
+        )
+
+    def _bundle_is_whole(self) -> bool:
+        try:
+            read_bundle(self._bundle)
+        except InputError:
+            return False
+        return True
+
+    def _render_key(self) -> str:
+        return key_of(
+            {"bundle": file_sha256(self._bundle / BUNDLE_FILE), "options": _plain(asdict(self._options.rendering))}
+        )
+
+    def _render(self) -> None:
+        self._tell("render the repository", 0, 1)
+        render(self._bundle, self._repository, self._options.rendering)
+        self._tell("render the repository", 1, 1)
+
+    def _calibrate_key(self) -> str:
+        return key_of(
+            {
+                "render": self._render_key(),
+                "images": self._images_digest,
+                "target": self._target.text,
+                "concurrency": self._options.concurrency,
+                "effort": asdict(self._options.effort),
+                "machine": describe_machine(),
+            }
+        )
+
+    def _calibrate(self) -> None:
+        self._tell("start the server", 0, 1)
+        with TritonServer(self._repository, log_file=self._log) as server:
+            self._tell("start the server", 1, 1)
+            calibrate(
+                server.grpc_url,
+                images=self._images,
+                target=self._target,
+                model=self._options.name,
+                repository=self._repository,
+                concurrency=self._options.concurrency,
+                effort=self._options.effort,
+                progress=self._tell,
+            )
+
+    def _calibrated(self) -> OperatingPoints | None:
+        """The operating points, if the default one is that of this target."""
+        try:
+            points = read_operating_points(self._points)
+        except InputError:
+            return None
+        known = points.points.get(points.default)
+        return points if known is not None and known.target == self._target.text and points.evidence else None
+
+
+def _plain(options: Mapping[str, object]) -> dict[str, object]:
+    """Options as JSON takes them."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}

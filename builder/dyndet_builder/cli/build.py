@@ -1,0 +1,157 @@
+"""`dyndet build`, which is also `dyndet-build`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dynamicdet.architectures import ARCHITECTURES
+from dyndet_bench.machine import summary
+from dyndet_builder.build import BuildOptions, BuildResult, build
+from dyndet_builder.bundle import Precision
+from dyndet_builder.calibrate import Effort
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.demo_assets import demo_checkpoint, demo_images
+from dyndet_builder.export import PRECISIONS
+from dyndet_builder.render import RenderOptions, shipped_warmup_image
+from dyndet_builder.targets import Target, TargetParameter
+
+_EFFORT = Effort()
+_RENDERING = RenderOptions()
+
+
+@click.command("build")
+@click.option(
+    "--target-latency",
+    "target",
+    type=TargetParameter(),
+    required=True,
+    help="Mean latency to keep: 12ms, 0.012s, or a share of the way from all-easy to all-hard: 50%.",
+)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Published or own.  [default: the demo's, in a clone]"
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Folder of real pictures like those that will be served; half calibrate, half verify.  [default: the demo's]",
+)
+@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("build/dyndet"), show_default=True)
+@click.option("--name", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@click.option("--architecture", type=click.Choice(tuple(ARCHITECTURES)), help="Of a published checkpoint, if unclear.")
+@click.option("--max-detections", type=int, default=100, show_default=True, help="Detections per image at most.")
+@click.option("--instances", type=int, default=_RENDERING.instances, show_default=True, help="Instances of each stage.")
+@click.option("--threads", type=int, default=_RENDERING.threads, help="CPU threads of one instance.  [default: all]")
+@click.option("--concurrency", type=int, default=1, show_default=True, help="Requests in flight while measuring.")
+@click.option(
+    "--tolerance",
+    type=float,
+    default=_EFFORT.tolerance,
+    show_default=True,
+    help="Largest accepted relative difference between measured and target latency.",
+)
+@click.option("--fresh", is_flag=True, help="Do every step again, also those whose inputs are unchanged.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    target: Target,
+    checkpoint: Path | None,
+    images: Path | None,
+    output: Path,
+    name: str,
+    precision: Precision,
+    architecture: str | None,
+    max_detections: int,
+    instances: int,
+    threads: int,
+    concurrency: int,
+    tolerance: float,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Build a model repository that keeps a latency target: export, render, serve, calibrate and verify.
+
+    Measured on the embedded server of this machine. Finished steps are reused when nothing they depend on has changed.
+    For another server, use `dyndet export`, `dyndet render` and `dyndet calibrate --url`. Exit status 3: no threshold
+    reaches the target.
+
+    \b
+    Examples:
+      dyndet-build --target-latency 12ms
+      dyndet-build --target-latency 50% --checkpoint dy-yolov7.pt --images photos -o build/street
+    """
+    images = demo_images() if images is None else images
+    options = BuildOptions(
+        name=name,
+        precision=precision,
+        architecture=architecture,
+        max_detections=max_detections,
+        rendering=replace(_RENDERING, name=name, instances=instances, threads=threads, warmup_image=_first_of(images)),
+        concurrency=concurrency,
+        effort=replace(_EFFORT, tolerance=tolerance),
+        fresh=fresh,
+    )
+    with step_bars() as show:
+        result = build(
+            demo_checkpoint() if checkpoint is None else checkpoint,
+            output,
+            images=images,
+            target=target,
+            options=options,
+            progress=show,
+        )
+    if as_json:
+        click.echo(json.dumps(as_record(result), indent=2))
+        return
+    console = Console(highlight=False)
+    if result.reused:
+        console.print(f"Unchanged, and reused: {', '.join(result.reused)}.")
+    console.print(measured_table(result))
+    console.print(
+        f"The repository is {result.repository}. Next:\n"
+        f"  dyndet serve {result.repository} --grpc-port 8001\n"
+        f"  dyndet detect PICTURE... --url 127.0.0.1:8001 --model {result.model}",
+        soft_wrap=True,
+    )
+
+
+def _first_of(images: Path) -> Path | None:
+    """A picture that warms the stages: from the folder that calibrates, else the demo's."""
+    return images if images.is_dir() and any(images.iterdir()) else shipped_warmup_image()
+
+
+def measured_table(result: BuildResult) -> Table:
+    """What was measured: one row per figure."""
+    point, evidence = result.point, result.evidence
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rows = (
+        ("lat1, every image easy", f"{evidence.easy.mean_ms:.2f} ms"),
+        ("lat2, every image hard", f"{evidence.hard.mean_ms:.2f} ms"),
+        (f"target ({point.target})", f"{point.target_ms:.2f} ms"),
+        ("threshold", f"{point.threshold:.4f}"),
+        ("easy share", f"{point.easy_share:.1%}"),
+        ("latency reached", f"[bold]{point.latency_ms:.2f} ms[/]"),
+        ("error", f"[bold]{point.error:+.1%}[/]"),
+        ("measured with", f"{evidence.held_out_images} held-out images, {evidence.concurrency} at a time"),
+        ("measured on", f"{summary(evidence.machine)}, {evidence.date}"),
+    )
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def as_record(result: BuildResult) -> dict[str, object]:
+    """The result as JSON takes it."""
+    return {
+        "bundle": str(result.bundle),
+        "repository": str(result.repository),
+        "model": result.model,
+        "reused": list(result.reused),
+        "operating_point": result.point.model_dump(),
+        "evidence": result.evidence.model_dump(mode="json"),
+    }

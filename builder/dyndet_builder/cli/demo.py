@@ -1,0 +1,54 @@
+"""`dyndet demo`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dyndet_builder.cli.build import measured_table
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.demo import Answer, demo
+from dyndet_builder.targets import Target, TargetParameter
+
+
+@click.command("demo")
+@click.option("--target-latency", "target", type=TargetParameter(), default="50%", show_default=True)
+@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("build/demo"), show_default=True)
+def command(target: Target, output: Path) -> None:
+    """Build the demo model for a latency target, serve it, and detect objects in a few pictures.
+
+    Needs a clone of the repository, where the demo's checkpoint and pictures lie.
+
+    \b
+    Example:
+      dyndet demo --target-latency 30%
+    """
+    with step_bars() as show:
+        result, answers = demo(output, target=target, progress=show)
+    console = Console(highlight=False)
+    console.print()
+    console.print(_pictures_table(answers))
+    console.print(f"Annotated pictures: {answers[0].saved.parent}\n", soft_wrap=True)
+    console.print(measured_table(result))
+    console.print(
+        "\nWhat to type next:\n"
+        "  source .venv/bin/activate\n"
+        f"  dyndet serve {result.repository} --grpc-port 8001     # in another terminal\n"
+        "  dyndet detect YOUR.jpg --url 127.0.0.1:8001\n"
+        "  dyndet-build --target-latency 30% -o build/faster     # fewer images go to detector 2\n"
+        "  dyndet-build --help                                   # your own checkpoint and images",
+        soft_wrap=True,
+    )
+
+
+def _pictures_table(answers: list[Answer]) -> Table:
+    table = Table("picture", "route", "difficulty", "found", box=None, header_style="bold", pad_edge=False)
+    for answer in answers:
+        found = answer.detections
+        counted = ", ".join(f"{count} {name}" for name, count in Counter(found.names).items())
+        table.add_row(answer.picture.name, found.route, f"{found.difficulty:.2f}", counted or "nothing")
+    return table

@@ -1,0 +1,59 @@
+"""The demo: build the shipped model for a target, serve it and detect objects in a few pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamicdet.images import read_image
+from dyndet_builder.build import BuildOptions, BuildResult, Progress, build
+from dyndet_builder.calibrate import Effort
+from dyndet_builder.demo_assets import demo_checkpoint, demo_images
+from dyndet_builder.render import RenderOptions
+from dyndet_builder.server import TritonServer
+from dyndet_builder.targets import Target
+from dyndet_client import Detections, Detector
+
+PICTURES = 6
+TOLERANCE = 0.05
+"""A newcomer's machine runs other things too; `dyndet-build` itself asks for 3 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One picture, what was found in it, and where the annotated copy lies."""
+
+    picture: Path
+    detections: Detections
+    saved: Path
+
+
+def demo(output: Path, *, target: Target, progress: Progress) -> tuple[BuildResult, list[Answer]]:
+    """Build the demo model in `output` for `target`, serve it, and save annotated pictures in `output`/detections.
+
+    Raises what `build` raises.
+    """
+    images = demo_images()
+    options = BuildOptions(
+        rendering=RenderOptions(name="dyndet", warmup_image=images), effort=Effort(tolerance=TOLERANCE)
+    )
+    result = build(demo_checkpoint(), output, images=images, target=target, options=options, progress=progress)
+    pictures = sorted(images.iterdir())
+    chosen = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
+    folder = output / "detections"
+    folder.mkdir(exist_ok=True)
+    answers = []
+    progress("detect in pictures", 0, len(chosen))
+    with (
+        TritonServer(result.repository, log_file=output / "server.log") as server,
+        Detector(server.grpc_url, model=result.model) as detector,
+    ):
+        for number, picture in enumerate(chosen, start=1):
+            found = detector.detect(picture, min_score=0.3)
+            saved = folder / f"{picture.stem}-detected.png"
+            temporary = saved.with_name(f".{saved.name}")
+            found.draw(read_image(picture)).save(temporary, format="PNG")
+            temporary.replace(saved)
+            answers.append(Answer(picture=picture, detections=found, saved=saved))
+            progress("detect in pictures", number, len(chosen))
+    return result, answers

@@ -1,0 +1,74 @@
+"""Remembers which steps of a build are finished, and from which inputs, so that a second run reuses them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from dynamicdet.errors import InputError
+from dyndet_builder.bundle import file_sha256
+
+_STATE = "build.json"
+_LOCK = ".lock"
+
+
+def images_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of the files below a folder of images."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def key_of(inputs: Mapping[str, object]) -> str:
+    """One hash of everything that a step's result depends on; the values must be JSON."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a build folder for one process. Raises InputError where another one is building in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another dyndet-build is at work in {folder}; wait for it or name another --output"
+            ) from error
+        yield
+
+
+class FinishedSteps:
+    """The finished steps of one build folder, kept in its `build.json`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _STATE
+        try:
+            content = json.loads(self._path.read_text())
+            self._keys: dict[str, str] = {str(step): str(key) for step, key in content["steps"].items()}
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            self._keys = {}  # nothing is known, so every step is done again
+
+    def done(self, step: str, key: str) -> bool:
+        """Whether this step finished with exactly these inputs."""
+        return self._keys.get(step) == key
+
+    def start(self, step: str) -> None:
+        """Forget a step, because its result is about to change."""
+        if self._keys.pop(step, None) is not None:
+            self._write()
+
+    def finish(self, step: str, key: str) -> None:
+        """Remember that a step finished; written whole or not at all."""
+        self._keys[step] = key
+        self._write()
+
+    def _write(self) -> None:
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"schema_version": 1, "steps": self._keys}, indent=2) + "\n")
+        temporary.replace(self._path)
