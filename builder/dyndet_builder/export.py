@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-PARITY_IMAGES = 48
+PARITY_IMAGES = 36
 _MOST_DETECTIONS = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TOOLS = ("dyndet", "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim")

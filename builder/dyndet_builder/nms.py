@@ -112,19 +112,22 @@ def suppress(
 
     A score of 0 marks an unused row, which never stays. Arithmetic is in single precision, as in a graph.
     """
+    suppresses = overlaps(boxes, iou_threshold=iou_threshold) & (classes[:, None] == classes)
     keep = np.zeros(len(scores), np.bool_)
-    for row in range(len(scores)):
-        rivals = keep & (classes == classes[row])
-        keep[row] = scores[row] > 0 and not overlaps(boxes[row], boxes[rivals], iou_threshold=iou_threshold).any()
+    for row in np.flatnonzero(scores > 0):
+        keep[row] = not (suppresses[row] & keep).any()
     return keep
 
 
-def overlaps(box: FloatArray, others: FloatArray, *, iou_threshold: float) -> npt.NDArray[np.bool_]:
-    """Whether the intersection over union of one box (4,) with each of others (M, 4) exceeds the threshold."""
-    inner = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = np.maximum(inner, np.float32(0)).prod(axis=1)
-    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared
-    exceeds: npt.NDArray[np.bool_] = shared > union * np.float32(iou_threshold)
+def overlaps(boxes: FloatArray, *, iou_threshold: float) -> npt.NDArray[np.bool_]:
+    """Whether the intersection over union of each box (K, 4) with each other exceeds the threshold, (K, K)."""
+    left, top, right, bottom = (column[:, None] for column in boxes.T)
+    zero = np.float32(0)
+    width = np.maximum(np.minimum(right, right.T) - np.maximum(left, left.T), zero)
+    height = np.maximum(np.minimum(bottom, bottom.T) - np.maximum(top, top.T), zero)
+    shared = width * height
+    area = (right - left) * (bottom - top)
+    exceeds: npt.NDArray[np.bool_] = shared > (area + area.T - shared) * np.float32(iou_threshold)
     return exceeds
 
 

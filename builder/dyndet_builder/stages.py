@@ -136,9 +136,12 @@ def feature_outputs(network: DynamicDetector) -> tuple[str, ...]:
 
 
 def normalise(image: Tensor, network: DynamicDetector) -> Tensor:
-    """uint8 (B, S, S, 3) to the network's (B, 3, S, S) in 0..1."""
+    """uint8 (B, S, S, 3) to the network's (B, 3, S, S) in 0..1.
+
+    The cast comes first: TensorRT accepts uint8 for nothing else.
+    """
     weight = next(network.backbone1.parameters())
-    return (image.permute(0, 3, 1, 2).to(torch.float32) / 255.0).to(weight.dtype)
+    return (image.to(torch.float32).permute(0, 3, 1, 2) / 255.0).to(weight.dtype)
 
 
 def rows_of(network: DynamicDetector) -> int:

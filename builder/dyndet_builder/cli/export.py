@@ -95,8 +95,8 @@ def _bars() -> Progress:
 def _table(bundle: Bundle) -> Table:
     parity, bars = bundle.parity, BARS[bundle.precision]
     batches = " and ".join(str(size) for size in parity.batch_sizes)
-    title = f"{bundle.precision} graphs against the network: {parity.images} pictures, batch {batches}"
-    table = Table("", "largest", "accepted", title=title, box=None, header_style="bold", title_justify="left")
+    title = f"{bundle.precision} graphs, {parity.images} pictures, batch {batches}"
+    table = Table(title, "largest", "accepted", box=None, header_style="bold", pad_edge=False)
     rows = (
         ("box error, pixels", parity.box_px, bars.box_px),
         ("score error", parity.score, bars.score),
