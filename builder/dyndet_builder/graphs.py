@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,6 +68,15 @@ def export_graphs(
         return _export_all(plans, _by_torchscript, report), "torchscript"
 
 
+def export_module(
+    module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], *, exporter: Exporter
+) -> onnx.ModelProto:
+    """One module that takes its inputs as positional arguments; see `export_graphs`, which exports the stages."""
+    trace = _by_dynamo if exporter == "dynamo" else _by_torchscript
+    with torch.no_grad(), _quiet():
+        return _simplified(trace(_Plan(module, inputs, tuple(outputs))))
+
+
 def _plans(network: DynamicDetector, nms: Nms) -> dict[StageName, _Plan]:
     size = network.input_size
     image = torch.zeros(_TRACED_BATCH, size, size, 3, dtype=torch.uint8)
@@ -103,9 +113,6 @@ def _export_all(
 
 def _by_dynamo(plan: _Plan) -> onnx.ModelProto:
     batch = torch.export.Dim(BATCH, min=1)
-    axes = [{0: batch} for _ in plan.inputs]
-    named = isinstance(plan.module, Backbone1Stage)
-    shapes: object = tuple(axes) if named else _shapes_of(plan, axes)
     program = torch.onnx.export(
         plan.module,
         tuple(plan.inputs.values()),
@@ -113,7 +120,7 @@ def _by_dynamo(plan: _Plan) -> onnx.ModelProto:
         opset_version=OPSET,
         input_names=list(plan.inputs),
         output_names=[*plan.outputs, *plan.hidden],
-        dynamic_shapes=shapes,  # type: ignore[arg-type]
+        dynamic_shapes=_dynamic(plan, {0: batch}),
         custom_translation_table=suppression.TRANSLATIONS,
         verbose=False,
     )
@@ -121,11 +128,15 @@ def _by_dynamo(plan: _Plan) -> onnx.ModelProto:
     return program.model_proto
 
 
-def _shapes_of(plan: _Plan, axes: list[dict[int, torch.export.Dim]]) -> dict[str, object]:
-    """Dynamic axes by parameter, as the exporter wants them for a variable number of features."""
-    if isinstance(plan.module, Detector2Stage):
-        return {"image": axes[0], "features": tuple(axes[1:])}
-    return {"features": tuple(axes)}
+def _dynamic(plan: _Plan, axes: dict[int, torch.export.Dim]) -> dict[str, object]:
+    """The axes of every input, by parameter of `forward`, whose last one may stand for any number of inputs."""
+    left = len(plan.inputs)
+    shapes: dict[str, object] = {}
+    for name, parameter in inspect.signature(plan.module.forward).parameters.items():
+        variable = parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        shapes[name] = (axes,) * left if variable else axes
+        left -= 1
+    return shapes
 
 
 def _by_torchscript(plan: _Plan) -> onnx.ModelProto:
