@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 
 import click
@@ -42,7 +41,7 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
                 if not lacking
                 else f"Missing: {', '.join(finding.name for finding in lacking)}."
             )
-    sys.exit(4 if lacking else 0)
+    click.get_current_context().exit(4 if lacking else 0)
 
 
 def _table(findings: list[Finding]) -> Table:

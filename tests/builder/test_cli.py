@@ -1,0 +1,54 @@
+"""The command line as a whole: every command answers, errors are one sentence with the right exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dyndet_builder.cli import _COMMANDS, dyndet, run
+
+
+@pytest.mark.parametrize("name", sorted(_COMMANDS))
+def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(dyndet, [name, "--help"]) == 0
+    text = capsys.readouterr().out
+    subcommands = "COMMAND" in text
+    assert subcommands or "Example" in text
+    assert "--debug" in text
+
+
+@pytest.mark.parametrize("text", ["abc", "", "12", "-3ms", "nanms", "infms", "101%", "0ms", "p95:12ms", "12ms,15ms"])
+def test_a_target_that_is_none_ends_in_one_sentence(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(dyndet, ["build", "--target-latency", text]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("Error: ")
+    assert "\n" not in error
+    assert text.partition(",")[0] in error and "%" in error
+
+
+def test_missing_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "none.pt"
+    assert (
+        run(dyndet, ["build", "--target-latency", "50%", "--checkpoint", str(missing), "-o", str(tmp_path / "out")])
+        == 2
+    )
+    assert f"{missing} does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
+    from dynamicdet.errors import InputError
+
+    with pytest.raises(InputError):
+        run(dyndet, ["info", str(tmp_path / "none.pt"), "--debug"])
+
+
+def test_doctor_finds_what_the_tests_run_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(dyndet, ["doctor", "--json"]) == 0
+    found = {part["name"]: part for part in json.loads(capsys.readouterr().out)}
+    assert found["tritonserver"]["present"] and "2.51" in found["tritonserver"]["detail"]
+    assert found["perf_analyzer"]["present"]
+    lacking = [part for part in found.values() if not part["present"]]
+    assert all(part["remedy"] and not part["needed"] for part in lacking)
