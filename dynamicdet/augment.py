@@ -1,0 +1,125 @@
+"""Augmentation with numpy and Pillow: scale and translate, mosaic, flip, colour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from dynamicdet.dataset import FloatArray, IntArray, Labels
+from dynamicdet.images import BACKGROUND, UInt8Array
+
+Sample = tuple[UInt8Array, Labels]
+Draw = Callable[[], Sample]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How much pictures vary; `NONE` leaves them as they are."""
+
+    scale: tuple[float, float] = (0.5, 1.2)
+    """pixels of the result per pixel of the data set's square"""
+    mosaic: float = 0.0
+    """share of pictures put together from four"""
+    flip: float = 0.5
+    hue: float = 0.015
+    saturation: float = 0.5
+    value: float = 0.35
+    least_visible: float = 0.3
+    """an object cut off to less than this share of its area is dropped"""
+    least_side: float = 4.0
+    """pixels; what is smaller is dropped"""
+    on_object: float = 0.7
+    """share of crops that are centred near an object"""
+
+
+NONE = Augmentation(scale=(1.0, 1.0), flip=0.0, hue=0.0, saturation=0.0, value=0.0, least_visible=0.0, on_object=0.0)
+
+
+def augment(draw: Draw, size: int, options: Augmentation, rng: np.random.Generator) -> Sample:
+    """One training picture (size, size, 3) and its objects, made from as many samples of `draw` as it needs."""
+    canvas = np.full((size, size, 3), BACKGROUND, np.uint8)
+    if rng.random() < options.mosaic:
+        x, y = rng.integers(round(0.3 * size), round(0.7 * size) + 1, 2)
+        regions = [(0, 0, x, y), (x, 0, size, y), (0, y, x, size), (x, y, size, size)]
+    else:
+        regions = [(0, 0, size, size)]
+    parts = [_place(canvas, region, draw(), options, rng) for region in regions]
+    labels = Labels(
+        boxes=np.concatenate([part.boxes for part in parts]), classes=np.concatenate([part.classes for part in parts])
+    )
+    if rng.random() < options.flip:
+        canvas, labels = flipped(canvas, labels)
+    return _coloured(canvas, options, rng), labels
+
+
+def flipped(image: UInt8Array, labels: Labels) -> Sample:
+    """Left and right swapped."""
+    width = image.shape[1]
+    boxes = labels.boxes.copy()
+    boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+    return np.ascontiguousarray(image[:, ::-1]), Labels(boxes=boxes, classes=labels.classes)
+
+
+def _place(
+    canvas: UInt8Array,
+    region: tuple[int, int, int, int],
+    sample: Sample,
+    options: Augmentation,
+    rng: np.random.Generator,
+) -> Labels:
+    """Draw a scaled and shifted sample into a region (x1 y1 x2 y2) of the canvas; its objects in canvas pixels."""
+    image, labels = sample
+    low, high = options.scale
+    scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    if (height, width) != image.shape[:2]:
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    boxes = labels.boxes * np.float32(scale)
+    focus = boxes[rng.integers(len(boxes))] if len(boxes) and rng.random() < options.on_object else None
+    x1, y1, x2, y2 = region
+    # Where the picture's left and top come to lie, measured from the region's.
+    left = _offset(x2 - x1, width, None if focus is None else (focus[0], focus[2]), rng)
+    top = _offset(y2 - y1, height, None if focus is None else (focus[1], focus[3]), rng)
+    into = (slice(y1 + max(0, top), min(y2, y1 + top + height)), slice(x1 + max(0, left), min(x2, x1 + left + width)))
+    out_of = tuple(
+        slice(part.start - start, part.stop - start) for part, start in zip(into, (y1 + top, x1 + left), strict=True)
+    )
+    canvas[into] = image[out_of]
+    moved = boxes + np.array([x1 + left, y1 + top, x1 + left, y1 + top], np.float32)
+    return _visible(moved, labels.classes, region, options)
+
+
+def _offset(room: int, length: int, focus: tuple[float, float] | None, rng: np.random.Generator) -> int:
+    """Where a picture starts: anywhere inside when it is shorter than the room, else so that the room is filled."""
+    low, high = sorted((0, room - length))
+    if focus is not None and room < length:
+        # The focused interval lies inside the room where it fits, else around it.
+        first, last = sorted((-focus[0], room - focus[1]))
+        low, high = max(low, int(first)), min(high, int(last))
+        if low > high:
+            low = high = int(np.clip(low, room - length, 0))
+    return int(rng.integers(low, high + 1))
+
+
+def _visible(boxes: FloatArray, classes: IntArray, region: tuple[int, int, int, int], options: Augmentation) -> Labels:
+    x1, y1, x2, y2 = region
+    clipped = np.stack([boxes[:, 0].clip(x1, x2), boxes[:, 1].clip(y1, y2), boxes[:, 2].clip(x1, x2),
+                        boxes[:, 3].clip(y1, y2)], axis=1)  # fmt: skip
+    before, after = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
+    shown = after.prod(axis=1) / np.maximum(before.prod(axis=1), 1e-6)
+    keep = (shown > options.least_visible) & (after >= options.least_side).all(axis=1)
+    return Labels(boxes=clipped[keep], classes=classes[keep])
+
+
+def _coloured(image: UInt8Array, options: Augmentation, rng: np.random.Generator) -> UInt8Array:
+    if not (options.hue or options.saturation or options.value):
+        return image
+    gains = 1 + rng.uniform(-1, 1, 3) * (options.hue, options.saturation, options.value)
+    steps = np.arange(256)
+    hue = (steps + round((gains[0] - 1) * 256)) % 256
+    table = np.concatenate([hue, np.clip(steps * gains[1], 0, 255), np.clip(steps * gains[2], 0, 255)])
+    picture = Image.fromarray(image).convert("HSV").point([int(entry) for entry in table])
+    return np.asarray(picture.convert("RGB"))

@@ -1,0 +1,124 @@
+"""The detection loss of YOLOv7: CIoU for boxes, binary cross entropy for objectness and classes.
+
+Every part can be reduced over the batch (to train the detectors) or per image (to train the router, which compares
+the two detectors image by image).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dynamicdet.assignment import Matches, Objects, Rows, assign, rows_of
+from dynamicdet.boxes import elementwise_ciou
+
+_LEVEL_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
+_REFERENCE_SIZE = 640
+_REFERENCE_CLASSES = 80
+_REFERENCE_LEVELS = 3
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Gains before they are scaled: objectness by image area / 640², classes by their number / 80."""
+
+    box: float = 0.05
+    objectness: float = 0.7
+    classes: float = 0.3
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weighted parts, each (B,) per image or (1,) for the batch."""
+
+    box: Tensor
+    objectness: Tensor
+    classes: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of the parts, of the same shape."""
+        return self.box + self.objectness + self.classes
+
+
+class DetectionLoss:
+    """Loss of one head's raw maps against the objects of a batch."""
+
+    def __init__(self, anchors: Tensor, strides: Sequence[int], weights: LossWeights | None = None) -> None:
+        """`anchors` (levels, anchors, 2) in pixels."""
+        self.anchors = anchors.detach().float()
+        self.strides = tuple(strides)
+        self.weights = weights or LossWeights()
+        self._rows: dict[tuple[tuple[int, int], ...], Rows] = {}
+
+    def __call__(self, maps: Sequence[Tensor], objects: Objects, *, per_image: bool = False) -> Losses:
+        """`maps` (B, anchors, H, W, 5 + classes) per level, before the sigmoid.
+
+        Means are over the matches (or rows) of each level, of each image alone where `per_image`; levels are added.
+        """
+        rows = self._rows_of(maps)
+        raw = torch.cat([level.flatten(1, 3) for level in maps], dim=1).float()  # (B, N, 5 + classes)
+        matches = assign(raw.detach(), rows, objects)
+        matched = raw[matches.image, matches.row]  # (M, 5 + classes)
+        overlap = elementwise_ciou(rows.boxes(matched, matches.row), objects.box[matches.target])
+
+        images = raw.shape[0] if per_image else 1
+        mean = _LevelMean(rows, matches, images)
+        truth = functional.one_hot(objects.label[matches.target], raw.shape[-1] - 5).to(raw.dtype)
+        class_error = functional.binary_cross_entropy_with_logits(matched[:, 5:], truth, reduction="none").mean(dim=1)
+        objectness = self._objectness(raw[..., 4], rows, matches, overlap.detach())
+        scale = self._scales(rows, raw.shape[-1] - 5)
+        return Losses(
+            box=scale.box * mean(1 - overlap),
+            objectness=scale.objectness * (objectness if per_image else objectness.mean(dim=0, keepdim=True)),
+            classes=scale.classes * mean(class_error),
+        )
+
+    def _rows_of(self, maps: Sequence[Tensor]) -> Rows:
+        shapes = tuple((level.shape[2], level.shape[3]) for level in maps)
+        if shapes not in self._rows:
+            self._rows[shapes] = rows_of(shapes, self.anchors, self.strides)
+        return self._rows[shapes]
+
+    def _objectness(self, logits: Tensor, rows: Rows, matches: Matches, overlap: Tensor) -> Tensor:
+        """Balanced sum over levels of the mean error, (B,); a matched row should say how well its box fits."""
+        truth = torch.zeros_like(logits)
+        truth[matches.image, matches.row] = overlap.clamp(min=0).to(truth.dtype)
+        error = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")  # (B, N)
+        counts = [height * width * rows.anchors.shape[1] for height, width in rows.shapes]
+        balance = _LEVEL_BALANCE.get(len(counts), (1.0,) * len(counts))
+        levels = torch.split(error, counts, dim=1)
+        return torch.stack([gain * level.mean(dim=1) for gain, level in zip(balance, levels, strict=True)]).sum(dim=0)
+
+    def _scales(self, rows: Rows, classes: int) -> LossWeights:
+        height, width = rows.shapes[0]
+        area = height * width * rows.strides[0] ** 2
+        levels = _REFERENCE_LEVELS / len(rows.shapes)
+        return LossWeights(
+            box=self.weights.box * levels,
+            objectness=self.weights.objectness * levels * area / _REFERENCE_SIZE**2,
+            classes=self.weights.classes * levels * classes / _REFERENCE_CLASSES,
+        )
+
+
+class _LevelMean:
+    """Means of values per match within each (image, level), added over levels."""
+
+    def __init__(self, rows: Rows, matches: Matches, images: int) -> None:
+        self.levels = len(rows.shapes)
+        self.images = images
+        image = matches.image if images > 1 else torch.zeros_like(matches.image)
+        self.group = image * self.levels + rows.level[matches.row]
+        ones = torch.ones(len(self.group), device=self.group.device)
+        self.counts = self._add(ones).clamp(min=1)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """(M,) to (images,); 0 without a match."""
+        return (self._add(values) / self.counts).view(self.images, self.levels).sum(dim=1)
+
+    def _add(self, values: Tensor) -> Tensor:
+        return torch.zeros(self.images * self.levels, device=values.device).index_add(0, self.group, values)

@@ -1,0 +1,191 @@
+"""Step 2 of training: the router alone, by the adaptive offset of DynamicDet.
+
+With the detectors frozen, everything the router learns from is fixed per picture: the pooled features it reads and
+the two detectors' losses. Both are computed once for several augmented views of every image; the training itself then
+takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dynamicdet.augment import Augmentation
+from dynamicdet.batches import Batch, EpochBatches, load_ahead
+from dynamicdet.dataset import CocoDataset
+from dynamicdet.errors import InputError
+from dynamicdet.evaluation import check_fits
+from dynamicdet.losses import DetectionLoss, LossWeights
+from dynamicdet.network import DynamicDetector
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterRecipe:
+    """How the router is trained."""
+
+    views: int = 2
+    """augmented views of each image"""
+    epochs: int = 60
+    batch: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    seed: int = 0
+    loss: LossWeights = field(default_factory=LossWeights)
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(scale=(0.8, 1.1), on_object=0.0))
+
+
+@dataclass(frozen=True)
+class RouterExamples:
+    """What the router learns from: its pooled inputs {feature: (N, C, 1, 1)} and both detectors' losses (N,)."""
+
+    pooled: dict[str, Tensor]
+    loss1: Tensor
+    loss2: Tensor
+
+    def __len__(self) -> int:
+        return len(self.loss1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterReport:
+    """Outcome of the router's training, on its own examples."""
+
+    examples: int
+    offset: float
+    """the adaptive offset D at the end: the median of loss 1 - loss 2"""
+    objective: float
+    objective_before: float
+    quantiles: tuple[float, float, float]
+    """difficulty below which 10, 50 and 90 % of the examples lie"""
+    correlation: float
+    """rank correlation of difficulty and loss 1 - loss 2"""
+
+
+class RunningMedian:
+    """Median of all values seen so far."""
+
+    def __init__(self) -> None:
+        self._values: list[Tensor] = []
+
+    def add(self, values: Tensor) -> float:
+        """Take in values (n,) and return the median of everything so far (of two middle ones their mean)."""
+        self._values.append(values.detach().flatten().double())
+        return float(torch.cat(self._values).quantile(0.5))
+
+
+def adaptive_offset_objective(difficulty: Tensor, loss1: Tensor, loss2: Tensor, offset: float) -> Tensor:
+    """Mean of (1 - phi) (L1 - D / 2) + phi (L2 + D / 2): an image is worth detector 2 where that saves more than D."""
+    return ((1 - difficulty) * (loss1 - offset / 2) + difficulty * (loss2 + offset / 2)).mean()
+
+
+def train_router(
+    model: DynamicDetector,
+    data: CocoDataset,
+    *,
+    recipe: RouterRecipe | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> RouterReport:
+    """Train the router of a network in place; no other weight or buffer changes.
+
+    Raises InputError where classes or input size of network and data differ.
+    """
+    recipe = recipe or RouterRecipe()
+    check_fits(model, data)
+    if recipe.views < 1:
+        raise InputError(f"the router needs at least one view of each image, got {recipe.views}")
+    examples = collect_examples(model, _views(model, data, recipe, workers, progress), recipe.loss)
+    return fit_router(model, examples, recipe)
+
+
+@torch.inference_mode()
+def collect_examples(
+    model: DynamicDetector, batches: Iterable[Batch], weights: LossWeights | None = None
+) -> RouterExamples:
+    """Run both detectors in evaluation mode and keep what the router needs."""
+    network = model.deploy().eval()
+    loss = DetectionLoss(model.anchors, model.spec.strides, weights)
+    pooled: dict[str, list[Tensor]] = {name: [] for name in model.router_reads}
+    losses: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for batch in batches:
+        x = batch.input()
+        features = network.features(x)
+        for name, kept in pooled.items():
+            kept.append(functional.adaptive_avg_pool2d(features[name], 1))
+        for maps, kept in zip((network.head1(features), network.detector2(x, features)), losses, strict=True):
+            kept.append(loss(maps, batch.objects, per_image=True).total)
+    # Cloned outside inference mode they can take part in a backward pass.
+    with torch.inference_mode(mode=False):
+        return RouterExamples(
+            pooled={name: torch.cat(kept).clone() for name, kept in pooled.items()},
+            loss1=torch.cat(losses[0]).clone(),
+            loss2=torch.cat(losses[1]).clone(),
+        )
+
+
+def fit_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterRecipe) -> RouterReport:
+    """Train the router on collected examples."""
+    torch.manual_seed(recipe.seed)
+    router = model.router
+    optimizer = torch.optim.AdamW(
+        router.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+    steps = recipe.epochs * max(1, -(-len(examples) // recipe.batch))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    median = RunningMedian()
+    gain = examples.loss1 - examples.loss2
+    offset = 0.0
+    before = _difficulties(model, examples)
+    for epoch in range(recipe.epochs):
+        for chosen in torch.randperm(len(examples)).split(recipe.batch):  # type: ignore[no-untyped-call]
+            if epoch == 0:  # later epochs bring the same values again, which leaves their median where it is
+                offset = median.add(gain[chosen])
+            pooled = {name: feature[chosen] for name, feature in examples.pooled.items()}
+            difficulty = model.route_logits(pooled).sigmoid()
+            optimizer.zero_grad(set_to_none=True)
+            objective = adaptive_offset_objective(difficulty, examples.loss1[chosen], examples.loss2[chosen], offset)
+            objective.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    optimizer.zero_grad(set_to_none=True)
+    difficulty = _difficulties(model, examples)
+    low, middle, high = (float(difficulty.quantile(level)) for level in (0.1, 0.5, 0.9))
+    return RouterReport(
+        examples=len(examples),
+        offset=offset,
+        objective=float(adaptive_offset_objective(difficulty, examples.loss1, examples.loss2, offset)),
+        objective_before=float(adaptive_offset_objective(before, examples.loss1, examples.loss2, offset)),
+        quantiles=(low, middle, high),
+        correlation=_rank_correlation(difficulty, gain),
+    )
+
+
+@torch.no_grad()
+def _difficulties(model: DynamicDetector, examples: RouterExamples) -> Tensor:
+    return model.route_logits(examples.pooled).sigmoid()
+
+
+def _rank_correlation(first: Tensor, second: Tensor) -> float:
+    ranks = torch.stack([values.argsort().argsort().double() for values in (first, second)])
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+def _views(
+    model: DynamicDetector,
+    data: CocoDataset,
+    recipe: RouterRecipe,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterable[Batch]:
+    done = 0
+    for view in range(recipe.views):
+        batches = EpochBatches(data, recipe.augmentation, size=model.input_size, batch=16, seed=recipe.seed, epoch=view)
+        for batch in load_ahead(batches, workers=workers):
+            yield batch
+            done += 1
+            if progress is not None:
+                progress(done, recipe.views * len(batches))

@@ -1,0 +1,71 @@
+"""From decoded rows to detections: candidates above a floor, per-class suppression, the best few. PyTorch alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dynamicdet.boxes import corners
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suppression:
+    """The settings of the exported graphs."""
+
+    iou_threshold: float = 0.65
+    score_floor: float = 0.001
+    candidates: int = 1000
+    """best (row, class) pairs that enter the suppression"""
+    max_detections: int = 100
+
+
+@dataclass(frozen=True)
+class Detections:
+    """One image's detections, best first: boxes (n, 4) x1 y1 x2 y2 in pixels of the square, scores and classes (n,)."""
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+
+
+@torch.no_grad()
+def suppress_rows(rows: Tensor, settings: Suppression | None = None, *, size: float | None = None) -> list[Detections]:
+    """Detections of each image from rows (B, N, 5 + classes) as `DynamicDetector.decode` gives them.
+
+    Boxes are clipped to 0..`size` where it is given.
+    """
+    settings = settings or Suppression()
+    return [_one(image.float(), settings, size) for image in rows]
+
+
+def _one(rows: Tensor, settings: Suppression, size: float | None) -> Detections:
+    scores = rows[:, 4:5] * rows[:, 5:]  # (N, classes)
+    row, label = torch.nonzero(scores >= settings.score_floor, as_tuple=True)
+    best, order = scores[row, label].topk(min(settings.candidates, len(row)))
+    boxes, label = corners(rows[row[order], :4]), label[order]
+    keep = greedy_keep(boxes, label, settings.iou_threshold)[: settings.max_detections]
+    kept = boxes[keep]
+    return Detections(boxes=kept if size is None else kept.clamp(0, size), scores=best[keep], classes=label[keep])
+
+
+def greedy_keep(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """Indices that stay, of boxes (K, 4) x1 y1 x2 y2 sorted best first: none overlaps a kept better one of its class.
+
+    The greedy answer is the fixed point of "stay unless one that stays suppresses you": a few matrix products.
+    """
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    shared = (
+        (torch.minimum(boxes[:, None, 2:], boxes[:, 2:]) - torch.maximum(boxes[:, None, :2], boxes[:, :2]))
+        .clamp(min=0)
+        .prod(dim=-1)
+    )
+    rivals = (shared > iou_threshold * (areas[:, None] + areas - shared)) & (labels[:, None] == labels)
+    suppresses = rivals.triu(diagonal=1).float()  # (K, K): row suppresses column
+    stay = torch.ones(len(boxes))
+    while True:
+        following = ((stay @ suppresses) < 0.5).float()
+        if torch.equal(following, stay):
+            return stay.nonzero().squeeze(1)
+        stay = following
