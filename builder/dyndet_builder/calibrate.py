@@ -54,7 +54,7 @@ class CalibrationResult:
     corrections: int
     latency_uncertainty: float
     """standard error of the latency reached, relative"""
-    written: Path | None
+    written: tuple[Path, ...]
 
 
 def calibrate(
@@ -130,7 +130,7 @@ def calibrate(
         predicted_easy_share=easy_share(difficulties[:half], verified.threshold),
         corrections=search.corrections,
         latency_uncertainty=verified.uncertainty,
-        written=files[0] if files else None,
+        written=tuple(files),
     )
 
 

@@ -3,78 +3,38 @@
 from __future__ import annotations
 
 import http.client
-import importlib.metadata
-import importlib.util
 import os
-import re
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal
 
-from dynamicdet.errors import InputError, MissingExtraError, ServerError
+from dynamicdet.errors import InputError, ServerError
+from dyndet_builder.server_embedded import EmbeddedServer, find_server, server_environment
+from dyndet_builder.server_log import error_lines, open_log
+
+__all__ = [
+    "DEFAULT_PORTS",
+    "EmbeddedServer",
+    "TritonServer",
+    "check_port_free",
+    "check_repository",
+    "find_server",
+    "free_ports",
+]
 
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 
-_INSTALL = "`pip install 'dyndet[server]'` installs it"
-_TRITON_OF_WHEEL = {"0.7.0": "2.51.0"}
 _POLL_S = 0.1
 _STUB_TIMEOUT_S = 120  # importing onnxruntime on a busy machine takes longer than Triton's 30 s
-_HARMLESS = ("NVML", "DCGM", "CacheManager Init Failed", "CUDA memory pool disabled")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddedServer:
-    """Where the wheel keeps the server and its Python backend."""
-
-    version: str
-    binary: Path
-    python_backend: Path
-    stub: Path
-    libraries: Path
-
-
-def find_server() -> EmbeddedServer:
-    """The embedded tritonserver for this interpreter.
-
-    Raises MissingExtraError where the wheel, its stub for this Python or libpython is missing, or numpy is 2 or newer.
-    """
-    numpy_version = importlib.metadata.version("numpy")
-    if not numpy_version.startswith(("0.", "1.")):
-        raise MissingExtraError(
-            f"numpy {numpy_version} is installed, with which the embedded tritonserver returns garbage; "
-            "`pip install 'numpy>=1.26,<2'`"
-        )
-    spec = importlib.util.find_spec("pytriton")
-    if spec is None or spec.origin is None:
-        raise MissingExtraError(f"the embedded tritonserver (nvidia-pytriton) is not installed; {_INSTALL}")
-    package = Path(spec.origin).parent
-    wheel = importlib.metadata.version("nvidia-pytriton")
-    root = package / "tritonserver"
-    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
-    found = EmbeddedServer(
-        version=_TRITON_OF_WHEEL.get(wheel, f"of nvidia-pytriton {wheel}"),
-        binary=root / "bin" / "tritonserver",
-        python_backend=root / "backends" / "python",
-        stub=root / "python_backend_stubs" / minor / "triton_python_backend_stub",
-        libraries=package.parent / "nvidia_pytriton.libs",
-    )
-    if not found.binary.is_file() or not found.python_backend.is_dir():
-        raise MissingExtraError(f"nvidia-pytriton {wheel} carries no tritonserver with a Python backend; {_INSTALL}")
-    if not found.stub.is_file():
-        have = ", ".join(sorted(folder.name for folder in found.stub.parent.parent.iterdir()))
-        raise MissingExtraError(f"the embedded tritonserver has no Python {minor} stub; use one of Python {have}")
-    return found
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> tuple[int, ...]:
@@ -99,12 +59,29 @@ def check_port_free(port: int, host: str, purpose: str) -> None:
             ) from error
 
 
+def _is_free(port: int, host: str) -> bool:
+    try:
+        check_port_free(port, host, "")
+    except ServerError:
+        return False
+    return True
+
+
+def check_repository(folder: Path) -> None:
+    """Raise InputError where the folder is no model repository."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no model repository: no such folder; `dyndet render` writes one")
+    if not any(folder.glob("*/config.pbtxt")):
+        raise InputError(f"{folder} is no model repository: no */config.pbtxt in it; `dyndet render` writes one")
+
+
 class TritonServer:
     """A running tritonserver that serves one model repository; a context manager.
 
     Entering starts it and returns when every model is loaded and both routes of a dynamic detector have been warmed;
     leaving stops it. The server also stops when this process dies, however it dies. A port left as None is chosen
-    among the free ones. Logs go to `log_file`, else to a file that lives as long as the server.
+    among the free ones (with `prefer_default_ports`: 8000, 8001, 8002 where they are free). Logs go to `log_file`, else
+    to a file that lives as long as the server.
 
     Raises ServerError when a port is taken, a model fails to load (with the server's own words) or the server dies.
     """
@@ -116,6 +93,7 @@ class TritonServer:
         http_port: int | None = None,
         grpc_port: int | None = None,
         metrics_port: int | None = None,
+        prefer_default_ports: bool = False,
         host: str = "127.0.0.1",
         log_file: Path | None = None,
         log_verbose: int = 0,
@@ -135,6 +113,7 @@ class TritonServer:
             )
         self._repository = repository.resolve()
         self._given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        self._prefer_default_ports = prefer_default_ports
         self._host = host
         self._given_log = log_file
         self._arguments = [f"--log-verbose={log_verbose}", f"--model-control-mode={model_control}"]
@@ -150,6 +129,8 @@ class TritonServer:
         self._run_folder: Path | None = None
         self._log_file: Path | None = None
         self._log_start = 0
+        self.detectors: tuple[str, ...] = ()
+        """names of the dyndet detectors that it serves"""
 
     @property
     def http_url(self) -> str:
@@ -204,6 +185,8 @@ class TritonServer:
         if self._guard is not None:
             raise ServerError("this server has been started already")
         embedded = find_server()
+        if self._given_log is not None:
+            open_log(self._given_log)
         self._choose_ports()
         try:
             self._launch(embedded)
@@ -228,7 +211,7 @@ class TritonServer:
 
     def error_lines(self) -> list[str]:
         """What the server said went wrong, most telling lines first."""
-        return list(_error_lines(self._read_log()))
+        return list(error_lines(self._read_log()))
 
     def _url(self, kind: str) -> str:
         if kind not in self._ports:
@@ -237,11 +220,15 @@ class TritonServer:
         return f"{host}:{self._ports[kind]}"
 
     def _choose_ports(self) -> None:
+        chosen: dict[str, int | None] = {}
         for kind, port in self._given.items():
             if port is not None:
                 check_port_free(port, self._host, kind)
-        free = iter(free_ports(len(self._given), self._host))
-        self._ports = {kind: next(free) if port is None else port for kind, port in self._given.items()}
+            elif self._prefer_default_ports and _is_free(DEFAULT_PORTS[kind], self._host):
+                port = DEFAULT_PORTS[kind]
+            chosen[kind] = port
+        free = iter(free_ports(len(chosen), self._host))
+        self._ports = {kind: next(free) if port is None else port for kind, port in chosen.items()}
         if len(set(self._ports.values())) < len(self._ports):
             raise ServerError(f"HTTP, gRPC and metrics need three different ports, got {list(self._ports.values())}")
 
@@ -254,7 +241,7 @@ class TritonServer:
                 (backend / file.name).symlink_to(file)
         (backend / embedded.stub.name).symlink_to(embedded.stub)
         self._log_file = self._given_log or run_folder / "server.log"
-        self._log_start = self._open_log(self._log_file)
+        self._log_start = open_log(self._log_file)
         prefix = f"dyndet_{os.getpid()}_{secrets.token_hex(4)}"
         command = [
             str(embedded.binary),
@@ -276,18 +263,11 @@ class TritonServer:
             guard + command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=_server_environment(embedded, self._environment),
+            env=server_environment(embedded, self._environment),
             start_new_session=True,  # Ctrl-C in a terminal reaches this process alone, which then stops the server
         )
         assert self._guard.stdout is not None
         self._pid = _read_pid(self._guard.stdout)
-
-    def _open_log(self, path: Path) -> int:
-        try:
-            with path.open("ab") as file:
-                return file.tell()
-        except OSError as error:
-            raise InputError(f"the log file {path} cannot be written ({error.strerror}); give another one") from error
 
     def _read_log(self) -> str:
         try:
@@ -299,18 +279,16 @@ class TritonServer:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self._ready_timeout_s
-        # The guard removes the run folder with the log when the server dies, so the log is read as it grows.
-        log = ""
         while not self._answers_ready():
-            log = self._read_log() or log
             if not self.running:
-                raise ServerError(self._with_log("the server stopped while starting", log))
+                raise ServerError(self._with_log("the server stopped while starting"))
             if time.monotonic() > deadline:
-                raise ServerError(self._with_log(f"the server was not ready within {self._ready_timeout_s:.0f} s", log))
+                raise ServerError(self._with_log(f"the server was not ready within {self._ready_timeout_s:.0f} s"))
             time.sleep(_POLL_S)
 
-    def _with_log(self, what: str, log: str) -> str:
-        lines = list(_error_lines(log))[:6]
+    def _with_log(self, what: str) -> str:
+        log = self._read_log()
+        lines = list(error_lines(log))[:6]
         shown = (
             "; ".join(lines) or "; ".join(line.strip() for line in log.strip().splitlines()[-3:]) or "it said nothing"
         )
@@ -330,20 +308,10 @@ class TritonServer:
     def _warm(self) -> None:
         from dyndet_bench.served import Served, served_detectors
 
-        for name in served_detectors(self.grpc_url):
+        self.detectors = tuple(served_detectors(self.grpc_url))
+        for name in self.detectors:
             with Served(self.grpc_url, name) as served:
                 served.warm_up()
-
-
-def _server_environment(embedded: EmbeddedServer, extra: Mapping[str, str]) -> dict[str, str]:
-    environment = dict(os.environ)
-    libraries = [str(embedded.libraries), sysconfig.get_config_var("LIBDIR"), environment.get("LD_LIBRARY_PATH")]
-    environment["LD_LIBRARY_PATH"] = ":".join(folder for folder in libraries if folder)
-    # The stub finds its packages through the first `python3`.
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
-    environment["ORT_DISABLE_TELEMETRY"] = "1"
-    environment.pop("PYTHONHOME", None)
-    return environment | dict(extra)
 
 
 def _read_pid(stream: IO[bytes]) -> int:
@@ -351,16 +319,3 @@ def _read_pid(stream: IO[bytes]) -> int:
     if not line.isdigit():
         raise ServerError("the server process could not be started; see the messages above")
     return int(line)
-
-
-def _error_lines(log: str) -> Iterator[str]:
-    """The server's own error messages, the reason of each model that failed first, each once."""
-    seen: set[str] = set()
-    failed = re.findall(r"^\|\s*(\S+)\s*\|\s*\d+\s*\|\s*UNAVAILABLE:\s*(.+?)\s*\|\s*$", log, flags=re.MULTILINE)
-    messages = [f"model {name}: {reason}" for name, reason in failed]
-    messages += re.findall(r'^E\d{4} [^\]]*\] "?(.+?)"?\s*$', log, flags=re.MULTILINE)
-    messages += re.findall(r"^(error: .+?)\s*$", log, flags=re.MULTILINE)
-    for message in messages:
-        if message not in seen and not any(word in message for word in _HARMLESS):
-            seen.add(message)
-            yield message

@@ -73,26 +73,28 @@ class Trial:
         return median_ms(self.hard)
 
     @property
-    def latency_ms(self) -> float:
-        """Mean latency at the threshold."""
-        return median_ms(self.mixed)
-
-    @property
     def target_ms(self) -> float:
-        """What it should be, given lat1 and lat2 of this trial."""
+        """What the mean latency at the threshold should be, given lat1 and lat2 of this trial."""
         return self.target.resolve_ms(self.lat1_ms, self.lat2_ms)
 
     @property
     def error(self) -> float:
-        """Relative difference between the two."""
-        return self.latency_ms / self.target_ms - 1
+        """Relative difference between latency and target: the median over rounds.
+
+        Each round is judged by its own lat1 and lat2, so that a machine that grows slower does not look like an error
+        where the target is a share of the range.
+        """
+        return float(np.median(self._ratios())) - 1
+
+    @property
+    def latency_ms(self) -> float:
+        """Mean latency at the threshold, at the speed the machine had when lat1 and lat2 were these."""
+        return self.target_ms * (1 + self.error)
 
     @property
     def uncertainty(self) -> float:
-        """Standard error of `error`, from how the rounds scatter; drift that all three share cancels in `50%`."""
-        return standard_error(
-            [mixed.mean_ms / self.target.resolve_ms(easy.mean_ms, hard.mean_ms) for easy, hard, mixed in self._rounds()]
-        )
+        """Standard error of `error`, from how the rounds scatter."""
+        return standard_error(self._ratios())
 
     @property
     def counted_easy_share(self) -> float:
@@ -110,6 +112,11 @@ class Trial:
                 mixture = easy.mean_ms + (1 - mixed.counts.easy_share) * span
                 found.append((mixed.mean_ms - mixture) / span)
         return found
+
+    def _ratios(self) -> list[float]:
+        return [
+            mixed.mean_ms / self.target.resolve_ms(easy.mean_ms, hard.mean_ms) for easy, hard, mixed in self._rounds()
+        ]
 
     def _rounds(self) -> list[tuple[Run, Run, Run]]:
         return list(zip(self.easy, self.hard, self.mixed, strict=True))

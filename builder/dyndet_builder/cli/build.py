@@ -8,13 +8,12 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from dynamicdet.architectures import ARCHITECTURES
-from dyndet_bench.machine import summary
 from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.bundle import Precision
 from dyndet_builder.calibrate import Effort
+from dyndet_builder.cli.measured import measured_table
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.export import PRECISIONS
@@ -111,7 +110,7 @@ def command(
     console = Console(highlight=False)
     if result.reused:
         console.print(f"Unchanged, and reused: {', '.join(result.reused)}.")
-    console.print(measured_table(result))
+    console.print(measured_table(result.point, result.evidence))
     console.print(
         f"The repository is {result.repository}. Next:\n"
         f"  dyndet serve {result.repository} --grpc-port 8001\n"
@@ -123,26 +122,6 @@ def command(
 def _first_of(images: Path) -> Path | None:
     """A picture that warms the stages: from the folder that calibrates, else the demo's."""
     return images if images.is_dir() and any(images.iterdir()) else shipped_warmup_image()
-
-
-def measured_table(result: BuildResult) -> Table:
-    """What was measured: one row per figure."""
-    point, evidence = result.point, result.evidence
-    table = Table(show_header=False, box=None, pad_edge=False)
-    rows = (
-        ("lat1, every image easy", f"{evidence.easy.mean_ms:.2f} ms"),
-        ("lat2, every image hard", f"{evidence.hard.mean_ms:.2f} ms"),
-        (f"target ({point.target})", f"{point.target_ms:.2f} ms"),
-        ("threshold", f"{point.threshold:.4f}"),
-        ("easy share", f"{point.easy_share:.1%}"),
-        ("latency reached", f"[bold]{point.latency_ms:.2f} ms[/]"),
-        ("error", f"[bold]{point.error:+.1%}[/]"),
-        ("measured with", f"{evidence.held_out_images} held-out images, {evidence.concurrency} at a time"),
-        ("measured on", f"{summary(evidence.machine)}, {evidence.date}"),
-    )
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
 
 
 def as_record(result: BuildResult) -> dict[str, object]:

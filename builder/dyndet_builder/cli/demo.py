@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dyndet_builder.cli.build import measured_table
+from dyndet_builder.cli.measured import measured_table
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo import Answer, demo
 from dyndet_builder.targets import Target, TargetParameter
@@ -33,7 +33,7 @@ def command(target: Target, output: Path) -> None:
     console.print()
     console.print(_pictures_table(answers))
     console.print(f"Annotated pictures: {answers[0].saved.parent}\n", soft_wrap=True)
-    console.print(measured_table(result))
+    console.print(measured_table(result.point, result.evidence))
     console.print(
         "\nWhat to type next:\n"
         "  source .venv/bin/activate\n"

@@ -1,0 +1,95 @@
+"""`dyndet serve`."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from dynamicdet.errors import ServerError
+from dyndet_builder.server import DEFAULT_PORTS, TritonServer
+from dyndet_builder.server_docker import docker_command
+
+_POLL_S = 0.3
+
+
+@click.command("serve")
+@click.argument("repository", type=click.Path(path_type=Path))
+@click.option("--http-port", type=click.IntRange(1, 65535), help="[default: 8000 if it is free, else any free one]")
+@click.option("--grpc-port", type=click.IntRange(1, 65535), help="[default: 8001 if it is free, else any free one]")
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="[default: 8002 if it is free, else any free one]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every network.")
+@click.option(
+    "--log-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append the server's log to this file.  [default: none is kept]",
+)
+@click.option("--log-verbose", type=click.IntRange(0), default=0, help="Triton's verbosity.")
+@click.option(
+    "--model-control",
+    type=click.Choice(("none", "poll", "explicit")),
+    default="none",
+    show_default=True,
+    help="Whether models can be loaded and unloaded while the server runs.",
+)
+@click.option("--docker", is_flag=True, help="Print the command that serves with NVIDIA's official image instead.")
+def command(
+    repository: Path,
+    http_port: int | None,
+    grpc_port: int | None,
+    metrics_port: int | None,
+    host: str,
+    log_file: Path | None,
+    log_verbose: int,
+    model_control: str,
+    docker: bool,
+) -> None:
+    """Serve a model repository on this machine with the embedded Triton server, until Ctrl-C.
+
+    \b
+    Examples:
+      dyndet serve build/models
+      dyndet serve build/models --grpc-port 9001 --log-file server.log
+      dyndet serve build/models --docker
+    """
+    given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+    if docker:
+        ports = {kind: port or DEFAULT_PORTS[kind] for kind, port in given.items()}
+        click.echo(shlex.join(docker_command(repository, ports=ports, host=host)))
+        return
+    stop = threading.Event()
+
+    def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    server = TritonServer(
+        repository,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        prefer_default_ports=True,
+        host=host,
+        log_file=log_file,
+        log_verbose=log_verbose,
+        model_control=model_control,  # type: ignore[arg-type] # click has checked it
+    )
+    click.echo("Starting the server (Ctrl-C stops it) ...", err=True)
+    with server:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, ask_to_stop)
+        click.echo(
+            f"Serving {repository}: {', '.join(server.detectors) or 'no dyndet detector'}\n"
+            f"  gRPC     {server.grpc_url}\n"
+            f"  HTTP     http://{server.http_url}\n"
+            f"  metrics  {server.metrics_url}\n"
+            f"Next: dyndet detect PICTURE... --url {server.grpc_url}"
+            + (f" --model {server.detectors[0]}" if server.detectors[:1] not in ((), ("dyndet",)) else "")
+        )
+        while not stop.wait(_POLL_S):
+            if not server.running:
+                raise ServerError("; ".join(["the server died", *server.error_lines()[:3]]))
+    click.echo("Stopped.", err=True)

@@ -1,0 +1,35 @@
+"""The docker command that serves a repository with NVIDIA's official image."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from dyndet_builder.server import DEFAULT_PORTS, check_repository
+
+IMAGE = "nvcr.io/nvidia/tritonserver:24.10-py3"
+"""The release that the embedded server (2.51.0) comes from: the one that dyndet is tested with."""
+
+_SERVE = "exec tritonserver --model-repository=/models"
+# What stages of the `python` backend need and the image lacks.
+_INSTALL = "pip install --quiet 'numpy<2' onnxruntime"
+
+
+def docker_command(
+    repository: Path, *, ports: Mapping[str, int], host: str = "127.0.0.1", shm_size: str = "1g"
+) -> list[str]:
+    """Words of the command. The repository is mounted read-only; what is changed in it on the host shows inside.
+
+    Raises InputError where the folder is no repository.
+    """
+    check_repository(repository)
+    # ONNX graphs beside Python code are run by ONNX Runtime inside the Python backend.
+    needs_onnxruntime = any((graph.parent / "model.py").is_file() for graph in repository.glob("*/1/model.onnx"))
+    command = ["docker", "run", "--rm", "--init", f"--shm-size={shm_size}"]
+    if shutil.which("nvidia-smi") is not None:
+        command += ["--gpus", "all"]
+    for kind, port in ports.items():
+        command += ["-p", f"{host}:{port}:{DEFAULT_PORTS[kind]}"]
+    command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1", IMAGE]
+    return [*command, "bash", "-c", f"{_INSTALL} && {_SERVE}" if needs_onnxruntime else _SERVE]

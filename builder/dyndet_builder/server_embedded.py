@@ -1,0 +1,73 @@
+"""The tritonserver inside the nvidia-pytriton wheel: where it lies and what it needs to run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamicdet.errors import MissingExtraError
+
+_INSTALL = "`pip install 'dyndet[server]'` installs it"
+_TRITON_OF_WHEEL = {"0.7.0": "2.51.0"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedServer:
+    """Where the wheel keeps the server and its Python backend."""
+
+    version: str
+    binary: Path
+    python_backend: Path
+    stub: Path
+    libraries: Path
+
+
+def find_server() -> EmbeddedServer:
+    """The embedded tritonserver for this interpreter.
+
+    Raises MissingExtraError where the wheel, its stub for this Python or libpython is missing, or numpy is 2 or newer.
+    """
+    numpy_version = importlib.metadata.version("numpy")
+    if not numpy_version.startswith(("0.", "1.")):
+        raise MissingExtraError(
+            f"numpy {numpy_version} is installed, with which the embedded tritonserver returns garbage; "
+            "`pip install 'numpy>=1.26,<2'`"
+        )
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError(f"the embedded tritonserver (nvidia-pytriton) is not installed; {_INSTALL}")
+    package = Path(spec.origin).parent
+    wheel = importlib.metadata.version("nvidia-pytriton")
+    root = package / "tritonserver"
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    found = EmbeddedServer(
+        version=_TRITON_OF_WHEEL.get(wheel, f"of nvidia-pytriton {wheel}"),
+        binary=root / "bin" / "tritonserver",
+        python_backend=root / "backends" / "python",
+        stub=root / "python_backend_stubs" / minor / "triton_python_backend_stub",
+        libraries=package.parent / "nvidia_pytriton.libs",
+    )
+    if not found.binary.is_file() or not found.python_backend.is_dir():
+        raise MissingExtraError(f"nvidia-pytriton {wheel} carries no tritonserver with a Python backend; {_INSTALL}")
+    if not found.stub.is_file():
+        have = ", ".join(sorted(folder.name for folder in found.stub.parent.parent.iterdir()))
+        raise MissingExtraError(f"the embedded tritonserver has no Python {minor} stub; use one of Python {have}")
+    return found
+
+
+def server_environment(embedded: EmbeddedServer, extra: Mapping[str, str]) -> dict[str, str]:
+    """Environment of the server process: its libraries, and this interpreter for its Python backend."""
+    environment = dict(os.environ)
+    libraries = [str(embedded.libraries), sysconfig.get_config_var("LIBDIR"), environment.get("LD_LIBRARY_PATH")]
+    environment["LD_LIBRARY_PATH"] = ":".join(folder for folder in libraries if folder)
+    # The stub finds its packages through the first `python3`.
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
+    environment["ORT_DISABLE_TELEMETRY"] = "1"
+    environment.pop("PYTHONHOME", None)
+    return environment | dict(extra)
