@@ -210,8 +210,8 @@ class TritonServer:
             self._run_folder = None
 
     def error_lines(self) -> list[str]:
-        """What the server said went wrong, most telling lines first."""
-        return list(error_lines(self._read_log()))
+        """What the server said went wrong."""
+        return error_lines(self._read_log())
 
     def _url(self, kind: str) -> str:
         if kind not in self._ports:
@@ -288,7 +288,7 @@ class TritonServer:
 
     def _with_log(self, what: str) -> str:
         log = self._read_log()
-        lines = list(error_lines(log))[:6]
+        lines = error_lines(log)[:6]
         shown = (
             "; ".join(lines) or "; ".join(line.strip() for line in log.strip().splitlines()[-3:]) or "it said nothing"
         )

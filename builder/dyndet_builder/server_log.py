@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from dynamicdet.errors import InputError
 
-_HARMLESS = ("NVML", "DCGM", "CacheManager Init Failed", "CUDA memory pool disabled")
+_HARMLESS = ("NVML", "DCGM", "CacheManager Init Failed", "CUDA memory pool disabled", "CudaDriverHelper")
 
 
 def open_log(path: Path) -> int:
@@ -20,14 +19,14 @@ def open_log(path: Path) -> int:
         raise InputError(f"the log file {path} cannot be written ({error.strerror}); give another one") from error
 
 
-def error_lines(log: str) -> Iterator[str]:
-    """The server's own error messages, the reason of each model that failed first, each once."""
-    seen: set[str] = set()
+def error_lines(log: str) -> list[str]:
+    """What the server says went wrong, each once: why models failed to load, else its error messages."""
     failed = re.findall(r"^\|\s*(\S+)\s*\|\s*\d+\s*\|\s*UNAVAILABLE:\s*(.+?)\s*\|\s*$", log, flags=re.MULTILINE)
     messages = [f"model {name}: {reason}" for name, reason in failed]
-    messages += re.findall(r'^E\d{4} [^\]]*\] "?(.+?)"?\s*$', log, flags=re.MULTILINE)
-    messages += re.findall(r"^(error: .+?)\s*$", log, flags=re.MULTILINE)
-    for message in messages:
-        if message not in seen and not any(word in message for word in _HARMLESS):
-            seen.add(message)
-            yield message
+    if not messages:
+        messages = re.findall(r'^E\d{4} [^\]]*\] "?(.+?)"?\s*$', log, flags=re.MULTILINE)
+        messages = [message for message in messages if not any(word in message for word in _HARMLESS)]
+    if not messages:
+        messages = re.findall(r"^error: (.+?)\s*$", log, flags=re.MULTILINE)
+    # Python code that fails adds where it failed, behind line breaks that were escaped.
+    return list(dict.fromkeys(message.partition("\\n")[0] for message in messages))

@@ -1,0 +1,167 @@
+"""The launcher of the embedded server: clear errors, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dynamicdet.errors import InputError, ServerError
+from dyndet_builder.server import TritonServer
+
+_DYNDET = Path(sys.executable).parent / "dyndet"
+_DOUBLE = """
+import triton_python_backend_utils as pb
+class TritonPythonModel:
+    def execute(self, requests):
+        inputs = [pb.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
+        return [pb.InferenceResponse([pb.Tensor("y", x * 2)]) for x in inputs]
+"""
+_BROKEN = """
+class TritonPythonModel:
+    def initialize(self, args):
+        raise RuntimeError("the weights are on holiday")
+    def execute(self, requests):
+        return []
+"""
+_CONFIG = """
+backend: "python"
+max_batch_size: 4
+input { name: "x" data_type: TYPE_FP32 dims: [4] }
+output { name: "y" data_type: TYPE_FP32 dims: [4] }
+"""
+
+
+def _repository(folder: Path, code: str) -> Path:
+    (folder / "double" / "1").mkdir(parents=True)
+    (folder / "double" / "config.pbtxt").write_text(_CONFIG)
+    (folder / "double" / "1" / "model.py").write_text(code)
+    return folder
+
+
+def _traces(mark: str) -> list[str]:
+    """Processes and shared memory that belong to a repository or process."""
+    processes = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if process.info["status"] != psutil.STATUS_ZOMBIE and any(
+            mark in word for word in process.info["cmdline"] or ()
+        ):
+            processes.append(" ".join(process.info["cmdline"])[:200])
+    return processes
+
+
+def _shared_memory(pid: int) -> list[str]:
+    return [path.name for path in Path("/dev/shm").glob(f"dyndet_{pid}_*")]
+
+
+def test_stopping_leaves_no_process_and_no_shared_memory(tmp_path: Path) -> None:
+    repository = _repository(tmp_path / "models", _DOUBLE)
+    with TritonServer(repository) as server:
+        assert server.running
+        assert psutil.Process(server.pid).name().startswith("tritonserver")
+        run_folder = server.log_file.parent
+        assert len(_traces(str(repository))) >= 3  # guard, server, stub
+        assert _shared_memory(os.getpid())
+    assert _traces(str(repository)) == []
+    assert _shared_memory(os.getpid()) == []
+    assert not run_folder.exists()
+
+
+def test_a_killed_server_is_noticed_and_leaves_nothing(tmp_path: Path) -> None:
+    repository = _repository(tmp_path / "models", _DOUBLE)
+    with TritonServer(repository) as server:
+        os.kill(server.pid, signal.SIGKILL)
+        _wait_until(lambda: not server.running)
+        assert _traces(str(repository)) == []
+        assert _shared_memory(os.getpid()) == []
+
+
+def test_killing_the_parent_stops_the_server(tmp_path: Path) -> None:
+    repository = _repository(tmp_path / "models", _DOUBLE)
+    code = (
+        "import sys, time; from pathlib import Path; from dyndet_builder.server import TritonServer\n"
+        "with TritonServer(Path(sys.argv[1])) as server:\n"
+        "    sys.stdout.write(str(server.log_file.parent) + '\\n'); sys.stdout.flush(); time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(repository)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        run_folder = Path(parent.stdout.readline().strip())
+        assert run_folder.is_dir()
+        parent.kill()
+    _wait_until(lambda: not _traces(str(repository)) and not run_folder.exists())
+    assert _shared_memory(parent.pid) == []
+
+
+def test_a_model_that_fails_to_load_shows_the_servers_reason(tmp_path: Path) -> None:
+    repository = _repository(tmp_path / "models", _BROKEN)
+    with pytest.raises(ServerError, match=r"double.*the weights are on holiday"), TritonServer(repository):
+        pass
+    assert _traces(str(repository)) == []
+
+
+def test_an_occupied_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+    repository = _repository(tmp_path / "models", _DOUBLE)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        log = tmp_path / "server.log"
+        with pytest.raises(ServerError, match=f"port {port} for grpc"), TritonServer(repository, grpc_port=port):
+            pass
+        assert not log.exists()
+
+
+@pytest.mark.parametrize("content", [None, "empty"])
+def test_what_is_no_repository_is_refused(tmp_path: Path, content: str | None) -> None:
+    folder = tmp_path / "models"
+    if content:
+        folder.mkdir()
+    with pytest.raises(InputError, match="no model repository"):
+        TritonServer(folder)
+
+
+def test_a_log_that_cannot_be_written_is_refused_before_the_start(tmp_path: Path) -> None:
+    repository = _repository(tmp_path / "models", _DOUBLE)
+    with (
+        pytest.raises(InputError, match=r"nowhere/server\.log"),
+        TritonServer(repository, log_file=tmp_path / "nowhere" / "server.log"),
+    ):
+        pass
+
+
+def test_serve_command_says_where_and_stops_on_ctrl_c(tmp_path: Path) -> None:
+    repository = _repository(tmp_path / "models", _DOUBLE)
+    command = [str(_DYNDET), "serve", str(repository), "--log-file", str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        assert lines[1].split()[0] == "gRPC"
+        host, _, port = lines[1].split()[1].partition(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert _traces(str(repository)) == []
+    assert "double" in (tmp_path / "log").read_text()
+
+
+def test_serve_prints_the_docker_command(repository_folder: Path) -> None:
+    command = [str(_DYNDET), "serve", str(repository_folder), "--docker", "--grpc-port", "9001"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "-p 127.0.0.1:9001:8001" in printed
+    assert f"-v {repository_folder.resolve()}:/models:ro" in printed
+    assert "onnxruntime" in printed
+
+
+def _wait_until(condition: object, seconds: float = 60.0) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
