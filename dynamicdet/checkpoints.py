@@ -24,9 +24,10 @@ FORMAT_VERSION = "1"
 _ZIP, _PICKLE = b"PK", b"\x80"  # what torch.save has written since and before 1.6
 
 
-def save(model: DynamicDetector, path: str | os.PathLike[str]) -> None:
+def save(model: DynamicDetector, path: str | os.PathLike[str], *, half: bool = False) -> None:
     """Write a network in training form as safetensors with a header that says what it is; whole or not at all.
 
+    `half` stores floats as float16, in half the space; `load` gives float32 in either case.
     Raises InputError for a deployed copy, whose merged weights can be neither trained nor loaded again, and where the
     folder does not exist.
     """
@@ -42,7 +43,7 @@ def save(model: DynamicDetector, path: str | os.PathLike[str]) -> None:
         "class_names": json.dumps(list(model.class_names)),
         "input_size": str(model.input_size),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: _stored(tensor, half=half) for name, tensor in model.state_dict().items()}
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     temporary = Path(name)
@@ -54,6 +55,11 @@ def save(model: DynamicDetector, path: str | os.PathLike[str]) -> None:
         raise InputError(f"{target} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _stored(tensor: Tensor, *, half: bool) -> Tensor:
+    stored = tensor.detach().cpu().contiguous()
+    return stored.half() if half and stored.is_floating_point() else stored
 
 
 def load(path: str | os.PathLike[str], architecture: str | None = None) -> DynamicDetector:

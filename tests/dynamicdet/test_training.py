@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from dynamicdet import create, load
+from dynamicdet import create, load, save
 from dynamicdet.augment import NONE, Augmentation, Sample, augment
 from dynamicdet.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
@@ -191,3 +191,13 @@ def test_a_folder_that_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text("{no json")
     with pytest.raises(InputError, match="not valid JSON"):
         read_dataset(tmp_path, 320)
+
+
+def test_half_precision_halves_the_file_and_loads_as_float32(tmp_path: Path) -> None:
+    model = create("dy-yolov7-pico", 2)
+    save(model, tmp_path / "full.safetensors")
+    save(model, tmp_path / "half.safetensors", half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.55 * (tmp_path / "full.safetensors").stat().st_size
+    expected = model.state_dict()
+    for name, tensor in load(tmp_path / "half.safetensors").state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4, msg=name)

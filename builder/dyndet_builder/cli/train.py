@@ -98,6 +98,7 @@ def detectors(
     "--class-gain", type=float, default=_ROUTER.loss.classes, show_default=True, help="Weight of the class loss."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--half", is_flag=True, help="Store weights as float16, in half the space.")
 @click.option("--cache", type=_FOLDER, help="Folder that keeps the decoded images for the next time.")
 def router(
     checkpoint: Path,
@@ -108,6 +109,7 @@ def router(
     learning_rate: float,
     class_gain: float,
     seed: int,
+    half: bool,
     cache: Path | None,
 ) -> None:
     """Train the router of a network whose detectors are trained; nothing else in it changes.
@@ -121,7 +123,7 @@ def router(
     )
     model = load(checkpoint)
     report = train_router(model, read_dataset(data, model.input_size, cache=cache), recipe=recipe)
-    save(model, output or checkpoint)
+    save(model, output or checkpoint, half=half)
     low, middle, high = report.quantiles
     click.echo(
         f"{report.examples} examples; objective {report.objective_before:.5f} -> {report.objective:.5f}, "
