@@ -105,12 +105,7 @@ class TritonServer:
         stop_timeout_s: float = 20.0,
         warm_up: bool = True,
     ) -> None:
-        if not repository.is_dir():
-            raise InputError(f"{repository} is no model repository: no such folder; `dyndet render` writes one")
-        if not any(repository.glob("*/config.pbtxt")):
-            raise InputError(
-                f"{repository} is no model repository: no */config.pbtxt in it; `dyndet render` writes one"
-            )
+        check_repository(repository)
         self._repository = repository.resolve()
         self._given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
         self._prefer_default_ports = prefer_default_ports

@@ -228,7 +228,9 @@ class ThresholdSearch:
 
 
 def _undecided(trial: Trial, tolerance: float) -> bool:
-    """Whether noise hides on which side of the tolerance the error lies, or makes a miss out of a hit."""
+    """Whether noise hides on which side of the tolerance the error lies. One round alone says nothing about noise."""
+    if len(trial.mixed) < 2:
+        return False
     return trial.uncertainty > tolerance / 2 or abs(abs(trial.error) - tolerance) < trial.uncertainty
 
 

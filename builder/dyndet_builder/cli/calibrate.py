@@ -50,7 +50,7 @@ _EFFORT = Effort()
     type=int,
     default=_EFFORT.verification_rounds,
     show_default=True,
-    help="Rounds of the verification; noise adds up to a few more.",
+    help="Rounds of the verification; noise adds a few more. Fewer than 3 make the other steps shorter, too.",
 )
 @click.option(
     "--tolerance",
@@ -86,7 +86,13 @@ def command(
       dyndet calibrate --target-latency 50% --images photos --url gpu-box:8001 -o operating_points.json
     """
     effort = replace(
-        _EFFORT, max_images=max_images, requests_per_run=requests, verification_rounds=rounds, tolerance=tolerance
+        _EFFORT,
+        max_images=max_images,
+        requests_per_run=requests,
+        range_rounds=min(rounds, _EFFORT.range_rounds),
+        trial_rounds=min(rounds, _EFFORT.trial_rounds),
+        verification_rounds=rounds,
+        tolerance=tolerance,
     )
     with step_bars() as show:
         result = calibrate(

@@ -1,0 +1,183 @@
+"""Calibration on the real server, with few requests: arithmetic and safety are proven here, not precision."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynamicdet.errors import InputError, ServerError
+from dynamicdet.thresholds import easy_share
+from dyndet_bench.served import Served
+from dyndet_bench.workload import image_files, read_letterboxed
+from dyndet_builder.calibrate import Effort, calibrate
+from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, read_operating_points
+from dyndet_builder.server import TritonServer
+from dyndet_builder.targets import MeanLatency, ShareOfRange
+
+_EFFORT = Effort(
+    max_images=24,
+    requests_per_run=24,
+    range_rounds=1,
+    trial_rounds=1,
+    verification_rounds=2,
+    extra_rounds=0,
+    tolerance=0.9,  # the machine is busy with tests
+)
+_HALF = ShareOfRange("50%", 0.5)
+
+
+@pytest.fixture
+def repository(repository_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the served repository, with a point that was calibrated earlier."""
+    folder = tmp_path / "models"
+    shutil.copytree(repository_folder / "dyndet", folder / "dyndet")
+    points = OperatingPoints(default="9ms", points={"9ms": OperatingPoint(threshold=0.9, target="9ms")})
+    _points(folder).write_text(points.model_dump_json())
+    return folder
+
+
+def _points(repository: Path) -> Path:
+    return repository / "dyndet" / "1" / "operating_points.json"
+
+
+def test_the_result_holds_together(server: TritonServer, repository: Path, demo_images: Path) -> None:
+    steps: list[str] = []
+    result = calibrate(
+        server.grpc_url,
+        images=demo_images,
+        target=_HALF,
+        repository=repository,
+        effort=_EFFORT,
+        progress=lambda step, _done, _of: steps.append(step),
+    )
+    point, evidence = result.point, result.evidence
+    assert evidence.easy.mean_ms < evidence.hard.mean_ms
+    assert point.target_ms == pytest.approx((evidence.easy.mean_ms + evidence.hard.mean_ms) / 2)
+    assert point.latency_ms == pytest.approx(point.target_ms * (1 + point.error))
+    assert (evidence.calibration_images, evidence.held_out_images) == (12, 12)
+    assert evidence.easy.requests == evidence.hard.requests == 48
+    assert list(evidence.difficulty_quantiles) == sorted(evidence.difficulty_quantiles)
+    assert {"cpu", "cores"} <= evidence.machine.keys()
+    assert {"triton", "perf_analyzer", "python"} <= evidence.versions.keys()
+
+    # The share that the server counted is the one that the held-out images' difficulties give at this threshold.
+    order = np.random.default_rng(0).permutation(len(image_files(demo_images)))[:24]
+    held_out = [image_files(demo_images)[index] for index in order[12:]]
+    with Served(server.grpc_url) as served:
+        difficulties = served.difficulties(read_letterboxed(held_out, served.detector.input_size))
+    expected = easy_share(difficulties, point.threshold)
+    assert point.easy_share == pytest.approx(expected, abs=0.045)  # one warm-up request per 24 is counted, too
+
+    written = read_operating_points(_points(repository))
+    assert written.default == "50%"
+    assert written.points["50%"] == point
+    assert written.points["9ms"].threshold == 0.9
+    assert written.evidence == evidence
+    assert [path.name for path in _points(repository).parent.glob(".*")] == []
+    assert steps[0] == "read pictures"
+    assert "verify on held-out images" in steps
+
+
+@pytest.mark.parametrize("ms", [0.01, 60_000.0])
+def test_a_target_out_of_reach_states_the_range_and_overwrites_nothing(
+    server: TritonServer, repository: Path, demo_images: Path, ms: float
+) -> None:
+    before = _points(repository).read_bytes()
+    command = [str(Path(sys.executable).parent / "dyndet"), "calibrate", "--url", server.grpc_url, "--rounds", "1"]
+    command += ["--images", str(demo_images), "--repository", str(repository), "--max-images", "16"]
+    answer = subprocess.run([*command, "--target-latency", f"{ms}ms"], capture_output=True, text=True, check=False)
+    assert answer.returncode == 3
+    error = answer.stderr.strip().splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert "ask for" in error
+    assert _points(repository).read_bytes() == before
+
+
+def test_a_server_killed_in_the_middle_costs_nothing(
+    repository_folder: Path, repository: Path, demo_images: Path
+) -> None:
+    before = _points(repository).read_bytes()
+    with TritonServer(repository_folder) as own:
+
+        def kill(step: str, done: int, of: int) -> None:
+            if (step, done) == ("measure the threshold", 1):
+                os.kill(own.pid, signal.SIGKILL)
+
+        with pytest.raises(ServerError, match=r"^[^\n]*127\.0\.0\.1[^\n]*$"):
+            calibrate(
+                own.grpc_url,
+                images=demo_images,
+                target=_HALF,
+                repository=repository,
+                effort=replace(_EFFORT, trial_rounds=2),
+                progress=kill,
+            )
+    assert _points(repository).read_bytes() == before
+
+
+def test_json_and_a_file_of_its_own(server: TritonServer, tmp_path: Path, demo_images: Path) -> None:
+    output = tmp_path / "points.json"
+    command = [str(Path(sys.executable).parent / "dyndet"), "calibrate", "--url", server.grpc_url, "--json"]
+    command += ["--images", str(demo_images), "--max-images", "16", "--requests", "8", "--rounds", "1"]
+    command += ["--tolerance", "0.9", "--target-latency", "40%", "-o", str(output)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    printed = json.loads(answer.stdout)
+    assert printed["operating_point"]["target"] == "40%"
+    assert printed["written"] == [str(output)]
+    assert read_operating_points(output).points["40%"].threshold == printed["operating_point"]["threshold"]
+
+
+def _few(folder: Path, images: Path) -> None:
+    folder.mkdir()
+    for file in image_files(images)[:3]:
+        shutil.copy(file, folder)
+
+
+def _broken(folder: Path, images: Path) -> None:
+    folder.mkdir()
+    for file in image_files(images)[:20]:
+        shutil.copy(file, folder)
+    (folder / "zero.jpg").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda folder, images: None, "no such folder"),
+        (lambda folder, images: folder.mkdir(), "holds no pictures"),
+        (_few, "needs at least 8"),
+        (_broken, r"zero\.jpg"),
+    ],
+)
+def test_unusable_images_are_named(
+    server: TritonServer, tmp_path: Path, demo_images: Path, prepare: Callable[[Path, Path], None], said: str
+) -> None:
+    folder = tmp_path / "pictures"
+    prepare(folder, demo_images)
+    with pytest.raises(InputError, match=said):
+        calibrate(server.grpc_url, images=folder, target=_HALF, effort=_EFFORT)
+
+
+def test_a_model_that_is_not_ours_is_refused(server: TritonServer, demo_images: Path) -> None:
+    with pytest.raises(ServerError, match=r"dyndet_head1.*not a dyndet detector"):
+        calibrate(server.grpc_url, model="dyndet_head1", images=demo_images, target=_HALF)
+
+
+def test_no_server_at_the_address(demo_images: Path) -> None:
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"):
+        calibrate("127.0.0.1:9", images=demo_images, target=MeanLatency("9ms", 9.0))
+
+
+def test_a_wrong_repository_is_refused_before_anything_is_measured(tmp_path: Path, demo_images: Path) -> None:
+    with pytest.raises(InputError, match="no repository with a model 'dyndet'"):
+        calibrate("127.0.0.1:9", images=demo_images, target=_HALF, repository=tmp_path)
