@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +13,9 @@ import numpy.typing as npt
 
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.thresholds import easy_share
-from dyndet_bench.machine import describe_machine, describe_versions
 from dyndet_bench.measure import PERCENTILES, Run
 from dyndet_bench.perf_analyzer import find_perf_analyzer
+from dyndet_bench.records import circumstances
 from dyndet_bench.rounds import Rounds
 from dyndet_bench.served import Served
 from dyndet_bench.workload import Workload, image_files, read_letterboxed
@@ -98,7 +95,7 @@ def calibrate(
             rounds = Rounds(served, perf_analyzer, held_out, concurrency=concurrency, requests=effort.requests_per_run)
             search = ThresholdSearch(rounds, target, difficulties[:half], effort, tell)
             verified = search.find()
-        versions = describe_versions() | served.versions() | {"perf_analyzer": perf_analyzer.version}
+        seen = circumstances(**served.versions(), perf_analyzer=perf_analyzer.version)
     evidence = Evidence(
         easy=_route_latency(verified.easy),
         hard=_route_latency(verified.hard),
@@ -106,10 +103,7 @@ def calibrate(
         calibration_images=half,
         held_out_images=len(letterboxed) - half,
         concurrency=concurrency,
-        machine=describe_machine(),
-        versions=versions,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **seen.model_dump(),
     )
     point = OperatingPoint(
         threshold=verified.threshold,

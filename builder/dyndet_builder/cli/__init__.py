@@ -19,7 +19,7 @@ _COMMANDS = {
     "render": ("dyndet_builder.cli.render", "Render a bundle as a Triton model repository."),
     "serve": ("dyndet_builder.cli.serve", "Serve a model repository on a Triton server of this machine."),
     "calibrate": ("dyndet_builder.cli.calibrate", "Find the threshold that meets a latency target."),
-    "bench": ("dyndet_bench.cli", "Measure a served detector."),
+    "bench": ("dyndet_builder.cli.bench", "Measure a served detector."),
     "detect": ("dyndet_client.cli", "Detect objects in pictures through a server."),
     "train": ("dyndet_builder.cli.train", "Train the detectors, then the router."),
     "evaluate": ("dyndet_builder.cli.evaluate", "Measure COCO average precision of both routes and any mix."),

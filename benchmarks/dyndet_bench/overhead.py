@@ -1,0 +1,107 @@
+"""What serving adds: a served answer beside the bare ONNX Runtime calls of the same stages, measured in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from dynamicdet.errors import InputError
+from dyndet_bench.bare import BareStages
+from dyndet_bench.perf_analyzer import find_perf_analyzer
+from dyndet_bench.records import Circumstances, circumstances
+from dyndet_bench.rounds import Rounds
+from dyndet_bench.served import ALL_EASY, ALL_HARD, Served
+from dyndet_bench.workload import Workload, image_files, read_letterboxed
+
+Progress = Callable[[str, int, int], None]
+"""Told the step, how much of it is done, and of how much."""
+
+
+class RouteOverhead(BaseModel):
+    """One route. Times are medians over rounds of each round's median request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    served_ms: float = Field(description="perf_analyzer's client, gRPC, one request at a time")
+    bare_ms: float = Field(description="the same graphs, images and thread counts in one process")
+    ratio: float = Field(description="served over bare: median of the rounds' ratios")
+    ratio_low: float = Field(description="smallest ratio of a round")
+    ratio_high: float = Field(description="largest ratio of a round")
+
+
+class OverheadRecord(BaseModel):
+    """Result of `measure_overhead`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    model: str
+    easy: RouteOverhead
+    hard: RouteOverhead
+    images: int
+    rounds: int
+    circumstances: Circumstances
+
+
+def measure_overhead(
+    url: str,
+    *,
+    repository: Path,
+    images: Path,
+    model: str = "dyndet",
+    rounds: int = 5,
+    max_images: int = 40,
+    progress: Progress | None = None,
+) -> OverheadRecord:
+    """Measure both routes of the detector at `url`, and in turn its graphs from `repository` in bare ONNX Runtime.
+
+    Meant for a server on this machine. Bare and served runs alternate, and each round gives a ratio of its own, so that
+    other work on the machine disturbs both. Raises ServerError, InputError, MissingExtraError.
+    """
+    if rounds < 1 or max_images < 1:
+        raise InputError(f"rounds and max_images must be at least 1, got {rounds} and {max_images}")
+    tell = progress or (lambda _step, _done, _of: None)
+    perf_analyzer = find_perf_analyzer()
+    with Served(url, model) as served:
+        bare = BareStages(repository, model)
+        files = image_files(images)
+        chosen = files[:: max(1, len(files) // max_images)][:max_images]
+        letterboxed = read_letterboxed(chosen, served.detector.input_size)
+        served.warm_up()
+        bare.time_ms(letterboxed[:3], hard=True)
+        times: dict[str, list[tuple[float, float]]] = {"easy": [], "hard": []}
+        with Workload(letterboxed) as workload:
+            runner = Rounds(served, perf_analyzer, workload)
+            for number in range(rounds):
+                for part, (route, threshold) in enumerate((("easy", ALL_EASY), ("hard", ALL_HARD))):
+                    tell("serve and run bare, in turn", 2 * number + part, 2 * rounds)
+                    bare_ms = bare.time_ms(letterboxed, hard=route == "hard")
+                    ((run,),) = runner.measure((threshold,), 1)
+                    again_ms = bare.time_ms(letterboxed, hard=route == "hard")
+                    both = float(np.median(np.concatenate([bare_ms, again_ms])))
+                    times[route].append((run.percentiles_ms[50], both))
+            tell("serve and run bare, in turn", 2 * rounds, 2 * rounds)
+        versions = {**served.versions(), "perf_analyzer": perf_analyzer.version}
+    return OverheadRecord(
+        model=model,
+        easy=_route(times["easy"]),
+        hard=_route(times["hard"]),
+        images=len(letterboxed),
+        rounds=rounds,
+        circumstances=circumstances(**versions),
+    )
+
+
+def _route(times: list[tuple[float, float]]) -> RouteOverhead:
+    table = np.array(times)  # (rounds, 2): served, bare
+    ratios = table[:, 0] / table[:, 1]
+    return RouteOverhead(
+        served_ms=float(np.median(table[:, 0])),
+        bare_ms=float(np.median(table[:, 1])),
+        ratio=float(np.median(ratios)),
+        ratio_low=float(ratios.min()),
+        ratio_high=float(ratios.max()),
+    )
