@@ -162,8 +162,6 @@ def bls_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: 
             "dyndet_input_size": str(side),
             "dyndet_version": importlib.metadata.version("dyndet"),
             "dyndet_bundle_sha256": bundle_sha256,
-            # features stay on the GPU that made them
-            **({"FORCE_CPU_ONLY_INPUT_TENSORS": "no"} if options.gpus else {}),
         },
         stages=tuple(_stage_model(bundle, stage, name, options) for stage in bundle.stages),
     )

@@ -12,7 +12,7 @@ from dyndet_builder.render_options import BACKENDS
 _DEFAULTS = RenderOptions()
 
 
-class _Numbers(click.ParamType):
+class _Numbers(click.ParamType):  # type: ignore[type-arg]
     """Numbers with commas between them."""
 
     name = "numbers"

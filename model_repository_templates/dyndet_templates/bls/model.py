@@ -1,19 +1,20 @@
 """Routes each image of a request through the stages of a dynamic detector (Triton BLS).
 
-backbone1 -> difficulty -> head1 where difficulty <= threshold, else detector2. Images are routed one by one and run
-concurrently; the stages' dynamic batching merges them. Needs numpy and Triton's own module; everything else
-that it reads (`dyndet.json`, `operating_points.json`) lies beside it.
+backbone1 -> difficulty -> head1 where difficulty <= threshold, else detector2. Images are routed one by one and wait
+for their stages in threads; the stages' dynamic batching merges them. Needs numpy and Triton's own module; everything
+else that it reads (`dyndet.json`, `operating_points.json`) lies beside it.
 """
 
 from __future__ import annotations
 
-import asyncio
+import importlib.util
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ class _Answer:
     tensors: Mapping[str, Any]
 
 
+@dataclass
+class _Record:
+    """What metrics and log are told about a request when all requests of the call are answered."""
+
+    warnings: list[str] = field(default_factory=list)
+    answers: Sequence[_Answer] = ()
+    failed_stages: list[str] = field(default_factory=list)
+    latency_ms: float = 0.0
+
+
 class TritonPythonModel:
     """The public detector."""
 
@@ -67,41 +78,61 @@ class TritonPythonModel:
         self._points = OperatingPoints(folder / FILE_NAME, pb_utils.Logger.log_warn)
         self._metrics = Metrics(args["model_name"], tuple(self._stages), settings["latency_buckets_ms"])
         self._metrics.threshold_is(self._points.default)
+        self._memory = _preferred_memory(settings["stage_memory"])
+        # Requests, and the images of one request, wait for their stages in threads of their own: two pools, because
+        # a request that waits for its images must not take the threads that they need.
+        workers = int(json.loads(args["model_config"])["max_batch_size"])
+        self._request_pool = ThreadPoolExecutor(workers, "request")
+        self._image_pool = ThreadPoolExecutor(workers, "image")
 
-    async def execute(self, requests: Sequence[Any]) -> list[Any]:
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer requests in order, each on its own: an error of one does not touch the others."""
         if self._points.refresh():
             self._metrics.threshold_is(self._points.default)
-        return list(await asyncio.gather(*(self._respond(request) for request in requests)))
+        records = [_Record() for _ in requests]
+        responses = _map(self._request_pool, self._respond, requests, records)
+        # Here alone, where nothing else runs: metrics that two threads change at once crash the server (Triton 2.51).
+        for record in records:
+            self._tell(record)
+        return responses
 
     def finalize(self) -> None:
-        """Give the metrics back."""
+        """Stop the threads and give the metrics back."""
+        self._request_pool.shutdown()
+        self._image_pool.shutdown()
         self._metrics.close()
 
-    async def _respond(self, request: Any) -> Any:
+    def _respond(self, request: Any, record: _Record) -> Any:
         started = time.perf_counter()
         try:
             wanted = set(request.requested_output_names())
             image = pb_utils.get_input_tensor_by_name(request, "image")
             thresholds = self._thresholds(request, image.shape()[0])
-            images = _single_images(image)
-            answers = await asyncio.gather(
-                *(
-                    self._answer(request, single, threshold, wanted)
-                    for single, threshold in zip(images, thresholds, strict=True)
-                )
-            )
+
+            def answer(single: Any, threshold: float) -> _Answer:
+                return self._answer(request, record, single, threshold, wanted)
+
+            answers = _map(self._image_pool, answer, _single_images(image), thresholds)
             response = pb_utils.InferenceResponse(output_tensors=_outputs(answers, wanted))
         except _RequestError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), error.code))
         except Exception as error:
             text = f"the detector failed: {type(error).__name__}: {error}"
-            pb_utils.Logger.log_error(text)
+            record.warnings.append(text)
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(text))
-        for answer in answers:
-            self._metrics.routed(ROUTE_NAMES[answer.route], answer.difficulty)
-        self._metrics.answered(1e3 * (time.perf_counter() - started))
+        record.answers = answers
+        record.latency_ms = 1e3 * (time.perf_counter() - started)
         return response
+
+    def _tell(self, record: _Record) -> None:
+        for text in record.warnings:
+            pb_utils.Logger.log_warn(text)
+        for stage in record.failed_stages:
+            self._metrics.stage_failed(stage)
+        for answer in record.answers:
+            self._metrics.routed(ROUTE_NAMES[answer.route], answer.difficulty)
+        if record.answers:
+            self._metrics.answered(record.latency_ms)
 
     def _thresholds(self, request: Any, images: int) -> list[float]:
         """The threshold of each image: the input, else the named operating point, else the default."""
@@ -124,13 +155,12 @@ class TritonPythonModel:
         except ValueError as error:
             raise _RequestError(str(error), pb_utils.TritonError.INVALID_ARG) from error
 
-    async def _answer(self, request: Any, image: Any, threshold: float, wanted: set[str]) -> _Answer:
+    def _answer(self, request: Any, record: _Record, image: Any, threshold: float, wanted: set[str]) -> _Answer:
         """Route one image, batch size 1. No stage runs, and no feature is asked for, whose output is not used."""
         detections = [name for name in self._detections if name in wanted]
         backbone1 = self._stages["backbone1"]
-        tensors = await self._run(
-            backbone1, request, {"image": image}, backbone1.outputs if detections else [DIFFICULTY]
-        )
+        needed = backbone1.outputs if detections else (DIFFICULTY,)
+        tensors = self._run(backbone1, request, record, {"image": image}, needed)
         difficulty = _difficulty(tensors.get(DIFFICULTY))
         route = EASY if difficulty <= threshold else HARD  # NaN is hard
         if not detections:
@@ -141,27 +171,28 @@ class TritonPythonModel:
                 raise _Cancelled
             try:
                 return _Answer(
-                    HARD, difficulty, await self._run(self._stages["detector2"], request, tensors, detections)
+                    HARD, difficulty, self._run(self._stages["detector2"], request, record, tensors, detections)
                 )
             except _RequestError as error:
-                pb_utils.Logger.log_warn(f"detector 1 answers an image that was due to detector 2: {error}")
+                record.warnings.append(f"detector 1 answers an image that was due to detector 2: {error}")
                 route = FALLBACK
-        return _Answer(route, difficulty, await self._run(self._stages["head1"], request, tensors, detections))
+        return _Answer(route, difficulty, self._run(self._stages["head1"], request, record, tensors, detections))
 
-    async def _run(
-        self, stage: _Stage, request: Any, tensors: Mapping[str, Any], outputs: Sequence[str]
+    def _run(
+        self, stage: _Stage, request: Any, record: _Record, tensors: Mapping[str, Any], outputs: Sequence[str]
     ) -> dict[str, Any]:
         """Call a stage with tensors that go on as they are, without passing through numpy."""
-        response = await pb_utils.InferenceRequest(
+        response = pb_utils.InferenceRequest(
             model_name=stage.model,
             inputs=[tensors[name] for name in stage.inputs],
             requested_output_names=list(outputs),
             request_id=request.request_id(),
             trace=request.trace(),
-        ).async_exec()
+            **self._memory,
+        ).exec()
         if response.has_error():
             error = response.error()
-            self._metrics.stage_failed(stage.role)
+            record.failed_stages.append(stage.role)
             raise _RequestError(f"stage {stage.model} failed: {error.message()}", error.code())
         return {tensor.name(): tensor for tensor in response.output_tensors()}
 
@@ -176,10 +207,35 @@ class _Stage:
     outputs: tuple[str, ...]
 
 
+def _map(pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
+    """What `map` gives, all at once; a single call runs in this thread, which is quicker."""
+    if len(arguments[0]) == 1:
+        return [function(*(argument[0] for argument in arguments))]
+    return list(pool.map(function, *arguments))
+
+
+def _preferred_memory(kind: str) -> dict[str, Any]:
+    """Where stages leave their outputs: where they make them, unless nothing here could read the difficulty there."""
+    if kind == "gpu" and importlib.util.find_spec("cupy") is None:
+        pb_utils.Logger.log_warn("cupy is not installed: features go from stage to stage through the CPU's memory")
+        return {"preferred_memory": pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)}
+    return {}
+
+
 def _difficulty(tensor: Any) -> float:
     """The router's output; NaN, which is routed hard, where there is none."""
-    values = np.empty(0) if tensor is None else tensor.as_numpy().reshape(-1)
+    if tensor is None:
+        return math.nan
+    values = _array(tensor).reshape(-1)
     return float(values[0]) if values.size else math.nan
+
+
+def _array(tensor: Any) -> Any:
+    if tensor.is_cpu():
+        return tensor.as_numpy()
+    import cupy  # type: ignore[import-not-found]
+
+    return cupy.asnumpy(cupy.from_dlpack(tensor))
 
 
 def _single_images(batch: Any) -> list[Any]:
@@ -194,7 +250,7 @@ def _outputs(answers: Sequence[_Answer], wanted: set[str]) -> list[Any]:
         tensors = list(answers[0].tensors.values())
     else:
         tensors = [
-            pb_utils.Tensor(name, np.concatenate([answer.tensors[name].as_numpy() for answer in answers]))
+            pb_utils.Tensor(name, np.concatenate([_array(answer.tensors[name]) for answer in answers]))
             for name in answers[0].tensors
         ]
     if DIFFICULTY in wanted:
