@@ -20,8 +20,6 @@ from dyndet_bench.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
 
-# The first request of a process pays for the connection. One is enough, and the cycle through the pictures starts anew.
-WARM_UP_REQUESTS = 1
 PERCENTILES = (50, 90, 95, 99)
 
 
@@ -35,7 +33,7 @@ class Run:
     mean_ms: float
     percentiles_ms: dict[int, float]
     counts: RouteCounts
-    """from the server's own counters; the warm-up request is among them"""
+    """from the server's own counters; the warm-up requests, one per connection, are among them"""
     latencies_ms: FloatArray | None = None
     """(requests,) in order of sending, where they were asked for"""
 
@@ -61,6 +59,11 @@ def measure(
     if concurrency < 1:
         raise InputError(f"concurrency must be at least 1, got {concurrency}")
     requests = len(workload) if requests is None else requests
+    if requests < concurrency:
+        raise InputError(f"{requests} requests cannot keep a concurrency of {concurrency} busy; give more of them")
+    # The first request of each connection is slower. With fewer warm-up requests than connections perf_analyzer 2.51
+    # never ends. The cycle through the pictures starts anew after them.
+    warm_up = concurrency
     table = workload.folder / f"{uuid4().hex}.csv"
     export = workload.folder / f"{uuid4().hex}.json"  # perf_analyzer refuses a file that exists
     command = [
@@ -68,7 +71,7 @@ def measure(
         *("-m", served.name, "-u", served.address, "-i", "grpc"),
         *("--input-data", str(workload.input_data(threshold))),
         *("--concurrency-range", str(concurrency)),
-        *("--request-count", str(requests), "--warmup-request-count", str(WARM_UP_REQUESTS)),
+        *("--request-count", str(requests), "--warmup-request-count", str(warm_up)),
         *("-f", str(table), "--verbose-csv"),
         *(("--profile-export-file", str(export)) if export_latencies else ()),
     ]

@@ -1,0 +1,152 @@
+"""The perf_analyzer harness on the real server, and what it makes of damaged output."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from dynamicdet.errors import InputError, MissingExtraError, ServerError
+from dyndet_bench import perf_analyzer as module
+from dyndet_bench.measure import measure, read_profile_export, read_table
+from dyndet_bench.perf_analyzer import find_perf_analyzer
+from dyndet_bench.served import ALL_EASY, ALL_HARD, Served, served_detectors
+from dyndet_bench.workload import Workload, image_files, read_letterboxed
+from dyndet_builder.server import TritonServer
+
+
+@pytest.fixture(scope="module")
+def served(server: TritonServer) -> Iterator[Served]:
+    with Served(server.grpc_url) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def workload(served: Served, demo_images: Path) -> Iterator[Workload]:
+    with Workload(read_letterboxed(image_files(demo_images)[:10], served.detector.input_size)) as pictures:
+        yield pictures
+
+
+def test_a_run_measures_each_request_and_the_servers_counters(served: Served, workload: Workload) -> None:
+    run = measure(served, find_perf_analyzer(), workload, threshold=ALL_HARD, export_latencies=True)
+    assert run.latencies_ms is not None
+    assert run.latencies_ms.shape == (10,) == (run.requests,)
+    assert run.mean_ms == pytest.approx(run.latencies_ms.mean(), rel=0.01)
+    assert run.percentiles_ms[50] <= run.percentiles_ms[99]
+    assert (run.counts.total, run.counts.hard) == (11, 11)  # with one warm-up request
+    assert not any(workload.folder.glob("*.csv"))
+
+    easy = measure(served, find_perf_analyzer(), workload, threshold=ALL_EASY, requests=7, concurrency=3)
+    assert (easy.counts.total, easy.counts.hard) == (10, 0)
+    assert easy.latencies_ms is None
+
+
+def test_pictures_and_thresholds_arrive_as_they_were(served: Served, workload: Workload, demo_images: Path) -> None:
+    pictures = read_letterboxed(image_files(demo_images)[:10], served.detector.input_size)
+    difficulties = served.difficulties(pictures)
+    middle = float(np.median(difficulties))  # between two difficulties: ten pictures
+    run = measure(served, find_perf_analyzer(), workload, threshold=middle)
+    first_is_hard = int(difficulties[0] > middle)
+    assert run.counts.hard - first_is_hard == int((difficulties > middle).sum())
+
+
+def test_only_detectors_of_ours_are_listed(server: TritonServer) -> None:
+    assert served_detectors(server.grpc_url) == ["dyndet"]
+    with pytest.raises(ServerError, match="not a dyndet detector"):
+        Served(server.grpc_url, "dyndet_backbone1")
+
+
+def test_a_server_that_dies_under_load_is_one_sentence(repository_folder: Path, demo_images: Path) -> None:
+    with TritonServer(repository_folder) as own, Served(own.grpc_url) as connection:
+        pictures = read_letterboxed(image_files(demo_images)[:4], connection.detector.input_size)
+        with Workload(pictures) as load:
+            load.input_data(ALL_HARD)
+            timer = threading.Timer(1.0, os.kill, (own.pid, signal.SIGKILL))
+            timer.start()
+            with pytest.raises(ServerError, match=r"^[^\n]*stopped answering[^\n]*$"):
+                measure(connection, find_perf_analyzer(), load, threshold=ALL_HARD, requests=3000)
+            timer.join()
+
+
+def test_ctrl_c_ends_perf_analyzer(server: TritonServer, demo_images: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from dyndet_bench.measure import measure; from dyndet_bench.perf_analyzer import find_perf_analyzer\n"
+        "from dyndet_bench.served import Served; from dyndet_bench.workload import *\n"
+        "with Served(sys.argv[1]) as served, Workload(read_letterboxed([Path(sys.argv[2])], 320)) as load:\n"
+        "    sys.stdout.write('go\\n'); sys.stdout.flush()\n"
+        "    measure(served, find_perf_analyzer(), load, threshold=0.0, requests=100000)\n"
+    )
+    picture = image_files(demo_images)[0]
+    command = [sys.executable, "-c", code, server.grpc_url, str(picture)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "go\n"
+        children: list[psutil.Process] = []
+        deadline = time.monotonic() + 60
+        while not any("--request-count" in child.cmdline() for child in children):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+            children = psutil.Process(parent.pid).children()
+        parent.send_signal(signal.SIGINT)
+        parent.wait(30)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        '{"experiments": []}',
+        '{"experiments": [{"requests": []}]}',
+        '{"experiments": [{"requests": [{"timestamp": NaN, "response_timestamps": []}]}]}',
+        '{"experiments": [{"requests": [{"timestamp": 5, "response_timestamps": [5]}]}]}',
+    ],
+)
+def test_an_unreadable_profile_is_a_server_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(content)
+    with pytest.raises(ServerError, match="profile"):
+        read_profile_export(path)
+
+
+@pytest.mark.parametrize("content", ["", "Concurrency,p50 latency\n1,5\n", "Concurrency,Avg latency\n1,nonsense\n"])
+def test_an_unreadable_table_is_a_server_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(content)
+    with pytest.raises(ServerError, match="table"):
+        read_table(path)
+
+
+def test_a_perf_analyzer_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "perf_analyzer"
+    program.write_text("#!/bin/sh\necho 'libmissing.so.1: cannot open shared object file' >&2\nexit 127\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    module.find_perf_analyzer.cache_clear()
+    try:
+        with pytest.raises(MissingExtraError, match=r"libmissing.*pip install"):
+            find_perf_analyzer()
+        program.unlink()
+        with pytest.raises(MissingExtraError, match=r"none beside this Python.*pip install"):
+            find_perf_analyzer()
+    finally:
+        module.find_perf_analyzer.cache_clear()
+
+
+def test_a_workload_without_pictures_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one picture"):
+        Workload([])
