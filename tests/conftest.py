@@ -40,7 +40,7 @@ def bundle_folder(demo_checkpoint: Path, demo_images: Path, tmp_path_factory: py
     from dyndet_builder.export import export
 
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
-    export(demo_checkpoint, folder, images=demo_images, parity_images=12)
+    export(demo_checkpoint, folder, images=demo_images, parity_images=30)
     return folder
 
 
