@@ -66,6 +66,7 @@ class Model:
     kind: str
     instances: int
     gpus: tuple[int, ...]
+    merges: bool
     preferred_batches: tuple[int, ...]
     queue_delay_us: int
     warmups: tuple[Warmup, ...] = ()
@@ -116,6 +117,7 @@ def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: Rende
         kind="KIND_GPU" if options.gpus else "KIND_CPU",
         instances=options.instances,
         gpus=options.gpus,
+        merges=options.stages_merge,
         preferred_batches=options.preferred_batches,
         queue_delay_us=options.queue_delay_us,
         warmups=() if options.warmup_image is None else _warmups(described.inputs, options),
@@ -155,6 +157,7 @@ def bls_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: 
         kind="KIND_CPU",
         instances=options.bls_instances,
         gpus=(),
+        merges=True,
         preferred_batches=(),
         queue_delay_us=0,
         parameters={
@@ -206,8 +209,9 @@ def _check_wiring(bundle: Bundle) -> None:
     for stage in consumers:
         for tensor in bundle.stages[stage].inputs:
             if tensor != given.get(tensor.name):
+                found = f"{tensor.name} {tensor.dtype} {list(tensor.shape)}"
                 raise InputError(
-                    f"stage {stage} of bundle {bundle.name!r} reads {tensor}, backbone1 does not give that"
+                    f"stage {stage} of bundle {bundle.name!r} reads {found}, which backbone1 does not give"
                 )
         lacking = set(DETECTION_OUTPUTS) - {tensor.name for tensor in bundle.stages[stage].outputs}
         if lacking:
@@ -228,7 +232,7 @@ def _warmups(inputs: tuple[Tensor, ...], options: RenderOptions) -> tuple[Warmup
         )
         for tensor in inputs
     )
-    batches = sorted({1, options.max_batch, *options.preferred_batches})
+    batches = sorted({1, options.max_batch, *options.preferred_batches} if options.stages_merge else {1})
     return tuple(Warmup(name=f"batch {batch}", batch=batch, inputs=tensors) for batch in batches)
 
 

@@ -49,7 +49,9 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--max-batch", type=int, default=_DEFAULTS.max_batch, show_default=True, help="Images of one run at most."
 )
-@click.option("--preferred-batches", type=_Numbers(int), default=(), help="Batch sizes worth waiting for, such as 4,8.")
+@click.option(
+    "--preferred-batches", type=_Numbers(int), default=(), help="Batch sizes that stages wait for, such as 4,8."
+)
 @click.option(
     "--queue-delay-us",
     type=int,

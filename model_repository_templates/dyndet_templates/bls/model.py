@@ -11,6 +11,7 @@ import importlib.util
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +59,7 @@ class _Answer:
 
 @dataclass
 class _Record:
-    """What metrics and log are told about a request when all requests of the call are answered."""
+    """What metrics and log are told about a request, just before it is answered."""
 
     warnings: list[str] = field(default_factory=list)
     answers: Sequence[_Answer] = ()
@@ -79,28 +80,36 @@ class TritonPythonModel:
         self._metrics = Metrics(args["model_name"], tuple(self._stages), settings["latency_buckets_ms"])
         self._metrics.threshold_is(self._points.default)
         self._memory = _preferred_memory(settings["stage_memory"])
+        # Metrics that two threads change at once crash the server (Triton 2.51).
+        self._telling = threading.Lock()
         # Requests, and the images of one request, wait for their stages in threads of their own: two pools, because
         # a request that waits for its images must not take the threads that they need.
         workers = int(json.loads(args["model_config"])["max_batch_size"])
         self._request_pool = ThreadPoolExecutor(workers, "request")
         self._image_pool = ThreadPoolExecutor(workers, "image")
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer requests in order, each on its own: an error of one does not touch the others."""
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Answer requests, each on its own and as soon as it is ready: none waits for the others of the same call."""
         if self._points.refresh():
-            self._metrics.threshold_is(self._points.default)
-        records = [_Record() for _ in requests]
-        responses = _map(self._request_pool, self._respond, requests, records)
-        # Here alone, where nothing else runs: metrics that two threads change at once crash the server (Triton 2.51).
-        for record in records:
-            self._tell(record)
-        return responses
+            with self._telling:
+                self._metrics.threshold_is(self._points.default)
+        _map(self._request_pool, self._serve, requests)
 
     def finalize(self) -> None:
         """Stop the threads and give the metrics back."""
         self._request_pool.shutdown()
         self._image_pool.shutdown()
         self._metrics.close()
+
+    def _serve(self, request: Any) -> None:
+        record = _Record()
+        response = self._respond(request, record)
+        with self._telling:  # before the answer leaves, so that who reads the metrics next finds it counted
+            try:
+                self._tell(record)
+            except Exception as error:  # an answer is worth more than its count
+                pb_utils.Logger.log_warn(f"metrics are not counted: {type(error).__name__}: {error}")
+        request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _respond(self, request: Any, record: _Record) -> Any:
         started = time.perf_counter()

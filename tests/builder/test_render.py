@@ -1,0 +1,190 @@
+"""Rendering: what the configurations say, what is refused, and that the output is whole or untouched."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from dynamicdet.errors import InputError
+from dyndet_builder.bundle import FILE_NAME, file_sha256
+from dyndet_builder.cli import dyndet, run
+from dyndet_builder.operating_points import read_operating_points
+from dyndet_builder.render import MARKER_FILE, RenderOptions, render
+
+from ..triton.toy_bundle import SIZE, write_toy_bundle
+
+STAGE_MODELS = ("toy_backbone1", "toy_head1", "toy_detector2")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
+
+
+def _config(repository: Path, model: str) -> Any:
+    text = (repository / model / "config.pbtxt").read_text()
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_public_model_tells_clients_what_they_need(bundle: Path, tmp_path: Path) -> None:
+    """Class names with quotes and umlauts, input size and the bundle's hash come back from the parsed configuration."""
+    config = _config(render(bundle, tmp_path / "models"), "toy")
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    assert json.loads(parameters["dyndet_class_names"]) == ["cat", 'quoted "dog"', "Größe"]
+    assert parameters["dyndet_input_size"] == str(SIZE)
+    assert parameters["dyndet_bundle_sha256"] == file_sha256(bundle / FILE_NAME)
+    assert [(each.name, list(each.dims), each.optional) for each in config.input] == [
+        ("image", [SIZE, SIZE, 3], False),
+        ("threshold", [1], True),
+    ]
+    assert config.max_batch_size > 0
+    assert config.HasField("dynamic_batching")
+    assert not config.model_transaction_policy.decoupled
+
+
+def test_options_reach_the_stage_configurations(bundle: Path, tmp_path: Path, demo_images: Path) -> None:
+    options = RenderOptions(
+        name="other",
+        backend="onnxruntime",
+        instances=2,
+        threads=3,
+        max_batch=16,
+        preferred_batches=(4, 16),
+        queue_delay_us=700,
+        warmup_image=demo_images,
+    )
+    repository = render(bundle, tmp_path / "models", options)
+    config = _config(repository, "other_detector2")
+    assert (config.backend, config.max_batch_size) == ("onnxruntime", 16)
+    assert (config.instance_group[0].kind, config.instance_group[0].count) == (2, 2)  # KIND_CPU
+    assert list(config.dynamic_batching.preferred_batch_size) == [4, 16]
+    assert config.dynamic_batching.max_queue_delay_microseconds == 700
+    assert config.parameters["intra_op_thread_count"].string_value == "3"
+    assert [warmup.batch_size for warmup in config.model_warmup] == [1, 4, 16]
+    for warmup in config.model_warmup:
+        pixels = repository / "other_detector2" / "warmup" / warmup.inputs["image"].input_data_file
+        assert len(set(pixels.read_bytes())) > 16  # a photograph, not a constant
+        assert pixels.stat().st_size == SIZE * SIZE * 3
+
+
+@pytest.mark.parametrize(("backend", "gpus"), [("python", (0, 1)), ("onnxruntime", (1,)), ("tensorrt", (0,))])
+def test_gpu_variants_are_complete_configurations(
+    backend: Any, gpus: tuple[int, ...], bundle: Path, tmp_path: Path
+) -> None:
+    """Half-precision features, GPU ids and the place of a TensorRT plan; Triton's own message reads each one back."""
+    half = write_toy_bundle(tmp_path / "half")
+    described = (half / FILE_NAME).read_text()
+    features = '"name": "features_8",\n          "dtype": "float32"'
+    assert features in described
+    (half / FILE_NAME).write_text(described.replace(features, features.replace("float32", "float16")))
+    repository = render(half, tmp_path / "models", RenderOptions(backend=backend, gpus=gpus))
+    for model in STAGE_MODELS:
+        config = _config(repository, model)
+        assert config.backend == backend
+        assert list(config.instance_group[0].gpus) == list(gpus)
+        tensors = {each.name: each.data_type for each in (*config.input, *config.output)}
+        assert tensors["features_8"] == model_config_pb2.TYPE_FP16
+        assert (repository / model / "1" / "model.onnx").is_file()
+        if backend == "tensorrt":
+            assert config.default_model_filename == "model.plan"
+            note = (repository / model / "1" / "PUT_MODEL_PLAN_HERE.txt").read_text()
+            shapes = "image:8x32x32x3" if "image" in tensors else "features_8:8x3x32x32"
+            assert f"--maxShapes={shapes}" in note
+
+
+def test_rendering_again_replaces_and_starts_uncalibrated(bundle: Path, tmp_path: Path) -> None:
+    output = render(bundle, tmp_path / "models", RenderOptions(threshold=0.25))
+    points = output / "toy" / "1" / "operating_points.json"
+    assert read_operating_points(points).points["uncalibrated"].threshold == 0.25
+    (output / "toy" / "stale").write_text("")
+    assert render(bundle, output, RenderOptions(name="renamed")) == output
+    assert sorted(path.name for path in output.iterdir()) == [
+        MARKER_FILE,
+        *sorted(["renamed", *(model.replace("toy", "renamed") for model in STAGE_MODELS)]),
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]  # nothing temporary is left
+
+
+def test_a_folder_of_somebody_else_is_left_alone(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="dyndet did not render it"):
+        render(bundle, tmp_path)
+    assert _files(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_a_failed_rendering_leaves_the_old_repository_whole(bundle: Path, tmp_path: Path) -> None:
+    """A file system that refuses to write, a damaged bundle, a picture that is none."""
+    output = render(bundle, tmp_path / "models")
+    before = _files(output)
+    with _files_of_at_most(700), pytest.raises(OSError, match="File too large"):
+        render(bundle, output)
+    damaged = write_toy_bundle(tmp_path / "damaged")
+    (damaged / "head1.onnx").write_bytes(b"")
+    with pytest.raises(InputError, match="has changed since it was exported"):
+        render(damaged, output)
+    with pytest.raises(InputError):
+        render(bundle, output, RenderOptions(warmup_image=bundle / FILE_NAME))
+    assert _files(output) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "models"]
+
+
+@contextmanager
+def _files_of_at_most(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_stages_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
+    folder = write_toy_bundle(tmp_path / "toy")
+    described = json.loads((folder / FILE_NAME).read_text())
+    described["stages"]["head1"]["inputs"][0]["name"] = "features_99"
+    (folder / FILE_NAME).write_text(json.dumps(described))
+    with pytest.raises(InputError, match=r"stage head1 .* reads features_99"):
+        render(folder, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"name": "../etc"}, "model name"),
+        ({"backend": "openvino"}, "choose one of python, onnxruntime, tensorrt"),
+        ({"instances": 0}, "instances must be at least 1"),
+        ({"preferred_batches": (9,)}, "preferred batch 9"),
+        ({"backend": "tensorrt"}, "needs a GPU"),
+        ({"gpus": (0, 0)}, "GPU ids"),
+        ({"latency_buckets_ms": (5, 2)}, "ascend"),
+        ({"threshold": float("nan")}, "threshold"),
+    ],
+)
+def test_impossible_options_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        replace(RenderOptions(), **wrong)
+
+
+def test_command_line(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "models"
+    words = ["render", str(bundle), str(output), "--preferred-batches", "2,4", "--latency-buckets-ms", "1,2.5"]
+    assert run(dyndet, words) == 0
+    assert f"dyndet serve {output}" in capsys.readouterr().out
+    assert list(_config(output, "toy_head1").dynamic_batching.preferred_batch_size) == [2, 4]
+    assert run(dyndet, ["render", str(bundle), str(output), "--preferred-batches", "two"]) == 2
+    assert run(dyndet, ["render", str(tmp_path / "nothing"), str(output)]) == 2
+    assert "is not a bundle" in capsys.readouterr().err

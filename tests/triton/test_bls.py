@@ -1,0 +1,312 @@
+"""The public model on the real server: routes and failures commanded by the pixels of a toy bundle's images."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from dynamicdet.images import read_image
+from dynamicdet.letterbox import letterbox
+from dyndet_builder.bundle import read_bundle
+from dyndet_builder.operating_points import OperatingPoint, OperatingPoints
+from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.server import TritonServer
+
+from .toy_bundle import FAIL_BACKBONE1, FAIL_DETECTOR2, FAIL_HEAD1, NAN, image, write_toy_bundle
+
+EASY, HARD, FALLBACK = 1, 2, -2
+OUTPUTS = ("num_detections", "boxes", "scores", "classes", "difficulty", "route")
+STAGES = ("backbone1", "head1", "detector2")
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A served toy bundle."""
+
+    server: TritonServer
+    repository: Path
+    client: triton.InferenceServerClient
+    model: str = "toy"
+
+    def infer(
+        self,
+        images: Any,
+        *,
+        threshold: Any = None,
+        outputs: tuple[str, ...] = OUTPUTS,
+        parameters: dict[str, str] | None = None,
+    ) -> Answer:
+        """The answer to one image (H, W, 3) or a batch of them."""
+        batch = images if images.ndim == 4 else images[None]
+        inputs = [_input("image", batch)]
+        if threshold is not None:
+            inputs.append(_input("threshold", np.array(threshold, np.float32).reshape(-1, 1)))
+        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        result = self.client.infer(self.model, inputs, outputs=wanted, parameters=parameters, client_timeout=30)
+        return {name: result.as_numpy(name) for name in outputs}
+
+    def error(self, images: Any, **options: Any) -> str:
+        """What the server says to a request that it refuses."""
+        with pytest.raises(InferenceServerException) as caught:
+            self.infer(images, **options)
+        return str(caught.value.message())
+
+    def runs(self, model: str) -> tuple[int, int]:
+        """How many images a model has answered, and in how many executions."""
+        found = self.client.get_inference_statistics(model).model_stats[0]
+        return found.inference_count, found.execution_count
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric; a counter that was never touched is 0."""
+        address = re.sub(r"^https?://|/metrics$", "", self.server.metrics_url)
+        connection = http.client.HTTPConnection(address, timeout=10)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        for line in text.splitlines():
+            if line.startswith(f"{name}{{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory, demo_images: Path) -> Iterator[Toy]:
+    folder = tmp_path_factory.mktemp("toy")
+    options = RenderOptions(bls_instances=1, warmup_image=demo_images)  # one instance, so that calls merge requests
+    repository = render(write_toy_bundle(folder / "bundle"), folder / "models", options)
+    with TritonServer(repository) as server:
+        client = triton.InferenceServerClient(server.grpc_url)
+        yield Toy(server, repository, client)
+        client.close()
+
+
+def _input(name: str, array: Any) -> triton.InferInput:
+    given = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+    given.set_data_from_numpy(np.ascontiguousarray(array))
+    return given
+
+
+def _route(answer: Answer) -> int:
+    return int(answer["route"].item())
+
+
+def _same(left: Answer, right: Answer) -> bool:
+    return all(np.allclose(left[name], right[name], rtol=1e-5, atol=1e-4, equal_nan=True) for name in OUTPUTS)
+
+
+def test_threshold_input_decides_the_route(toy: Toy) -> None:
+    """An image is hard when its difficulty exceeds the threshold; the stage that answers is the one of the route."""
+    picture = image(red=102, blue=51)  # difficulty 0.4
+    easy, hard = toy.infer(picture, threshold=0.41), toy.infer(picture, threshold=0.39)
+    assert (_route(easy), easy["num_detections"].item()) == (EASY, 1)
+    assert (_route(hard), hard["num_detections"].item()) == (HARD, 2)
+    assert hard["boxes"][0, 0, 0] - easy["boxes"][0, 0, 0] == pytest.approx(1000, abs=0.01)
+    for answer in (easy, hard):
+        assert answer["difficulty"].item() == pytest.approx(0.4)
+        assert answer["scores"][0, 0] == pytest.approx(0.2)
+    assert _route(toy.infer(picture, threshold=1)) == EASY
+    assert _route(toy.infer(picture, threshold=0)) == HARD
+
+
+def test_nan_difficulty_is_hard_at_every_threshold(toy: Toy) -> None:
+    for threshold in (None, 0, 1):
+        answer = toy.infer(image(red=NAN), threshold=threshold)
+        assert np.isnan(answer["difficulty"]).all()
+        assert (_route(answer), answer["num_detections"].item()) == (HARD, 2)
+
+
+def test_operating_points_by_name_by_default_and_replaced_while_serving(toy: Toy) -> None:
+    """The file beside the model is read again when it is replaced; a damaged one changes nothing."""
+    path = toy.repository / "toy" / "1" / "operating_points.json"
+    before, picture = path.read_bytes(), image(red=102)
+    try:
+        points = {"fast": OperatingPoint(threshold=0.9), "exact": OperatingPoint(threshold=0.1)}
+        _replace(path, OperatingPoints(default="exact", points=points).model_dump_json())
+        assert _route(toy.infer(picture)) == HARD
+        assert toy.metric("dyndet_threshold", model="toy") == pytest.approx(0.1)
+        assert _route(toy.infer(picture, parameters={"dyndet_operating_point": "fast"})) == EASY
+        assert _route(toy.infer(picture, threshold=0.2, parameters={"dyndet_operating_point": "fast"})) == HARD
+        unknown = toy.error(picture, parameters={"dyndet_operating_point": "turbo"})
+        assert "'turbo'" in unknown
+        assert "exact, fast" in unknown
+        for damaged in (
+            "{",
+            "[]",
+            '{"default": "gone", "points": {}}',
+            '{"default":"a","points":{"a":{"threshold":7}}}',
+        ):
+            _replace(path, damaged)
+            assert _route(toy.infer(picture)) == HARD, damaged
+        path.unlink()
+        assert _route(toy.infer(picture)) == HARD
+        _replace(path, OperatingPoints(default="fast", points=points).model_dump_json())
+        assert _route(toy.infer(picture)) == EASY
+        assert "is damaged" in toy.server.log_file.read_text()
+    finally:
+        _replace(path, before.decode())
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def test_batch_with_mixed_routes_equals_single_requests(toy: Toy) -> None:
+    pictures = [image(red=red, blue=red, seed=red) for red in (10, 240, 30, NAN, 200)]
+    pictures.append(image(red=240, green=FAIL_DETECTOR2, seed=6))
+    singles = [toy.infer(picture) for picture in pictures]
+    assert [_route(single) for single in singles] == [EASY, HARD, EASY, HARD, HARD, FALLBACK]
+    batch = toy.infer(np.stack(pictures))
+    for row, single in enumerate(singles):
+        assert _same({name: batch[name][row : row + 1] for name in OUTPUTS}, single), row
+
+
+def test_thresholds_of_a_batch_belong_to_its_images(toy: Toy) -> None:
+    pictures = np.stack([image(red=102, seed=seed) for seed in range(3)])
+    assert toy.infer(pictures, threshold=[0.1, 0.9, 0.1])["route"].ravel().tolist() == [HARD, EASY, HARD]
+
+
+def test_detector1_answers_when_detector2_fails(toy: Toy) -> None:
+    picture = image(red=240, green=FAIL_DETECTOR2, blue=51)
+    errors = toy.metric("dyndet_stage_errors_total", stage="detector2")
+    fallbacks = toy.metric("dyndet_routed_total", route="fallback")
+    answer = toy.infer(picture)
+    assert (_route(answer), answer["num_detections"].item()) == (FALLBACK, 1)
+    assert answer["scores"][0, 0] == pytest.approx(0.2)
+    assert toy.metric("dyndet_stage_errors_total", stage="detector2") == errors + 1
+    assert toy.metric("dyndet_routed_total", route="fallback") == fallbacks + 1
+
+
+@pytest.mark.parametrize(("stage", "green"), [("backbone1", FAIL_BACKBONE1), ("head1", FAIL_HEAD1)])
+def test_a_failing_stage_gives_one_error_and_the_next_request_is_answered(toy: Toy, stage: str, green: int) -> None:
+    errors = toy.metric("dyndet_stage_errors_total", stage=stage)
+    assert toy.error(image(red=10, green=green)).startswith(f"stage toy_{stage} failed: ")
+    assert toy.metric("dyndet_stage_errors_total", stage=stage) == errors + 1
+    assert _route(toy.infer(image(red=10))) == EASY
+
+
+def test_concurrent_requests_merge_and_keep_order_and_errors_apart(toy: Toy) -> None:
+    """Requests of one call are answered each by its own image; one that fails does not touch the others."""
+    greens = (0, 0, FAIL_BACKBONE1, 0, FAIL_DETECTOR2, 0, FAIL_HEAD1, 0)
+    pictures = [image(red=(seed * 37) % 255, green=greens[seed % 8], blue=seed, seed=seed) for seed in range(64)]
+
+    def ask(picture: Any) -> Answer | str:
+        try:
+            return toy.infer(picture)
+        except InferenceServerException as error:
+            return str(error.message())
+
+    alone = [ask(picture) for picture in pictures]
+    images, executions = toy.runs("toy")
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(ask, pictures))
+    more_images, more_executions = (new - old for new, old in zip(toy.runs("toy"), (images, executions), strict=True))
+    assert 0 < more_executions < more_images  # else nothing was merged, and this test proved nothing
+    for one, other in zip(alone, together, strict=True):
+        if isinstance(one, str):
+            assert isinstance(other, str)
+            assert one.split(":")[0] == other.split(":")[0]
+        else:
+            assert isinstance(other, dict)
+            assert _same(one, other)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 2])
+def test_threshold_outside_0_to_1_is_refused(toy: Toy, value: float) -> None:
+    said = toy.error(image(red=10), threshold=value)
+    assert said.startswith(f"threshold must be a finite number from 0 to 1, not {value:g}")
+
+
+def test_wrong_shapes_and_types_are_refused_and_the_server_lives(toy: Toy) -> None:
+    assert "Expected [-1,32,32,3], got [1,31,32,3]" in toy.error(image(10)[:31])
+    assert "expects 'UINT8'" in toy.error(image(10).astype(np.float32))
+    assert "batch-size must be <= 8" in toy.error(np.stack([image(10)] * 9))
+    assert "batch size does not match" in toy.error(image(10), threshold=[0.1, 0.2])
+    assert _route(toy.infer(image(10))) == EASY
+
+
+def test_no_stage_runs_whose_output_is_not_used(toy: Toy) -> None:
+    def counts() -> list[int]:
+        return [toy.runs(f"toy_{stage}")[0] for stage in STAGES]
+
+    def ran(ask: Callable[[], object]) -> list[int]:
+        before = counts()
+        ask()
+        return [new - old for new, old in zip(counts(), before, strict=True)]
+
+    assert ran(lambda: toy.infer(image(10))) == [1, 1, 0]
+    assert ran(lambda: toy.infer(image(240))) == [1, 0, 1]
+    assert ran(lambda: toy.infer(image(240), outputs=("difficulty", "route"))) == [1, 0, 0]
+    assert ran(lambda: toy.infer(image(240), outputs=("scores",))) == [1, 0, 1]
+    assert toy.infer(image(240), outputs=("route",))["route"].item() == HARD
+
+
+def test_metrics_count_images_by_route(toy: Toy) -> None:
+    def read() -> list[float]:
+        routes = [toy.metric("dyndet_routed_total", model="toy", route=route) for route in ("easy", "hard")]
+        up_to = [toy.metric("dyndet_difficulty_bucket", model="toy", le=bound) for bound in ("0.1", "0.15", "+Inf")]
+        return [*routes, *up_to, toy.metric("dyndet_latency_ms_count", model="toy")]
+
+    before = read()
+    toy.infer(np.stack([image(red=31), image(red=240), image(red=NAN)]))  # difficulties 0.12, 0.94, NaN
+    assert [new - old for new, old in zip(read(), before, strict=True)] == [1, 2, 0, 1, 2, 1]
+
+
+def test_cancelled_requests_leave_the_server_right(toy: Toy) -> None:
+    pending = [
+        toy.client.async_infer("toy", [_input("image", image(240, seed=seed)[None])], callback=lambda *_: None)
+        for seed in range(40)
+    ]
+    for call in pending:
+        call.cancel()
+    expected = toy.infer(image(10, blue=99))
+    assert (_route(expected), expected["scores"][0, 0]) == (EASY, pytest.approx(99 / 255))
+
+
+def test_both_routes_equal_bare_onnx_runtime(server: TritonServer, bundle_folder: Path, demo_images: Path) -> None:
+    """What the server answers on real photographs is what the bundle's graphs give, singly and in a batch."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    bundle = read_bundle(bundle_folder)
+    sessions = {name: onnxruntime.InferenceSession(bundle_folder / bundle.stages[name].file) for name in STAGES}
+    served = Toy(server, server.repository, triton.InferenceServerClient(server.grpc_url), bundle.name)
+    files = sorted(demo_images.glob("*.jpg"))[:4]
+    pictures = np.stack([letterbox(read_image(path), bundle.input_size).image for path in files])
+    batch = {threshold: served.infer(pictures, threshold=[threshold] * len(files)) for threshold in (0.0, 1.0)}
+    names = [tensor.name for tensor in bundle.stages["backbone1"].outputs]
+    for row, picture in enumerate(pictures):
+        known = dict(zip(names, sessions["backbone1"].run(names, {"image": picture[None]}), strict=True))
+        known["image"] = picture[None]
+        for threshold, stage in ((1.0, "head1"), (0.0, "detector2")):
+            feed = {tensor.name: known[tensor.name] for tensor in bundle.stages[stage].inputs}
+            outputs = [tensor.name for tensor in bundle.stages[stage].outputs]
+            bare = dict(zip(outputs, sessions[stage].run(outputs, feed), strict=True))
+            single = served.infer(picture, threshold=threshold)
+            for answer in (single, {name: batch[threshold][name][row : row + 1] for name in OUTPUTS}):
+                assert answer["difficulty"].item() == pytest.approx(known["difficulty"].item(), abs=1e-4)
+                _assert_same_detections(answer, bare)
+
+
+def _assert_same_detections(served: Answer, bare: Answer) -> None:
+    """Every clear detection of one is found in the other; order and faint ones may differ in the last digit."""
+    for left, right in ((served, bare), (bare, served)):
+        for box, score, number in zip(left["boxes"][0], left["scores"][0], left["classes"][0], strict=True):
+            if score < 0.05:
+                continue
+            near = np.abs(right["boxes"][0] - box).max(axis=1) < 0.05
+            assert (near & (right["classes"][0] == number) & (np.abs(right["scores"][0] - score) < 1e-3)).any()
