@@ -25,8 +25,17 @@ class Batch:
     objects: Objects
 
     def input(self) -> Tensor:
-        """The network's input, (B, 3, S, S) in 0..1, channels last in memory."""
-        return self.images.permute(0, 3, 1, 2).float().div_(255)
+        """The network's input, (B, 3, S, S) in 0..1."""
+        return self.images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in this many parts of about the same size (fewer where it has fewer images)."""
+        chunks = self.images.tensor_split(min(parts, len(self.images)))
+        starts = np.cumsum([0, *(len(chunk) for chunk in chunks)]).tolist()
+        return [
+            Batch(chunk, self.objects.of_images(start, start + len(chunk)))
+            for chunk, start in zip(chunks, starts, strict=False)
+        ]
 
 
 def collate(samples: list[Sample]) -> Batch:

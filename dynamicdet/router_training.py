@@ -22,13 +22,15 @@ from dynamicdet.evaluation import check_fits
 from dynamicdet.losses import DetectionLoss, LossWeights
 from dynamicdet.network import DynamicDetector
 
+_COLLECTED = 16  # images that run through both detectors together
+
 
 @dataclass(frozen=True, kw_only=True)
 class RouterRecipe:
     """How the router is trained."""
 
-    views: int = 2
-    """augmented views of each image"""
+    examples: int = 12000
+    """augmented pictures to learn from; more than there are images means several views of each"""
     epochs: int = 60
     batch: int = 64
     learning_rate: float = 1e-3
@@ -96,8 +98,8 @@ def train_router(
     """
     recipe = recipe or RouterRecipe()
     check_fits(model, data)
-    if recipe.views < 1:
-        raise InputError(f"the router needs at least one view of each image, got {recipe.views}")
+    if recipe.examples < 1:
+        raise InputError(f"the router needs at least one example, got {recipe.examples}")
     examples = collect_examples(model, _views(model, data, recipe, workers, progress), recipe.loss)
     return fit_router(model, examples, recipe)
 
@@ -182,10 +184,16 @@ def _views(
     progress: Callable[[int, int], None] | None,
 ) -> Iterable[Batch]:
     done = 0
-    for view in range(recipe.views):
-        batches = EpochBatches(data, recipe.augmentation, size=model.input_size, batch=16, seed=recipe.seed, epoch=view)
+    view = 0
+    while done < recipe.examples:
+        batches = EpochBatches(
+            data, recipe.augmentation, size=model.input_size, batch=_COLLECTED, seed=recipe.seed, epoch=view
+        )
         for batch in load_ahead(batches, workers=workers):
             yield batch
-            done += 1
+            done += len(batch.images)
             if progress is not None:
-                progress(done, recipe.views * len(batches))
+                progress(min(done, recipe.examples), recipe.examples)
+            if done >= recipe.examples:
+                return
+        view += 1

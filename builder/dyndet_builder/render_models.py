@@ -101,7 +101,7 @@ class BlsModel(Model):
 def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: RenderOptions) -> StageModel:
     """The configuration of one stage."""
     described = bundle.stages[stage]
-    parameters = {"dyndet_stage": stage}
+    parameters: dict[str, str] = {"dyndet_stage": stage}
     if options.backend == "python":
         parameters["dyndet_threads"] = str(options.threads)
     elif options.backend == "onnxruntime" and not options.gpus:

@@ -110,7 +110,7 @@ def test_the_router_step_changes_the_router_alone(data: CocoDataset) -> None:
     torch.manual_seed(0)
     model = create("dy-yolov7-pico", 2, data.class_names)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    report = train_router(model, data, recipe=RouterRecipe(views=1, epochs=20, batch=4), workers=0)
+    report = train_router(model, data, recipe=RouterRecipe(examples=12, epochs=20, batch=4), workers=0)
     assert report.examples == 12
     assert report.objective < report.objective_before
     for name, tensor in model.state_dict().items():

@@ -90,7 +90,11 @@ def detectors(
 @click.argument("data", type=_FOLDER)
 @click.option("--output", "-o", type=_FOLDER, help="Checkpoint to write.  [default: CHECKPOINT itself]")
 @click.option(
-    "--views", type=click.IntRange(min=1), default=_ROUTER.views, show_default=True, help="Augmented views per image."
+    "--examples",
+    type=click.IntRange(min=1),
+    default=_ROUTER.examples,
+    show_default=True,
+    help="Augmented pictures to learn from.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=_ROUTER.epochs, show_default=True)
 @click.option("--learning-rate", type=float, default=_ROUTER.learning_rate, show_default=True)
@@ -104,7 +108,7 @@ def router(
     checkpoint: Path,
     data: Path,
     output: Path | None,
-    views: int,
+    examples: int,
     epochs: int,
     learning_rate: float,
     class_gain: float,
@@ -119,7 +123,7 @@ def router(
       dyndet train router build/pico.safetensors build/cutpaste/train
     """
     recipe = RouterRecipe(
-        views=views, epochs=epochs, learning_rate=learning_rate, loss=LossWeights(classes=class_gain), seed=seed
+        examples=examples, epochs=epochs, learning_rate=learning_rate, loss=LossWeights(classes=class_gain), seed=seed
     )
     model = load(checkpoint)
     report = train_router(model, read_dataset(data, model.input_size, cache=cache), recipe=recipe)
