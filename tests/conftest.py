@@ -45,6 +45,16 @@ def bundle_folder(demo_checkpoint: Path, demo_images: Path, tmp_path_factory: py
 
 
 @pytest.fixture(scope="session")
+def half_bundle_folder(demo_checkpoint: Path, demo_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint, exported in half precision."""
+    from dyndet_builder.export import export
+
+    folder = tmp_path_factory.mktemp("half") / "bundle"
+    export(demo_checkpoint, folder, images=demo_images, precision="fp16", parity_images=12)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def repository_folder(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle rendered as a model repository. Tests that change it work on a copy."""
     from dyndet_builder.render import RenderOptions, render

@@ -23,13 +23,6 @@ from dyndet_builder.parity import BARS, Bars, route_flip_share
 from dyndet_builder.runner import BundleRunner
 
 
-@pytest.fixture(scope="module")
-def half_bundle(demo_checkpoint: Path, demo_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("half") / "bundle"
-    export(demo_checkpoint, folder, images=demo_images, precision="fp16", parity_images=12)
-    return folder
-
-
 def _pictures(folder: Path, count: int, size: int) -> np.ndarray:
     return np.stack([letterbox(read_image(path), size).image for path in sorted(folder.iterdir())[:count]])
 
@@ -82,14 +75,14 @@ def test_a_batch_gives_what_its_images_give_alone(bundle_folder: Path, demo_imag
         np.testing.assert_allclose(alone.detector["scores"][0], scores, atol=1e-5)
 
 
-def test_half_precision_is_in_the_file(bundle_folder: Path, half_bundle: Path) -> None:
+def test_half_precision_is_in_the_file(bundle_folder: Path, half_bundle_folder: Path) -> None:
     """Every convolution of both detectors is half; only the router stays in fp32."""
-    bundle = read_bundle(half_bundle)
+    bundle = read_bundle(half_bundle_folder)
     single = sum((bundle_folder / stage.file).stat().st_size for stage in read_bundle(bundle_folder).stages.values())
-    half = sum((half_bundle / stage.file).stat().st_size for stage in bundle.stages.values())
+    half = sum((half_bundle_folder / stage.file).stat().st_size for stage in bundle.stages.values())
     assert half < 0.6 * single
     for name, stage in bundle.stages.items():
-        graph = onnx.load(half_bundle / stage.file).graph
+        graph = onnx.load(half_bundle_folder / stage.file).graph
         types = {tensor.name: tensor.data_type for tensor in graph.initializer}
         kinds = Counter(types[node.input[1]] for node in graph.node if node.op_type == "Conv")
         assert kinds.pop(onnx.TensorProto.FLOAT, 0) == (2 if name == "backbone1" else 0), "the router's two layers"
