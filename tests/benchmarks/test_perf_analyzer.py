@@ -80,7 +80,9 @@ def test_a_server_that_dies_under_load_is_one_sentence(repository_folder: Path, 
 
 def test_ctrl_c_ends_perf_analyzer(server: TritonServer, demo_images: Path) -> None:
     code = (
-        "import sys; from pathlib import Path\n"
+        "import signal, sys; from pathlib import Path\n"
+        # A shell starts background jobs with Ctrl-C ignored, which this process would inherit.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from dyndet_bench.measure import measure; from dyndet_bench.perf_analyzer import find_perf_analyzer\n"
         "from dyndet_bench.served import Served; from dyndet_bench.workload import *\n"
         "with Served(sys.argv[1]) as served, Workload(read_letterboxed([Path(sys.argv[2])], 320)) as load:\n"
@@ -90,16 +92,19 @@ def test_ctrl_c_ends_perf_analyzer(server: TritonServer, demo_images: Path) -> N
     picture = image_files(demo_images)[0]
     command = [sys.executable, "-c", code, server.grpc_url, str(picture)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "go\n"
-        children: list[psutil.Process] = []
-        deadline = time.monotonic() + 60
-        while not any("--request-count" in child.cmdline() for child in children):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-            children = psutil.Process(parent.pid).children()
-        parent.send_signal(signal.SIGINT)
-        parent.wait(30)
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "go\n"
+            children: list[psutil.Process] = []
+            deadline = time.monotonic() + 60
+            while not any("--request-count" in child.cmdline() for child in children):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+                children = psutil.Process(parent.pid).children()
+            parent.send_signal(signal.SIGINT)
+            parent.wait(30)
+        finally:
+            parent.kill()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
 
