@@ -11,7 +11,7 @@ die() { printf 'Error: %s\n' "$*" >&2; exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else die "this needs root, and sudo is not installed: $*"; fi; }
 
 case "$what" in
-  demo) extras=build,bench,server,train ;;
+  demo) extras=build,bench,server ;;
   test) extras=build,bench,server,train,dev,tensorrt-rtx ;;
   *) die "builder/install.sh takes 'demo' or 'test', got '$what'" ;;
 esac

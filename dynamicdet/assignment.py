@@ -33,11 +33,6 @@ class Objects:
     def __len__(self) -> int:
         return len(self.image)
 
-    def of_images(self, first: int, end: int) -> Objects:
-        """The objects of images first to end (exclusive), which become images 0 onwards."""
-        chosen = (self.image >= first) & (self.image < end)
-        return Objects(self.image[chosen] - first, self.label[chosen], self.box[chosen])
-
 
 @dataclass(frozen=True)
 class Rows:

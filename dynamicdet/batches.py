@@ -15,6 +15,8 @@ from dynamicdet.augment import Augmentation, Sample, augment
 from dynamicdet.dataset import CocoDataset, Labels
 
 _AHEAD = 6
+_STEP = 32  # sizes are multiples of it
+_SIZES = 77  # keeps the random numbers of sizes apart from those of pictures
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,12 @@ class Batch:
 
     def input(self) -> Tensor:
         """The network's input, (B, 3, S, S) in 0..1."""
-        return self.images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        return self.images.permute(0, 3, 1, 2).float().div_(255)
 
-    def split(self, parts: int) -> list[Batch]:
-        """The batch in this many parts of about the same size (fewer where it has fewer images)."""
-        chunks = self.images.tensor_split(min(parts, len(self.images)))
-        starts = np.cumsum([0, *(len(chunk) for chunk in chunks)]).tolist()
-        return [
-            Batch(chunk, self.objects.of_images(start, start + len(chunk)))
-            for chunk, start in zip(chunks, starts, strict=False)
-        ]
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        objects = Objects(*(one.to(device) for one in (self.objects.image, self.objects.label, self.objects.box)))
+        return Batch(images=self.images.to(device, non_blocking=True), objects=objects)
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -57,29 +55,53 @@ def objects_of(labels: list[Labels]) -> Objects:
 
 
 class EpochBatches(Dataset[Batch]):
-    """The batches of one epoch: all images in random order, augmented; what does not fill a batch is left out."""
+    """The batches of one epoch: all images in random order, augmented; what does not fill a batch is left out.
+
+    `share` (part, of) gives one of several processes its part of every batch. `size_range` above 0 draws each batch's
+    size within that share of `size`, the same for all parts. The same seed, epoch and part give the same batches.
+    """
 
     def __init__(
-        self, data: CocoDataset, options: Augmentation, *, size: int, batch: int, seed: int, epoch: int
+        self,
+        data: CocoDataset,
+        options: Augmentation,
+        *,
+        size: int,
+        batch: int,
+        seed: int,
+        epoch: int,
+        share: tuple[int, int] = (0, 1),
+        size_range: float = 0.0,
     ) -> None:
         self.data = data
         self.options = options
         self.size = size
-        self.batch = min(batch, len(data))
+        self.size_range = size_range
+        self.part, self.parts = share
+        self.batch = max(1, min(batch, len(data)) // self.parts)
+        """images of this part"""
         self.seed = (seed, epoch)
         self.order = np.random.default_rng(self.seed).permutation(len(data))
 
     def __len__(self) -> int:
-        return len(self.data) // self.batch
+        return len(self.data) // (self.batch * self.parts)
 
     def __getitem__(self, index: int) -> Batch:
-        rng = np.random.default_rng((*self.seed, index + 1))
+        rng = np.random.default_rng((*self.seed, index + 1, *((self.part,) if self.parts > 1 else ())))
+        start = (index * self.parts + self.part) * self.batch
+        size = self._size(index)
         return collate(
             [
-                augment(_Draw(self.data, int(first), rng), self.size, self.options, rng)
-                for first in self.order[index * self.batch : (index + 1) * self.batch]
+                augment(_Draw(self.data, int(first), rng), size, self.options, rng)
+                for first in self.order[start : start + self.batch]
             ]
         )
+
+    def _size(self, index: int) -> int:
+        if not self.size_range:
+            return self.size
+        least, most = (round(self.size * factor / _STEP) for factor in (1 - self.size_range, 1 + self.size_range))
+        return _STEP * int(np.random.default_rng((*self.seed, index + 1, _SIZES)).integers(max(1, least), most + 1))
 
 
 class _Draw:

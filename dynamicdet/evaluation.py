@@ -1,57 +1,49 @@
-"""COCO average precision of both routes and of any mix of them, from one pass over the images."""
+"""COCO average precision of both routes and of any mix of them, from one pass over the images.
+
+The router is set beside two yardsticks that send as many images to detector 2: chance, and an oracle that knows which
+images gain most by it.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from dynamicdet.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.network import DynamicDetector
-from dynamicdet.suppression import Detections, Suppression, suppress_rows
+from dynamicdet.precision import MixedPrecision, Precision, average_precision
+from dynamicdet.routes import BoolArray, FloatArray, RouteResults, check_fits, run_routes
 from dynamicdet.thresholds import is_hard, threshold_for_easy_share
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+__all__ = [
+    "CURVE_HARD_SHARES",
+    "DEFAULT_HARD_SHARES",
+    "Evaluation",
+    "OperatingPoint",
+    "Precision",
+    "RouteResults",
+    "Seconds",
+    "average_precision",
+    "check_fits",
+    "check_points",
+    "evaluate",
+    "evaluate_results",
+    "run_routes",
+]
 
 DEFAULT_HARD_SHARES = (0.0, 0.1, 0.2, 0.5, 0.9, 1.0)
-
-
-@dataclass(frozen=True)
-class RouteResults:
-    """Detections of every image by each route, in pixels of the original images, and the images' difficulties."""
-
-    easy: tuple[Detections, ...]
-    hard: tuple[Detections, ...]
-    difficulties: FloatArray
-    """(N,), 0..1"""
-
-    def mixed(self, hard: BoolArray) -> list[Detections]:
-        """Each image's detections by the route that `hard` (N,) sends it to."""
-        return [two if choice else one for one, two, choice in zip(self.easy, self.hard, hard, strict=True)]
-
-
-@dataclass(frozen=True)
-class Precision:
-    """COCO average precision, percent."""
-
-    ap: float
-    """mean over IoU 0.50 to 0.95"""
-    ap50: float
+CURVE_HARD_SHARES = tuple(step / 20 for step in range(21))
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What routing this share of the images to detector 2 gives."""
+    """What one threshold gives, and what others make of the same number of hard images."""
 
     hard_share: float
     """what the threshold really gives on these images"""
@@ -59,6 +51,27 @@ class OperatingPoint:
     precision: Precision
     random: Precision
     """mean over draws of as many hard images at random"""
+    oracle: Precision | None
+    """as many hard images, those whose detection loss detector 2 lowers most; None where the losses are not known"""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What an evaluation took."""
+
+    passes: float
+    """all images through both routes, when that was done"""
+    losses: float
+    """the detection losses that the oracle knows"""
+    scoring: float
+    """matching, and average precision of every mix, the yardsticks' included"""
+    thresholds: int
+    """how many thresholds were scored"""
+
+    @property
+    def ratio(self) -> float | None:
+        """Passes and scoring together over the passes alone; None where no pass was timed."""
+        return (self.passes + self.scoring) / self.passes if self.passes > 0 else None
 
 
 @dataclass(frozen=True)
@@ -69,23 +82,45 @@ class Evaluation:
     easy: Precision
     hard: Precision
     points: tuple[OperatingPoint, ...]
+    """what was asked for"""
+    curve: tuple[OperatingPoint, ...]
+    """at 21 hard shares from 0 to 1"""
     difficulty_quantiles: Mapping[str, float]
     """difficulty below which 10, 25, 50, 75 and 90 % of the images lie"""
+    random_draws: int
+    seconds: Seconds
 
-    def recovered(self, point: OperatingPoint) -> float | None:
-        """Share of the gain from all easy to all hard that a point keeps; None where there is no gain."""
+    def recovered(self, precision: Precision | None) -> float | None:
+        """Share of the gain from all easy to all hard that a precision keeps; None where there is no gain."""
         gap = self.hard.ap - self.easy.ap
-        return (point.precision.ap - self.easy.ap) / gap if gap > 0 else None
+        return (precision.ap - self.easy.ap) / gap if gap > 0 and precision is not None else None
+
+    def mean_ap(self) -> dict[str, float | None]:
+        """AP of `router`, `random` and `oracle`, mean over the curve: one number for the quality of routing."""
+        oracles = [point.oracle.ap for point in self.curve if point.oracle is not None]
+        return {
+            "router": float(np.mean([point.precision.ap for point in self.curve])),
+            "random": float(np.mean([point.random.ap for point in self.curve])),
+            "oracle": float(np.mean(oracles)) if oracles else None,
+        }
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        points = [{**asdict(point), "gap_recovered": self.recovered(point)} for point in self.points]
         return {
             "images": self.images,
             "ap": {"easy": asdict(self.easy), "hard": asdict(self.hard)},
-            "operating_points": points,
+            "operating_points": [self._point(point) for point in self.points],
+            "curve": [self._point(point) for point in self.curve],
+            "mean_ap": self.mean_ap(),
             "difficulty_quantiles": dict(self.difficulty_quantiles),
+            "random_draws": self.random_draws,
+            "seconds": {**asdict(self.seconds), "ratio": self.seconds.ratio},
         }
+
+    def _point(self, point: OperatingPoint) -> dict[str, Any]:
+        choices = {"router": point.precision, "random": point.random, "oracle": point.oracle}
+        recovered = {name: self.recovered(precision) for name, precision in choices.items()}
+        return {**asdict(point), "gap_recovered": recovered}
 
 
 def evaluate(
@@ -93,57 +128,30 @@ def evaluate(
     data: CocoDataset,
     *,
     hard_shares: Sequence[float] = DEFAULT_HARD_SHARES,
+    thresholds: Sequence[float] = (),
     batch: int = 16,
-    random_draws: int = 3,
+    random_draws: int = 10,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Average precision of a network on a data set read at its input size.
 
     Every image goes through both routes once; the mixes are put together from what was kept. Raises InputError where
-    classes or size of network and data differ.
+    classes or size of network and data differ, and for shares and thresholds outside 0..1.
     """
+    check_points(hard_shares, thresholds)
     results = run_routes(model, data, batch=batch, progress=progress)
-    return evaluate_results(results, data, hard_shares=hard_shares, random_draws=random_draws, seed=seed)
+    return evaluate_results(
+        results, data, hard_shares=hard_shares, thresholds=thresholds, random_draws=random_draws, seed=seed
+    )
 
 
-@torch.inference_mode()
-def run_routes(
-    model: DynamicDetector,
-    data: CocoDataset,
-    *,
-    batch: int = 16,
-    settings: Suppression | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> RouteResults:
-    """One pass of all images through both routes. Raises InputError where classes or size do not fit."""
-    check_fits(model, data)
-    network = model.deploy().eval()
-    easy: list[Detections] = []
-    hard: list[Detections] = []
-    difficulties: list[npt.NDArray[np.float32]] = []
-    for start in range(0, len(data), batch):
-        pictures = torch.from_numpy(np.ascontiguousarray(data.images[start : start + batch]))
-        x = pictures.permute(0, 3, 1, 2).float().div_(255)
-        features = network.features(x)
-        difficulties.append(network.route(features).numpy())
-        for maps, kept in ((network.head1(features), easy), (network.detector2(x, features), hard)):
-            found = suppress_rows(network.decode(maps), settings, size=float(data.size))
-            kept.extend(_in_original(data, start, found))
-        if progress is not None:
-            progress(len(easy), len(data))
-    return RouteResults(tuple(easy), tuple(hard), np.concatenate(difficulties).astype(np.float64))
-
-
-def check_fits(model: DynamicDetector, data: CocoDataset) -> None:
-    """Raise InputError unless classes and size of network and data are the same."""
-    if model.class_names != data.class_names:
-        raise InputError(
-            f"the checkpoint knows the classes {', '.join(model.class_names)}; {data.folder} has "
-            f"{', '.join(data.class_names)}"
-        )
-    if model.input_size != data.size:
-        raise InputError(f"the network reads {model.input_size} px images, the data set was read at {data.size} px")
+def check_points(hard_shares: Sequence[float], thresholds: Sequence[float]) -> None:
+    """Raise InputError for a share or threshold outside 0..1: better before the images are run than after."""
+    for what, values in (("a share of hard images", hard_shares), ("a threshold", thresholds)):
+        for value in values:
+            if not 0 <= value <= 1:  # also refuses NaN
+                raise InputError(f"{what} must lie in 0..1, got {value}")
 
 
 def evaluate_results(
@@ -151,90 +159,74 @@ def evaluate_results(
     data: CocoDataset,
     *,
     hard_shares: Sequence[float] = DEFAULT_HARD_SHARES,
-    random_draws: int = 3,
+    thresholds: Sequence[float] = (),
+    random_draws: int = 10,
     seed: int = 0,
 ) -> Evaluation:
-    """Average precision of both routes, and at each share of hard images by the router and at random."""
-    for share in hard_shares:
-        if not 0 <= share <= 1:
-            raise InputError(f"a share of hard images must lie in 0..1, got {share}")
-    score = _Scorer(data)
-    easy, hard = score(results.easy), score(results.hard)
-    rng = np.random.default_rng(seed)
-    orders = [rng.permutation(len(data)) for _ in range(random_draws)]
-    points = []
-    for share in hard_shares:
-        threshold = threshold_for_easy_share(results.difficulties, 1 - share)
-        routed = is_hard(results.difficulties, threshold)
-        count = int(routed.sum())
-        if count in (0, len(data)):
-            precision = chance = hard if count else easy
-        else:
-            precision = score(results.mixed(routed))
-            chance = _mean([score(results.mixed(_first(order, count))) for order in orders] or [precision])
-        points.append(OperatingPoint(count / len(data), threshold, precision, chance))
+    """Average precision of both routes, of the router at each hard share and threshold, and of the two yardsticks."""
+    check_points(hard_shares, thresholds)
+    if random_draws < 1:
+        raise InputError(f"chance needs at least one draw, got {random_draws}")
+    start = time.perf_counter()
+    score = MixedPrecision(results, data)
+    rank = _Ranks.of(results, draws=random_draws, seed=seed)
+    asked = [_threshold(results.difficulties, share) for share in hard_shares] + list(thresholds)
+    points = tuple(_point(score, results.difficulties, threshold, rank) for threshold in asked)
+    curve = tuple(
+        _point(score, results.difficulties, _threshold(results.difficulties, share), rank)
+        for share in CURVE_HARD_SHARES
+    )
+    none, every = np.zeros(len(data), np.bool_), np.ones(len(data), np.bool_)
     levels = (10, 25, 50, 75, 90)
-    quantiles = np.percentile(results.difficulties, levels)
+    quantiles = np.nanpercentile(results.difficulties, levels)
     return Evaluation(
         images=len(data),
-        easy=easy,
-        hard=hard,
-        points=tuple(points),
+        easy=score(none),
+        hard=score(every),
+        points=points,
+        curve=curve,
         difficulty_quantiles={f"{level}%": float(value) for level, value in zip(levels, quantiles, strict=True)},
+        random_draws=random_draws,
+        seconds=Seconds(
+            passes=results.pass_s,
+            losses=results.loss_s,
+            scoring=time.perf_counter() - start,
+            thresholds=len(points) + len(curve),
+        ),
     )
 
 
-def average_precision(detections: Sequence[Detections], data: CocoDataset) -> Precision:
-    """COCO average precision of one list of detections per image, boxes in pixels of the original images."""
-    return _Scorer(data)(detections)
+@dataclass(frozen=True)
+class _Ranks:
+    """Orders (N,) in which images go to detector 2, first the one that goes first."""
+
+    random: tuple[npt.NDArray[np.int64], ...]
+    oracle: npt.NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, results: RouteResults, *, draws: int, seed: int) -> _Ranks:
+        rng = np.random.default_rng(seed)
+        gains = results.loss_gains
+        return cls(
+            random=tuple(rng.permutation(len(results.difficulties)) for _ in range(draws)),
+            oracle=None if gains is None else np.argsort(-gains, kind="stable"),
+        )
 
 
-class _Scorer:
-    """pycocotools with its printing silenced and the truth indexed once."""
-
-    def __init__(self, data: CocoDataset) -> None:
-        self.data = data
-        self.truth = COCO()
-        self.truth.dataset = _complete(data.annotations)
-        with _silence():
-            self.truth.createIndex()
-
-    def __call__(self, detections: Sequence[Detections]) -> Precision:
-        entries = [
-            {"image_id": image, "category_id": self.data.category_ids[label], "bbox": box, "score": score}
-            for image, found in zip(self.data.image_ids, detections, strict=True)
-            for box, score, label in zip(*_as_lists(found), strict=True)
-        ]
-        if not entries:
-            return Precision(0.0, 0.0)
-        with _silence():
-            run = COCOeval(self.truth, self.truth.loadRes(entries), "bbox")
-            run.evaluate()
-            run.accumulate()
-            run.summarize()
-        return Precision(ap=100 * float(run.stats[0]), ap50=100 * float(run.stats[1]))
+def _threshold(difficulties: FloatArray, hard_share: float) -> float:
+    return threshold_for_easy_share(difficulties, 1 - hard_share)
 
 
-def _complete(annotations: Mapping[str, Any]) -> dict[str, Any]:
-    """What pycocotools wants and data sets may leave out: ids, areas, crowd flags."""
-    filled = [
-        {"id": number, "area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0, **one}
-        for number, one in enumerate(annotations["annotations"], 1)
-    ]
-    return {**annotations, "annotations": filled, "info": annotations.get("info", {})}
-
-
-def _as_lists(found: Detections) -> tuple[list[list[float]], list[float], list[int]]:
-    boxes = found.boxes.clone()
-    boxes[:, 2:] -= boxes[:, :2]  # x y w h
-    return boxes.tolist(), found.scores.tolist(), found.classes.tolist()
-
-
-def _in_original(data: CocoDataset, start: int, found: Sequence[Detections]) -> list[Detections]:
-    return [
-        Detections(torch.from_numpy(data.placements[index].to_original(one.boxes.numpy())), one.scores, one.classes)
-        for index, one in enumerate(found, start)
-    ]
+def _point(score: MixedPrecision, difficulties: FloatArray, threshold: float, ranks: _Ranks) -> OperatingPoint:
+    routed = is_hard(difficulties, threshold)
+    count = int(routed.sum())
+    return OperatingPoint(
+        hard_share=count / len(routed),
+        threshold=threshold,
+        precision=score(routed),
+        random=_mean([score(_first(order, count)) for order in ranks.random]),
+        oracle=None if ranks.oracle is None else score(_first(ranks.oracle, count)),
+    )
 
 
 def _first(order: npt.NDArray[np.int64], count: int) -> BoolArray:
@@ -245,7 +237,3 @@ def _first(order: npt.NDArray[np.int64], count: int) -> BoolArray:
 
 def _mean(values: Sequence[Precision]) -> Precision:
     return Precision(float(np.mean([one.ap for one in values])), float(np.mean([one.ap50 for one in values])))
-
-
-def _silence() -> contextlib.redirect_stdout[io.StringIO]:
-    return contextlib.redirect_stdout(io.StringIO())

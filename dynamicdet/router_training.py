@@ -1,4 +1,9 @@
-"""Step 2 of training: the router alone, by the adaptive offset of DynamicDet.
+"""Step 2 of training: the router alone, by one of the paper's objectives.
+
+An image sent to detector 2 costs its loss L2 plus an offset, one that stays with detector 1 its loss L1:
+(1 - phi) (L1 - D / 2) + phi (L2 + D / 2). The paper's three objectives differ in D: `naive` has none, and sends every
+image to the better detector; `penalty` has a constant, to be tuned; `adaptive` takes the median of L1 - L2 over the
+training set so far, which halves the images and leaves nothing to tune.
 
 With the detectors frozen, everything the router learns from is fixed per picture: the pooled features it reads and
 the two detectors' losses. Both are computed once for several augmented views of every image; the training itself then
@@ -9,14 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
 from dynamicdet.augment import Augmentation
 from dynamicdet.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.dataset import CocoDataset
+from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation import check_fits
 from dynamicdet.losses import DetectionLoss, LossWeights
@@ -24,11 +32,17 @@ from dynamicdet.network import DynamicDetector
 
 _COLLECTED = 16  # images that run through both detectors together
 
+Objective = Literal["adaptive", "naive", "penalty"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RouterRecipe:
-    """How the router is trained."""
+    """How the router is trained. Raises InputError for an objective that is not known or lacks its penalty."""
 
+    objective: Objective = "adaptive"
+    penalty: float | None = None
+    """D of the objective `penalty`, in units of the detection loss; the other objectives have none"""
     examples: int = 12000
     """augmented pictures to learn from; more than there are images means several views of each"""
     epochs: int = 60
@@ -38,6 +52,14 @@ class RouterRecipe:
     seed: int = 0
     loss: LossWeights = field(default_factory=LossWeights)
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(scale=(0.8, 1.1), on_object=0.0))
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"objective {self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}")
+        if (self.penalty is not None) != (self.objective == "penalty"):
+            raise InputError("a penalty belongs to the objective 'penalty', which needs one; the others have none")
+        if self.examples < 1:
+            raise InputError(f"the router needs at least one example, got {self.examples}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,7 @@ class RouterReport:
 
     examples: int
     offset: float
-    """the adaptive offset D at the end: the median of loss 1 - loss 2"""
+    """D at the end; of the adaptive objective the median of loss 1 - loss 2"""
     objective: float
     objective_before: float
     quantiles: tuple[float, float, float]
@@ -79,7 +101,7 @@ class RunningMedian:
         return float(torch.cat(self._values).quantile(0.5))
 
 
-def adaptive_offset_objective(difficulty: Tensor, loss1: Tensor, loss2: Tensor, offset: float) -> Tensor:
+def routing_objective(difficulty: Tensor, loss1: Tensor, loss2: Tensor, offset: float) -> Tensor:
     """Mean of (1 - phi) (L1 - D / 2) + phi (L2 + D / 2): an image is worth detector 2 where that saves more than D."""
     return ((1 - difficulty) * (loss1 - offset / 2) + difficulty * (loss2 + offset / 2)).mean()
 
@@ -89,31 +111,34 @@ def train_router(
     data: CocoDataset,
     *,
     recipe: RouterRecipe | None = None,
+    fabric: Fabric | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> RouterReport:
-    """Train the router of a network in place; no other weight or buffer changes.
+    """Train the router of a network in place; no other weight or buffer changes. One process does it.
 
     Raises InputError where classes or input size of network and data differ.
     """
     recipe = recipe or RouterRecipe()
     check_fits(model, data)
-    if recipe.examples < 1:
-        raise InputError(f"the router needs at least one example, got {recipe.examples}")
-    examples = collect_examples(model, _views(model, data, recipe, workers, progress), recipe.loss)
+    fabric = fabric or make_fabric(precision="32-true")
+    examples = collect_examples(model, _views(model, data, recipe, workers, progress), recipe.loss, fabric.device)
     return fit_router(model, examples, recipe)
 
 
 @torch.inference_mode()
 def collect_examples(
-    model: DynamicDetector, batches: Iterable[Batch], weights: LossWeights | None = None
+    model: DynamicDetector,
+    batches: Iterable[Batch],
+    weights: LossWeights | None = None,
+    device: torch.device | str = "cpu",
 ) -> RouterExamples:
-    """Run both detectors in evaluation mode and keep what the router needs."""
-    network = model.deploy().eval()
-    loss = DetectionLoss(model.anchors, model.spec.strides, weights)
+    """Run both detectors in evaluation mode on a device and keep, on the CPU, what the router needs."""
+    network = model.deploy().eval().to(device)
+    loss = DetectionLoss(network.anchors, model.spec.strides, weights)
     pooled: dict[str, list[Tensor]] = {name: [] for name in model.router_reads}
     losses: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for batch in batches:
+    for batch in (batch.to(torch.device(device)) for batch in batches):
         x = batch.input()
         features = network.features(x)
         for name, kept in pooled.items():
@@ -123,9 +148,9 @@ def collect_examples(
     # Cloned outside inference mode they can take part in a backward pass.
     with torch.inference_mode(mode=False):
         return RouterExamples(
-            pooled={name: torch.cat(kept).clone() for name, kept in pooled.items()},
-            loss1=torch.cat(losses[0]).clone(),
-            loss2=torch.cat(losses[1]).clone(),
+            pooled={name: torch.cat(kept).cpu().clone() for name, kept in pooled.items()},
+            loss1=torch.cat(losses[0]).cpu().clone(),
+            loss2=torch.cat(losses[1]).cpu().clone(),
         )
 
 
@@ -140,16 +165,17 @@ def fit_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterR
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     median = RunningMedian()
     gain = examples.loss1 - examples.loss2
-    offset = 0.0
+    offset = recipe.penalty or 0.0
     before = _difficulties(model, examples)
     for epoch in range(recipe.epochs):
         for chosen in torch.randperm(len(examples)).split(recipe.batch):  # type: ignore[no-untyped-call]
-            if epoch == 0:  # later epochs bring the same values again, which leaves their median where it is
+            # Later epochs bring the same values again, which leaves their median where it is.
+            if epoch == 0 and recipe.objective == "adaptive":
                 offset = median.add(gain[chosen])
             pooled = {name: feature[chosen] for name, feature in examples.pooled.items()}
             difficulty = model.route_logits(pooled).sigmoid()
             optimizer.zero_grad(set_to_none=True)
-            objective = adaptive_offset_objective(difficulty, examples.loss1[chosen], examples.loss2[chosen], offset)
+            objective = routing_objective(difficulty, examples.loss1[chosen], examples.loss2[chosen], offset)
             objective.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
@@ -159,8 +185,8 @@ def fit_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterR
     return RouterReport(
         examples=len(examples),
         offset=offset,
-        objective=float(adaptive_offset_objective(difficulty, examples.loss1, examples.loss2, offset)),
-        objective_before=float(adaptive_offset_objective(before, examples.loss1, examples.loss2, offset)),
+        objective=float(routing_objective(difficulty, examples.loss1, examples.loss2, offset)),
+        objective_before=float(routing_objective(before, examples.loss1, examples.loss2, offset)),
         quantiles=(low, middle, high),
         correlation=_rank_correlation(difficulty, gain),
     )

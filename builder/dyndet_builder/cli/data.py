@@ -1,4 +1,4 @@
-"""`dyndet data`: builds data sets of real images."""
+"""`dyndet data`: builds data sets of real images, and checks any."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dynamicdet.annotations import read_annotations
 from dynamicdet.cutpaste import Sources, Summary, build, check_output, download, locate
 
 
 @click.group("data")
 def command() -> None:
-    """Build data sets of real images."""
+    """Build data sets of real images, and check any before it is trained on."""
 
 
 @command.command("cutpaste")
@@ -76,6 +77,27 @@ def cutpaste(
             progress=show,
         )
     Console().print(_table(summaries))
+
+
+@command.command("check")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Folder of the pictures.  [default: images/ beside the annotations]",
+)
+def check(data: Path, images: Path | None) -> None:
+    """Check COCO annotations and their pictures; exit status 2 where they cannot be used.
+
+    DATA is a folder with images/ and annotations.json, or a COCO JSON file.
+
+    \b
+    Example:
+      dyndet data check build/cutpaste/train
+      dyndet data check coco/annotations/instances_val2017.json --images coco/val2017
+    """
+    for line in read_annotations(data, images).summary.sentences():
+        click.echo(line)
 
 
 def _download(cache: Path, bars: Progress) -> Sources:

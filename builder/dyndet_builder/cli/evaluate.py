@@ -9,60 +9,143 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dynamicdet.checkpoints import load
-from dynamicdet.dataset import read_dataset
-from dynamicdet.evaluation import DEFAULT_HARD_SHARES, Evaluation, evaluate
+from dynamicdet.architectures import ARCHITECTURES
+from dynamicdet.evaluation import Evaluation
+from dynamicdet.route_cache import default_cache
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.evaluate import EvaluationReport, evaluate
 
 
 @click.command("evaluate")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with images/, annotations.json.")
+@click.argument("source", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder with images/ and annotations.json, or a COCO JSON file.",
+)
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures.  [default: images/ in --data]")
+@click.option("--url", help="gRPC address of a server, instead of SOURCE.")
+@click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option(
+    "--architecture",
+    type=click.Choice(tuple(ARCHITECTURES)),
+    help="Of a published checkpoint; our own files know theirs.",
+)
 @click.option(
     "--hard-share",
     "hard_shares",
-    type=click.FloatRange(0, 1),
+    type=float,
     multiple=True,
-    help="Share of images for detector 2; may be repeated.  [default: 0, 0.1, 0.2, 0.5, 0.9, 1]",
+    help="Share of images for detector 2, 0 to 1; may be repeated.  [default: 0, 0.1, 0.2, 0.5, 0.9, 1]",
 )
 @click.option(
-    "--random-draws", type=click.IntRange(min=1), default=5, show_default=True, help="To average chance over."
+    "--threshold", "thresholds", type=float, multiple=True, help="Threshold of the router, 0 to 1; may be repeated."
 )
+@click.option("--random-draws", type=int, default=10, show_default=True, help="To average chance over.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random draws.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Folder that keeps detections for a later run.  [default: $XDG_CACHE_HOME/dyndet/detections]",
+)
+@click.option("--no-cache", is_flag=True, help="Run all images, and keep nothing.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw AP over hard share into this .png or .svg file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(checkpoint: Path, data: Path, hard_shares: tuple[float, ...], random_draws: int, as_json: bool) -> None:
+def command(
+    source: Path | None,
+    data: Path,
+    images: Path | None,
+    url: str | None,
+    model: str,
+    architecture: str | None,
+    hard_shares: tuple[float, ...],
+    thresholds: tuple[float, ...],
+    random_draws: int,
+    seed: int,
+    cache: Path | None,
+    no_cache: bool,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
     """Measure COCO average precision of both routes and of mixes of them.
 
-    The router's choice of hard images is set beside as many images chosen at random.
+    SOURCE is a checkpoint file or a bundle folder; --url and --model stand for a detector on a Triton server. Every
+    image takes each route once, whatever the number of thresholds. The router's choice of hard images is set beside as
+    many images chosen at random, and those that an oracle would choose which knows both detectors' losses (checkpoints
+    alone).
 
     \b
-    Example:
-      dyndet evaluate build/pico.safetensors --data benchmarks/demo/val
-      dyndet evaluate build/pico.safetensors --data benchmarks/demo/val --hard-share 0.3 --json
+    Examples:
+      dyndet evaluate build/pico.safetensors --data benchmarks/demo/val --plot ap.png
+      dyndet evaluate build/bundle --data benchmarks/demo/val --hard-share 0.3 --threshold 0.47
+      dyndet evaluate --url 127.0.0.1:8001 --model dyndet --data benchmarks/demo/val --json
     """
-    model = load(checkpoint)
-    images = read_dataset(data, model.input_size)
-    result = evaluate(model, images, hard_shares=hard_shares or DEFAULT_HARD_SHARES, random_draws=random_draws)
+    with step_bars() as show:
+        report = evaluate(
+            source,
+            data=data,
+            images=images,
+            url=url,
+            model=model,
+            architecture=architecture,
+            hard_shares=hard_shares,
+            thresholds=thresholds,
+            random_draws=random_draws,
+            seed=seed,
+            cache=None if no_cache else cache or default_cache(),
+            plot=plot,
+            progress=show,
+        )
     if as_json:
-        click.echo(json.dumps(result.as_json(), indent=2))
+        click.echo(json.dumps(report.as_json(), indent=2))
         return
-    console = Console(highlight=False)
-    console.print(f"{result.images} images; AP all easy {result.easy.ap:.1f}, all hard {result.hard.ap:.1f}\n")
+    _print(report)
+
+
+def _print(report: EvaluationReport) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    result = report.evaluation
+    console.print(f"{report.source} on {report.data}, {result.images} images", markup=False)
+    console.print(f"AP all easy {result.easy.ap:.1f}, all hard {result.hard.ap:.1f}\n")
     console.print(_table(result))
+    means = ", ".join(f"{name} {ap:.1f}" for name, ap in result.mean_ap().items() if ap is not None)
+    console.print(f"\nmean AP over all hard shares: {means}")
     spread = ", ".join(f"{level} {value:.3f}" for level, value in result.difficulty_quantiles.items())
-    console.print(f"\ndifficulty quantiles: {spread}")
+    console.print(f"difficulty quantiles: {spread}")
+    console.print(_times(report), markup=False)
+    if report.plot is not None:
+        console.print(f"Wrote {report.plot}.", markup=False)
 
 
 def _table(result: Evaluation) -> Table:
+    with_oracle = all(point.oracle is not None for point in result.points)
+    choices = ("router", "random", *(("oracle",) if with_oracle else ()))
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("hard images", "threshold", "AP", "AP50", "AP random", "gain kept"):
+    columns = [f"{what}\n{one}" for what in ("AP", "gap") for one in choices]
+    for name in ("hard\nimages", "threshold", "AP50\nrouter", *columns):
         table.add_column(name, justify="right")
     for point in result.points:
-        kept = result.recovered(point)
+        precisions = [one for one in (point.precision, point.random, point.oracle) if one is not None]
+        kept = [result.recovered(one) for one in precisions]
         table.add_row(
             f"{point.hard_share:.1%}",
             f"{point.threshold:.4f}",
-            f"{point.precision.ap:.1f}",
             f"{point.precision.ap50:.1f}",
-            f"{point.random.ap:.1f}",
-            "-" if kept is None else f"{kept:.0%}",
+            *(f"{one.ap:.1f}" for one in precisions),
+            *("-" if share is None else f"{share:.0%}" for share in kept),
         )
+    table.caption = "gap: share of the gain from all easy to all hard that is kept"
+    table.caption_justify = "left"
     return table
+
+
+def _times(report: EvaluationReport) -> str:
+    seconds = report.evaluation.seconds
+    passes = f"both routes {seconds.passes:.1f} s"
+    if report.from_cache:
+        passes += " (in an earlier run, whose detections were kept)"
+    if seconds.losses:
+        passes += f", losses {seconds.losses:.1f} s"
+    ratio = "" if seconds.ratio is None else f": together {seconds.ratio:.2f} times the routes alone"
+    return f"{passes}, scoring {seconds.scoring:.1f} s for {seconds.thresholds} thresholds{ratio}"

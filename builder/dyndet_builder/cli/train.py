@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dynamicdet.annotations import read_annotations
+from dynamicdet.architectures import ARCHITECTURES, architecture
 from dynamicdet.checkpoints import load, save
 from dynamicdet.dataset import read_dataset
+from dynamicdet.devices import Accelerator, Precision, make_fabric
 from dynamicdet.losses import LossWeights
-from dynamicdet.router_training import RouterRecipe, train_router
-from dynamicdet.training import DetectorRecipe, EpochReport, train_detectors
+from dynamicdet.recipe import DetectorRecipe, EpochReport, StepReport
+from dynamicdet.router_training import OBJECTIVES, Objective, RouterRecipe, train_router
+from dynamicdet.training import train_detectors
+from dyndet_builder.cli.progress import step_bars
 
 _DEFAULTS = DetectorRecipe()
 _ROUTER = RouterRecipe()
-_FOLDER = click.Path(path_type=Path)
+_PATH = click.Path(path_type=Path)
+_MULTI_SCALE = 0.25
+
+_images = click.option(
+    "--images", type=_PATH, help="Folder of the pictures.  [default: images/ beside the annotations]"
+)
+_cache = click.option("--cache", type=_PATH, help="Folder that keeps the decoded images for the next time.")
+_accelerator = click.option(
+    "--accelerator", type=click.Choice(get_args(Accelerator)), default="auto", show_default=True
+)
+_workers = click.option(
+    "--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that make batches."
+)
 
 
 @click.group("train")
 def command() -> None:
     """Train a dynamic detector: first both detectors together, then the router.
 
-    DATA is a folder with images/ and annotations.json (COCO), such as `dyndet data cutpaste` builds.
+    DATA is a folder with images/ and annotations.json (COCO), such as `dyndet data cutpaste` builds, or a COCO JSON
+    file with --images. It is checked before training begins; `dyndet data check DATA` does that alone.
     """
 
 
 @command.command("detectors")
-@click.argument("data", type=_FOLDER)
-@click.option("--output", "-o", type=_FOLDER, required=True, help="Checkpoint to write after every epoch.")
-@click.option("--architecture", default="dy-yolov7-pico", show_default=True, help="Network to train.")
+@click.argument("data", type=_PATH)
+@_images
+@click.option("--output", "-o", type=_PATH, required=True, help="Checkpoint to write after every epoch.")
+@click.option(
+    "--architecture",
+    "name",
+    type=click.Choice(tuple(ARCHITECTURES)),
+    default="dy-yolov7-pico",
+    show_default=True,
+    help="Network to train.",
+)
+@click.option("--start", type=_PATH, help="Checkpoint to begin with, own or published.  [default: random weights]")
 @click.option("--epochs", type=click.IntRange(min=1), default=_DEFAULTS.epochs, show_default=True)
 @click.option(
     "--final-epochs",
@@ -40,34 +72,61 @@ def command() -> None:
 @click.option(
     "--size", type=click.IntRange(min=32), default=_DEFAULTS.size, show_default=True, help="Pixels before that."
 )
+@click.option(
+    "--multi-scale", is_flag=True, help=f"Draw each batch's size within {_MULTI_SCALE:.0%} of that, in steps of 32."
+)
 @click.option("--batch", type=click.IntRange(min=1), default=_DEFAULTS.batch, show_default=True, help="Images a step.")
+@click.option(
+    "--accumulate",
+    type=click.IntRange(min=1),
+    default=_DEFAULTS.accumulate,
+    show_default=True,
+    help="Parts a batch is computed in, to save memory.",
+)
 @click.option("--learning-rate", type=float, default=_DEFAULTS.learning_rate, show_default=True)
 @click.option(
     "--class-gain", type=float, default=_DEFAULTS.loss.classes, show_default=True, help="Weight of the class loss."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--cache", type=_FOLDER, help="Folder that keeps the decoded images for the next time.")
+@_cache
+@_workers
+@_accelerator
+@click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True)
+@click.option("--logs", type=_PATH, help="Folder for TensorBoard.  [default: OUTPUT.logs]")
 @click.option("--resume", is_flag=True, help="Go on where a stopped training left off.")
 def detectors(
     data: Path,
+    images: Path | None,
     output: Path,
-    architecture: str,
+    name: str,
+    start: Path | None,
     epochs: int,
     final_epochs: int,
     size: int,
+    multi_scale: bool,
     batch: int,
+    accumulate: int,
     learning_rate: float,
     class_gain: float,
     seed: int,
     cache: Path | None,
+    workers: int,
+    accelerator: Accelerator,
+    precision: Precision,
+    logs: Path | None,
     resume: bool,
 ) -> None:
-    """Train both detectors of a new network together.
+    """Train both detectors of a network together.
+
+    Several GPUs, or several processes on a CPU, are used through torchrun.
 
     \b
     Example:
       dyndet train detectors build/cutpaste/train -o build/pico.safetensors --epochs 20
       dyndet train detectors build/cutpaste/train -o build/pico.safetensors --epochs 30 --resume
+      dyndet train detectors coco/annotations/instances_train2017.json --images coco/train2017 \\
+        --architecture dy-yolov7 --start dy-yolov7.pt --size 640 -o street.safetensors
+      torchrun --nproc-per-node 4 -m dyndet_builder.cli train detectors coco -o coco.safetensors
     """
     if size % 32:
         raise click.BadParameter(f"{size} is no multiple of 32", param_hint="--size")
@@ -75,20 +134,49 @@ def detectors(
         epochs=epochs,
         final_epochs=min(final_epochs, epochs),
         size=size,
+        size_range=_MULTI_SCALE if multi_scale else 0.0,
         batch=batch,
+        accumulate=accumulate,
         learning_rate=learning_rate,
         loss=LossWeights(classes=class_gain),
         seed=seed,
     )
-    images = read_dataset(data, _input_size(architecture), cache=cache)
-    click.echo(f"{len(images)} images, {len(images.class_names)} classes; {output} is written after every epoch")
-    train_detectors(images, output, architecture=architecture, recipe=recipe, resume=resume, on_epoch=_echo_epoch)
+    folder = output.with_name(f"{output.name}.logs") if logs is None else logs
+    fabric = make_fabric(accelerator=accelerator, precision=precision, log_folder=folder)
+    if fabric.is_global_zero:
+        _echo_summary(data, images)
+    with fabric.rank_zero_first():
+        read = read_dataset(data, architecture(name).input_size, images=images, cache=cache)
+    with _training_bar(epochs) as (on_step, on_epoch):
+        train_detectors(
+            read,
+            output,
+            architecture=name,
+            start=start,
+            recipe=recipe,
+            resume=resume,
+            fabric=fabric,
+            workers=workers,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+    if fabric.is_global_zero:
+        click.echo(f"{output} is trained; next: dyndet train router {output} {data}")
 
 
 @command.command("router")
-@click.argument("checkpoint", type=_FOLDER)
-@click.argument("data", type=_FOLDER)
-@click.option("--output", "-o", type=_FOLDER, help="Checkpoint to write.  [default: CHECKPOINT itself]")
+@click.argument("checkpoint", type=_PATH)
+@click.argument("data", type=_PATH)
+@_images
+@click.option("--output", "-o", type=_PATH, help="Checkpoint to write.  [default: CHECKPOINT itself]")
+@click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    default=_ROUTER.objective,
+    show_default=True,
+    help="The paper's three; adaptive has nothing to tune.",
+)
+@click.option("--penalty", type=float, help="Cost of detector 2, for --objective penalty alone.")
 @click.option(
     "--examples",
     type=click.IntRange(min=1),
@@ -103,11 +191,16 @@ def detectors(
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--half", is_flag=True, help="Store weights as float16, in half the space.")
-@click.option("--cache", type=_FOLDER, help="Folder that keeps the decoded images for the next time.")
+@_cache
+@_workers
+@_accelerator
 def router(
     checkpoint: Path,
     data: Path,
+    images: Path | None,
     output: Path | None,
+    objective: Objective,
+    penalty: float | None,
     examples: int,
     epochs: int,
     learning_rate: float,
@@ -115,18 +208,38 @@ def router(
     seed: int,
     half: bool,
     cache: Path | None,
+    workers: int,
+    accelerator: Accelerator,
 ) -> None:
     """Train the router of a network whose detectors are trained; nothing else in it changes.
 
     \b
     Example:
       dyndet train router build/pico.safetensors build/cutpaste/train
+      dyndet train router build/pico.safetensors build/cutpaste/train --objective naive -o build/naive.safetensors
     """
     recipe = RouterRecipe(
-        examples=examples, epochs=epochs, learning_rate=learning_rate, loss=LossWeights(classes=class_gain), seed=seed
+        objective=objective,
+        penalty=penalty,
+        examples=examples,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        loss=LossWeights(classes=class_gain),
+        seed=seed,
     )
     model = load(checkpoint)
-    report = train_router(model, read_dataset(data, model.input_size, cache=cache), recipe=recipe)
+    fabric = make_fabric(accelerator=accelerator, precision="32-true")
+    _echo_summary(data, images)
+    read = read_dataset(data, model.input_size, images=images, cache=cache)
+    with step_bars() as show:
+        report = train_router(
+            model,
+            read,
+            recipe=recipe,
+            fabric=fabric,
+            workers=workers,
+            progress=lambda done, of: show("run both detectors", done, of),
+        )
     save(model, output or checkpoint, half=half)
     low, middle, high = report.quantiles
     click.echo(
@@ -136,14 +249,40 @@ def router(
     )
 
 
-def _input_size(architecture: str) -> int:
-    from dynamicdet.architectures import architecture as find
+def _echo_summary(data: Path, images: Path | None) -> None:
+    for line in read_annotations(data, images).summary.sentences():
+        click.echo(line)
 
-    return find(architecture).input_size
 
-
-def _echo_epoch(report: EpochReport) -> None:
-    click.echo(
-        f"epoch {report.epoch}/{report.epochs}  {report.size} px  loss {report.loss1:.4f} {report.loss2:.4f}  "
-        f"{report.images_per_second:.1f} images/s  {report.seconds:.0f} s"
+@contextmanager
+def _training_bar(epochs: int) -> Iterator[tuple[Callable[[StepReport], None], Callable[[EpochReport], None]]]:
+    """A bar over all steps with losses, images/s and the time that is left; one line for every finished epoch."""
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[losses]}  {task.fields[rate]} images/s  left"),
+        TimeRemainingColumn(),
     )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, refresh_per_second=2) as bar:
+        task = bar.add_task("train", total=None, epoch=1, epochs=epochs, losses="-", rate="-")
+
+        def on_step(report: StepReport) -> None:
+            bar.update(
+                task,
+                total=epochs * report.steps,
+                completed=(report.epoch - 1) * report.steps + report.step,
+                epoch=report.epoch,
+                losses=f"{report.loss1:.4f} {report.loss2:.4f}",
+                rate=f"{report.images_per_second:.0f}",
+            )
+
+        def on_epoch(report: EpochReport) -> None:
+            console.print(
+                f"epoch {report.epoch}/{report.epochs}  {report.size} px  loss {report.loss1:.4f} "
+                f"{report.loss2:.4f}  {report.images_per_second:.1f} images/s  {report.seconds:.0f} s",
+                highlight=False,
+            )
+
+        yield on_step, on_epoch

@@ -1,0 +1,130 @@
+"""Evaluates a dynamic detector, wherever it runs: average precision at any threshold, and how good its router is."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamicdet.dataset import CocoDataset, read_dataset
+from dynamicdet.errors import InputError
+from dynamicdet.evaluation import DEFAULT_HARD_SHARES, Evaluation, check_points, evaluate_results
+from dynamicdet.route_cache import data_sha256, read_results, results_file, write_results
+from dynamicdet.routes import RouteResults, check_contract
+from dyndet_builder.evaluate_sources import Source, open_source
+
+Progress = Callable[[str, int, int], None]
+"""Told the step, how much of it is done, and of how much."""
+
+_PLOT_SUFFIXES = (".png", ".svg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """An evaluation, and where it comes from."""
+
+    source: str
+    """such as `checkpoint pico.safetensors`"""
+    data: str
+    evaluation: Evaluation
+    from_cache: bool
+    """whether the detections were those of an earlier run"""
+    cache_file: Path | None
+    """where the detections are kept; None where they are not"""
+    plot: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "source": self.source,
+            "data": self.data,
+            **self.evaluation.as_json(),
+            "from_cache": self.from_cache,
+            "cache_file": None if self.cache_file is None else str(self.cache_file),
+            "plot": None if self.plot is None else str(self.plot),
+        }
+
+
+def evaluate(
+    source: Path | None = None,
+    *,
+    data: Path,
+    images: Path | None = None,
+    url: str | None = None,
+    model: str = "dyndet",
+    architecture: str | None = None,
+    hard_shares: Sequence[float] = (),
+    thresholds: Sequence[float] = (),
+    random_draws: int = 10,
+    seed: int = 0,
+    cache: Path | None = None,
+    plot: Path | None = None,
+    progress: Progress | None = None,
+) -> EvaluationReport:
+    """COCO average precision of a checkpoint file, a bundle folder, or (`url`, `model`) a served detector.
+
+    `data` and `images` are as `read_dataset` takes them. Shares and thresholds default to a few shares. Detections are
+    kept in the folder `cache` unless it is None, under a name made from the content of detector and data set. `plot` is
+    a .png or .svg file for AP over hard share. Raises InputError for bad input, before any image is run, ServerError,
+    and MissingExtraError for a plot without matplotlib.
+    """
+    check_points(hard_shares, thresholds)
+    draw = None if plot is None else _drawing(plot)
+    detector = open_source(source, url=url, model=model, architecture=architecture)
+    show = progress or (lambda _step, _done, _of: None)
+    truth = read_dataset(data, detector.input_size, images=images, progress=lambda *done: show("read images", *done))
+    check_contract(f"the {detector.label}", detector.class_names, detector.input_size, truth)
+    file = None if cache is None else _file(cache, detector, truth)
+    results = None if file is None else read_results(file, len(truth))
+    from_cache = results is not None
+    if results is None:
+        results = detector.run(truth, lambda *done: show("run both routes", *done))
+        file = None if file is None else _kept(file, results)
+    evaluation = evaluate_results(
+        results,
+        truth,
+        hard_shares=hard_shares or (() if thresholds else DEFAULT_HARD_SHARES),
+        thresholds=thresholds,
+        random_draws=random_draws,
+        seed=seed,
+    )
+    name = "/".join(data.resolve().parts[-2:])
+    if draw is not None:
+        draw(evaluation, f"{name} ({len(truth)} images), {detector.label}")
+    return EvaluationReport(
+        source=detector.label,
+        data=name,
+        evaluation=evaluation,
+        from_cache=from_cache,
+        cache_file=file,
+        plot=plot,
+    )
+
+
+def _drawing(plot: Path) -> Callable[[Evaluation, str], None]:
+    """What will draw the plot; all that could be wrong about it shows now."""
+    if plot.suffix.lower() not in _PLOT_SUFFIXES:
+        raise InputError(f"a plot is a {' or '.join(_PLOT_SUFFIXES)} file, not {plot}")
+    if not plot.resolve().parent.is_dir():
+        raise InputError(f"the folder of the plot {plot} does not exist")
+    drawing = importlib.import_module("dyndet_builder.evaluate_plot")
+    return lambda evaluation, caption: drawing.draw(evaluation, plot, caption=caption)
+
+
+def _file(cache: Path, detector: Source, data: CocoDataset) -> Path:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"detections cannot be kept in {cache} ({error.strerror}); --no-cache goes without") from error
+    return results_file(cache, {**detector.identity(), "data": data_sha256(data)})
+
+
+def _kept(file: Path, results: RouteResults) -> Path | None:
+    """The file; None where it could not be written, which is no reason to lose what was found."""
+    try:
+        write_results(file, results)
+    except OSError:
+        return None
+    return file

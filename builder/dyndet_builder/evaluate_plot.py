@@ -1,0 +1,68 @@
+"""Draws average precision over the share of hard images: the router between chance and the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dynamicdet.errors import MissingExtraError
+from dynamicdet.evaluation import Evaluation
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+except ImportError as error:
+    raise MissingExtraError("a plot needs matplotlib; `pip install 'dyndet[train]'` installs it") from error
+
+_INK, _MUTED, _GRID = "#222222", "#666666", "#e3e3e3"
+# Told apart by colour-blind readers (Okabe-Ito) and, by dash and marker, in print without colour.
+_CURVES = {
+    "oracle (knows both losses)": ("#009e73", (0, (5, 2)), "^", 4.5),
+    "router": ("#0072b2", "-", "o", 5.0),
+    "random": ("#d55e00", (0, (1, 1.5)), "s", 3.5),
+}
+
+
+def draw(evaluation: Evaluation, path: Path, *, caption: str) -> None:
+    """Write a .png or .svg with the three curves; the oracle's is left out where it is not known."""
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    heights: dict[str, list[tuple[float, float]]] = {name: [] for name in _CURVES}
+    for point in evaluation.curve:
+        for name, precision in zip(_CURVES, (point.oracle, point.precision, point.random), strict=True):
+            if precision is not None:
+                heights[name].append((point.hard_share, precision.ap))
+    for name, (colour, dash, marker, size) in _CURVES.items():
+        if heights[name]:
+            x, y = zip(*heights[name], strict=True)
+            axes.plot(x, y, color=colour, ls=dash, marker=marker, ms=size, lw=1.8, label=name)
+    _annotate_ends(axes, evaluation)
+    axes.set_title("Average precision over the share of images sent to detector 2", loc="left", fontsize=11, color=_INK)
+    axes.set_xlabel("hard share (% of images sent to detector 2)", color=_INK)
+    axes.set_ylabel("COCO AP at IoU 0.50:0.95 (%)", color=_INK)
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.set_xticks([tenth / 10 for tenth in range(11)])
+    axes.set_xlim(-0.13, 1.13)  # room for the names of the ends
+    axes.margins(y=0.1)
+    axes.grid(color=_GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_MUTED)
+    axes.legend(frameon=False, loc="best")
+    figure.supxlabel(caption, fontsize=8, color=_MUTED, x=0.01, ha="left")
+    figure.savefig(path, dpi=160)
+
+
+def _annotate_ends(axes: Axes, evaluation: Evaluation) -> None:
+    """Name the two ends outside of the curves, where nothing runs through the words."""
+    for x, ap, text, outwards in ((0.0, evaluation.easy.ap, "all easy", -1), (1.0, evaluation.hard.ap, "all hard", 1)):
+        axes.annotate(
+            f"{text}\n{ap:.1f} %",
+            (x, ap),
+            xytext=(9 * outwards, 0),
+            textcoords="offset points",
+            ha="right" if outwards < 0 else "left",
+            va="center",
+            color=_INK,
+            fontsize=9,
+        )

@@ -1,0 +1,216 @@
+"""The three kinds of detector that can be evaluated: a checkpoint, a bundle folder, a detector on a Triton server.
+
+Each says what it is before it runs, so that results of an earlier run can be used instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dynamicdet.checkpoints import load
+from dynamicdet.dataset import CocoDataset
+from dynamicdet.errors import InputError, ServerError
+from dynamicdet.routes import BatchAnswers, Progress, RouteResults, check_contract, collect, run_routes
+from dynamicdet.suppression import Detections, Suppression
+from dyndet_bench.served import ALL_EASY, ALL_HARD, Served
+from dyndet_builder.bundle import FILE_NAME, STAGES, file_sha256, read_bundle
+from dyndet_builder.runner import BundleRunner, Tensors
+from dyndet_client.codec import parse_model
+from dyndet_client.detections import Detections as Answer
+from dyndet_client.detector import Detector
+from dyndet_client.errors import ModelNotReadyError
+from dyndet_client.transport import GrpcTransport
+
+_TIMEOUT_S = 60.0
+_BATCH = 16
+_REQUESTS_IN_FLIGHT = 4
+_BUNDLE_SHA256 = "dyndet_bundle_sha256"
+
+
+class Source(Protocol):
+    """A detector to be evaluated."""
+
+    label: str
+    """for people, such as `checkpoint pico.safetensors`"""
+    class_names: tuple[str, ...]
+    input_size: int
+
+    def identity(self) -> Mapping[str, str]:
+        """Everything but the images that its detections depend on: hashes of contents, settings, tool versions."""
+
+    def run(self, data: CocoDataset, progress: Progress | None) -> RouteResults:
+        """All images through both routes. Raises InputError where classes or size do not fit."""
+
+
+class CheckpointSource:
+    """A checkpoint in PyTorch; the only source whose detection losses are known. Raises CheckpointError."""
+
+    def __init__(self, path: Path, *, architecture: str | None = None) -> None:
+        self.label = f"checkpoint {path.name}"
+        self._path = path
+        self._network = load(path, architecture)
+        self.class_names, self.input_size = self._network.class_names, self._network.input_size
+
+    def identity(self) -> Mapping[str, str]:
+        """Content of the file, its architecture, the suppression, torch's version."""
+        return {
+            "checkpoint": file_sha256(self._path),
+            "architecture": self._network.spec.name,
+            "suppression": json.dumps(asdict(Suppression())),
+            **_versions("dyndet", "torch"),
+        }
+
+    def run(self, data: CocoDataset, progress: Progress | None) -> RouteResults:
+        """In batches, backbone 1 once for both routes."""
+        return run_routes(self._network, data, batch=_BATCH, progress=progress)
+
+
+class BundleSource:
+    """A bundle folder in ONNX Runtime on the CPU. Raises InputError where it is none or was changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.label = f"bundle {folder.resolve().name}"
+        self._folder = folder
+        self._bundle = read_bundle(folder)
+        self.class_names, self.input_size = self._bundle.class_names, self._bundle.input_size
+
+    def identity(self) -> Mapping[str, str]:
+        """Content of bundle.json, which has the stages' hashes and the suppression, and ONNX Runtime's version."""
+        return {"bundle": file_sha256(self._folder / FILE_NAME), **_versions("dyndet", "onnxruntime")}
+
+    def run(self, data: CocoDataset, progress: Progress | None) -> RouteResults:
+        """In batches, backbone 1 once for both routes."""
+        check_contract("the bundle", self.class_names, self.input_size, data)
+        runner = BundleRunner(self._folder)
+
+        def answer(images: slice) -> BatchAnswers:
+            pictures = np.ascontiguousarray(data.images[images])
+            first = runner.backbone1(pictures)
+            easy = runner.run("head1", first)
+            hard = runner.run("detector2", {**first, "image": pictures})
+            return BatchAnswers(_unpacked(easy), _unpacked(hard), first["difficulty"][:, 0])
+
+        return collect(data, answer, batch=_BATCH, progress=progress)
+
+
+class ServedSource:
+    """A detector on a Triton server; thresholds 1 and 0 force the routes. Raises InputError and ServerError."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self.label = f"served detector {model} at {url}"
+        self._url, self._model = url, model
+        self._config = _config(url, model)
+        served = parse_model(self._config)
+        self.class_names, self.input_size = served.class_names, served.input_size
+
+    def identity(self) -> Mapping[str, str]:
+        """The bundle that it was rendered from, what runs the stages, and versions.
+
+        Raises ServerError where the server does not say which bundle.
+        """
+        parameters = self._config.get("parameters", {})
+        bundle = parameters.get(_BUNDLE_SHA256, {}).get("string_value")
+        if not bundle:
+            raise ServerError(
+                f"model {self._model!r} at {self._url} does not say which bundle it was rendered from (parameter "
+                f"{_BUNDLE_SHA256}), so that its detections cannot be kept; evaluate it with --no-cache"
+            )
+        with Served(self._url, self._model) as served:
+            versions = served.versions()
+        rendered_by = parameters.get("dyndet_version", {}).get("string_value", "")
+        return {"served_bundle": bundle, "rendered_by": rendered_by, **versions, **self._backends()}
+
+    def run(self, data: CocoDataset, progress: Progress | None) -> RouteResults:
+        """Two requests per image, a few at a time. Raises ServerError where an image does not take the forced route."""
+        check_contract("the served detector", self.class_names, self.input_size, data)
+        with (
+            Detector(self._url, self._model, timeout=_TIMEOUT_S) as detector,
+            ThreadPoolExecutor(_REQUESTS_IN_FLIGHT) as pool,
+        ):
+
+            def answer(images: slice) -> BatchAnswers:
+                pairs = list(pool.map(lambda image: self._both(detector, image), data.images[images]))
+                return BatchAnswers(
+                    easy=[_as_tensors(easy) for easy, _ in pairs],
+                    hard=[_as_tensors(hard) for _, hard in pairs],
+                    difficulties=np.array([easy.difficulty for easy, _ in pairs]),
+                )
+
+            return collect(data, answer, batch=_BATCH, progress=progress)
+
+    def _both(self, detector: Detector, image: npt.NDArray[np.uint8]) -> tuple[Answer, Answer]:
+        """Answers by the easy and the hard route about a letterboxed image, boxes in pixels of the square."""
+        easy = detector.detect(image, threshold=ALL_EASY, min_score=0.0)
+        hard = detector.detect(image, threshold=ALL_HARD, min_score=0.0)
+        for answer, forced in ((easy, "easy"), (hard, "hard")):
+            if answer.route != forced:
+                raise ServerError(
+                    f"model {self._model!r} at {self._url} answered by route {answer.route} where {forced} was forced "
+                    f"(difficulty {answer.difficulty}); the server's log says why"
+                )
+        return easy, hard
+
+    def _backends(self) -> dict[str, str]:
+        """What runs each stage, where stages are models of their own."""
+        found: dict[str, str] = {}
+        for stage in STAGES:
+            try:
+                config = _config(self._url, f"{self._model}_{stage}")
+            except ModelNotReadyError:
+                continue
+            found[stage] = str(config.get("backend") or config.get("platform", ""))
+        return found
+
+
+def open_source(
+    source: Path | None, *, url: str | None = None, model: str = "dyndet", architecture: str | None = None
+) -> Source:
+    """The detector that a path (checkpoint file or bundle folder) or a server's address stands for.
+
+    Raises InputError where neither or both are given, or the path is nothing of the kind.
+    """
+    if (source is None) == (url is None):
+        raise InputError(
+            "evaluate one detector: a checkpoint file, a bundle folder, or a served one through --url HOST:PORT"
+        )
+    if url is not None:
+        return ServedSource(url, model)
+    assert source is not None
+    if not source.exists():
+        raise InputError(f"{source} does not exist; give a checkpoint file or a bundle folder")
+    if source.is_dir():
+        return BundleSource(source)
+    return CheckpointSource(source, architecture=architecture)
+
+
+def _config(url: str, model: str) -> dict[str, Any]:
+    transport = GrpcTransport(url, model)
+    try:
+        return transport.model_config(_TIMEOUT_S)
+    finally:
+        transport.close()
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    return {package: metadata.version(package) for package in packages}
+
+
+def _unpacked(outputs: Tensors) -> list[Detections]:
+    """Each image's used rows of a stage's outputs."""
+    counts = outputs["num_detections"].reshape(-1).tolist()
+    boxes, scores, classes = (torch.from_numpy(outputs[name]) for name in ("boxes", "scores", "classes"))
+    return [Detections(boxes[i, :n], scores[i, :n], classes[i, :n]) for i, n in enumerate(counts)]
+
+
+def _as_tensors(answer: Answer) -> Detections:
+    return Detections(*(torch.from_numpy(array) for array in (answer.boxes, answer.scores, answer.classes)))

@@ -1,0 +1,103 @@
+"""Keeps the results of a pass on disk, named by the content of everything that they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dynamicdet.dataset import CocoDataset
+from dynamicdet.routes import RouteResults
+from dynamicdet.suppression import Detections
+
+_FORMAT = 1
+_ROUTES = ("easy", "hard")
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def default_cache() -> Path:
+    """Where results are kept unless told otherwise: $XDG_CACHE_HOME or ~/.cache, then dyndet/detections."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dyndet" / "detections"
+
+
+def data_sha256(data: CocoDataset) -> str:
+    """Of the annotations and of every pixel as the networks get it, wherever the files lie."""
+    digest = hashlib.sha256(json.dumps(data.annotations, sort_keys=True).encode())
+    placements = [{**asdict(placement), "image": None} for placement in data.placements]
+    digest.update(json.dumps(placements).encode())
+    for image in data.images:
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def results_file(folder: Path, parts: Mapping[str, str]) -> Path:
+    """The file for results that depend on these named contents (hashes, settings, versions)."""
+    text = json.dumps({"format": _FORMAT, **parts}, sort_keys=True)
+    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.npz"
+
+
+def read_results(path: Path, images: int) -> RouteResults | None:
+    """What is kept in a file for this many images; None where it is missing or damaged in any way."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+        with np.load(path, allow_pickle=False) as kept:
+            return _unpacked(dict(kept.items()), images)
+    except Exception:  # a damaged archive raises whatever the damaged part of it leads to
+        return None
+
+
+def write_results(path: Path, results: RouteResults) -> None:
+    """Keep results, so that a reader sees all of them or none. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **_packed(results))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _packed(results: RouteResults) -> Arrays:
+    arrays: Arrays = {
+        "difficulties": results.difficulties,
+        "seconds": np.array([results.pass_s, results.loss_s]),
+    }
+    if results.loss_gains is not None:
+        arrays["loss_gains"] = results.loss_gains
+    for route, found in zip(_ROUTES, (results.easy, results.hard), strict=True):
+        arrays[f"{route}_counts"] = np.array([len(one.scores) for one in found], np.int64)
+        for field in ("boxes", "scores", "classes"):
+            arrays[f"{route}_{field}"] = torch.cat([getattr(one, field) for one in found]).numpy()
+    return arrays
+
+
+def _unpacked(arrays: Arrays, images: int) -> RouteResults | None:
+    gains = arrays.get("loss_gains")
+    lengths = {len(arrays["difficulties"]), *(len(arrays[f"{route}_counts"]) for route in _ROUTES)}
+    if lengths != {images} or (gains is not None and len(gains) != images):
+        return None
+    easy, hard = (_detections(arrays, route) for route in _ROUTES)
+    pass_s, loss_s = arrays["seconds"].tolist()
+    return RouteResults(tuple(easy), tuple(hard), arrays["difficulties"], gains, pass_s, loss_s)
+
+
+def _detections(arrays: Arrays, route: str) -> Sequence[Detections]:
+    counts = arrays[f"{route}_counts"].tolist()
+    boxes, scores, classes = (
+        torch.split(torch.from_numpy(arrays[f"{route}_{field}"]), counts) for field in ("boxes", "scores", "classes")
+    )
+    return [Detections(*one) for one in zip(boxes, scores, classes, strict=True)]

@@ -1,0 +1,140 @@
+"""One pass of a data set through both routes of a detector: what each finds in each image, and the difficulties."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dynamicdet.batches import objects_of
+from dynamicdet.dataset import CocoDataset
+from dynamicdet.errors import InputError
+from dynamicdet.losses import DetectionLoss, LossWeights
+from dynamicdet.network import DynamicDetector
+from dynamicdet.suppression import Detections, Suppression, suppress_rows
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class RouteResults:
+    """Detections of every image by each route, in pixels of the original images, and the images' difficulties."""
+
+    easy: tuple[Detections, ...]
+    hard: tuple[Detections, ...]
+    difficulties: FloatArray
+    """(N,), 0..1"""
+    loss_gains: FloatArray | None = None
+    """(N,) detection loss of detector 1 less that of detector 2; None where the raw maps were not to be had"""
+    pass_s: float = 0.0
+    """seconds that both routes took, suppression included"""
+    loss_s: float = 0.0
+    """seconds that the losses took on top"""
+
+    def mixed(self, hard: BoolArray) -> list[Detections]:
+        """Each image's detections by the route that `hard` (N,) sends it to."""
+        return [two if choice else one for one, two, choice in zip(self.easy, self.hard, hard, strict=True)]
+
+
+@dataclass(frozen=True)
+class BatchAnswers:
+    """What a detector says about some images, boxes in pixels of the square; see `RouteResults`."""
+
+    easy: Sequence[Detections]
+    hard: Sequence[Detections]
+    difficulties: npt.NDArray[np.floating[Any]]
+    loss_gains: npt.NDArray[np.floating[Any]] | None = None
+    loss_s: float = 0.0
+
+
+def run_routes(
+    model: DynamicDetector,
+    data: CocoDataset,
+    *,
+    batch: int = 16,
+    settings: Suppression | None = None,
+    loss: LossWeights | None = None,
+    progress: Progress | None = None,
+) -> RouteResults:
+    """One pass of all images through both routes of a network, with the detection losses of both.
+
+    Raises InputError where classes or size do not fit.
+    """
+    check_fits(model, data)
+    network = model.deploy().eval()
+    losses = DetectionLoss(model.anchors, model.spec.strides, loss)
+
+    @torch.inference_mode()
+    def answer(images: slice) -> BatchAnswers:
+        pictures = torch.from_numpy(np.ascontiguousarray(data.images[images]))
+        x = pictures.permute(0, 3, 1, 2).float().div_(255)
+        features = network.features(x)
+        difficulties = network.route(features).numpy()
+        maps = (network.head1(features), network.detector2(x, features))
+        easy, hard = (suppress_rows(network.decode(one), settings, size=float(data.size)) for one in maps)
+        start = time.perf_counter()
+        objects = objects_of(list(data.labels[images]))
+        loss1, loss2 = (losses(one, objects, per_image=True).total.numpy() for one in maps)
+        return BatchAnswers(easy, hard, difficulties, loss1 - loss2, time.perf_counter() - start)
+
+    return collect(data, answer, batch=batch, progress=progress)
+
+
+def collect(
+    data: CocoDataset, answer: Callable[[slice], BatchAnswers], *, batch: int, progress: Progress | None = None
+) -> RouteResults:
+    """Ask for the answers about each slice of `batch` images in turn, and map the boxes to the original pictures."""
+    easy: list[Detections] = []
+    hard: list[Detections] = []
+    difficulties: list[npt.NDArray[np.floating[Any]]] = []
+    gains: list[npt.NDArray[np.floating[Any]]] = []
+    pass_s = loss_s = 0.0
+    for first in range(0, len(data), batch):
+        start = time.perf_counter()
+        answers = answer(slice(first, first + batch))
+        pass_s += time.perf_counter() - start - answers.loss_s
+        loss_s += answers.loss_s
+        for found, kept in ((answers.easy, easy), (answers.hard, hard)):
+            kept.extend(_in_original(data, first, found))
+        difficulties.append(answers.difficulties)
+        if answers.loss_gains is not None:
+            gains.append(answers.loss_gains)
+        if progress is not None:
+            progress(len(easy), len(data))
+    return RouteResults(
+        easy=tuple(easy),
+        hard=tuple(hard),
+        difficulties=np.concatenate(difficulties).astype(np.float64),
+        loss_gains=np.concatenate(gains).astype(np.float64) if gains else None,
+        pass_s=pass_s,
+        loss_s=loss_s,
+    )
+
+
+def check_fits(model: DynamicDetector, data: CocoDataset) -> None:
+    """Raise InputError unless classes and size of network and data are the same."""
+    check_contract("the checkpoint", model.class_names, model.input_size, data)
+
+
+def check_contract(detector: str, class_names: Sequence[str], input_size: int, data: CocoDataset) -> None:
+    """Raise InputError unless a detector's classes and input size are the data's; `detector` is what to call it."""
+    if tuple(class_names) != data.class_names:
+        raise InputError(
+            f"{detector} knows the classes {', '.join(class_names)}; {data.folder} has {', '.join(data.class_names)}"
+        )
+    if input_size != data.size:
+        raise InputError(f"{detector} reads {input_size} px images, the data set was read at {data.size} px")
+
+
+def _in_original(data: CocoDataset, first: int, found: Sequence[Detections]) -> list[Detections]:
+    return [
+        Detections(torch.from_numpy(data.placements[index].to_original(one.boxes.numpy())), one.scores, one.classes)
+        for index, one in enumerate(found, first)
+    ]

@@ -1,0 +1,212 @@
+"""Network, averaged network and optimiser of step 1, and the file they are kept in between epochs."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from dynamicdet.batches import Batch, EpochBatches, load_ahead
+from dynamicdet.errors import InputError
+from dynamicdet.losses import DetectionLoss
+from dynamicdet.network import DynamicDetector
+from dynamicdet.recipe import DetectorRecipe, EpochReport, StepReport
+
+_STATE_VERSION = 2
+_MAY_CHANGE = ("epochs", "final_epochs")  # of a recipe, when a training goes on
+
+
+class _BothDetectors(nn.Module):
+    """One forward pass through both detectors: what Fabric wraps for precision and several processes."""
+
+    def __init__(self, network: DynamicDetector) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        features = self.network.features(x)
+        return self.network.head1(features), self.network.detector2(x, features)
+
+
+class Trainer:
+    """Runs epochs of both detectors on one device, alone or as one of several processes."""
+
+    def __init__(self, model: DynamicDetector, recipe: DetectorRecipe, fabric: Fabric, *, steps_per_epoch: int) -> None:
+        self.recipe = recipe
+        self.fabric = fabric
+        self.model = model
+        self.average = deepcopy(model).to(fabric.device).eval().requires_grad_(False)
+        model.router.requires_grad_(False)
+        # Convolutions are faster where the channels of a pixel lie together.
+        both = _BothDetectors(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.detectors, self.optimizer = fabric.setup(both, _optimizer(model, recipe, fabric))
+        self.loss = DetectionLoss(model.anchors, model.spec.strides, recipe.loss)
+        self.steps_per_epoch = steps_per_epoch
+        self.step = 0
+
+    def run(
+        self, epoch: int, batches: EpochBatches, *, workers: int, on_step: Callable[[StepReport], None] | None
+    ) -> EpochReport:
+        """One epoch, counted from 0; `on_step` is told after every step."""
+        self.detectors.train()
+        self.model.router.eval()
+        parts = self.recipe.accumulate
+        steps = len(batches) // parts
+        images = batches.batch * batches.parts * parts  # of one step
+        sums = torch.zeros(2, device=self.fabric.device)
+        start = time.perf_counter()
+        losses = torch.zeros_like(sums)
+        for number, batch in enumerate(load_ahead(batches, workers=workers), 1):
+            step, rest = divmod(number, parts)
+            if step == steps and rest:
+                break  # what does not fill a step
+            losses += self._gradients(batch, whole=not rest)
+            if rest:
+                continue
+            self._update()
+            sums += losses
+            rate = step * images / (time.perf_counter() - start)
+            loss1, loss2 = losses.tolist()
+            losses.zero_()
+            self._log(loss1, loss2, rate)
+            if on_step is not None and self.fabric.is_global_zero:
+                on_step(
+                    StepReport(
+                        epoch=epoch + 1, step=step, steps=steps, loss1=loss1, loss2=loss2, images_per_second=rate
+                    )
+                )
+        seconds = time.perf_counter() - start
+        means: Tensor = self.fabric.all_reduce(sums / steps, reduce_op="mean")  # type: ignore[assignment]
+        loss1, loss2 = means.tolist()
+        return EpochReport(
+            epoch=epoch + 1,
+            epochs=self.recipe.epochs,
+            size=batches.size,
+            loss1=loss1,
+            loss2=loss2,
+            images_per_second=steps * images / seconds,
+            seconds=seconds,
+        )
+
+    def _gradients(self, batch: Batch, *, whole: bool) -> Tensor:
+        """Add a batch's gradients to the parameters; both losses, (2,). Unless `whole`, more of this step follows."""
+        batch = batch.to(self.fabric.device)
+        x = batch.input().contiguous(memory_format=torch.channels_last)
+        with self._without_exchange(not whole):
+            maps = self.detectors(x)
+            losses = torch.cat([self.loss(one, batch.objects).total for one in maps]) / self.recipe.accumulate
+            self.fabric.backward(losses.sum())
+        return losses.detach()
+
+    @contextmanager
+    def _without_exchange(self, enabled: bool) -> Iterator[None]:
+        if self.fabric.world_size == 1:
+            yield
+        else:
+            with self.fabric.no_backward_sync(self.detectors, enabled=enabled):
+                yield
+
+    def _update(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self.fabric.clip_gradients(self.detectors, self.optimizer, max_norm=self.recipe.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._update_average()
+
+    def _log(self, loss1: float, loss2: float, rate: float) -> None:
+        if self.fabric.loggers:
+            values = {
+                "loss/detector1": loss1,
+                "loss/detector2": loss2,
+                "learning_rate": self._learning_rate(),
+                "images_per_second": rate,
+            }
+            self.fabric.log_dict(values, step=self.step)
+
+    def _learning_rate(self) -> float:
+        recipe = self.recipe
+        total = max(1, recipe.epochs * self.steps_per_epoch)
+        falling = (1 + math.cos(math.pi * min(1.0, self.step / total))) / 2
+        rate = recipe.least_learning_rate + (recipe.learning_rate - recipe.least_learning_rate) * falling
+        return rate * min(1.0, (self.step + 1) / max(1, recipe.warmup_steps))
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = self.recipe.average_decay * (1 - math.exp(-self.step / self.recipe.average_steps))
+        own, current = self.average.state_dict(), self.model.state_dict()
+        floats = [name for name, tensor in own.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([own[name] for name in floats], [current[name] for name in floats], 1 - decay)
+        for name in own.keys() - set(floats):
+            own[name].copy_(current[name])
+
+    def store(self, path: Path, epochs_done: int) -> None:
+        """Write everything that `restore` needs, whole or not at all."""
+        content = {
+            "version": _STATE_VERSION,
+            "architecture": self.model.spec.name,
+            "class_names": list(self.model.class_names),
+            "epochs_done": epochs_done,
+            "step": self.step,
+            "processes": self.fabric.world_size,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "recipe": asdict(self.recipe),
+        }
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            temporary = Path(folder) / "state.pt"
+            self.fabric.save(temporary, content)
+            if self.fabric.is_global_zero:
+                temporary.replace(path)
+        self.fabric.barrier()
+
+    def restore(self, path: Path) -> int:
+        """Number of epochs that are done already."""
+        if not path.is_file():
+            raise InputError(f"there is nothing to resume: {path} does not exist")
+        try:
+            content: dict[str, Any] = self.fabric.load(path, weights_only=True)
+            known = content["version"] == _STATE_VERSION
+        except Exception as error:
+            raise InputError(f"{path} is not a training state of dyndet, or is damaged") from error
+        if not known:
+            raise InputError(f"{path} was written by another version of dyndet; train anew")
+        found = (content["architecture"], tuple(content["class_names"]))
+        if found != (self.model.spec.name, self.model.class_names):
+            raise InputError(f"{path} is the state of {found[0]} with {len(found[1])} classes, not of this training")
+        own = {**asdict(self.recipe), "processes": self.fabric.world_size}
+        theirs = {**content["recipe"], "processes": content["processes"]}
+        other = [name for name in own if name not in _MAY_CHANGE and own[name] != theirs.get(name)]
+        if other:
+            raise InputError(
+                f"{path} was trained with {other[0]} {theirs.get(other[0])}, not {own[other[0]]}; resume with the same "
+                "options (only the epochs may change)"
+            )
+        self.model.load_state_dict(content["model"])
+        self.average.load_state_dict(content["average"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step = int(content["step"])
+        return int(content["epochs_done"])
+
+
+def _optimizer(model: DynamicDetector, recipe: DetectorRecipe, fabric: Fabric) -> torch.optim.Optimizer:
+    """AdamW on everything but the router; only kernels decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kernels: list[Tensor] = [parameter for parameter in trained if parameter.ndim == 4 and parameter.shape[0] > 1]
+    chosen = {id(parameter) for parameter in kernels}
+    others: list[Tensor] = [parameter for parameter in trained if id(parameter) not in chosen]
+    groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    # With 16-bit gradients that are scaled, a fused optimiser cannot be clipped.
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fabric.device.type == "cpu")
