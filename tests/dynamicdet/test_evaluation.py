@@ -212,20 +212,6 @@ def test_pycocotools_looks_at_each_route_once_however_many_thresholds(
     assert seconds.ratio is not None and seconds.ratio > 1
 
 
-def first_images(data: CocoDataset, count: int) -> CocoDataset:
-    ids = set(data.image_ids[:count])
-    objects = [one for one in data.annotations["annotations"] if one["image_id"] in ids]
-    entries = data.annotations["images"][:count]
-    return replace(
-        data,
-        images=data.images[:count],
-        labels=data.labels[:count],
-        placements=data.placements[:count],
-        image_ids=data.image_ids[:count],
-        annotations={**data.annotations, "images": entries, "annotations": objects},
-    )
-
-
 def test_a_network_of_other_classes_is_refused(data: CocoDataset) -> None:
     with pytest.raises(InputError, match="knows the classes"):
         run_routes(create("dy-yolov7-pico", 2, ["a", "b"], input_size=32), data)
