@@ -12,13 +12,13 @@ takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dynamicdet.augment import Augmentation
@@ -31,6 +31,7 @@ from dynamicdet.losses import DetectionLoss, LossWeights
 from dynamicdet.network import DynamicDetector
 
 _COLLECTED = 16  # images that run through both detectors together
+_LEAST_DEVIATION = 1e-6
 
 Objective = Literal["adaptive", "naive", "penalty"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -47,8 +48,9 @@ class RouterRecipe:
     """augmented pictures to learn from; more than there are images means several views of each"""
     epochs: int = 60
     batch: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
+    learning_rate: float = 3e-4
+    weight_decay: float = 1.0
+    """keeps difficulties from 0 and 1, where thresholds could not part them"""
     seed: int = 0
     loss: LossWeights = field(default_factory=LossWeights)
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(scale=(0.8, 1.1), on_object=0.0))
@@ -155,9 +157,15 @@ def collect_examples(
 
 
 def fit_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterRecipe) -> RouterReport:
-    """Train the router on collected examples."""
+    """Train the router on collected examples, from random weights."""
     torch.manual_seed(recipe.seed)
+    before = _difficulties(model, examples)
     router = model.router
+    for layer in (router.layer1, router.layer2):
+        layer.reset_parameters()
+    # Channels differ in scale by orders of magnitude; as they are, the router learns the mean gain and little else.
+    scaling = _Scaling.of(examples.pooled)
+    standard = scaling.standardised(examples.pooled)
     optimizer = torch.optim.AdamW(
         router.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
@@ -166,13 +174,12 @@ def fit_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterR
     median = RunningMedian()
     gain = examples.loss1 - examples.loss2
     offset = recipe.penalty or 0.0
-    before = _difficulties(model, examples)
     for epoch in range(recipe.epochs):
         for chosen in torch.randperm(len(examples)).split(recipe.batch):  # type: ignore[no-untyped-call]
             # Later epochs bring the same values again, which leaves their median where it is.
             if epoch == 0 and recipe.objective == "adaptive":
                 offset = median.add(gain[chosen])
-            pooled = {name: feature[chosen] for name, feature in examples.pooled.items()}
+            pooled = {name: feature[chosen] for name, feature in standard.items()}
             difficulty = model.route_logits(pooled).sigmoid()
             optimizer.zero_grad(set_to_none=True)
             objective = routing_objective(difficulty, examples.loss1[chosen], examples.loss2[chosen], offset)
@@ -180,6 +187,7 @@ def fit_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterR
             optimizer.step()
             schedule.step()
     optimizer.zero_grad(set_to_none=True)
+    scaling.fold_into(router.layer1, model.router_reads)
     difficulty = _difficulties(model, examples)
     low, middle, high = (float(difficulty.quantile(level)) for level in (0.1, 0.5, 0.9))
     return RouterReport(
@@ -190,6 +198,34 @@ def fit_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterR
         quantiles=(low, middle, high),
         correlation=_rank_correlation(difficulty, gain),
     )
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """Mean and standard deviation of each channel of the router's inputs, {feature: (1, C, 1, 1)}."""
+
+    mean: dict[str, Tensor]
+    deviation: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, pooled: Mapping[str, Tensor]) -> _Scaling:
+        deviations = {name: feature.std(dim=0, keepdim=True, correction=0) for name, feature in pooled.items()}
+        return cls(
+            mean={name: feature.mean(dim=0, keepdim=True) for name, feature in pooled.items()},
+            # A channel that never changes says nothing, whatever it is divided by.
+            deviation={name: torch.where(one > _LEAST_DEVIATION, one, 1.0) for name, one in deviations.items()},
+        )
+
+    def standardised(self, pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: (feature - self.mean[name]) / self.deviation[name] for name, feature in pooled.items()}
+
+    @torch.no_grad()
+    def fold_into(self, layer: nn.Conv2d, names: Sequence[str]) -> None:
+        """Let a layer that learnt from standardised inputs read them as they are."""
+        mean = torch.cat([self.mean[name].flatten() for name in names])
+        layer.weight /= torch.cat([self.deviation[name] for name in names], dim=1)
+        assert layer.bias is not None
+        layer.bias -= layer.weight.flatten(1) @ mean
 
 
 @torch.no_grad()

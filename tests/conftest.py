@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ROOT / "benchmarks" / "demo" / "dy-yolov7-pico-cutpaste.safetensors"
-INTERIM = ROOT / "build" / "pico.safetensors"
 
 
 @pytest.fixture(scope="session")
@@ -19,19 +17,9 @@ def demo_images() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped Pico; where it is not trained yet, an interim one, else random weights."""
-    for path in (SHIPPED, INTERIM):
-        if path.is_file():
-            return path
-    import torch
-
-    import dynamicdet
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("checkpoint") / "pico.safetensors"
-    dynamicdet.save(dynamicdet.create("dy-yolov7-pico", num_classes=10), path)
-    return path
+def demo_checkpoint() -> Path:
+    """The Pico that ships."""
+    return ROOT / "benchmarks" / "demo" / "dy-yolov7-pico-cutpaste.safetensors"
 
 
 @pytest.fixture(scope="session")
