@@ -16,7 +16,7 @@ from dynamicdet.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.losses import DetectionLoss, LossWeights
 from dynamicdet.network import DynamicDetector
-from dynamicdet.suppression import Detections, Suppression, suppress_rows
+from dynamicdet.suppression import Detections, Suppression, suppress_rows, suppression_for
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -70,6 +70,7 @@ def run_routes(
     check_fits(model, data)
     network = model.deploy().eval()
     losses = DetectionLoss(model.anchors, model.spec.strides, loss)
+    settings = settings or suppression_for(model.input_size)
 
     @torch.inference_mode()
     def answer(images: slice) -> BatchAnswers:

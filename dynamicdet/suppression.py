@@ -21,6 +21,16 @@ class Suppression:
     max_detections: int = 100
 
 
+def candidates_for(input_size: int, max_detections: int = 100) -> int:
+    """How many candidates enter the suppression: few where the whole network takes milliseconds."""
+    return max(1000, max_detections) if input_size >= 640 else 3 * max_detections
+
+
+def suppression_for(input_size: int) -> Suppression:
+    """The settings that a network of this input size is exported with, unless others are asked for."""
+    return Suppression(candidates=candidates_for(input_size))
+
+
 @dataclass(frozen=True)
 class Detections:
     """One image's detections, best first: boxes (n, 4) x1 y1 x2 y2 in pixels of the square, scores and classes (n,)."""

@@ -21,7 +21,7 @@ from dynamicdet.checkpoints import load
 from dynamicdet.dataset import CocoDataset
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.routes import BatchAnswers, Progress, RouteResults, check_contract, collect, run_routes
-from dynamicdet.suppression import Detections, Suppression
+from dynamicdet.suppression import Detections, suppression_for
 from dyndet_bench.served import ALL_EASY, ALL_HARD, Served
 from dyndet_builder.bundle import FILE_NAME, STAGES, file_sha256, read_bundle
 from dyndet_builder.runner import BundleRunner, Tensors
@@ -66,7 +66,7 @@ class CheckpointSource:
         return {
             "checkpoint": file_sha256(self._path),
             "architecture": self._network.spec.name,
-            "suppression": json.dumps(asdict(Suppression())),
+            "suppression": json.dumps(asdict(suppression_for(self.input_size))),
             **_versions("dyndet", "torch"),
         }
 

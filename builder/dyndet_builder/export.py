@@ -17,6 +17,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.images import SUFFIXES, read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.network import DynamicDetector
+from dynamicdet.suppression import candidates_for
 from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle import STAGES, Bundle, Nms, Precision, Source, Stage, StageName, Tensor, file_sha256
 from dyndet_builder.graphs import OPSET, Exporter, StageGraph, export_graphs
@@ -154,11 +155,11 @@ def _letterboxed(pictures: list[Path], size: int) -> Iterator[UInt8Array]:
 
 
 def _suppression(network: DynamicDetector, max_detections: int) -> Nms:
-    """A top-k that small networks, whose whole run takes milliseconds, do not feel."""
+    """The settings of a network's graphs; small networks do not feel their top-k."""
     rows = rows_of(network)
     if max_detections > rows:
         raise InputError(f"a network of {rows} rows cannot give {max_detections} detections")
-    wanted = max(1000, max_detections) if network.input_size >= 640 else 3 * max_detections
+    wanted = candidates_for(network.input_size, max_detections)
     return Nms(max_detections=max_detections, pre_top_k=min(wanted, rows))
 
 
