@@ -126,7 +126,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
         ) from error
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
     for key, fields in _LISTS:
         items = content.get(key) if isinstance(content, dict) else None
@@ -136,6 +136,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
             missing = [field for field in fields if not isinstance(item, dict) or field not in item]
             if missing:
                 raise InputError(f"{path} has an entry without {missing[0]!r} in {key!r}")
+            strange = [field for field in fields if field.endswith("id") and not isinstance(item[field], int | str)]
+            if strange:
+                raise InputError(f"{path} has an entry in {key!r} whose {strange[0]} is no number: {item[strange[0]]}")
     if not content["images"] or not content["categories"]:
         raise InputError(f"{path} lists no images or no categories")
     return content, hashlib.sha256(text).hexdigest()

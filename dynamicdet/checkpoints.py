@@ -34,8 +34,7 @@ def save(model: DynamicDetector, path: str | os.PathLike[str], *, half: bool = F
     if model.deployed:
         raise InputError("a deployed copy cannot be saved; save the network it was made from")
     target = Path(path)
-    if not target.parent.is_dir():
-        raise InputError(f"{target} cannot be written: the folder {target.parent} does not exist")
+    check_target(target)
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -55,6 +54,15 @@ def save(model: DynamicDetector, path: str | os.PathLike[str], *, half: bool = F
         raise InputError(f"{target} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_target(path: Path) -> None:
+    """Raise InputError where no checkpoint can be written to this path."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the file to write")
+    if not path.parent.is_dir():
+        found = "is a file" if path.parent.exists() else "does not exist"
+        raise InputError(f"{path} cannot be written: the folder {path.parent} {found}")
 
 
 def _stored(tensor: Tensor, *, half: bool) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from dynamicdet.augment import Augmentation
+from dynamicdet.errors import InputError
 from dynamicdet.losses import LossWeights
 
 
@@ -34,6 +36,10 @@ class DetectorRecipe:
     seed: int = 0
     loss: LossWeights = field(default_factory=LossWeights)
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(mosaic=0.3))
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0):
+            raise InputError(f"the learning rate must be a finite number of at least 0, got {self.learning_rate}")
 
     def epoch(self, number: int, input_size: int) -> tuple[int, Augmentation]:
         """Picture size and augmentation of an epoch, counted from 0."""

@@ -12,6 +12,7 @@ takes seconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -60,6 +61,10 @@ class RouterRecipe:
             raise InputError(f"objective {self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}")
         if (self.penalty is not None) != (self.objective == "penalty"):
             raise InputError("a penalty belongs to the objective 'penalty', which needs one; the others have none")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise InputError(f"the learning rate must be a finite number above 0, got {self.learning_rate}")
+        if self.penalty is not None and not math.isfinite(self.penalty):
+            raise InputError(f"the penalty must be a finite number, got {self.penalty}")
         if self.examples < 1:
             raise InputError(f"the router needs at least one example, got {self.examples}")
 

@@ -36,7 +36,7 @@ def easy_share_for_target(lat1: float, lat2: float, target: float) -> float:
         side = "below this server's all-easy" if target < lat1 else "above this server's all-hard"
         end = lat1 if target < lat1 else lat2
         raise TargetOutOfReachError(
-            f"{target:.4g} ms is {side} latency ({end:.4g} ms); ask for {lat1:.4g} to {lat2:.4g} ms"
+            f"{target:g} ms is {side} latency ({end:.4g} ms); ask for {lat1:.4g} to {lat2:.4g} ms"
         )
     return (lat2 - target) / (lat2 - lat1)
 

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 
 from dynamicdet.batches import EpochBatches
-from dynamicdet.checkpoints import load, save
+from dynamicdet.checkpoints import check_target, load, save
 from dynamicdet.dataset import CocoDataset
 from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
@@ -49,8 +49,7 @@ def train_detectors(
     recipe = recipe or DetectorRecipe()
     fabric = fabric or make_fabric()
     target = Path(output)
-    if not target.parent.is_dir():
-        raise InputError(f"{target} cannot be written: the folder {target.parent} does not exist")
+    check_target(target)
     _check_split(recipe, fabric.world_size, len(data))
     torch.manual_seed(recipe.seed)
     model = _first_network(architecture, data, start)

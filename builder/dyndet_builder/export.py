@@ -20,6 +20,7 @@ from dynamicdet.network import DynamicDetector
 from dynamicdet.suppression import candidates_for
 from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle import STAGES, Bundle, Nms, Precision, Source, Stage, StageName, Tensor, file_sha256
+from dyndet_builder.folders import check_creatable
 from dyndet_builder.graphs import OPSET, Exporter, StageGraph, export_graphs
 from dyndet_builder.parity import BARS, UInt8Array, check_parity, measure_parity
 from dyndet_builder.runner import StageRunner
@@ -65,11 +66,14 @@ def export(
     tell = progress or (lambda _step, _done, _of: None)
     _check_options(name, precision, max_detections, parity_images)
     _check_replaceable(output)
+    check_creatable(output.parent)
     pictures = _spread(_pictures(images), parity_images)
     tell("load checkpoint", 0, 1)
     network = dynamicdet.load(checkpoint, architecture)
     nms = _suppression(network, max_detections)
     tell("load checkpoint", 1, 1)
+    for _ in _letterboxed(pictures, network.input_size):
+        pass  # one that cannot be read shows now, not after the graphs are made
 
     started: list[StageName] = []
 

@@ -13,6 +13,7 @@ from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle import file_sha256, read_bundle
+from dyndet_builder.folders import check_creatable
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import uncalibrated
 from dyndet_builder.render_models import (
@@ -48,6 +49,7 @@ def render(bundle: Path, output: Path, options: RenderOptions | None = None) -> 
     name = options.name or described.name
     _check_replaceable(output)
     warmup = None if options.warmup_image is None else _warmup_bytes(options.warmup_image, described.input_size)
+    check_creatable(output.parent)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:

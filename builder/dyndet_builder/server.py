@@ -225,7 +225,8 @@ class TritonServer:
         free = iter(free_ports(len(chosen), self._host))
         self._ports = {kind: next(free) if port is None else port for kind, port in chosen.items()}
         if len(set(self._ports.values())) < len(self._ports):
-            raise ServerError(f"HTTP, gRPC and metrics need three different ports, got {list(self._ports.values())}")
+            ports = ", ".join(map(str, self._ports.values()))
+            raise InputError(f"HTTP, gRPC and metrics need three different ports, got {ports}")
 
     def _launch(self, embedded: EmbeddedServer) -> None:
         run_folder = self._run_folder = Path(tempfile.mkdtemp(prefix="dyndet-server-"))

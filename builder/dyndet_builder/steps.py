@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dynamicdet.errors import InputError
 from dyndet_builder.bundle import file_sha256
+from dyndet_builder.folders import check_creatable
 
 _STATE = "build.json"
 _LOCK = ".lock"
@@ -31,7 +32,13 @@ def key_of(inputs: Mapping[str, object]) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a build folder for one process. Raises InputError where another one is building in it."""
+    """Hold a build folder for one process; a new one that stays empty is removed again.
+
+    Raises InputError where another process is building in it, where it holds other files, or cannot be made.
+    """
+    check_creatable(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / own).exists() for own in (_STATE, _LOCK)):
+        raise InputError(f"{folder} holds files that dyndet-build did not write; name another --output")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as lock:
         try:
@@ -40,7 +47,12 @@ def locked(folder: Path) -> Iterator[None]:
             raise InputError(
                 f"another dyndet-build is at work in {folder}; wait for it or name another --output"
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == [_LOCK]:
+                (folder / _LOCK).unlink()
+                folder.rmdir()
 
 
 class FinishedSteps:

@@ -38,6 +38,48 @@ def test_missing_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "out").exists()
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, demo_checkpoint: Path, demo_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("mine")
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    checkpoint, data = str(demo_checkpoint), str(demo_images.parent)
+    build = ["build", "--target-latency", "50%", "-o"]
+    for words, reason in (
+        (["export", checkpoint, "--images", str(demo_images), "-o", str(file / "bundle")], "is a file"),
+        ([*build, str(file / "out")], "is a file"),
+        ([*build, str(folder)], "holds files that dyndet-build did not write"),
+        (["train", "detectors", data, "-o", str(folder)], "is a folder"),
+        (["train", "detectors", data, "-o", str(file / "new.safetensors")], "is a file"),
+        (["train", "router", checkpoint, data, "-o", str(folder)], "is a folder"),
+    ):
+        assert run(dyndet, words) == 2, words
+        told = capsys.readouterr()
+        error = told.err.strip()  # behind the line of a progress bar that never began
+        assert error.startswith("Error: ") and reason in error and "\n" not in error
+        assert told.out == ""
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "notes.txt"]
+
+
+def test_a_build_that_fails_at_once_leaves_no_folder(tmp_path: Path, demo_checkpoint: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    words = ["--checkpoint", str(demo_checkpoint), "--images", str(tmp_path / "empty"), "-o", str(tmp_path / "out")]
+    assert run(dyndet, ["build", "--target-latency", "50%", *words]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_numbers_that_cannot_train_are_refused(
+    value: str, tmp_path: Path, demo_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--learning-rate", "--class-gain"):
+        words = ["train", "detectors", str(demo_images.parent), "-o", str(tmp_path / "new"), option, value]
+        assert run(dyndet, words) == 2
+        assert "must be a finite number" in capsys.readouterr().err
+
+
 def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
     from dynamicdet.errors import InputError
 

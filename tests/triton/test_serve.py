@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -168,3 +169,12 @@ def _wait_until(condition: object, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+@pytest.mark.parametrize("content", ['{"x":', "[]", "{}"])
+def test_damaged_operating_points_are_named(repository_folder: Path, tmp_path: Path, content: str) -> None:
+    repository = tmp_path / "models"
+    shutil.copytree(repository_folder, repository)
+    (repository / "dyndet" / "1" / "operating_points.json").write_text(content)
+    with pytest.raises(ServerError, match=r"operating_points\.json is damaged \(.*render the repository again"):
+        TritonServer(repository).start()

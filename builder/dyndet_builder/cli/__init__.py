@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from dynamicdet.errors import DyndetError
+from dynamicdet.errors import DyndetError, InputError
 
 # name -> (module with a click command named `command`, one line of help). Modules load only when their command runs,
 # so that `dyndet detect` starts without torch.
@@ -108,11 +108,17 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
-    except (DyndetError, OSError) as error:
+    except DyndetError as error:
         if debug:
             raise
         click.echo(f"Error: {error}", err=True)
-        return error.exit_code if isinstance(error, DyndetError) else 1
+        return error.exit_code
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename} cannot be used: " if error.filename else ""
+        click.echo(f"Error: {where}{error.strerror or error}", err=True)
+        return InputError.exit_code if where else 1
     except Exception as error:
         if debug:
             raise

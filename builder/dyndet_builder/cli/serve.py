@@ -78,6 +78,7 @@ def command(
         model_control=model_control,  # type: ignore[arg-type] # click has checked it
     )
     click.echo("Starting the server (Ctrl-C stops it) ...", err=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it runs, both end it by an exception
     with server:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, ask_to_stop)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dynamicdet.annotations import read_annotations
 from dynamicdet.architectures import ARCHITECTURES, architecture
-from dynamicdet.checkpoints import load, save
+from dynamicdet.checkpoints import check_target, load, save
 from dynamicdet.dataset import read_dataset
 from dynamicdet.devices import Accelerator, Precision, make_fabric
 from dynamicdet.losses import LossWeights
@@ -141,6 +141,7 @@ def detectors(
         loss=LossWeights(classes=class_gain),
         seed=seed,
     )
+    check_target(output)
     folder = output.with_name(f"{output.name}.logs") if logs is None else logs
     fabric = make_fabric(accelerator=accelerator, precision=precision, log_folder=folder)
     if fabric.is_global_zero:
@@ -227,6 +228,7 @@ def router(
         loss=LossWeights(classes=class_gain),
         seed=seed,
     )
+    check_target(output or checkpoint)
     model = load(checkpoint)
     fabric = make_fabric(accelerator=accelerator, precision="32-true")
     _echo_summary(data, images)

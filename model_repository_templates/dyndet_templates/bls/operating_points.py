@@ -21,7 +21,10 @@ class OperatingPoints:
         self._thresholds: dict[str, float] = {}
         self._default = ""
         self._stamp = self._current_stamp()
-        self._read()
+        try:
+            self._read()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}); render the repository again, then calibrate it") from error
 
     @property
     def default(self) -> float:
@@ -56,12 +59,12 @@ class OperatingPoints:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def _read(self) -> None:
+        content = json.loads(self._path.read_bytes())
         try:
-            content = json.loads(self._path.read_bytes())
             thresholds = {str(name): float(point["threshold"]) for name, point in content["points"].items()}
             default = content["default"]
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"it lacks {error}") from error
+            raise ValueError("it has no default, or no points with a threshold each") from error
         if default not in thresholds:
             raise ValueError(f"its default {default!r} is not among its points")
         for name, threshold in thresholds.items():
