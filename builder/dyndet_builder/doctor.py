@@ -25,7 +25,7 @@ class Finding:
     present: bool
     detail: str
     remedy: str = ""
-    needed: bool = True  # for `dyndet-build` on this machine; the others are needed on a GPU server alone
+    needed: bool = True  # for `dyndet-build` on this machine; the others are for training, or for a GPU server
 
 
 def _version(distribution: str) -> str | None:
@@ -57,13 +57,14 @@ def _numpy() -> Finding:
     return Finding(name="numpy", present=good, detail=detail, remedy="pip install 'numpy>=1.26,<2'")
 
 
-def _package(name: str, distribution: str, extra: str) -> Finding:
+def _package(name: str, distribution: str, extra: str, *, needed: bool = True) -> Finding:
     version = _version(distribution)
     return Finding(
         name=name,
         present=version is not None,
         detail=f"{distribution} {version}" if version else "not installed",
         remedy=f"pip install 'dyndet[{extra}]'",
+        needed=needed,
     )
 
 
@@ -156,7 +157,8 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "torch": lambda: _package("torch", "torch", "build"),
     "onnx": lambda: _package("onnx", "onnx", "build"),
     "onnxruntime": lambda: _package("onnxruntime", "onnxruntime", "build"),
-    "pycocotools": lambda: _package("pycocotools", "pycocotools", "train"),
+    "training": lambda: _package("training", "lightning-fabric", "train", needed=False),
+    "evaluation": lambda: _package("evaluation", "pycocotools", "train", needed=False),
     "libpython": _libpython,
     "tritonserver": _server,
     "perf_analyzer": _perf_analyzer,

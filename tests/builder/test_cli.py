@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dyndet_builder.cli import _COMMANDS, dyndet, run
 
@@ -94,3 +95,12 @@ def test_doctor_finds_what_the_tests_run_on(capsys: pytest.CaptureFixture[str]) 
     assert found["perf_analyzer"]["present"]
     lacking = [part for part in found.values() if not part["present"]]
     assert all(part["remedy"] and not part["needed"] for part in lacking)
+
+
+def test_doctor_shows_the_whole_command_that_installs_a_part(capsys: pytest.CaptureFixture[str]) -> None:
+    from dyndet_builder.cli.doctor import _table
+    from dyndet_builder.doctor import Finding
+
+    part = Finding(name="training", present=False, detail="not installed", remedy="pip install 'dyndet[train]'")
+    Console().print(_table([part]))
+    assert "pip install 'dyndet[train]'" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dyndet_builder.doctor import CHECKS, Finding, doctor
@@ -48,5 +49,6 @@ def _table(findings: list[Finding]) -> Table:
     table = Table("part", "", "found", "what installs it", box=None, header_style="bold", pad_edge=False)
     for finding in findings:
         mark = "[green]yes[/]" if finding.present else "[red]no[/]" if finding.needed else "[yellow]no[/]"
-        table.add_row(finding.name, mark, finding.detail, "" if finding.present else finding.remedy)
+        # Extras stand in square brackets, which would be taken for markup.
+        table.add_row(finding.name, mark, escape(finding.detail), "" if finding.present else escape(finding.remedy))
     return table
