@@ -20,6 +20,9 @@ Progress = Callable[[str, int, int], None]
 
 FEWEST_IMAGES = 8
 
+_RECENT = 5
+"""rounds that corrections rest on; older ones may have been measured at another speed of the machine"""
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -127,7 +130,7 @@ class ThresholdSearch:
 
     A correction has two parts. The server's counters say exactly by how much the share of easy images among the
     held-out ones differs from the share asked for. By how much latency differs from the mixture of the two routes is
-    noisy, so it is estimated from all rounds of all trials so far, not from the last.
+    noisy, so it is estimated from the latest rounds, those of earlier trials too.
     """
 
     def __init__(
@@ -166,7 +169,7 @@ class ThresholdSearch:
         self._easy, self._hard = self._rounds.measure((ALL_EASY, ALL_HARD), number, tell)
 
     def _mixture_share(self) -> float:
-        """The paper's rule on all that is known of lat1 and lat2."""
+        """The paper's rule on lat1 and lat2 as they were measured latest."""
         lat1, lat2 = median_ms(self._easy), median_ms(self._hard)
         target_ms = self._target.resolve_ms(lat1, lat2)
         # A target this close to an end is met by the end itself.
@@ -213,9 +216,9 @@ class ThresholdSearch:
             trial = self._trial(threshold, both)
         if threshold not in (ALL_EASY, ALL_HARD):
             self._rounds.workload.discard(threshold)
-        self._easy += trial.easy
-        self._hard += trial.hard
-        self._deviations += trial.deviations
+        self._easy = [*self._easy, *trial.easy][-_RECENT:]
+        self._hard = [*self._hard, *trial.hard][-_RECENT:]
+        self._deviations = [*self._deviations, *trial.deviations][-_RECENT:]
         return trial
 
     def _trial(self, threshold: float, runs: Sequence[Sequence[Run]]) -> Trial:
