@@ -101,6 +101,8 @@ def _first_network(architecture: str, data: CocoDataset, start: Path | str | Non
     known = load(start)
     if known.spec.name != architecture:
         raise InputError(f"{start} holds {known.spec.name}, not {architecture}; name it with --architecture")
+    if known.input_size != data.size:
+        raise InputError(f"{start} reads {known.input_size} px images, the data set was read at {data.size} px")
     if known.class_names == classes:
         return known
     model = create(architecture, len(classes), classes, input_size=known.input_size)
