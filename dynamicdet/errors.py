@@ -8,7 +8,8 @@
     ├── TargetOutOfReachError (3) no threshold gives this latency; the message states the reachable range
     ├── MissingExtraError (4)     an optional part is not installed; the message states the command that installs it
     ├── ParityError (5)           an exported graph differs from its network by more than is accepted
-    └── ServerError (6)           the server cannot be started, reached, or answers with an error
+    ├── ServerError (6)           the server cannot be started, reached, or answers with an error
+    └── TooNoisyError (7)         the machine is too noisy to say whether a target is met
 """
 
 
@@ -50,3 +51,9 @@ class ServerError(DyndetError):
     """The server cannot be started or reached, or it answered with an error."""
 
     exit_code = 6
+
+
+class TooNoisyError(DyndetError):
+    """Measurements scatter too much to say whether a target is met; the message states by how much."""
+
+    exit_code = 7

@@ -25,11 +25,6 @@ _ROUTES = ("easy", "hard")
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def default_cache() -> Path:
-    """Where results are kept unless told otherwise: $XDG_CACHE_HOME or ~/.cache, then dyndet/detections."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dyndet" / "detections"
-
-
 def data_sha256(data: CocoDataset) -> str:
     """Of the annotations and of every pixel as the networks get it, wherever the files lie."""
     digest = hashlib.sha256(json.dumps(data.annotations, sort_keys=True).encode())

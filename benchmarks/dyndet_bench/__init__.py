@@ -1,1 +1,1 @@
-"""Measures a served dynamic detector with perf_analyzer."""
+"""Measures a served dynamic detector: perf_analyzer runs, an open-loop generator, sweeps and their reports."""

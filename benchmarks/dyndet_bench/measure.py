@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamicdet.errors import DyndetError, InputError, ServerError
+from dyndet_bench.load import Load
 from dyndet_bench.perf_analyzer import PerfAnalyzer
-from dyndet_bench.served import RouteCounts, Served
+from dyndet_bench.served import RouteCounts, Served, ServerTimes
 from dyndet_bench.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
@@ -25,17 +27,23 @@ PERCENTILES = (50, 90, 95, 99)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one perf_analyzer process measured. Latencies are milliseconds as its client saw them."""
+    """What one measurement found. Latencies are those of requests, in milliseconds, as the client saw them."""
 
     threshold: float | None
-    concurrency: int
     requests: int
     mean_ms: float
     percentiles_ms: dict[int, float]
+    throughput_per_s: float
+    """images; perf_analyzer's in a closed loop by Little's law, at a request rate the rate that was asked for
+
+    What perf_analyzer 2.51 prints divides a counted run by whole seconds: 24 requests of 13.9 ms would be 23.8 a second.
+    """
     counts: RouteCounts
     """from the server's own counters; the warm-up requests, one per connection, are among them"""
+    times: ServerTimes = field(default_factory=ServerTimes)
+    """from the server's own statistics, warm-up requests too; empty in an open loop"""
     latencies_ms: FloatArray | None = None
-    """(requests,) in order of sending, where they were asked for"""
+    """(requests,) where they were asked for"""
 
 
 def measure(
@@ -44,54 +52,67 @@ def measure(
     workload: Workload,
     *,
     threshold: float | None,
+    load: Load | None = None,
     requests: int | None = None,
-    concurrency: int = 1,
     export_latencies: bool = False,
+    keep: Path | None = None,
     timeout_s: float = 900.0,
 ) -> Run:
-    """Send `requests` pictures (default: each once) at one concurrency, and measure each request's latency.
+    """Send `requests` requests (default: each picture once) at one load (default: one at a time), and measure them.
 
-    `export_latencies` also fetches the latency of each request. perf_analyzer then writes every pixel it sent into its
-    export: some 60 ms and 17 MB of its memory per 320 x 320 picture, after the measurement.
+    At a request rate perf_analyzer counts from when a request was really sent, which hides how long it waited to be
+    sent; `open_loop` does not. `export_latencies` also fetches the latency of each request. perf_analyzer then writes
+    every pixel it sent into its export: some 60 ms and 17 MB of its memory per 320 x 320 picture, after the
+    measurement. `keep` is a path without suffix, where its table (.csv) and what it printed (.txt) are kept.
 
     Raises ServerError where the server fails or dies, or the output cannot be read.
     """
-    if concurrency < 1:
-        raise InputError(f"concurrency must be at least 1, got {concurrency}")
-    requests = len(workload) if requests is None else requests
-    if requests < concurrency:
-        raise InputError(f"{requests} requests cannot keep a concurrency of {concurrency} busy; give more of them")
+    load = load or Load()
+    requests = -(-len(workload) // load.batch) if requests is None else requests
+    if not load.open and requests < load.concurrency:
+        raise InputError(f"{requests} requests cannot keep a concurrency of {load.concurrency} busy; give more of them")
     # The first request of each connection is slower. With fewer warm-up requests than connections perf_analyzer 2.51
     # never ends. The cycle through the pictures starts anew after them.
-    warm_up = concurrency
+    warm_up = 1 if load.open else load.concurrency
     table = workload.folder / f"{uuid4().hex}.csv"
     export = workload.folder / f"{uuid4().hex}.json"  # perf_analyzer refuses a file that exists
     command = [
         str(perf_analyzer.path),
-        *("-m", served.name, "-u", served.address, "-i", "grpc"),
+        *("-m", served.name, "-u", served.address, "-i", "grpc", "-b", str(load.batch)),
         *("--input-data", str(workload.input_data(threshold))),
-        *("--concurrency-range", str(concurrency)),
+        *_load_options(load),
         *("--request-count", str(requests), "--warmup-request-count", str(warm_up)),
         *("-f", str(table), "--verbose-csv"),
         *(("--profile-export-file", str(export)) if export_latencies else ()),
     ]
-    before = served.counts()
+    before, times_before = served.counts(), served.times()
     try:
-        _run(command, perf_analyzer, served, timeout_s)
+        said = _run(command, perf_analyzer, served, timeout_s)
         after = served.counts()
         row = read_table(table)
+        mean_ms = row["Avg latency"] / 1e3
+        if keep is not None:
+            shutil.copyfile(table, keep.with_name(f"{keep.name}.csv"))
+            keep.with_name(f"{keep.name}.txt").write_text(said)
         return Run(
             threshold=threshold,
-            concurrency=concurrency,
             requests=requests,
-            mean_ms=row["Avg latency"] / 1e3,
+            mean_ms=mean_ms,
             percentiles_ms={percent: row[f"p{percent} latency"] / 1e3 for percent in PERCENTILES},
+            throughput_per_s=load.batch * (load.request_rate or 1e3 * load.concurrency / mean_ms),
             counts=after.since(before),
+            times=served.times().since(times_before),
             latencies_ms=read_profile_export(export) if export_latencies else None,
         )
     finally:
         table.unlink(missing_ok=True)
         export.unlink(missing_ok=True)
+
+
+def _load_options(load: Load) -> tuple[str, ...]:
+    if load.request_rate is not None:
+        return ("--request-rate-range", f"{load.request_rate:g}", "--request-distribution", "poisson")
+    return ("--concurrency-range", str(load.concurrency))
 
 
 def read_table(path: Path) -> dict[str, float]:
@@ -126,7 +147,8 @@ def read_profile_export(path: Path) -> FloatArray:
     return latencies
 
 
-def _run(command: list[str], perf_analyzer: PerfAnalyzer, served: Served, timeout_s: float) -> None:
+def _run(command: list[str], perf_analyzer: PerfAnalyzer, served: Served, timeout_s: float) -> str:
+    """What perf_analyzer printed."""
     with subprocess.Popen(
         command,
         env=perf_analyzer.environment,
@@ -147,6 +169,7 @@ def _run(command: list[str], perf_analyzer: PerfAnalyzer, served: Served, timeou
     # A run whose requests failed can end with status 0, and says so in its output alone.
     if process.returncode != 0 or re.search(r"^\s*(error|failed)\b", said, flags=re.IGNORECASE | re.MULTILINE):
         raise _failure(said, process.returncode, served)
+    return said
 
 
 def _failure(said: str, status: int, served: Served) -> DyndetError:

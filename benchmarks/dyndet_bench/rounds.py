@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from dyndet_bench.measure import Run, measure
+from dyndet_bench.journal import Journal, Round, Wanted
+from dyndet_bench.load import Load
+from dyndet_bench.measure import PERCENTILES, Run, measure
+from dyndet_bench.open_loop import measure_open_loop
 from dyndet_bench.perf_analyzer import PerfAnalyzer
 from dyndet_bench.served import Served
 from dyndet_bench.workload import Workload
 
+Told = Callable[[int], None]
+"""Told how many runs are done."""
+
 
 class Rounds:
-    """Measures several thresholds in turn on one server with one set of pictures at one load."""
+    """Measures several thresholds in turn on one server with one set of pictures at one load.
+
+    A closed loop is perf_analyzer's; at a request rate our own generator measures, which counts from the moment a
+    request was due.
+    """
 
     def __init__(
         self,
@@ -21,50 +31,85 @@ class Rounds:
         perf_analyzer: PerfAnalyzer,
         workload: Workload,
         *,
-        concurrency: int = 1,
+        load: Load | None = None,
         requests: int | None = None,
+        journal: Journal | None = None,
+        first: int = 0,
     ) -> None:
+        """`first` numbers the rounds, each of which has arrivals of its own at a request rate."""
         self.workload = workload
+        self.load = load or Load()
         self._served = served
         self._perf_analyzer = perf_analyzer
-        self._concurrency = concurrency
-        self._requests = requests
+        self._requests = -(-len(workload) // self.load.batch) if requests is None else requests
+        self._journal = journal
+        self._number = first
 
     def measure(
-        self, thresholds: Sequence[float | None], rounds: int, progress: Callable[[int], None] | None = None
-    ) -> list[list[Run]]:
-        """`rounds` runs of each threshold, in the order of `thresholds`. Every other round goes backwards.
+        self,
+        thresholds: Sequence[float | None],
+        rounds: int,
+        progress: Told | None = None,
+        *,
+        latencies_of: Collection[float | None] = (),
+    ) -> list[Round]:
+        """`rounds` rounds: one run of each threshold, in their order. Every other round is measured backwards.
 
-        `progress` is told how many runs are done.
+        Single latencies are fetched for the thresholds `latencies_of`; in a closed loop that takes its time.
         """
-        runs: list[list[Run]] = [[] for _ in thresholds]
-        done = 0
-        for number in range(rounds):
-            order = list(range(len(thresholds)))
-            for index in order if number % 2 == 0 else order[::-1]:
-                runs[index].append(
-                    measure(
-                        self._served,
-                        self._perf_analyzer,
-                        self.workload,
-                        threshold=thresholds[index],
-                        requests=self._requests,
-                        concurrency=self._concurrency,
-                    )
-                )
-                done += 1
-                if progress is not None:
-                    progress(done)
-        return runs
+        tell = progress or (lambda _done: None)
+        wanted = tuple((threshold, self.load.open or threshold in latencies_of) for threshold in thresholds)
+        return [self._round(wanted, tell, number * len(wanted)) for number in range(rounds)]
 
+    def _round(self, wanted: Wanted, tell: Told, done: int) -> Round:
+        known = None if self._journal is None else self._journal.take(wanted)
+        self._number += 1
+        if known is not None:
+            tell(done + len(wanted))
+            return known
+        order = list(range(len(wanted)))[:: 1 if self._number % 2 else -1]
+        runs: dict[int, Run] = {}
+        found: Round = []
+        for index in order:
+            runs[index] = self._run(*wanted[index])
+            if len(runs) == len(wanted):
+                found = [runs[position] for position in range(len(wanted))]
+                if self._journal is not None:
+                    self._journal.add(found)
+            tell(done + len(runs))
+        return found
 
-def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the median of a few values, from their median absolute deviation; infinite below two values.
+    def _run(self, threshold: float | None, latencies: bool) -> Run:
+        if self.load.open:
+            return self._open_loop(threshold)
+        return measure(
+            self._served,
+            self._perf_analyzer,
+            self.workload,
+            threshold=threshold,
+            load=self.load,
+            requests=self._requests,
+            export_latencies=latencies,
+        )
 
-    1.4826 turns the deviation into a standard deviation for normal noise, 1.2533 the mean's error into the median's.
-    """
-    if len(values) < 2:
-        return float("inf")
-    array = np.asarray(values, np.float64)
-    deviation = 1.4826 * float(np.median(np.abs(array - np.median(array))))
-    return 1.2533 * deviation / float(np.sqrt(array.size))
+    def _open_loop(self, threshold: float | None) -> Run:
+        found = measure_open_loop(
+            self._served,
+            self.workload.images,
+            load=self.load,
+            threshold=threshold,
+            requests=self._requests,
+            seed=self._number,
+        )
+        return Run(
+            threshold=threshold,
+            requests=self._requests,
+            mean_ms=float(found.latencies_ms.mean()),
+            percentiles_ms={
+                percent: float(np.quantile(found.latencies_ms, percent / 100, method="inverted_cdf"))
+                for percent in PERCENTILES
+            },
+            throughput_per_s=found.achieved_rate_per_s * self.load.batch,
+            counts=found.counts,
+            latencies_ms=found.latencies_ms,
+        )

@@ -24,6 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 ALL_EASY, ALL_HARD = 1.0, 0.0
 """Thresholds that send every image one way."""
 
+_STAGES = ("backbone1", "head1", "detector2")
 _TIMEOUT_S = 60.0
 
 
@@ -44,6 +45,29 @@ class RouteCounts:
         return 1.0 - self.hard / self.total if self.total else float("nan")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServerTimes:
+    """Time the server's own statistics have seen requests spend since it started, milliseconds added up."""
+
+    requests: int = 0
+    """to the public model"""
+    inside_ms: float = 0.0
+    """from arrival to answer"""
+    queue_ms: float = 0.0
+    """waiting for an instance: of the public model, and of the stages for its calls"""
+    compute_ms: float = 0.0
+    """in the stages' graphs"""
+
+    def since(self, before: ServerTimes) -> ServerTimes:
+        """What was spent between `before` and this."""
+        return ServerTimes(
+            requests=self.requests - before.requests,
+            inside_ms=self.inside_ms - before.inside_ms,
+            queue_ms=self.queue_ms - before.queue_ms,
+            compute_ms=self.compute_ms - before.compute_ms,
+        )
+
+
 class Served:
     """A connection to one served detector; a context manager.
 
@@ -54,8 +78,8 @@ class Served:
         self.address = parse_url(url)
         transport = GrpcTransport(url, model)
         try:
-            config = transport.model_config(_TIMEOUT_S)
-            self.detector: ServedModel = parse_model(config)
+            self._config = transport.model_config(_TIMEOUT_S)
+            self.detector: ServedModel = parse_model(self._config)
         finally:
             transport.close()
         self.name = self.detector.name
@@ -115,16 +139,57 @@ class Served:
         total, hard = (self._inference_count(name) for name in (self.name, f"{self.name}_detector2"))
         return RouteCounts(total=total, hard=hard)
 
+    def times(self) -> ServerTimes:
+        """The server's own statistics of the public model and the stages behind it."""
+        public, *stages = (self._times(name) for name in (self.name, *(f"{self.name}_{stage}" for stage in _STAGES)))
+        return ServerTimes(
+            requests=public.requests,
+            inside_ms=public.inside_ms,
+            queue_ms=public.queue_ms + sum(stage.queue_ms for stage in stages),
+            compute_ms=sum(stage.compute_ms for stage in stages),
+        )
+
     def versions(self) -> dict[str, str]:
         """Version of the server."""
         with _server_errors(self.address, self.name):
             metadata = self._client.get_server_metadata(as_json=True)
         return {str(metadata.get("name", "server")): str(metadata.get("version", "unknown"))}
 
+    @property
+    def bundle_sha256(self) -> str | None:
+        """Of the bundle that the served model says it was rendered from."""
+        found = self._config.get("parameters", {}).get("dyndet_bundle_sha256", {}).get("string_value")
+        return str(found) if found else None
+
+    def identity(self) -> dict[str, object]:
+        """What makes this server the same as another: address, versions, and the configuration of all its models."""
+        configs: dict[str, object] = {}
+        with _server_errors(self.address, self.name):
+            index = self._client.get_model_repository_index(as_json=True).get("models", [])
+            for name in sorted(model["name"] for model in index if model.get("state") == "READY"):
+                configs[name] = self._client.get_model_config(name, as_json=True)
+        return {"address": self.address, **self.versions(), "models": configs}
+
     def _inference_count(self, model: str) -> int:
+        return sum(int(entry.get("inference_count", 0)) for entry in self._statistics(model))
+
+    def _times(self, model: str) -> ServerTimes:
+        entries = [entry.get("inference_stats", {}) for entry in self._statistics(model)]
+
+        def spent_ms(*names: str) -> float:
+            return sum(int(entry.get(name, {}).get("ns", 0)) for entry in entries for name in names) / 1e6
+
+        return ServerTimes(
+            requests=sum(int(entry.get("success", {}).get("count", 0)) for entry in entries),
+            inside_ms=spent_ms("success"),
+            queue_ms=spent_ms("queue"),
+            compute_ms=spent_ms("compute_input", "compute_infer", "compute_output"),
+        )
+
+    def _statistics(self, model: str) -> list[dict[str, Any]]:
         with _server_errors(self.address, model):
             answer = self._client.get_inference_statistics(model, as_json=True)
-        return sum(int(entry.get("inference_count", 0)) for entry in answer.get("model_stats", []))
+        return list(answer.get("model_stats", []))
 
 
 def served_detectors(url: str) -> list[str]:

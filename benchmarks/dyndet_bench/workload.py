@@ -46,6 +46,8 @@ class Workload:
     def __init__(self, images: Sequence[UInt8Array]) -> None:
         if not images:
             raise InputError("a workload needs at least one picture")
+        self.images = tuple(images)
+        """each (S, S, 3)"""
         self._shape = list(images[0].shape)
         self._encoded = [base64.b64encode(image.tobytes()).decode() for image in images]
         self._folder = tempfile.TemporaryDirectory(prefix="dyndet-workload-")

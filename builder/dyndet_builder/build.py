@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dynamicdet.errors import InputError
+from dyndet_bench.load import Load
 from dyndet_bench.machine import describe_machine, describe_versions
 from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle import Precision, file_sha256, read_bundle
-from dyndet_builder.calibrate import Effort, calibrate
+from dyndet_builder.calibrate import calibrate
+from dyndet_builder.effort import Effort
 from dyndet_builder.export import export
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import Evidence, OperatingPoint, OperatingPoints, read_operating_points
@@ -34,7 +36,7 @@ class BuildOptions:
     architecture: str | None = None
     max_detections: int = 100
     rendering: RenderOptions = field(default_factory=RenderOptions)
-    concurrency: int = 1
+    load: Load = field(default_factory=Load)
     effort: Effort = field(default_factory=Effort)
     fresh: bool = False
     """do every step again, also those whose inputs are unchanged"""
@@ -42,12 +44,13 @@ class BuildOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """Where everything lies, and the operating point with its evidence."""
+    """Where everything lies, and the operating points with their evidence."""
 
     bundle: Path
     repository: Path
     model: str
-    point: OperatingPoint
+    points: Mapping[str, OperatingPoint]
+    """by name, in the order of the targets; the first one is the default"""
     evidence: Evidence
     reused: tuple[str, ...]
     """steps whose earlier result was taken"""
@@ -58,7 +61,7 @@ def build(
     output: Path,
     *,
     images: Path,
-    target: Target,
+    targets: Sequence[Target],
     options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
@@ -66,7 +69,7 @@ def build(
 
     `output` gets `bundle/`, `model_repository/` and `build.json`. A step is reused when everything it depends on has
     the hashes it had before (checkpoint, images, options, versions, and for the calibration this machine), so that an
-    interrupted build goes on where it stopped.
+    interrupted build goes on where it stopped; so does an interrupted calibration, within an hour.
 
     Raises InputError, ParityError, ServerError, or TargetOutOfReachError with the reachable range; the results of
     finished steps stay, and an earlier operating point stays in force.
@@ -76,23 +79,30 @@ def build(
         if not path.exists():
             raise InputError(f"the {what} {path} does not exist")
     with locked(output):
-        return _Build(checkpoint, output, images, target, options, progress or (lambda _step, _done, _of: None)).run()
+        return _Build(checkpoint, output, images, targets, options, progress or (lambda _step, _done, _of: None)).run()
 
 
 class _Build:
     """One run of `build`; each step is skipped when its key is the one that it finished with before."""
 
     def __init__(
-        self, checkpoint: Path, output: Path, images: Path, target: Target, options: BuildOptions, progress: Progress
+        self,
+        checkpoint: Path,
+        output: Path,
+        images: Path,
+        targets: Sequence[Target],
+        options: BuildOptions,
+        progress: Progress,
     ) -> None:
         self._checkpoint = checkpoint
         self._images = images
-        self._target = target
+        self._targets = targets
         self._options = options
         self._tell = progress
         self._bundle = output / "bundle"
         self._repository = output / "model_repository"
         self._points = self._repository / options.name / "1" / POINTS_FILE
+        self._measurements = output / "measurements"
         self._log = output / "server.log"
         self._steps = FinishedSteps(output)
         self._reused: list[str] = []
@@ -110,7 +120,7 @@ class _Build:
             bundle=self._bundle,
             repository=self._repository,
             model=options.name,
-            point=points.points[points.default],
+            points={target.text: points.points[target.text] for target in self._targets},
             evidence=points.evidence,
             reused=tuple(self._reused),
         )
@@ -170,8 +180,8 @@ class _Build:
             {
                 "render": self._render_key(),
                 "images": self._images_digest,
-                "target": self._target.text,
-                "concurrency": self._options.concurrency,
+                "targets": [target.text for target in self._targets],
+                "load": str(self._options.load),
                 "effort": asdict(self._options.effort),
                 "machine": describe_machine(),
             }
@@ -184,22 +194,24 @@ class _Build:
             calibrate(
                 server.grpc_url,
                 images=self._images,
-                target=self._target,
+                targets=self._targets,
                 model=self._options.name,
                 repository=self._repository,
-                concurrency=self._options.concurrency,
+                load=self._options.load,
                 effort=self._options.effort,
+                measurements=self._measurements,
+                fresh=self._options.fresh,
                 progress=self._tell,
             )
 
     def _calibrated(self) -> OperatingPoints | None:
-        """The operating points, if the default one is that of this target."""
+        """The operating points, if those of these targets are among them and the first is the default."""
         try:
             points = read_operating_points(self._points)
         except InputError:
             return None
-        known = points.points.get(points.default)
-        return points if known is not None and known.target == self._target.text and points.evidence else None
+        known = all(target.text in points.points for target in self._targets)
+        return points if known and points.default == self._targets[0].text and points.evidence else None
 
 
 def _plain(options: Mapping[str, object]) -> dict[str, object]:

@@ -1,10 +1,11 @@
-"""Finds the threshold that meets a latency target on the server that will serve, and proves it with measurements."""
+"""Finds the thresholds that meet some targets on the server that will serve, and proves it with measurements."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,44 +14,50 @@ import numpy.typing as npt
 
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.thresholds import easy_share
+from dyndet_bench.journal import Journal
+from dyndet_bench.load import Load
+from dyndet_bench.machine import describe_machine
 from dyndet_bench.measure import PERCENTILES, Run
-from dyndet_bench.perf_analyzer import find_perf_analyzer
-from dyndet_bench.records import circumstances
+from dyndet_bench.perf_analyzer import PerfAnalyzer, find_perf_analyzer
+from dyndet_bench.records import Circumstances, circumstances
 from dyndet_bench.rounds import Rounds
 from dyndet_bench.served import Served
+from dyndet_bench.statistic import MEAN, REPORTED, THROUGHPUT, Statistic
 from dyndet_bench.workload import Workload, image_files, read_letterboxed
+from dyndet_builder.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import (
     UNCALIBRATED,
     Evidence,
     OperatingPoint,
     OperatingPoints,
+    Reach,
     RouteLatency,
     read_operating_points,
 )
 from dyndet_builder.targets import Target
-from dyndet_builder.threshold_search import FEWEST_IMAGES, Effort, Progress, ThresholdSearch, median_ms
+from dyndet_builder.threshold_search import Progress, ThresholdSearch
+from dyndet_builder.trial import Trial
 
-__all__ = ["CalibrationResult", "Effort", "calibrate"]
+__all__ = ["Calibration", "Effort", "calibrate"]
 
 FloatArray = npt.NDArray[np.float64]
+UInt8Array = npt.NDArray[np.uint8]
+
+_REPLAYED_S = 3600.0
+"""how old a measured round may be to count: machines change their speed"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationResult:
-    """An operating point with everything that was measured; all latencies come from the last, separate verification."""
+class Calibration:
+    """Operating points with everything that was measured; their figures come from the last, separate verification."""
 
     model: str
     url: str
-    name: str
-    """of the operating point"""
-    point: OperatingPoint
+    points: Mapping[str, OperatingPoint]
+    """by name, in the order of the targets; the first one is the default"""
     evidence: Evidence
-    predicted_easy_share: float
-    """on the calibration images at this threshold; the server counted `point.easy_share` on the held-out ones"""
     corrections: int
-    latency_uncertainty: float
-    """standard error of the latency reached, relative"""
     written: tuple[Path, ...]
 
 
@@ -58,26 +65,38 @@ def calibrate(
     url: str,
     *,
     images: Path,
-    target: Target,
+    targets: Sequence[Target],
     model: str = "dyndet",
     repository: Path | None = None,
     output: Path | None = None,
-    concurrency: int = 1,
+    load: Load | None = None,
     seed: int = 0,
     effort: Effort | None = None,
+    measurements: Path | None = None,
+    fresh: bool = False,
     progress: Progress | None = None,
-) -> CalibrationResult:
-    """Find the threshold that meets `target` on the server at `url`, and make it the default operating point.
+) -> Calibration:
+    """Find the thresholds that meet `targets` on the server at `url`; the first becomes the default operating point.
 
-    lat1 and lat2 are measured interleaved, the first threshold comes from the paper's rule on one half of the images;
-    it is measured on the other half and corrected until it meets the target. The result is the last of these
-    measurements, made again at the final threshold. It goes into `operating_points.json` in `repository`, where a
-    running server picks it up, and to the file `output`; points that were calibrated there before are kept.
+    lat1 and lat2 are measured interleaved, and the first thresholds come from one half of the images: by the paper's
+    rule for a mean, on the mixture of both routes' latencies for a percentile. They are measured on the other half and
+    corrected until they meet their targets. The result is the last of these measurements, made again at the final
+    thresholds until its 95 % interval is narrower than the tolerance. It goes into `operating_points.json` in
+    `repository`, where a running server picks it up, and to the file `output`; points that were calibrated there before
+    are kept.
 
-    Raises TargetOutOfReachError, with the reachable range, where no threshold gives this latency; ServerError where the
-    server fails; MissingExtraError without perf_analyzer. Nothing is written then.
+    In the folder `measurements` every round is kept as soon as it was measured, and taken from there by a calibration
+    of the same server with the same images within an hour, unless it is `fresh`.
+
+    Raises TargetOutOfReachError, with the reachable range, where no threshold meets a target; TooNoisyError where the
+    machine is too noisy to decide; ServerError where the server fails; MissingExtraError without perf_analyzer. Nothing
+    is written to `repository` and `output` then.
     """
-    effort = effort or Effort()
+    if not targets:
+        raise InputError("calibration needs at least one target")
+    effort, load = effort or Effort(), load or Load()
+    if load.open and any(target.statistic == THROUGHPUT for target in targets):
+        raise InputError(f"at {load} the throughput is given, not to be found; ask for it at a --concurrency")
     tell = progress or (lambda _step, _done, _of: None)
     files = _destinations(repository, output, model)
     perf_analyzer = find_perf_analyzer()
@@ -91,53 +110,110 @@ def calibrate(
         served.warm_up()
         difficulties = _difficulties(served, letterboxed, tell)
         half = len(letterboxed) // 2
+        journal = None
+        if measurements is not None:
+            identity = _identity(served, perf_analyzer, letterboxed, load, effort)
+            journal = Journal(measurements, identity, newest_s=_REPLAYED_S, fresh=fresh)
         with Workload(letterboxed[half:]) as held_out:
-            rounds = Rounds(served, perf_analyzer, held_out, concurrency=concurrency, requests=effort.requests_per_run)
-            search = ThresholdSearch(rounds, target, difficulties[:half], effort, tell)
+            rounds = Rounds(
+                served, perf_analyzer, held_out, load=load, requests=effort.requests_per_run, journal=journal
+            )
+            search = ThresholdSearch(rounds, targets, difficulties[:half], effort, tell)
             verified = search.find()
         seen = circumstances(**served.versions(), perf_analyzer=perf_analyzer.version)
-    evidence = Evidence(
-        easy=_route_latency(verified.easy),
-        hard=_route_latency(verified.hard),
-        difficulty_quantiles=_quantiles(difficulties[:half]),
-        calibration_images=half,
-        held_out_images=len(letterboxed) - half,
-        concurrency=concurrency,
+    evidence = _evidence(verified, difficulties[:half], len(letterboxed) - half, load, journal, seen)
+    points = {trial.target.text: _point(trial, difficulties[:half], load, seen.date) for trial in verified}
+    for path in files:
+        _write(path, points, evidence)
+    return Calibration(
+        model=model, url=url, points=points, evidence=evidence, corrections=search.corrections, written=tuple(files)
+    )
+
+
+def _point(trial: Trial, difficulties: FloatArray, load: Load, date: str) -> OperatingPoint:
+    statistic = trial.target.statistic
+    return OperatingPoint(
+        threshold=trial.threshold,
+        target=trial.target.text,
+        statistic=statistic.name,
+        unit=statistic.unit,
+        goal=trial.goal,
+        reached=trial.reached,
+        error=trial.error,
+        interval=trial.interval if len(trial.rounds) > 1 else None,
+        mean_ms=trial.figure(MEAN),
+        percentiles_ms={f"p{percent}": _percentile(trial.mixed, percent) for percent in PERCENTILES},
+        throughput_per_s=trial.figure(THROUGHPUT),
+        goodput=trial.goodput(),
+        easy_share=trial.easy_share,
+        easy_share_calibrated=easy_share(difficulties, trial.threshold),
+        rounds=len(trial.rounds),
+        load=str(load),
+        date=date,
+    )
+
+
+def _evidence(
+    trials: Sequence[Trial],
+    difficulties: FloatArray,
+    held_out: int,
+    load: Load,
+    journal: Journal | None,
+    seen: Circumstances,
+) -> Evidence:
+    easy, hard = ([run for trial in trials for run in getattr(trial, route)] for route in ("easy", "hard"))
+    easy, hard = (list({id(run): run for run in runs}.values()) for runs in (easy, hard))  # trials share their rounds
+    return Evidence(
+        easy=_route_latency(easy),
+        hard=_route_latency(hard),
+        reachable={one.name: Reach(easy=_figure(one, easy), hard=_figure(one, hard)) for one in REPORTED},
+        difficulty_quantiles=_quantiles(difficulties),
+        calibration_images=len(difficulties),
+        held_out_images=held_out,
+        load=str(load),
+        concurrency=None if load.open else load.concurrency,
+        request_rate=load.request_rate,
+        batch=load.batch,
+        rounds_replayed=0 if journal is None else journal.replayed,
         **seen.model_dump(),
-    )
-    point = OperatingPoint(
-        threshold=verified.threshold,
-        target=target.text,
-        target_ms=verified.target_ms,
-        latency_ms=verified.latency_ms,
-        error=verified.error,
-        easy_share=verified.counted_easy_share,
-    )
-    for file in files:
-        _write(file, target.text, point, evidence)
-    return CalibrationResult(
-        model=model,
-        url=url,
-        name=target.text,
-        point=point,
-        evidence=evidence,
-        predicted_easy_share=easy_share(difficulties[:half], verified.threshold),
-        corrections=search.corrections,
-        latency_uncertainty=verified.uncertainty,
-        written=tuple(files),
     )
 
 
 def _route_latency(runs: Sequence[Run]) -> RouteLatency:
-    median = {percent: float(np.median([run.percentiles_ms[percent] for run in runs])) for percent in PERCENTILES}
     return RouteLatency(
-        mean_ms=median_ms(runs),
-        p50_ms=median[50],
-        p90_ms=median[90],
-        p95_ms=median[95],
-        p99_ms=median[99],
+        mean_ms=MEAN.of(runs),
+        **{f"p{percent}_ms": _percentile(runs, percent) for percent in PERCENTILES},
+        throughput_per_s=THROUGHPUT.of(runs),
         requests=sum(run.requests for run in runs),
     )
+
+
+def _figure(statistic: Statistic, runs: Sequence[Run]) -> float:
+    return statistic.of(runs) if statistic.level is None else _percentile(runs, round(statistic.level * 100))
+
+
+def _percentile(runs: Sequence[Run], percent: int) -> float:
+    """Of all requests where they are known, else the median of the runs' percentiles."""
+    if all(run.latencies_ms is not None for run in runs):
+        return Statistic(f"p{percent}").of(runs)
+    return float(np.median([run.percentiles_ms[percent] for run in runs]))
+
+
+def _identity(
+    served: Served, perf_analyzer: PerfAnalyzer, images: Sequence[UInt8Array], load: Load, effort: Effort
+) -> dict[str, object]:
+    """Everything that a measured round depends on."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(image.tobytes())
+    return {
+        "server": served.identity(),
+        "client": describe_machine(),
+        "perf_analyzer": perf_analyzer.version,
+        "images": digest.hexdigest(),
+        "load": str(load),
+        "requests": effort.requests_per_run,
+    }
 
 
 def _draw(files: Sequence[Path], most: int, seed: int) -> list[Path]:
@@ -188,11 +264,12 @@ def _destinations(repository: Path | None, output: Path | None, model: str) -> l
     return files
 
 
-def _write(path: Path, name: str, point: OperatingPoint, evidence: Evidence) -> None:
+def _write(path: Path, points: Mapping[str, OperatingPoint], evidence: Evidence) -> None:
     """Replace the file whole; a server that reads it meanwhile sees the old or the new one."""
     kept = read_operating_points(path).points if path.exists() else {}
-    points = {key: value for key, value in kept.items() if key != UNCALIBRATED} | {name: point}
-    text = OperatingPoints(default=name, points=points, evidence=evidence).model_dump_json(indent=2) + "\n"
+    merged = {key: value for key, value in kept.items() if key != UNCALIBRATED} | dict(points)
+    content = OperatingPoints(default=next(iter(points)), points=merged, evidence=evidence)
+    text = content.model_dump_json(indent=2) + "\n"
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:

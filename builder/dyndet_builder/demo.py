@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.images import read_image
 from dyndet_builder.build import BuildOptions, BuildResult, Progress, build
-from dyndet_builder.calibrate import Effort
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
+from dyndet_builder.effort import Effort
 from dyndet_builder.render import RenderOptions
 from dyndet_builder.server import TritonServer
 from dyndet_builder.targets import Target
@@ -28,8 +29,8 @@ class Answer:
     saved: Path
 
 
-def demo(output: Path, *, target: Target, progress: Progress) -> tuple[BuildResult, list[Answer]]:
-    """Build the demo model in `output` for `target`, serve it, and save annotated pictures in `output`/detections.
+def demo(output: Path, *, targets: Sequence[Target], progress: Progress) -> tuple[BuildResult, list[Answer]]:
+    """Build the demo model in `output` for some targets, serve it, and save annotated pictures in `output`/detections.
 
     Raises what `build` raises.
     """
@@ -37,7 +38,7 @@ def demo(output: Path, *, target: Target, progress: Progress) -> tuple[BuildResu
     options = BuildOptions(
         rendering=RenderOptions(name="dyndet", warmup_image=images), effort=Effort(tolerance=TOLERANCE)
     )
-    result = build(demo_checkpoint(), output, images=images, target=target, options=options, progress=progress)
+    result = build(demo_checkpoint(), output, images=images, targets=targets, options=options, progress=progress)
     pictures = sorted(images.iterdir())
     chosen = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
     folder = output / "detections"

@@ -22,14 +22,27 @@ class _Record(BaseModel):
 
 
 class OperatingPoint(_Record):
-    """A threshold with the latency it was measured to give, on images that were not used to find it."""
+    """A threshold with what it was measured to give, on images that were not used to find it."""
 
     threshold: float = Field(description="an image is hard when its difficulty exceeds this")
-    target: str | None = Field(default=None, description="as the user wrote it: 12ms, 50%")
-    target_ms: float | None = None
-    latency_ms: float | None = Field(default=None, description="mean latency measured on held-out images")
-    error: float | None = Field(default=None, description="latency_ms / target_ms - 1")
+    target: str | None = Field(default=None, description="as the user wrote it: 12ms, p95:15ms, throughput:80/s, 50%")
+    statistic: str | None = Field(default=None, description="what the target is about: mean, p95, throughput")
+    unit: str | None = Field(default=None, description="of goal and reached: ms, or /s")
+    goal: float | None = Field(default=None, description="the target in numbers")
+    reached: float | None = Field(default=None, description="the statistic at this threshold")
+    error: float | None = Field(default=None, description="reached / goal - 1")
+    interval: tuple[float, float] | None = Field(default=None, description="95 % interval of the error")
+    mean_ms: float | None = None
+    percentiles_ms: dict[str, float] | None = Field(default=None, description="p50, p90, p95, p99")
+    throughput_per_s: float | None = Field(default=None, description="images a second at the load")
+    goodput: float | None = Field(default=None, description="share of requests within the goal, of a latency")
     easy_share: float | None = Field(default=None, description="share the server counted as answered by detector 1")
+    easy_share_calibrated: float | None = Field(
+        default=None, description="share of the calibration images that the threshold keeps easy"
+    )
+    rounds: int | None = Field(default=None, description="that the verification took")
+    load: str | None = None
+    date: str | None = Field(default=None, description="UTC, ISO 8601")
 
 
 class RouteLatency(_Record):
@@ -40,7 +53,15 @@ class RouteLatency(_Record):
     p90_ms: float
     p95_ms: float
     p99_ms: float
+    throughput_per_s: float
     requests: int
+
+
+class Reach(_Record):
+    """What thresholds can do to one statistic."""
+
+    easy: float = Field(description="with every image easy")
+    hard: float = Field(description="with every image hard")
 
 
 class Evidence(_Record):
@@ -48,10 +69,15 @@ class Evidence(_Record):
 
     easy: RouteLatency
     hard: RouteLatency
+    reachable: dict[str, Reach] = Field(description="mean, p50, p90, p95 and p99 in ms, throughput in images/s")
     difficulty_quantiles: tuple[float, ...] = Field(description="0 %, 1 %, ... 100 % of the calibration images")
     calibration_images: int
     held_out_images: int
-    concurrency: int
+    load: str
+    concurrency: int | None = Field(description="closed loop; None where requests arrived at a rate")
+    request_rate: float | None = Field(description="open loop, requests a second")
+    batch: int
+    rounds_replayed: int = Field(description="rounds that an earlier, interrupted or equal calibration had measured")
     machine: dict[str, str]
     versions: dict[str, str]
     command: str
@@ -59,9 +85,9 @@ class Evidence(_Record):
 
 
 class OperatingPoints(_Record):
-    """Contents of `operating_points.json`."""
+    """Contents of `operating_points.json`. The evidence is that of the latest calibration."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     default: str
     points: dict[str, OperatingPoint]
     evidence: Evidence | None = None
@@ -79,4 +105,7 @@ def read_operating_points(path: Path) -> OperatingPoints:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; `dyndet render` writes it") from error
     except ValidationError as error:
-        raise InputError(f"{path} holds no operating points of schema version 1: {error.errors()[0]['msg']}") from error
+        reason = error.errors()[0]["msg"]
+        raise InputError(
+            f"{path} holds no operating points of schema version 2 ({reason}); render the repository again"
+        ) from error

@@ -1,4 +1,4 @@
-"""What a user may ask calibration for, and how it is written."""
+"""What a user may promise, and how it is written."""
 
 from __future__ import annotations
 
@@ -8,69 +8,79 @@ from dataclasses import dataclass
 import click
 
 from dynamicdet.errors import InputError
+from dyndet_bench.statistic import MEAN, THROUGHPUT, Statistic
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d{1,3}))?"
 _MS_PER_UNIT = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
-_ACCEPTED = "a mean latency such as 12ms or 0.012s, or a share of the way from all-easy to all-hard such as 50%"
+_ACCEPTED = (
+    "a mean latency such as 12ms or 0.012s, a percentile such as p95:15ms, a throughput such as throughput:80/s, or a "
+    "share of the way from all-easy to all-hard such as 50%"
+)
 
 
 @dataclass(frozen=True)
-class MeanLatency:
-    """The mean latency over all requests, milliseconds."""
+class Target:
+    """A figure to reach: `value` in the statistic's unit, or as a share of the way from all-easy to all-hard."""
 
     text: str
-    ms: float
+    """as it was written, without spaces; names the operating point"""
+    statistic: Statistic
+    value: float
+    of_range: bool = False
 
-    def resolve_ms(self, lat1_ms: float, lat2_ms: float) -> float:
-        """The latency to reach, on a server with these all-easy and all-hard latencies."""
-        return self.ms
-
-
-@dataclass(frozen=True)
-class ShareOfRange:
-    """A share of the way from the all-easy (0) to the all-hard (1) mean latency, whatever these are on this machine."""
-
-    text: str
-    share: float
-
-    def resolve_ms(self, lat1_ms: float, lat2_ms: float) -> float:
-        """The latency to reach, on a server with these all-easy and all-hard latencies."""
-        return lat1_ms + self.share * (lat2_ms - lat1_ms)
-
-
-Target = MeanLatency | ShareOfRange
+    def resolve(self, easy: float, hard: float) -> float:
+        """The figure to reach on a server where the statistic is `easy` all-easy and `hard` all-hard."""
+        return easy + self.value * (hard - easy) if self.of_range else self.value
 
 
 def parse_target(text: str) -> Target:
-    """Read a target. Raises InputError for anything but the two kinds that are accepted.
+    """Read one target. Raises InputError for anything that is none.
 
     >>> parse_target("0.012 s")
-    MeanLatency(text='0.012s', ms=12.0)
-    >>> parse_target("50%")
-    ShareOfRange(text='50%', share=0.5)
+    Target(text='0.012s', statistic=Statistic(name='mean'), value=12.0, of_range=False)
+    >>> parse_target("p95:50%")
+    Target(text='p95:50%', statistic=Statistic(name='p95'), value=0.5, of_range=True)
     """
     compact = "".join(text.split())
-    if re.fullmatch(r"(p\d.*|throughput):.*", compact, flags=re.IGNORECASE):
-        raise InputError(f"target {text!r}: percentiles and throughput cannot be asked for yet; give {_ACCEPTED}")
-    match = re.fullmatch(rf"{_NUMBER}(us|µs|ms|s|%)", compact)
+    name, colon, amount = compact.rpartition(":")
+    statistic = _statistic(name.lower(), text) if colon else MEAN
+    unit = "/s" if statistic == THROUGHPUT else "us|µs|ms|s"
+    match = re.fullmatch(rf"{_NUMBER}({unit}|%)", amount)
     if match is None:
         raise InputError(f"target {text!r} is not understood; give {_ACCEPTED}")
     number = float(f"{match[1]}e{match[2] or 0}")
     if match[3] == "%":
         if number > 100:
             raise InputError(f"target {text!r} is beyond the all-hard end of the range; give 0% to 100%")
-        return ShareOfRange(compact, number / 100)
-    ms = number * _MS_PER_UNIT[match[3]]
-    if not 0 < ms < 1e9:
-        raise InputError(f"target {text!r} is no latency a server can have; give {_ACCEPTED}")
-    return MeanLatency(compact, ms)
+        return Target(compact, statistic, number / 100, of_range=True)
+    value = number * _MS_PER_UNIT.get(match[3], 1.0)
+    if not 0 < value < 1e9:
+        raise InputError(f"target {text!r} is nothing a server can reach; give {_ACCEPTED}")
+    return Target(compact, statistic, value)
 
 
-class TargetParameter(click.ParamType):  # type: ignore[type-arg]
-    """A click parameter that takes a latency target."""
+def parse_targets(text: str) -> tuple[Target, ...]:
+    """Read targets that are separated by commas. Raises InputError for one that is none, or is there twice."""
+    targets = tuple(parse_target(part) for part in text.split(","))
+    names = [target.text for target in targets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"target {twice!r} is given twice; each names an operating point of its own")
+    return targets
 
-    name = "target"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Target:
+def _statistic(name: str, text: str) -> Statistic:
+    try:
+        return Statistic(name)
+    except InputError as error:
+        raise InputError(f"target {text!r} is not understood; give {_ACCEPTED}") from error
+
+
+class TargetsParameter(click.ParamType):  # type: ignore[type-arg]
+    """A click parameter that takes one or several targets."""
+
+    name = "targets"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Target, ...]:
         """Parse what was typed. Raises InputError."""
-        return value if isinstance(value, MeanLatency | ShareOfRange) else parse_target(str(value))
+        return value if isinstance(value, tuple) else parse_targets(str(value))

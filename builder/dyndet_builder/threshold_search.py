@@ -1,242 +1,245 @@
-"""Searches the threshold that meets a latency target: the paper's rule, then corrections by measurement."""
+"""Searches the thresholds that meet some targets: a guess from the two routes, then corrections by measurement."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from dynamicdet.errors import InputError, TargetOutOfReachError
-from dynamicdet.thresholds import easy_share_for_target, threshold_for_easy_share
+from dynamicdet.errors import TargetOutOfReachError, TooNoisyError
+from dynamicdet.thresholds import threshold_for_easy_share
 from dyndet_bench.measure import Run
-from dyndet_bench.rounds import Rounds, standard_error
+from dyndet_bench.rounds import Rounds
 from dyndet_bench.served import ALL_EASY, ALL_HARD
+from dyndet_builder.effort import Effort
+from dyndet_builder.route_model import corrected_easy_share, first_easy_share
 from dyndet_builder.targets import Target
+from dyndet_builder.trial import Trial, TrialRound
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""
 
-FEWEST_IMAGES = 8
-
 _RECENT = 5
-"""rounds that corrections rest on; older ones may have been measured at another speed of the machine"""
+"""rounds of both routes that a correction rests on: earlier the machine may have had another speed"""
 
 FloatArray = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How carefully to measure. A round is one run all-easy, one all-hard and one at the threshold on trial."""
+@dataclass
+class _Search:
+    """Where the search for one target stands. Easy shares are those of the calibration images."""
 
-    max_images: int = 200
-    """drawn from the folder by the seed; half calibrate, half verify"""
-    requests_per_run: int | None = None
-    """none: each held-out image once"""
-    range_rounds: int = 3
-    trial_rounds: int = 2
-    verification_rounds: int = 5
-    extra_rounds: int = 3
-    """added to a trial or verification while noise hides whether the target is met"""
-    max_corrections: int = 4
-    tolerance: float = 0.03
-    """largest accepted relative difference between measured and target latency"""
-
-    def __post_init__(self) -> None:
-        for field in ("range_rounds", "trial_rounds", "verification_rounds"):
-            if getattr(self, field) < 1:
-                raise InputError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if self.max_images < FEWEST_IMAGES:
-            raise InputError(f"calibration needs at least {FEWEST_IMAGES} images, max_images is {self.max_images}")
-        if self.requests_per_run is not None and self.requests_per_run < 1:
-            raise InputError(f"requests_per_run must be at least 1, got {self.requests_per_run}")
-        if not 0 < self.tolerance < 1:
-            raise InputError(f"the tolerance must lie between 0 and 1, got {self.tolerance}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """A threshold measured on held-out images, among all-easy and all-hard runs of the same minutes."""
-
-    threshold: float
     target: Target
-    easy: Sequence[Run]
-    hard: Sequence[Run]
-    mixed: Sequence[Run]
-
-    @property
-    def lat1_ms(self) -> float:
-        """Mean latency all-easy."""
-        return median_ms(self.easy)
-
-    @property
-    def lat2_ms(self) -> float:
-        """Mean latency all-hard."""
-        return median_ms(self.hard)
-
-    @property
-    def target_ms(self) -> float:
-        """What the mean latency at the threshold should be, given lat1 and lat2 of this trial."""
-        return self.target.resolve_ms(self.lat1_ms, self.lat2_ms)
-
-    @property
-    def error(self) -> float:
-        """Relative difference between latency and target: the median over rounds.
-
-        Each round is judged by its own lat1 and lat2, so that a machine that grows slower does not look like an error
-        where the target is a share of the range.
-        """
-        return float(np.median(self._ratios())) - 1
-
-    @property
-    def latency_ms(self) -> float:
-        """Mean latency at the threshold, at the speed the machine had when lat1 and lat2 were these."""
-        return self.target_ms * (1 + self.error)
-
-    @property
-    def uncertainty(self) -> float:
-        """Standard error of `error`, from how the rounds scatter."""
-        return standard_error(self._ratios())
-
-    @property
-    def counted_easy_share(self) -> float:
-        """Share of images that the server answered without detector 2."""
-        total = sum(run.counts.total for run in self.mixed)
-        return 1 - sum(run.counts.hard for run in self.mixed) / total
-
-    @property
-    def deviations(self) -> list[float]:
-        """Of each round: how far the latency lies above the mixture of the two routes, as a share of their range."""
-        found = []
-        for easy, hard, mixed in self._rounds():
-            span = hard.mean_ms - easy.mean_ms
-            if span > 0:
-                mixture = easy.mean_ms + (1 - mixed.counts.easy_share) * span
-                found.append((mixed.mean_ms - mixture) / span)
-        return found
-
-    def _ratios(self) -> list[float]:
-        return [
-            mixed.mean_ms / self.target.resolve_ms(easy.mean_ms, hard.mean_ms) for easy, hard, mixed in self._rounds()
-        ]
-
-    def _rounds(self) -> list[tuple[Run, Run, Run]]:
-        return list(zip(self.easy, self.hard, self.mixed, strict=True))
+    tolerance: float
+    share: float
+    threshold: float
+    candidate: bool = False
+    """whether a trial met the target"""
+    verified: Trial | None = None
+    corrections: int = 0
+    too_slow: float = 0.0
+    """largest counted easy share that was too slow"""
+    too_fast: float = 1.0
+    """smallest counted easy share that was faster than it had to be"""
+    last_side: int = 0
 
 
+@dataclass
 class ThresholdSearch:
-    """The paper's threshold, then corrections of the easy share by what was measured.
+    """Finds and verifies a threshold for each target; all are measured in the same rounds.
 
-    A correction has two parts. The server's counters say exactly by how much the share of easy images among the
-    held-out ones differs from the share asked for. By how much latency differs from the mixture of the two routes is
-    noisy, so it is estimated from the latest rounds, those of earlier trials too.
+    A correction moves the share of easy images by what the server's counters say about the held-out ones, and by how
+    far the measured figure lies from the mixture of both routes. Trials on either side of the target bracket it.
     """
 
-    def __init__(
-        self, rounds: Rounds, target: Target, difficulties: FloatArray, effort: Effort, tell: Progress
-    ) -> None:
-        self._rounds = rounds
-        self._target = target
-        self._difficulties = difficulties
-        self._effort = effort
-        self._tell = tell
-        self._easy: list[Run] = []
-        self._hard: list[Run] = []
-        self._deviations: list[float] = []
-        self.corrections = 0
+    rounds: Rounds
+    targets: Sequence[Target]
+    difficulties: FloatArray
+    """of the calibration images"""
+    effort: Effort
+    tell: Progress
+    corrections: int = 0
+    started: float = field(default_factory=time.monotonic)
+    _easy: list[Run] = field(default_factory=list)
+    _hard: list[Run] = field(default_factory=list)
+    _seen: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """of each statistic: counted easy shares, and how far above the mixture the figure was there"""
 
-    def find(self) -> Trial:
-        """The verified threshold. Raises TargetOutOfReachError."""
+    def find(self) -> list[Trial]:
+        """The verified thresholds, in the order of the targets. Raises TargetOutOfReachError and TooNoisyError."""
         self._measure_range()
-        share = self._mixture_share()
-        while True:
-            threshold = threshold_for_easy_share(self._difficulties, share)
-            step = "measure the threshold" if self.corrections == 0 else f"correct it ({self.corrections})"
-            trial = self._measure(threshold, self._effort.trial_rounds, step)
-            if abs(trial.error) <= self._effort.tolerance:
-                trial = self._measure(threshold, self._effort.verification_rounds, "verify on held-out images")
-                if abs(trial.error) <= self._effort.tolerance:
-                    return trial
-            if self.corrections == self._effort.max_corrections:
-                raise TargetOutOfReachError(self._gave_up(trial))
-            self.corrections += 1
-            share = self._corrected(share, trial)
+        searches = [self._begin(target) for target in self.targets]
+        while unverified := [search for search in searches if search.verified is None]:
+            on_trial = [search for search in unverified if not search.candidate]
+            if on_trial:
+                self._try(on_trial)
+            else:
+                self._verify(unverified)
+        return [search.verified for search in searches if search.verified is not None]
 
     def _measure_range(self) -> None:
-        number = self._effort.range_rounds
+        number = self.effort.range_rounds
         tell = self._teller("measure lat1 and lat2", number * 2)
-        self._easy, self._hard = self._rounds.measure((ALL_EASY, ALL_HARD), number, tell)
+        for easy, hard in self.rounds.measure((ALL_EASY, ALL_HARD), number, tell, latencies_of=self._with_latencies()):
+            self._easy.append(easy)
+            self._hard.append(hard)
 
-    def _mixture_share(self) -> float:
-        """The paper's rule on lat1 and lat2 as they were measured latest."""
-        lat1, lat2 = median_ms(self._easy), median_ms(self._hard)
-        target_ms = self._target.resolve_ms(lat1, lat2)
-        # A target this close to an end is met by the end itself.
-        margin = self._effort.tolerance
-        if lat1 < lat2 and lat1 * (1 - margin) <= target_ms <= lat2 * (1 + margin):
-            target_ms = min(max(target_ms, lat1), lat2)
-        return easy_share_for_target(lat1, lat2, target_ms)
+    def _begin(self, target: Target) -> _Search:
+        tolerance = self.effort.tolerance_of(target.statistic)
+        share = first_easy_share(target, self._easy, self._hard, tolerance)
+        return _Search(target, tolerance, share, threshold_for_easy_share(self.difficulties, share))
 
-    def _corrected(self, share: float, trial: Trial) -> float:
-        deviation = float(np.median(self._deviations)) if self._deviations else 0.0
-        wanted = self._mixture_share() + deviation
-        corrected = min(max(share + wanted - trial.counted_easy_share, 0.0), 1.0)
-        if threshold_for_easy_share(self._difficulties, corrected) != trial.threshold:
-            return corrected
-        if abs(trial.error) <= self._effort.tolerance + 2 * trial.uncertainty:
-            return share  # noise may have hidden a hit; measure again
-        if trial.threshold in (ALL_EASY, ALL_HARD):
-            images = "no image" if trial.threshold == ALL_EASY else "every image"
-            raise TargetOutOfReachError(
-                f"{trial.target_ms:.4g} ms is out of reach: with {images} on the hard route this server takes "
-                f"{trial.latency_ms:.4g} ms; ask for {trial.lat1_ms:.4g} to {trial.lat2_ms:.4g} ms"
-            )
-        raise TargetOutOfReachError(
-            f"{trial.target_ms:.4g} ms lies between two thresholds: {trial.threshold:.6g} gives "
-            f"{trial.latency_ms:.4g} ms, and too few images differ in difficulty for a finer one; give more images, or "
-            f"ask for another latency within {trial.lat1_ms:.4g} to {trial.lat2_ms:.4g} ms"
-        )
-
-    def _gave_up(self, trial: Trial) -> str:
-        return (
-            f"after {self.corrections} corrections the latency is {trial.latency_ms:.4g} ms instead of "
-            f"{trial.target_ms:.4g} ms ({trial.error:+.1%}, standard error {trial.uncertainty:.1%}); the machine is "
-            f"too noisy or the load too uneven; its range is {trial.lat1_ms:.4g} to {trial.lat2_ms:.4g} ms"
-        )
-
-    def _measure(self, threshold: float, number: int, step: str) -> Trial:
-        tell = self._teller(step, number * 3)
-        trial = self._trial(threshold, self._rounds.measure((ALL_EASY, ALL_HARD, threshold), number, tell))
-        for _ in range(self._effort.extra_rounds):
-            if not _undecided(trial, self._effort.tolerance):
+    def _try(self, searches: Sequence[_Search]) -> None:
+        most = max(search.corrections for search in searches)
+        step = "measure thresholds" if most == 0 else f"correct thresholds ({most})"
+        rounds = self._measure(searches, self.effort.trial_rounds, step)
+        for _ in range(self.effort.extra_trial_rounds):
+            if not any(_undecided(trial, search.tolerance) for search, trial in _trials(searches, rounds)):
                 break
-            more = self._rounds.measure((ALL_EASY, ALL_HARD, threshold), 1, self._teller(f"{step} (noisy: again)", 3))
-            both = [[*old, *new] for old, new in zip((trial.easy, trial.hard, trial.mixed), more, strict=True)]
-            trial = self._trial(threshold, both)
-        if threshold not in (ALL_EASY, ALL_HARD):
-            self._rounds.workload.discard(threshold)
-        self._easy = [*self._easy, *trial.easy][-_RECENT:]
-        self._hard = [*self._hard, *trial.hard][-_RECENT:]
-        self._deviations = [*self._deviations, *trial.deviations][-_RECENT:]
-        return trial
+            rounds += self._measure(searches, 1, f"{step}, noisy: again")
+        for search, trial in _trials(searches, rounds):
+            self._learn(trial)
+            search.candidate = abs(trial.error) <= search.tolerance
+            if not search.candidate:
+                self._correct(search, trial)
 
-    def _trial(self, threshold: float, runs: Sequence[Sequence[Run]]) -> Trial:
-        easy, hard, mixed = runs
-        return Trial(threshold=threshold, target=self._target, easy=easy, hard=hard, mixed=mixed)
+    def _verify(self, searches: Sequence[_Search]) -> None:
+        step = "verify on held-out images"
+        chosen = {search.threshold for search in searches}
+        rounds = self._measure(searches, self.effort.verification_rounds, step, latencies_of=chosen)
+        # One round alone says nothing about noise, and was asked for so.
+        while self.effort.verification_rounds > 1:
+            noisy = [s.target.text for s, trial in _trials(searches, rounds) if trial.half_width > s.tolerance]
+            if not noisy or time.monotonic() - self.started > self.effort.time_budget_s:
+                break
+            rounds += self._measure(searches, 1, f"{step}, noisy: again", latencies_of=chosen)
+        for search, trial in _trials(searches, rounds):
+            self._learn(trial)
+            if abs(trial.error) > search.tolerance:
+                search.candidate = False
+                self._correct(search, trial)
+            elif self.effort.verification_rounds > 1 and trial.half_width > search.tolerance:
+                raise TooNoisyError(self._too_noisy(search, trial))
+            else:
+                search.verified = trial
+
+    def _correct(self, search: _Search, trial: Trial) -> None:
+        """Choose the next threshold on trial. Raises TargetOutOfReachError."""
+        if search.corrections == self.effort.max_corrections:
+            raise TargetOutOfReachError(self._gave_up(search, trial))
+        search.corrections += 1
+        self.corrections = max(self.corrections, search.corrections)
+        counted = trial.easy_share
+        wanted = self._bracketed(search, trial, counted)
+        share = min(max(search.share + wanted - counted, 0.0), 1.0)
+        threshold = threshold_for_easy_share(self.difficulties, share)
+        if threshold == trial.threshold and abs(trial.error) > search.tolerance + trial.half_width:
+            raise TargetOutOfReachError(self._stuck(search, trial))
+        search.share, search.threshold = share, threshold
+
+    def _bracketed(self, search: _Search, trial: Trial, counted: float) -> float:
+        """The share of easy images to aim at: where the corrected mixture meets the target, inside the bracket."""
+        slow = (trial.error > 0) == (search.target.statistic.unit == "ms")
+        if slow:
+            search.too_slow = max(search.too_slow, counted)
+        else:
+            search.too_fast = min(search.too_fast, counted)
+        if search.too_slow >= search.too_fast:  # the machine changed its speed meanwhile
+            search.too_slow, search.too_fast = (counted, 1.0) if slow else (0.0, counted)
+        side = 1 if slow else -1
+        stalls = search.last_side == side and search.corrections > 2
+        search.last_side = side
+        if stalls:
+            return (search.too_slow + search.too_fast) / 2
+        seen = self._seen.get(search.target.statistic.name, ())
+        expected = corrected_easy_share(search.target, self._easy, self._hard, seen)
+        return min(max(expected, search.too_slow), search.too_fast)
+
+    def _measure(
+        self, searches: Sequence[_Search], number: int, step: str, *, latencies_of: set[float] | None = None
+    ) -> list[dict[float, Run]]:
+        """Rounds of both routes and of each search's threshold, the runs by threshold."""
+        thresholds = list(dict.fromkeys((ALL_EASY, ALL_HARD, *(search.threshold for search in searches))))
+        tell = self._teller(step, number * len(thresholds))
+        wanted = set(thresholds) if self._with_latencies() else latencies_of or set()
+        found = self.rounds.measure(thresholds, number, tell, latencies_of=wanted)
+        for threshold in thresholds:
+            if threshold not in (ALL_EASY, ALL_HARD):
+                self.rounds.workload.discard(threshold)
+        rounds = [dict(zip(thresholds, runs, strict=True)) for runs in found]
+        self._easy = [*self._easy, *(runs[ALL_EASY] for runs in rounds)][-_RECENT:]
+        self._hard = [*self._hard, *(runs[ALL_HARD] for runs in rounds)][-_RECENT:]
+        return rounds
+
+    def _with_latencies(self) -> tuple[float, ...]:
+        """The routes, where a percentile is to be solved on their latencies."""
+        return (ALL_EASY, ALL_HARD) if any(one.statistic.level is not None for one in self.targets) else ()
+
+    def _learn(self, trial: Trial) -> None:
+        self._seen.setdefault(trial.target.statistic.name, []).append((trial.easy_share, trial.above_mixture))
 
     def _teller(self, step: str, of: int) -> Callable[[int], None]:
-        self._tell(step, 0, of)
-        return lambda done: self._tell(step, done, of)
+        self.tell(step, 0, of)
+        return lambda done: self.tell(step, done, of)
+
+    def _stuck(self, search: _Search, trial: Trial) -> str:
+        low, high = self._range(trial)
+        if trial.threshold in (ALL_EASY, ALL_HARD):
+            images = "no image" if trial.threshold == ALL_EASY else "every image"
+            return (
+                f"{search.target.text} is out of reach: with {images} on the hard route this server has "
+                f"{_figure(trial, trial.reached)} instead of {_figure(trial, trial.goal)}; ask for {low} to {high}"
+            )
+        return (
+            f"{search.target.text} lies between two thresholds: {trial.threshold:.6g} gives "
+            f"{_figure(trial, trial.reached)}, and too few images differ in difficulty for a finer one; give more "
+            f"images, or ask for another figure within {low} to {high}"
+        )
+
+    def _gave_up(self, search: _Search, trial: Trial) -> str:
+        low, high = self._range(trial)
+        return (
+            f"{search.target.text} was not met: after {search.corrections} corrections it is "
+            f"{_figure(trial, trial.reached)} instead of {_figure(trial, trial.goal)} ({trial.error:+.1%}, give or "
+            f"take {trial.half_width:.1%}); the machine is too noisy or the load too uneven; ask for {low} to {high}"
+        )
+
+    def _too_noisy(self, search: _Search, trial: Trial) -> str:
+        low, high = trial.interval
+        return (
+            f"this machine is too noisy to say whether {search.target.text} is met: after {len(trial.rounds)} rounds "
+            f"the error lies between {low:+.1%} and {high:+.1%} (95 %), and ±{search.tolerance:.1%} was asked for; "
+            "quiet it, measure longer (--time-budget), or accept more (--tolerance)"
+        )
+
+    def _range(self, trial: Trial) -> list[str]:
+        statistic = trial.target.statistic
+        return [_figure(trial, end) for end in sorted((statistic.of(trial.easy), statistic.of(trial.hard)))]
+
+
+def _figure(trial: Trial, value: float) -> str:
+    unit = trial.target.statistic.unit
+    return f"{value:.4g} ms" if unit == "ms" else f"{value:.4g}{unit}"
+
+
+def _trials(searches: Sequence[_Search], rounds: Sequence[dict[float, Run]]) -> list[tuple[_Search, Trial]]:
+    """What the rounds say about each search's threshold."""
+    found = []
+    for search in searches:
+        own = [
+            TrialRound(easy=runs[ALL_EASY], hard=runs[ALL_HARD], mixed=runs[search.threshold])
+            for runs in rounds
+            if search.threshold in runs
+        ]
+        found.append((search, Trial(search.threshold, search.target, own)))
+    return found
 
 
 def _undecided(trial: Trial, tolerance: float) -> bool:
     """Whether noise hides on which side of the tolerance the error lies. One round alone says nothing about noise."""
-    if len(trial.mixed) < 2:
+    if len(trial.rounds) < 2:
         return False
-    return trial.uncertainty > tolerance / 2 or abs(abs(trial.error) - tolerance) < trial.uncertainty
-
-
-def median_ms(runs: Sequence[Run]) -> float:
-    """The median of the runs' means: a burst of other work on the machine spoils one run, not the result."""
-    return float(np.median([run.mean_ms for run in runs]))
+    return trial.half_width > tolerance or abs(abs(trial.error) - tolerance) < trial.half_width / 2

@@ -212,11 +212,12 @@ def _render(background: Image.Image, placed: list[Placed], difficulty: float, rn
     blur = difficulty * rng.uniform(0, 1.8)
     if blur > 0.3:
         image = image.filter(ImageFilter.GaussianBlur(blur))
+    # As in poor light: the harder a scene, the darker, flatter and noisier. A router can see that.
     pixels = np.asarray(image, dtype=np.float32)
     mean = pixels.mean(axis=(0, 1), keepdims=True)
-    contrast = 1 - difficulty * rng.uniform(0, 0.6)
-    light = rng.uniform(1 - 0.35 * difficulty, 1 + 0.2 * difficulty)
+    contrast = 1 - difficulty * rng.uniform(0.2, 0.5)
+    light = 1 - difficulty * rng.uniform(0.1, 0.4) + rng.uniform(-0.05, 0.05)
     cast = 1 + 0.08 * rng.uniform(-1, 1, size=(1, 1, 3))
     pixels = ((pixels - mean) * contrast + mean) * light * cast
-    pixels = pixels + rng.normal(0, 1 + difficulty * rng.uniform(0, 16), size=pixels.shape)
+    pixels = pixels + rng.normal(0, 1 + 13 * difficulty * rng.uniform(0.75, 1), size=pixels.shape)
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))

@@ -18,6 +18,7 @@ import pytest
 
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
 from dyndet_bench import perf_analyzer as module
+from dyndet_bench.load import Load
 from dyndet_bench.measure import measure, read_profile_export, read_table
 from dyndet_bench.perf_analyzer import find_perf_analyzer
 from dyndet_bench.served import ALL_EASY, ALL_HARD, Served, served_detectors
@@ -45,8 +46,12 @@ def test_a_run_measures_each_request_and_the_servers_counters(served: Served, wo
     assert run.percentiles_ms[50] <= run.percentiles_ms[99]
     assert (run.counts.total, run.counts.hard) == (11, 11)  # with one warm-up request
     assert not any(workload.folder.glob("*.csv"))
+    assert run.throughput_per_s == pytest.approx(1e3 / run.mean_ms)
+    times = run.times
+    assert times.requests == 11
+    assert 0 < times.compute_ms < times.inside_ms < 11 * run.mean_ms * 3
 
-    easy = measure(served, find_perf_analyzer(), workload, threshold=ALL_EASY, requests=7, concurrency=3)
+    easy = measure(served, find_perf_analyzer(), workload, threshold=ALL_EASY, requests=7, load=Load(concurrency=3))
     assert (easy.counts.total, easy.counts.hard) == (10, 0)
     assert easy.latencies_ms is None
 

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 import dynamicdet
+from dynamicdet.cache import cache_folder
 from dynamicdet.dataset import read_dataset
 from dynamicdet.errors import MissingExtraError
-from dynamicdet.route_cache import default_cache, read_results
+from dynamicdet.route_cache import read_results
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.evaluate import EvaluationReport
 from dyndet_builder.evaluate import evaluate as evaluate_with_draws
@@ -129,10 +130,10 @@ def test_damaged_detections_are_made_again(
 
 def test_the_default_cache_follows_the_xdg_rules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "dyndet" / "detections"
+    assert cache_folder("detections") == tmp_path / "dyndet" / "detections"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache() == tmp_path / ".cache" / "dyndet" / "detections"
+    assert cache_folder("detections") == tmp_path / ".cache" / "dyndet" / "detections"
 
 
 def test_the_command_prints_numbers_and_times_and_draws(

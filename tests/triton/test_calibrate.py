@@ -17,12 +17,15 @@ import pytest
 
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.thresholds import easy_share
+from dyndet_bench.load import Load
 from dyndet_bench.served import Served
 from dyndet_bench.workload import image_files, read_letterboxed
-from dyndet_builder.calibrate import Effort, calibrate
+from dyndet_builder.calibrate import Calibration, calibrate
+from dyndet_builder.effort import Effort
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, read_operating_points
 from dyndet_builder.server import TritonServer
-from dyndet_builder.targets import MeanLatency, ShareOfRange
+from dyndet_builder.targets import parse_targets
+from dyndet_builder.threshold_search import Progress
 
 _EFFORT = Effort(
     max_images=24,
@@ -30,10 +33,11 @@ _EFFORT = Effort(
     range_rounds=1,
     trial_rounds=1,
     verification_rounds=2,
-    extra_rounds=0,
+    extra_trial_rounds=0,
     tolerance=0.9,  # the machine is busy with tests
+    time_budget_s=0,
 )
-_HALF = ShareOfRange("50%", 0.5)
+_HALF = parse_targets("50%")
 
 
 @pytest.fixture
@@ -55,17 +59,23 @@ def test_the_result_holds_together(server: TritonServer, repository: Path, demo_
     result = calibrate(
         server.grpc_url,
         images=demo_images,
-        target=_HALF,
+        targets=_HALF,
         repository=repository,
         effort=_EFFORT,
         progress=lambda step, _done, _of: steps.append(step),
     )
-    point, evidence = result.point, result.evidence
+    point, evidence = result.points["50%"], result.evidence
     assert evidence.easy.mean_ms < evidence.hard.mean_ms
-    assert point.target_ms == pytest.approx((evidence.easy.mean_ms + evidence.hard.mean_ms) / 2)
-    assert point.latency_ms == pytest.approx(point.target_ms * (1 + point.error))
+    assert point.goal == pytest.approx((evidence.easy.mean_ms + evidence.hard.mean_ms) / 2)
+    assert point.reached == pytest.approx(point.goal * (1 + point.error))
+    assert point.interval is not None
+    assert point.interval[0] <= point.error <= point.interval[1]
+    assert point.goodput is not None
+    assert 0 < point.goodput < 1
     assert (evidence.calibration_images, evidence.held_out_images) == (12, 12)
     assert evidence.easy.requests == evidence.hard.requests == 48
+    assert evidence.reachable["throughput"].easy > evidence.reachable["throughput"].hard
+    assert evidence.reachable["mean"].easy == evidence.easy.mean_ms
     assert list(evidence.difficulty_quantiles) == sorted(evidence.difficulty_quantiles)
     assert {"cpu", "cores"} <= evidence.machine.keys()
     assert {"triton", "perf_analyzer", "python"} <= evidence.versions.keys()
@@ -94,7 +104,7 @@ def test_a_target_out_of_reach_states_the_range_and_overwrites_nothing(
 ) -> None:
     before = _points(repository).read_bytes()
     command = [str(Path(sys.executable).parent / "dyndet"), "calibrate", "--url", server.grpc_url, "--rounds", "1"]
-    command += ["--images", str(demo_images), "--repository", str(repository), "--max-images", "16"]
+    command += ["--images", str(demo_images), "--repository", str(repository), "--max-images", "16", "--fresh"]
     answer = subprocess.run([*command, "--target-latency", f"{ms}ms"], capture_output=True, text=True, check=False)
     assert answer.returncode == 3
     error = answer.stderr.strip().splitlines()[-1]
@@ -110,14 +120,14 @@ def test_a_server_killed_in_the_middle_costs_nothing(
     with TritonServer(repository_folder) as own:
 
         def kill(step: str, done: int, of: int) -> None:
-            if (step, done) == ("measure the threshold", 1):
+            if (step, done) == ("measure thresholds", 1):
                 os.kill(own.pid, signal.SIGKILL)
 
         with pytest.raises(ServerError, match=r"^[^\n]*127\.0\.0\.1[^\n]*$"):
             calibrate(
                 own.grpc_url,
                 images=demo_images,
-                target=_HALF,
+                targets=_HALF,
                 repository=repository,
                 effort=replace(_EFFORT, trial_rounds=2),
                 progress=kill,
@@ -130,11 +140,82 @@ def test_json_and_a_file_of_its_own(server: TritonServer, tmp_path: Path, demo_i
     command = [str(Path(sys.executable).parent / "dyndet"), "calibrate", "--url", server.grpc_url, "--json"]
     command += ["--images", str(demo_images), "--max-images", "16", "--requests", "8", "--rounds", "1"]
     command += ["--tolerance", "0.9", "--target-latency", "40%", "-o", str(output)]
+    command += ["--measurements", str(tmp_path / "measurements")]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     printed = json.loads(answer.stdout)
-    assert printed["operating_point"]["target"] == "40%"
+    assert printed["operating_points"]["40%"]["target"] == "40%"
     assert printed["written"] == [str(output)]
-    assert read_operating_points(output).points["40%"].threshold == printed["operating_point"]["threshold"]
+    assert read_operating_points(output).points["40%"].threshold == printed["operating_points"]["40%"]["threshold"]
+
+
+def test_several_targets_share_their_rounds_and_an_interruption_loses_nothing(
+    server: TritonServer, repository: Path, tmp_path: Path, demo_images: Path
+) -> None:
+    targets = parse_targets("30%,p95:60%,throughput:50%")
+    measured: list[str] = []
+
+    def calibrated(progress: Progress) -> Calibration:
+        return calibrate(
+            server.grpc_url,
+            images=demo_images,
+            targets=targets,
+            repository=repository,
+            effort=_EFFORT,
+            measurements=tmp_path / "kept",
+            progress=progress,
+        )
+
+    def interrupt(step: str, done: int, of: int) -> None:
+        measured.append(step)
+        if step.startswith("verify") and done == of // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrated(interrupt)
+    (kept,) = (tmp_path / "kept").iterdir()
+    rounds = kept.read_text().count("\"runs\"")
+    assert rounds >= 3  # both routes; a trial; half of the verification
+    with kept.open("a") as file:
+        file.write('{"time": 1e12, "runs": [{"thresh')  # what a power cut leaves
+
+    result = calibrated(lambda _step, _done, _of: None)
+    assert result.evidence.rounds_replayed >= rounds
+    assert list(result.points) == ["30%", "p95:60%", "throughput:50%"]
+    assert [point.statistic for point in result.points.values()] == ["mean", "p95", "throughput"]
+    for point in result.points.values():
+        assert point.reached == pytest.approx(point.goal, rel=0.9)
+        assert set(point.percentiles_ms or {}) == {"p50", "p90", "p95", "p99"}
+    assert result.points["p95:60%"].goodput is not None
+    assert result.points["throughput:50%"].goodput is None
+
+    # The same again measures nothing, and gives the same.
+    again = calibrated(lambda _step, _done, _of: None)
+    assert [point.threshold for point in again.points.values()] == [point.threshold for point in result.points.values()]
+    assert again.evidence.rounds_replayed > result.evidence.rounds_replayed
+
+    written = read_operating_points(_points(repository))
+    assert written.default == "30%"
+    assert set(written.points) == {"9ms", "30%", "p95:60%", "throughput:50%"}
+
+
+def test_an_open_loop_counts_from_when_requests_were_due(server: TritonServer, demo_images: Path) -> None:
+    with pytest.raises(InputError, match="throughput is given"):
+        calibrate(
+            server.grpc_url,
+            images=demo_images,
+            targets=parse_targets("throughput:5/s"),
+            load=Load(request_rate=5),
+        )
+    result = calibrate(
+        server.grpc_url,
+        images=demo_images,
+        targets=parse_targets("p90:50%"),
+        load=Load(request_rate=15),
+        effort=replace(_EFFORT, requests_per_run=30),
+    )
+    assert (result.evidence.request_rate, result.evidence.concurrency) == (15, None)
+    assert result.evidence.load == "15 requests/s"
+    assert result.points["p90:50%"].goodput is not None
 
 
 def _few(folder: Path, images: Path) -> None:
@@ -165,19 +246,19 @@ def test_unusable_images_are_named(
     folder = tmp_path / "pictures"
     prepare(folder, demo_images)
     with pytest.raises(InputError, match=said):
-        calibrate(server.grpc_url, images=folder, target=_HALF, effort=_EFFORT)
+        calibrate(server.grpc_url, images=folder, targets=_HALF, effort=_EFFORT)
 
 
 def test_a_model_that_is_not_ours_is_refused(server: TritonServer, demo_images: Path) -> None:
     with pytest.raises(ServerError, match=r"dyndet_head1.*not a dyndet detector"):
-        calibrate(server.grpc_url, model="dyndet_head1", images=demo_images, target=_HALF)
+        calibrate(server.grpc_url, model="dyndet_head1", images=demo_images, targets=_HALF)
 
 
 def test_no_server_at_the_address(demo_images: Path) -> None:
     with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"):
-        calibrate("127.0.0.1:9", images=demo_images, target=MeanLatency("9ms", 9.0))
+        calibrate("127.0.0.1:9", images=demo_images, targets=parse_targets("9ms"))
 
 
 def test_a_wrong_repository_is_refused_before_anything_is_measured(tmp_path: Path, demo_images: Path) -> None:
     with pytest.raises(InputError, match="no repository with a model 'dyndet'"):
-        calibrate("127.0.0.1:9", images=demo_images, target=_HALF, repository=tmp_path)
+        calibrate("127.0.0.1:9", images=demo_images, targets=_HALF, repository=tmp_path)

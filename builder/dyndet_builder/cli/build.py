@@ -10,28 +10,24 @@ import click
 from rich.console import Console
 
 from dynamicdet.architectures import ARCHITECTURES
+from dyndet_bench.load import Load
 from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.bundle import Precision
-from dyndet_builder.calibrate import Effort
-from dyndet_builder.cli.measured import measured_table
+from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.cli.targeting import effort_options, load_options, targets_option
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
+from dyndet_builder.effort import Effort
 from dyndet_builder.export import PRECISIONS
 from dyndet_builder.render import RenderOptions, shipped_warmup_image
-from dyndet_builder.targets import Target, TargetParameter
+from dyndet_builder.targets import Target
 
 _EFFORT = Effort()
 _RENDERING = RenderOptions()
 
 
 @click.command("build")
-@click.option(
-    "--target-latency",
-    "target",
-    type=TargetParameter(),
-    required=True,
-    help="Mean latency to keep: 12ms, 0.012s, or a share of the way from all-easy to all-hard: 50%.",
-)
+@targets_option
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Published or own.  [default: the demo's, in a clone]"
 )
@@ -47,18 +43,12 @@ _RENDERING = RenderOptions()
 @click.option("--max-detections", type=int, default=100, show_default=True, help="Detections per image at most.")
 @click.option("--instances", type=int, default=_RENDERING.instances, show_default=True, help="Instances of each stage.")
 @click.option("--threads", type=int, default=_RENDERING.threads, help="CPU threads of one instance.  [default: all]")
-@click.option("--concurrency", type=int, default=1, show_default=True, help="Requests in flight while measuring.")
-@click.option(
-    "--tolerance",
-    type=float,
-    default=_EFFORT.tolerance,
-    show_default=True,
-    help="Largest accepted relative difference between measured and target latency.",
-)
+@load_options
+@effort_options
 @click.option("--fresh", is_flag=True, help="Do every step again, also those whose inputs are unchanged.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    target: Target,
+    targets: tuple[Target, ...],
     checkpoint: Path | None,
     images: Path | None,
     output: Path,
@@ -68,8 +58,9 @@ def command(
     max_detections: int,
     instances: int,
     threads: int,
-    concurrency: int,
-    tolerance: float,
+    load: Load,
+    tolerance: float | None,
+    time_budget: float,
     fresh: bool,
     as_json: bool,
 ) -> None:
@@ -77,11 +68,12 @@ def command(
 
     Measured on the embedded server of this machine. Finished steps are reused when nothing they depend on has changed.
     For another server, use `dyndet export`, `dyndet render` and `dyndet calibrate --url`. Exit status 3: no threshold
-    reaches the target.
+    reaches a target; 7: this machine is too noisy to tell.
 
     \b
     Examples:
       dyndet-build --target-latency 12ms
+      dyndet-build --target-latency 10ms,12ms,p95:15ms
       dyndet-build --target-latency 50% --checkpoint dy-yolov7.pt --images photos -o build/street
     """
     images = demo_images() if images is None else images
@@ -91,8 +83,8 @@ def command(
         architecture=architecture,
         max_detections=max_detections,
         rendering=replace(_RENDERING, name=name, instances=instances, threads=threads, warmup_image=_first_of(images)),
-        concurrency=concurrency,
-        effort=replace(_EFFORT, tolerance=tolerance),
+        load=load,
+        effort=replace(_EFFORT, tolerance=tolerance, time_budget_s=60 * time_budget),
         fresh=fresh,
     )
     with step_bars() as show:
@@ -100,7 +92,7 @@ def command(
             demo_checkpoint() if checkpoint is None else checkpoint,
             output,
             images=images,
-            target=target,
+            targets=targets,
             options=options,
             progress=show,
         )
@@ -110,7 +102,7 @@ def command(
     console = Console(highlight=False)
     if result.reused:
         console.print(f"Unchanged, and reused: {', '.join(result.reused)}.")
-    console.print(measured_table(result.point, result.evidence))
+    show_measured(console, result.points, result.evidence)
     console.print(
         f"The repository is {result.repository}. Next:\n"
         f"  dyndet serve {result.repository} --grpc-port 8001\n"
@@ -131,6 +123,6 @@ def as_record(result: BuildResult) -> dict[str, object]:
         "repository": str(result.repository),
         "model": result.model,
         "reused": list(result.reused),
-        "operating_point": result.point.model_dump(),
+        "operating_points": {name: point.model_dump() for name, point in result.points.items()},
         "evidence": result.evidence.model_dump(mode="json"),
     }

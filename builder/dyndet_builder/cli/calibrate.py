@@ -9,22 +9,20 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from dyndet_builder.calibrate import CalibrationResult, Effort, calibrate
-from dyndet_builder.cli.measured import measured_table
+from dynamicdet.cache import cache_folder
+from dyndet_bench.load import Load
+from dyndet_builder.calibrate import Calibration, calibrate
+from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.targets import Target, TargetParameter
+from dyndet_builder.cli.targeting import effort_options, load_options, targets_option
+from dyndet_builder.effort import Effort
+from dyndet_builder.targets import Target
 
 _EFFORT = Effort()
 
 
 @click.command("calibrate")
-@click.option(
-    "--target-latency",
-    "target",
-    type=TargetParameter(),
-    required=True,
-    help="Mean latency to keep: 12ms, 0.012s, or a share of the way from all-easy to all-hard: 50%.",
-)
+@targets_option
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
@@ -39,7 +37,7 @@ _EFFORT = Effort()
     help="The served repository, where it lies on this machine: the result goes in, and takes effect at once.",
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write operating_points.json to this file, too.")
-@click.option("--concurrency", type=int, default=1, show_default=True, help="Requests in flight while measuring.")
+@load_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw that halves the images.")
 @click.option(
     "--max-images", type=int, default=_EFFORT.max_images, show_default=True, help="Pictures drawn from the folder."
@@ -52,38 +50,43 @@ _EFFORT = Effort()
     show_default=True,
     help="Rounds of the verification; noise adds a few more. Fewer than 3 make the other steps shorter, too.",
 )
+@effort_options
 @click.option(
-    "--tolerance",
-    type=float,
-    default=_EFFORT.tolerance,
-    show_default=True,
-    help="Largest accepted relative difference between measured and target latency.",
+    "--measurements",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder where rounds are kept, for a calibration that goes on.  [default: ~/.cache/dyndet/measurements]",
 )
+@click.option("--fresh", is_flag=True, help="Measure everything again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    target: Target,
+    targets: tuple[Target, ...],
     images: Path,
     url: str,
     model: str,
     repository: Path | None,
     output: Path | None,
-    concurrency: int,
+    load: Load,
     seed: int,
     max_images: int,
     requests: int | None,
     rounds: int,
-    tolerance: float,
+    tolerance: float | None,
+    time_budget: float,
+    measurements: Path | None,
+    fresh: bool,
     as_json: bool,
 ) -> None:
-    """Find the threshold that keeps a latency target on a running server, and prove it on held-out images.
+    """Find the thresholds that keep latency targets on a running server, and prove it on held-out images.
 
-    Measures with perf_analyzer, on any Triton server that serves a dyndet detector. Exit status 3: no threshold reaches
-    the target; the message states the reachable range, and nothing is overwritten.
+    Measures with perf_analyzer, on any Triton server that serves a dyndet detector. An interrupted calibration goes on
+    where it stopped, within an hour. Exit status 3: no threshold reaches a target, the message states the reachable
+    range; 7: the machine is too noisy to tell. Nothing is overwritten then.
 
     \b
     Examples:
       dyndet calibrate --target-latency 12ms --images photos --repository build/models
       dyndet calibrate --target-latency 50% --images photos --url gpu-box:8001 -o operating_points.json
+      dyndet calibrate --target-latency p95:15ms,p99:20ms --request-rate 40 --images photos
     """
     effort = replace(
         _EFFORT,
@@ -93,25 +96,28 @@ def command(
         trial_rounds=min(rounds, _EFFORT.trial_rounds),
         verification_rounds=rounds,
         tolerance=tolerance,
+        time_budget_s=60 * time_budget,
     )
     with step_bars() as show:
         result = calibrate(
             url,
             images=images,
-            target=target,
+            targets=targets,
             model=model,
             repository=repository,
             output=output,
-            concurrency=concurrency,
+            load=load,
             seed=seed,
             effort=effort,
+            measurements=measurements or cache_folder("measurements"),
+            fresh=fresh,
             progress=show,
         )
     if as_json:
         click.echo(json.dumps(_record(result), indent=2))
         return
     console = Console(highlight=False)
-    console.print(measured_table(result.point, result.evidence))
+    show_measured(console, result.points, result.evidence)
     if result.written:
         for path in result.written:
             console.print(f"Wrote {path}.", soft_wrap=True)
@@ -120,14 +126,11 @@ def command(
     console.print(f"Next: dyndet detect PICTURE... --url {url} --model {model}", soft_wrap=True)
 
 
-def _record(result: CalibrationResult) -> dict[str, object]:
+def _record(result: Calibration) -> dict[str, object]:
     return {
         "model": result.model,
         "url": result.url,
-        "name": result.name,
-        "operating_point": result.point.model_dump(),
-        "predicted_easy_share": result.predicted_easy_share,
-        "latency_uncertainty": result.latency_uncertainty,
+        "operating_points": {name: point.model_dump() for name, point in result.points.items()},
         "corrections": result.corrections,
         "evidence": result.evidence.model_dump(mode="json"),
         "written": [str(path) for path in result.written],

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from dynamicdet.annotations import read_annotations
+from dynamicdet.cache import cache_folder
 from dynamicdet.cutpaste import Sources, Summary, build, check_output, download, locate
 
 
@@ -58,7 +59,7 @@ def cutpaste(
     check_output(output, overwrite=overwrite)
     console = Console(stderr=True)
     with _progress(console) as bars:
-        found = locate((sources,)) if sources else _download(cache or _default_cache(), bars)
+        found = locate((sources,)) if sources else _download(cache or cache_folder("debian"), bars)
         tasks: dict[str, TaskID] = {}
 
         def show(step: str, done: int, of: int) -> None:
@@ -107,10 +108,6 @@ def _download(cache: Path, bars: Progress) -> Sources:
         bars.update(task, description=f"package {name}" if index < of else "packages", completed=index, total=of)
 
     return locate(download(cache, on_package))
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dyndet" / "debian"
 
 
 def _progress(console: Console) -> Progress:

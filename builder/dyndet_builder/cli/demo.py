@@ -9,16 +9,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dyndet_builder.cli.measured import measured_table
+from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo import Answer, demo
-from dyndet_builder.targets import Target, TargetParameter
+from dyndet_builder.targets import Target, TargetsParameter
 
 
 @click.command("demo")
-@click.option("--target-latency", "target", type=TargetParameter(), default="50%", show_default=True)
+@click.option("--target-latency", "targets", type=TargetsParameter(), default="50%", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("build/demo"), show_default=True)
-def command(target: Target, output: Path) -> None:
+def command(targets: tuple[Target, ...], output: Path) -> None:
     """Build the demo model for a latency target, serve it, and detect objects in a few pictures.
 
     Needs a clone of the repository, where the demo's checkpoint and pictures lie.
@@ -28,12 +28,12 @@ def command(target: Target, output: Path) -> None:
       dyndet demo --target-latency 30%
     """
     with step_bars() as show:
-        result, answers = demo(output, target=target, progress=show)
+        result, answers = demo(output, targets=targets, progress=show)
     console = Console(highlight=False)
     console.print()
     console.print(_pictures_table(answers))
     console.print(f"Annotated pictures: {answers[0].saved.parent}\n", soft_wrap=True)
-    console.print(measured_table(result.point, result.evidence))
+    show_measured(console, result.points, result.evidence)
     console.print(
         "\nWhat to type next:\n"
         "  source .venv/bin/activate\n"

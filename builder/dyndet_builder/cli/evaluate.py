@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.architectures import ARCHITECTURES
+from dynamicdet.cache import cache_folder
 from dynamicdet.evaluation import Evaluation
-from dynamicdet.route_cache import default_cache
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.evaluate import EvaluationReport, evaluate
 
@@ -93,7 +93,7 @@ def command(
             thresholds=thresholds,
             random_draws=random_draws,
             seed=seed,
-            cache=None if no_cache else cache or default_cache(),
+            cache=None if no_cache else cache or cache_folder("detections"),
             plot=plot,
             progress=show,
         )

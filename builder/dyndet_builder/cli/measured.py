@@ -2,26 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from rich.console import Console
 from rich.table import Table
 
 from dyndet_bench.machine import summary
-from dyndet_builder.operating_points import Evidence, OperatingPoint
+from dyndet_builder.operating_points import Evidence, OperatingPoint, Reach
 
 
-def measured_table(point: OperatingPoint, evidence: Evidence) -> Table:
-    """What was measured: one row per figure."""
+def show_measured(console: Console, points: Mapping[str, OperatingPoint], evidence: Evidence) -> None:
+    """What was measured: one row per figure for one point, one row per point for several."""
+    if len(points) == 1:
+        (point,) = points.values()
+        console.print(_one(point, evidence))
+        return
+    console.print(_several(points))
+    drift = max(abs(point.easy_share - point.easy_share_calibrated) for point in points.values())  # type: ignore[operator]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in (("largest drift of the hard share", f"{drift:.1%}"), *_circumstances(evidence)):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _one(point: OperatingPoint, evidence: Evidence) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     rows = (
         ("lat1, every image easy", f"{evidence.easy.mean_ms:.2f} ms"),
         ("lat2, every image hard", f"{evidence.hard.mean_ms:.2f} ms"),
-        (f"target ({point.target})", f"{point.target_ms:.2f} ms"),
+        (f"target ({point.target})", _figure(point, point.goal)),
         ("threshold", f"{point.threshold:.4g}"),
-        ("easy share", f"{point.easy_share:.1%}"),
-        ("latency reached", f"[bold]{point.latency_ms:.2f} ms[/]"),
-        ("error", f"[bold]{point.error:+.1%}[/]"),
-        ("measured with", f"{evidence.held_out_images} held-out images, {evidence.concurrency} at a time"),
-        ("measured on", f"{summary(evidence.machine)}, {evidence.date}"),
+        ("hard share", _hard_share(point)),
+        (f"{_name(point)} reached", f"[bold]{_figure(point, point.reached)}[/]"),
+        ("error", f"[bold]{_error(point)}[/]"),
+        *((("requests within the target", f"{point.goodput:.1%}"),) if point.goodput is not None else ()),
+        *_circumstances(evidence),
     )
     for name, value in rows:
         table.add_row(name, value)
     return table
+
+
+def _several(points: Mapping[str, OperatingPoint]) -> Table:
+    heads = ("operating point", "goal", "reached", "error", "threshold", "hard", "within", "mean", "p95", "p99")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head in heads:
+        table.add_column(head, justify="left" if head == heads[0] else "right")
+    for name, point in points.items():
+        percentiles = point.percentiles_ms or {}
+        table.add_row(
+            name,
+            _figure(point, point.goal),
+            f"[bold]{_figure(point, point.reached)}[/]",
+            _error(point),
+            f"{point.threshold:.4g}",
+            f"{1 - (point.easy_share or 0):.0%}",
+            "" if point.goodput is None else f"{point.goodput:.0%}",
+            f"{point.mean_ms:.1f} ms",
+            f"{percentiles.get('p95', float('nan')):.1f} ms",
+            f"{percentiles.get('p99', float('nan')):.1f} ms",
+        )
+    return table
+
+
+def _circumstances(evidence: Evidence) -> tuple[tuple[str, str], ...]:
+    reach = evidence.reachable
+    latencies = ", ".join(f"{name} {_span(reach[name])}" for name in ("mean", "p50", "p95", "p99"))
+    rounds = f", {evidence.rounds_replayed} rounds of it earlier" if evidence.rounds_replayed else ""
+    return (
+        ("within reach, ms", latencies),
+        ("within reach, images/s", _span(reach["throughput"])),
+        ("measured with", f"{evidence.held_out_images} held-out images, {evidence.load}{rounds}"),
+        ("measured on", f"{summary(evidence.machine)}, {evidence.date}"),
+    )
+
+
+def _span(reach: Reach) -> str:
+    return f"{reach.easy:.1f} to {reach.hard:.1f}"
+
+
+def _hard_share(point: OperatingPoint) -> str:
+    counted, calibrated = point.easy_share or 0.0, point.easy_share_calibrated or 0.0
+    return f"{1 - counted:.1%} of the held-out images, {1 - calibrated:.1%} of those it was set with"
+
+
+def _error(point: OperatingPoint) -> str:
+    if point.interval is None:
+        return f"{point.error:+.1%}"
+    low, high = point.interval
+    return f"{point.error:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def _name(point: OperatingPoint) -> str:
+    return {"mean": "latency"}.get(point.statistic or "", point.statistic or "")
+
+
+def _figure(point: OperatingPoint, value: float | None) -> str:
+    return "" if value is None else f"{value:.2f} ms" if point.unit == "ms" else f"{value:.1f}/s"

@@ -1,0 +1,77 @@
+"""Draws the easiest, the hardest and the borderline pictures of a sweep with what each detector found in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dynamicdet.images import read_image
+from dyndet_bench.served import ALL_EASY, ALL_HARD, Served
+from dyndet_bench.sweep_record import Picture, Role
+from dyndet_client import Detections, Detector
+
+FloatArray = npt.NDArray[np.float64]
+
+_EACH = 4
+_SIDE = 320
+_MIN_SCORE = 0.3
+
+
+def make_gallery(
+    served: Served, files: Sequence[Path], difficulties: FloatArray, output: Path, *, middle: float
+) -> tuple[Picture, ...]:
+    """Four pictures of each kind as JPEG files in `output`/pictures. Raises ServerError where the server fails."""
+    folder = output / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    with Detector(served.address, served.name) as detector:
+        for role, index in chosen_pictures(difficulties, middle):
+            easy, hard = (
+                detector.detect(files[index], threshold=threshold, min_score=_MIN_SCORE)
+                for threshold in (ALL_EASY, ALL_HARD)
+            )
+            pixels = read_image(files[index])
+            names = [f"{role}-{files[index].stem}-{route}.jpg" for route in ("easy", "hard")]
+            for name, detections in zip(names, (easy, hard), strict=True):
+                _save(detections.draw(pixels, header=False), folder / name)
+            found.append(
+                Picture(
+                    role=role,
+                    difficulty=float(difficulties[index]),
+                    easy_file=f"pictures/{names[0]}",
+                    hard_file=f"pictures/{names[1]}",
+                    objects=f"detector 1: {_counted(easy)}; detector 2: {_counted(hard)}",
+                )
+            )
+    return tuple(found)
+
+
+def chosen_pictures(difficulties: FloatArray, middle: float) -> list[tuple[Role, int]]:
+    """Which pictures to show, and as what: no picture twice, the ends first."""
+    order = [int(index) for index in np.argsort(difficulties, kind="stable") if np.isfinite(difficulties[index])]
+    each = min(_EACH, max(1, len(order) // 3))
+    easiest, hardest = order[:each], order[::-1][:each]
+    rest = [index for index in order if index not in {*easiest, *hardest}]
+    borderline = sorted(sorted(rest, key=lambda index: abs(difficulties[index] - middle))[:each], key=order.index)
+    roles: tuple[tuple[Role, list[int]], ...] = (
+        ("easiest", easiest),
+        ("borderline", borderline),
+        ("hardest", [index for index in hardest if index not in easiest]),
+    )
+    return [(role, index) for role, indices in roles for index in indices]
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    picture.thumbnail((_SIDE, _SIDE))
+    temporary = path.with_name(f".{path.name}")
+    picture.convert("RGB").save(temporary, format="JPEG", quality=80, optimize=True)
+    temporary.replace(path)
+
+
+def _counted(found: Detections) -> str:
+    return ", ".join(f"{count} {name}" for name, count in Counter(found.names).items()) or "nothing"

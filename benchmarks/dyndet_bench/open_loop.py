@@ -1,0 +1,257 @@
+"""An open loop: requests leave at the times a Poisson process gives, whether or not earlier ones were answered.
+
+perf_analyzer counts from the moment a request was really sent; what waited in its own queue goes missing. Here latency
+counts from the moment a request was due, so that waiting in the client, on the way and in the server all count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import selectors
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2
+
+from dynamicdet.errors import InputError, ServerError
+from dyndet_bench.load import Load
+from dyndet_bench.served import RouteCounts, Served
+from dyndet_client.codec import OUTPUTS
+from dyndet_client.errors import ServerUnreachableError
+
+UInt8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int32]
+_T = TypeVar("_T")
+_Send = Callable[..., Awaitable[Any]]
+
+_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+_CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+)
+_WARM_UP = 4  # the first request of a connection is slower
+_CLIENT_LIMIT = 0.1
+_MAX_BACKLOG_BYTES = 2**29
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenLoopRun:
+    """What one open loop measured; arrays are in order of sending."""
+
+    threshold: float | None
+    load: Load
+    latencies_ms: FloatArray
+    """(requests,) from the time a request was due to its answer"""
+    send_lag_ms: FloatArray
+    """(requests,) how late each request left the client; part of its latency"""
+    routes: IntArray
+    """(requests, batch) as answered: 1 easy, 2 hard, negative where detector 1 stood in for detector 2"""
+    achieved_rate_per_s: float
+    """requests answered a second, from the start to the last answer"""
+    counts: RouteCounts
+    """from the server's own counters; warm-up requests are not among them"""
+
+    @property
+    def client_share(self) -> float:
+        """Share of all latency that is the client's own lateness in sending."""
+        return float(self.send_lag_ms.sum() / self.latencies_ms.sum())
+
+    @property
+    def warning(self) -> str | None:
+        """One sentence where the client did not send on time: then the latencies say less of the server."""
+        if self.client_share <= _CLIENT_LIMIT:
+            return None
+        return (
+            f"the client did not keep up with {self.load}: requests left {np.median(self.send_lag_ms):.1f} ms late "
+            f"(median; at most {self.send_lag_ms.max():.1f} ms), {self.client_share:.0%} of the measured latency"
+        )
+
+
+def arrivals_s(rate: float, requests: int, seed: int = 0) -> FloatArray:
+    """When each request is due, seconds from the start, (requests,): a Poisson process with `rate` arrivals a second.
+
+    Raises InputError for a rate or a number of requests that is not positive.
+    """
+    if not (math.isfinite(rate) and rate > 0):
+        raise InputError(f"the request rate must be a positive number of requests a second, got {rate}")
+    if requests < 1:
+        raise InputError(f"a measurement needs at least one request, got {requests}")
+    gaps = np.random.default_rng(seed).exponential(1.0 / rate, requests)
+    due: FloatArray = np.cumsum(gaps)
+    return due
+
+
+def measure_open_loop(
+    served: Served,
+    images: Sequence[UInt8Array],
+    *,
+    load: Load,
+    threshold: float | None,
+    requests: int,
+    seed: int = 0,
+    timeout_s: float = 300.0,
+) -> OpenLoopRun:
+    """Send `requests` requests at `load.request_rate`, and measure each one's latency from the time it was due.
+
+    `images` (S, S, 3) uint8, letterboxed, are sent in the order given, from the first again after the last. All six
+    outputs are asked for, as by a client that detects objects. Requests are encoded before the clock starts.
+
+    Raises InputError for a load without a rate, and where the arrivals alone take longer than `timeout_s`; ServerError
+    where the server fails or dies, has not answered everything after `timeout_s`, or falls 512 MiB of requests behind.
+    """
+    rate = load.request_rate
+    if rate is None:
+        raise InputError("an open loop needs a request rate; perf_analyzer measures closed loops")
+    if not images:
+        raise InputError("an open loop needs at least one picture")
+    due = arrivals_s(rate, requests, seed)
+    if due[-1] >= timeout_s:
+        raise InputError(f"{requests} requests at {rate:g} a second take {due[-1]:.0f} s, more than {timeout_s:g} s")
+    encoded = _encode(served, images, load.batch, requests, threshold)
+    loop = _Loop(served, load, encoded, due, timeout_s)
+    _run(loop.measure())
+    return OpenLoopRun(
+        threshold=threshold,
+        load=load,
+        latencies_ms=(loop.answered_s - due) * 1e3,
+        send_lag_ms=(loop.sent_s - due) * 1e3,
+        routes=loop.routes,
+        achieved_rate_per_s=requests / float(loop.answered_s.max()),
+        counts=loop.counts,
+    )
+
+
+class _Loop:
+    """One measurement: what to send when, and what came back. Times are seconds from the start."""
+
+    def __init__(self, served: Served, load: Load, encoded: Sequence[bytes], due: FloatArray, timeout_s: float) -> None:
+        self._served = served
+        self._load = load
+        self._encoded = encoded
+        self._due = due
+        self._timeout_s = timeout_s
+        self.sent_s = np.full(due.shape, np.nan)
+        self.answered_s = np.full(due.shape, np.nan)
+        self.routes: IntArray = np.zeros((due.size, load.batch), np.int32)
+        self.counts = RouteCounts(total=0, hard=0)
+        self._unanswered = 0  # requests
+        self._start = 0.0
+
+    async def measure(self) -> None:
+        async with grpc.aio.insecure_channel(self._served.address, options=_CHANNEL_OPTIONS) as channel:
+            # Messages go as the bytes they were encoded to: Triton's own client would copy the image twice per request.
+            send: _Send = channel.unary_unary(_METHOD, None, service_pb2.ModelInferResponse.FromString)
+            before = self._served.counts()
+            for number in range(_WARM_UP):
+                await self._answer(send, number)
+            before = _counted(self._served, before, _WARM_UP * self._load.batch)
+            # All requests sleep before the first is due: creating the tasks takes some 20 us each.
+            self._start = time.perf_counter() + 0.05 + 1e-4 * self._due.size
+            tasks = [asyncio.ensure_future(self._one(send, number)) for number in range(self._due.size)]
+            try:
+                left_s = self._timeout_s - self._now()
+                done, pending = await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            for task in done:
+                task.result()
+            if pending:
+                raise self._behind()
+            after = _counted(self._served, before, self.routes.size)
+            self.counts = after.since(before)
+
+    async def _one(self, send: _Send, number: int) -> None:
+        await asyncio.sleep(self._due[number] - self._now())
+        self.sent_s[number] = self._now()
+        # Sending can keep the event loop too busy to see the time run out.
+        if self.sent_s[number] > self._timeout_s or self._unanswered * len(self._encoded[0]) > _MAX_BACKLOG_BYTES:
+            raise self._behind()
+        self._unanswered += 1
+        self.routes[number] = await self._answer(send, number)
+        self.answered_s[number] = self._now()
+        self._unanswered -= 1
+
+    async def _answer(self, send: _Send, number: int) -> IntArray:
+        name, address = self._served.name, self._served.address
+        try:
+            response = await send(self._encoded[number % len(self._encoded)], timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            reason = str(error.details() or "no reason given").strip().partition("\n")[0]
+            if error.code() == grpc.StatusCode.UNAVAILABLE:
+                raise ServerUnreachableError(f"the server at {address} stopped answering: {reason}") from error
+            raise ServerError(f"model {name!r} at {address} answered with an error: {reason}") from error
+        outputs = [output.name for output in response.outputs]
+        try:
+            routes = np.frombuffer(response.raw_output_contents[outputs.index("route")], np.int32)
+            return routes.reshape(self._load.batch)
+        except (ValueError, IndexError) as error:
+            raise ServerError(f"model {name!r} at {address} gave a malformed answer: {error}") from error
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._start
+
+    def _behind(self) -> ServerError:
+        answered = int(np.isfinite(self.answered_s).sum())
+        return ServerError(
+            f"the server at {self._served.address} does not keep up with {self._load}: after {self._now():.1f} s it "
+            f"has answered {answered} of {self._due.size} requests, and {self._unanswered} wait; ask for a lower rate"
+        )
+
+
+def _encode(
+    served: Served, images: Sequence[UInt8Array], batch: int, requests: int, threshold: float | None
+) -> list[bytes]:
+    """The messages of one cycle through the pictures: after that many, a batch begins with the first picture again."""
+    cycle = math.lcm(len(images), batch) // batch
+    return [
+        _message(served.name, np.stack([images[(first + index) % len(images)] for index in range(batch)]), threshold)
+        for first in range(0, min(cycle, requests) * batch, batch)
+    ]
+
+
+def _message(model: str, images: UInt8Array, threshold: float | None) -> bytes:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    inputs = [("image", "UINT8", images)]  # (B, S, S, 3)
+    if threshold is not None:
+        inputs.append(("threshold", "FP32", np.full((len(images), 1), threshold, np.float32)))
+    for name, datatype, array in inputs:
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    for name in OUTPUTS:
+        request.outputs.add(name=name)
+    encoded: bytes = request.SerializeToString()
+    return encoded
+
+
+def _counted(served: Served, before: RouteCounts, images: int) -> RouteCounts:
+    """The counters once they hold `images` more than `before`: the server answers a request before it counts it."""
+    deadline = time.monotonic() + 1.0
+    while (counts := served.counts()).since(before).total < images and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return counts
+
+
+def _run(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """`asyncio.run`, on a selector that keeps fractions of a millisecond: epoll rounds timeouts up to whole ones."""
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    task = loop.create_task(coroutine)
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        if not task.done():  # Ctrl-C
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                loop.run_until_complete(task)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()

@@ -1,0 +1,202 @@
+"""What a sweep shows, in sentences computed from its figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from dyndet_bench.report_facts import Facts, Load, Measured, load_range
+from dyndet_bench.report_text import counted, milliseconds, number, percent, plain, sentence, shortened
+from dyndet_bench.sweep_record import Latency, PaperCheck, Split
+
+PARTS = {"queue_ms": "queue", "compute_ms": "compute", "routing_ms": "routing", "network_ms": "network"}
+"""Fields of a Split and what the reports call them, in the order in which a request meets them."""
+
+
+def answer(facts: Facts) -> tuple[str, ...]:
+    """The answer in two lines: what the two ends cost and give, and what lies half way between them."""
+    if not facts.measured:
+        failed = facts.failed
+        reason = sentence(failed[0].error) if failed and failed[0].error else "No reason was recorded."
+        return (f"None of {counted(len(failed), 'cell')} could be measured.", f"The first says: {reason}")
+    load = next((load for load in facts.loads if facts.ends(load)), facts.loads[0])
+    return tuple(line for line in (_range(facts, load), _half_way(facts, load)) if line)
+
+
+def _range(facts: Facts, load: Load) -> str:
+    ends = facts.ends(load)
+    if ends is None:
+        fastest = min(facts.measured, key=lambda found: found.latency.mean_ms)
+        return f"{_at_threshold(facts, fastest)}, {plain(facts.sweep.model)} takes {_cost(fastest)}: its fastest cell."
+    easy, hard = ends
+    line = f"{plain(facts.sweep.model)} takes {milliseconds(easy.latency.mean_ms)} with every image easy "
+    line += f"and {milliseconds(hard.latency.mean_ms)} with every image hard, at {load.text}"
+    if easy.accuracy and hard.accuracy:
+        line += f"; AP goes from {easy.accuracy.ap:.1f} to {hard.accuracy.ap:.1f}"
+    return f"{line}."
+
+
+def _half_way(facts: Facts, load: Load) -> str:
+    middle = facts.middle(load)
+    if middle is None or middle.cell.hard_share is None:
+        return ""
+    line = f"At {percent(middle.cell.hard_share)} hard (threshold {facts.threshold_text(middle.threshold)}): "
+    line += f"{_cost(middle)}{_worth(facts, middle)}"
+    return f"{line}."
+
+
+def _cost(found: Measured) -> str:
+    ap = f" for {found.accuracy.ap:.1f} AP" if found.accuracy else ""
+    return f"{milliseconds(found.latency.mean_ms)}{ap}"
+
+
+def _worth(facts: Facts, found: Measured) -> str:
+    """Which part of the gain for which part of the price, where both are positive."""
+    ends = facts.ends(found.load)
+    if ends is None:
+        return ""
+    easy, hard = ends
+    price = hard.latency.mean_ms - easy.latency.mean_ms
+    if price <= 0:
+        return ""
+    paid = f"{percent((found.latency.mean_ms - easy.latency.mean_ms) / price)} of the added latency"
+    if not (easy.accuracy and hard.accuracy and found.accuracy and hard.accuracy.ap > easy.accuracy.ap):
+        return f", {paid}"
+    gain = (found.accuracy.ap - easy.accuracy.ap) / (hard.accuracy.ap - easy.accuracy.ap)
+    return f", {percent(gain)} of the AP gain for {paid}"
+
+
+def frontier_latency(facts: Facts, loads: Sequence[Load]) -> str:
+    """What AP costs in latency, at the lowest and the highest load that the plot shows."""
+    first, last = facts.with_accuracy(loads[0]), facts.with_accuracy(loads[-1])
+    line = f"At {loads[0].text}, AP goes from {_ap_at_ms(first[0])} to {_ap_at_ms(first[-1])}"
+    if len(loads) > 1:
+        line += f"; at {loads[-1].text}, from {_ap_at_ms(last[0])} to {_ap_at_ms(last[-1])}"
+    return f"{line}."
+
+
+def frontier_throughput(facts: Facts, loads: Sequence[Load]) -> str:
+    """What AP costs in throughput, at the load with the most of it."""
+    cells = max((facts.with_accuracy(load) for load in loads), key=lambda found: max(_throughput(one) for one in found))
+    easy, hard = cells[0], cells[-1]
+    return (
+        f"Throughput is highest at {easy.load.text}: {number(_throughput(easy))} images/s at {_ap(easy)} AP, "
+        f"{number(_throughput(hard))} images/s at {_ap(hard)} AP."
+    )
+
+
+def _throughput(found: Measured) -> float:
+    return found.cell.throughput_per_s or 0.0
+
+
+def omitted(count: int, shown: int, one: str) -> str:
+    """Says so where a plot shows fewer series than there are."""
+    return "" if count == shown else f"{shown} of {counted(count, one)} are drawn."
+
+
+def routes(facts: Facts) -> str:
+    """Median and tail of each route."""
+    found = facts.sweep.routes
+    parts = []
+    for route, latencies in found.items():
+        middle, tail = np.percentile(latencies.quantiles_ms, [50, 99])
+        parts.append(f"{route} requests take {milliseconds(middle)} in the median and {milliseconds(tail)} at p99")
+    line = "; ".join(parts)
+    if "easy" in found and "hard" in found:
+        difference = found["hard"].mean_ms - found["easy"].mean_ms
+        line += f". Detector 2 adds {milliseconds(difference)} on average"
+    return f"{line[:1].upper()}{line[1:]}."
+
+
+def split(facts: Facts, cells: Sequence[Measured]) -> str:
+    """Where the fastest and the slowest of these cells spend most of their time."""
+    fastest = min(cells, key=lambda found: found.latency.mean_ms)
+    slowest = max(cells, key=lambda found: found.latency.mean_ms)
+    line = f"{_at_threshold(facts, fastest)}, {_largest_part(fastest)}"
+    if slowest is not fastest:
+        slow = _at_threshold(facts, slowest)
+        line += f"; {slow[:1].lower()}{slow[1:]}, {_largest_part(slowest)}"
+    return f"{line}."
+
+
+def _largest_part(found: Measured) -> str:
+    parts = split_parts(found.cell.split)
+    total = sum(parts.values())
+    name = max(parts, key=lambda part: parts[part])
+    return f"{name} is {percent(parts[name] / total if total else 0.0)} of {milliseconds(total)}"
+
+
+def split_parts(found: Split | None) -> dict[str, float]:
+    """Milliseconds by the part's name. Small negative differences of two clocks count as nothing."""
+    return {name: max(0.0, getattr(found, field)) for field, name in PARTS.items()} if found else {}
+
+
+def difficulties(facts: Facts, lines: Sequence[tuple[str, float]]) -> str:
+    """How the pictures' difficulties lie, and what the first of the thresholds makes of them."""
+    values = np.array(facts.sweep.difficulties, np.float64)
+    known = values[np.isfinite(values)]
+    line = f"Half of the {counted(len(values), 'picture')} have a difficulty below {number(float(np.median(known)))}"
+    if len(known) < len(values):
+        line += f"; {len(values) - len(known)} have none and count as hard"
+    if lines:
+        name, threshold = lines[0] if lines[0][0] else lines[len(lines) // 2]
+        share = float(np.mean(~(values <= threshold)))
+        line += f". Threshold {facts.threshold_text(threshold)}{f' ({shortened(name, 40)})' if name else ''} sends "
+        line += f"{percent(share)} of them to detector 2"
+    return f"{line}."
+
+
+def over_load(facts: Facts, cells: Sequence[Measured], field: str) -> str:
+    """How one statistic of the latency grows with the load, and what the open loop adds to it."""
+    name = field.removesuffix("_ms")
+    middle = facts.middle(cells[0].load)
+    series = [found for found in cells if middle and found.threshold == middle.threshold]
+    if len(series) < 2:
+        threshold, _ = Counter(found.threshold for found in cells).most_common(1)[0]
+        series = [found for found in cells if found.threshold == threshold]
+    first, last = series[0], series[-1]
+    before, after = getattr(first.latency, field), getattr(last.latency, field)
+    if first.load == last.load:
+        return f"{_at_threshold(facts, first)}, {name} is {milliseconds(before)}."
+    verb = "grows" if after >= before else "falls"
+    line = f"{name} {verb} from {milliseconds(before)} to {milliseconds(after)} between "
+    line += f"{load_range(first.load, last.load, 'and')} (threshold {facts.threshold_text(first.threshold)})"
+    waiting = _open_loop(last.cell.open_loop, field)
+    if waiting is not None:
+        line += f"; from the intended send time it is {milliseconds(waiting)} there"
+    return f"{line}."
+
+
+def _open_loop(latency: Latency | None, field: str) -> float | None:
+    return None if latency is None else float(getattr(latency, field))
+
+
+def paper(check: PaperCheck) -> str:
+    """How well the latency model of calibration fits the paper's own table."""
+    rows = " and ".join(f"{row} %" for row in check.fitted_rows)
+    return (
+        f"{plain(check.model)}: with lat1 = {milliseconds(check.lat1_ms)} and lat2 = {milliseconds(check.lat2_ms)} "
+        f"from the rows at {rows} hard, the FPS of the other rows come out within {100 * check.largest_error:.1f} %."
+    )
+
+
+def failures(facts: Facts) -> str:
+    """How many cells are missing and why the first of them is; empty where none is."""
+    if not facts.failed or not facts.measured:
+        return ""
+    reason = facts.failed[0].error or "no reason was recorded"
+    return f"{len(facts.failed)} of {counted(len(facts.cells), 'cell')} could not be measured: {sentence(reason)}"
+
+
+def _at_threshold(facts: Facts, found: Measured) -> str:
+    return f"At threshold {facts.threshold_text(found.threshold)} and {found.load.text}"
+
+
+def _ap(found: Measured) -> str:
+    return f"{found.accuracy.ap:.1f}" if found.accuracy else "?"
+
+
+def _ap_at_ms(found: Measured) -> str:
+    return f"{_ap(found)} at {milliseconds(found.latency.mean_ms)}"

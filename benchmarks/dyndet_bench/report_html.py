@@ -1,0 +1,196 @@
+"""The report of a sweep as one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.images import read_image
+from dyndet_bench import report_findings as findings
+from dyndet_bench.machine import summary
+from dyndet_bench.report_facts import Facts
+from dyndet_bench.report_plots import Plots
+from dyndet_bench.report_svg import Plot
+from dyndet_bench.report_tables import Table, accuracy_table, cells_table, points_table, routes_table, split_table
+from dyndet_bench.report_text import counted, plain
+from dyndet_bench.sweep_record import Picture, Role
+
+try:
+    import jinja2
+    from markupsafe import Markup
+    from PIL import Image
+except ImportError as error:
+    raise MissingExtraError("a report needs jinja2 and Pillow; `pip install 'dyndet[bench]'` installs them") from error
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = "report.html.jinja"
+_LARGEST_SIDE = 640
+"""Pixels of a gallery picture: sharp at the size it is shown, and a report that can be mailed."""
+_ROLES = {
+    "easiest": "Easiest pictures",
+    "borderline": "Borderline pictures",
+    "hardest": "Hardest pictures",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A picture of the gallery, ready to print; a data URI is empty where its file cannot be read."""
+
+    difficulty: str
+    objects: str
+    sides: tuple[tuple[str, str], ...]
+    """what drew it, data URI"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page; `missing` says what would have filled it."""
+
+    name: str
+    title: str
+    plots: tuple[Plot, ...] = ()
+    tables: tuple[Table, ...] = ()
+    folded: tuple[Table, ...] = ()
+    """tables that are opened on demand: the figures of a plot"""
+    notes: tuple[str, ...] = ()
+    gallery: tuple[tuple[str, tuple[Shown, ...]], ...] = ()
+    """headings with the pictures below them"""
+    missing: str = ""
+
+
+def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
+    """The whole page; `folder` is where the gallery's files lie."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["tied"] = _tied
+    environment.filters["svg"] = Markup  # ours: matplotlib wrote it and escaped every name in it
+    sweep = facts.sweep
+    return environment.get_template(_TEMPLATE).render(
+        model=plain(sweep.model),
+        answer=findings.answer(facts),
+        failures=findings.failures(facts),
+        setup=_setup(facts),
+        sections=_sections(facts, plots, folder),
+        versions={plain(name): plain(version) for name, version in sweep.circumstances.versions.items()},
+    )
+
+
+def _tied(text: str) -> str:
+    """Text whose lines do not break between a figure and its unit."""
+    return re.sub(r"(?<=\d) (?=(?:%|ms|AP|images/s|requests/s)(?!\w))", "\N{NO-BREAK SPACE}", text)
+
+
+def _setup(facts: Facts) -> dict[str, str]:
+    """What was measured, on which machine and how."""
+    sweep, circumstances = facts.sweep, facts.sweep.circumstances
+    kernel = circumstances.machine.get("kernel")
+    found = {
+        "Machine": summary(circumstances.machine) + (f", kernel {kernel}" if kernel else ""),
+        "Model": f"{sweep.model} at {sweep.url}, {sweep.input_size} × {sweep.input_size}, "
+        f"{len(sweep.class_names)} class{'' if len(sweep.class_names) == 1 else 'es'}",
+        "Bundle": f"SHA-256 {sweep.bundle_sha256}" if sweep.bundle_sha256 else "",
+        "Pictures": f"{counted(sweep.image_count, 'picture')} from {sweep.images}",
+        "Accuracy": f"measured on {sweep.accuracy_data}" if sweep.accuracy and sweep.accuracy_data else "",
+        "Repetitions": f"{sweep.repetitions} of each cell, interleaved with the others",
+        "Command": circumstances.command,
+        "Date": circumstances.date,
+    }
+    return {name: plain(text) for name, text in found.items() if text}
+
+
+def _sections(facts: Facts, plots: Plots, folder: Path) -> tuple[Section, ...]:
+    sections = (_points(facts), *_plotted(facts, plots), _cells(facts), _gallery(facts, folder), _paper(facts))
+    return tuple(
+        section
+        for section in sections
+        if section.plots or section.tables or section.folded or section.notes or section.gallery or section.missing
+    )
+
+
+def _points(facts: Facts) -> Section:
+    return Section(
+        name="points",
+        title="Operating points",
+        tables=(points_table(facts),) if facts.sweep.points else (),
+        missing="" if facts.sweep.points else "--operating-points FILE shows calibrated operating points here.",
+    )
+
+
+def _plotted(facts: Facts, plots: Plots) -> tuple[Section, ...]:
+    has_accuracy = bool(facts.sweep.accuracy)
+    return (
+        Section(
+            name="frontier",
+            title="Accuracy for latency and throughput",
+            plots=plots.frontiers,
+            folded=(accuracy_table(facts),) if has_accuracy else (),
+            missing="" if has_accuracy else "--data FOLDER measures AP on an annotated data set and draws it here.",
+        ),
+        Section(
+            name="routes",
+            title="The two routes",
+            plots=plots.routes + plots.difficulties,
+            folded=(routes_table(facts),) if plots.routes else (),
+        ),
+        Section(
+            name="time",
+            title="Where the time goes",
+            plots=plots.splits,
+            folded=(split_table(facts),) if plots.splits else (),
+        ),
+        Section(name="load", title="Latency under load", plots=plots.loads),
+    )
+
+
+def _cells(facts: Facts) -> Section:
+    return Section(name="cells", title="All cells", tables=(cells_table(facts),) if facts.cells else ())
+
+
+def _paper(facts: Facts) -> Section:
+    notes = tuple(findings.paper(check) for check in facts.sweep.paper)
+    return Section(name="paper", title="The latency model against the paper", notes=notes)
+
+
+def _gallery(facts: Facts, folder: Path) -> Section:
+    roles: tuple[Role, ...] = get_args(Role)
+    pictures = facts.sweep.gallery
+    found = [(_ROLES[role], tuple(_shown(one, folder) for one in pictures if one.role == role)) for role in roles]
+    return Section(name="gallery", title="Gallery", gallery=tuple(pair for pair in found if pair[1]))
+
+
+def _shown(picture: Picture, folder: Path) -> Shown:
+    return Shown(
+        difficulty=f"{picture.difficulty:.2g}",
+        objects=plain(picture.objects),
+        sides=(
+            ("detector 1", _data_uri(folder, picture.easy_file)),
+            ("detector 2", _data_uri(folder, picture.hard_file)),
+        ),
+    )
+
+
+def _data_uri(folder: Path, name: str) -> str:
+    """A picture of the sweep's folder, small, as JPEG; empty where it lies elsewhere or is no picture."""
+    path = folder / name
+    try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            return ""
+        image = Image.fromarray(read_image(path))
+    except (InputError, OSError, ValueError):
+        return ""
+    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,76 @@
+"""The summary of a sweep for a pull request."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from dyndet_bench import report_findings as findings
+from dyndet_bench.machine import summary
+from dyndet_bench.report_facts import Facts
+from dyndet_bench.report_plots import Plots
+from dyndet_bench.report_tables import Row, Table, cells_table, points_table
+from dyndet_bench.report_text import counted, plain
+
+_ACTIVE = re.compile(r"([\\`*_\[\]|~$])")
+
+
+def summary_markdown(facts: Facts, plots: Plots) -> str:
+    """Answer, findings, operating points and the cells of the lowest load; the other cells are folded."""
+    sweep = facts.sweep
+    cells = cells_table(facts, short=True)
+    first = tuple(row for row in cells.rows if facts.loads and row.texts[0] == facts.loads[0].text)
+    others = tuple(row for row in cells.rows if row not in first)
+    parts = [
+        f"## Sweep of {inert(sweep.model)}",
+        "\n".join(inert(line) + "  " for line in findings.answer(facts)).rstrip(),
+    ]
+    parts.append("\n".join(f"- {inert(line)}" for line in _findings(facts, plots)))
+    parts += [_table(points_table(facts))] if sweep.points else []
+    parts += [_table(replace(cells, title=facts.loads[0].text, rows=first))] if first else []
+    parts += [_folded(replace(cells, title="All other cells" if first else cells.title, rows=others))] if others else []
+    parts.append(
+        inert(
+            f"Measured on {summary(sweep.circumstances.machine)}, with {counted(sweep.image_count, 'picture')} from "
+            f"{sweep.images}, {counted(sweep.repetitions, 'repetition')}, {sweep.circumstances.date}."
+        )
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _findings(facts: Facts, plots: Plots) -> list[str]:
+    tails = tuple(plot for plot in plots.loads if plot.title.startswith("p99"))
+    drawn = [plot.finding for plot in (*plots.frontiers, *plots.routes, *plots.difficulties, *plots.splits, *tails)]
+    checks = [f"Paper: {findings.paper(check)}" for check in facts.sweep.paper]
+    return [line for line in (findings.failures(facts), *drawn, *checks) if line]
+
+
+def _folded(table: Table) -> str:
+    return f"<details><summary>{inert(table.title)}</summary>\n\n{_rows(table)}\n\n</details>"
+
+
+def inert(text: str) -> str:
+    """Text that Markdown prints as it is, in a table too: no markup, no HTML, no line breaks."""
+    escaped = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _ACTIVE.sub(r"\\\1", escaped)
+
+
+def _table(table: Table) -> str:
+    return f"**{inert(table.title)}**\n\n{_rows(table)}"
+
+
+def _rows(table: Table) -> str:
+    heads = [f"{column.name} ({column.unit})" if column.unit else column.name for column in table.columns]
+    rules = ["---:" if column.is_figure else ":---" for column in table.columns]
+    lines = [_line([inert(head) for head in heads]), _line(rules)]
+    lines += [_line(_texts(row, len(heads))) for row in table.rows]
+    return "\n".join(lines)
+
+
+def _texts(row: Row, width: int) -> list[str]:
+    texts = [inert(text) for text in (*row.texts, *([row.note] if row.note else []))]
+    return texts + [""] * (width - len(texts))
+
+
+def _line(texts: list[str]) -> str:
+    return f"| {' | '.join(texts)} |"

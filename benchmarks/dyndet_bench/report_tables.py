@@ -1,0 +1,230 @@
+"""The tables of a report, made once for HTML and Markdown, and the cells as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel
+
+from dyndet_bench.report_facts import Facts, load_of
+from dyndet_bench.report_findings import PARTS
+from dyndet_bench.report_text import MISSING, column_texts, plain
+from dyndet_bench.sweep_record import Accuracy, Cell, Latency, Split
+
+_QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Head of a column; the unit stands there and not beside every figure."""
+
+    name: str
+    unit: str = ""
+    is_figure: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line; a `note` takes the place of the columns that `texts` leaves open."""
+
+    texts: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Texts in rows and columns, ready to print."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+_Filled = tuple[Column, tuple[str, ...]]
+
+
+def _figures(name: str, unit: str, values: Sequence[float | None], decimals: int | None = None) -> _Filled:
+    return Column(name=name, unit=unit), column_texts(values, decimals)
+
+
+def _texts(name: str, values: Sequence[str | None], *, is_figure: bool = False) -> _Filled:
+    texts = tuple(plain(value) if value else MISSING for value in values)
+    return Column(name=name, is_figure=is_figure), texts
+
+
+def _table(title: str, filled: Sequence[_Filled], *, always: int = 1) -> Table:
+    """Columns that hold nothing are left out, except for the first `always`."""
+    kept = [
+        (column, texts)
+        for index, (column, texts) in enumerate(filled)
+        if index < always or any(text != MISSING for text in texts)
+    ]
+    rows = zip(*(texts for _, texts in kept), strict=True)
+    return Table(title=title, columns=tuple(column for column, _ in kept), rows=tuple(Row(texts=row) for row in rows))
+
+
+def points_table(facts: Facts) -> Table:
+    """The operating points as they were calibrated."""
+    points = facts.sweep.points
+    return _table(
+        "Operating points",
+        (
+            _texts("point", [point.name for point in points]),
+            _texts("threshold", [facts.threshold_text(point.threshold) for point in points], is_figure=True),
+            _texts("target", [point.target for point in points], is_figure=True),
+            _texts("reached", [point.reached for point in points], is_figure=True),
+            _signed("error", [_percent(point.error) for point in points]),
+            _figures("95 % interval", "± %", [_percent(point.interval) for point in points], 1),
+            _figures("hard share", "%", [_percent(point.hard_share) for point in points], 1),
+            _figures("within promise", "%", [_percent(point.goodput) for point in points], 1),
+            _texts("load", [point.load for point in points]),
+        ),
+    )
+
+
+def cells_table(facts: Facts, *, short: bool = False) -> Table:
+    """All cells, the failed ones with their reason; `short` keeps the columns a first look needs."""
+    cells = [found.cell for found in facts.measured]
+    accuracies = [found.accuracy for found in facts.measured]
+    latencies = [found.latency for found in facts.measured]
+    filled = [
+        _texts("load", [found.load.text for found in facts.measured]),
+        _texts("threshold", [facts.threshold_text(cell.threshold) for cell in cells], is_figure=True),
+        _figures("hard share", "%", [_percent(cell.hard_share) for cell in cells], 1),
+        _figures("AP", "%", [known.ap if known else None for known in accuracies], 1),
+        _figures("mean", "ms", [latency.mean_ms for latency in latencies]),
+    ]
+    if short:
+        filled += [
+            _figures("p99", "ms", [latency.p99_ms for latency in latencies]),
+            _figures("throughput", "images/s", [cell.throughput_per_s for cell in cells]),
+        ]
+    else:
+        filled += _all_figures(cells, latencies)
+    return _with_failures(_table("All cells", filled, always=2), facts)
+
+
+def _all_figures(cells: Sequence[Cell], latencies: Sequence[Latency]) -> list[_Filled]:
+    return [
+        _interval("mean, 95 %", "ms", [(cell.mean_low_ms, cell.mean_high_ms) for cell in cells]),
+        *(_statistic(latencies, field, "") for field in _STATISTICS[1:]),
+        _figures("throughput", "images/s", [cell.throughput_per_s for cell in cells]),
+        _interval(
+            "throughput, 95 %",
+            "images/s",
+            [(cell.throughput_low_per_s, cell.throughput_high_per_s) for cell in cells],
+        ),
+        *(_statistic([cell.open_loop for cell in cells], field, "from send time: ") for field in _STATISTICS),
+        _figures("requests", "", [cell.requests for cell in cells], 0),
+    ]
+
+
+_STATISTICS = tuple(Latency.model_fields)
+
+
+def _statistic(latencies: Sequence[Latency | None], field: str, prefix: str) -> _Filled:
+    values = [None if latency is None else getattr(latency, field) for latency in latencies]
+    return _figures(f"{prefix}{field.removesuffix('_ms')}", "ms", values)
+
+
+def _with_failures(table: Table, facts: Facts) -> Table:
+    """The table with the failed cells at their end: where they were, and why there are no figures."""
+    failed = tuple(
+        Row(
+            texts=(load_of(cell).text, facts.threshold_text(cell.threshold)),
+            note=f"not measured: {plain(cell.error or 'no reason was recorded')}",
+        )
+        for cell in facts.failed
+    )
+    reason = (Column(name="reason", is_figure=False),) if failed and not facts.measured else ()
+    return Table(title=table.title, columns=table.columns + reason, rows=table.rows + failed)
+
+
+def split_table(facts: Facts) -> Table:
+    """The parts of each cell's latency."""
+    found = [(item, item.cell.split) for item in facts.measured if item.cell.split is not None]
+    columns = [
+        _texts("load", [item.load.text for item, _ in found]),
+        _texts("threshold", [facts.threshold_text(item.threshold) for item, _ in found], is_figure=True),
+        *(_figures(name, "ms", [getattr(split, field) for _, split in found], 2) for field, name in PARTS.items()),
+    ]
+    return _table("Where an average request spends its time", columns)
+
+
+def accuracy_table(facts: Facts) -> Table:
+    """Average precision of each threshold, from the easiest to the hardest."""
+    known: list[Accuracy] = sorted(facts.sweep.accuracy, key=lambda accuracy: -accuracy.threshold)
+    columns = [
+        _texts("threshold", [facts.threshold_text(accuracy.threshold) for accuracy in known], is_figure=True),
+        _figures("hard share", "%", [_percent(accuracy.hard_share) for accuracy in known], 1),
+        _figures("AP", "%", [accuracy.ap for accuracy in known], 1),
+        _figures("AP at IoU 0.50", "%", [accuracy.ap50 for accuracy in known], 1),
+    ]
+    return _table("Accuracy of each threshold", columns)
+
+
+def routes_table(facts: Facts) -> Table:
+    """Quantiles of each route's latency."""
+    found = facts.sweep.routes
+    columns = [_texts("route", list(found)), _figures("mean", "ms", [route.mean_ms for route in found.values()])]
+    for quantile in _QUANTILES:
+        values = [float(np.percentile(route.quantiles_ms, quantile)) for route in found.values()]
+        columns.append(_figures(f"p{quantile}", "ms", values))
+    columns.append(_figures("requests", "", [route.requests for route in found.values()], 0))
+    return _table("Latency by route", columns)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _signed(name: str, values: Sequence[float | None]) -> _Filled:
+    texts = tuple(MISSING if value is None else f"{value:+.1f}" for value in values)
+    return Column(name=name, unit="%"), texts
+
+
+def _interval(name: str, unit: str, bounds: Sequence[tuple[float | None, float | None]]) -> _Filled:
+    low, high = (column_texts([bound[side] for bound in bounds]) for side in (0, 1))
+    texts = tuple(MISSING if MISSING in pair else f"{pair[0]}–{pair[1]}" for pair in zip(low, high, strict=True))
+    return Column(name=name, unit=unit), texts
+
+
+def cells_csv(facts: Facts) -> str:
+    """One row per cell in full precision, the columns named as in `sweep.json`; what is not known is empty."""
+    file = io.StringIO()
+    fields = {name: value for field in Cell.model_fields for name, value in _csv_fields(field).items()}
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*fields, "ap", "ap50"])
+    for cell in facts.cells:
+        known = facts.accuracy(cell.threshold)
+        writer.writerow([value(cell) for value in fields.values()] + ([known.ap, known.ap50] if known else ["", ""]))
+    return file.getvalue()
+
+
+_NESTED: dict[str, tuple[str, type[BaseModel]]] = {
+    "latency": ("", Latency),
+    "split": ("", Split),
+    "open_loop": ("open_loop_", Latency),
+}
+
+
+def _csv_fields(field: str) -> dict[str, Callable[[Cell], object]]:
+    """Columns that one field of a cell becomes, each with how it is read."""
+    if field == "raw":
+        return {"raw": lambda cell: ";".join(cell.raw)}
+    if field not in _NESTED:
+        return {field: lambda cell: getattr(cell, field)}
+    prefix, model = _NESTED[field]
+    return {f"{prefix}{part}": _nested_value(field, part) for part in model.model_fields}
+
+
+def _nested_value(field: str, part: str) -> Callable[[Cell], object]:
+    def value(cell: Cell) -> object:
+        outer = getattr(cell, field)
+        return None if outer is None else getattr(outer, part)
+
+    return value

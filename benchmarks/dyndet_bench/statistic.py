@@ -1,0 +1,102 @@
+"""The figures a promise can be about, taken from runs and predicted from the two routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dynamicdet.errors import InputError
+from dynamicdet.latency import Mixture
+from dynamicdet.thresholds import mixture_latency
+from dyndet_bench.measure import Run
+
+FloatArray = npt.NDArray[np.float64]
+T = TypeVar("T")
+
+_DRAWS = 400
+
+
+def _percent(name: str) -> float:
+    try:
+        return float(name[1:]) if name[:1] == "p" and name[1:2].isdigit() else float("nan")
+    except ValueError:
+        return float("nan")
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """`mean`, a percentile such as `p95`, or `throughput`. Raises InputError for any other name."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.name not in ("mean", "throughput") and not 0 < _percent(self.name) < 100:
+            raise InputError(f"{self.name!r} is no statistic; accepted are mean, p50 to p99.9, throughput")
+
+    @property
+    def level(self) -> float | None:
+        """Of a percentile: the share of requests that it is not exceeded by, 0..1."""
+        return None if self.name in ("mean", "throughput") else _percent(self.name) / 100
+
+    @property
+    def unit(self) -> str:
+        """`ms`, or images per second."""
+        return "/s" if self.name == "throughput" else "ms"
+
+    def of(self, runs: Sequence[Run]) -> float:
+        """The figure over runs of one threshold: a percentile of all their requests, else the median of the runs.
+
+        A burst of other work on the machine then spoils one run, not the mean.
+        """
+        if self.level is not None:
+            return float(np.quantile(pooled(runs), self.level, method="inverted_cdf"))
+        return float(np.median([run.throughput_per_s if self.name == "throughput" else run.mean_ms for run in runs]))
+
+    def predicted(self, easy: Sequence[Run], hard: Sequence[Run], easy_shares: Sequence[float]) -> FloatArray:
+        """The figure at each easy share, (shares,), from runs of both routes, were requests not to wait for each other.
+
+        A server's time per image mixes as latency does, so its throughput mixes as the harmonic mean.
+        """
+        if self.level is not None:
+            mixture = Mixture(pooled(easy), pooled(hard))
+            return np.array([mixture.quantile(self.level, share) for share in easy_shares], np.float64)
+        one, two = self.of(easy), self.of(hard)
+        if self.name == "throughput":
+            return np.array([1 / mixture_latency(1 / one, 1 / two, share) for share in easy_shares], np.float64)
+        return np.array([mixture_latency(one, two, share) for share in easy_shares], np.float64)
+
+
+MEAN = Statistic("mean")
+THROUGHPUT = Statistic("throughput")
+REPORTED = (MEAN, *(Statistic(f"p{percent}") for percent in (50, 90, 95, 99)), THROUGHPUT)
+"""What every calibration tells the range of."""
+
+
+def pooled(runs: Sequence[Run]) -> FloatArray:
+    """Latencies of all requests of some runs, (requests,), milliseconds. They must have been asked for."""
+    latencies = [run.latencies_ms for run in runs]
+    return np.concatenate([one for one in latencies if one is not None])
+
+
+def bootstrap_interval(
+    estimate: Callable[[Sequence[T]], float],
+    rounds: Sequence[T],
+    redrawn: Callable[[T, np.random.Generator], T] | None = None,
+) -> tuple[float, float]:
+    """95 % interval of an estimate from some rounds: percentiles of what it is for rounds drawn with replacement.
+
+    `redrawn` draws within a round, too. Infinite for a single round, which says nothing about noise.
+    """
+    if len(rounds) < 2:
+        return -float("inf"), float("inf")
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(_DRAWS):
+        drawn = [rounds[index] for index in rng.integers(len(rounds), size=len(rounds))]
+        found.append(estimate(drawn if redrawn is None else [redrawn(one, rng) for one in drawn]))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)

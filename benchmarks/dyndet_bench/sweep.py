@@ -1,0 +1,214 @@
+"""Measures a served detector at many thresholds and loads: `dyndet bench sweep`."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from dynamicdet.errors import DyndetError, InputError, ServerError
+from dynamicdet.thresholds import threshold_for_easy_share
+from dyndet_bench.gallery import make_gallery
+from dyndet_bench.load import Load
+from dyndet_bench.machine import describe_machine
+from dyndet_bench.paper import check_paper
+from dyndet_bench.perf_analyzer import find_perf_analyzer
+from dyndet_bench.records import circumstances
+from dyndet_bench.rounds import Rounds
+from dyndet_bench.served import Served
+from dyndet_bench.statistic import MEAN, pooled
+from dyndet_bench.sweep_cells import CellRuns, Measurer
+from dyndet_bench.sweep_record import FILE_NAME, Accuracy, Point, RouteLatencies, Sweep
+from dyndet_bench.workload import Workload, image_files, read_letterboxed
+from dyndet_client.errors import ServerUnreachableError
+
+Progress = Callable[[str, int, int], None]
+"""Told the step, how much of it is done, and of how much."""
+
+FloatArray = npt.NDArray[np.float64]
+UInt8Array = npt.NDArray[np.uint8]
+
+Route = Literal["easy", "hard"]
+
+_ROUTES: tuple[Route, ...] = get_args(Route)
+_ROUTE_ROUNDS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """What to measure: every threshold at every load. Raises InputError for what cannot be measured."""
+
+    hard_shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """of the pictures; each gives a threshold"""
+    thresholds: Sequence[float] = ()
+    """further ones"""
+    loads: Sequence[Load] = (Load(), Load(concurrency=4))
+    repetitions: int = 3
+    max_images: int = 100
+    requests: int | None = None
+    """of one run; none: each picture once, and at least 20 for each connection"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for what, values in (("a share of hard images", self.hard_shares), ("a threshold", self.thresholds)):
+            for value in values:
+                if not 0 <= value <= 1:
+                    raise InputError(f"{what} must lie in 0..1, got {value}")
+        if not (self.hard_shares or self.thresholds) or not self.loads:
+            raise InputError("a sweep needs at least one threshold or hard share, and one load")
+        for name in ("repetitions", "max_images"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.requests is not None and self.requests < 1:
+            raise InputError(f"requests must be at least 1, got {self.requests}")
+
+
+def sweep(
+    url: str,
+    output: Path,
+    *,
+    images: Path,
+    model: str = "dyndet",
+    plan: SweepPlan | None = None,
+    accuracy: Callable[[Sequence[float]], Sequence[Accuracy]] | None = None,
+    accuracy_data: str | None = None,
+    points: Sequence[Point] = (),
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Measure the detector at `url` with perf_analyzer, and write `sweep.json`, raw outputs and pictures to `output`.
+
+    The cells are measured in turn, once per repetition, so that all of them see the machine fast and slow. Each run is
+    kept as soon as it is done: a sweep that is started again goes on where it stopped, unless it is `fresh`. A cell
+    that fails is reported in its place. `accuracy` is asked for the average precision of the thresholds. The reports
+    are written by `report.write_report`.
+
+    Raises ServerError where the server dies, after what was measured is written; InputError, MissingExtraError.
+    """
+    plan = plan or SweepPlan()
+    tell = progress or (lambda _step, _done, _of: None)
+    perf_analyzer = find_perf_analyzer()
+    with Served(url, model) as served:
+        files = _draw(image_files(images), plan)
+        letterboxed = read_letterboxed(files, served.detector.input_size)
+        _check_output(output)
+        served.warm_up()
+        tell("ask for difficulties", 0, len(letterboxed))
+        counter = itertools.count(1)
+        difficulties = served.difficulties(
+            letterboxed, lambda: tell("ask for difficulties", next(counter), len(letterboxed))
+        )
+        thresholds = _thresholds(plan, difficulties)
+        found = () if accuracy is None else tuple(accuracy(thresholds))
+        gallery = make_gallery(served, files, difficulties, output, middle=_middle(points, difficulties))
+        with Workload(letterboxed) as workload:
+            identity = {"server": served.identity(), "client": describe_machine(), "images": _digest(letterboxed)}
+            measurer = Measurer(served, perf_analyzer, workload, output, identity, requests=plan.requests, fresh=fresh)
+            routes = _routes(Rounds(served, perf_analyzer, workload), measurer, tell)
+            cells = [CellRuns(threshold, load) for load in plan.loads for threshold in thresholds]
+            death = _measure(cells, measurer, plan.repetitions, tell)
+        seen = circumstances(perf_analyzer=perf_analyzer.version, **({} if death else served.versions()))
+    record = Sweep(
+        model=model,
+        url=url,
+        bundle_sha256=served.bundle_sha256,
+        class_names=served.detector.class_names,
+        input_size=served.detector.input_size,
+        images="/".join(images.resolve().parts[-2:]),
+        image_count=len(letterboxed),
+        repetitions=plan.repetitions,
+        cells=tuple(cell.record() for cell in cells),
+        routes=routes,
+        difficulties=tuple(float(value) for value in difficulties),
+        accuracy=found,
+        accuracy_data=accuracy_data if found else None,
+        points=tuple(points),
+        paper=check_paper(),
+        gallery=gallery,
+        circumstances=seen,
+    )
+    temporary = output / f".{FILE_NAME}"
+    temporary.write_text(record.model_dump_json(indent=1) + "\n")
+    temporary.replace(output / FILE_NAME)
+    if death is not None:
+        raise ServerError(f"{death}; what was measured is kept in {output}, and the same command goes on") from death
+    return record
+
+
+def _measure(
+    cells: Sequence[CellRuns], measurer: Measurer, repetitions: int, tell: Progress
+) -> ServerUnreachableError | None:
+    """Measure each cell once per repetition; the error that ended it all, if any."""
+    step, total = "measure cells", len(cells) * repetitions
+    tell(step, 0, total)
+    done = 0
+    for repetition in range(repetitions):
+        for cell in cells[:: 1 if repetition % 2 == 0 else -1]:
+            try:
+                measurer.measure(cell, repetition)
+            except ServerUnreachableError as error:
+                for open_cell in cells:
+                    if not open_cell.runs:
+                        open_cell.error = open_cell.error or str(error)
+                return error
+            except DyndetError as error:
+                cell.error = str(error)
+            done += 1
+            tell(step, done, total)
+    return None
+
+
+def _routes(rounds: Rounds, measurer: Measurer, tell: Progress) -> dict[Route, RouteLatencies]:
+    """Latencies of single requests down each route, one at a time."""
+    step = "measure both routes"
+    tell(step, 0, 2 * _ROUTE_ROUNDS)
+    found = measurer.routes(rounds, _ROUTE_ROUNDS, lambda done: tell(step, done, 2 * _ROUTE_ROUNDS))
+    routes: dict[Route, RouteLatencies] = {}
+    for name, runs in zip(_ROUTES, zip(*found, strict=True), strict=True):
+        quantiles = np.quantile(pooled(runs), np.linspace(0, 1, 101), method="inverted_cdf")
+        routes[name] = RouteLatencies(
+            quantiles_ms=tuple(round(float(value), 4) for value in quantiles),
+            mean_ms=MEAN.of(runs),
+            requests=sum(run.requests for run in runs),
+        )
+    return routes
+
+
+def _draw(files: Sequence[Path], plan: SweepPlan) -> list[Path]:
+    order = np.random.default_rng(plan.seed).permutation(len(files))[: plan.max_images]
+    return [files[index] for index in order]
+
+
+def _thresholds(plan: SweepPlan, difficulties: FloatArray) -> list[float]:
+    if not np.isfinite(difficulties).any():
+        raise ServerError("the served model gives no picture a difficulty (all NaN); its router is broken")
+    asked = [threshold_for_easy_share(difficulties, 1 - share) for share in plan.hard_shares]
+    return sorted({*asked, *plan.thresholds}, reverse=True)
+
+
+def _middle(points: Sequence[Point], difficulties: FloatArray) -> float:
+    """The threshold whose neighbours are the borderline pictures."""
+    return points[0].threshold if points else float(np.nanmedian(difficulties))
+
+
+def _digest(images: Sequence[UInt8Array]) -> str:
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _check_output(output: Path) -> None:
+    known = (FILE_NAME, "raw")
+    if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in known):
+        raise InputError(f"{output} holds files that are no sweep's; name another --output")
+    try:
+        (output / "raw").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written ({error.strerror})") from error

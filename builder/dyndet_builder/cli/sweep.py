@@ -1,0 +1,205 @@
+"""`dyndet bench sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dynamicdet.cache import cache_folder
+from dynamicdet.errors import InputError
+from dyndet_bench.load import Load
+from dyndet_bench.sweep import SweepPlan, sweep
+from dyndet_bench.sweep_record import Accuracy, Point, Sweep
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.operating_points import FILE_NAME, OperatingPoint, read_operating_points
+from dyndet_builder.server import TritonServer
+
+_PLAN = SweepPlan()
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Numbers separated by commas."""
+
+    name = "numbers"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse what was typed. Raises InputError."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError as error:
+            option = param.opts[0] if param is not None else "the option"
+            raise InputError(f"{option} takes numbers separated by commas such as 1,4,8; got {value!r}") from error
+
+
+@click.command("sweep")
+@click.argument("repository", type=click.Path(path_type=Path), required=False)
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real pictures to send.")
+@click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), default=Path("build/sweep"),
+              show_default=True, help="Folder for sweep.json, the reports, and perf_analyzer's own files.")  # fmt: skip
+@click.option("--url", help="gRPC address of a server.  [default: one is started that serves REPOSITORY]")
+@click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option("--hard-shares", type=Numbers(), default=_PLAN.hard_shares, show_default="0,0.25,0.5,0.75,1",
+              help="Shares of the pictures sent to detector 2; each gives a threshold.")  # fmt: skip
+@click.option("--thresholds", type=Numbers(), default=(), help="Further thresholds.")
+@click.option("--concurrency", type=Numbers(), help="Closed loops: requests in flight.  [default: 1,4]")
+@click.option("--request-rate", type=Numbers(), help="Open loops: requests a second, Poisson arrivals.")
+@click.option("--batch", type=Numbers(), default=(1.0,), show_default="1", help="Pictures in one request.")
+@click.option("--repetitions", type=int, default=_PLAN.repetitions, show_default=True, help="Runs of each cell.")
+@click.option("--max-images", type=int, default=_PLAN.max_images, show_default=True, help="Pictures of one run.")
+@click.option("--requests", type=int, help="Requests of one run.  [default: each picture once]")
+@click.option("--data", type=click.Path(path_type=Path), help="COCO validation set that gives each threshold's AP.")
+@click.option("--operating-points", "points_file", type=click.Path(path_type=Path),
+              help="operating_points.json to show.  [default: that of REPOSITORY]")  # fmt: skip
+@click.option("--fresh", is_flag=True, help="Measure again what an earlier sweep in this folder measured.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def command(
+    repository: Path | None,
+    images: Path,
+    output: Path,
+    url: str | None,
+    model: str,
+    hard_shares: tuple[float, ...],
+    thresholds: tuple[float, ...],
+    concurrency: tuple[float, ...] | None,
+    request_rate: tuple[float, ...] | None,
+    batch: tuple[float, ...],
+    repetitions: int,
+    max_images: int,
+    requests: int | None,
+    data: Path | None,
+    points_file: Path | None,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Measure thresholds x loads x batches with perf_analyzer, and write a report to read, a summary and a table.
+
+    Every figure carries the share of hard images that the server counted. An interrupted sweep goes on where it
+    stopped when the same command is typed again. Give REPOSITORY or the --url of a server.
+
+    \b
+    Examples:
+      dyndet bench sweep build/demo/model_repository --images benchmarks/demo/val/images --data benchmarks/demo/val
+      dyndet bench sweep --url gpu-box:8001 --images photos --concurrency 1,2,4,8 --request-rate 50,100
+    """
+    from dyndet_bench.report import write_report  # what it draws with may be missing: say so before measuring
+
+    if (repository is None) == (url is None):
+        raise InputError("sweep a model repository (a server is started) or the --url of a server, one of both")
+    plan = SweepPlan(
+        hard_shares=hard_shares,
+        thresholds=thresholds,
+        loads=_loads(concurrency, request_rate, batch),
+        repetitions=repetitions,
+        max_images=max_images,
+        requests=requests,
+    )
+    points = _points(points_file, repository, model)
+    with ExitStack() as stack:
+        show = stack.enter_context(step_bars())
+        if url is None:
+            assert repository is not None
+            url = stack.enter_context(TritonServer(repository)).grpc_url
+        record = sweep(
+            url,
+            output,
+            images=images,
+            model=model,
+            plan=plan,
+            accuracy=None if data is None else _accuracy(url, model, data, show),
+            accuracy_data=None if data is None else "/".join(data.resolve().parts[-2:]),
+            points=points,
+            fresh=fresh,
+            progress=show,
+        )
+    written = write_report(record, output)
+    if as_json:
+        click.echo(record.model_dump_json(indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(_table(record))
+    for path in written:
+        console.print(f"Wrote {path}.", soft_wrap=True)
+
+
+def _loads(
+    concurrency: Sequence[float] | None, request_rate: Sequence[float] | None, batch: Sequence[float]
+) -> list[Load]:
+    whole = [("--concurrency", value) for value in concurrency or ()] + [("--batch", value) for value in batch]
+    for option, value in whole:
+        if value != int(value):
+            raise InputError(f"{option} takes whole numbers, got {value:g}")
+    closed = concurrency or (() if request_rate else (1.0, 4.0))
+    loads = [Load(concurrency=int(number), batch=int(size)) for size in batch for number in closed]
+    return loads + [Load(request_rate=rate, batch=int(size)) for size in batch for rate in request_rate or ()]
+
+
+def _accuracy(
+    url: str, model: str, data: Path, show: Callable[[str, int, int], None]
+) -> Callable[[Sequence[float]], list[Accuracy]]:
+    # Needs what training needs: pycocotools and torch.
+    from dyndet_builder.evaluate import evaluate
+
+    def ask(thresholds: Sequence[float]) -> list[Accuracy]:
+        report = evaluate(
+            data=data, url=url, model=model, thresholds=thresholds, cache=cache_folder("detections"), progress=show
+        )
+        return [
+            Accuracy(threshold=threshold, hard_share=point.hard_share, ap=point.precision.ap, ap50=point.precision.ap50)
+            for threshold, point in zip(thresholds, report.evaluation.points, strict=True)
+        ]
+
+    return ask
+
+
+def _points(file: Path | None, repository: Path | None, model: str) -> list[Point]:
+    if file is None:
+        known = None if repository is None else repository / model / "1" / FILE_NAME
+        if known is None or not known.is_file():
+            return []
+        file = known
+    return [_point(name, point) for name, point in read_operating_points(file).points.items() if point.target]
+
+
+def _point(name: str, point: OperatingPoint) -> Point:
+    unit = " ms" if point.unit == "ms" else point.unit
+    return Point(
+        name=name,
+        threshold=point.threshold,
+        target=point.target,
+        reached=f"{point.statistic} {point.reached:.2f}{unit}",
+        error=point.error,
+        interval=None if point.interval is None else (point.interval[1] - point.interval[0]) / 2,
+        hard_share=None if point.easy_share is None else 1 - point.easy_share,
+        goodput=point.goodput,
+        load=point.load,
+    )
+
+
+def _table(record: Sweep) -> Table:
+    heads = ("load", "batch", "threshold", "hard", "images/s", "mean ms", "p50", "p95", "p99", "AP")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head in heads:
+        table.add_column(head, justify="left" if head == "load" else "right")
+    precision = {one.threshold: f"{one.ap:.1f}" for one in record.accuracy}
+    for cell in record.cells:
+        load = f"{cell.concurrency} at a time" if cell.concurrency is not None else f"{cell.request_rate:g}/s"
+        first = (load, str(cell.batch), f"{cell.threshold:.4g}")
+        if cell.latency is None:
+            table.add_row(*first, f"[red]failed[/]: {cell.error}")
+            continue
+        times = (cell.latency.mean_ms, cell.latency.p50_ms, cell.latency.p95_ms, cell.latency.p99_ms)
+        table.add_row(
+            *first,
+            f"{cell.hard_share:.0%}",
+            f"{cell.throughput_per_s:.1f}",
+            *(f"{time:.2f}" for time in times),
+            precision.get(cell.threshold, ""),
+        )
+    return table

@@ -1,0 +1,62 @@
+"""Options of every command that calibrates: what is promised, at which load, and how carefully it is measured."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from dynamicdet.errors import InputError
+from dyndet_bench.load import Load
+from dyndet_builder.effort import Effort
+from dyndet_builder.targets import TargetsParameter
+
+Command = Callable[..., Any]
+
+_EFFORT = Effort()
+
+targets_option = click.option(
+    "--target-latency",
+    "targets",
+    type=TargetsParameter(),
+    required=True,
+    help="What to keep, several separated by commas: a mean (12ms), a percentile (p95:15ms), a throughput "
+    "(throughput:80/s), or a share of the way from all-easy to all-hard (50%, p95:50%). The first becomes the default.",
+)
+
+
+def load_options(command: Command) -> Command:
+    """Add --concurrency, --request-rate and --batch; the command gets them as one `load`."""
+
+    @click.option("--concurrency", type=int, help="Requests in flight while measuring.  [default: 1]")
+    @click.option(
+        "--request-rate",
+        type=float,
+        help="Instead: requests a second, with Poisson arrivals; latency then counts from when a request was due.",
+    )
+    @click.option("--batch", type=int, default=1, show_default=True, help="Pictures in one request.")
+    @functools.wraps(command)
+    def with_load(*, concurrency: int | None, request_rate: float | None, batch: int, **options: Any) -> Any:
+        if concurrency is not None and request_rate is not None:
+            raise InputError("--concurrency and --request-rate exclude each other: a closed loop or an open one")
+        return command(load=Load(concurrency=concurrency or 1, request_rate=request_rate, batch=batch), **options)
+
+    return with_load
+
+
+def effort_options(command: Command) -> Command:
+    """Add --tolerance and --time-budget (minutes)."""
+    command = click.option(
+        "--time-budget",
+        type=float,
+        default=_EFFORT.time_budget_s / 60,
+        show_default=True,
+        help="Minutes after which a verification that is still too noisy is given up.",
+    )(command)
+    return click.option(
+        "--tolerance",
+        type=float,
+        help="Largest accepted relative difference from a target.  [default: 0.03, for percentiles 0.08]",
+    )(command)

@@ -1,0 +1,168 @@
+"""The paper's table of trade-offs beside ours: GFLOPs, the latency model, and speed where there is a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dyndet_bench.paper import FITTED_ROWS, PAPER, PaperModel, PaperRow, RouteTimes, fit_routes
+
+if TYPE_CHECKING:
+    from dynamicdet.network import DynamicDetector, Route
+
+Progress = Callable[[str, int, int], None]
+"""Told the step, how much of it is done, and of how much."""
+
+_WARM_UP, _ROUNDS, _IMAGES_PER_ROUND = 50, 20, 20
+SOURCE = "DynamicDet (CVPR 2023), FPS on one V100, fp16, batch 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRow:
+    """One row of the paper, and what this project makes of it."""
+
+    paper: PaperRow
+    fitted: bool
+    """its FPS went into the latency model, which therefore gives it back"""
+    gflops: float
+    predicted_fps: float
+    """by the latency model, from the two fitted rows"""
+    measured_fps: float | None
+    """on this machine's GPU; None where there is none"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedModel:
+    """One network of the paper."""
+
+    paper: PaperModel
+    fitted: RouteTimes
+    measured: RouteTimes | None
+    rows: tuple[ComparedRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperComparison:
+    """Result of `compare_with_paper`."""
+
+    models: tuple[ComparedModel, ...]
+    gpu: str | None
+    """name of the GPU that was measured"""
+
+    def as_json(self) -> dict[str, Any]:
+        """What `dyndet bench paper --json` prints."""
+        return {
+            "source": SOURCE,
+            "gpu": self.gpu,
+            "fitted_hard_percent": list(FITTED_ROWS),
+            "models": [_model_json(model) for model in self.models],
+        }
+
+
+def compare_with_paper(*, gpu: bool = True, progress: Progress | None = None) -> PaperComparison:
+    """Compute GFLOPs of the paper's networks, predict their FPS, and measure it where torch finds a GPU.
+
+    Random weights serve: neither depends on them. `gpu=False` leaves the GPU alone.
+    """
+    import torch
+
+    tell = progress or (lambda _step, _done, _of: None)
+    device = torch.device("cuda") if gpu and torch.cuda.is_available() else None
+    models = []
+    for number, model in enumerate(PAPER):
+        tell("compare networks", number, len(PAPER))
+        models.append(_compare(model, None if device is None else measure_routes(model.architecture, device)))
+    tell("compare networks", len(PAPER), len(PAPER))
+    return PaperComparison(
+        models=tuple(models), gpu=None if device is None else str(torch.cuda.get_device_name(device))
+    )
+
+
+def _compare(model: PaperModel, measured: RouteTimes | None) -> ComparedModel:
+    from dynamicdet.info import info
+
+    costs = info(model.architecture)
+    fitted = fit_routes(model)
+    rows = tuple(
+        ComparedRow(
+            paper=row,
+            fitted=row.hard_percent in FITTED_ROWS,
+            gflops=costs.gflops_at(row.hard_share),
+            predicted_fps=fitted.fps(row.hard_share),
+            measured_fps=None if measured is None else measured.fps(row.hard_share),
+        )
+        for row in model.rows
+    )
+    return ComparedModel(paper=model, fitted=fitted, measured=measured, rows=rows)
+
+
+def measure_routes(architecture: str, device: Any) -> RouteTimes:
+    """Time both routes of a network with random weights on a CUDA device, in half precision, one image at a time.
+
+    From the image on the GPU to decoded boxes, without suppression. Both routes run in turn, round by round; the result
+    is the median round's mean.
+    """
+    import torch
+
+    from dynamicdet import create
+
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True  # sizes never change
+    try:
+        with torch.inference_mode():
+            model = create(architecture).eval().deploy().to(device, torch.float16)
+            image = torch.rand(1, 3, model.input_size, model.input_size, device=device, dtype=torch.float16)
+            for route in ("easy", "hard"):
+                _time_ms(model, image, route, _WARM_UP)
+            rounds = [
+                [_time_ms(model, image, route, _IMAGES_PER_ROUND) for route in ("easy", "hard")] for _ in range(_ROUNDS)
+            ]
+    finally:
+        torch.backends.cudnn.benchmark = before
+    easy, hard = np.median(np.array(rounds), axis=0)
+    return RouteTimes(lat1_ms=float(easy), lat2_ms=float(hard))
+
+
+def _time_ms(model: DynamicDetector, image: Any, route: Route, count: int) -> float:
+    """Mean time of one image, by the GPU's own clock."""
+    import torch
+
+    event: Any = torch.cuda.Event
+    start, end = event(enable_timing=True), event(enable_timing=True)
+    start.record()
+    for _ in range(count):
+        infer_once(model, image, route)
+    end.record()
+    torch.cuda.synchronize(image.device)
+    return float(start.elapsed_time(end)) / count
+
+
+def infer_once(model: DynamicDetector, image: Any, route: Route) -> Any:
+    """One image by one route; like a server, it reads the difficulty before it goes on, which waits for the GPU."""
+    features = model.features(image)
+    float(model.route(features))
+    return model.decode(model.head1(features) if route == "easy" else model.detector2(image, features))
+
+
+def _model_json(model: ComparedModel) -> dict[str, Any]:
+    return {
+        "model": model.paper.name,
+        "architecture": model.paper.architecture,
+        "input_size": model.paper.input_size,
+        "fitted": {"lat1_ms": model.fitted.lat1_ms, "lat2_ms": model.fitted.lat2_ms},
+        "measured": model.measured and {"lat1_ms": model.measured.lat1_ms, "lat2_ms": model.measured.lat2_ms},
+        "rows": [
+            {
+                "hard_percent": row.paper.hard_percent,
+                "paper": {"gflops": row.paper.gflops, "fps": row.paper.fps, "ap": row.paper.ap},
+                "gflops": row.gflops,
+                "predicted_fps": row.predicted_fps,
+                "fitted": row.fitted,
+                "measured_fps": row.measured_fps,
+            }
+            for row in model.rows
+        ],
+    }

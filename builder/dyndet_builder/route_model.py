@@ -1,0 +1,87 @@
+"""What a server is expected to do at any easy share: the mixture of its routes, corrected by what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dynamicdet.errors import TargetOutOfReachError
+from dynamicdet.latency import Mixture
+from dynamicdet.thresholds import easy_share_for_target
+from dyndet_bench.measure import Run
+from dyndet_bench.statistic import MEAN, pooled
+from dyndet_builder.targets import Target
+
+FloatArray = npt.NDArray[np.float64]
+
+_SHARES = np.linspace(0.0, 1.0, 1001)
+_SAME = 0.05
+"""easy shares this close are one place of measurement"""
+
+
+def first_easy_share(target: Target, easy: Sequence[Run], hard: Sequence[Run], tolerance: float) -> float:
+    """Easy share that meets a target were requests not to wait for each other; a target close to an end takes the end.
+
+    The mean by the paper's rule, a percentile on the mixture of both routes' latencies, a throughput by the time per
+    image. Raises TargetOutOfReachError with the reachable range.
+    """
+    statistic = target.statistic
+    one, two = statistic.of(easy), statistic.of(hard)
+    goal = target.resolve(one, two)
+    _check_range(target, goal, one, two, tolerance)
+    inside = min(max(goal, min(one, two)), max(one, two))
+    if statistic.level is not None:
+        return Mixture(pooled(easy), pooled(hard)).easy_share_for_quantile(statistic.level, inside, tolerance=tolerance)
+    if statistic == MEAN:
+        return easy_share_for_target(one, two, inside)
+    return easy_share_for_target(1e3 / one, 1e3 / two, 1e3 / inside)
+
+
+def corrected_easy_share(
+    target: Target, easy: Sequence[Run], hard: Sequence[Run], seen: Sequence[tuple[float, float]]
+) -> float:
+    """Smallest easy share that is expected to meet a target, given what was measured.
+
+    `seen` holds easy shares and how far the figure lay above the mixture's (a factor) there. Between them, and the ends
+    where the mixture is right by definition, that factor is interpolated.
+    """
+    statistic = target.statistic
+    expected = statistic.predicted(easy, hard, [float(share) for share in _SHARES]) * np.interp(_SHARES, *_merged(seen))
+    goal = target.resolve(statistic.of(easy), statistic.of(hard))
+    kept = expected >= goal if statistic.unit == "/s" else expected <= goal
+    met = np.flatnonzero(kept)
+    return float(_SHARES[met[0]]) if met.size else 1.0
+
+
+def _merged(seen: Sequence[tuple[float, float]]) -> tuple[FloatArray, FloatArray]:
+    places: list[list[tuple[float, float]]] = []
+    for place in sorted(seen):
+        if places and place[0] - places[-1][0][0] <= _SAME:
+            places[-1].append(place)
+        else:
+            places.append([place])
+    means = [tuple(float(np.mean(column)) for column in zip(*group, strict=True)) for group in places]
+    shares, factors = zip(*[(0.0, 1.0), *(mean for mean in means if 0 < mean[0] < 1), (1.0, 1.0)], strict=True)
+    return np.array(shares), np.array(factors)
+
+
+def _check_range(target: Target, goal: float, easy: float, hard: float, tolerance: float) -> None:
+    statistic = target.statistic
+    unit = f" {statistic.unit}" if statistic.unit == "ms" else statistic.unit
+    what = "latency" if statistic == MEAN else statistic.name
+    slower = hard < easy if statistic.unit == "/s" else hard > easy
+    if not slower:
+        raise TargetOutOfReachError(
+            f"no threshold changes the {what} here: all-hard ({hard:.4g}{unit}) is not slower than all-easy "
+            f"({easy:.4g}{unit}); measure again on a quieter machine"
+        )
+    low, high = sorted((easy, hard))
+    if not low * (1 - tolerance) <= goal <= high * (1 + tolerance):
+        name = "all-easy" if (goal < low) == (easy < hard) else "all-hard"
+        side, end = ("below", low) if goal < low else ("above", high)
+        raise TargetOutOfReachError(
+            f"{target.text} is out of reach: {goal:.4g}{unit} is {side} this server's {name} {what} ({end:.4g}{unit}); "
+            f"ask for {low:.4g} to {high:.4g}{unit}"
+        )

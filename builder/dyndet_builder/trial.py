@@ -1,0 +1,122 @@
+"""A threshold that was measured, and what it says about a target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from dyndet_bench.measure import Run
+from dyndet_bench.statistic import Statistic, bootstrap_interval, pooled
+from dyndet_builder.targets import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRound:
+    """Three runs of the same minutes."""
+
+    easy: Run
+    hard: Run
+    mixed: Run
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A threshold measured on held-out images, among all-easy and all-hard runs of the same minutes."""
+
+    threshold: float
+    target: Target
+    rounds: Sequence[TrialRound] = field(repr=False)
+
+    @property
+    def easy(self) -> list[Run]:
+        """Runs of the easy route."""
+        return [one.easy for one in self.rounds]
+
+    @property
+    def hard(self) -> list[Run]:
+        """Runs of the hard route."""
+        return [one.hard for one in self.rounds]
+
+    @property
+    def mixed(self) -> list[Run]:
+        """Runs at the threshold."""
+        return [one.mixed for one in self.rounds]
+
+    @property
+    def goal(self) -> float:
+        """The figure to reach, given both routes in this trial."""
+        return self.target.resolve(self.target.statistic.of(self.easy), self.target.statistic.of(self.hard))
+
+    @cached_property
+    def error(self) -> float:
+        """Relative difference between the figure and the goal; see `_error`."""
+        return self._error(self.rounds)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of `error`."""
+        redrawn = _redrawn if self.target.statistic.level is not None else None
+        return bootstrap_interval(self._error, self.rounds, redrawn)
+
+    @property
+    def half_width(self) -> float:
+        """Half of the width of the interval."""
+        return (self.interval[1] - self.interval[0]) / 2
+
+    @property
+    def reached(self) -> float:
+        """The figure at the threshold, at the speed the machine had when both routes were those of this trial."""
+        return self.goal * (1 + self.error)
+
+    def figure(self, statistic: Statistic) -> float:
+        """Any figure at the threshold, as measured."""
+        return statistic.of(self.mixed)
+
+    @property
+    def easy_share(self) -> float:
+        """Share of images that the server counted as answered without detector 2."""
+        total = sum(run.counts.total for run in self.mixed)
+        return 1 - sum(run.counts.hard for run in self.mixed) / total
+
+    @property
+    def above_mixture(self) -> float:
+        """The figure over what the mixture of both routes predicts at the counted share: 1 where nothing queues."""
+        (predicted,) = self.target.statistic.predicted(self.easy, self.hard, (self.easy_share,))
+        return self.figure(self.target.statistic) / float(predicted)
+
+    def goodput(self) -> float | None:
+        """Share of requests within the target; None for a throughput, or where single latencies are not known."""
+        if self.target.statistic.unit != "ms" or any(run.latencies_ms is None for run in self.mixed):
+            return None
+        return float(np.mean(pooled(self.mixed) <= self.goal))
+
+    def _error(self, rounds: Sequence[TrialRound]) -> float:
+        """Mean and throughput: the median over rounds, each judged by the routes as they were in that round.
+
+        A machine that grows slower then does not look like an error where the target is a share of the range. A
+        percentile needs the requests of all rounds together.
+        """
+        statistic, target = self.target.statistic, self.target
+        if statistic.level is not None:
+            trial = replace(self, rounds=rounds)
+            return statistic.of(trial.mixed) / trial.goal - 1
+        ratios = [
+            statistic.of([one.mixed]) / target.resolve(statistic.of([one.easy]), statistic.of([one.hard]))
+            for one in rounds
+        ]
+        return float(np.median(ratios)) - 1
+
+
+def _redrawn(one: TrialRound, rng: np.random.Generator) -> TrialRound:
+    return TrialRound(
+        easy=_redrawn_run(one.easy, rng), hard=_redrawn_run(one.hard, rng), mixed=_redrawn_run(one.mixed, rng)
+    )
+
+
+def _redrawn_run(run: Run, rng: np.random.Generator) -> Run:
+    latencies = run.latencies_ms
+    assert latencies is not None
+    return replace(run, latencies_ms=rng.choice(latencies, latencies.size))
