@@ -24,6 +24,9 @@ FloatArray = npt.NDArray[np.float64]
 
 PERCENTILES = (50, 90, 95, 99)
 
+_RATE_THREADS = 16
+"""connections that perf_analyzer opens to keep a request rate"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -36,7 +39,7 @@ class Run:
     throughput_per_s: float
     """images; perf_analyzer's in a closed loop by Little's law, at a request rate the rate that was asked for
 
-    What perf_analyzer 2.51 prints divides a counted run by whole seconds: 24 requests of 13.9 ms would be 23.8 a second.
+    What perf_analyzer 2.51 prints divides a counted run by whole seconds: for 24 requests of 13.9 ms 23.8 a second.
     """
     counts: RouteCounts
     """from the server's own counters; the warm-up requests, one per connection, are among them"""
@@ -73,7 +76,7 @@ def measure(
         raise InputError(f"{requests} requests cannot keep a concurrency of {load.concurrency} busy; give more of them")
     # The first request of each connection is slower. With fewer warm-up requests than connections perf_analyzer 2.51
     # never ends. The cycle through the pictures starts anew after them.
-    warm_up = 1 if load.open else load.concurrency
+    warm_up = _RATE_THREADS if load.open else load.concurrency
     table = workload.folder / f"{uuid4().hex}.csv"
     export = workload.folder / f"{uuid4().hex}.json"  # perf_analyzer refuses a file that exists
     command = [
@@ -111,7 +114,8 @@ def measure(
 
 def _load_options(load: Load) -> tuple[str, ...]:
     if load.request_rate is not None:
-        return ("--request-rate-range", f"{load.request_rate:g}", "--request-distribution", "poisson")
+        rate = ("--request-rate-range", f"{load.request_rate:g}", "--request-distribution", "poisson")
+        return (*rate, "--max-threads", str(_RATE_THREADS))
     return ("--concurrency-range", str(load.concurrency))
 
 

@@ -7,13 +7,14 @@ counts from the moment a request was due, so that waiting in the client, on the 
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import selectors
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import numpy as np
@@ -29,7 +30,6 @@ from dyndet_client.errors import ServerUnreachableError
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int32]
-_T = TypeVar("_T")
 _Send = Callable[..., Awaitable[Any]]
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -152,7 +152,7 @@ class _Loop:
             send: _Send = channel.unary_unary(_METHOD, None, service_pb2.ModelInferResponse.FromString)
             before = self._served.counts()
             for number in range(_WARM_UP):
-                await self._answer(send, number)
+                await self._answer(send, number, deadline_s=self._timeout_s)
             before = _counted(self._served, before, _WARM_UP * self._load.batch)
             # All requests sleep before the first is due: creating the tasks takes some 20 us each.
             self._start = time.perf_counter() + 0.05 + 1e-4 * self._due.size
@@ -182,14 +182,16 @@ class _Loop:
         self.answered_s[number] = self._now()
         self._unanswered -= 1
 
-    async def _answer(self, send: _Send, number: int) -> IntArray:
+    async def _answer(self, send: _Send, number: int, *, deadline_s: float | None = None) -> IntArray:
         name, address = self._served.name, self._served.address
         try:
-            response = await send(self._encoded[number % len(self._encoded)], timeout=self._timeout_s)
+            response = await send(self._encoded[number % len(self._encoded)], timeout=deadline_s)
         except grpc.RpcError as error:
             reason = str(error.details() or "no reason given").strip().partition("\n")[0]
             if error.code() == grpc.StatusCode.UNAVAILABLE:
                 raise ServerUnreachableError(f"the server at {address} stopped answering: {reason}") from error
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise ServerError(f"no answer from model {name!r} at {address} within {deadline_s:g} s") from error
             raise ServerError(f"model {name!r} at {address} answered with an error: {reason}") from error
         outputs = [output.name for output in response.outputs]
         try:
@@ -242,16 +244,23 @@ def _counted(served: Served, before: RouteCounts, images: int) -> RouteCounts:
     return counts
 
 
-def _run(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """`asyncio.run`, on a selector that keeps fractions of a millisecond: epoll rounds timeouts up to whole ones."""
-    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+@functools.cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """The one loop of all measurements, never closed.
+
+    gRPC tells the end of a cancelled call later, and logs errors without end where its loop is closed by then.
+    This selector keeps fractions of a millisecond; epoll rounds timeouts up to whole ones.
+    """
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+    loop = _event_loop()
     task = loop.create_task(coroutine)
     try:
-        return loop.run_until_complete(task)
+        loop.run_until_complete(task)
     finally:
         if not task.done():  # Ctrl-C
             task.cancel()
             with suppress(asyncio.CancelledError):
                 loop.run_until_complete(task)
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()

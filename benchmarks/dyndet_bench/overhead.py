@@ -79,7 +79,7 @@ def measure_overhead(
                 for part, (route, threshold) in enumerate((("easy", ALL_EASY), ("hard", ALL_HARD))):
                     tell("serve and run bare, in turn", 2 * number + part, 2 * rounds)
                     bare_ms = bare.time_ms(letterboxed, hard=route == "hard")
-                    ((run,),) = runner.measure((threshold,), 1)
+                    (run,) = runner.measure((threshold,))
                     again_ms = bare.time_ms(letterboxed, hard=route == "hard")
                     both = float(np.median(np.concatenate([bare_ms, again_ms])))
                     times[route].append((run.percentiles_ms[50], both))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dynamicdet.thresholds import is_hard
 from dyndet_bench.report_facts import Facts, Load, Measured, load_range
 from dyndet_bench.report_text import counted, milliseconds, number, percent, plain, sentence, shortened
 from dyndet_bench.sweep_record import Latency, PaperCheck, Split
@@ -142,7 +143,7 @@ def difficulties(facts: Facts, lines: Sequence[tuple[str, float]]) -> str:
         line += f"; {len(values) - len(known)} have none and count as hard"
     if lines:
         name, threshold = lines[0] if lines[0][0] else lines[len(lines) // 2]
-        share = float(np.mean(~(values <= threshold)))
+        share = float(np.mean(is_hard(values, threshold)))
         line += f". Threshold {facts.threshold_text(threshold)}{f' ({shortened(name, 40)})' if name else ''} sends "
         line += f"{percent(share)} of them to detector 2"
     return f"{line}."

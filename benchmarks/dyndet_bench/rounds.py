@@ -6,16 +6,13 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from dyndet_bench.journal import Journal, Round, Wanted
+from dyndet_bench.journal import Journal, Round
 from dyndet_bench.load import Load
 from dyndet_bench.measure import PERCENTILES, Run, measure
 from dyndet_bench.open_loop import measure_open_loop
 from dyndet_bench.perf_analyzer import PerfAnalyzer
 from dyndet_bench.served import Served
 from dyndet_bench.workload import Workload
-
-Told = Callable[[int], None]
-"""Told how many runs are done."""
 
 
 class Rounds:
@@ -48,36 +45,30 @@ class Rounds:
     def measure(
         self,
         thresholds: Sequence[float | None],
-        rounds: int,
-        progress: Told | None = None,
+        progress: Callable[[], None] | None = None,
         *,
         latencies_of: Collection[float | None] = (),
-    ) -> list[Round]:
-        """`rounds` rounds: one run of each threshold, in their order. Every other round is measured backwards.
+    ) -> Round:
+        """One run of each threshold, in their order. Every other round is measured backwards.
 
         Single latencies are fetched for the thresholds `latencies_of`; in a closed loop that takes its time.
+        `progress` is called after each run.
         """
-        tell = progress or (lambda _done: None)
+        tell = progress or (lambda: None)
         wanted = tuple((threshold, self.load.open or threshold in latencies_of) for threshold in thresholds)
-        return [self._round(wanted, tell, number * len(wanted)) for number in range(rounds)]
-
-    def _round(self, wanted: Wanted, tell: Told, done: int) -> Round:
         known = None if self._journal is None else self._journal.take(wanted)
         self._number += 1
         if known is not None:
-            tell(done + len(wanted))
+            for _ in known:
+                tell()
             return known
-        order = list(range(len(wanted)))[:: 1 if self._number % 2 else -1]
         runs: dict[int, Run] = {}
-        found: Round = []
-        for index in order:
+        for index in list(range(len(wanted)))[:: 1 if self._number % 2 else -1]:
             runs[index] = self._run(*wanted[index])
-            if len(runs) == len(wanted):
-                found = [runs[position] for position in range(len(wanted))]
-                if self._journal is not None:
-                    self._journal.add(found)
-            tell(done + len(runs))
-        return found
+            if len(runs) == len(wanted) and self._journal is not None:
+                self._journal.add([runs[position] for position in range(len(wanted))])
+            tell()
+        return [runs[position] for position in range(len(wanted))]
 
     def _run(self, threshold: float | None, latencies: bool) -> Run:
         if self.load.open:

@@ -57,7 +57,7 @@ class CellRuns:
         low, high = bootstrap_interval(MEAN.of, self.runs)
         least, most = bootstrap_interval(THROUGHPUT.of, answered)
         repeated = len(self.runs) > 1
-        total = sum(run.counts.total for run in self.runs)
+        total = sum(run.counts.total for run in answered)
         return known.model_copy(
             update={
                 "requests": sum(run.requests for run in self.runs),
@@ -67,7 +67,7 @@ class CellRuns:
                 "mean_high_ms": high if repeated else None,
                 "throughput_low_per_s": least if repeated else None,
                 "throughput_high_per_s": most if repeated else None,
-                "hard_share": sum(run.counts.hard for run in self.runs) / total if total else None,
+                "hard_share": sum(run.counts.hard for run in answered) / total if total else None,
                 "split": _split(self.runs),
                 "open_loop": _pooled_latency(self.open_loop) if self.open_loop else None,
             }
@@ -114,7 +114,7 @@ class Measurer:
         for done in range(number):
             known = journal.take(wanted)
             if known is None:
-                (known,) = rounds.measure((ALL_EASY, ALL_HARD), 1, latencies_of=(ALL_EASY, ALL_HARD))
+                known = rounds.measure((ALL_EASY, ALL_HARD), latencies_of=(ALL_EASY, ALL_HARD))
                 journal.add(known)
             found.append(known)
             tell(2 * (done + 1))
@@ -155,7 +155,7 @@ class Measurer:
             requests=self._requests_at(cell.load),
             first=repetition,
         )
-        ((run,),) = rounds.measure((cell.threshold,), 1)
+        (run,) = rounds.measure((cell.threshold,))
         return run
 
     def _requests_at(self, load: Load) -> int:

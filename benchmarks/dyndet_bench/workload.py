@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ class Workload:
         self._encoded = [base64.b64encode(image.tobytes()).decode() for image in images]
         self._folder = tempfile.TemporaryDirectory(prefix="dyndet-workload-")
         self._files: dict[float | None, Path] = {}
+        self._numbers = itertools.count()  # a name that was discarded is not used again
 
     def __enter__(self) -> Workload:
         return self
@@ -75,7 +77,7 @@ class Workload:
         The threshold goes through the optional input: request parameters do not reach the model (perf_analyzer 2.51).
         """
         if threshold not in self._files:
-            path = self.folder / f"input-{len(self._files)}.json"
+            path = self.folder / f"input-{next(self._numbers)}.json"
             path.write_text(f'{{"data":[{",".join(self._entry(encoded, threshold) for encoded in self._encoded)}]}}')
             self._files[threshold] = path
         return self._files[threshold]

@@ -111,7 +111,7 @@ class _Build:
     def run(self) -> BuildResult:
         options = self._options
         self._step("export", self._export_key(), self._export, self._bundle_is_whole)
-        self._step("render", self._render_key(), self._render, self._points.is_file)
+        self._step("render", self._render_key(), self._render, lambda: self._known_points() is not None)
         self._step("calibrate", self._calibrate_key(), self._calibrate, lambda: self._calibrated() is not None)
         points = self._calibrated()
         if points is None or points.evidence is None:
@@ -206,12 +206,16 @@ class _Build:
 
     def _calibrated(self) -> OperatingPoints | None:
         """The operating points, if those of these targets are among them and the first is the default."""
+        points = self._known_points()
+        if points is None or points.evidence is None or points.default != self._targets[0].text:
+            return None
+        return points if all(target.text in points.points for target in self._targets) else None
+
+    def _known_points(self) -> OperatingPoints | None:
         try:
-            points = read_operating_points(self._points)
+            return read_operating_points(self._points)
         except InputError:
             return None
-        known = all(target.text in points.points for target in self._targets)
-        return points if known and points.default == self._targets[0].text and points.evidence else None
 
 
 def _plain(options: Mapping[str, object]) -> dict[str, object]:

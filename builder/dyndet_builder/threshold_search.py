@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,8 @@ class ThresholdSearch:
     def _measure_range(self) -> None:
         number = self.effort.range_rounds
         tell = self._teller("measure lat1 and lat2", number * 2)
-        for easy, hard in self.rounds.measure((ALL_EASY, ALL_HARD), number, tell, latencies_of=self._with_latencies()):
+        for _ in range(number):
+            easy, hard = self.rounds.measure((ALL_EASY, ALL_HARD), tell, latencies_of=self._with_latencies())
             self._easy.append(easy)
             self._hard.append(hard)
 
@@ -108,14 +110,13 @@ class ThresholdSearch:
 
     def _verify(self, searches: Sequence[_Search]) -> None:
         step = "verify on held-out images"
-        chosen = {search.threshold for search in searches}
-        rounds = self._measure(searches, self.effort.verification_rounds, step, latencies_of=chosen)
+        rounds = self._measure(searches, self.effort.verification_rounds, step, goodput=True)
         # One round alone says nothing about noise, and was asked for so.
         while self.effort.verification_rounds > 1:
             noisy = [s.target.text for s, trial in _trials(searches, rounds) if trial.half_width > s.tolerance]
             if not noisy or time.monotonic() - self.started > self.effort.time_budget_s:
                 break
-            rounds += self._measure(searches, 1, f"{step}, noisy: again", latencies_of=chosen)
+            rounds += self._measure(searches, 1, f"{step}, noisy: again")
         for search, trial in _trials(searches, rounds):
             self._learn(trial)
             if abs(trial.error) > search.tolerance:
@@ -159,16 +160,20 @@ class ThresholdSearch:
         return min(max(expected, search.too_slow), search.too_fast)
 
     def _measure(
-        self, searches: Sequence[_Search], number: int, step: str, *, latencies_of: set[float] | None = None
+        self, searches: Sequence[_Search], number: int, step: str, *, goodput: bool = False
     ) -> list[dict[float, Run]]:
-        """Rounds of both routes and of each search's threshold, the runs by threshold."""
+        """Rounds of both routes and of each search's threshold, the runs by threshold.
+
+        Single latencies take long to fetch: for `goodput` alone they are fetched in the first round only.
+        """
         thresholds = list(dict.fromkeys((ALL_EASY, ALL_HARD, *(search.threshold for search in searches))))
         tell = self._teller(step, number * len(thresholds))
-        wanted = set(thresholds) if self._with_latencies() else latencies_of or set()
-        found = self.rounds.measure(thresholds, number, tell, latencies_of=wanted)
-        for threshold in thresholds:
-            if threshold not in (ALL_EASY, ALL_HARD):
-                self.rounds.workload.discard(threshold)
+        found = []
+        for index in range(number):
+            wanted = set(thresholds) if self._with_latencies() else set(thresholds[2:] if goodput and not index else ())
+            found.append(self.rounds.measure(thresholds, tell, latencies_of=wanted))
+        for threshold in thresholds[2:]:
+            self.rounds.workload.discard(threshold)
         rounds = [dict(zip(thresholds, runs, strict=True)) for runs in found]
         self._easy = [*self._easy, *(runs[ALL_EASY] for runs in rounds)][-_RECENT:]
         self._hard = [*self._hard, *(runs[ALL_HARD] for runs in rounds)][-_RECENT:]
@@ -181,9 +186,11 @@ class ThresholdSearch:
     def _learn(self, trial: Trial) -> None:
         self._seen.setdefault(trial.target.statistic.name, []).append((trial.easy_share, trial.above_mixture))
 
-    def _teller(self, step: str, of: int) -> Callable[[int], None]:
+    def _teller(self, step: str, of: int) -> Callable[[], None]:
+        """To be called after each run of a step."""
+        done = itertools.count(1)
         self.tell(step, 0, of)
-        return lambda done: self.tell(step, done, of)
+        return lambda: self.tell(step, next(done), of)
 
     def _stuck(self, search: _Search, trial: Trial) -> str:
         low, high = self._range(trial)

@@ -88,10 +88,11 @@ class Trial:
         return self.figure(self.target.statistic) / float(predicted)
 
     def goodput(self) -> float | None:
-        """Share of requests within the target; None for a throughput, or where single latencies are not known."""
-        if self.target.statistic.unit != "ms" or any(run.latencies_ms is None for run in self.mixed):
+        """Share of requests within the target, of those whose latency is known; None for a throughput."""
+        known = [run for run in self.mixed if run.latencies_ms is not None]
+        if self.target.statistic.unit != "ms" or not known:
             return None
-        return float(np.mean(pooled(self.mixed) <= self.goal))
+        return float(np.mean(pooled(known) <= self.goal))
 
     def _error(self, rounds: Sequence[TrialRound]) -> float:
         """Mean and throughput: the median over rounds, each judged by the routes as they were in that round.

@@ -121,6 +121,14 @@ def test_threshold_input_decides_the_route(toy: Toy) -> None:
     assert _route(toy.infer(picture, threshold=0)) == HARD
 
 
+def test_the_ends_are_absolute(toy: Toy) -> None:
+    """Threshold 0 is all-hard and 1 is all-easy for every difficulty, as `dynamicdet.thresholds` has it."""
+    for red, value in ((0, 0.0), (254, 254 / 255)):
+        hard, easy = (toy.infer(image(red), threshold=threshold) for threshold in (0.0, 1.0))
+        assert hard["difficulty"].item() == pytest.approx(value)
+        assert (hard["route"].item(), easy["route"].item()) == (2, 1)
+
+
 def test_nan_difficulty_is_hard_at_every_threshold(toy: Toy) -> None:
     for threshold in (None, 0, 1):
         answer = toy.infer(image(red=NAN), threshold=threshold)

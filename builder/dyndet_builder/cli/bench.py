@@ -27,6 +27,7 @@ def command() -> None:
 
 command.add_command(sweep_command)
 
+
 @command.command("overhead")
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.option(

@@ -14,7 +14,7 @@ from dynamicdet.cache import cache_folder
 from dynamicdet.errors import InputError
 from dyndet_bench.load import Load
 from dyndet_bench.sweep import SweepPlan, sweep
-from dyndet_bench.sweep_record import Accuracy, Point, Sweep
+from dyndet_bench.sweep_record import Accuracy, Cell, Point, Sweep
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.operating_points import FILE_NAME, OperatingPoint, read_operating_points
 from dyndet_builder.server import TritonServer
@@ -124,6 +124,9 @@ def command(
         return
     console = Console(highlight=False)
     console.print(_table(record))
+    for cell in record.cells:
+        if cell.error is not None:
+            console.print(f"Failed, {_load(cell)}, threshold {cell.threshold:.4g}: {cell.error}", soft_wrap=True)
     for path in written:
         console.print(f"Wrote {path}.", soft_wrap=True)
 
@@ -189,10 +192,9 @@ def _table(record: Sweep) -> Table:
         table.add_column(head, justify="left" if head == "load" else "right")
     precision = {one.threshold: f"{one.ap:.1f}" for one in record.accuracy}
     for cell in record.cells:
-        load = f"{cell.concurrency} at a time" if cell.concurrency is not None else f"{cell.request_rate:g}/s"
-        first = (load, str(cell.batch), f"{cell.threshold:.4g}")
+        first = (_load(cell), str(cell.batch), f"{cell.threshold:.4g}")
         if cell.latency is None:
-            table.add_row(*first, f"[red]failed[/]: {cell.error}")
+            table.add_row(*first, "failed")
             continue
         times = (cell.latency.mean_ms, cell.latency.p50_ms, cell.latency.p95_ms, cell.latency.p99_ms)
         table.add_row(
@@ -203,3 +205,7 @@ def _table(record: Sweep) -> Table:
             precision.get(cell.threshold, ""),
         )
     return table
+
+
+def _load(cell: Cell) -> str:
+    return f"{cell.concurrency} at a time" if cell.concurrency is not None else f"{cell.request_rate:g}/s"

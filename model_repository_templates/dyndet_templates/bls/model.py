@@ -1,8 +1,9 @@
 """Routes each image of a request through the stages of a dynamic detector (Triton BLS).
 
-backbone1 -> difficulty -> head1 where difficulty <= threshold, else detector2. Images are routed one by one and wait
-for their stages in threads; the stages' dynamic batching merges them. Needs numpy and Triton's own module; everything
-else that it reads (`dyndet.json`, `operating_points.json`) lies beside it.
+backbone1 -> difficulty -> head1 where difficulty <= threshold, else detector2. Threshold 0 sends every image to
+detector 2, also one whose difficulty was rounded to 0. Images are routed one by one and wait for their stages in
+threads; the stages' dynamic batching merges them. Needs numpy and Triton's own module; everything else that it reads
+(`dyndet.json`, `operating_points.json`) lies beside it.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ class TritonPythonModel:
         needed = backbone1.outputs if detections else (DIFFICULTY,)
         tensors = self._run(backbone1, request, record, {"image": image}, needed)
         difficulty = _difficulty(tensors.get(DIFFICULTY))
-        route = EASY if difficulty <= threshold else HARD  # NaN is hard
+        route = EASY if 0 < threshold and difficulty <= threshold else HARD  # NaN is hard
         if not detections:
             return _Answer(route, difficulty, {})
         tensors["image"] = image
