@@ -182,6 +182,8 @@ def _failure(said: str, status: int, served: Served) -> DyndetError:
     except DyndetError as error:
         return error
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    telling = [line for line in lines if re.match(r"(error|failed)", line, flags=re.IGNORECASE)] or lines[-1:]
+    # What a thread met says more than that threads failed.
+    met = [line.partition("had error: ")[2] for line in lines if "had error: " in line]
+    telling = met or [line for line in lines if re.match(r"(error|failed)", line, flags=re.IGNORECASE)] or lines[-1:]
     reason = telling[0] if telling else f"it printed nothing (exit status {status})"
     return ServerError(f"perf_analyzer could not measure model {served.name!r} at {served.address}: {reason}")

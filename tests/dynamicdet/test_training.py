@@ -24,6 +24,7 @@ from dynamicdet.batches import EpochBatches
 from dynamicdet.dataset import CocoDataset, read_dataset
 from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
+from dynamicdet.evaluation import evaluate
 from dynamicdet.recipe import DetectorRecipe, EpochReport
 from dynamicdet.router_training import (
     RouterExamples,
@@ -99,6 +100,34 @@ def test_training_lowers_the_loss_and_goes_on(data: CocoDataset, tmp_path: Path)
     assert sum((reports[-1].loss1, reports[-1].loss2)) < 0.8 * sum((reports[0].loss1, reports[0].loss2))
 
 
+def test_eight_pictures_are_learnt_by_heart(demo_images: Path, tmp_path: Path) -> None:
+    """Both detectors find what they were shown 450 times: the whole chain of loss, assignment, decoding and AP."""
+    content = json.loads((demo_images.parent / "annotations.json").read_text())
+    content["images"] = content["images"][:8]
+    shown = {image["id"] for image in content["images"]}
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in shown]
+    (tmp_path / "eight.json").write_text(json.dumps(content))
+    eight = read_dataset(tmp_path / "eight.json", 96, images=demo_images)
+    often = replace(
+        eight,
+        images=np.tile(eight.images, (50, 1, 1, 1)),
+        labels=eight.labels * 50,
+        placements=eight.placements * 50,
+        image_ids=eight.image_ids * 50,
+    )
+    torch.manual_seed(0)
+    start = tmp_path / "start.safetensors"
+    save(create("dy-yolov7-pico", len(eight.class_names), eight.class_names, input_size=96), start)
+    recipe = DetectorRecipe(
+        epochs=9, final_epochs=0, size=96, batch=8, warmup_steps=10, learning_rate=4e-3, weight_decay=0.0,
+        average_decay=0.95, average_steps=20.0, augmentation=NONE,
+    )  # fmt: skip
+    _train(often, tmp_path / "network.safetensors", recipe=recipe, start=start)
+    found = evaluate(load(tmp_path / "network.safetensors"), eight, hard_shares=())
+    assert found.easy.ap > 90
+    assert found.hard.ap > 90
+
+
 def test_killed_training_ends_bit_for_bit_where_an_unbroken_one_does(folder: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of an epoch costs that epoch alone."""
     unbroken, broken = tmp_path / "unbroken.safetensors", tmp_path / "broken.safetensors"
@@ -167,6 +196,15 @@ def test_training_starts_from_weights_that_are_given(data: CocoDataset, tmp_path
         assert bool(other) == (classes == 5)
     with pytest.raises(InputError, match="holds dy-yolov7-pico, not dy-yolov7"):
         _train(data, output, recipe=frozen, start=start, architecture="dy-yolov7")
+
+
+def test_a_start_of_another_input_size_or_architecture_is_refused(data: CocoDataset, tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    save(create("dy-yolov7-pico", 2, data.class_names, input_size=96), start)
+    with pytest.raises(InputError, match="reads 96 px images, the data set was read at 320 px"):
+        _train(data, tmp_path / "network.safetensors", recipe=RECIPE, start=start)
+    with pytest.raises(InputError, match="holds dy-yolov7-pico, not dy-yolov7;"):
+        _train(data, tmp_path / "network.safetensors", recipe=RECIPE, start=start, architecture="dy-yolov7")
 
 
 def test_sizes_vary_only_where_asked_and_the_same_for_all_processes(data: CocoDataset) -> None:

@@ -1,0 +1,133 @@
+"""Sweeps on the real server: what is measured, what survives, and that it can be read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynamicdet.errors import InputError, ServerError
+from dyndet_bench.gallery import chosen_pictures
+from dyndet_bench.load import Load
+from dyndet_bench.sweep import SweepPlan, sweep
+from dyndet_bench.sweep_record import Cell, read_sweep
+from dyndet_builder.server import TritonServer
+
+_PLAN = SweepPlan(hard_shares=(0, 1), loads=(Load(), Load(request_rate=8), Load(batch=64)), repetitions=2, max_images=9)
+
+
+def test_cells_carry_what_the_server_counted_and_are_not_measured_twice(
+    server: TritonServer, demo_images: Path, tmp_path: Path
+) -> None:
+    record = sweep(server.grpc_url, tmp_path / "out", images=demo_images, plan=_PLAN)
+    assert read_sweep(tmp_path / "out") == record
+    assert (record.image_count, len(record.difficulties), record.repetitions) == (9, 9, 2)
+    closed, opened, failed = (record.cells[index : index + 2] for index in (0, 2, 4))
+    for easy, hard in (closed, opened):
+        assert (easy.threshold, hard.threshold) == (1, 0)
+        assert (easy.hard_share, hard.hard_share) == (0, 1)
+        assert _mean(easy) < _mean(hard) * 1.5  # busy machine
+        for cell in (easy, hard):
+            assert cell.split is not None
+            parts = cell.split.queue_ms + cell.split.compute_ms + cell.split.routing_ms + cell.split.network_ms
+            assert parts == pytest.approx(_mean(cell), rel=0.5)
+            assert cell.mean_low_ms is not None and cell.mean_high_ms is not None
+            assert cell.mean_low_ms <= _mean(cell) <= cell.mean_high_ms
+            assert all((tmp_path / "out" / name).stat().st_size > 0 for name in cell.raw)
+            assert (cell.open_loop is not None) == (cell.request_rate is not None)
+    # 64 images in a request are more than the model takes.
+    assert all(cell.latency is None and cell.error and "batch-size" in cell.error for cell in failed)
+    assert record.routes["easy"].requests == record.routes["hard"].requests == 18
+    assert {picture.role for picture in record.gallery} == {"easiest", "borderline", "hardest"}
+
+    steps: list[tuple[str, int]] = []
+    again = sweep(
+        server.grpc_url,
+        tmp_path / "out",
+        images=demo_images,
+        plan=_PLAN,
+        progress=lambda step, done, _of: steps.append((step, done)),
+    )
+    assert [cell.latency for cell in again.cells] == [cell.latency for cell in record.cells]
+
+
+def test_a_server_that_dies_leaves_what_was_measured(
+    repository_folder: Path, demo_images: Path, tmp_path: Path
+) -> None:
+    plan = SweepPlan(hard_shares=(0, 0.5, 1), loads=(Load(),), repetitions=1, max_images=8)
+    with TritonServer(repository_folder) as own:
+
+        def kill(step: str, done: int, _of: int) -> None:
+            if (step, done) == ("measure cells", 1):
+                os.kill(own.pid, signal.SIGKILL)
+
+        with pytest.raises(ServerError, match=r"^[^\n]*stopped answering[^\n]*what was measured is kept[^\n]*$"):
+            sweep(own.grpc_url, tmp_path / "out", images=demo_images, plan=plan, progress=kill)
+    cells = read_sweep(tmp_path / "out").cells
+    assert [cell.latency is not None for cell in cells] == [True, False, False]
+    assert all(cell.error for cell in cells[1:])
+
+
+def test_the_command_writes_reports_that_hold_the_figures(
+    server: TritonServer, demo_images: Path, tmp_path: Path
+) -> None:
+    command = [str(Path(sys.executable).parent / "dyndet"), "bench", "sweep", "--url", server.grpc_url, "--json"]
+    command += ["--images", str(demo_images), "--max-images", "8", "--repetitions", "1", "--hard-shares", "0,1"]
+    command += ["--concurrency", "2", "-o", str(tmp_path / "out")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    printed = json.loads(answer.stdout)
+    assert [cell["concurrency"] for cell in printed["cells"]] == [2, 2]
+    with (tmp_path / "out" / "cells.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["threshold"]) for row in rows] == [1.0, 0.0]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "data:image/jpeg" in page and "<svg" in page
+    assert "concurrency 2" in (tmp_path / "out" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "one of both"),
+        (["--url", "127.0.0.1:9", "--hard-shares", "0,2"], "must lie in 0..1, got 2"),
+        (["--url", "127.0.0.1:9", "--concurrency", "1.5"], "--concurrency takes whole numbers, got 1.5"),
+        (["--url", "127.0.0.1:9", "--concurrency", "one"], "numbers separated by commas"),
+        (["--url", "127.0.0.1:9", "--request-rate", "0"], "positive number of requests"),
+        (["--url", "127.0.0.1:9", "--repetitions", "0"], "repetitions must be at least 1"),
+    ],
+)
+def test_what_cannot_be_swept_is_one_sentence(options: list[str], said: str, demo_images: Path, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "dyndet"), "bench", "sweep", "--images", str(demo_images)]
+    answer = subprocess.run(
+        [*command, "-o", str(tmp_path / "out"), *options], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 2
+    assert said in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_other_files_is_left_alone(server: TritonServer, demo_images: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"no sweep's"):
+        sweep(server.grpc_url, tmp_path, images=demo_images, plan=_PLAN)
+
+
+def test_no_picture_is_shown_twice() -> None:
+    for count in (1, 2, 3, 5, 12, 40):
+        difficulties = np.linspace(0, 1, count)
+        chosen = chosen_pictures(difficulties, 0.5)
+        assert len({index for _, index in chosen}) == len(chosen) <= 12
+        assert chosen[0] == ("easiest", 0)
+
+
+def _mean(cell: Cell) -> float:
+    assert cell.latency is not None
+    return cell.latency.mean_ms
