@@ -35,6 +35,12 @@ class Load:
         """Whether requests arrive without waiting for answers."""
         return self.request_rate is not None
 
+    @property
+    def short(self) -> str:
+        """For tables: c4 (concurrency), 50/s (request rate), c4 b8 (batches of 8)."""
+        how = f"{self.request_rate:g}/s" if self.request_rate is not None else f"c{self.concurrency}"
+        return how if self.batch == 1 else f"{how} b{self.batch}"
+
     def __str__(self) -> str:
         how = f"{self.request_rate:g} requests/s" if self.request_rate is not None else f"{self.concurrency} at a time"
         return how if self.batch == 1 else f"{how}, batches of {self.batch}"
