@@ -213,7 +213,7 @@ _STYLES = {"slower": "bold red", "faster": "green", "within noise": ""}
 
 def _comparison_table(result: Comparison) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for header in ("threshold", "load", "mean, ms", "p99, ms", "images/s", "hard", "beyond noise"):
+    for header in ("threshold", "load", "mean, ms", "p99, ms", "images/s", "hard", "verdict"):
         table.add_column(header, no_wrap=True)
     for cell in result.cells:
         changes = {change.metric: change for change in cell.changes}
@@ -230,7 +230,7 @@ def _comparison_table(result: Comparison) -> Table:
 
 
 def _changed(change: Change | None) -> str:
-    return "-" if change is None else f"{change.old:.4g} -> {change.new:.4g}\n({change.relative:+.1%})"
+    return "-" if change is None else f"{change.old:.3g} -> {change.new:.3g}\n({change.relative:+.1%})"
 
 
 def _hard(cell: ComparedCell) -> str:
