@@ -230,7 +230,10 @@ def _comparison_table(result: Comparison) -> Table:
 
 
 def _changed(change: Change | None) -> str:
-    return "-" if change is None else f"{change.old:.3g} -> {change.new:.3g}\n({change.relative:+.1%})"
+    if change is None:
+        return "-"
+    old, new = (f"{value:.3g}" if value < 1000 else f"{value:.0f}" for value in (change.old, change.new))
+    return f"{old} -> {new}\n({change.relative:+.1%})"
 
 
 def _hard(cell: ComparedCell) -> str:
