@@ -46,6 +46,8 @@ class _Search:
     too_fast: float = 1.0
     """smallest counted easy share that was faster than it had to be"""
     last_side: int = 0
+    missed: set[float] = field(default_factory=set)
+    """thresholds that miss the target by more than noise"""
 
 
 @dataclass
@@ -128,8 +130,10 @@ class ThresholdSearch:
                 search.verified = trial
 
     def _correct(self, search: _Search, trial: Trial) -> None:
-        """Choose the next threshold on trial. Raises TargetOutOfReachError."""
+        """Choose the next threshold on trial. Raises TargetOutOfReachError and TooNoisyError."""
         if search.corrections == self.effort.max_corrections:
+            if abs(trial.error) - trial.half_width <= search.tolerance:
+                raise TooNoisyError(self._too_noisy(search, trial))
             raise TargetOutOfReachError(self._gave_up(search, trial))
         search.corrections += 1
         self.corrections = max(self.corrections, search.corrections)
@@ -137,7 +141,9 @@ class ThresholdSearch:
         wanted = self._bracketed(search, trial, counted)
         share = min(max(search.share + wanted - counted, 0.0), 1.0)
         threshold = threshold_for_easy_share(self.difficulties, share)
-        if threshold == trial.threshold and abs(trial.error) > search.tolerance + trial.half_width:
+        if abs(trial.error) > search.tolerance + trial.half_width:
+            search.missed.add(trial.threshold)
+        if threshold in search.missed:
             raise TargetOutOfReachError(self._stuck(search, trial))
         search.share, search.threshold = share, threshold
 
@@ -153,10 +159,12 @@ class ThresholdSearch:
         side = 1 if slow else -1
         stalls = search.last_side == side and search.corrections > 2
         search.last_side = side
-        if stalls:
-            return (search.too_slow + search.too_fast) / 2
         seen = self._seen.get(search.target.statistic.name, ())
         expected = corrected_easy_share(search.target, self._easy, self._hard, seen)
+        if stalls and search.too_slow > 0 and search.too_fast < 1:
+            expected = (search.too_slow + search.too_fast) / 2
+        elif stalls:  # towards the side that no trial has reached yet
+            expected = counted + 2 * (expected - counted)
         return min(max(expected, search.too_slow), search.too_fast)
 
     def _measure(
@@ -194,8 +202,9 @@ class ThresholdSearch:
 
     def _stuck(self, search: _Search, trial: Trial) -> str:
         low, high = self._range(trial)
-        if trial.threshold in (ALL_EASY, ALL_HARD):
-            images = "no image" if trial.threshold == ALL_EASY else "every image"
+        ends = sorted((search.target.statistic.of(trial.easy), search.target.statistic.of(trial.hard)))
+        if not ends[0] < trial.goal < ends[1]:
+            images = "no image" if trial.threshold >= ALL_EASY else "every image"
             return (
                 f"{search.target.text} is out of reach: with {images} on the hard route this server has "
                 f"{_figure(trial, trial.reached)} instead of {_figure(trial, trial.goal)}; ask for {low} to {high}"
@@ -211,7 +220,8 @@ class ThresholdSearch:
         return (
             f"{search.target.text} was not met: after {search.corrections} corrections it is "
             f"{_figure(trial, trial.reached)} instead of {_figure(trial, trial.goal)} ({trial.error:+.1%}, give or "
-            f"take {trial.half_width:.1%}); the machine is too noisy or the load too uneven; ask for {low} to {high}"
+            f"take {trial.half_width:.1%}); the load is too uneven, or the machine changed its speed; ask for {low} to "
+            f"{high}"
         )
 
     def _too_noisy(self, search: _Search, trial: Trial) -> str:
