@@ -36,6 +36,8 @@ class Rounds:
         """`first` numbers the rounds, each of which has arrivals of its own at a request rate."""
         self.workload = workload
         self.load = load or Load()
+        self.warning: str | None = None
+        """where the client of an open loop did not send on time: what it said last"""
         self._served = served
         self._perf_analyzer = perf_analyzer
         self._requests = -(-len(workload) // self.load.batch) if requests is None else requests
@@ -92,6 +94,7 @@ class Rounds:
             requests=self._requests,
             seed=self._number,
         )
+        self.warning = found.warning or self.warning
         return Run(
             threshold=threshold,
             requests=self._requests,

@@ -121,7 +121,7 @@ def calibrate(
             search = ThresholdSearch(rounds, targets, difficulties[:half], effort, tell)
             verified = search.find()
         seen = circumstances(**served.versions(), perf_analyzer=perf_analyzer.version)
-    evidence = _evidence(verified, difficulties[:half], len(letterboxed) - half, load, journal, seen)
+    evidence = _evidence(verified, difficulties[:half], len(letterboxed) - half, rounds, journal, seen)
     points = {trial.target.text: _point(trial, difficulties[:half], load, seen.date) for trial in verified}
     for path in files:
         _write(path, points, evidence)
@@ -157,10 +157,11 @@ def _evidence(
     trials: Sequence[Trial],
     difficulties: FloatArray,
     held_out: int,
-    load: Load,
+    rounds: Rounds,
     journal: Journal | None,
     seen: Circumstances,
 ) -> Evidence:
+    load = rounds.load
     easy, hard = ([run for trial in trials for run in getattr(trial, route)] for route in ("easy", "hard"))
     easy, hard = (list({id(run): run for run in runs}.values()) for runs in (easy, hard))  # trials share their rounds
     return Evidence(
@@ -175,6 +176,7 @@ def _evidence(
         request_rate=load.request_rate,
         batch=load.batch,
         rounds_replayed=0 if journal is None else journal.replayed,
+        warning=rounds.warning,
         **seen.model_dump(),
     )
 
