@@ -64,7 +64,7 @@ def _find(formula: Formula, targets: str, **effort: Any) -> tuple[list[Trial], T
         formula,  # type: ignore[arg-type]
         parse_targets(targets),
         calibration,
-        Effort(time_budget_s=5, **effort),
+        Effort(time_budget_s=1, **effort),
         lambda _step, _done, _of: None,
     )
     return search.find(), search
@@ -113,7 +113,7 @@ def test_a_target_between_two_thresholds_is_refused_with_what_is_near() -> None:
         formula,  # type: ignore[arg-type]
         parse_targets("12ms"),
         np.repeat([0.2, 0.8], 200),
-        Effort(time_budget_s=5),
+        Effort(time_budget_s=1),
         lambda _step, _done, _of: None,
     )
     with pytest.raises(TargetOutOfReachError, match=r"12ms lies between two thresholds: .* give more images"):
