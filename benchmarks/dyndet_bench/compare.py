@@ -160,6 +160,8 @@ def compare_sweeps(
             newly_failed.append(f"{_name(after)}: {after.error or 'no figures'}")
         else:
             failed.append(f"{_name(before)}: {before.error or 'no figures'}")
+    if not cells and not newly_failed:
+        raise InputError(f"no cell was measured in both sweeps; the first says: {failed[0]}")
     order = {"slower": 0, "faster": 1, "within noise": 2}
     return Comparison(
         cells=tuple(sorted(cells, key=lambda cell: (order[cell.verdict], -cell.worst))),

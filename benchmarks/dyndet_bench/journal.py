@@ -11,20 +11,71 @@ import json
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dynamicdet.errors import InputError
-from dyndet_bench.measure import Run
+from dyndet_bench.measure import PERCENTILES, Run
 from dyndet_bench.served import RouteCounts, ServerTimes
 
 Wanted = tuple[tuple[float | None, bool], ...]
 """thresholds of a round, each with whether its single latencies are wanted"""
 Round = list[Run]
 """one run of each threshold, in their order"""
+
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class _KeptRun(BaseModel):
+    """A run as it is written; a line that is anything else is damaged."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    threshold: Annotated[float, Field(ge=0, le=1)] | None
+    requests: _Count
+    mean_ms: _Positive
+    percentiles_ms: dict[str, _Positive]
+    throughput_per_s: _Positive
+    counts: dict[str, _Count]
+    times: dict[str, float]
+    latencies_ms: Annotated[list[_Positive], Field(min_length=1)] | None
+
+    @model_validator(mode="after")
+    def _fields_are_known(self) -> _KeptRun:
+        percentiles = {str(percent) for percent in PERCENTILES}
+        if self.percentiles_ms.keys() != percentiles or self.counts.keys() != {"total", "hard"}:
+            raise ValueError("other percentiles or counts")
+        if not 0 <= self.counts["hard"] <= self.counts["total"] or not self.counts["total"]:
+            raise ValueError("impossible counts")
+        if self.times.keys() != {field.name for field in fields(ServerTimes)}:
+            raise ValueError("other times")
+        return self
+
+    def as_run(self) -> Run:
+        """The run that was kept."""
+        return Run(
+            threshold=self.threshold,
+            requests=self.requests,
+            mean_ms=self.mean_ms,
+            percentiles_ms={int(percent): value for percent, value in self.percentiles_ms.items()},
+            throughput_per_s=self.throughput_per_s,
+            counts=RouteCounts(**self.counts),
+            times=ServerTimes(**self.times),  # type: ignore[arg-type]
+            latencies_ms=None if self.latencies_ms is None else np.array(self.latencies_ms, np.float64),
+        )
+
+
+class _KeptRound(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    time: float
+    runs: Annotated[list[_KeptRun], Field(min_length=1)]
 
 
 class Journal:
@@ -63,30 +114,17 @@ class Journal:
             file.write(line + "\n")
 
     def _read(self, since: float) -> None:
-        for line in self.path.read_text(errors="replace").splitlines():
+        for line in self.path.read_bytes().splitlines():
             try:
-                content = json.loads(line)
-                if content["time"] < since:
-                    continue
-                runs = [_run(one) for one in content["runs"]]
-            except (ValueError, KeyError, TypeError):
+                kept = _KeptRound.model_validate_json(line)
+            except ValidationError:
+                continue  # cut off, or damaged
+            if not since <= kept.time <= time.time():
                 continue
+            runs = [one.as_run() for one in kept.runs]
             self._known[tuple((run.threshold, run.latencies_ms is not None) for run in runs)].append(runs)
 
 
 def _plain(run: Run) -> dict[str, Any]:
     latencies = None if run.latencies_ms is None else np.round(run.latencies_ms, 4).tolist()
     return {**asdict(run), "latencies_ms": latencies}
-
-
-def _run(content: Mapping[str, Any]) -> Run:
-    latencies = content["latencies_ms"]
-    return Run(
-        **{
-            **content,
-            "percentiles_ms": {int(percent): float(value) for percent, value in content["percentiles_ms"].items()},
-            "counts": RouteCounts(**content["counts"]),
-            "times": ServerTimes(**content["times"]),
-            "latencies_ms": None if latencies is None else np.array(latencies, np.float64),
-        }
-    )

@@ -197,7 +197,7 @@ def cells_csv(facts: Facts) -> str:
     """One row per cell in full precision, the columns named as in `sweep.json`; what is not known is empty."""
     file = io.StringIO()
     fields = {name: value for field in Cell.model_fields for name, value in _csv_fields(field).items()}
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file)  # RFC 4180: lines end in CR LF, and fields with either are quoted
     writer.writerow([*fields, "ap", "ap50"])
     for cell in facts.cells:
         known = facts.accuracy(cell.threshold)

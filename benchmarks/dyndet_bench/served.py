@@ -156,6 +156,11 @@ class Served:
         return {str(metadata.get("name", "server")): str(metadata.get("version", "unknown"))}
 
     @property
+    def max_batch(self) -> int:
+        """Images that one request may hold."""
+        return int(self._config.get("max_batch_size", 1))
+
+    @property
     def bundle_sha256(self) -> str | None:
         """Of the bundle that the served model says it was rendered from."""
         found = self._config.get("parameters", {}).get("dyndet_bundle_sha256", {}).get("string_value")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,10 +23,7 @@ _DRAWS = 400
 
 
 def _percent(name: str) -> float:
-    try:
-        return float(name[1:]) if name[:1] == "p" and name[1:2].isdigit() else float("nan")
-    except ValueError:
-        return float("nan")
+    return float(name[1:]) if re.fullmatch(r"p[0-9]{1,2}(\.[0-9]{1,6})?", name) else float("nan")
 
 
 @dataclass(frozen=True)

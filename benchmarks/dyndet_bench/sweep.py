@@ -65,6 +65,9 @@ class SweepPlan:
         for name in ("repetitions", "max_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for load in self.loads:
+            if load.request_rate is not None and load.request_rate < 1:
+                raise InputError(f"perf_analyzer takes request rates from 1 a second, got {load.request_rate:g}")
         if self.requests is not None and self.requests < 1:
             raise InputError(f"requests must be at least 1, got {self.requests}")
 
@@ -114,6 +117,8 @@ def sweep(
             cells = [CellRuns(threshold, load) for load in plan.loads for threshold in thresholds]
             death = _measure(cells, measurer, plan.repetitions, tell)
         seen = circumstances(perf_analyzer=perf_analyzer.version, **({} if death else served.versions()))
+    if death is None and not any(cell.runs for cell in cells):
+        raise ServerError(f"no cell could be measured; the first says: {cells[0].error}")
     record = Sweep(
         model=model,
         url=url,

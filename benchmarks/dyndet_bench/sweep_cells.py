@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,10 +160,12 @@ class Measurer:
         return run
 
     def _requests_at(self, load: Load) -> int:
-        if self._requests is not None:
-            return max(self._requests, 1 if load.open else load.concurrency)
-        each_once = -(-len(self._workload) // load.batch)
-        return each_once if load.open else max(each_once, _LEAST_REQUESTS_PER_CONNECTION * load.concurrency)
+        """At a rate at least a second of it: perf_analyzer refuses less."""
+        asked = self._requests
+        if load.request_rate is not None:
+            return max(asked or -(-len(self._workload) // load.batch), math.ceil(load.request_rate))
+        each = 1 if asked is not None else _LEAST_REQUESTS_PER_CONNECTION
+        return max(asked or -(-len(self._workload) // load.batch), each * load.concurrency)
 
 
 def _latency(runs: Sequence[Run]) -> Latency:

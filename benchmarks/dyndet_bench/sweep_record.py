@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,10 @@ FILE_NAME = "sweep.json"
 Role = Literal["easiest", "borderline", "hardest"]
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,11 +26,11 @@ class _Record(BaseModel):
 class Latency(_Record):
     """Latency of requests as a client saw it, milliseconds."""
 
-    mean_ms: float
-    p50_ms: float
-    p90_ms: float
-    p95_ms: float
-    p99_ms: float
+    mean_ms: Positive
+    p50_ms: Positive
+    p90_ms: Positive
+    p95_ms: Positive
+    p99_ms: Positive
 
 
 class Split(_Record):
@@ -41,19 +45,19 @@ class Split(_Record):
 class Cell(_Record):
     """One threshold at one load, measured by one perf_analyzer process per repetition."""
 
-    threshold: float
+    threshold: Share
     concurrency: int | None = Field(description="closed loop; None where requests arrive at a rate")
     request_rate: float | None = Field(description="open loop, requests a second")
     batch: int
     error: str | None = Field(default=None, description="why it could not be measured; the figures are None then")
     requests: int | None = None
-    throughput_per_s: float | None = Field(default=None, description="images a second")
+    throughput_per_s: Positive | None = Field(default=None, description="images a second")
     latency: Latency | None = None
-    mean_low_ms: float | None = Field(default=None, description="95 % interval of the mean latency over repetitions")
-    mean_high_ms: float | None = None
-    throughput_low_per_s: float | None = None
-    throughput_high_per_s: float | None = None
-    hard_share: float | None = Field(default=None, description="counted by the server: detector 2 over all images")
+    mean_low_ms: Positive | None = Field(default=None, description="95 % interval of the mean latency over repetitions")
+    mean_high_ms: Positive | None = None
+    throughput_low_per_s: Positive | None = None
+    throughput_high_per_s: Positive | None = None
+    hard_share: Share | None = Field(default=None, description="counted by the server: detector 2 over all images")
     split: Split | None = None
     open_loop: Latency | None = Field(
         default=None, description="with a request rate: counted from the intended send time, by our own generator"
@@ -65,7 +69,7 @@ class RouteLatencies(_Record):
     """Latencies of single requests down one route, one at a time."""
 
     quantiles_ms: tuple[float, ...] = Field(description="0 %, 1 %, ... 100 %")
-    mean_ms: float
+    mean_ms: Positive
     requests: int
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -102,6 +103,7 @@ def calibrate(
     perf_analyzer = find_perf_analyzer()
     with Served(url, model) as served:
         pictures = _draw(image_files(images), effort.max_images, seed)
+        _check_load(load, served, effort.requests_per_run or len(pictures) // 2 // load.batch)
         letterboxed = []
         for number, file in enumerate(pictures):
             tell("read pictures", number, len(pictures))
@@ -128,6 +130,19 @@ def calibrate(
     return Calibration(
         model=model, url=url, points=points, evidence=evidence, corrections=search.corrections, written=tuple(files)
     )
+
+
+def _check_load(load: Load, served: Served, requests: int) -> None:
+    """Raise InputError for a load that cannot be measured with so many requests."""
+    if load.batch > served.max_batch:
+        raise InputError(f"model {served.name!r} takes batches of at most {served.max_batch}, not of {load.batch}")
+    if load.request_rate is not None and requests < load.request_rate:
+        raise InputError(
+            f"{requests} requests at {load} last less than a second; ask for a lower rate, or for at least "
+            f"{math.ceil(load.request_rate)} --requests"
+        )
+    if not load.open and requests < load.concurrency:
+        raise InputError(f"{requests} requests cannot keep {load.concurrency} in flight; ask for more --requests")
 
 
 def _point(trial: Trial, difficulties: FloatArray, load: Load, date: str) -> OperatingPoint:
@@ -261,7 +276,7 @@ def _destinations(repository: Path | None, output: Path | None, model: str) -> l
     for file in files:
         if file.exists():
             read_operating_points(file)
-        if not os.access(file.parent, os.W_OK):
+        if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
             raise InputError(f"{file} cannot be written: {file.parent} does not exist or allows no writing")
     return files
 

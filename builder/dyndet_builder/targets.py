@@ -10,7 +10,7 @@ import click
 from dynamicdet.errors import InputError
 from dyndet_bench.statistic import MEAN, THROUGHPUT, Statistic
 
-_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d{1,3}))?"
+_NUMBER = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,3}))?"
 _MS_PER_UNIT = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _ACCEPTED = (
     "a mean latency such as 12ms or 0.012s, a percentile such as p95:15ms, a throughput such as throughput:80/s, or a "
@@ -61,11 +61,15 @@ def parse_target(text: str) -> Target:
 
 def parse_targets(text: str) -> tuple[Target, ...]:
     """Read targets that are separated by commas. Raises InputError for one that is none, or is there twice."""
-    targets = tuple(parse_target(part) for part in text.split(","))
-    names = [target.text for target in targets]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"target {twice!r} is given twice; each names an operating point of its own")
+    parts = text.split(",")
+    if len(parts) > 1 and not all(part.strip() for part in parts):
+        raise InputError(f"targets {text!r} have a comma too many; separate several by one each, such as 10ms,12ms")
+    targets = tuple(parse_target(part) for part in parts)
+    known: dict[tuple[Statistic, float, bool], str] = {}
+    for target in targets:
+        other = known.setdefault((target.statistic, target.value, target.of_range), target.text)
+        if other is not target.text:
+            raise InputError(f"target {target.text!r} is given twice ({other!r} is the same)")
     return targets
 
 

@@ -56,6 +56,8 @@ class Options:
                 raise InputError("threshold and operating_point exclude each other: an operating point is a threshold")
         if self.operating_point is not None and not self.operating_point:
             raise InputError("operating_point must be a name, not an empty string")
+        if self.operating_point is not None and not self.operating_point.isprintable():
+            raise InputError(f"operating_point must be printable, got {self.operating_point!r}")
         _check_share("min_score", self.min_score)
 
 

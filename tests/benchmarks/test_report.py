@@ -200,7 +200,7 @@ def test_every_figure_reaches_the_page(tmp_path: Path) -> None:
             assert "the server died" in line and any("the server died" in row for row in rows)
 
 
-optional = st.none() | st.floats(0, 1e6)
+optional = st.none() | st.floats(1e-3, 1e6)
 cells_with_anything = st.builds(
     Cell,
     threshold=st.floats(0, 1),
@@ -209,9 +209,9 @@ cells_with_anything = st.builds(
     batch=st.integers(1, 64),
     error=st.none() | st.text(min_size=1),
     throughput_per_s=optional,
-    latency=st.none() | st.builds(latency, st.floats(0, 1e6)),
+    latency=st.none() | st.builds(latency, st.floats(1e-3, 1e6)),
     hard_share=st.none() | st.floats(0, 1),
-    open_loop=st.none() | st.builds(latency, st.floats(0, 1e6)),
+    open_loop=st.none() | st.builds(latency, st.floats(1e-3, 1e6)),
 )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import click
@@ -91,6 +93,8 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     """Run a click command and return its exit status; an expected error prints one sentence, a bug names `--debug`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # so that temporary files go, as on Ctrl-C
     try:
         result = command.main(args=words, standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -127,6 +131,10 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
             f"Error: {type(error).__name__}: {text} (this is a fault of dyndet; `--debug` shows where)", err=True
         )
         return 70
+
+
+def _terminate(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def main() -> None:

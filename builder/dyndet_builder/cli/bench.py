@@ -139,7 +139,7 @@ class _Percent(click.ParamType):  # type: ignore[type-arg]
             number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
         except ValueError:
             number = -1.0
-        if not 0 <= number < 10:
+        if not 0 <= number < 1:  # 5 would be 500 %
             self.fail(f"{text!r} is no relative change; accepted are 5% or 0.05", param, ctx)
         return number
 

@@ -15,7 +15,7 @@ from dyndet_builder.calibrate import Calibration, calibrate
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import effort_options, load_options, targets_option
-from dyndet_builder.effort import Effort
+from dyndet_builder.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.targets import Target
 
 _EFFORT = Effort()
@@ -38,14 +38,20 @@ _EFFORT = Effort()
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write operating_points.json to this file, too.")
 @load_options
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw that halves the images.")
 @click.option(
-    "--max-images", type=int, default=_EFFORT.max_images, show_default=True, help="Pictures drawn from the folder."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw that halves the images."
 )
-@click.option("--requests", type=int, help="Requests of one run.  [default: each held-out image once]")
+@click.option(
+    "--max-images",
+    type=click.IntRange(FEWEST_IMAGES),
+    default=_EFFORT.max_images,
+    show_default=True,
+    help="Pictures drawn from the folder.",
+)
+@click.option("--requests", type=click.IntRange(1), help="Requests of one run.  [default: each held-out image once]")
 @click.option(
     "--rounds",
-    type=int,
+    type=click.IntRange(1),
     default=_EFFORT.verification_rounds,
     show_default=True,
     help="Rounds of the verification; noise adds a few more. Fewer than 3 make the other steps shorter, too.",

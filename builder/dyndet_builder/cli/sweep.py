@@ -101,6 +101,8 @@ def command(
         requests=requests,
     )
     points = _points(points_file, repository, model)
+    if data is not None and not data.exists():
+        raise InputError(f"the validation set {data} does not exist")
     with ExitStack() as stack:
         show = stack.enter_context(step_bars())
         if url is None:
@@ -136,7 +138,7 @@ def _loads(
 ) -> list[Load]:
     whole = [("--concurrency", value) for value in concurrency or ()] + [("--batch", value) for value in batch]
     for option, value in whole:
-        if value != int(value):
+        if not value.is_integer():
             raise InputError(f"{option} takes whole numbers, got {value:g}")
     closed = concurrency or (() if request_rate else (1.0, 4.0))
     loads = [Load(concurrency=int(number), batch=int(size)) for size in batch for number in closed]

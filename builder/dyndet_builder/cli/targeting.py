@@ -41,7 +41,8 @@ def load_options(command: Command) -> Command:
     def with_load(*, concurrency: int | None, request_rate: float | None, batch: int, **options: Any) -> Any:
         if concurrency is not None and request_rate is not None:
             raise InputError("--concurrency and --request-rate exclude each other: a closed loop or an open one")
-        return command(load=Load(concurrency=concurrency or 1, request_rate=request_rate, batch=batch), **options)
+        in_flight = 1 if concurrency is None else concurrency
+        return command(load=Load(concurrency=in_flight, request_rate=request_rate, batch=batch), **options)
 
     return with_load
 
@@ -50,13 +51,13 @@ def effort_options(command: Command) -> Command:
     """Add --tolerance and --time-budget (minutes)."""
     command = click.option(
         "--time-budget",
-        type=float,
+        type=click.FloatRange(0),
         default=_EFFORT.time_budget_s / 60,
         show_default=True,
         help="Minutes after which a verification that is still too noisy is given up.",
     )(command)
     return click.option(
         "--tolerance",
-        type=float,
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
         help="Largest accepted relative difference from a target.  [default: 0.03, for percentiles 0.08]",
     )(command)
