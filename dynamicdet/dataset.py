@@ -60,6 +60,11 @@ class CocoDataset:
         return len(self.image_ids)
 
     @property
+    def objects_per_image(self) -> float:
+        """Mean number of objects, crowd regions aside; 1 where there are none."""
+        return sum(len(one.classes) for one in self.labels) / len(self.labels) or 1.0
+
+    @property
     def size(self) -> int:
         """Side of the squares, pixels."""
         return self.images.shape[1]

@@ -1,13 +1,15 @@
 """The detection loss of YOLOv7: CIoU for boxes, binary cross entropy for objectness and classes.
 
-Every part can be reduced over the batch (to train the detectors) or per image (to train the router, which compares
-the two detectors image by image).
+To train the detectors the parts are reduced over the batch. To train the router, which compares the two detectors image
+by image, they are reduced per image, so that an image counts as much as it does in the average precision of a whole
+data set: by its objects. Errors are averaged over the image's matches, since the assignment gives the better of two
+detectors more of them, and weighted by how many objects the image has.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,10 +67,12 @@ class DetectionLoss:
         self.weights = weights or LossWeights()
         self._rows: dict[tuple[tuple[int, int], ...], Rows] = {}
 
-    def __call__(self, maps: Sequence[Tensor], objects: Objects, *, per_image: bool = False) -> Losses:
+    def __call__(self, maps: Sequence[Tensor], objects: Objects, *, objects_per_image: float | None = None) -> Losses:
         """`maps` (B, anchors, H, W, 5 + classes) per level, before the sigmoid.
 
-        Means are over the matches (or rows) of each level, of each image alone where `per_image`; levels are added.
+        Means are over the matches (or rows) of each level; levels are added. Given the data set's mean number of
+        `objects_per_image`, the parts are those of each image: box and classes as means over its matches, times levels,
+        times its share of objects.
         """
         rows = self._rows_of(maps)
         raw = torch.cat([level.flatten(1, 3) for level in maps], dim=1).float()  # (B, N, 5 + classes)
@@ -76,15 +80,18 @@ class DetectionLoss:
         matched = raw[matches.image, matches.row]  # (M, 5 + classes)
         overlap = elementwise_ciou(rows.boxes(matched, matches.row), objects.box[matches.target])
 
-        images = raw.shape[0] if per_image else 1
-        mean = _LevelMean(rows, matches, images)
+        objectness = self._objectness(raw[..., 4], rows, matches, overlap.detach())  # (B,)
+        mean: Callable[[Tensor], Tensor] = _LevelMean(rows, matches)
+        if objects_per_image is None:
+            objectness = objectness.mean(dim=0, keepdim=True)
+        else:
+            mean = _ImageMean(rows, matches, objects, raw.shape[0], objects_per_image)
         truth = functional.one_hot(objects.label[matches.target], raw.shape[-1] - 5).to(raw.dtype)
         class_error = functional.binary_cross_entropy_with_logits(matched[:, 5:], truth, reduction="none").mean(dim=1)
-        objectness = self._objectness(raw[..., 4], rows, matches, overlap.detach())
         scale = self._scales(rows, raw.shape[-1] - 5)
         return Losses(
             box=scale.box * mean(1 - overlap),
-            objectness=scale.objectness * (objectness if per_image else objectness.mean(dim=0, keepdim=True)),
+            objectness=scale.objectness * objectness,
             classes=scale.classes * mean(class_error),
         )
 
@@ -116,19 +123,33 @@ class DetectionLoss:
 
 
 class _LevelMean:
-    """Means of values per match within each (image, level), added over levels."""
+    """Means of values per match within each level, added over levels."""
 
-    def __init__(self, rows: Rows, matches: Matches, images: int) -> None:
+    def __init__(self, rows: Rows, matches: Matches) -> None:
         self.levels = len(rows.shapes)
-        self.images = images
-        image = matches.image if images > 1 else torch.zeros_like(matches.image)
-        self.group = image * self.levels + rows.level[matches.row]
-        ones = torch.ones(len(self.group), device=self.group.device)
-        self.counts = self._add(ones).clamp(min=1)
+        self.level = rows.level[matches.row]
+        self.counts = _add(torch.ones(len(self.level), device=self.level.device), self.level, self.levels).clamp(min=1)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """(M,) to (1,); 0 without a match."""
+        return (_add(values, self.level, self.levels) / self.counts).sum(dim=0, keepdim=True)
+
+
+class _ImageMean:
+    """Means of values per match within each image, times levels, times the image's objects over the usual number."""
+
+    def __init__(self, rows: Rows, matches: Matches, objects: Objects, images: int, objects_per_image: float) -> None:
+        self.image, self.images = matches.image, images
+        one = torch.ones(len(self.image), device=self.image.device)
+        matched = _add(one, self.image, images).clamp(min=1)
+        held = _add(torch.ones(len(objects), device=self.image.device), objects.image, images)
+        self.weights = len(rows.shapes) * held / objects_per_image / matched
 
     def __call__(self, values: Tensor) -> Tensor:
         """(M,) to (images,); 0 without a match."""
-        return (self._add(values) / self.counts).view(self.images, self.levels).sum(dim=1)
+        return self.weights * _add(values, self.image, self.images)
 
-    def _add(self, values: Tensor) -> Tensor:
-        return torch.zeros(self.images * self.levels, device=values.device).index_add(0, self.group, values)
+
+def _add(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Sums (groups,) of values (M,) by group (M,)."""
+    return torch.zeros(groups, device=values.device).index_add(0, group, values)

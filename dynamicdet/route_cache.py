@@ -20,7 +20,7 @@ from dynamicdet.dataset import CocoDataset
 from dynamicdet.routes import RouteResults
 from dynamicdet.suppression import Detections
 
-_FORMAT = 1
+_FORMAT = 2
 _ROUTES = ("easy", "hard")
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -129,7 +129,8 @@ def train_router(
     recipe = recipe or RouterRecipe()
     check_fits(model, data)
     fabric = fabric or make_fabric(precision="32-true")
-    examples = collect_examples(model, _views(model, data, recipe, workers, progress), recipe.loss, fabric.device)
+    views = _views(model, data, recipe, workers, progress)
+    examples = collect_examples(model, views, data.objects_per_image, recipe.loss, fabric.device)
     return fit_router(model, examples, recipe)
 
 
@@ -137,10 +138,14 @@ def train_router(
 def collect_examples(
     model: DynamicDetector,
     batches: Iterable[Batch],
+    objects_per_image: float,
     weights: LossWeights | None = None,
     device: torch.device | str = "cpu",
 ) -> RouterExamples:
-    """Run both detectors in evaluation mode on a device and keep, on the CPU, what the router needs."""
+    """Run both detectors in evaluation mode on a device and keep, on the CPU, what the router needs.
+
+    `objects_per_image` is the data set's mean, see `DetectionLoss`.
+    """
     network = model.deploy().eval().to(device)
     loss = DetectionLoss(network.anchors, model.spec.strides, weights)
     pooled: dict[str, list[Tensor]] = {name: [] for name in model.router_reads}
@@ -151,7 +156,7 @@ def collect_examples(
         for name, kept in pooled.items():
             kept.append(functional.adaptive_avg_pool2d(features[name], 1))
         for maps, kept in zip((network.head1(features), network.detector2(x, features)), losses, strict=True):
-            kept.append(loss(maps, batch.objects, per_image=True).total)
+            kept.append(loss(maps, batch.objects, objects_per_image=objects_per_image).total)
     # Cloned outside inference mode they can take part in a backward pass.
     with torch.inference_mode(mode=False):
         return RouterExamples(

@@ -71,6 +71,7 @@ def run_routes(
     network = model.deploy().eval()
     losses = DetectionLoss(model.anchors, model.spec.strides, loss)
     settings = settings or suppression_for(model.input_size)
+    usual = data.objects_per_image
 
     @torch.inference_mode()
     def answer(images: slice) -> BatchAnswers:
@@ -82,7 +83,7 @@ def run_routes(
         easy, hard = (suppress_rows(network.decode(one), settings, size=float(data.size)) for one in maps)
         start = time.perf_counter()
         objects = objects_of(list(data.labels[images]))
-        loss1, loss2 = (losses(one, objects, per_image=True).total.numpy() for one in maps)
+        loss1, loss2 = (losses(one, objects, objects_per_image=usual).total.numpy() for one in maps)
         return BatchAnswers(easy, hard, difficulties, loss1 - loss2, time.perf_counter() - start)
 
     return collect(data, answer, batch=batch, progress=progress)

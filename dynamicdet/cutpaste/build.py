@@ -42,7 +42,7 @@ def build(
     sources: Sources,
     *,
     train_images: int = 6000,
-    val_images: int = 200,
+    val_images: int = 500,
     seed: int = 0,
     workers: int = 2,
     overwrite: bool = False,

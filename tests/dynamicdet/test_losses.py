@@ -73,12 +73,27 @@ def test_a_fitting_prediction_is_preferred() -> None:
 def test_per_image_losses_are_those_of_the_images_alone() -> None:
     maps = random_maps(2)
     loss = DetectionLoss(ANCHORS, STRIDES)
-    together = loss(maps, TWO_IMAGES, per_image=True).total
+    together = loss(maps, TWO_IMAGES, objects_per_image=1.5).total
+    first, second = objects((0, 1, (20, 30, 14, 18)), (0, 2, (40, 12, 40, 40))), objects((0, 0, (33, 33, 50, 44)))
     alone = [
-        loss([level[:1] for level in maps], objects((0, 1, (20, 30, 14, 18)), (0, 2, (40, 12, 40, 40)))).total,
-        loss([level[1:] for level in maps], objects((0, 0, (33, 33, 50, 44)))).total,
+        loss([level[:1] for level in maps], first, objects_per_image=1.5).total,
+        loss([level[1:] for level in maps], second, objects_per_image=1.5).total,
     ]
     torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_an_image_counts_by_its_objects_however_many_matches_they_get() -> None:
+    maps = [level[:1] for level in random_maps(2)]
+    loss = DetectionLoss(ANCHORS, STRIDES)
+    one, two = objects((0, 1, (20, 30, 14, 18))), objects((0, 1, (20, 30, 14, 18)), (0, 1, (20, 30, 14, 18)))
+    usual, twice = (loss(maps, one, objects_per_image=usual) for usual in (1.0, 0.5))
+    torch.testing.assert_close(twice.box, 2 * usual.box)
+    torch.testing.assert_close(twice.classes, 2 * usual.classes)
+    torch.testing.assert_close(twice.objectness, usual.objectness)
+    # A second object in the same place brings other matches; the mean of box errors stays near, so the part doubles.
+    assert loss(maps, two, objects_per_image=1.0).box.item() == pytest.approx(2 * usual.box.item(), rel=0.3)
+    # One image whose objects are as many as usual: means over all matches, where the batch adds means of levels.
+    assert loss(maps, one).classes.item() <= usual.classes.item() * 3 + 1e-6
 
 
 def test_images_without_objects_still_teach_objectness() -> None:
