@@ -178,7 +178,7 @@ class ThresholdSearch:
         tell = self._teller(step, number * len(thresholds))
         found = []
         for index in range(number):
-            wanted = set(thresholds) if self._with_latencies() else set(thresholds[2:] if goodput and not index else ())
+            wanted = self._with_latencies(searches, goodput=goodput and index == 0)
             found.append(self.rounds.measure(thresholds, tell, latencies_of=wanted))
         for threshold in thresholds[2:]:
             self.rounds.workload.discard(threshold)
@@ -187,9 +187,12 @@ class ThresholdSearch:
         self._hard = [*self._hard, *(runs[ALL_HARD] for runs in rounds)][-_RECENT:]
         return rounds
 
-    def _with_latencies(self) -> tuple[float, ...]:
-        """The routes, where a percentile is to be solved on their latencies."""
-        return (ALL_EASY, ALL_HARD) if any(one.statistic.level is not None for one in self.targets) else ()
+    def _with_latencies(self, searches: Sequence[_Search] = (), *, goodput: bool = False) -> set[float]:
+        """Thresholds whose single latencies are needed: for percentiles those of both routes and of the trial."""
+        percentiles = {search.threshold for search in searches if search.target.statistic.level is not None}
+        if any(target.statistic.level is not None for target in self.targets):
+            percentiles |= {ALL_EASY, ALL_HARD}
+        return percentiles | ({search.threshold for search in searches} if goodput else set())
 
     def _learn(self, trial: Trial) -> None:
         self._seen.setdefault(trial.target.statistic.name, []).append((trial.easy_share, trial.above_mixture))
