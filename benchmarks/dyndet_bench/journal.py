@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -89,7 +89,7 @@ class Journal:
         key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.path = folder / f"{key}.jsonl"
         self.replayed = 0
-        self._known: dict[Wanted, deque[Round]] = defaultdict(deque)
+        self._known: dict[tuple[float | None, ...], list[Round]] = defaultdict(list)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
@@ -100,12 +100,13 @@ class Journal:
             self._read(time.time() - newest_s)
 
     def take(self, wanted: Wanted) -> Round | None:
-        """The oldest round on record of just these thresholds that was not taken yet."""
-        rounds = self._known[wanted]
-        if not rounds:
-            return None
-        self.replayed += 1
-        return rounds.popleft()
+        """The oldest round on record of just these thresholds that was not taken yet and has the latencies wanted."""
+        rounds = self._known[tuple(threshold for threshold, _ in wanted)]
+        for index, runs in enumerate(rounds):
+            if all(run.latencies_ms is not None for run, (_, latencies) in zip(runs, wanted, strict=True) if latencies):
+                self.replayed += 1
+                return rounds.pop(index)
+        return None
 
     def add(self, runs: Round) -> None:
         """Put a round on record."""
@@ -122,7 +123,7 @@ class Journal:
             if not since <= kept.time <= time.time():
                 continue
             runs = [one.as_run() for one in kept.runs]
-            self._known[tuple((run.threshold, run.latencies_ms is not None) for run in runs)].append(runs)
+            self._known[tuple(run.threshold for run in runs)].append(runs)
 
 
 def _plain(run: Run) -> dict[str, Any]:

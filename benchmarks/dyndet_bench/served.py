@@ -167,13 +167,16 @@ class Served:
         return str(found) if found else None
 
     def identity(self) -> dict[str, object]:
-        """What makes this server the same as another: address, versions, and the configuration of all its models."""
+        """What makes this server the same as another: host, versions, and the configuration of all its models.
+
+        Not the port: a server that is started for a build gets another one each time.
+        """
         configs: dict[str, object] = {}
         with _server_errors(self.address, self.name):
             index = self._client.get_model_repository_index(as_json=True).get("models", [])
             for name in sorted(model["name"] for model in index if model.get("state") == "READY"):
                 configs[name] = self._client.get_model_config(name, as_json=True)
-        return {"address": self.address, **self.versions(), "models": configs}
+        return {"host": self.address.rpartition(":")[0], **self.versions(), "models": configs}
 
     def _inference_count(self, model: str) -> int:
         return sum(int(entry.get("inference_count", 0)) for entry in self._statistics(model))

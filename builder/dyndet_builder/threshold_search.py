@@ -115,10 +115,10 @@ class ThresholdSearch:
         rounds = self._measure(searches, self.effort.verification_rounds, step, goodput=True)
         # One round alone says nothing about noise, and was asked for so.
         while self.effort.verification_rounds > 1:
-            noisy = [s.target.text for s, trial in _trials(searches, rounds) if trial.half_width > s.tolerance]
+            noisy = [search for search, trial in _trials(searches, rounds) if trial.half_width > search.tolerance]
             if not noisy or time.monotonic() - self.started > self.effort.time_budget_s:
                 break
-            rounds += self._measure(searches, 1, f"{step}, noisy: again")
+            rounds += self._measure(noisy, 1, f"{step}, noisy: again")
         for search, trial in _trials(searches, rounds):
             self._learn(trial)
             if abs(trial.error) > search.tolerance:
