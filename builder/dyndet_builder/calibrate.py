@@ -89,9 +89,11 @@ def calibrate(
     In the folder `measurements` every round is kept as soon as it was measured, and taken from there by a calibration
     of the same server with the same images within an hour, unless it is `fresh`.
 
-    Raises TargetOutOfReachError, with the reachable range, where no threshold meets a target; TooNoisyError where the
-    machine is too noisy to decide; ServerError where the server fails; MissingExtraError without perf_analyzer. Nothing
-    is written to `repository` and `output` then.
+    A target that was met on a machine too noisy to be sure is among the evidence's warnings.
+
+    Raises TargetOutOfReachError, with the reachable range, where no threshold meets a target; TooNoisyError where noise
+    hides whether one does, also after the last correction; ServerError where the server fails; MissingExtraError
+    without perf_analyzer. Nothing is written to `repository` and `output` then.
     """
     if not targets:
         raise InputError("calibration needs at least one target")
@@ -123,7 +125,8 @@ def calibrate(
             search = ThresholdSearch(rounds, targets, difficulties[:half], effort, tell)
             verified = search.find()
         seen = circumstances(**served.versions(), perf_analyzer=perf_analyzer.version)
-    evidence = _evidence(verified, difficulties[:half], len(letterboxed) - half, rounds, journal, seen)
+    warnings = [*search.warnings, *([] if rounds.warning is None else [rounds.warning])]
+    evidence = _evidence(verified, difficulties[:half], len(letterboxed) - half, rounds, journal, seen, warnings)
     points = {trial.target.text: _point(trial, difficulties[:half], load, seen.date) for trial in verified}
     for path in files:
         _write(path, points, evidence)
@@ -175,6 +178,7 @@ def _evidence(
     rounds: Rounds,
     journal: Journal | None,
     seen: Circumstances,
+    warnings: Sequence[str],
 ) -> Evidence:
     load = rounds.load
     easy, hard = ([run for trial in trials for run in getattr(trial, route)] for route in ("easy", "hard"))
@@ -191,7 +195,7 @@ def _evidence(
         request_rate=load.request_rate,
         batch=load.batch,
         rounds_replayed=0 if journal is None else journal.replayed,
-        warning=rounds.warning,
+        warnings=tuple(warnings),
         **seen.model_dump(),
     )
 

@@ -30,7 +30,7 @@ class Effort:
     max_corrections: int = 8
     tolerance: float | None = None
     """largest accepted relative difference from the target; None: 3 %, for percentiles 8 %"""
-    time_budget_s: float = 1200.0
+    time_budget_s: float = 300.0
     """a verification is repeated until its 95 % interval is narrower than the tolerance, or so much time has passed"""
 
     def __post_init__(self) -> None:

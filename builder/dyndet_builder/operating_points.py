@@ -78,7 +78,7 @@ class Evidence(_Record):
     request_rate: float | None = Field(description="open loop, requests a second")
     batch: int
     rounds_replayed: int = Field(description="rounds that an earlier, interrupted or equal calibration had measured")
-    warning: str | None = Field(default=None, description="of an open loop whose client did not send on time")
+    warnings: tuple[str, ...] = Field(default=(), description="noise that hides the answer, a client that sent late")
     machine: dict[str, str]
     versions: dict[str, str]
     command: str

@@ -65,6 +65,8 @@ class ThresholdSearch:
     effort: Effort
     tell: Progress
     corrections: int = 0
+    warnings: list[str] = field(default_factory=list)
+    """of targets that were met, on a machine too noisy to be sure of it"""
     started: float = field(default_factory=time.monotonic)
     _easy: list[Run] = field(default_factory=list)
     _hard: list[Run] = field(default_factory=list)
@@ -124,10 +126,10 @@ class ThresholdSearch:
             if abs(trial.error) > search.tolerance:
                 search.candidate = False
                 self._correct(search, trial)
-            elif self.effort.verification_rounds > 1 and trial.half_width > search.tolerance:
-                raise TooNoisyError(self._too_noisy(search, trial))
-            else:
-                search.verified = trial
+                continue
+            if self.effort.verification_rounds > 1 and trial.half_width > search.tolerance:
+                self.warnings.append(self._too_noisy(search, trial))
+            search.verified = trial
 
     def _correct(self, search: _Search, trial: Trial) -> None:
         """Choose the next threshold on trial. Raises TargetOutOfReachError and TooNoisyError."""

@@ -5,6 +5,7 @@ What the real server does is in tests/triton/test_calibrate.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -97,8 +98,15 @@ def test_all_targets_share_their_rounds() -> None:
 
 
 def test_noise_that_hides_the_answer_is_said_with_numbers() -> None:
-    with pytest.raises(TooNoisyError, match=r"too noisy to say whether 13ms is met: after \d+ rounds .*±3\.0%"):
-        _find(Formula(noise=0.3), "13ms", max_corrections=2)
+    said = r"too noisy to say whether 13ms is met: after \d+ rounds .*±3\.0%"
+    try:
+        _, search = _find(Formula(noise=0.3), "13ms", max_corrections=2)
+    except TooNoisyError as error:
+        assert re.search(said, str(error))
+    else:
+        (warning,) = search.warnings
+        assert re.search(said, warning)
+    assert _find(Formula(noise=0.001), "13ms")[1].warnings == []
 
 
 def test_a_percentile_in_the_gap_between_the_routes_is_refused() -> None:

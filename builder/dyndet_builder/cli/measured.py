@@ -13,8 +13,8 @@ from dyndet_builder.operating_points import Evidence, OperatingPoint, Reach
 
 def show_measured(console: Console, points: Mapping[str, OperatingPoint], evidence: Evidence) -> None:
     """What was measured: one row per figure for one point, one row per point for several."""
-    if evidence.warning is not None:
-        console.print(f"Warning: {evidence.warning}", style="yellow", soft_wrap=True)
+    for warning in evidence.warnings:
+        console.print(f"Warning: {warning}", style="yellow", soft_wrap=True)
     if len(points) == 1:
         (point,) = points.values()
         console.print(_one(point, evidence))

@@ -54,7 +54,7 @@ def effort_options(command: Command) -> Command:
         type=click.FloatRange(0),
         default=_EFFORT.time_budget_s / 60,
         show_default=True,
-        help="Minutes after which a verification that is still too noisy is given up.",
+        help="Minutes after which a verification is no longer repeated, however noisy it is.",
     )(command)
     return click.option(
         "--tolerance",
