@@ -14,11 +14,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dynamicdet.errors import InputError, MissingExtraError
+from dyndet_bench.served import STAGES
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
-
-_STAGES = ("backbone1", "head1", "detector2")
 
 
 class BareStages:
@@ -28,7 +27,7 @@ class BareStages:
     """
 
     def __init__(self, repository: Path, model: str) -> None:
-        self._sessions = {stage: _session(repository / f"{model}_{stage}") for stage in _STAGES}
+        self._sessions = {stage: _session(repository / f"{model}_{stage}") for stage in STAGES}
         self._inputs = {
             stage: [tensor.name for tensor in session.get_inputs()] for stage, session in self._sessions.items()
         }

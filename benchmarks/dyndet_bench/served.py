@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 ALL_EASY, ALL_HARD = 1.0, 0.0
 """Thresholds that send every image one way."""
 
-_STAGES = ("backbone1", "head1", "detector2")
+STAGES = ("backbone1", "head1", "detector2")
 _TIMEOUT_S = 60.0
 
 
@@ -141,7 +141,7 @@ class Served:
 
     def times(self) -> ServerTimes:
         """The server's own statistics of the public model and the stages behind it."""
-        public, *stages = (self._times(name) for name in (self.name, *(f"{self.name}_{stage}" for stage in _STAGES)))
+        public, *stages = (self._times(name) for name in (self.name, *(f"{self.name}_{stage}" for stage in STAGES)))
         return ServerTimes(
             requests=public.requests,
             inside_ms=public.inside_ms,

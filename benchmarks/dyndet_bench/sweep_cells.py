@@ -101,8 +101,8 @@ class Measurer:
     def measure(self, cell: CellRuns, repetition: int) -> None:
         """One more run of a cell. Raises ServerError."""
         stem = f"raw/{cell.name}-{repetition + 1}"
-        cell.raw += [f"{stem}.csv", f"{stem}.txt"]
         cell.runs.append(self._kept(cell, False, lambda: self._closed_or_sent(cell, self._output / stem)))
+        cell.raw += [f"{stem}.csv", f"{stem}.txt"]
         if cell.load.open:
             cell.open_loop.append(self._kept(cell, True, lambda: self._due(cell, repetition)))
         self._workload.discard(cell.threshold)

@@ -70,13 +70,14 @@ class ThresholdSearch:
     started: float = field(default_factory=time.monotonic)
     _easy: list[Run] = field(default_factory=list)
     _hard: list[Run] = field(default_factory=list)
+    _searches: list[_Search] = field(default_factory=list)
     _seen: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """of each statistic: counted easy shares, and how far above the mixture the figure was there"""
 
     def find(self) -> list[Trial]:
         """The verified thresholds, in the order of the targets. Raises TargetOutOfReachError and TooNoisyError."""
         self._measure_range()
-        searches = [self._begin(target) for target in self.targets]
+        searches = self._searches = [self._begin(target) for target in self.targets]
         while unverified := [search for search in searches if search.verified is None]:
             on_trial = [search for search in unverified if not search.candidate]
             if on_trial:
@@ -191,7 +192,8 @@ class ThresholdSearch:
 
     def _with_latencies(self, searches: Sequence[_Search] = (), *, goodput: bool = False) -> set[float]:
         """Thresholds whose single latencies are needed: for percentiles those of both routes and of the trial."""
-        percentiles = {search.threshold for search in searches if search.target.statistic.level is not None}
+        # Of all searches, also those not measured now: two targets may share a threshold.
+        percentiles = {search.threshold for search in self._searches if search.target.statistic.level is not None}
         if any(target.statistic.level is not None for target in self.targets):
             percentiles |= {ALL_EASY, ALL_HARD}
         return percentiles | ({search.threshold for search in searches} if goodput else set())

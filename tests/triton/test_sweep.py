@@ -47,14 +47,7 @@ def test_cells_carry_what_the_server_counted_and_are_not_measured_twice(
     assert record.routes["easy"].requests == record.routes["hard"].requests == 18
     assert {picture.role for picture in record.gallery} == {"easiest", "borderline", "hardest"}
 
-    steps: list[tuple[str, int]] = []
-    again = sweep(
-        server.grpc_url,
-        tmp_path / "out",
-        images=demo_images,
-        plan=_PLAN,
-        progress=lambda step, done, _of: steps.append((step, done)),
-    )
+    again = sweep(server.grpc_url, tmp_path / "out", images=demo_images, plan=_PLAN)
     assert [cell.latency for cell in again.cells] == [cell.latency for cell in record.cells]
 
 
