@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dynamicdet.errors import InputError, MissingExtraError
-from dyndet_bench.served import STAGES
+from dyndet_bench.served import ALL_EASY, ALL_HARD, STAGES
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
@@ -23,58 +24,70 @@ FloatArray = npt.NDArray[np.float64]
 class BareStages:
     """Sessions of the stages' graphs, with the thread counts they are served with and else ONNX Runtime's defaults.
 
-    Raises InputError where the repository holds no ONNX graphs that run on the CPU.
+    `threads` are those of a graph, by default as it is served. Raises InputError where the repository holds no ONNX
+    graphs that run on the CPU.
     """
 
-    def __init__(self, repository: Path, model: str) -> None:
-        self._sessions = {stage: _session(repository / f"{model}_{stage}") for stage in STAGES}
-        self._inputs = {
-            stage: [tensor.name for tensor in session.get_inputs()] for stage, session in self._sessions.items()
+    def __init__(self, repository: Path, model: str, *, threads: int | None = None) -> None:
+        self._sessions = {stage: _session(*_graph(repository, model, stage), threads) for stage in STAGES}
+        names = {
+            stage: ([tensor.name for tensor in one.get_inputs()], [tensor.name for tensor in one.get_outputs()])
+            for stage, one in self._sessions.items()
         }
+        self._inputs = {stage: inputs for stage, (inputs, _) in names.items()}
+        self._features = names["backbone1"][1]
 
-    def easy(self, image: Array) -> Array:
-        """Detections of detector 1 for an image (S, S, 3)."""
-        return self._route(image, "head1")
-
-    def hard(self, image: Array) -> Array:
-        """Detections of detector 2 for an image (S, S, 3)."""
-        return self._route(image, "detector2")
+    def answer(self, image: Array, threshold: float) -> list[Array]:
+        """Detections for an image (S, S, 3), by detector 2 where its difficulty exceeds the threshold, or that is 0."""
+        given = {"image": image[None]}
+        tensors = dict(zip(self._features, self._sessions["backbone1"].run(self._features, given), strict=True)) | given
+        easy = threshold > 0 and float(tensors["difficulty"].item()) <= threshold
+        last = "head1" if easy else "detector2"
+        found: list[Array] = self._sessions[last].run(None, {name: tensors[name] for name in self._inputs[last]})
+        return found
 
     def time_ms(self, images: Sequence[Array], *, hard: bool) -> FloatArray:
         """Time of each image down one route, (images,), after one that is not counted."""
-        answer = self.hard if hard else self.easy
-        answer(images[0])
+        threshold = ALL_HARD if hard else ALL_EASY
+        self.answer(images[0], threshold)
         times = []
         for image in images:
             start = time.perf_counter_ns()
-            answer(image)
+            self.answer(image, threshold)
             times.append((time.perf_counter_ns() - start) / 1e6)
         return np.array(times, np.float64)
 
-    def _route(self, image: Array, last: str) -> Array:
-        tensors: dict[str, Array] = {"image": image[None]}
-        wanted = ["difficulty", *(name for name in self._inputs[last] if name != "image")]
-        tensors |= zip(wanted, self._sessions["backbone1"].run(wanted, {"image": image[None]}), strict=True)
-        feed = {name: tensors[name] for name in self._inputs[last]}
-        outputs: list[Array] = self._sessions[last].run(None, feed)
-        return outputs[0]
+
+def _graph(repository: Path, model: str, stage: str) -> tuple[Path, Path]:
+    """The graph of a stage and the configuration of the model that runs it: its own, or the fused detector."""
+    own, fused = repository / f"{model}_{stage}", repository / model
+    for graph, folder in ((own / "1" / "model.onnx", own), (fused / "1" / f"{stage}.onnx", fused)):
+        if graph.is_file():
+            return graph, folder / "config.pbtxt"
+    raise InputError(f"{repository} cannot be compared with ONNX Runtime: {own / '1' / 'model.onnx'} does not exist")
 
 
-def _session(folder: Path) -> Any:
+def _session(graph: Path, config_file: Path, threads: int | None) -> Any:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise MissingExtraError("onnxruntime is not installed; `pip install 'dyndet[build]'` installs it") from error
-    graph = folder / "1" / "model.onnx"
-    if not graph.is_file():
-        raise InputError(f"{folder.parent} cannot be compared with ONNX Runtime: {graph} does not exist")
-    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    config = text_format.Parse(config_file.read_text(), model_config_pb2.ModelConfig())
     if any(group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU for group in config.instance_group):
-        raise InputError(f"{folder.name} is served on a GPU; the comparison with ONNX Runtime is for stages on the CPU")
+        raise InputError(f"{config.name} is served on a GPU; the comparison with ONNX Runtime is for stages on the CPU")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = _threads(config, graph) if threads is None else threads
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _threads(config: model_config_pb2.ModelConfig, graph: Path) -> int:
+    """Threads that a graph is served with; 0: as many as there are cores."""
+    settings = graph.with_name("dyndet.json")
+    if settings.is_file():
+        return int(json.loads(settings.read_bytes())["fused"]["threads"])
     for name in ("dyndet_threads", "intra_op_thread_count"):
         if name in config.parameters:
-            options.intra_op_num_threads = int(config.parameters[name].string_value)
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            return int(config.parameters[name].string_value)
+    return 0

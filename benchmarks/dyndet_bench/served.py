@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +14,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import DyndetError, ServerError
+from dyndet_bench.own_metrics import OwnMetrics, default_metrics_url
 from dyndet_client.codec import ServedModel, parse_model
 from dyndet_client.errors import ServerUnreachableError
 from dyndet_client.transport import GrpcTransport, parse_url
@@ -71,10 +72,13 @@ class ServerTimes:
 class Served:
     """A connection to one served detector; a context manager.
 
+    A detector of the topology `fused` has no stage models for Triton to count; what it counts itself is read from
+    `metrics_url`, by default Triton's metrics port 8002 on the same host.
+
     Raises a ServerError when nothing answers at `url` or the model is not one of ours.
     """
 
-    def __init__(self, url: str, model: str = "dyndet") -> None:
+    def __init__(self, url: str, model: str = "dyndet", *, metrics_url: str | None = None) -> None:
         self.address = parse_url(url)
         transport = GrpcTransport(url, model)
         try:
@@ -83,6 +87,8 @@ class Served:
         finally:
             transport.close()
         self.name = self.detector.name
+        self.topology: str = self._parameter("dyndet_topology") or "bls"
+        self.metrics = OwnMetrics(metrics_url or default_metrics_url(self.address), self.name)
         self._client = triton.InferenceServerClient(self.address, channel_args=[("grpc.enable_http_proxy", 0)])
 
     def __enter__(self) -> Served:
@@ -132,16 +138,23 @@ class Served:
         image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
         for _ in range(rounds):
             for threshold in (ALL_EASY, ALL_HARD):
-                self.infer(image, threshold=threshold, outputs=("route",))
+                self.infer(image, threshold=threshold, outputs=("num_detections",))
 
     def counts(self) -> RouteCounts:
-        """The server's own counters: images asked for, and images that reached detector 2."""
-        total, hard = (self._inference_count(name) for name in (self.name, f"{self.name}_detector2"))
-        return RouteCounts(total=total, hard=hard)
+        """Images answered, and images that reached detector 2: Triton's counters, or of a fused detector its own."""
+        total = self._inference_count(self.name)
+        if self.topology == "fused":
+            routed = self.metrics.routed(images=total)
+            return RouteCounts(total=total, hard=int(routed["hard"]))
+        return RouteCounts(total=total, hard=self._inference_count(f"{self.name}_detector2"))
 
     def times(self) -> ServerTimes:
         """The server's own statistics of the public model and the stages behind it."""
-        public, *stages = (self._times(name) for name in (self.name, *(f"{self.name}_{stage}" for stage in STAGES)))
+        public = self._times(self.name)
+        if self.topology == "fused":
+            self.metrics.routed(images=self._inference_count(self.name))
+            return replace(public, compute_ms=1e3 * sum(self.metrics.read("dyndet_stage_seconds_total").values()))
+        stages = [self._times(f"{self.name}_{stage}") for stage in STAGES]
         return ServerTimes(
             requests=public.requests,
             inside_ms=public.inside_ms,
@@ -163,8 +176,7 @@ class Served:
     @property
     def bundle_sha256(self) -> str | None:
         """Of the bundle that the served model says it was rendered from."""
-        found = self._config.get("parameters", {}).get("dyndet_bundle_sha256", {}).get("string_value")
-        return str(found) if found else None
+        return self._parameter("dyndet_bundle_sha256")
 
     def identity(self) -> dict[str, object]:
         """What makes this server the same as another: host, versions, and the configuration of all its models.
@@ -177,6 +189,10 @@ class Served:
             for name in sorted(model["name"] for model in index if model.get("state") == "READY"):
                 configs[name] = self._client.get_model_config(name, as_json=True)
         return {"host": self.address.rpartition(":")[0], **self.versions(), "models": configs}
+
+    def _parameter(self, name: str) -> str | None:
+        found = self._config.get("parameters", {}).get(name, {}).get("string_value")
+        return str(found) if found else None
 
     def _inference_count(self, model: str) -> int:
         return sum(int(entry.get("inference_count", 0)) for entry in self._statistics(model))

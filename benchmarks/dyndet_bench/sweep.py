@@ -83,6 +83,7 @@ def sweep(
     accuracy_data: str | None = None,
     points: Sequence[Point] = (),
     fresh: bool = False,
+    metrics_url: str | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
     """Measure the detector at `url` with perf_analyzer, and write `sweep.json`, raw outputs and pictures to `output`.
@@ -90,14 +91,15 @@ def sweep(
     The cells are measured in turn, once per repetition, so that all of them see the machine fast and slow. Each run is
     kept as soon as it is done: a sweep that is started again goes on where it stopped, unless it is `fresh`. A cell
     that fails is reported in its place. `accuracy` is asked for the average precision of the thresholds. The reports
-    are written by `report.write_report`.
+    are written by `report.write_report`. `metrics_url` is read for a detector of the topology `fused`, by default on
+    port 8002.
 
     Raises ServerError where the server dies, after what was measured is written; InputError, MissingExtraError.
     """
     plan = plan or SweepPlan()
     tell = progress or (lambda _step, _done, _of: None)
     perf_analyzer = find_perf_analyzer()
-    with Served(url, model) as served:
+    with Served(url, model, metrics_url=metrics_url) as served:
         files = _draw(image_files(images), plan)
         letterboxed = read_letterboxed(files, served.detector.input_size)
         _check_output(output)

@@ -42,15 +42,18 @@ def read_letterboxed(files: Sequence[Path], size: int, progress: Callable[[], No
 
 
 class Workload:
-    """Pictures encoded once, written for perf_analyzer at any threshold; a context manager that removes its files."""
+    """Pictures encoded once, written for perf_analyzer at any threshold; a context manager that removes its files.
 
-    def __init__(self, images: Sequence[UInt8Array]) -> None:
+    `dtype` is that of the model's input, uint8 for every detector of ours.
+    """
+
+    def __init__(self, images: Sequence[UInt8Array], *, dtype: npt.DTypeLike = np.uint8) -> None:
         if not images:
             raise InputError("a workload needs at least one picture")
         self.images = tuple(images)
         """each (S, S, 3)"""
         self._shape = list(images[0].shape)
-        self._encoded = [base64.b64encode(image.tobytes()).decode() for image in images]
+        self._encoded = [base64.b64encode(image.astype(dtype).tobytes()).decode() for image in images]
         self._folder = tempfile.TemporaryDirectory(prefix="dyndet-workload-")
         self._files: dict[float | None, Path] = {}
         self._numbers = itertools.count()  # a name that was discarded is not used again

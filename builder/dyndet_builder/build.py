@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from dynamicdet.errors import InputError
@@ -20,6 +20,7 @@ from dyndet_builder.render import RenderOptions, render
 from dyndet_builder.server import TritonServer
 from dyndet_builder.steps import FinishedSteps, images_digest, key_of, locked
 from dyndet_builder.targets import Target
+from dyndet_builder.topology import choose_topology
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""
@@ -36,6 +37,8 @@ class BuildOptions:
     architecture: str | None = None
     max_detections: int = 100
     rendering: RenderOptions = field(default_factory=RenderOptions)
+    choose_topology: bool = False
+    """measure both topologies and take the faster, whatever `rendering` says"""
     load: Load = field(default_factory=Load)
     effort: Effort = field(default_factory=Effort)
     fresh: bool = False
@@ -167,12 +170,23 @@ class _Build:
 
     def _render_key(self) -> str:
         return key_of(
-            {"bundle": file_sha256(self._bundle / BUNDLE_FILE), "options": _plain(asdict(self._options.rendering))}
+            {
+                "bundle": file_sha256(self._bundle / BUNDLE_FILE),
+                "options": _plain(asdict(self._options.rendering)),
+                "topology": str(self._options.load) if self._options.choose_topology else "given",
+            }
         )
 
     def _render(self) -> None:
+        rendering, chosen = self._options.rendering, None
+        if self._options.choose_topology:
+            chosen = choose_topology(
+                self._bundle, self._images, rendering, load=self._options.load, progress=self._tell
+            )
+        if chosen is not None:
+            rendering = replace(rendering, topology=chosen.topology)
         self._tell("render the repository", 0, 1)
-        render(self._bundle, self._repository, self._options.rendering)
+        render(self._bundle, self._repository, rendering, chosen_by=None if chosen is None else asdict(chosen))
         self._tell("render the repository", 1, 1)
 
     def _calibrate_key(self) -> str:
@@ -197,6 +211,7 @@ class _Build:
                 targets=self._targets,
                 model=self._options.name,
                 repository=self._repository,
+                metrics_url=server.metrics_url,
                 load=self._options.load,
                 effort=self._options.effort,
                 measurements=self._measurements,

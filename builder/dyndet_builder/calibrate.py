@@ -75,6 +75,7 @@ def calibrate(
     effort: Effort | None = None,
     measurements: Path | None = None,
     fresh: bool = False,
+    metrics_url: str | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
     """Find the thresholds that meet `targets` on the server at `url`; the first becomes the default operating point.
@@ -87,7 +88,8 @@ def calibrate(
     are kept.
 
     In the folder `measurements` every round is kept as soon as it was measured, and taken from there by a calibration
-    of the same server with the same images within an hour, unless it is `fresh`.
+    of the same server with the same images within an hour, unless it is `fresh`. `metrics_url` is read for a detector
+    of the topology `fused`, by default on port 8002.
 
     A target that was met on a machine too noisy to be sure is among the evidence's warnings.
 
@@ -103,7 +105,7 @@ def calibrate(
     tell = progress or (lambda _step, _done, _of: None)
     files = _destinations(repository, output, model)
     perf_analyzer = find_perf_analyzer()
-    with Served(url, model) as served:
+    with Served(url, model, metrics_url=metrics_url) as served:
         pictures = _draw(image_files(images), effort.max_images, seed)
         _check_load(load, served, effort.requests_per_run or len(pictures) // 2 // load.batch)
         letterboxed = []

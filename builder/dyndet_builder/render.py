@@ -1,31 +1,35 @@
-"""Renders a bundle as a Triton model repository: the public detector and its three stages."""
+"""Renders a bundle as a Triton model repository: the public detector and, unless it is fused, its three stages."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+
+import onnx
 
 from dynamicdet.errors import InputError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle import file_sha256, read_bundle
+from dyndet_builder.bundle import Bundle, StageName, file_sha256, read_bundle
 from dyndet_builder.folders import check_creatable
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import uncalibrated
 from dyndet_builder.render_models import (
     DETECTION_OUTPUTS,
     TEMPLATES,
-    BlsModel,
+    PublicModel,
     StageModel,
-    bls_model,
     config_text,
+    public_model,
     render_text,
 )
 from dyndet_builder.render_options import RenderOptions
+from dyndet_builder.select_graph import select_graph
 
 __all__ = ["MARKER_FILE", "RenderOptions", "render", "shipped_warmup_image"]
 
@@ -35,12 +39,15 @@ MARKER_FILE = "dyndet.json"
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def render(bundle: Path, output: Path, options: RenderOptions | None = None) -> Path:
+def render(
+    bundle: Path, output: Path, options: RenderOptions | None = None, *, chosen_by: Mapping[str, object] | None = None
+) -> Path:
     """Render a bundle as a model repository that needs nothing outside its folder, and return that folder.
 
     `output` appears whole or not at all. A repository that dyndet rendered there before is replaced, and so are its
     operating points: what was measured on the old configuration says nothing about the new one, so the new repository
-    is uncalibrated. To change operating points alone, run `dyndet calibrate`.
+    is uncalibrated. To change operating points alone, run `dyndet calibrate`. `chosen_by`, measurements that led to
+    these options, is kept in the repository's `dyndet.json`.
 
     Raises InputError for a damaged bundle, impossible options, and an `output` that dyndet did not render.
     """
@@ -55,16 +62,27 @@ def render(bundle: Path, output: Path, options: RenderOptions | None = None) -> 
     try:
         temporary.chmod(0o755)
         bundle_sha256 = file_sha256(bundle / BUNDLE_FILE)
-        detector = bls_model(described, name, options, bundle_sha256)
+        detector = public_model(described, name, options, bundle_sha256)
         for model in detector.stages:
             _write_stage(temporary, model, bundle / described.stages[model.stage].file, warmup)
-        _write_bls(temporary, detector, options)
-        marker = {"model": name, "bundle_sha256": bundle_sha256, "options": asdict(options)}
+        version = _write_public(temporary, detector, described, options)
+        if detector.topology == "fused":
+            _write_graphs(version, bundle, described, warmup)
+        marker: dict[str, object] = {"model": name, "bundle_sha256": bundle_sha256, "options": asdict(options)}
+        if chosen_by is not None:
+            marker["chosen_by"] = dict(chosen_by)
         _write_json(temporary / MARKER_FILE, marker)
+        shutil.copyfile(bundle / BUNDLE_FILE, temporary / BUNDLE_FILE)
         _put(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return output
+
+
+def graph_file(repository: Path, model: str, stage: StageName) -> Path | None:
+    """The ONNX graph of a detector's stage in a rendered repository; none where there is no such detector."""
+    places = (repository / f"{model}_{stage}" / "1" / "model.onnx", repository / model / "1" / f"{stage}.onnx")
+    return next((place for place in places if place.is_file()), None)
 
 
 def shipped_warmup_image() -> Path | None:
@@ -91,29 +109,47 @@ def _write_stage(repository: Path, model: StageModel, graph: Path, warmup: bytes
     (folder / "config.pbtxt").write_text(config_text(f"{template}/config.pbtxt.jinja", model))
 
 
-def _write_bls(repository: Path, model: BlsModel, options: RenderOptions) -> None:
+def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options: RenderOptions) -> Path:
+    """Everything of the public model but its graphs; returns the folder of its version."""
     folder = repository / model.name
     version = folder / "1"
     version.mkdir(parents=True)
-    for source in sorted((TEMPLATES / "bls").glob("*.py")):
+    for source in (*(TEMPLATES / "public").glob("*.py"), *(TEMPLATES / model.topology).glob("*.py")):
         shutil.copyfile(source, version / source.name)
-    settings = {
+    settings: dict[str, object] = {
         "stages": {
-            stage.stage: {
-                "role": stage.stage,
-                "model": stage.name,
+            name: {
+                "role": name,
+                "model": f"{model.name}_{name}",
                 "inputs": [tensor.name for tensor in stage.inputs],
                 "outputs": [tensor.name for tensor in stage.outputs],
             }
-            for stage in model.stages
+            for name, stage in bundle.stages.items()
         },
         "detection_outputs": list(DETECTION_OUTPUTS),
         "latency_buckets_ms": list(options.latency_buckets_ms),
-        "stage_memory": "gpu" if options.gpus else "cpu",
     }
+    if model.topology == "bls":
+        settings["stage_memory"] = "gpu" if options.gpus else "cpu"
+    else:
+        settings["fused"] = {
+            "threads": options.threads,
+            "merges": model.merges,
+            "image_shape": [bundle.input_size, bundle.input_size, 3],
+        }
     _write_json(version / "dyndet.json", settings)
     (version / POINTS_FILE).write_text(uncalibrated(options.threshold).model_dump_json(indent=2) + "\n")
-    (folder / "config.pbtxt").write_text(config_text("bls/config.pbtxt.jinja", model))
+    (folder / "config.pbtxt").write_text(config_text("public/config.pbtxt.jinja", model))
+    return version
+
+
+def _write_graphs(version: Path, bundle: Path, described: Bundle, warmup: bytes | None) -> None:
+    """What a fused model runs itself."""
+    for name, stage in described.stages.items():
+        shutil.copyfile(bundle / stage.file, version / f"{name}.onnx")
+    onnx.save(select_graph(described), version / "select.onnx")
+    if warmup is not None:
+        (version / "warmup_image.raw").write_bytes(warmup)
 
 
 def _warmup_bytes(image: Path, size: int) -> bytes:

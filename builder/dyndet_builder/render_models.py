@@ -14,7 +14,7 @@ from tritonclient.grpc import model_config_pb2
 import dyndet_templates
 from dynamicdet.errors import DyndetError, InputError
 from dyndet_builder.bundle import Bundle, StageName, Tensor
-from dyndet_builder.render_options import RenderOptions
+from dyndet_builder.render_options import RenderOptions, Topology
 
 TEMPLATES = Path(dyndet_templates.__file__).parent
 DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")
@@ -87,15 +87,19 @@ class StageModel(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlsModel(Model):
+class PublicModel(Model):
     """The public detector."""
 
+    topology: Topology
     stages: tuple[StageModel, ...]
+    """the stage models that it calls; none where it is fused"""
 
     @property
-    def stage_names(self) -> tuple[str, ...]:
-        """Names of the stage models."""
-        return tuple(stage.name for stage in self.stages)
+    def described(self) -> str:
+        """What it does, for the comment at the head of its configuration."""
+        if self.topology == "fused":
+            return "routes each image through the stages' graphs, in one process"
+        return f"routes each image through the stages {', '.join(stage.name for stage in self.stages)}"
 
 
 def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: RenderOptions) -> StageModel:
@@ -114,7 +118,7 @@ def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: Rende
         max_batch=options.max_batch,
         inputs=tuple(_tensor(tensor) for tensor in described.inputs),
         outputs=tuple(_tensor(tensor) for tensor in described.outputs),
-        kind="KIND_GPU" if options.gpus else "KIND_CPU",
+        kind=_kind(options),
         instances=options.instances,
         gpus=options.gpus,
         merges=options.stages_merge,
@@ -132,7 +136,7 @@ def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: Rende
     )
 
 
-def bls_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: str) -> BlsModel:
+def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: str) -> PublicModel:
     """The configuration of the public detector.
 
     Raises InputError where the bundle's stages cannot be wired: a stage reads what backbone1 does not give, or an
@@ -141,8 +145,10 @@ def bls_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: 
     _check_wiring(bundle)
     side = bundle.input_size
     outputs = {tensor.name: tensor for tensor in bundle.stages["head1"].outputs}
-    return BlsModel(
+    fused = options.topology == "fused"
+    return PublicModel(
         name=name,
+        topology=options.topology,
         backend="python",
         max_batch=options.max_batch,
         inputs=(
@@ -154,19 +160,20 @@ def bls_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: 
             ModelTensor(name=_DIFFICULTY, data_type="TYPE_FP32", dims=(1,)),
             ModelTensor(name="route", data_type="TYPE_INT32", dims=(1,)),
         ),
-        kind="KIND_CPU",
-        instances=options.bls_instances,
-        gpus=(),
-        merges=True,
-        preferred_batches=(),
-        queue_delay_us=0,
+        kind=_kind(options) if fused else "KIND_CPU",
+        instances=options.instances if fused else options.bls_instances,
+        gpus=options.gpus if fused else (),
+        merges=options.stages_merge if fused else True,
+        preferred_batches=options.preferred_batches if fused else (),
+        queue_delay_us=options.queue_delay_us if fused else 0,
         parameters={
             "dyndet_class_names": json.dumps(bundle.class_names),
             "dyndet_input_size": str(side),
             "dyndet_version": importlib.metadata.version("dyndet"),
             "dyndet_bundle_sha256": bundle_sha256,
+            "dyndet_topology": options.topology,
         },
-        stages=tuple(_stage_model(bundle, stage, name, options) for stage in bundle.stages),
+        stages=() if fused else tuple(_stage_model(bundle, stage, name, options) for stage in bundle.stages),
     )
 
 
@@ -216,6 +223,10 @@ def _check_wiring(bundle: Bundle) -> None:
         lacking = set(DETECTION_OUTPUTS) - {tensor.name for tensor in bundle.stages[stage].outputs}
         if lacking:
             raise InputError(f"stage {stage} of bundle {bundle.name!r} lacks the output {min(lacking)!r}")
+
+
+def _kind(options: RenderOptions) -> str:
+    return "KIND_GPU" if options.gpus else "KIND_CPU"
 
 
 def _tensor(tensor: Tensor) -> ModelTensor:

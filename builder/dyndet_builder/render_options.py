@@ -13,6 +13,8 @@ from dynamicdet.errors import InputError
 
 Backend = Literal["python", "onnxruntime", "tensorrt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+Topology = Literal["bls", "fused"]
+TOPOLOGIES: tuple[Topology, ...] = get_args(Topology)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -25,10 +27,12 @@ class RenderOptions:
     """name of the public model; none: the bundle's"""
     backend: Backend = "python"
     """what runs the stages: `python` (ONNX Runtime, on any Triton), `onnxruntime`, `tensorrt`"""
+    topology: Topology = "bls"
+    """`bls`: the public model calls three stage models; `fused`: it holds their graphs in its own process"""
     instances: int = 1
-    """instances of each stage, on each GPU where GPUs are given"""
+    """instances of each stage (`fused`: of the public model), on each GPU where GPUs are given"""
     bls_instances: int = 2
-    """instances of the public model; one of them handles one call at a time"""
+    """instances of the public model where it calls stage models; one of them handles one call at a time"""
     threads: int = 0
     """threads of one instance's graph on the CPU; 0: as many as the machine has cores"""
     gpus: tuple[int, ...] = ()
@@ -81,6 +85,13 @@ class RenderOptions:
             raise InputError(f"model name {self.name!r} must consist of letters, digits, '_', '-' and '.'")
         if self.backend not in BACKENDS:
             raise InputError(f"backend {self.backend!r} is not known; choose one of {', '.join(BACKENDS)}")
+        if self.topology not in TOPOLOGIES:
+            raise InputError(f"topology {self.topology!r} is not known; choose one of {', '.join(TOPOLOGIES)}")
+        if self.topology == "fused" and self.backend != "python":
+            raise InputError(
+                f"the fused topology runs its stages with ONNX Runtime inside the python backend, not with "
+                f"{self.backend}; choose the topology bls, or the backend python"
+            )
         for field, least in (
             ("instances", 1),
             ("bls_instances", 1),

@@ -19,6 +19,7 @@ from typing import IO, Literal
 
 from dynamicdet.errors import InputError, ServerError
 from dyndet_builder.server_embedded import EmbeddedServer, find_server, server_environment
+from dyndet_builder.server_flags import gpus_of, memory_needs
 from dyndet_builder.server_log import error_lines, open_log
 
 __all__ = [
@@ -250,6 +251,7 @@ class TritonServer:
             f"--metrics-address={self._host}",
             *(f"--{kind}-port={port}" for kind, port in self._ports.items()),
             f"--exit-timeout-secs={int(self._stop_timeout_s / 2)}",
+            *memory_needs(self._repository).arguments(gpus_of(self._repository)),
             *self._arguments,
         ]
         guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("server_guard.py"))]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dyndet_builder.server import DEFAULT_PORTS, check_repository
+from dyndet_builder.server_flags import gpus_of, memory_needs
 
 IMAGE = "nvcr.io/nvidia/tritonserver:24.10-py3"
 """The release that the embedded server (2.51.0) comes from: the one that dyndet is tested with."""
@@ -16,20 +17,20 @@ _SERVE = "exec tritonserver --model-repository=/models"
 _INSTALL = "pip install --quiet 'numpy<2' onnxruntime"
 
 
-def docker_command(
-    repository: Path, *, ports: Mapping[str, int], host: str = "127.0.0.1", shm_size: str = "1g"
-) -> list[str]:
+def docker_command(repository: Path, *, ports: Mapping[str, int], host: str = "127.0.0.1") -> list[str]:
     """Words of the command. The repository is mounted read-only; what is changed in it on the host shows inside.
 
     Raises InputError where the folder is no repository.
     """
     check_repository(repository)
     # ONNX graphs beside Python code are run by ONNX Runtime inside the Python backend.
-    needs_onnxruntime = any((graph.parent / "model.py").is_file() for graph in repository.glob("*/1/model.onnx"))
-    command = ["docker", "run", "--rm", "--init", f"--shm-size={shm_size}"]
+    needs_onnxruntime = any((graph.parent / "model.py").is_file() for graph in repository.glob("*/1/*.onnx"))
+    needs = memory_needs(repository)
+    serve = " ".join([_SERVE, *needs.arguments(gpus_of(repository))])
+    command = ["docker", "run", "--rm", "--init", f"--shm-size={needs.shared_memory >> 20}m"]
     if shutil.which("nvidia-smi") is not None:
         command += ["--gpus", "all"]
     for kind, port in ports.items():
         command += ["-p", f"{host}:{port}:{DEFAULT_PORTS[kind]}"]
     command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1", IMAGE]
-    return [*command, "bash", "-c", f"{_INSTALL} && {_SERVE}" if needs_onnxruntime else _SERVE]
+    return [*command, "bash", "-c", f"{_INSTALL} && {serve}" if needs_onnxruntime else serve]

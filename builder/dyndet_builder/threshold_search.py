@@ -71,6 +71,8 @@ class ThresholdSearch:
     _easy: list[Run] = field(default_factory=list)
     _hard: list[Run] = field(default_factory=list)
     _searches: list[_Search] = field(default_factory=list)
+    _verifications: list[dict[float, Run]] = field(default_factory=list)
+    """rounds of all verifications: a threshold that is verified again, because of noise, keeps what it had"""
     _seen: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """of each statistic: counted easy shares, and how far above the mixture the figure was there"""
 
@@ -115,7 +117,8 @@ class ThresholdSearch:
 
     def _verify(self, searches: Sequence[_Search]) -> None:
         step = "verify on held-out images"
-        rounds = self._measure(searches, self.effort.verification_rounds, step, goodput=True)
+        rounds = self._verifications
+        rounds += self._measure(searches, self.effort.verification_rounds, step, goodput=True)
         # One round alone says nothing about noise, and was asked for so.
         while self.effort.verification_rounds > 1:
             noisy = [search for search, trial in _trials(searches, rounds) if trial.half_width > search.tolerance]
@@ -199,6 +202,9 @@ class ThresholdSearch:
         return percentiles | ({search.threshold for search in searches} if goodput else set())
 
     def _learn(self, trial: Trial) -> None:
+        """Remember how far a figure lies from the mixture, unless that is noise: corrections would follow it."""
+        if len(trial.rounds) > 1 and abs(trial.above_mixture - 1) <= trial.half_width:
+            return
         self._seen.setdefault(trial.target.statistic.name, []).append((trial.easy_share, trial.above_mixture))
 
     def _teller(self, step: str, of: int) -> Callable[[], None]:

@@ -112,6 +112,7 @@ def test_rendering_again_replaces_and_starts_uncalibrated(bundle: Path, tmp_path
     (output / "toy" / "stale").write_text("")
     assert render(bundle, output, RenderOptions(name="renamed")) == output
     assert sorted(path.name for path in output.iterdir()) == [
+        FILE_NAME,
         MARKER_FILE,
         *sorted(["renamed", *(model.replace("toy", "renamed") for model in STAGE_MODELS)]),
     ]

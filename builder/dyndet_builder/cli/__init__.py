@@ -21,6 +21,7 @@ _COMMANDS = {
     "render": ("dyndet_builder.cli.render", "Render a bundle as a Triton model repository."),
     "serve": ("dyndet_builder.cli.serve", "Serve a model repository on a Triton server of this machine."),
     "calibrate": ("dyndet_builder.cli.calibrate", "Find the threshold that meets a latency target."),
+    "tune": ("dyndet_builder.cli.tune", "Find the instances, threads and batching that serve a load fastest."),
     "bench": ("dyndet_builder.cli.bench", "Measure a served detector."),
     "detect": ("dyndet_client.cli", "Detect objects in pictures through a server."),
     "train": ("dyndet_builder.cli.train", "Train the detectors, then the router."),

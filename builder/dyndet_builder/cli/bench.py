@@ -15,6 +15,7 @@ from dyndet_bench.machine import summary
 from dyndet_bench.overhead import OverheadRecord, measure_overhead
 from dyndet_bench.paper import FITTED_ROWS
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.cli.serving import command as serving_command
 from dyndet_builder.cli.sweep import command as sweep_command
 from dyndet_builder.paper import SOURCE, PaperComparison, compare_with_paper
 from dyndet_builder.server import TritonServer
@@ -26,6 +27,7 @@ def command() -> None:
 
 
 command.add_command(sweep_command)
+command.add_command(serving_command)
 
 
 @command.command("overhead")

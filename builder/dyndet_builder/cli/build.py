@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -20,6 +21,7 @@ from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.effort import Effort
 from dyndet_builder.export import PRECISIONS
 from dyndet_builder.render import RenderOptions, shipped_warmup_image
+from dyndet_builder.render_options import TOPOLOGIES
 from dyndet_builder.targets import Target
 
 _EFFORT = Effort()
@@ -41,6 +43,13 @@ _RENDERING = RenderOptions()
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
 @click.option("--architecture", type=click.Choice(tuple(ARCHITECTURES)), help="Of a published checkpoint, if unclear.")
 @click.option("--max-detections", type=int, default=100, show_default=True, help="Detections per image at most.")
+@click.option(
+    "--topology",
+    type=click.Choice(("auto", *TOPOLOGIES)),
+    default="auto",
+    show_default=True,
+    help="Three stage models behind the public one, or all in one process; auto measures both and keeps the faster.",
+)
 @click.option("--instances", type=int, default=_RENDERING.instances, show_default=True, help="Instances of each stage.")
 @click.option("--threads", type=int, default=_RENDERING.threads, help="CPU threads of one instance.  [default: all]")
 @load_options
@@ -56,6 +65,7 @@ def command(
     precision: Precision,
     architecture: str | None,
     max_detections: int,
+    topology: Literal["auto", "bls", "fused"],
     instances: int,
     threads: int,
     load: Load,
@@ -82,7 +92,15 @@ def command(
         precision=precision,
         architecture=architecture,
         max_detections=max_detections,
-        rendering=replace(_RENDERING, name=name, instances=instances, threads=threads, warmup_image=_first_of(images)),
+        rendering=replace(
+            _RENDERING,
+            name=name,
+            topology="bls" if topology == "auto" else topology,
+            instances=instances,
+            threads=threads,
+            warmup_image=_first_of(images),
+        ),
+        choose_topology=topology == "auto",
         load=load,
         effort=replace(_EFFORT, tolerance=tolerance, time_budget_s=60 * time_budget),
         fresh=fresh,

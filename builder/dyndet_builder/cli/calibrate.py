@@ -14,7 +14,7 @@ from dyndet_bench.load import Load
 from dyndet_builder.calibrate import Calibration, calibrate
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.targeting import effort_options, load_options, targets_option
+from dyndet_builder.cli.targeting import effort_options, load_options, metrics_url_option, targets_option
 from dyndet_builder.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.targets import Target
 
@@ -30,6 +30,7 @@ _EFFORT = Effort()
     help="Folder of real pictures like those that will be served; half calibrate, half verify.",
 )
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="gRPC address of the server.")
+@metrics_url_option
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option(
     "--repository",
@@ -68,6 +69,7 @@ def command(
     targets: tuple[Target, ...],
     images: Path,
     url: str,
+    metrics_url: str | None,
     model: str,
     repository: Path | None,
     output: Path | None,
@@ -107,6 +109,7 @@ def command(
     with step_bars() as show:
         result = calibrate(
             url,
+            metrics_url=metrics_url,
             images=images,
             targets=targets,
             model=model,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.demo_assets import demo_images
 from dyndet_builder.render import RenderOptions, render, shipped_warmup_image
-from dyndet_builder.render_options import BACKENDS
+from dyndet_builder.render_options import BACKENDS, TOPOLOGIES
+from dyndet_builder.topology import TopologyChoice, choose_topology
 
 _DEFAULTS = RenderOptions()
 
@@ -34,6 +38,19 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", help="Name of the served model.  [default: the bundle's]")
 @click.option("--backend", type=click.Choice(BACKENDS), default=_DEFAULTS.backend, show_default=True)
+@click.option(
+    "--topology",
+    type=click.Choice((*TOPOLOGIES, "auto")),
+    default=_DEFAULTS.topology,
+    show_default=True,
+    help="bls: the public model calls three stage models; fused: it runs their graphs in its own process; auto: serve "
+    "both here and keep the faster.",
+)
+@click.option(
+    "--images",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of real pictures that --topology auto measures with.  [default: the demo's]",
+)
 @click.option("--instances", type=int, default=_DEFAULTS.instances, show_default=True, help="Instances of each stage.")
 @click.option(
     "--bls-instances",
@@ -79,7 +96,14 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
     help="Threshold until `dyndet calibrate` finds one.",
 )
 def command(
-    bundle: Path, output: Path, warmup_image: Path | None, no_warmup: bool, gpus: tuple[int, ...], **chosen: object
+    bundle: Path,
+    output: Path,
+    topology: str,
+    images: Path | None,
+    warmup_image: Path | None,
+    no_warmup: bool,
+    gpus: tuple[int, ...],
+    **given: object,
 ) -> None:
     """Render a bundle as a Triton model repository.
 
@@ -89,12 +113,31 @@ def command(
     \b
     Examples:
       dyndet render build/bundle build/models
+      dyndet render build/bundle build/models --topology auto --images photos
       dyndet render build/bundle build/models --instances 2 --threads 1 --preferred-batches 4,8 --queue-delay-us 500
       dyndet render build/bundle build/models --backend tensorrt --gpu 0 --gpu 1
     """
     if no_warmup and warmup_image is not None:
         raise click.UsageError("--warmup-image and --no-warmup exclude each other")
     image = None if no_warmup else warmup_image or shipped_warmup_image()
-    options = RenderOptions(warmup_image=image, gpus=gpus, **chosen)  # type: ignore[arg-type]
-    folder = render(bundle, output, options)
+    if images is not None and topology != "auto":
+        raise click.UsageError("--images is for --topology auto, which measures with them")
+    auto = topology == "auto"
+    options = RenderOptions(warmup_image=image, gpus=gpus, topology="bls" if auto else topology, **given)  # type: ignore[arg-type]
+    choice = _choose(bundle, images, options) if auto else None
+    if choice is not None:
+        options = replace(options, topology=choice.topology)
+    folder = render(bundle, output, options, chosen_by=None if choice is None else asdict(choice))
     click.echo(f"Rendered {folder}; next: dyndet serve {folder}")
+
+
+def _choose(bundle: Path, images: Path | None, options: RenderOptions) -> TopologyChoice | None:
+    with step_bars() as show:
+        choice = choose_topology(bundle, demo_images() if images is None else images, options, progress=show)
+    if choice is None:
+        click.echo(f"The backend {options.backend} has the topology bls alone.")
+        return None
+    for topology, means in choice.measured.items():
+        chosen = "  <- faster" if topology == choice.topology else ""
+        click.echo(f"{topology:5}  easy {means.easy_ms:.2f} ms, hard {means.hard_ms:.2f} ms{chosen}")
+    return choice

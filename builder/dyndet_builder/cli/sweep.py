@@ -16,6 +16,7 @@ from dyndet_bench.load import Load
 from dyndet_bench.sweep import SweepPlan, sweep
 from dyndet_bench.sweep_record import Accuracy, Cell, Point, Sweep
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.cli.targeting import metrics_url_option
 from dyndet_builder.operating_points import FILE_NAME, OperatingPoint, read_operating_points
 from dyndet_builder.server import TritonServer
 
@@ -44,6 +45,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), default=Path("build/sweep"),
               show_default=True, help="Folder for sweep.json, the reports, and perf_analyzer's own files.")  # fmt: skip
 @click.option("--url", help="gRPC address of a server.  [default: one is started that serves REPOSITORY]")
+@metrics_url_option
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option("--hard-shares", type=Numbers(), default=_PLAN.hard_shares, show_default="0,0.25,0.5,0.75,1",
               help="Shares of the pictures sent to detector 2; each gives a threshold.")  # fmt: skip
@@ -64,6 +66,7 @@ def command(
     images: Path,
     output: Path,
     url: str | None,
+    metrics_url: str | None,
     model: str,
     hard_shares: tuple[float, ...],
     thresholds: tuple[float, ...],
@@ -107,10 +110,12 @@ def command(
         show = stack.enter_context(step_bars())
         if url is None:
             assert repository is not None
-            url = stack.enter_context(TritonServer(repository)).grpc_url
+            server = stack.enter_context(TritonServer(repository))
+            url, metrics_url = server.grpc_url, server.metrics_url
         record = sweep(
             url,
             output,
+            metrics_url=metrics_url,
             images=images,
             model=model,
             plan=plan,

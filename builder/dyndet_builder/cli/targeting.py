@@ -26,6 +26,11 @@ targets_option = click.option(
     "(throughput:80/s), or a share of the way from all-easy to all-hard (50%, p95:50%). The first becomes the default.",
 )
 
+metrics_url_option = click.option(
+    "--metrics-url",
+    help="Address of the server's metrics, read where the topology is fused.  [default: port 8002 of its host]",
+)
+
 
 def load_options(command: Command) -> Command:
     """Add --concurrency, --request-rate and --batch; the command gets them as one `load`."""

@@ -4,15 +4,20 @@
 | --- | --- | --- | --- |
 | `dyndet_routed_total` | counter | model, route: easy, hard, fallback | images by the route that answered them |
 | `dyndet_stage_errors_total` | counter | model, stage | calls of a stage that failed |
+| `dyndet_stage_seconds_total` | counter | model, stage | topology `fused`: time in a stage's graph |
 | `dyndet_difficulty` | histogram | model | difficulties, in twentieths |
 | `dyndet_latency_ms` | histogram | model | time from taking up a request to its answer, without the queue before it |
 | `dyndet_threshold` | gauge | model | threshold of requests that ask for none |
+
+A call of Triton's metrics takes as long as a small inference, so that a thread makes them, after the answer has left.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
 import triton_python_backend_utils as pb_utils
 
@@ -29,39 +34,70 @@ class Metrics:
         self._families = {
             "routed": family("dyndet_routed_total", "Images by the route that answered them", kind.COUNTER),
             "errors": family("dyndet_stage_errors_total", "Calls of a stage that failed", kind.COUNTER),
+            "seconds": family("dyndet_stage_seconds_total", "Time in a stage's graph", kind.COUNTER),
             "threshold": family("dyndet_threshold", "Threshold of requests that ask for none", kind.GAUGE),
             "difficulty": family("dyndet_difficulty", "Difficulty of the images", kind.HISTOGRAM),
             "latency": family("dyndet_latency_ms", "Time inside the detector, without its queue", kind.HISTOGRAM),
         }
         self._routed = {route: self._families["routed"].Metric(labels={**labels, "route": route}) for route in ROUTES}
         self._errors = {stage: self._families["errors"].Metric(labels={**labels, "stage": stage}) for stage in stages}
+        self._seconds = {stage: self._families["seconds"].Metric(labels={**labels, "stage": stage}) for stage in stages}
         self._threshold = self._families["threshold"].Metric(labels=labels)
         self._difficulty = self._families["difficulty"].Metric(
             labels=labels, buckets=[step / 20 for step in range(1, 21)]
         )
         self._latency = self._families["latency"].Metric(labels=labels, buckets=list(latency_buckets_ms))
+        # One thread alone: metrics that two threads change at once crash the server (Triton 2.51).
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
+        self._thread.start()
 
-    def routed(self, route: str, difficulty: float) -> None:
-        """Count an answered image."""
-        self._routed[route].increment(1)
-        if not math.isnan(difficulty):
-            self._difficulty.observe(difficulty)
+    def count(
+        self, routed: Sequence[tuple[str, float]], latency_ms: float | None, failed_stages: Sequence[str]
+    ) -> None:
+        """Count a request: route and difficulty of its images, its latency if it was answered, what failed."""
 
-    def stage_failed(self, stage: str) -> None:
-        """Count a failed call of a stage."""
-        self._errors[stage].increment(1)
+        def job() -> None:
+            for stage in failed_stages:
+                self._errors[stage].increment(1)
+            for _, difficulty in routed:
+                if not math.isnan(difficulty):
+                    self._difficulty.observe(difficulty)
+            if latency_ms is not None:
+                self._latency.observe(latency_ms)
+            for route in ROUTES:  # last: who finds a request counted here finds it counted everywhere
+                images = sum(name == route for name, _ in routed)
+                if images:
+                    self._routed[route].increment(images)
 
-    def answered(self, latency_ms: float) -> None:
-        """Note how long a request took."""
-        self._latency.observe(latency_ms)
+        self._jobs.put(job)
+
+    def spent(self, seconds: Mapping[str, float]) -> None:
+        """Add to the time spent in the stages' graphs."""
+
+        def job() -> None:
+            for stage, time_s in seconds.items():
+                self._seconds[stage].increment(time_s)
+
+        self._jobs.put(job)
 
     def threshold_is(self, threshold: float) -> None:
         """Show the threshold in force."""
-        self._threshold.set(threshold)
+        self._jobs.put(lambda: self._threshold.set(threshold))
 
     def close(self) -> None:
-        """Give the metrics back before their families."""
+        """Give the metrics back before their families, once all is counted."""
+        self._jobs.put(None)
+        self._thread.join()
         self._routed.clear()
         self._errors.clear()
+        self._seconds.clear()
         del self._threshold, self._difficulty, self._latency
         self._families.clear()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except Exception as error:
+                pb_utils.Logger.log_warn(f"metrics are not counted: {type(error).__name__}: {error}")

@@ -1,0 +1,87 @@
+"""What dyndet's serving is compared with: the ways that Triton's own examples suggest, over the same stage models.
+
+| model | what it is |
+| --- | --- |
+| `<name>_textbook` | BLS as the examples write it, see `textbook_model` |
+| `<name>_static` | a Triton ensemble that always runs both detectors |
+| `<name>_detector1` | a Triton ensemble of detector 1 alone |
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from dynamicdet.errors import InputError
+
+DETECTIONS = ("num_detections", "boxes", "scores", "classes")
+TEXTBOOK, STATIC, DETECTOR1 = "textbook", "static", "detector1"
+BASELINES = (TEXTBOOK, STATIC, DETECTOR1)
+
+
+def write_baselines(repository: Path, output: Path, *, name: str = "dyndet") -> tuple[str, ...]:
+    """Write the baselines of a detector of topology `bls` as a second repository; returns the names of its models.
+
+    Both repositories must be served together: the baselines call the stage models of the first. Raises InputError
+    where `repository` has no such stage models.
+    """
+    try:
+        stages = {
+            stage: text_format.Parse((repository / f"{name}_{stage}" / "config.pbtxt").read_text(), pb.ModelConfig())
+            for stage in ("backbone1", "head1", "detector2")
+        }
+    except OSError as error:
+        raise InputError(f"{repository} has no stage models of {name!r} to build baselines from: {error}") from error
+    for kind, last in ((STATIC, "detector2"), (DETECTOR1, "head1")):
+        _write(output, _ensemble(f"{name}_{kind}", stages["backbone1"], stages[last]))
+    textbook = _textbook(f"{name}_{TEXTBOOK}", stages)
+    folder = _write(output, textbook)
+    shutil.copyfile(Path(__file__).with_name("textbook_model.py"), folder / "model.py")
+    (folder / "stages.json").write_text(
+        json.dumps(
+            {
+                stage: {
+                    "model": config.name,
+                    "inputs": [tensor.name for tensor in config.input],
+                    "outputs": [tensor.name for tensor in config.output],
+                }
+                for stage, config in stages.items()
+            }
+        )
+    )
+    return tuple(f"{name}_{kind}" for kind in BASELINES)
+
+
+def _ensemble(name: str, backbone1: pb.ModelConfig, last: pb.ModelConfig) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=backbone1.max_batch_size)
+    config.input.extend(backbone1.input)
+    config.output.extend(output for output in last.output if output.name in DETECTIONS)
+    read = {tensor.name for tensor in last.input}
+    for model, given in ((backbone1, read), (last, set(DETECTIONS))):
+        step = config.ensemble_scheduling.step.add(model_name=model.name, model_version=-1)
+        for tensor in model.input:
+            step.input_map[tensor.name] = tensor.name
+        for tensor in model.output:
+            if tensor.name in given:
+                step.output_map[tensor.name] = tensor.name
+    return config
+
+
+def _textbook(name: str, stages: dict[str, pb.ModelConfig]) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=name, backend="python", max_batch_size=stages["backbone1"].max_batch_size)
+    config.input.add(name="image", data_type=pb.TYPE_FP32, dims=list(stages["backbone1"].input[0].dims))
+    config.input.add(name="threshold", data_type=pb.TYPE_FP32, dims=[1])
+    config.output.extend(output for output in stages["head1"].output if output.name in DETECTIONS)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
+    return config
+
+
+def _write(output: Path, config: pb.ModelConfig) -> Path:
+    folder: Path = output / str(config.name) / "1"
+    folder.mkdir(parents=True)
+    (folder.parent / "config.pbtxt").write_text(text_format.MessageToString(config))
+    return folder

@@ -1,0 +1,119 @@
+"""`dyndet bench serving`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dynamicdet.cache import cache_folder
+from dyndet_bench.machine import summary
+from dyndet_bench.serving import MIXES, Mix, ServingRecord
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.render import RenderOptions, shipped_warmup_image
+from dyndet_builder.serving import ServingComparison, compare_serving
+
+_DEFAULTS = RenderOptions()
+
+
+@click.command("serving")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real pictures to send.")
+@click.option("--data", type=click.Path(path_type=Path), help="COCO data set: adds average precision.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="The bundle's checkpoint: adds PyTorch.")
+@click.option("--instances", type=int, default=_DEFAULTS.instances, show_default=True, help="Instances of each stage.")
+@click.option("--threads", type=int, default=_DEFAULTS.threads, help="CPU threads of one instance.  [default: all]")
+@click.option("--hard-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.3, show_default=True)
+@click.option("--concurrency", type=click.IntRange(2), default=8, show_default=True, help="Beside one at a time.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Pictures of one run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def command(
+    bundle: Path,
+    images: Path,
+    data: Path | None,
+    checkpoint: Path | None,
+    instances: int,
+    threads: int,
+    hard_share: float,
+    concurrency: int,
+    rounds: int,
+    max_images: int,
+    as_json: bool,
+) -> None:
+    """Serve one bundle in every way there is, side by side: what serving adds, and what the textbook ways cost.
+
+    One embedded server serves the topologies bls and fused, a BLS model as Triton's examples write it, an ensemble that
+    always runs both detectors, and one of detector 1 alone; the floor is ONNX Runtime in a loop. All are measured in
+    turn, in rounds.
+
+    \b
+    Example:
+      dyndet bench serving build/demo/bundle --images benchmarks/demo/val/images --data benchmarks/demo/val
+    """
+    options = RenderOptions(instances=instances, threads=threads, warmup_image=shipped_warmup_image())
+    with step_bars() as show:
+        result = compare_serving(
+            bundle,
+            images=images,
+            data=data,
+            checkpoint=checkpoint,
+            options=options,
+            cache=cache_folder("detections"),
+            hard_share=hard_share,
+            concurrency=concurrency,
+            rounds=rounds,
+            max_images=max_images,
+            progress=show,
+        )
+    if as_json:
+        click.echo(json.dumps(result.as_json(), indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(_table(result))
+    record = result.record
+    seen = record.circumstances
+    console.print(
+        f"(ratio to the floor in brackets) {record.rounds} rounds of {record.images} pictures, "
+        f"{instances} instances with {threads or 'all'} threads; {summary(seen.machine)}; {seen.date}",
+        soft_wrap=True,
+    )
+
+
+def _table(result: ServingComparison) -> Table:
+    record = result.record
+    share = f"{record.hard_share:.0%} hard"
+    names: dict[Mix, str] = {"easy": "easy", "hard": "hard", "mixed": share}
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for mix in MIXES:
+        table.add_column(f"{names[mix]}\n1 at a time, ms", justify="right")
+    for mix in MIXES:
+        table.add_column(f"{names[mix]}\n{record.concurrency} at a time, /s", justify="right")
+    table.add_column(f"{share}, p99\n{record.concurrency} at a time, ms", justify="right")
+    table.add_column("AP", justify="right")
+    for system in record.systems:
+        latencies = [_figure(record, system, mix, 1) for mix in MIXES]
+        throughputs = [_figure(record, system, mix, record.concurrency) for mix in MIXES]
+        mixed = record.cell(system, "mixed", record.concurrency)
+        p99 = "-" if mixed is None else f"{mixed.p99_ms:.0f}"
+        table.add_row(system, *latencies, *throughputs, p99, _accuracy(result, system))
+    return table
+
+
+def _figure(record: ServingRecord, system: str, mix: Mix, concurrency: int) -> str:
+    cell = record.cell(system, mix, concurrency)
+    if cell is None:
+        return "-"
+    value = f"{cell.p50_ms:.2f}" if concurrency == 1 else f"{cell.throughput_per_s:.1f}"
+    return f"{value} ({cell.ratio:.2f})"
+
+
+def _accuracy(result: ServingComparison, system: str) -> str:
+    """Of the mix that it can serve: a static one has one route."""
+    mixes = [mix for mix in MIXES if result.record.cell(system, mix, 1) is not None]
+    mix: Mix = mixes[0] if len(mixes) == 1 else "mixed"
+    return f"{result.accuracy[mix]:.1f}" if mix in result.accuracy else "-"

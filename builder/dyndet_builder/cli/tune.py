@@ -1,0 +1,95 @@
+"""`dyndet tune`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dynamicdet.errors import InputError
+from dyndet_bench.load import Load
+from dyndet_bench.statistic import Statistic
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.tune import Tuning, tune
+
+
+@click.command("tune")
+@click.argument("repository", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real pictures to send.")
+@click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option("--concurrency", type=int, help="Requests in flight.  [default: 8]")
+@click.option("--request-rate", type=float, help="Instead: requests a second, with Poisson arrivals.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Pictures in one request.")
+@click.option("--statistic", default="mean", show_default=True, help="What decides: mean, p50 to p99.9, throughput.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each setting in a heat.")
+@click.option("--max-images", type=click.IntRange(1), default=64, show_default=True, help="Pictures of one run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    repository: Path,
+    images: Path,
+    model: str,
+    concurrency: int | None,
+    request_rate: float | None,
+    batch: int,
+    statistic: str,
+    rounds: int,
+    max_images: int,
+    as_json: bool,
+) -> None:
+    """Find the instances, threads and batching that serve a load fastest here, and render REPOSITORY with them.
+
+    A bounded search: settings meet in heats of four, served at once and measured in turn; the last heat is the winner
+    against the defaults. Calibrate afterwards: latencies measured on another setting say nothing about the new one.
+
+    \b
+    Examples:
+      dyndet tune build/models --images photos
+      dyndet tune build/models --images photos --concurrency 16 --statistic p99
+    """
+    if concurrency is not None and request_rate is not None:
+        raise InputError("--concurrency and --request-rate exclude each other: a closed loop or an open one")
+    load = Load(concurrency=8 if concurrency is None else concurrency, request_rate=request_rate, batch=batch)
+    with step_bars() as show:
+        result = tune(
+            repository,
+            images=images,
+            model=model,
+            load=load,
+            statistic=Statistic(statistic),
+            rounds=rounds,
+            max_images=max_images,
+            progress=show,
+        )
+    if as_json:
+        click.echo(json.dumps(asdict(result), indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(_table(result))
+    console.print(f"decided by {result.statistic} at {result.load}, threshold {result.threshold:.4g}")
+    if result.written:
+        console.print(
+            f"{repository} is rendered with {result.best.setting}. Next: dyndet serve it, then dyndet calibrate",
+            soft_wrap=True,
+        )
+    else:
+        console.print(f"{repository} has the best of these settings already; it is as it was.", soft_wrap=True)
+
+
+def _table(result: Tuning) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("setting")
+    for header in ("mean, ms", "p99, ms", "images/s"):
+        table.add_column(header, justify="right")
+    for one in result.tried:
+        name = str(one.setting) + (
+            "  <- best" if one is result.tried[-1] and one.setting == result.best.setting else ""
+        )
+        table.add_row(name, f"{one.mean_ms:.2f}", f"{one.p99_ms:.2f}", f"{one.throughput_per_s:.1f}")
+    ratio = result.best.throughput_per_s / result.default.throughput_per_s
+    table.add_row("")
+    table.add_row(f"best beside the default ({result.default.setting})", "", "", f"x {ratio:.2f}")
+    return table

@@ -1,0 +1,95 @@
+"""Server flags that a repository needs: sizes of shared memory and of CUDA's pool, from its tensors and instances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+_MIB = 1 << 20
+_PYTHON_DEFAULT, _CUDA_DEFAULT, _PINNED_DEFAULT = _MIB, 64 * _MIB, 256 * _MIB  # Triton's own
+_ITEM_BYTES = {pb.TYPE_UINT8: 1, pb.TYPE_FP16: 2, pb.TYPE_FP32: 4, pb.TYPE_INT32: 4}
+_STRING_BYTES = 1 << 20  # an encoded picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryNeeds:
+    """Bytes; none of them below Triton's default."""
+
+    python_region: int
+    """shared memory that each instance of a Python model starts with, so that it does not grow under load"""
+    shared_memory: int
+    """all of /dev/shm, for a container"""
+    cuda_pool: int
+    """on each GPU, for what stages hand over; 0 without a GPU"""
+    pinned_pool: int
+
+    def arguments(self, gpus: Iterable[int] = ()) -> list[str]:
+        """The flags, without those that would say what is the default."""
+        found = []
+        if self.python_region > _PYTHON_DEFAULT:
+            found.append(f"--backend-config=python,shm-default-byte-size={self.python_region}")
+        if self.cuda_pool > _CUDA_DEFAULT:
+            found += [f"--cuda-memory-pool-byte-size={gpu}:{self.cuda_pool}" for gpu in gpus]
+        if self.pinned_pool > _PINNED_DEFAULT:
+            found.append(f"--pinned-memory-pool-byte-size={self.pinned_pool}")
+        return found
+
+
+def memory_needs(repository: Path) -> MemoryNeeds:
+    """What the models of a repository need with full batches on all instances; models that are not ours count as well.
+
+    A Python instance holds the tensors of one full batch, and a public model that calls stages (`bls`) theirs too. On a
+    GPU each instance may have a batch being made and one being read.
+    """
+    configs = [
+        text_format.Parse(path.read_text(), pb.ModelConfig()) for path in sorted(repository.glob("*/config.pbtxt"))
+    ]
+    regions, cuda, pinned = [], 0, 0
+    for config in configs:
+        instances = sum(max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group) or 1
+        per_batch = max(1, config.max_batch_size) * _bytes((*config.input, *config.output))
+        if config.backend == "python":
+            calls = [other for other in configs if other.name.startswith(f"{config.name}_")]
+            passed = sum(max(1, config.max_batch_size) * _bytes(other.output) for other in calls)
+            regions.append((instances, _round_up(per_batch + passed)))
+        if any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in config.instance_group):
+            per_gpu = max(max(1, group.count) for group in config.instance_group)
+            cuda += 2 * per_gpu * per_batch
+            pinned += 2 * instances * max(1, config.max_batch_size) * _bytes(config.input)
+    region = max((size for _, size in regions), default=_PYTHON_DEFAULT)
+    used = sum(count for count, _ in regions) * max(region, _PYTHON_DEFAULT)
+    return MemoryNeeds(
+        python_region=max(region, _PYTHON_DEFAULT),
+        shared_memory=max(_round_up(2 * used), 64 * _MIB),
+        cuda_pool=max(_round_up(cuda), _CUDA_DEFAULT) if cuda else 0,
+        pinned_pool=max(_round_up(pinned), _PINNED_DEFAULT),
+    )
+
+
+def gpus_of(repository: Path) -> tuple[int, ...]:
+    """GPUs that a repository's models name."""
+    found: set[int] = set()
+    for path in repository.glob("*/config.pbtxt"):
+        for group in text_format.Parse(path.read_text(), pb.ModelConfig()).instance_group:
+            found.update(group.gpus)
+    return tuple(sorted(found))
+
+
+def _bytes(tensors: Iterable[pb.ModelInput | pb.ModelOutput]) -> int:
+    """Of one image. A dimension that is not fixed counts as 1."""
+    total = 0
+    for tensor in tensors:
+        if tensor.data_type == pb.TYPE_STRING:
+            total += _STRING_BYTES
+        else:
+            total += _ITEM_BYTES.get(tensor.data_type, 8) * math.prod(max(1, int(side)) for side in tensor.dims)
+    return total
+
+
+def _round_up(size: int) -> int:
+    return -(-size // _MIB) * _MIB

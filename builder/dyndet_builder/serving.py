@@ -1,0 +1,117 @@
+"""Serves one bundle in every way that is compared, and measures them: what `dyndet bench serving` runs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dyndet_bench.baselines import write_baselines
+from dyndet_bench.serving import Eager, Mix, Progress, ServingRecord, measure_serving
+from dyndet_builder.bundle import read_bundle
+from dyndet_builder.evaluate import evaluate
+from dyndet_builder.render import render
+from dyndet_builder.render_options import RenderOptions
+from dyndet_builder.server import TritonServer
+
+_BLS, _FUSED = "bls", "fused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingComparison:
+    """What every way to serve takes, and the average precision of each mix of routes, percent."""
+
+    record: ServingRecord
+    accuracy: Mapping[Mix, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**self.record.model_dump(mode="json"), "accuracy": dict(self.accuracy)}
+
+
+def compare_serving(
+    bundle: Path,
+    *,
+    images: Path,
+    data: Path | None = None,
+    checkpoint: Path | None = None,
+    options: RenderOptions | None = None,
+    cache: Path | None = None,
+    hard_share: float = 0.3,
+    concurrency: int = 8,
+    rounds: int = 5,
+    max_images: int = 40,
+    progress: Progress | None = None,
+) -> ServingComparison:
+    """Render a bundle in both topologies and as baselines, serve all on the embedded server, and measure.
+
+    `data` is a COCO data set that gives average precision, `checkpoint` what PyTorch runs; without either its column or
+    row is missing. `options` are those of the rendering, `cache` a folder for detections. See `measure_serving`. Raises
+    InputError, ServerError, MissingExtraError.
+    """
+    described = read_bundle(bundle)
+    options = options or RenderOptions()
+    accuracy: dict[Mix, float] = {}
+    if data is not None:
+        shares: dict[Mix, float] = {"easy": 0.0, "mixed": hard_share, "hard": 1.0}
+        found = evaluate(bundle, data=data, hard_shares=tuple(shares.values()), cache=cache, progress=progress)
+        accuracy = {mix: point.precision.ap for mix, point in zip(shares, found.evaluation.points, strict=True)}
+    eager = None if checkpoint is None else eager_detector(checkpoint, described.architecture)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dyndet-serving-")))
+        render(bundle, folder / _BLS, replace(options, name=_BLS, topology="bls"))
+        render(bundle, folder / _FUSED, replace(options, name=_FUSED, topology="fused"))
+        write_baselines(folder / _BLS, folder / "baselines", name=_BLS)
+        others = [f"--model-repository={folder / other}" for other in (_FUSED, "baselines")]
+        server = stack.enter_context(TritonServer(folder / _BLS, extra_arguments=others))
+        record = measure_serving(
+            server.grpc_url,
+            repository=folder / _BLS,
+            images=images,
+            bls=_BLS,
+            fused=_FUSED,
+            baselines=_BLS,
+            eager=eager,
+            hard_share=hard_share,
+            concurrency=concurrency,
+            rounds=rounds,
+            max_images=max_images,
+            cores=os.cpu_count() or 1,
+            progress=progress,
+        )
+    return ServingComparison(record=record, accuracy=accuracy)
+
+
+def eager_detector(checkpoint: Path, architecture: str) -> Eager:
+    """The checkpoint in PyTorch, layer by layer, from a letterboxed image and a threshold to suppressed boxes."""
+    import torch
+
+    import dynamicdet
+    from dyndet_builder.bundle import Nms
+    from dyndet_builder.stages import Backbone1Stage, Detector2Stage, Head1Stage
+
+    network = dynamicdet.load(checkpoint, architecture=architecture).deploy()
+    nms = Nms()
+    backbone1, head1, detector2 = (
+        Backbone1Stage(network).eval(),
+        Head1Stage(network, nms).eval(),
+        Detector2Stage(network, nms).eval(),
+    )
+
+    @torch.inference_mode()
+    def answer(image: npt.NDArray[np.uint8], threshold: float) -> object:
+        pixels = torch.from_numpy(image[None])
+        difficulty, *features = backbone1(pixels)
+        named = dict(zip(backbone1.outputs, features, strict=True))
+        if threshold > 0 and difficulty.item() <= threshold:
+            return head1(*(named[name] for name in network.head1_reads))
+        return detector2(pixels, *(named[name] for name in network.detector2_reads))
+
+    return answer

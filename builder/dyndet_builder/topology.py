@@ -1,0 +1,104 @@
+"""Chooses the topology of a repository by serving both and measuring."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dyndet_bench.load import Load
+from dyndet_bench.perf_analyzer import find_perf_analyzer
+from dyndet_bench.rounds import Rounds
+from dyndet_bench.served import ALL_EASY, ALL_HARD, Served
+from dyndet_bench.workload import Workload, image_files, read_letterboxed
+from dyndet_builder.bundle import read_bundle
+from dyndet_builder.render import render
+from dyndet_builder.render_options import TOPOLOGIES, RenderOptions, Topology
+from dyndet_builder.server import TritonServer
+
+Progress = Callable[[str, int, int], None]
+
+_ROUNDS = 5
+_IMAGES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteMeans:
+    """Mean latency of a request on either route, milliseconds: medians over rounds."""
+
+    easy_ms: float
+    hard_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopologyChoice:
+    """The topology that was faster, and both measurements."""
+
+    topology: Topology
+    measured: Mapping[Topology, RouteMeans]
+    load: str
+    rounds: int
+
+
+def choose_topology(
+    bundle: Path,
+    images: Path,
+    options: RenderOptions,
+    *,
+    load: Load | None = None,
+    rounds: int = _ROUNDS,
+    progress: Progress | None = None,
+) -> TopologyChoice | None:
+    """Serve a bundle in both topologies at once on the embedded server, and take the one of the smaller latency.
+
+    What counts is the sum of both routes' mean latencies at `load`, measured in turn. None where there is no choice:
+    only the backend `python` has a fused topology. Raises InputError, ServerError, MissingExtraError.
+    """
+    if options.backend != "python":
+        return None
+    tell = progress or (lambda _step, _done, _of: None)
+    load = load or Load()
+    perf_analyzer = find_perf_analyzer()
+    detector = options.name or read_bundle(bundle).name
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dyndet-topology-")))
+        names = {topology: f"{detector}_{topology}" for topology in TOPOLOGIES}
+        for topology, name in names.items():
+            render(bundle, folder / topology, replace(options, name=name, topology=topology))
+        first, *others = (folder / topology for topology in TOPOLOGIES)
+        server = stack.enter_context(
+            TritonServer(first, extra_arguments=[f"--model-repository={other}" for other in others])
+        )
+        served = {
+            topology: stack.enter_context(Served(server.grpc_url, name, metrics_url=server.metrics_url))
+            for topology, name in names.items()
+        }
+        files = image_files(images)
+        chosen = files[:: max(1, len(files) // _IMAGES)][:_IMAGES]
+        size = served["bls"].detector.input_size
+        workload = stack.enter_context(Workload(read_letterboxed(chosen, size)))
+        requests = max(load.concurrency, -(-len(workload) // load.batch))
+        measurers = {
+            topology: Rounds(one, perf_analyzer, workload, load=replace(load, request_rate=None), requests=requests)
+            for topology, one in served.items()
+        }
+        means: dict[Topology, list[list[float]]] = {topology: [] for topology in TOPOLOGIES}
+        for number in range(rounds):
+            for topology in TOPOLOGIES[:: -1 if number % 2 else 1]:
+                tell("compare topologies", number, rounds)
+                means[topology].append([run.mean_ms for run in measurers[topology].measure((ALL_EASY, ALL_HARD))])
+        tell("compare topologies", rounds, rounds)
+    measured = {
+        topology: RouteMeans(easy_ms=float(easy), hard_ms=float(hard))
+        for topology, (easy, hard) in ((one, np.median(values, axis=0)) for one, values in means.items())
+    }
+    return TopologyChoice(
+        topology=min(measured, key=lambda one: measured[one].easy_ms + measured[one].hard_ms),
+        measured=measured,
+        load=str(load),
+        rounds=rounds,
+    )

@@ -1,0 +1,294 @@
+"""Finds the instances, threads and batching with which a repository serves one load fastest, by a bounded search."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from dynamicdet.errors import InputError
+from dyndet_bench.load import Load
+from dyndet_bench.measure import Run
+from dyndet_bench.perf_analyzer import find_perf_analyzer
+from dyndet_bench.rounds import Rounds
+from dyndet_bench.served import Served
+from dyndet_bench.statistic import MEAN, THROUGHPUT, Statistic
+from dyndet_bench.workload import Workload, image_files, read_letterboxed
+from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle import STAGES, read_bundle
+from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
+from dyndet_builder.operating_points import read_operating_points
+from dyndet_builder.render import MARKER_FILE, graph_file, render
+from dyndet_builder.render_options import RenderOptions
+from dyndet_builder.server import TritonServer
+
+Progress = Callable[[str, int, int], None]
+
+_TOGETHER = 4
+"""configurations that one server holds at once"""
+_DELAYS_US = (0, 500, 2000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is tuned. `preferred_batch` 0: stages take what waits for them one by one."""
+
+    instances: int
+    threads: int
+    """of one instance on the CPU"""
+    preferred_batch: int = 0
+    queue_delay_us: int = 0
+
+    def applied(self, options: RenderOptions) -> RenderOptions:
+        """Options with these settings."""
+        return replace(
+            options,
+            instances=self.instances,
+            threads=self.threads,
+            preferred_batches=(self.preferred_batch,) if self.preferred_batch else (),
+            queue_delay_us=self.queue_delay_us,
+        )
+
+    def __str__(self) -> str:
+        words = [f"{self.instances} x {self.threads or 'all'} threads"]
+        if self.preferred_batch:
+            words.append(f"batches of {self.preferred_batch} after {self.queue_delay_us} us")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A setting and what it was measured to give: the statistic, and beside it mean, p99 and throughput."""
+
+    setting: Setting
+    value: float
+    mean_ms: float
+    p99_ms: float
+    throughput_per_s: float
+    rounds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Result of `tune`, settings in the order of trying them; figures of the two that matter are from the last heat."""
+
+    best: Tried
+    default: Tried
+    tried: tuple[Tried, ...]
+    statistic: str
+    load: str
+    threshold: float
+    written: bool
+    """false where the repository had the best setting already"""
+
+
+def tune(
+    repository: Path,
+    *,
+    images: Path,
+    model: str = "dyndet",
+    load: Load | None = None,
+    statistic: Statistic = MEAN,
+    rounds: int = 3,
+    max_images: int = 64,
+    progress: Progress | None = None,
+) -> Tuning:
+    """Render a repository again with the settings that serve `load` best, measured on the embedded server.
+
+    Heats of up to four settings, which one server holds at once and which are measured in turn: first what the cores
+    can be divided into (instances x threads), then, where a GPU batches, batch sizes and queue delays. The winner of a
+    heat meets the next ones; the last heat is the winner against a default rendering. The best setting is the one of
+    the smallest `statistic` (throughput: largest) at the repository's default threshold. If it is another than the
+    repository has, that is rendered again: its operating points were measured on the old one and are gone.
+
+    Raises InputError where dyndet did not render the repository, ServerError, MissingExtraError.
+    """
+    if rounds < 1 or max_images < 1:
+        raise InputError(f"rounds and max_images must be at least 1, got {rounds} and {max_images}")
+    load = load or Load(concurrency=8)
+    options = options_of(repository)
+    threshold = _threshold(repository, model)
+    find_perf_analyzer()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dyndet-tune-")))
+        bundle = bundle_of(repository, model, folder / "bundle")
+        size = read_bundle(bundle).input_size
+        files = image_files(images)
+        chosen = files[:: max(1, len(files) // max_images)][:max_images]
+        workload = stack.enter_context(Workload(read_letterboxed(chosen, size)))
+        heats = _Heats(bundle, folder, options, load, statistic, threshold, workload, rounds, progress)
+        default = Setting(instances=RenderOptions().instances, threads=RenderOptions().threads)
+        own = Setting(
+            instances=options.instances,
+            threads=options.threads,
+            preferred_batch=max(options.preferred_batches, default=0),
+            queue_delay_us=options.queue_delay_us,
+        )
+        best = heats.winner([own, default, *_divisions(os.cpu_count() or 1, on_gpu=bool(options.gpus))])
+        if options.gpus:
+            best = heats.winner([best, *_batchings(best, options.max_batch)])
+        final = {one.setting: one for one in heats.run([best] if best == default else [best, default])}
+        best = heats.better(final.values()).setting
+        if best != own:
+            found = {"tuned_for": f"{statistic.name} at {load}", "tried": [asdict(one) for one in heats.tried]}
+            render(bundle, repository, best.applied(options), chosen_by=found)
+    return Tuning(
+        best=final[best],
+        default=final[default],
+        tried=tuple(heats.tried),
+        statistic=statistic.name,
+        load=str(load),
+        threshold=threshold,
+        written=best != own,
+    )
+
+
+def options_of(repository: Path) -> RenderOptions:
+    """What a repository was rendered with. Raises InputError where dyndet did not render it, or another version did."""
+    try:
+        marker = json.loads((repository / MARKER_FILE).read_bytes())
+        given = dict(marker["options"])
+        known = {field.name for field in fields(RenderOptions)}
+        for name in ("gpus", "preferred_batches", "latency_buckets_ms"):
+            given[name] = tuple(given[name])
+        if given["warmup_image"] is not None:
+            image = Path(given["warmup_image"])
+            given["warmup_image"] = image if image.exists() else None
+        return replace(
+            RenderOptions(**{key: value for key, value in given.items() if key in known}), name=str(marker["model"])
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{repository} was not rendered by this version of dyndet ({error}); `dyndet render` it from its bundle"
+        ) from error
+
+
+def bundle_of(repository: Path, model: str, folder: Path) -> Path:
+    """The bundle that a repository was rendered from, put together in `folder` from what lies in it."""
+    folder.mkdir(parents=True)
+    source = repository / BUNDLE_FILE
+    if not source.is_file():
+        raise InputError(f"{repository} holds no {BUNDLE_FILE}; `dyndet render` it from its bundle")
+    shutil.copyfile(source, folder / BUNDLE_FILE)
+    for stage in STAGES:
+        graph = graph_file(repository, model, stage)
+        if graph is None:
+            raise InputError(f"{repository} holds no detector {model!r} with a stage {stage}")
+        (folder / f"{stage}.onnx").symlink_to(graph.resolve())
+    read_bundle(folder)
+    return folder
+
+
+def _threshold(repository: Path, model: str) -> float:
+    points = read_operating_points(repository / model / "1" / POINTS_FILE)
+    return points.points[points.default].threshold
+
+
+def _divisions(cores: int, *, on_gpu: bool) -> list[Setting]:
+    """Instances x threads: the cores divided evenly, and twice as many threads as cores; on a GPU instances alone."""
+    if on_gpu:
+        return [Setting(instances=count, threads=0) for count in (1, 2, 3, 4)]
+    settings = []
+    for instances in sorted({1, 2, max(1, cores // 2), cores}):
+        for threads in sorted({max(1, cores // instances), min(cores, max(1, 2 * cores // instances))}):
+            settings.append(Setting(instances=instances, threads=0 if threads == cores else threads))
+    return settings
+
+
+def _batchings(best: Setting, max_batch: int) -> list[Setting]:
+    sizes = [size for size in (2, 4, 8, 16, 32) if size <= max_batch][-3:]
+    return [
+        replace(best, preferred_batch=size, queue_delay_us=delay)
+        for size, delay in itertools.product(sizes, _DELAYS_US)
+    ]
+
+
+class _Heats:
+    """Measures settings of one bundle against each other."""
+
+    def __init__(
+        self,
+        bundle: Path,
+        folder: Path,
+        options: RenderOptions,
+        load: Load,
+        statistic: Statistic,
+        threshold: float,
+        workload: Workload,
+        rounds: int,
+        progress: Progress | None,
+    ) -> None:
+        self.tried: list[Tried] = []
+        self._bundle, self._folder, self._options = bundle, folder, options
+        self._load, self._statistic, self._threshold = load, statistic, threshold
+        self._workload, self._rounds = workload, rounds
+        self._tell = progress or (lambda _step, _done, _of: None)
+        self._number = 0
+
+    def winner(self, settings: Sequence[Setting]) -> Setting:
+        """The best of any number of settings; the best so far is measured again with the next ones."""
+        left = list(dict.fromkeys(settings))
+        best = [left.pop(0)]
+        while left:
+            heat, left = [*best, *left[: _TOGETHER - 1]], left[_TOGETHER - 1 :]
+            best = [self.better(self.run(heat)).setting]
+        return best[0]
+
+    def better(self, tried: Iterable[Tried]) -> Tried:
+        """The one of the smallest latency, or the largest throughput."""
+        sign = -1 if self._statistic == THROUGHPUT else 1
+        return min(tried, key=lambda one: sign * one.value)
+
+    def run(self, settings: Sequence[Setting]) -> list[Tried]:
+        """Serve some settings at once and measure them in turn."""
+        self._number += 1
+        step = f"heat {self._number}: {' | '.join(map(str, settings))}"
+        self._tell(step, 0, self._rounds)
+        repositories = []
+        for place, setting in enumerate(settings):
+            repository = self._folder / f"{self._number}-{place}"
+            render(self._bundle, repository, replace(setting.applied(self._options), name=f"tuned_{place}"))
+            repositories.append(repository)
+        first, *others = repositories
+        with ExitStack() as stack:
+            extra = [f"--model-repository={other}" for other in others]
+            server = stack.enter_context(TritonServer(first, extra_arguments=extra))
+            measurers = [self._measurer(stack, server, place) for place in range(len(settings))]
+            runs: list[list[Run]] = [[] for _ in settings]
+            for number in range(self._rounds):
+                for place in range(len(settings))[:: -1 if number % 2 else 1]:
+                    runs[place] += measurers[place].measure((self._threshold,), latencies_of=self._exported())
+                self._tell(step, number + 1, self._rounds)
+        for repository in repositories:
+            shutil.rmtree(repository)
+        tried = [self._tried(setting, found) for setting, found in zip(settings, runs, strict=True)]
+        self.tried += tried
+        return tried
+
+    def _measurer(self, stack: ExitStack, server: TritonServer, place: int) -> Rounds:
+        served = stack.enter_context(Served(server.grpc_url, f"tuned_{place}", metrics_url=server.metrics_url))
+        requests = -(-len(self._workload) // self._load.batch) * (1 if self._load.concurrency == 1 else 2)
+        requests = max(requests, self._load.concurrency, math.ceil(self._load.request_rate or 0))
+        return Rounds(served, find_perf_analyzer(), self._workload, load=self._load, requests=requests)
+
+    def _exported(self) -> tuple[float, ...]:
+        return () if self._statistic.level is None else (self._threshold,)
+
+    def _tried(self, setting: Setting, runs: Sequence[Run]) -> Tried:
+        return Tried(
+            setting=setting,
+            value=self._statistic.of(runs),
+            mean_ms=MEAN.of(runs),
+            p99_ms=float(np.median([run.percentiles_ms[99] for run in runs])),
+            throughput_per_s=THROUGHPUT.of(runs),
+            rounds=len(runs),
+        )

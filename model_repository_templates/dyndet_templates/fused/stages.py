@@ -1,0 +1,106 @@
+"""The three graphs of a detector in one process: features go from one to the next where they were made.
+
+ONNX Runtime's I/O binding keeps them on the device, a GPU or the CPU, and copies nothing. Needs numpy and onnxruntime.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
+
+import numpy as np
+import onnxruntime as ort
+
+DIFFICULTY, IMAGE, ROWS = "difficulty", "image", "rows"
+
+
+class StageError(Exception):
+    """A stage failed; `stage` says which."""
+
+    def __init__(self, stage: str, error: Exception) -> None:
+        super().__init__(f"stage {stage} failed: {type(error).__name__}: {error}")
+        self.stage = stage
+
+
+class Stages:
+    """Sessions of the stages, not to be used by two threads at once. `seconds` adds up the time in each."""
+
+    def __init__(self, folder: Path, stages: Mapping[str, Any], *, threads: int, gpu: int | None) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Threads that spin while they wait take the cores of the next stage's graph: 0.89 x the time on the hard route.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._device = ("cpu", 0) if gpu is None else ("cuda", gpu)
+        providers = ["CPUExecutionProvider"] if gpu is None else _cuda(gpu)
+        self._outputs = {name: tuple(stage["outputs"]) for name, stage in stages.items()}
+        self._inputs = {name: tuple(stage["inputs"]) for name, stage in stages.items()}
+        self._sessions = {
+            name: ort.InferenceSession(folder / f"{name}.onnx", options, providers=providers)
+            for name in (*stages, "select")
+        }
+        self._inputs["select"] = tuple(tensor.name for tensor in self._sessions["select"].get_inputs())
+        self._bindings = {name: session.io_binding() for name, session in self._sessions.items()}
+        self.seconds = dict.fromkeys(stages, 0.0)
+
+    def backbone1(self, images: Any, *, with_features: bool) -> tuple[Any, dict[str, Any]]:
+        """Difficulties (B, 1), and what the next stage may read: the images (B, S, S, 3) and their features."""
+        given = {IMAGE: ort.OrtValue.ortvalue_from_numpy(images, *self._device)}
+        wanted = self._outputs["backbone1"] if with_features else (DIFFICULTY,)
+        found = self._run("backbone1", given, wanted, kept=wanted[1:] if with_features else ())
+        return found.pop(DIFFICULTY).numpy(), {**given, **found}
+
+    def detector(self, stage: str, given: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+        """Wanted outputs of `head1` or `detector2` as arrays (B, ...)."""
+        return {name: value.numpy() for name, value in self._run(stage, given, wanted).items()}
+
+    def select(self, given: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+        """Some images and their features out of those that `backbone1` gave, without leaving the device."""
+        picked = ort.OrtValue.ortvalue_from_numpy(np.array(rows, np.int64), *self._device)
+        names = [name for name in given if name in self._inputs["select"]]
+        chosen = self._run_session("select", {**given, ROWS: picked}, [f"{name}_selected" for name in names], names)
+        return dict(zip(names, chosen, strict=True))
+
+    def _run(
+        self, stage: str, given: Mapping[str, Any], wanted: Sequence[str], kept: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        started = time.perf_counter()
+        try:
+            inputs = {name: given[name] for name in self._inputs[stage]}
+            return dict(zip(wanted, self._run_session(stage, inputs, wanted, kept), strict=True))
+        except Exception as error:
+            raise StageError(stage, error) from error
+        finally:
+            self.seconds[stage] += time.perf_counter() - started
+
+    def _run_session(
+        self, session: str, inputs: Mapping[str, Any], outputs: Sequence[str], kept: Sequence[str]
+    ) -> list[Any]:
+        """Outputs as ONNX Runtime's values: those `kept` on the device, the others in the CPU's memory."""
+        binding = self._bindings[session]
+        try:
+            for name, value in inputs.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in outputs:
+                on_device = name in kept or name.removesuffix("_selected") in kept
+                binding.bind_output(name, *(self._device if on_device else ("cpu", 0)))
+            self._sessions[session].run_with_iobinding(binding)
+            return list(binding.get_outputs())
+        finally:  # nothing outlives the request that it belongs to
+            binding.clear_binding_inputs()
+            binding.clear_binding_outputs()
+
+
+def _cuda(device: int) -> list[Any]:
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise RuntimeError(
+            "this detector is configured for a GPU, but the onnxruntime installed beside the server has no CUDA "
+            "provider; install onnxruntime-gpu there, or render the repository without --gpu"
+        )
+    return [("CUDAExecutionProvider", {"device_id": device}), "CPUExecutionProvider"]

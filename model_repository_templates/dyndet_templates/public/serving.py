@@ -1,0 +1,205 @@
+"""What the public detector does in either topology: reads requests, writes answers, counts them.
+
+A topology's `model.py` derives from `PublicModel` and answers images. Needs numpy and Triton's own module; everything
+else that it reads (`dyndet.json`, `operating_points.json`) lies beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from metrics import Metrics  # type: ignore[import-not-found]
+from operating_points import FILE_NAME, OperatingPoints  # type: ignore[import-not-found]
+
+EASY, HARD, FALLBACK = 1, 2, -2  # values of the output `route`
+ROUTE_NAMES = {EASY: "easy", HARD: "hard", FALLBACK: "fallback"}
+DIFFICULTY, ROUTE = "difficulty", "route"
+OPERATING_POINT = "dyndet_operating_point"
+
+
+class RequestError(Exception):
+    """This request gets an error; the others of the same call do not."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CancelledError(RequestError):
+    """Nobody waits for the answer any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the request was cancelled", pb_utils.TritonError.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one image got. `tensors` holds the wanted outputs of the stage that answered, batch size 1."""
+
+    route: int
+    difficulty: float
+    tensors: Mapping[str, Any]
+
+
+@dataclass
+class Asked:
+    """A request, and what metrics and log are told about it once it is answered."""
+
+    request: Any
+    started: float
+    """seconds, `time.perf_counter`"""
+    image: Any = None
+    """(B, S, S, 3) uint8, Triton's tensor"""
+    thresholds: Sequence[float] = ()
+    """of each image"""
+    wanted: frozenset[str] = frozenset()
+    """names of the outputs to send back"""
+    detections: tuple[str, ...] = ()
+    """those of them that a detector gives; none: no detector has to run"""
+    warnings: list[str] = field(default_factory=list)
+    failed_stages: list[str] = field(default_factory=list)
+
+    def check_not_cancelled(self) -> None:
+        """Raise CancelledError where nobody waits for the answer any more."""
+        if self.request.is_cancelled():
+            raise CancelledError
+
+
+class PublicModel:
+    """The public detector without the way to its stages."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the stages' names, the thresholds and the outputs from the model's own folder."""
+        folder = Path(__file__).parent
+        self.settings = json.loads((folder / "dyndet.json").read_bytes())
+        self._detections = tuple(self.settings["detection_outputs"])
+        self._points = OperatingPoints(folder / FILE_NAME, pb_utils.Logger.log_warn)
+        self.metrics = Metrics(args["model_name"], tuple(self.settings["stages"]), self.settings["latency_buckets_ms"])
+        self.metrics.threshold_is(self._points.default)
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Answer requests, each as soon as it is ready: none waits for the others of the same call."""
+        if self._points.refresh():
+            self.metrics.threshold_is(self._points.default)
+        self.answer([asked for request in requests if (asked := self._read(request)) is not None])
+
+    def answer(self, asked: Sequence[Asked]) -> None:
+        """Find out what each request's images get; call `send` or `fail` once for every request."""
+        raise NotImplementedError
+
+    def finalize(self) -> None:
+        """Give the metrics back."""
+        self.metrics.close()
+
+    def send(self, asked: Asked, answers: Sequence[Answer]) -> None:
+        """Send the answers to a request's images, in their order, and count them."""
+        try:
+            response = pb_utils.InferenceResponse(output_tensors=_outputs(answers, asked.wanted))
+        except Exception as error:
+            self.fail(asked, error)
+            return
+        _respond(asked, response)
+        self.metrics.count(
+            [(ROUTE_NAMES[answer.route], answer.difficulty) for answer in answers],
+            1e3 * (time.perf_counter() - asked.started),
+            asked.failed_stages,
+        )
+        _log(asked.warnings)
+
+    def fail(self, asked: Asked, error: Exception) -> None:
+        """Send an error."""
+        if isinstance(error, RequestError):
+            sent = pb_utils.TritonError(str(error), error.code)
+        else:
+            sent = pb_utils.TritonError(f"the detector failed: {type(error).__name__}: {error}")
+            asked.warnings.append(sent.message())
+        _respond(asked, pb_utils.InferenceResponse(error=sent))
+        self.metrics.count((), None, asked.failed_stages)
+        _log(asked.warnings)
+
+    def _read(self, request: Any) -> Asked | None:
+        """What a request asks for; none where it was refused at once."""
+        asked = Asked(request, time.perf_counter())
+        try:
+            asked.image = pb_utils.get_input_tensor_by_name(request, "image")
+            asked.thresholds = self._thresholds(request, asked.image.shape()[0])
+            asked.wanted = frozenset(request.requested_output_names())
+            asked.detections = tuple(name for name in self._detections if name in asked.wanted)
+        except Exception as error:
+            self.fail(asked, error)
+            return None
+        return asked
+
+    def _thresholds(self, request: Any, images: int) -> list[float]:
+        """The threshold of each image: the input, else the named operating point, else the default."""
+        tensor = pb_utils.get_input_tensor_by_name(request, "threshold")
+        if tensor is not None:
+            thresholds = [float(value) for value in tensor.as_numpy().reshape(-1)]
+            for threshold in thresholds:
+                if not 0 <= threshold <= 1:  # true for NaN
+                    raise RequestError(
+                        f"threshold must be a finite number from 0 to 1, not {threshold:g}; "
+                        "0 sends every image to detector 2, 1 none",
+                        pb_utils.TritonError.INVALID_ARG,
+                    )
+            return thresholds
+        parameters = json.loads(request.parameters() or "{}")
+        if OPERATING_POINT not in parameters:
+            return [self._points.default] * images
+        try:
+            return [self._points.threshold(str(parameters[OPERATING_POINT]))] * images
+        except ValueError as error:
+            raise RequestError(str(error), pb_utils.TritonError.INVALID_ARG) from error
+
+
+def route_of(difficulty: float, threshold: float) -> int:
+    """HARD where the difficulty exceeds the threshold or is NaN, and at threshold 0, also where it was rounded to 0."""
+    return EASY if 0 < threshold and difficulty <= threshold else HARD
+
+
+def array_of(tensor: Any) -> Any:
+    """A tensor's numbers, also from a GPU."""
+    if tensor.is_cpu():
+        return tensor.as_numpy()
+    import cupy  # type: ignore[import-not-found]
+
+    return cupy.asnumpy(cupy.from_dlpack(tensor))
+
+
+def _respond(asked: Asked, response: Any) -> None:
+    asked.request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _log(warnings: Sequence[str]) -> None:
+    for text in warnings:
+        pb_utils.Logger.log_warn(text)
+
+
+def _outputs(answers: Sequence[Answer], wanted: frozenset[str]) -> list[Any]:
+    """The wanted outputs of a request's images, in their order."""
+    if len(answers) == 1:
+        tensors = list(answers[0].tensors.values())
+    else:
+        tensors = [
+            pb_utils.Tensor(name, np.concatenate([array_of(answer.tensors[name]) for answer in answers]))
+            for name in answers[0].tensors
+        ]
+    if DIFFICULTY in wanted:
+        tensors.append(pb_utils.Tensor(DIFFICULTY, np.array([[answer.difficulty] for answer in answers], np.float32)))
+    if ROUTE in wanted:
+        tensors.append(pb_utils.Tensor(ROUTE, np.array([[answer.route] for answer in answers], np.int32)))
+    return tensors
+
+
+def first_number(values: Any) -> float:
+    """The first of some numbers as a float; NaN, which is routed hard, where there is none."""
+    flat = values.reshape(-1)
+    return float(flat[0]) if flat.size else math.nan
