@@ -12,7 +12,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; t
 
 case "$what" in
   demo) extras=build,bench,server ;;
-  test) extras=build,bench,server,train,dev,tensorrt-rtx ;;
+  test) extras=build,bench,server,train,dev,tensorrt-rtx,http,video,supervision ;;
   *) die "builder/install.sh takes 'demo' or 'test', got '$what'" ;;
 esac
 [ "$(uname -sm)" = "Linux x86_64" ] || die "the embedded Triton server runs on Linux x86_64 alone; this is $(uname -sm)"

@@ -3,29 +3,44 @@
 Imports neither torch nor onnx.
 """
 
+from dyndet_client.async_detector import AsyncDetector
 from dyndet_client.detections import Detections, Route
 from dyndet_client.detector import Detector
 from dyndet_client.errors import (
+    AccessDeniedError,
     BadRequestError,
     DeadlineExceededError,
     DyndetError,
     InputError,
+    MissingExtraError,
     ModelNotReadyError,
     NotADetectorError,
     ServerError,
     ServerUnreachableError,
+    SharedMemoryError,
+    UnknownOperatingPointError,
 )
+from dyndet_client.settings import KeepAlive, Retries, Tls, TransportChoice
 
 __all__ = [
+    "AccessDeniedError",
+    "AsyncDetector",
     "BadRequestError",
     "DeadlineExceededError",
     "Detections",
     "Detector",
     "DyndetError",
     "InputError",
+    "KeepAlive",
+    "MissingExtraError",
     "ModelNotReadyError",
     "NotADetectorError",
+    "Retries",
     "Route",
     "ServerError",
     "ServerUnreachableError",
+    "SharedMemoryError",
+    "Tls",
+    "TransportChoice",
+    "UnknownOperatingPointError",
 ]

@@ -1,170 +1,196 @@
-"""`dyndet detect`: pictures in, annotated pictures or JSON lines out."""
+"""`dyndet detect`: pictures and videos in, annotated ones or JSON lines out."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import get_args
 
 import click
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from dynamicdet.errors import InputError
-from dynamicdet.images import UInt8Array, read_image
+from dynamicdet.errors import DyndetError, InputError
+from dynamicdet.images import UInt8Array
+from dyndet_client.cli_output import OutputFiles, Summary
+from dyndet_client.cli_sources import Picture, Source, expected_count, find_sources, read_pictures
 from dyndet_client.codec import Options
 from dyndet_client.detections import Detections
 from dyndet_client.detector import Detector
+from dyndet_client.protocol import printable
+from dyndet_client.settings import Tls, TransportChoice
 
 BAD_PICTURES = 2
-"""Exit status where at least one picture could not be read; the others were answered."""
-
-_JPEG_LIMIT = 65_000  # longer sides do not fit into a JPEG
+"""Exit status where at least one picture or video could not be read; the others were answered."""
 
 _EXAMPLES = """
 \b
 Examples:
   dyndet detect street.jpg
-  dyndet detect photos/*.jpg --url 127.0.0.1:8001 --output annotated
+  dyndet detect photos/ --recursive --url 127.0.0.1:8001 --output annotated
+  dyndet detect clip.mp4 --every 5 --concurrency 8
   dyndet detect street.jpg --threshold 0.3 --json | jq .route
 
-A picture that cannot be read is named on the error output and does not stop the others; the exit status is then 2.
+A file that cannot be read is named on the error output and does not stop the others; the exit status is then 2.
 """
 
 
 @click.command(name="detect", epilog=_EXAMPLES)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
-@click.option("--url", default="127.0.0.1:8001", show_default=True, help="The server's gRPC address.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
+@click.option(
+    "--url",
+    default="127.0.0.1:8001",
+    show_default=True,
+    help="The server's address: HOST:PORT or grpc://, grpcs://, http://, https:// and HOST[:PORT].",
+)
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served detector.")
 @click.option("--threshold", type=float, help="Pictures more difficult than this (0 to 1) take the hard route.")
 @click.option("--operating-point", metavar="NAME", help="Use the threshold that was calibrated under this name.")
 @click.option("--min-score", type=float, default=0.25, show_default=True, help="Leave out objects below this score.")
 @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds to wait for each answer.")
+@click.option("--concurrency", type=int, default=4, show_default=True, help="Requests under way at once.")
+@click.option("--recursive", is_flag=True, help="Take what is in the folders of folders as well.")
+@click.option("--every", type=int, default=1, show_default=True, metavar="N", help="Take each N-th frame of a video.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder for the annotated pictures (NAME-detected.jpg)  [default: detections; with --json none].",
+    help="Folder for what is annotated (NAME-detected.jpg, .mp4)  [default: detections; with --json none].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per picture instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per picture or frame instead of a table.")
+@click.option(
+    "--transport",
+    type=click.Choice(get_args(TransportChoice)),
+    default="auto",
+    show_default=True,
+    help="How pictures reach the server; auto: shared memory where it runs on this machine.",
+)
+@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Send this with every request.")
+@click.option("--token", envvar="DYNDET_TOKEN", help="Bearer token; better in the variable DYNDET_TOKEN.")
+@click.option(
+    "--ca-file", type=click.Path(path_type=Path), metavar="PEM", help="Certificates to check a server with TLS."
+)
 @click.pass_context
 def command(
     context: click.Context,
-    images: tuple[Path, ...],
+    paths: tuple[Path, ...],
     url: str,
     model: str,
     threshold: float | None,
     operating_point: str | None,
     min_score: float,
     timeout: float,
+    concurrency: int,
+    recursive: bool,
+    every: int,
     output: Path | None,
     as_json: bool,
+    transport: TransportChoice,
+    headers: tuple[str, ...],
+    token: str | None,
+    ca_file: Path | None,
 ) -> None:
-    """Detect objects in pictures through a running server, draw them and save the annotated pictures."""
+    """Detect objects in pictures, videos and folders of them through a running server, and save annotated copies."""
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such pictures get an error of ours
     folder = Path("detections") if output is None and not as_json else output
-    Options(threshold=threshold, operating_point=operating_point, min_score=min_score)  # refused before any work
-    table = _new_table(with_files=folder is not None)
-    routes: Counter[str] = Counter()
-    errors = Console(stderr=True)
-    with Detector(url, model, timeout=timeout) as detector:
-        files = None if folder is None else _OutputFiles(folder, images)
-        for path in _with_progress(images, errors):
-            try:
-                pixels = read_image(path)
-            except InputError as error:
-                errors.print(f"Error: {error}", markup=False, highlight=False, soft_wrap=True)
-                continue
-            found = detector.detect(pixels, threshold=threshold, operating_point=operating_point, min_score=min_score)
-            saved = None if files is None else files.save(path, found, pixels)
-            routes[found.route] += 1
-            if as_json:
-                record = {"image": str(path), **found.to_dict()}
-                click.echo(json.dumps(record if saved is None else {**record, "saved_as": str(saved)}))
-            else:
-                _add_row(table, path, found, saved)
-    if not as_json and routes:
-        console = Console()
-        console.print(table)
-        counted = ", ".join(f"{count} {route}" for route, count in sorted(routes.items()))
-        pictures = "1 picture" if routes.total() == 1 else f"{routes.total()} pictures"
-        console.print(f"{pictures} answered: {counted}", highlight=False)
-    if routes.total() < len(images):
+    with _printable_errors():
+        # Everything that can be refused is refused before any work.
+        Options(threshold=threshold, operating_point=operating_point, min_score=min_score)
+        sources = find_sources(paths, recursive=recursive, every=every)
+        detector = Detector(
+            url,
+            model,
+            timeout=timeout,
+            transport=transport,
+            tls=None if ca_file is None else Tls(ca_file=ca_file),
+            headers=_read_headers(headers),
+            token=token,
+        )
+        pictures = _Pictures(sources, every)
+        answers = detector.detect_many(
+            pictures,
+            concurrency=concurrency,
+            threshold=threshold,
+            operating_point=operating_point,
+            min_score=min_score,
+        )
+        with detector:
+            files = None if folder is None else OutputFiles(folder, [source.path for source in sources])
+            summary = _run(pictures, answers, files, as_json=as_json)
+        if not as_json:
+            summary.print()
+    if pictures.unreadable:
         context.exit(BAD_PICTURES)
 
 
-class _OutputFiles:
-    """Names and writes annotated pictures; never over a picture that was given, never half a file."""
+class _Pictures:
+    """The pictures of all sources one by one; those drawn and not yet answered wait in line."""
 
-    def __init__(self, folder: Path, inputs: Sequence[Path]) -> None:
-        self._folder = folder
-        self._taken = {_identity(path) for path in inputs}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise InputError(f"cannot write into the folder {folder}: {error.strerror or error}") from error
+    def __init__(self, sources: Sequence[Source], every: int) -> None:
+        self.console = Console(stderr=True)
+        self.waiting: deque[Picture] = deque()
+        self.unreadable = 0
+        self.expected = expected_count(sources, every) if self.console.is_terminal else None
+        self._sources, self._every = sources, every
 
-    def save(self, source: Path, found: Detections, pixels: UInt8Array) -> Path:
-        picture = found.draw(pixels)
-        kind = "JPEG" if max(picture.size) <= _JPEG_LIMIT else "PNG"
-        target = self._free_name(source.stem, ".jpg" if kind == "JPEG" else ".png")
-        try:
-            handle, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
+    def __iter__(self) -> Iterator[UInt8Array]:
+        for source in self._sources:
             try:
-                with os.fdopen(handle, "wb") as file:
-                    picture.save(file, kind, quality=92, subsampling=0)
-                Path(name).chmod(0o644)
-                Path(name).replace(target)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise InputError(f"cannot write {target}: {error.strerror or error}") from error
-        return target
-
-    def _free_name(self, stem: str, suffix: str) -> Path:
-        number = 1
-        while True:
-            target = self._folder / f"{stem}-detected{'' if number == 1 else f'-{number}'}{suffix}"
-            if _identity(target) not in self._taken:
-                self._taken.add(_identity(target))
-                return target
-            number += 1
+                for picture in read_pictures(source, every=self._every):
+                    self.waiting.append(picture)
+                    yield picture.pixels
+            except InputError as error:
+                self.unreadable += 1
+                self.console.print(f"Error: {printable(str(error))}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _identity(path: Path) -> str:
-    return os.path.realpath(path)
+def _run(pictures: _Pictures, answers: Iterator[Detections], files: OutputFiles | None, *, as_json: bool) -> Summary:
+    summary = Summary(with_files=files is not None)
+    with _progress(pictures) as step, ExitStack() as at_end:
+        if files is not None:
+            at_end.callback(files.discard)  # half a video, where this does not come to its end
+        for found in answers:
+            picture = pictures.waiting.popleft()
+            saved = None if files is None else files.save(picture, found)
+            summary.add(picture, found, saved)
+            if as_json:
+                record = {**picture.record(), **found.to_dict()}
+                click.echo(json.dumps(record if saved is None else {**record, "saved_as": str(saved)}))
+            step()
+        if files is not None:
+            files.finish()
+    return summary
 
 
-def _with_progress(images: Sequence[Path], console: Console) -> Iterator[Path]:
-    if len(images) < 2 or not console.is_terminal:
-        yield from images
+@contextmanager
+def _progress(pictures: _Pictures) -> Iterator[Callable[[], None]]:
+    if not pictures.console.is_terminal or (pictures.expected or 2) < 2:
+        yield lambda: None
         return
     columns = (TextColumn("detecting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield from progress.track(images)
+    with Progress(*columns, console=pictures.console, transient=True) as progress:
+        task = progress.add_task("detecting", total=pictures.expected)
+        yield lambda: progress.advance(task)
 
 
-def _new_table(*, with_files: bool) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in ("picture", "route", "difficulty", "objects", *(("saved as",) if with_files else ())):
-        table.add_column(name, justify="right" if name == "difficulty" else "left", overflow="fold")
-    return table
+@contextmanager
+def _printable_errors() -> Iterator[None]:
+    """Names of files and what servers say may hold control characters; a terminal is not to obey them."""
+    try:
+        yield
+    except DyndetError as error:
+        error.args = (printable(str(error)),)
+        raise
 
 
-def _add_row(table: Table, path: Path, found: Detections, saved: Path | None) -> None:
-    objects = _counted(found.names) or "none"
-    cells = [str(path), found.route, f"{found.difficulty:.3f}", objects]
-    table.add_row(*cells, *([] if saved is None else [str(saved)]))
-
-
-def _counted(names: Iterable[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in Counter(names).most_common())
+def _read_headers(texts: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition(":") for text in texts]
+    for name, colon, _ in pairs:
+        if not colon:
+            raise InputError(f"--header {name!r} has no colon: give it as 'NAME: VALUE'")
+    return {name.strip(): value.strip() for name, _, value in pairs}

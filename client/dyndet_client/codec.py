@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamicdet.errors import InputError
-from dynamicdet.images import ImageSource, read_image
+from dynamicdet.images import ImageSource, UInt8Array, read_image
 from dynamicdet.letterbox import Letterboxed, letterbox
 from dyndet_client.detections import Detections, Route
 from dyndet_client.errors import NotADetectorError, ServerError
@@ -26,6 +26,7 @@ OUTPUTS = ("num_detections", "boxes", "scores", "classes", "difficulty", "route"
 OPERATING_POINT = "dyndet_operating_point"
 _CLASS_NAMES, _INPUT_SIZE = "dyndet_class_names", "dyndet_input_size"
 _EASY, _HARD = 1, 2
+_NO_BOXES = np.zeros((0, 4), np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class Options:
     """a name from the server's `operating_points.json`; none: its default"""
     min_score: float = 0.25
     """objects below this score are left out"""
+    request_id: str = ""
+    """shown in the server's logs and traces"""
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
@@ -59,6 +62,8 @@ class Options:
         if self.operating_point is not None and not self.operating_point.isprintable():
             raise InputError(f"operating_point must be printable, got {self.operating_point!r}")
         _check_share("min_score", self.min_score)
+        if not isinstance(self.request_id, str) or not self.request_id.isprintable():
+            raise InputError(f"request_id must be printable text, got {self.request_id!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,12 @@ class Request:
     parameters: Mapping[str, str]
     letterboxed: Letterboxed
     min_score: float
+    request_id: str = ""
+
+    @property
+    def image(self) -> npt.NDArray[np.uint8]:
+        """The picture in the network's square, (S, S, 3)."""
+        return self.letterboxed.image
 
 
 def parse_model(config: Mapping[str, Any]) -> ServedModel:
@@ -104,7 +115,7 @@ def parse_model(config: Mapping[str, Any]) -> ServedModel:
 
 def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
     """Read and letterbox a picture into a request. Raises InputError where the picture cannot be read."""
-    letterboxed = letterbox(read_image(image), model.input_size)
+    letterboxed = _fit(read_image(image), model.input_size)
     tensors: dict[str, npt.NDArray[Any]] = {"image": letterboxed.image[None]}  # (1, S, S, 3)
     if options.threshold is not None:
         tensors["threshold"] = np.array([[options.threshold]], np.float32)  # (1, 1)
@@ -114,7 +125,14 @@ def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
         parameters={} if named is None else {OPERATING_POINT: named},
         letterboxed=letterboxed,
         min_score=options.min_score,
+        request_id=options.request_id,
     )
+
+
+def is_ready_made(model: ServedModel, image: ImageSource) -> bool:
+    """Whether encoding this picture is a matter of microseconds: nothing is decoded or resized."""
+    side = model.input_size
+    return isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == (side, side, 3)
 
 
 def decode(model: ServedModel, request: Request, response: Tensors) -> Detections:
@@ -123,27 +141,27 @@ def decode(model: ServedModel, request: Request, response: Tensors) -> Detection
     Raises ServerError where the tensors break the detectors' contract.
     """
     try:
-        count = int(response["num_detections"].reshape(-1)[0])
+        count = int(response["num_detections"].item())
         boxes = response["boxes"].reshape(-1, 4)
         scores = response["scores"].reshape(-1)
         classes = response["classes"].reshape(-1)
-        difficulty = float(response["difficulty"].reshape(-1)[0])
-        route = int(response["route"].reshape(-1)[0])
-    except (KeyError, IndexError, ValueError) as error:
+        difficulty, route = float(response["difficulty"].item()), int(response["route"].item())
+    except (KeyError, ValueError) as error:
         raise ServerError(f"model {model.name!r} gave a malformed answer: {error}") from error
     if not 0 <= count <= min(len(boxes), len(scores), len(classes)):
         raise ServerError(f"model {model.name!r} gave {count} detections in {len(boxes)} rows")
-    kept = np.flatnonzero(scores[:count] >= request.min_score)
-    kept = kept[np.argsort(-scores[kept], kind="stable")]
+    kept = (scores[:count] >= request.min_score).nonzero()[0]
+    if len(kept) > 1:
+        kept = kept[(-scores[kept]).argsort(kind="stable")]
     numbers = classes[kept].tolist()
-    if any(not 0 <= number < len(model.class_names) for number in numbers):
+    if numbers and not 0 <= min(numbers) <= max(numbers) < len(model.class_names):
         raise ServerError(f"model {model.name!r} gave a class number beyond its {len(model.class_names)} class names")
     boxed = request.letterboxed
     try:
         return Detections(
-            boxes=boxed.to_original(boxes[kept]),
-            scores=scores[kept].astype(np.float32),
-            classes=classes[kept].astype(np.int32),
+            boxes=boxed.to_original(boxes[kept]) if numbers else _NO_BOXES.copy(),
+            scores=scores[kept],
+            classes=classes[kept],
             names=tuple(model.class_names[number] for number in numbers),
             difficulty=difficulty,
             route=_route(route),
@@ -151,6 +169,15 @@ def decode(model: ServedModel, request: Request, response: Tensors) -> Detection
         )
     except InputError as error:
         raise ServerError(f"model {model.name!r} gave a malformed answer: {error}") from error
+
+
+def _fit(pixels: UInt8Array, side: int) -> Letterboxed:
+    """`letterbox`; a picture that fills the square already is not copied."""
+    if pixels.shape != (side, side, 3):
+        return letterbox(pixels, side)
+    return Letterboxed(
+        image=pixels, scale_x=1.0, scale_y=1.0, pad_left=0, pad_top=0, original_width=side, original_height=side
+    )
 
 
 def _route(value: int) -> Route:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -10,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dynamicdet.errors import InputError
+from dynamicdet.errors import InputError, MissingExtraError
 from dynamicdet.images import ImageSource
 from dyndet_client.drawing import draw_detections
 
 Route: TypeAlias = Literal["easy", "hard", "fallback"]
+_ROUTES = get_args(Route)
+_FLOAT, _INT = np.dtype(np.float32), np.dtype(np.int32)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,26 +51,25 @@ class Detections:
 
     def __post_init__(self) -> None:
         count = len(self.names)
-        expected = {
-            "boxes": ((count, 4), np.float32),
-            "scores": ((count,), np.float32),
-            "classes": ((count,), np.int32),
-        }
-        for name, (shape, dtype) in expected.items():
+        for name, shape, dtype in (
+            ("boxes", (count, 4), _FLOAT),
+            ("scores", (count,), _FLOAT),
+            ("classes", (count,), _INT),
+        ):
             array = getattr(self, name)
             if array.shape != shape or array.dtype != dtype:
                 raise InputError(
-                    f"{name} of {count} named objects must have shape {shape} and type {np.dtype(dtype)}, "
+                    f"{name} of {count} named objects must have shape {shape} and type {dtype}, "
                     f"not {array.shape} and {array.dtype}"
                 )
-        if not np.isfinite(self.boxes).all():
+        if count and not np.isfinite(self.boxes).all():
             raise InputError("boxes must be finite numbers")
-        if not ((self.scores >= 0) & (self.scores <= 1)).all():
+        if count and not 0 <= self.scores.min() <= self.scores.max() <= 1:  # false for NaN as well
             raise InputError("scores must lie between 0 and 1")
         if not (math.isnan(self.difficulty) or 0 <= self.difficulty <= 1):
             raise InputError(f"difficulty must lie between 0 and 1, not {self.difficulty}")
-        if self.route not in get_args(Route):
-            raise InputError(f"route must be one of {', '.join(get_args(Route))}, not {self.route!r}")
+        if self.route not in _ROUTES:
+            raise InputError(f"route must be one of {', '.join(_ROUTES)}, not {self.route!r}")
         if min(self.image_size) < 1:
             raise InputError(f"image_size must be at least (1, 1), not {self.image_size}")
 
@@ -85,6 +88,48 @@ class Detections:
                 for box, score, number, name in rows
             ],
         }
+
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Entries of a COCO results file, as pycocotools' `loadRes` reads them: boxes are x y width height.
+
+        `category_ids` has the category of each class number. Without it the class number itself is written, which is
+        right where the data set counts its categories from 0 in the order of the model's classes.
+
+        Raises InputError where a class number has no entry in `category_ids`.
+        """
+        numbers = self.classes.tolist()
+        if category_ids is not None and any(number >= len(category_ids) for number in numbers):
+            raise InputError(
+                f"category_ids has {len(category_ids)} entries, too few for the class number {max(numbers)}"
+            )
+        corners = self.boxes.astype(np.float64)
+        sides = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(3).tolist()
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(number if category_ids is None else category_ids[number]),
+                "bbox": box,
+                "score": round(score, 6),
+            }
+            for number, box, score in zip(numbers, sides, self.scores.tolist(), strict=True)
+        ]
+
+    def to_supervision(self) -> Any:
+        """The same objects as `supervision.Detections`, with the names in `data["class_name"]`, where it expects them.
+
+        Route and difficulty are in its `metadata`. Raises MissingExtraError where supervision is not installed.
+        """
+        try:
+            supervision = importlib.import_module("supervision")  # imported by who needs it alone
+        except ImportError as error:
+            raise MissingExtraError('supervision is not installed: pip install "dyndet[supervision]"') from error
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.classes.astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+            metadata={"route": self.route, "difficulty": self.difficulty},
+        )
 
     def draw(self, image: ImageSource, *, header: bool = True) -> Image.Image:
         """A copy of the picture with boxes, labels and, above it, a strip with the route and the difficulty.

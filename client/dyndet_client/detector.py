@@ -1,30 +1,50 @@
-"""The detector behind a server's address."""
+"""The detector behind a server's address, for programs that wait."""
 
 from __future__ import annotations
 
-import math
+import os
 import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import TracebackType
+from typing import Literal, TypeVar, overload
 
-from dynamicdet.errors import InputError
+from tenacity import Retrying, sleep_using_event
+
+from dynamicdet.errors import InputError, ServerError
 from dynamicdet.images import ImageSource
-from dyndet_client.codec import Options, ServedModel, decode, encode, parse_model
+from dyndet_client import drive, many
+from dyndet_client.base import BaseDetector
+from dyndet_client.codec import Options, ServedModel, decode, encode
 from dyndet_client.detections import Detections
-from dyndet_client.transport import GrpcTransport
+from dyndet_client.retrying import Deadline, policy
+from dyndet_client.session import Flow, Session
+
+T = TypeVar("T")
 
 
-class Detector:
+class Detector(BaseDetector):
     """Detects objects through a Triton server that serves a dyndet model repository.
 
     Entering the context connects and checks the model, so that a wrong address or model shows at once; without `with`,
-    the first use does, and `close` ends the connection. Threads may share a detector.
+    the first use does, and `close` ends the connection. Threads may share a detector; processes may not: a forked one
+    makes its own.
 
     Args:
-        url: the server's gRPC address, `host:port` or `grpc://host:port`.
+        url: the server's address: `host`, `host:port` or `grpc://host:port` for gRPC (port 8001 unless it is given),
+            `http://host:port` (8000) for HTTP, `grpcs://` and `https://` for both with TLS.
         model: the public model's name.
-        timeout: seconds to wait for an answer, also for the first connection.
+        timeout: seconds that a call may take in all, retries included; also for the first connection.
+        transport: `auto` hands pictures over in shared memory where the server is on this machine, and sends them
+            otherwise; `network` always sends; `shared-memory` and `cuda-shared-memory` fail where they cannot be had.
+        tls: certificates, for servers that speak TLS.
+        headers: sent with every request.
+        token: sent with every request as `authorization: Bearer TOKEN`.
+        retries: how often a call is tried while the server cannot be reached.
+        keep_alive: when gRPC asks whether a silent connection still lives.
 
-    Raises InputError for a malformed address or timeout, and on connecting ServerUnreachableError, ModelNotReadyError
+    Raises InputError for a malformed address or setting, and on connecting ServerUnreachableError, ModelNotReadyError
     or NotADetectorError (`dyndet_client.errors` shows the tree).
 
     ::
@@ -34,24 +54,15 @@ class Detector:
             print(found.route, found.names)
     """
 
-    def __init__(self, url: str, model: str = "dyndet", *, timeout: float = 30.0) -> None:
-        if not model:
-            raise InputError("model must be a name, not an empty string")
-        self._timeout = _seconds(timeout)
-        self._transport = GrpcTransport(url, model)
+    def _start(self) -> None:
+        self._sender = drive.make_sender(self._connection)
         self._connecting = threading.Lock()
-        self._served: ServedModel | None = None
-        self._closed = False
+        # Runs on close, when the detector is forgotten, and when the interpreter ends.
+        self._end = weakref.finalize(self, _end, self._session, self._sender, os.getpid())
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The model's classes, in the order of class numbers; connects where needed."""
-        return self._connect().class_names
-
-    @property
-    def input_size(self) -> int:
-        """Side of the square, in pixels, that pictures are fitted into; connects where needed."""
-        return self._connect().input_size
+    def connect(self) -> None:
+        """Connect and check the model, unless that was done."""
+        self._connect(self._deadline())
 
     def detect(
         self,
@@ -61,6 +72,7 @@ class Detector:
         operating_point: str | None = None,
         min_score: float = 0.25,
         timeout: float | None = None,
+        request_id: str = "",
     ) -> Detections:
         """Detect the objects in one picture.
 
@@ -69,25 +81,94 @@ class Detector:
             threshold: pictures with a larger difficulty take the hard route; 1 makes every picture easy, 0 hard.
             operating_point: a threshold by the name the calibration gave it. Without either the server's default rules.
             min_score: objects below this score are left out.
-            timeout: seconds to wait for the answer, instead of the detector's own.
+            timeout: seconds that the call may take, retries included, instead of the detector's own.
+            request_id: shown in the server's logs and traces.
 
         Raises InputError for a picture that cannot be read or an option out of range, ServerUnreachableError,
         BadRequestError (such as an unknown operating point), DeadlineExceededError, or another ServerError.
         """
+        options = Options(
+            threshold=threshold, operating_point=operating_point, min_score=min_score, request_id=request_id
+        )
+        return self._detect(image, options, self._deadline(timeout))
+
+    @overload
+    def detect_many(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        concurrency: int = ...,
+        errors: Literal["raise"] = ...,
+        threshold: float | None = ...,
+        operating_point: str | None = ...,
+        min_score: float = ...,
+        timeout: float | None = ...,
+    ) -> Iterator[Detections]: ...
+
+    @overload
+    def detect_many(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        concurrency: int = ...,
+        errors: Literal["return"],
+        threshold: float | None = ...,
+        operating_point: str | None = ...,
+        min_score: float = ...,
+        timeout: float | None = ...,
+    ) -> Iterator[Detections | InputError]: ...
+
+    def detect_many(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        concurrency: int = 4,
+        errors: Literal["raise", "return"] = "raise",
+        threshold: float | None = None,
+        operating_point: str | None = None,
+        min_score: float = 0.25,
+        timeout: float | None = None,
+    ) -> Iterator[Detections | InputError]:
+        """Detect the objects in many pictures; the answers come one by one, in the order of the pictures.
+
+        At most `concurrency` requests are under way, and at most twice as many pictures are drawn from `images` beyond
+        the answers that were taken: a generator of any length needs constant memory. Who stops early leaves nothing
+        running.
+
+        Args:
+            images: pictures as `detect` takes them; a list, or a generator that makes them one by one.
+            concurrency: requests under way at once.
+            errors: `raise` ends at a picture that cannot be read; `return` gives its InputError in its place and goes
+                on. An error of the server is raised in both cases.
+            threshold: see `detect`, as the other options.
+            operating_point: likewise.
+            min_score: likewise.
+            timeout: seconds for each picture, from when its turn comes.
+        """
+        many.check(images, concurrency, errors)
         options = Options(threshold=threshold, operating_point=operating_point, min_score=min_score)
-        seconds = self._timeout if timeout is None else _seconds(timeout)
-        served = self._connect()
-        request = encode(served, image, options)
-        return decode(served, request, self._transport.infer(request, seconds))
+        self._deadline(timeout)
+        self._check_open()
+        in_flight = drive.InFlight()
+
+        def answer(image: ImageSource) -> Detections | InputError:
+            try:
+                return self._detect(image, options, self._deadline(timeout), in_flight)
+            except InputError as error:
+                if errors == "raise":
+                    raise
+                return error
+
+        return many.in_order(answer, images, concurrency=concurrency, cancel=in_flight.cancel)
 
     def close(self) -> None:
         """End the connection; the detector cannot be used afterwards."""
         self._closed = True
-        self._transport.close()
+        self._end()
 
     def __enter__(self) -> Detector:
         try:
-            self._connect()
+            self.connect()
         except BaseException:
             self.close()
             raise
@@ -98,16 +179,46 @@ class Detector:
     ) -> None:
         self.close()
 
-    def _connect(self) -> ServedModel:
-        if self._closed:
-            raise InputError("this detector is closed; make a new one")
-        with self._connecting:
-            if self._served is None:
-                self._served = parse_model(self._transport.model_config(self._timeout))
-            return self._served
+    def _detect(
+        self, image: ImageSource, options: Options, deadline: Deadline, in_flight: drive.InFlight | None = None
+    ) -> Detections:
+        served = self._connect(deadline)
+        request = encode(served, image, options)
+        tensors = self._try(partial(self._session.infer, request, deadline), deadline, in_flight)
+        return decode(served, request, tensors)
+
+    def _connect(self, deadline: Deadline) -> ServedModel:
+        self._check_open()
+        if self._served is None:
+            with self._connecting:
+                if self._served is None:
+                    self._served = self._try(partial(self._session.connect, deadline), deadline)
+        return self._served
+
+    def _known(self) -> ServedModel:
+        return self._connect(self._deadline())
+
+    def _try(self, flow: Callable[[], Flow[T]], deadline: Deadline, in_flight: drive.InFlight | None = None) -> T:
+        try:  # the first attempt is made without tenacity, which costs as much as everything else here
+            return drive.run(flow(), self._sender, in_flight)
+        except ServerError as error:
+            failures = [error]
+        rules = policy(self._retries, deadline)
+        if in_flight is not None:
+            rules["sleep"] = sleep_using_event(in_flight.cancelled)
+
+        def attempt() -> T:
+            if failures:
+                raise failures.pop()
+            return drive.run(flow(), self._sender, in_flight)
+
+        return Retrying(**rules)(attempt)
 
 
-def _seconds(timeout: float) -> float:
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-        raise InputError(f"timeout must be a positive number of seconds, not {timeout!r}")
-    return float(timeout)
+def _end(session: Session, sender: drive.Sender, owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a forked process has a copy that is not its own
+    try:
+        drive.run(session.close(), sender)
+    finally:
+        sender.close()

@@ -4,32 +4,44 @@
 
     dynamicdet.errors.DyndetError
     ├── InputError (also a ValueError)    a picture or an option is wrong; found before anything is sent
+    ├── MissingExtraError                 an optional package is not installed; the message says what installs it
     └── ServerError                       the server answered with an error, or not at all
-        ├── ServerUnreachableError        nothing answers at this address
+        ├── ServerUnreachableError        nothing answers at this address, or the server cannot take requests now
+        ├── AccessDeniedError             the server wants a header, a token or a certificate that was not given
         ├── ModelNotReadyError            the server has no such model, or it is not ready
         ├── NotADetectorError             the model is served, but it is not a dyndet detector
         ├── BadRequestError               the server refused this request; it serves others
+        │   └── UnknownOperatingPointError  the message names those that are known
+        ├── SharedMemoryError             shared memory was asked for, and the server cannot use it
         └── DeadlineExceededError         no answer within the time that was allowed
 """
 
 from __future__ import annotations
 
-from dynamicdet.errors import DyndetError, InputError, ServerError
+from dynamicdet.errors import DyndetError, InputError, MissingExtraError, ServerError
 
 __all__ = [
+    "AccessDeniedError",
     "BadRequestError",
     "DeadlineExceededError",
     "DyndetError",
     "InputError",
+    "MissingExtraError",
     "ModelNotReadyError",
     "NotADetectorError",
     "ServerError",
     "ServerUnreachableError",
+    "SharedMemoryError",
+    "UnknownOperatingPointError",
 ]
 
 
 class ServerUnreachableError(ServerError):
-    """Nothing answers at this address, or the connection broke."""
+    """Nothing answers at this address, the connection broke, or the server cannot take requests now."""
+
+
+class AccessDeniedError(ServerError):
+    """The server wants a header, a token or a certificate that was not given, or is another."""
 
 
 class ModelNotReadyError(ServerError):
@@ -41,7 +53,17 @@ class NotADetectorError(ServerError):
 
 
 class BadRequestError(ServerError):
-    """The server refused this request: an unknown operating point, a wrong shape. It keeps serving others."""
+    """The server refused this request: a wrong shape, an unknown operating point. It keeps serving others."""
+
+
+class UnknownOperatingPointError(BadRequestError):
+    """The server knows no operating point of this name; the message names those that it knows."""
+
+    exit_code = 2
+
+
+class SharedMemoryError(ServerError):
+    """Shared memory was asked for, but this machine has none, or the server cannot or may not use it."""
 
 
 class DeadlineExceededError(ServerError):

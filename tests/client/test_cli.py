@@ -58,8 +58,13 @@ def test_a_server_that_accepts_and_says_nothing_does_not_hang(picture) -> None:
         ["--threshold", "0.5", "--operating-point", "fast"],
         ["--min-score", "-1"],
         ["--timeout", "0"],
-        ["--url", "http://127.0.0.1:8000"],
+        ["--url", "ftp://127.0.0.1:8000"],
+        ["--url", "grpc://127.0.0.1:8001", "--ca-file", "absent.pem"],
+        ["--header", "no colon"],
+        ["--concurrency", "0"],
+        ["--every", "0"],
         ["--model", ""],
+        ["absent.jpg"],
     ],
 )
 def test_bad_options_are_refused_before_the_server_is_asked(arguments, picture, capsys) -> None:
@@ -83,4 +88,31 @@ def test_a_closed_detector_says_so(picture) -> None:
 def test_importing_the_client_imports_no_framework() -> None:
     code = "import sys, json, dyndet_client, dyndet_client.cli; print(json.dumps(sorted(sys.modules)))"
     modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
-    assert not {"torch", "onnx", "onnxruntime", "dyndet_builder", "pydantic", "safetensors"} & set(modules)
+    heavy = {"torch", "onnx", "onnxruntime", "dyndet_builder", "pydantic", "safetensors"}
+    optional = {"aiohttp", "gevent", "tritonclient.http", "tritonclient.grpc.aio", "av", "supervision"}
+    assert not (heavy | optional) & set(modules)
+
+
+@pytest.mark.parametrize(
+    ("missing", "code", "extra"),
+    [
+        ("aiohttp", "dyndet_client.Detector('http://localhost')", "dyndet[http]"),
+        ("av", "from dyndet_client.video import VideoReader; VideoReader('clip.mp4')", "dyndet[video]"),
+        ("supervision", "found.to_supervision()", "dyndet[supervision]"),
+    ],
+)
+def test_the_absence_of_an_optional_package_says_what_to_install(missing, code, extra) -> None:
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; import numpy as np, dyndet_client\n"
+        "found = dyndet_client.Detections(boxes=np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32),"
+        "classes=np.zeros(0, np.int32), names=(), difficulty=0.5, route='easy', image_size=(4, 3))\n"
+        f"try:\n    {code}\nexcept dyndet_client.MissingExtraError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert f'pip install "{extra}"' in done.stdout and done.stdout.count("\n") == 1
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path, capsys) -> None:
+    path = tmp_path / "red\x1b[31m.jpg"
+    assert run(dyndet, ["detect", str(path)]) == 2
+    assert "\x1b" not in capsys.readouterr().err

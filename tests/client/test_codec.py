@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import dyndet_client
+from dynamicdet.letterbox import letterbox
 from dyndet_client import Detections, InputError, NotADetectorError, ServerError
 from dyndet_client.codec import OUTPUTS, Options, ServedModel, decode, encode, parse_model
 from dyndet_client.transport import parse_url
@@ -46,17 +47,26 @@ def answer(**changes) -> dict[str, np.ndarray]:
 def test_the_public_names_are_these() -> None:
     """Removing or renaming one breaks programs of users; adding one changes this list and the changelog."""
     assert sorted(dyndet_client.__all__) == [
+        "AccessDeniedError",
+        "AsyncDetector",
         "BadRequestError",
         "DeadlineExceededError",
         "Detections",
         "Detector",
         "DyndetError",
         "InputError",
+        "KeepAlive",
+        "MissingExtraError",
         "ModelNotReadyError",
         "NotADetectorError",
+        "Retries",
         "Route",
         "ServerError",
         "ServerUnreachableError",
+        "SharedMemoryError",
+        "Tls",
+        "TransportChoice",
+        "UnknownOperatingPointError",
     ]
     assert all(hasattr(dyndet_client, name) for name in dyndet_client.__all__)
 
@@ -88,6 +98,18 @@ def test_a_request_carries_the_letterboxed_picture_and_only_what_was_asked_for()
     forced = encode(MODEL, PICTURE, Options(threshold=0.5))
     assert forced.tensors["threshold"].tolist() == [[0.5]] and forced.tensors["threshold"].dtype == np.float32
     assert encode(MODEL, PICTURE, Options(operating_point="fast")).parameters == {"dyndet_operating_point": "fast"}
+    assert encode(MODEL, PICTURE, Options(request_id="street-7")).request_id == "street-7"
+    with pytest.raises(InputError, match="request_id"):
+        Options(request_id="two\nlines")
+
+
+def test_a_picture_that_fills_the_square_is_not_copied() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    request = encode(MODEL, pixels, Options())
+    assert np.shares_memory(request.tensors["image"], pixels)
+    np.testing.assert_array_equal(request.image, letterbox(pixels, 64).image)
+    boxes = np.array([[1, 2, 30, 64]], np.float32)
+    np.testing.assert_array_equal(request.letterboxed.to_original(boxes), letterbox(pixels, 64).to_original(boxes))
 
 
 @pytest.mark.parametrize(
@@ -196,6 +218,35 @@ def test_detections_are_checked_on_creation(change) -> None:
     Detections(**GOOD)
     with pytest.raises(InputError):
         Detections(**{**GOOD, **change})
+
+
+def found_objects() -> Detections:
+    return Detections(
+        boxes=np.array([[10, 20, 110.5, 220], [0, 0, 5, 5]], np.float32),
+        scores=np.array([0.9, 0.25], np.float32),
+        classes=np.array([1, 0], np.int32),
+        names=("dog", "cat"),
+        difficulty=0.3,
+        route="hard",
+        image_size=(640, 480),
+    )
+
+
+def test_coco_results_have_corner_and_size_and_the_data_sets_categories() -> None:
+    first, second = found_objects().to_coco(42, category_ids=[17, 18])
+    assert first == {"image_id": 42, "category_id": 18, "bbox": [10, 20, 100.5, 200], "score": pytest.approx(0.9)}
+    assert second["category_id"] == 17 and found_objects().to_coco("a")[1]["category_id"] == 0
+    json.dumps([first, second])
+    with pytest.raises(InputError, match="too few"):
+        found_objects().to_coco(1, category_ids=[17])
+
+
+def test_supervision_takes_the_objects_over() -> None:
+    supervision = pytest.importorskip("supervision")
+    given, taken = found_objects(), found_objects().to_supervision()
+    assert isinstance(taken, supervision.Detections) and len(taken) == 2
+    np.testing.assert_array_equal(taken.xyxy, given.boxes)
+    assert taken.data["class_name"].tolist() == ["dog", "cat"] and taken.metadata["route"] == "hard"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 700), (20000, 10), (320, 240)])

@@ -7,7 +7,14 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["dynamicdet.images", "dynamicdet.letterbox", "dyndet_client.detections", "dyndet_client.transport"]
+    "module",
+    [
+        "dynamicdet.images",
+        "dynamicdet.letterbox",
+        "dyndet_client.address",
+        "dyndet_client.detections",
+        "dyndet_client.transport",
+    ],
 )
 def test_docstring_examples_run(module: str) -> None:
     result = doctest.testmod(importlib.import_module(module))

@@ -1,0 +1,235 @@
+"""What the client SDK adds: its requests beside the same requests by Triton's own client, sent in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from pydantic import BaseModel, ConfigDict, Field
+
+from dynamicdet.errors import InputError
+from dynamicdet.images import UInt8Array, read_image
+from dynamicdet.letterbox import letterbox
+from dyndet_bench.records import Circumstances, circumstances
+from dyndet_bench.served import ALL_EASY, Served
+from dyndet_bench.workload import image_files
+from dyndet_client import AsyncDetector, Detector, SharedMemoryError, TransportChoice
+from dyndet_client.codec import OUTPUTS
+
+Progress = Callable[[str, int, int], None]
+"""Told the step, how much of it is done, and of how much."""
+
+_Send = Callable[[UInt8Array], float]
+"""Sends one letterboxed image and tells how many milliseconds passed."""
+
+_RAW, _SDK, _SHARED = "raw", "sdk", "shared memory"
+
+
+class SdkTimes(BaseModel):
+    """The SDK beside Triton's client, one request at a time. Times are medians over rounds of each round's median."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    raw_ms: float = Field(description="tritonclient over gRPC: make inputs, infer, read all outputs")
+    sdk_ms: float = Field(description="detect() of the same letterboxed array, to the finished detections")
+    ratio: float = Field(description="SDK over raw: median of the rounds' ratios, each a median over the images")
+    ratio_low: float = Field(description="smallest ratio of a round")
+    ratio_high: float = Field(description="largest ratio of a round")
+
+
+class SdkOverheadRecord(BaseModel):
+    """Result of `measure_sdk_overhead`. Every request is easy, the shortest there is, so that overhead shows most."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    model: str
+    image_bytes: int = Field(description="of one letterboxed image")
+    network: SdkTimes = Field(description='Detector(transport="network")')
+    network_async: SdkTimes = Field(description="AsyncDetector beside Triton's asyncio client")
+    shared_memory: SdkTimes | None = Field(description="shared memory beside raw over the network; none: not to be had")
+    shared_memory_async: SdkTimes | None
+    read_ms: float = Field(description="median time to decode and letterbox a picture file, which no ratio includes")
+    images: int
+    rounds: int
+    circumstances: Circumstances
+
+
+def measure_sdk_overhead(
+    url: str,
+    *,
+    model: str = "dyndet",
+    images: Path,
+    rounds: int = 5,
+    max_images: int = 40,
+    progress: Progress | None = None,
+) -> SdkOverheadRecord:
+    """Send each image of a folder by every client in turn, `rounds` times, one request at a time.
+
+    `url` is a server's gRPC address; shared memory is measured where the server runs on this machine.
+
+    Raises InputError and ServerError.
+    """
+    if rounds < 1 or max_images < 1:
+        raise InputError(f"rounds and max_images must be at least 1, got {rounds} and {max_images}")
+    tell = progress or (lambda _step, _done, _of: None)
+    with Served(url, model) as served:
+        served.warm_up()
+        versions = served.versions()
+        side, address = served.detector.input_size, served.address
+    files = image_files(images)
+    chosen = files[:: max(1, len(files) // max_images)][:max_images]
+    squares, read_ms = _read(chosen, side)
+    with ExitStack() as stack:
+        senders = _senders(stack, address, model)
+        for send in senders.values():
+            send(squares[0])
+        times: dict[str, list[list[float]]] = {name: [] for name in senders}
+        for number in range(rounds):
+            tell("send by each client in turn", number, rounds)
+            for name, row in _round(senders, squares).items():
+                times[name].append(row)
+        tell("send by each client in turn", rounds, rounds)
+    return SdkOverheadRecord(
+        model=model,
+        image_bytes=squares[0].nbytes,
+        network=_compare(times, _RAW, _SDK),
+        network_async=_compare(times, f"async {_RAW}", f"async {_SDK}"),
+        shared_memory=_compare(times, _RAW, _SHARED) if _SHARED in times else None,
+        shared_memory_async=_compare(times, f"async {_RAW}", f"async {_SHARED}") if _SHARED in times else None,
+        read_ms=float(np.median(read_ms)),
+        images=len(squares),
+        rounds=rounds,
+        circumstances=circumstances(**versions),
+    )
+
+
+def _read(files: Sequence[Path], side: int) -> tuple[list[UInt8Array], list[float]]:
+    squares, times = [], []
+    for file in files:
+        started = time.perf_counter()
+        squares.append(letterbox(read_image(file), side).image)
+        times.append(1e3 * (time.perf_counter() - started))
+    return squares, times
+
+
+def _round(senders: dict[str, _Send], squares: Sequence[UInt8Array]) -> dict[str, list[float]]:
+    """Each image by each client; who begins changes from image to image."""
+    names = list(senders)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number, square in enumerate(squares):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            times[name].append(senders[name](square))
+    return times
+
+
+def _senders(stack: ExitStack, address: str, model: str) -> dict[str, _Send]:
+    loop = asyncio.new_event_loop()
+    stack.callback(loop.close)
+    senders = {
+        _RAW: _raw(stack, address, model),
+        _SDK: _sdk(stack, address, model, "network"),
+        f"async {_RAW}": _async_raw(stack, loop, address, model),
+        f"async {_SDK}": _async_sdk(stack, loop, address, model, "network"),
+    }
+    try:
+        senders[_SHARED] = _sdk(stack, address, model, "shared-memory")
+        senders[f"async {_SHARED}"] = _async_sdk(stack, loop, address, model, "shared-memory")
+    except SharedMemoryError:
+        senders.pop(_SHARED, None)
+    return senders
+
+
+def _raw(stack: ExitStack, address: str, model: str) -> _Send:
+    client = triton.InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)])
+    stack.callback(client.close)
+
+    def send(square: UInt8Array) -> float:
+        started = time.perf_counter()
+        inputs, outputs = _request(square)
+        _read_outputs(client.infer(model, inputs, outputs=outputs, client_timeout=60.0))
+        return 1e3 * (time.perf_counter() - started)
+
+    return send
+
+
+def _async_raw(stack: ExitStack, loop: asyncio.AbstractEventLoop, address: str, model: str) -> _Send:
+    async def connect() -> triton_aio.InferenceServerClient:
+        return triton_aio.InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)])
+
+    client = loop.run_until_complete(connect())
+    stack.callback(lambda: loop.run_until_complete(client.close()))
+
+    async def send(square: UInt8Array) -> None:
+        inputs, outputs = _request(square)
+        _read_outputs(await client.infer(model, inputs, outputs=outputs, client_timeout=60.0))
+
+    return _in_loop(loop, send)
+
+
+def _sdk(stack: ExitStack, address: str, model: str, transport: TransportChoice) -> _Send:
+    detector = stack.enter_context(Detector(address, model, transport=transport))
+
+    def send(square: UInt8Array) -> float:
+        started = time.perf_counter()
+        detector.detect(square, threshold=ALL_EASY)
+        return 1e3 * (time.perf_counter() - started)
+
+    return send
+
+
+def _async_sdk(
+    stack: ExitStack, loop: asyncio.AbstractEventLoop, address: str, model: str, transport: TransportChoice
+) -> _Send:
+    detector = AsyncDetector(address, model, transport=transport)
+    stack.callback(lambda: loop.run_until_complete(detector.close()))
+    loop.run_until_complete(detector.connect())
+
+    async def send(square: UInt8Array) -> None:
+        await detector.detect(square, threshold=ALL_EASY)
+
+    return _in_loop(loop, send)
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, send: Callable[[UInt8Array], Awaitable[None]]) -> _Send:
+    """The time inside the event loop; entering and leaving it is not counted."""
+
+    async def timed(square: UInt8Array) -> float:
+        started = time.perf_counter()
+        await send(square)
+        return 1e3 * (time.perf_counter() - started)
+
+    return lambda square: loop.run_until_complete(timed(square))
+
+
+def _request(square: UInt8Array) -> tuple[list[triton.InferInput], list[triton.InferRequestedOutput]]:
+    image = triton.InferInput("image", [1, *square.shape], "UINT8")
+    image.set_data_from_numpy(square[None])
+    threshold = triton.InferInput("threshold", [1, 1], "FP32")
+    threshold.set_data_from_numpy(np.array([[ALL_EASY]], np.float32))
+    return [image, threshold], [triton.InferRequestedOutput(name) for name in OUTPUTS]
+
+
+def _read_outputs(result: triton.InferResult) -> list[npt.NDArray[np.generic]]:
+    return [result.as_numpy(name) for name in OUTPUTS]
+
+
+def _compare(times: dict[str, list[list[float]]], raw: str, sdk: str) -> SdkTimes:
+    """Each request beside the raw one of the same image and round, so that other work disturbs both."""
+    before, after = np.array(times[raw]), np.array(times[sdk])  # (rounds, images), ms
+    ratios = np.median(after / before, axis=1)
+    return SdkTimes(
+        raw_ms=float(np.median(np.median(before, axis=1))),
+        sdk_ms=float(np.median(np.median(after, axis=1))),
+        ratio=float(np.median(ratios)),
+        ratio_low=float(ratios.min()),
+        ratio_high=float(ratios.max()),
+    )

@@ -1,0 +1,69 @@
+"""What `Detector` and `AsyncDetector` have in common: everything but waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dynamicdet.errors import InputError
+from dyndet_client.codec import ServedModel
+from dyndet_client.retrying import Deadline
+from dyndet_client.session import Session
+from dyndet_client.settings import Connection, KeepAlive, Retries, Tls, TransportChoice, check_transport, seconds
+
+
+class BaseDetector:
+    """Settings and state of a detector; `Detector` describes the arguments."""
+
+    def __init__(
+        self,
+        url: str,
+        model: str = "dyndet",
+        *,
+        timeout: float = 30.0,
+        transport: TransportChoice = "auto",
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        retries: Retries | None = None,
+        keep_alive: KeepAlive | None = None,
+    ) -> None:
+        if not model:
+            raise InputError("model must be a name, not an empty string")
+        self._timeout = seconds("timeout", timeout)
+        self._connection = Connection.make(url, tls=tls, headers=headers, token=token, keep_alive=keep_alive)
+        self._retries = retries or Retries()
+        self._session = Session(self._connection.address, model, check_transport(transport))
+        self._served: ServedModel | None = None
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The model's classes, in the order of class numbers."""
+        return self._known().class_names
+
+    @property
+    def input_size(self) -> int:
+        """Side of the square, in pixels, that pictures are fitted into."""
+        return self._known().input_size
+
+    @property
+    def transport(self) -> TransportChoice:
+        """How pictures reach the server: `network`, `shared-memory` or `cuda-shared-memory`."""
+        self._known()
+        return self._session.transport
+
+    def _known(self) -> ServedModel:
+        if self._served is None:
+            raise InputError("the detector is not connected yet; call connect() first, or use `with`")
+        return self._served
+
+    def _deadline(self, timeout: float | None = None) -> Deadline:
+        return Deadline(self._timeout if timeout is None else seconds("timeout", timeout))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("this detector is closed; make a new one")

@@ -1,0 +1,125 @@
+"""Makes the calls that a session asks for over HTTP, with Triton's asyncio client (the extra `dyndet[http]`).
+
+A `Detector` runs it in a thread of its own: Triton's blocking HTTP client may not be shared by threads, and knows no
+deadline per call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from typing import Any
+
+from tritonclient.utils import InferenceServerException
+
+from dyndet_client.drive import InFlight
+from dyndet_client.errors import MissingExtraError
+from dyndet_client.protocol import Call
+from dyndet_client.settings import Connection
+
+_HTTP_CONNECTIONS = 100
+
+
+class AsyncHttpSender:
+    """Sends over HTTP in an event loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        try:
+            import aiohttp
+            import tritonclient.http.aio as triton_http
+        except (ImportError, RuntimeError) as error:  # RuntimeError: what Triton's client makes of it
+            raise MissingExtraError(
+                'HTTP needs packages that are not installed: pip install "dyndet[http]", or use gRPC (host:8001)'
+            ) from error
+        self._connection, self._module = connection, triton_http
+        self._failures = (aiohttp.ClientError, OSError)
+        self._no_http = aiohttp.ClientResponseError
+        self._client: Any = None
+
+    async def send(self, call: Call) -> Any:
+        """Triton's answer."""
+        if self._client is None:
+            self._client = self._module.InferenceServerClient(
+                str(self._connection.address),
+                conn_limit=_HTTP_CONNECTIONS,
+                conn_timeout=None,  # each call has its own
+                ssl=self._connection.tls is not None,
+                ssl_context=_ssl_context(self._connection),
+            )
+        headers = dict(self._connection.headers)  # a new one each time: Triton's client adds to it
+        waiting = getattr(self._client, call.method)(**call.arguments, headers=headers)
+        try:
+            return await asyncio.wait_for(waiting, call.timeout_s)
+        except asyncio.TimeoutError as error:
+            raise InferenceServerException("no answer in time", status="DEADLINE_EXCEEDED") from error
+        except self._no_http as error:
+            raise InferenceServerException("what answers there is not HTTP", status="UNAVAILABLE") from error
+        except self._failures as error:
+            cause = str(error) or type(error).__name__
+            raise InferenceServerException(cause, status="UNAVAILABLE") from error
+        except RuntimeError as error:  # aiohttp: Session is closed
+            raise InferenceServerException(str(error), status="CANCELLED") from error
+
+    async def close(self) -> None:
+        """End the connections."""
+        if self._client is not None:
+            await self._client.close()
+
+
+class HttpSender:
+    """Sends over HTTP and waits; the event loop that does it runs in a thread of its own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._sender = AsyncHttpSender(connection)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="dyndet-http", daemon=True)
+        self._thread.start()
+        self._closing = threading.Lock()
+        self._closed = False
+
+    def send(self, call: Call, in_flight: InFlight | None) -> Any:
+        """Triton's answer."""
+        with self._closing:  # what is handed over before the end is cancelled by it, what comes later is refused here
+            if self._closed:
+                raise InferenceServerException("the connection is closed", status="CANCELLED")
+            answer = asyncio.run_coroutine_threadsafe(self._sender.send(call), self._loop)
+        try:
+            if in_flight is None:
+                return answer.result()
+            with in_flight.holding(answer.cancel):
+                return answer.result()
+        except concurrent.futures.CancelledError as error:
+            raise InferenceServerException("cancelled", status="CANCELLED") from error
+        except BaseException:
+            answer.cancel()
+            raise
+
+    def close(self) -> None:
+        """Cancel what is under way, end the connections and the thread."""
+        with self._closing:
+            closed, self._closed = self._closed, True
+        if not closed:
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._sender.close()
+
+
+def _ssl_context(connection: Connection) -> Any:
+    tls = connection.tls
+    if tls is None:
+        return None
+    import ssl
+
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    if tls.certificate_file is not None:
+        context.load_cert_chain(tls.certificate_file, tls.key_file)
+    return context

@@ -1,0 +1,88 @@
+"""Answers many pictures at once, in their order, with a bounded number under way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from dynamicdet.errors import InputError
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+AHEAD = 2
+"""Pictures drawn beyond those answered, per request in flight: one is prepared while another is waited for."""
+
+
+def check(images: object, concurrency: int, errors: str) -> None:
+    """Raise InputError for what `detect_many` does not take."""
+    one_picture = isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image)
+    if one_picture or (isinstance(images, np.ndarray) and images.ndim < 4):
+        raise InputError("detect_many takes a list or a generator of pictures, not one picture: use detect")
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= 1000:
+        raise InputError(f"concurrency must be a whole number from 1 to 1000, not {concurrency!r}")
+    if errors not in ("raise", "return"):
+        raise InputError(f"errors must be 'raise' or 'return', not {errors!r}")
+
+
+def in_order(
+    answer: Callable[[S], T], sources: Iterable[S], *, concurrency: int, cancel: Callable[[], None]
+) -> Iterator[T]:
+    """The answers in the order of the sources; `cancel` ends what is under way when the caller wants no more."""
+    window: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(concurrency, "dyndet")
+    try:
+        for source in sources:
+            window.append(pool.submit(answer, source))
+            while window and (len(window) >= AHEAD * concurrency or window[0].done()):
+                yield window.popleft().result()
+        while window:
+            yield window.popleft().result()
+    finally:
+        for future in window:
+            future.cancel()
+        cancel()
+        pool.shutdown()
+
+
+async def in_order_async(
+    answer: Callable[[S], Awaitable[T]], sources: Iterable[S] | AsyncIterable[S], *, concurrency: int
+) -> AsyncIterator[T]:
+    """`in_order` for an event loop."""
+    places = asyncio.Semaphore(concurrency)
+
+    async def limited(source: S) -> T:
+        async with places:
+            return await answer(source)
+
+    window: deque[asyncio.Task[T]] = deque()
+    try:
+        async for source in _draw(sources):
+            window.append(asyncio.ensure_future(limited(source)))
+            while window and (len(window) >= AHEAD * concurrency or window[0].done()):
+                yield await window[0]
+                window.popleft()
+        while window:
+            yield await window[0]
+            window.popleft()
+    finally:
+        for task in window:
+            task.cancel()
+        await asyncio.gather(*window, return_exceptions=True)
+
+
+async def _draw(sources: Iterable[S] | AsyncIterable[S]) -> AsyncIterator[S]:
+    if isinstance(sources, AsyncIterable):
+        async for source in sources:
+            yield source
+        return
+    for source in sources:
+        yield source
+        await asyncio.sleep(0)  # else a plain iterable would keep the requests from being sent

@@ -1,0 +1,182 @@
+"""Triton's two protocols without input or output: what is called, how answers are unwrapped, what errors mean."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from dyndet_client.address import DEFAULT_PORTS, Protocol
+from dyndet_client.codec import OUTPUTS, Request
+from dyndet_client.errors import (
+    AccessDeniedError,
+    BadRequestError,
+    ModelNotReadyError,
+    ServerError,
+    ServerUnreachableError,
+    UnknownOperatingPointError,
+)
+from dyndet_client.retrying import Deadline
+
+_REFUSED = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "UNIMPLEMENTED", "FAILED_PRECONDITION", "ALREADY_EXISTS")
+_HTTP_STATUS = {
+    "400": "INVALID_ARGUMENT",
+    "401": "UNAUTHENTICATED",
+    "403": "PERMISSION_DENIED",
+    "404": "NOT_FOUND",
+    "409": "ALREADY_EXISTS",
+    "413": "OUT_OF_RANGE",
+    "499": "CANCELLED",
+    "501": "UNIMPLEMENTED",
+    "502": "UNAVAILABLE",
+    "503": "UNAVAILABLE",
+    "504": "UNAVAILABLE",
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a method of Triton's client; `tritonclient.grpc`, `.grpc.aio` and `.http.aio` name them alike."""
+
+    method: str
+    arguments: Mapping[str, Any]
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in a registered region of shared memory that holds an input."""
+
+    region: str
+    offset: int
+    byte_size: int
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What differs between Triton's gRPC and HTTP clients."""
+
+    protocol: Protocol
+    title: str
+    module: str
+    """where `InferInput` and `InferRequestedOutput` are"""
+    json: Mapping[str, Any] = field(default_factory=dict)
+    """arguments that ask for plain dictionaries"""
+
+    @property
+    def hint(self) -> str:
+        """What to try when nothing answers."""
+        return (
+            f"give its {self.title} port (Triton's default is {DEFAULT_PORTS[self.protocol]}), "
+            "or start one with `dyndet serve`"
+        )
+
+    def infer_arguments(self, model: str, request: Request, slot: Slot | None) -> dict[str, Any]:
+        """Arguments of `infer`; with a slot, the image is not sent but lies there."""
+        inputs = []
+        for name, array in request.tensors.items():
+            tensor = self._types.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            if name == "image" and slot is not None:
+                tensor.set_shared_memory(slot.region, slot.byte_size, slot.offset)
+            else:
+                tensor.set_data_from_numpy(np.ascontiguousarray(array))
+            inputs.append(tensor)
+        arguments: dict[str, Any] = {"model_name": model, "inputs": inputs, "outputs": self._outputs}
+        if request.parameters:
+            arguments["parameters"] = dict(request.parameters)
+        if request.request_id:
+            arguments["request_id"] = request.request_id
+        return arguments
+
+    def tensors(self, answer: Any) -> dict[str, npt.NDArray[Any]]:
+        """The outputs in the answer to `infer`."""
+        found = {name: answer.as_numpy(name) for name in OUTPUTS}
+        return {name: array for name, array in found.items() if array is not None}
+
+    def config(self, answer: Any) -> dict[str, Any]:
+        """The model's configuration in the answer to `get_model_config`."""
+        return dict(answer.get("config", answer))
+
+    def models(self, answer: Any) -> list[dict[str, Any]]:
+        """The entries in the answer to `get_model_repository_index`."""
+        return list(answer.get("models", ()) if isinstance(answer, dict) else answer)
+
+    def regions(self, answer: Any) -> dict[str, str]:
+        """Name and key of each region in the answer to `get_system_shared_memory_status`."""
+        entries = answer.get("regions", {}).values() if isinstance(answer, dict) else answer
+        return {str(entry.get("name", "")): str(entry.get("key", "")) for entry in entries}
+
+    @cached_property
+    def _types(self) -> Any:
+        return importlib.import_module(self.module)
+
+    @cached_property
+    def _outputs(self) -> list[Any]:
+        return [self._types.InferRequestedOutput(name) for name in OUTPUTS]
+
+
+DIALECTS: dict[Protocol, Dialect] = {
+    "grpc": Dialect("grpc", "gRPC", "tritonclient.grpc", json={"as_json": True}),
+    "http": Dialect("http", "HTTP", "tritonclient.http"),
+}
+
+
+def status_of(error: InferenceServerException) -> str:
+    """The error's kind by gRPC's name for it, also for HTTP."""
+    status = str(error.status()).rpartition(".")[2]
+    return _HTTP_STATUS.get(status, status)
+
+
+def reason_of(error: InferenceServerException) -> str:
+    """The part of Triton's message that says what happened: its last `message:`, first line, no closing full stop.
+
+    Control characters are shown as escapes: the text comes from another machine and may reach a terminal.
+    """
+    text = str(error.message() or "no reason given").rpartition("message: ")[2]
+    return printable(text.strip().partition("\n")[0].strip().rstrip("."))
+
+
+def cause_of(error: InferenceServerException) -> str:
+    """The innermost cause in gRPC's message: `Connection refused`, `Domain name not found`."""
+    handshake = re.search(r"handshake failed.*OPENSSL_internal:(\w+)", reason_of(error))
+    if handshake:
+        return f"TLS handshake failed: {handshake[1]}"
+    return reason_of(error).rpartition(": ")[2].rstrip("]")
+
+
+def lost_region(error: InferenceServerException) -> bool:
+    """Whether the server says that it knows no such shared memory, for instance because it was started anew."""
+    return "Unable to find shared memory region" in str(error.message())
+
+
+def translate(error: InferenceServerException, *, model: str, address: object, deadline: Deadline) -> ServerError:
+    """Our error for one of Triton's client."""
+    status, reason = status_of(error), reason_of(error)
+    if status == "DEADLINE_EXCEEDED":
+        return deadline.exceeded(address)
+    if status in ("UNAUTHENTICATED", "PERMISSION_DENIED") or " is restricted, expecting header" in reason:
+        return AccessDeniedError(f"the server at {address} denies access: {reason}")
+    if status == "NOT_FOUND" or re.search(r"unknown model|is not (found|ready)|no available versions", reason):
+        return ModelNotReadyError(f"model {model!r} is not ready on the server at {address}: {reason}")
+    if status == "UNAVAILABLE":
+        return ServerUnreachableError(f"the server at {address} takes no requests now ({cause_of(error)})")
+    if status == "CANCELLED":
+        return ServerError(f"the request to {address} was cancelled ({reason})")
+    found = re.search(r"operating point .* is not known.*", reason)
+    if found:
+        return UnknownOperatingPointError(f"the server refused the request: {found[0]}")
+    if status in _REFUSED:
+        return BadRequestError(f"the server refused the request: {reason}")
+    return ServerError(f"model {model!r} at {address} failed: {reason}")
+
+
+def printable(text: str) -> str:
+    """The text with control characters, and what else does not print, as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -1,0 +1,47 @@
+"""The time a call may take, and which failures are tried again meanwhile."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from tenacity import RetryCallState, retry_if_exception, wait_random_exponential
+
+from dyndet_client.errors import DeadlineExceededError, ModelNotReadyError, ServerUnreachableError
+from dyndet_client.settings import Retries
+
+
+class Deadline:
+    """Counts down from the moment it is made."""
+
+    def __init__(self, total_s: float) -> None:
+        self.total_s = total_s
+        self._end = time.monotonic() + total_s
+
+    def left_s(self) -> float:
+        """Seconds left; 0 or less when it has passed."""
+        return self._end - time.monotonic()
+
+    def exceeded(self, address: object) -> DeadlineExceededError:
+        """The error of a server that did not answer in time."""
+        return DeadlineExceededError(f"no answer from {address} within {self.total_s:g} s")
+
+
+def may_help(retries: Retries, error: BaseException) -> bool:
+    """Whether the same call may succeed a moment later, and is safe to send again."""
+    not_ready = retries.on_not_ready and isinstance(error, ModelNotReadyError)
+    return not_ready or isinstance(error, ServerUnreachableError)
+
+
+def policy(retries: Retries, deadline: Deadline) -> dict[str, Any]:
+    """Arguments of tenacity's `Retrying` and `AsyncRetrying`.
+
+    Only what is safe and may help is tried again, and never when the wait would outlast the deadline.
+    """
+
+    def stop(state: RetryCallState) -> bool:
+        return state.attempt_number >= retries.attempts or state.upcoming_sleep >= deadline.left_s()
+
+    wait = wait_random_exponential(multiplier=retries.first_wait_s, max=retries.longest_wait_s)
+    return {"stop": stop, "wait": wait, "retry": retry_if_exception(partial(may_help, retries)), "reraise": True}

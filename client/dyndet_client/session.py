@@ -1,0 +1,188 @@
+"""What is asked of a server, in which order, and what its answers mean, as generators that yield calls.
+
+`drive.run` makes the calls for a `Detector`, `drive.run_async` for an `AsyncDetector`; nothing here sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any, TypeAlias, TypeVar
+
+import numpy.typing as npt
+from tritonclient.utils import InferenceServerException
+
+from dyndet_client.address import Address
+from dyndet_client.codec import Request, ServedModel, parse_model
+from dyndet_client.errors import (
+    AccessDeniedError,
+    ModelNotReadyError,
+    ServerError,
+    ServerUnreachableError,
+    SharedMemoryError,
+)
+from dyndet_client.protocol import DIALECTS, Call, cause_of, lost_region, reason_of, status_of, translate
+from dyndet_client.retrying import Deadline
+from dyndet_client.settings import TransportChoice
+from dyndet_client.shared_memory import Pool, is_leftover, make_pool, remove_leftovers
+
+T = TypeVar("T")
+Flow: TypeAlias = Generator[Call, Any, T]
+Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+_CLEAN_UP_S = 2.0
+
+
+class Session:
+    """The conversation with one model of one server."""
+
+    def __init__(self, address: Address, model: str, transport: TransportChoice = "network") -> None:
+        self.address = address
+        self.pool: Pool | None = None
+        """shared memory that the server reads pictures from; none: they are sent"""
+        self._dialect = DIALECTS[address.protocol]
+        self._model = model
+        self._choice = transport
+
+    @property
+    def transport(self) -> TransportChoice:
+        """How pictures reach the server now."""
+        return "network" if self.pool is None else self.pool.transport
+
+    def connect(self, deadline: Deadline) -> Flow[ServedModel]:
+        """Check server and model, and set up shared memory where it is wanted."""
+        served = parse_model((yield from self.model_config(deadline)))
+        if self.pool is None:
+            yield from self._open_pool(served, deadline)
+        return served
+
+    def model_config(self, deadline: Deadline) -> Flow[dict[str, Any]]:
+        """The model's configuration as JSON. Raises ServerUnreachableError or ModelNotReadyError."""
+        try:
+            if not (yield self._call("is_server_live", deadline)):
+                raise self._nobody("it says that it is not live")
+        except InferenceServerException as error:
+            denied = self._translate(error, deadline)
+            raise denied if isinstance(denied, AccessDeniedError) else self._nobody(cause_of(error)) from error
+        try:
+            if not (yield self._call("is_model_ready", deadline, model_name=self._model)):
+                raise ModelNotReadyError((yield from self._not_ready(deadline)))
+            asked = self._call("get_model_config", deadline, model_name=self._model, **self._dialect.json)
+            return self._dialect.config((yield asked))
+        except InferenceServerException as error:
+            raise self._translate(error, deadline) from error
+
+    def infer(self, request: Request, deadline: Deadline) -> Flow[Tensors]:
+        """The output tensors for one request. Raises a ServerError."""
+        pool = self.pool
+        slot = None if pool is None else pool.put(request.image)
+        try:
+            for may_register in (True, False):
+                arguments = self._dialect.infer_arguments(self._model, request, slot)
+                try:
+                    return self._dialect.tensors((yield self._call("infer", deadline, **arguments)))
+                except InferenceServerException as error:
+                    if pool is None or slot is None or not may_register or not lost_region(error):
+                        raise self._translate(error, deadline) from error
+                if not (yield from self._register(pool, deadline)):  # the server was started anew, and may not any more
+                    if self._choice != "auto":
+                        raise SharedMemoryError(f"the server at {self.address} does not take shared memory any more")
+                    self.pool = None
+                    pool.release(slot)
+                    slot = None
+            raise AssertionError("the second attempt returns or raises")
+        finally:
+            if pool is not None and slot is not None:
+                pool.release(slot)
+
+    def close(self) -> Flow[None]:
+        """Give shared memory back; what cannot be told to the server is left to the next client on this machine."""
+        pool, self.pool = self.pool, None
+        if pool is None:
+            return
+        try:
+            yield Call(f"unregister_{pool.kind}_shared_memory", {"name": pool.name}, _CLEAN_UP_S)
+        except InferenceServerException:
+            pass
+        finally:
+            pool.close()
+
+    def _open_pool(self, served: ServedModel, deadline: Deadline) -> Flow[None]:
+        if self._choice == "network" or (self._choice == "auto" and not self.address.is_loopback):
+            return
+        pool: Pool | None = None
+        try:
+            pool = make_pool(self._choice, served.input_size**2 * 3)
+            yield from self._first_registration(pool, deadline)
+        except ServerError:
+            if pool is not None:
+                pool.close()
+            if self._choice != "auto":
+                raise
+        except BaseException:
+            if pool is not None:
+                pool.close()
+            raise
+        else:
+            self.pool = pool
+            yield from self._remove_leftovers(deadline)
+
+    def _first_registration(self, pool: Pool, deadline: Deadline) -> Flow[None]:
+        try:
+            yield self._registration(pool, deadline)
+        except InferenceServerException as error:
+            raise SharedMemoryError(
+                f"the server at {self.address} cannot read this client's shared memory ({reason_of(error)}): "
+                "it has to run on the same machine (in a container: with --ipc=host), and Triton 26.05 or later be "
+                "started with --allow-client-shm=true; without transport= the client uses the network by itself"
+            ) from error
+
+    def _register(self, pool: Pool, deadline: Deadline) -> Flow[bool]:
+        """Register the region again; True also where another call has just done so."""
+        try:
+            yield self._registration(pool, deadline)
+        except InferenceServerException as error:
+            if "already in manager" in str(error.message()):
+                return True
+            if status_of(error) in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                raise self._translate(error, deadline) from error
+            return False
+        return True
+
+    def _registration(self, pool: Pool, deadline: Deadline) -> Call:
+        return self._call(f"register_{pool.kind}_shared_memory", deadline, name=pool.name, **pool.registration)
+
+    def _remove_leftovers(self, deadline: Deadline) -> Flow[None]:
+        """Remove what clients that were killed left behind: files here, registrations on this server."""
+        remove_leftovers()
+        try:
+            status = yield self._call("get_system_shared_memory_status", deadline, **self._dialect.json)
+            for name, key in self._dialect.regions(status).items():
+                if is_leftover(name, key):
+                    yield self._call("unregister_system_shared_memory", deadline, name=name)
+        except InferenceServerException:
+            return  # tidying up must not fail a detection
+
+    def _nobody(self, cause: str) -> ServerUnreachableError:
+        return ServerUnreachableError(f"no Triton server answers at {self.address} ({cause}); {self._dialect.hint}")
+
+    def _not_ready(self, deadline: Deadline) -> Flow[str]:
+        sentence = f"model {self._model!r} is not ready on the server at {self.address}"
+        try:
+            answer = yield self._call("get_model_repository_index", deadline, **self._dialect.json)
+        except InferenceServerException:
+            return sentence
+        models = self._dialect.models(answer)
+        for model in models:
+            if model["name"] == self._model:
+                return f"{sentence}: {model.get('state', '')} {model.get('reason', '')}".rstrip(" :")
+        names = sorted(model["name"] for model in models if model.get("state") == "READY")
+        return f"the server at {self.address} has no model {self._model!r}; it serves {', '.join(names) or 'no model'}"
+
+    def _call(self, method: str, deadline: Deadline, **arguments: Any) -> Call:
+        left_s = deadline.left_s()
+        if left_s <= 0:
+            raise deadline.exceeded(self.address)
+        return Call(method, arguments, left_s)
+
+    def _translate(self, error: InferenceServerException, deadline: Deadline) -> ServerError:
+        return translate(error, model=self._model, address=self.address, deadline=deadline)

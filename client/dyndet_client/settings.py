@@ -1,0 +1,159 @@
+"""What a detector's connection is made with: certificates, headers, keep-alive, retries. Values without behaviour."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from dynamicdet.errors import InputError
+from dyndet_client.address import Address, parse_address
+
+TransportChoice: TypeAlias = Literal["auto", "network", "shared-memory", "cuda-shared-memory"]
+"""How pictures reach the server; auto: shared memory where the server is on this machine and can read it."""
+
+_FilePath: TypeAlias = "str | os.PathLike[str]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tls:
+    """Certificates for a server that speaks TLS, PEM files. Raises InputError for files that cannot be read."""
+
+    ca_file: _FilePath | None = None
+    """certificates that the server's is checked against; none: the usual public ones"""
+    certificate_file: _FilePath | None = None
+    """this client's certificate, for servers that want one"""
+    key_file: _FilePath | None = None
+    """the key of this client's certificate"""
+
+    def __post_init__(self) -> None:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise InputError("a client certificate needs both certificate_file and key_file")
+        for name in ("ca_file", "certificate_file", "key_file"):
+            read_pem(getattr(self, name), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepAlive:
+    """When gRPC asks whether a silent connection still lives.
+
+    Triton's own limits allow a ping every 300 s and none while nothing is under way; a server that is pinged more often
+    ends the connection, unless it was started with other `--grpc-http2-*` and `--grpc-keepalive-*` options.
+    """
+
+    interval_s: float = 300.0
+    """seconds of silence before a ping"""
+    timeout_s: float = 20.0
+    """seconds to wait for the answer to a ping before the connection counts as broken"""
+    while_idle: bool = False
+    """also while no request is under way"""
+
+    def __post_init__(self) -> None:
+        seconds("interval_s", self.interval_s)
+        seconds("timeout_s", self.timeout_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retries:
+    """How often a call that failed because the server could not be reached is tried, within the call's deadline.
+
+    The wait before attempt n + 1 is drawn evenly between 0 and `first_wait_s` * 2^(n - 1), at most `longest_wait_s`, so
+    that clients that lost a server together do not come back together. A detection has no side effects, so that it may
+    be sent twice; what the server refused is never sent again.
+    """
+
+    attempts: int = 3
+    """in all; 1: no retries"""
+    first_wait_s: float = 0.1
+    longest_wait_s: float = 2.0
+    on_not_ready: bool = False
+    """also when the model is not ready, for instance while the server loads it"""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
+            raise InputError(f"attempts must be a whole number of at least 1, not {self.attempts!r}")
+        seconds("first_wait_s", self.first_wait_s)
+        seconds("longest_wait_s", self.longest_wait_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """Everything that decides how a server is reached. Raises InputError for what contradicts itself."""
+
+    address: Address
+    tls: Tls | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    keep_alive: KeepAlive = field(default_factory=KeepAlive)
+
+    @classmethod
+    def make(
+        cls,
+        url: str,
+        *,
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        keep_alive: KeepAlive | None = None,
+    ) -> Connection:
+        """From what a detector is created with. A token becomes the header `authorization: Bearer TOKEN`."""
+        address = parse_address(url)
+        if tls is not None and not address.tls and address.has_scheme:
+            raise InputError(f"{url!r} asks for a connection without TLS, but tls was given: use grpcs:// or https://")
+        given = dict(headers or {})
+        if token is not None:
+            if any(name.lower() == "authorization" for name in given):
+                raise InputError("token and the header authorization exclude each other")
+            given["authorization"] = f"Bearer {token}"
+        return cls(
+            address=address,
+            tls=tls or (Tls() if address.tls else None),
+            headers={_header_name(name): _header_value(name, value) for name, value in given.items()},
+            keep_alive=keep_alive or KeepAlive(),
+        )
+
+
+def check_transport(choice: str) -> TransportChoice:
+    """The choice itself. Raises InputError for any other text."""
+    for known in get_args(TransportChoice):
+        if choice == known:
+            return known  # type: ignore[no-any-return]
+    raise InputError(f"transport must be one of {', '.join(get_args(TransportChoice))}, not {choice!r}")
+
+
+def seconds(name: str, value: float) -> float:
+    """The value as a float. Raises InputError for what is no positive, finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{name} must be a positive number of seconds, not {value!r}")
+    return float(value)
+
+
+def read_pem(path: _FilePath | None, name: str) -> bytes | None:
+    """The file's content; none for no file. Raises InputError where it cannot be read or holds no PEM block."""
+    if path is None:
+        return None
+    try:
+        content = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name} {os.fspath(path)} cannot be read: {reason}") from error
+    if b"-----BEGIN " not in content:
+        raise InputError(f"{name} {os.fspath(path)} holds no certificate or key in PEM form")
+    return content
+
+
+def _header_name(name: str) -> str:
+    if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z_.-]+", name):
+        raise InputError(f"{name!r} is no name of a header: letters, digits, '-', '_' and '.' are")
+    return name.lower()
+
+
+def _header_value(name: str, value: str) -> str:
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        raise InputError(
+            f"the value of the header {name} must be printable ASCII text"
+        )  # it may be a secret: not shown
+    return value

@@ -1,0 +1,309 @@
+"""Picture files in, boxes in their own pixels out: the variant `<name>_encoded` on the real server.
+
+What is right is what the client makes of the same file: it decodes and letterboxes here, and asks the public model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton
+from PIL import Image
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from dynamicdet.errors import InputError
+from dynamicdet.images import read_image
+from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.server import TritonServer
+from dyndet_client import Detector
+
+from .picture_files import encode, jpeg_header, many_scans, png_header, turned, unusual_files
+from .toy_bundle import FAIL_HEAD1, SIZE, image, write_toy_bundle
+
+OUTPUTS = ("num_detections", "boxes", "scores", "classes", "difficulty", "route", "image_size")
+ROUTES = {1: "easy", 2: "hard", -2: "fallback"}
+pictures = importlib.import_module("dyndet_templates.encoded.pictures")
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A served detector with its variant for files."""
+
+    server: TritonServer
+    client: triton.InferenceServerClient
+    detector: Detector
+    model: str
+
+    def infer(
+        self,
+        *files: bytes,
+        threshold: float | None = None,
+        outputs: tuple[str, ...] = OUTPUTS,
+        parameters: dict[str, str] | None = None,
+    ) -> Answer:
+        inputs = [_input("image_bytes", np.array([[file] for file in files], object))]
+        if threshold is not None:
+            inputs.append(_input("threshold", np.full((len(files), 1), threshold, np.float32)))
+        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        answer = self.client.infer(self.model, inputs, outputs=wanted, parameters=parameters, client_timeout=60)
+        return {name: answer.as_numpy(name) for name in outputs}
+
+    def error(self, *files: bytes, **options: Any) -> str:
+        with pytest.raises(InferenceServerException) as caught:
+            self.infer(*files, **options)
+        assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+        return str(caught.value.message())
+
+    def check_as_the_client(self, answer: Answer, row: int, file: bytes, threshold: float | None = None) -> None:
+        """One row of an answer is what the client finds in the same file."""
+        found = self.detector.detect(file, threshold=threshold, min_score=0)
+        count = int(answer["num_detections"][row, 0])
+        order = np.argsort(-answer["scores"][row, :count], kind="stable")
+        assert count == len(found.scores)
+        assert tuple(answer["image_size"][row]) == found.image_size
+        assert np.allclose(answer["boxes"][row, :count][order], found.boxes, rtol=0, atol=0.01)
+        assert np.allclose(answer["scores"][row, :count][order], found.scores, rtol=0, atol=1e-5)
+        assert answer["classes"][row, :count][order].tolist() == found.classes.tolist()
+        assert answer["difficulty"][row, 0] == pytest.approx(found.difficulty, abs=1e-5)
+        assert ROUTES[int(answer["route"][row, 0])] == found.route
+        assert not answer["boxes"][row, count:].any()
+
+
+def _input(name: str, array: Any) -> triton.InferInput:
+    given = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+    given.set_data_from_numpy(array)
+    return given
+
+
+def _served(repository: Path, name: str) -> Iterator[Encoded]:
+    with TritonServer(repository) as server, Detector(server.grpc_url, model=name) as detector:
+        assert server.detectors == (name,)
+        client = triton.InferenceServerClient(server.grpc_url)
+        yield Encoded(server, client, detector, f"{name}_encoded")
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoded]:
+    folder = tmp_path_factory.mktemp("encoded")
+    options = RenderOptions(encoded=True, bls_instances=1)  # one instance, so that calls merge requests
+    yield from _served(render(write_toy_bundle(folder / "bundle"), folder / "models", options), "toy")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Iterator[Encoded]:
+    folder = tmp_path_factory.mktemp("real")
+    yield from _served(
+        render(bundle_folder, folder / "models", RenderOptions(encoded=True, topology="fused")), "dyndet"
+    )
+
+
+def _good() -> bytes:
+    return encode(image(red=102, blue=51))  # of the network's size: its commands arrive as they are
+
+
+def test_photographs_give_what_the_client_finds(real: Encoded, demo_images: Path) -> None:
+    """JPEGs as they are, turned by EXIF data, and re-encoded; singly, in a batch, and on either route."""
+    files = [path.read_bytes() for path in sorted(demo_images.glob("*.jpg"))[:4]]
+    photograph = Image.open(io.BytesIO(files[0]))
+    files.append(encode(photograph, "JPEG", quality=95, exif=turned(6), subsampling=0, progressive=True))
+    files.append(encode(photograph.resize((1500, 1125)), "PNG", exif=turned(3)))
+    files.append(encode(photograph.convert("L"), "JPEG"))
+    found = 0
+    for threshold in (None, 0.0, 1.0):
+        batch = real.infer(*files, threshold=threshold)
+        for row, file in enumerate(files):
+            real.check_as_the_client(batch, row, file, threshold)
+            real.check_as_the_client(real.infer(file, threshold=threshold), 0, file, threshold)
+        found += int((batch["scores"] > 0.25).sum())
+    assert found > 20  # else nothing was compared
+
+
+def test_pictures_of_all_kinds_are_accepted_as_the_client_accepts_them(toy: Encoded) -> None:
+    for name, file in unusual_files().items():
+        try:
+            toy.check_as_the_client(toy.infer(file), 0, file)
+        except (InferenceServerException, AssertionError, InputError) as error:
+            raise AssertionError(name) from error
+
+
+def test_bad_files_get_an_error_and_the_server_lives(toy: Encoded) -> None:
+    """Bombs are refused from the header: the memory of the process that decodes stays what it was."""
+    jpeg = encode(np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8), "JPEG")
+    ten_thousand = Image.new("1", (10_000, 10_000))
+    files = {
+        "cut off": (jpeg[: len(jpeg) // 2], "damaged or cut off"),
+        "cut off in its header": (jpeg[:100], "no picture that can be read"),
+        "random": (np.random.default_rng(1).bytes(5000), "no picture that can be read"),
+        "random JPEG": (b"\xff\xd8\xff" + np.random.default_rng(1).bytes(5000), "no picture that can be read"),
+        "empty": (b"", "empty (0 bytes)"),
+        "text": (b"Dear server, please find my picture attached.", "no picture that can be read"),
+        "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture that can be read"),
+        "60,000 squared": (png_header(60_000, 60_000), "too large, above the limit"),
+        "12,000 x 10,000": (png_header(12_000, 10_000), "too large, 12000 x 10000 pixels"),
+        "100 megapixels": (encode(ten_thousand), "too large, 10000 x 10000 pixels"),
+        "a GIF of 100 megapixels": (encode(ten_thousand, "GIF"), "too large, 10000 x 10000 pixels"),
+        "a JPEG that says it is large": (jpeg_header(65_000, 65_000), "too large"),
+        "scans": (many_scans(5000), "scans, accepted are at most 100"),
+        "cut off PNG": (encode(image(10))[:-400], "damaged or cut off"),
+    }
+    toy.infer(_good())
+    before = _peak_memory(toy)
+    for name, (file, expected) in files.items():
+        said = toy.error(file)
+        assert said.startswith("the picture's bytes: "), name
+        assert expected in said, name
+        toy.check_as_the_client(toy.infer(_good()), 0, _good())
+    assert _peak_memory(toy) - before < 40e6
+
+
+def _peak_memory(served: Encoded, which: str = "VmHWM:") -> int:
+    """Bytes that the variant's process has held at most, or holds now."""
+    for process in psutil.Process(served.server.pid).children(recursive=True):
+        if any(f"/{served.model}/" in word for word in process.cmdline()):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            return 1024 * int(status.partition(which)[2].split()[0])
+    raise AssertionError("no process serves the variant")
+
+
+def test_large_pictures_are_decoded_one_at_a_time_and_their_memory_is_given_back(toy: Encoded) -> None:
+    large = encode(Image.new("1", (6000, 5000)))
+    peak, held = _peak_memory(toy), _peak_memory(toy, "VmRSS:")
+    assert toy.infer(large, large, large)["image_size"].tolist() == [[6000, 5000]] * 3
+    assert 100e6 < _peak_memory(toy) - peak < 500e6
+    assert _peak_memory(toy, "VmRSS:") - held < 40e6
+
+
+def test_an_error_names_the_picture_of_a_batch(toy: Encoded) -> None:
+    good = _good()
+    assert toy.error(good, b"text", good).startswith("image 2 of 3: the picture's bytes: no picture")
+    toy.check_as_the_client(toy.infer(good, encode(image(240)), good), 1, encode(image(240)))
+
+
+def test_concurrent_requests_keep_order_and_errors_apart(toy: Encoded) -> None:
+    files = [b"none" if seed % 8 == 3 else encode(image(seed * 5 % 255, seed=seed)) for seed in range(48)]
+
+    def ask(file: bytes) -> Answer | str:
+        try:
+            return toy.infer(file)
+        except InferenceServerException as error:
+            return str(error.message())
+
+    before = toy.client.get_inference_statistics(toy.model).model_stats[0]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(ask, files))
+    after = toy.client.get_inference_statistics(toy.model).model_stats[0]
+    assert after.execution_count - before.execution_count < len(files)  # else no call had two requests
+    for file, answer in zip(files, answers, strict=True):
+        if isinstance(answer, str):
+            assert (file, answer.startswith("the picture's bytes: ")) == (b"none", True)
+        else:
+            toy.check_as_the_client(answer, 0, file)
+
+
+def test_options_and_errors_are_those_of_the_detector(toy: Encoded) -> None:
+    assert ROUTES[toy.infer(_good(), threshold=0.39)["route"].item()] == "hard"
+    assert ROUTES[toy.infer(_good(), threshold=0.41)["route"].item()] == "easy"
+    named = toy.infer(_good(), parameters={"dyndet_operating_point": "uncalibrated"})
+    assert ROUTES[named["route"].item()] == "easy"
+    assert "'turbo' is not known" in toy.error(_good(), parameters={"dyndet_operating_point": "turbo"})
+    assert toy.error(_good(), threshold=2).startswith("threshold must be a finite number from 0 to 1, not 2")
+    with pytest.raises(InferenceServerException, match="stage toy_head1 failed"):
+        toy.infer(encode(image(10, green=FAIL_HEAD1)))
+
+
+def test_what_is_not_wanted_is_not_computed(toy: Encoded) -> None:
+    def ran(model: str, ask: Callable[[], Answer]) -> bool:
+        before = toy.client.get_inference_statistics(model).model_stats[0].inference_count
+        ask()
+        return bool(toy.client.get_inference_statistics(model).model_stats[0].inference_count > before)
+
+    wide = encode(image(10), "PNG")
+    assert not ran("toy", lambda: toy.infer(wide, outputs=("image_size",)))
+    assert not ran("toy_head1", lambda: toy.infer(wide, outputs=("difficulty", "image_size")))
+    assert np.array_equal(toy.infer(wide, outputs=("boxes",))["boxes"], toy.infer(wide)["boxes"])
+
+
+def test_other_inputs_are_refused_and_the_server_lives(toy: Encoded) -> None:
+    pixels = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    for given, said in (
+        (_input("image_bytes", pixels.reshape(1, -1)[:, :1]), "expects 'BYTES'"),
+        (_input("image", pixels), "unexpected inference input 'image'"),
+        (_input("image_bytes", np.array([[_good(), _good()]], object)), r"Expected \[-1,1\], got \[1,2\]"),
+        (_input("image_bytes", np.array([[_good()]] * 9, object)), "batch-size must be <= 8"),
+    ):
+        with pytest.raises(InferenceServerException, match=said):
+            toy.client.infer(toy.model, [given])
+    toy.check_as_the_client(toy.infer(_good()), 0, _good())
+
+
+def test_documented_examples_run(toy: Encoded, tmp_path: Path) -> None:
+    """With this server's ports and model in place of the documented ones."""
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    (tmp_path / "street.jpg").write_bytes(encode(image(10), "JPEG"))
+    for language, command, url, documented in (
+        ("python", sys.executable, toy.server.grpc_url, "127.0.0.1:8001"),
+        ("bash", "bash", toy.server.http_url, "127.0.0.1:8000"),
+    ):
+        code = text.partition(f"```{language}\n")[2].partition("```")[0]
+        assert documented in code
+        if language == "bash" and shutil.which("curl") is None:
+            continue
+        code = code.replace(documented, url).replace("dyndet_encoded", toy.model)
+        ran = subprocess.run([command, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        assert "[32 32] [[" in ran.stdout or '"name":"boxes"' in ran.stdout, ran.stdout
+
+
+@pytest.mark.parametrize("with_simplejpeg", [True, False])
+def test_the_fast_decoder_judges_as_the_client_does(with_simplejpeg: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage of any kind, anywhere in a JPEG: the same pixels, or the same refusal."""
+    if not with_simplejpeg:
+        monkeypatch.setattr(pictures, "simplejpeg", None)
+    random = np.random.default_rng(0)
+    soft = Image.fromarray(random.integers(0, 256, (9, 12, 3), np.uint8)).resize((120, 90))
+    whole = [
+        encode(soft, "JPEG")[:-2],
+        encode(soft, "JPEG"),
+        encode(soft, "JPEG", progressive=True, subsampling=0),
+        encode(soft, "JPEG", exif=turned(5), restart_marker_rows=1),
+        encode(soft.convert("L"), "JPEG"),
+    ]
+    damaged = list(unusual_files().values())
+    for file in whole:
+        damaged += [file[:length] for length in random.integers(1, len(file), 40)]
+        for place in random.integers(2, len(file), 80):
+            damaged.append(file[:place] + random.bytes(1) + file[place + 1 :])
+    fast, refused = 0, 0
+    for file in (*whole, *damaged):
+        expected, found = _outcome(read_image, file), _outcome(pictures.read_picture, file)
+        if isinstance(expected, str):
+            refused += 1
+            assert found == expected
+        else:
+            assert isinstance(found, np.ndarray) and found.flags.c_contiguous
+            assert np.array_equal(found, expected)
+        fast += pictures._decode_ordinary(file) is not None
+    assert refused > 50
+    assert fast > 50 if with_simplejpeg else fast == 0
+
+
+def _outcome(read: Callable[[bytes], Any], file: bytes) -> Any:
+    try:
+        return read(file)
+    except InputError as error:
+        return str(error)
