@@ -25,6 +25,8 @@ BACKGROUND = 114
 # Decoders that are tried. Pillow knows more, some of which start other programs (EPS) or are rarely exercised.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Pixels that are blended at once: wider numbers for all of a picture at the limit would take gigabytes.
+_STRIPE = 1 << 18
 
 _ACCEPTED = "a path, the bytes of an image file, a PIL image or a numpy array"
 _ACCEPTED_ARRAYS = "(H, W), (H, W, 3) RGB or (H, W, 4) RGBA, of type uint8 or uint16"
@@ -109,7 +111,7 @@ def _to_rgb(image: Image.Image, name: str) -> UInt8Array:
     if image.mode == "RGB" and not image.has_transparency_data:
         return np.ascontiguousarray(np.asarray(image))
     if image.has_transparency_data:
-        return _on_background(np.asarray(image.convert("RGBA")))
+        return _on_background(np.asarray(image if image.mode == "RGBA" else image.convert("RGBA")))
     return np.ascontiguousarray(np.asarray(image.convert("RGB")))
 
 
@@ -149,6 +151,12 @@ def _from_array(array: npt.NDArray[np.generic]) -> UInt8Array:
 
 
 def _on_background(rgba: UInt8Array) -> UInt8Array:
-    alpha = rgba[:, :, 3:].astype(np.uint32)  # (H, W, 1)
-    blended = rgba[:, :, :3] * alpha + BACKGROUND * (255 - alpha)
-    return ((blended + 127) // 255).astype(np.uint8)
+    height, width = rgba.shape[:2]
+    rgb = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIPE // width)
+    for top in range(0, height, rows):
+        part = rgba[top : top + rows]
+        alpha = part[:, :, 3:].astype(np.uint16)  # (rows, W, 1)
+        blended = part[:, :, :3] * alpha + BACKGROUND * (255 - alpha)  # at most 255 * 255
+        rgb[top : top + rows] = (blended + 127) // 255
+    return rgb

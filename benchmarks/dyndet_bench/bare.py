@@ -24,12 +24,12 @@ FloatArray = npt.NDArray[np.float64]
 class BareStages:
     """Sessions of the stages' graphs, with the thread counts they are served with and else ONNX Runtime's defaults.
 
-    `threads` are those of a graph, by default as it is served. Raises InputError where the repository holds no ONNX
-    graphs that run on the CPU.
+    `threads` are those of a graph, by default as it is served. With `shared_pool` all graphs of this process take turns
+    with the same threads, one per core. Raises InputError where the repository holds no ONNX graphs that run on the CPU.
     """
 
-    def __init__(self, repository: Path, model: str, *, threads: int | None = None) -> None:
-        self._sessions = {stage: _session(*_graph(repository, model, stage), threads) for stage in STAGES}
+    def __init__(self, repository: Path, model: str, *, threads: int | None = None, shared_pool: bool = False) -> None:
+        self._sessions = {stage: _session(*_graph(repository, model, stage), threads, shared_pool) for stage in STAGES}
         names = {
             stage: ([tensor.name for tensor in one.get_inputs()], [tensor.name for tensor in one.get_outputs()])
             for stage, one in self._sessions.items()
@@ -67,7 +67,7 @@ def _graph(repository: Path, model: str, stage: str) -> tuple[Path, Path]:
     raise InputError(f"{repository} cannot be compared with ONNX Runtime: {own / '1' / 'model.onnx'} does not exist")
 
 
-def _session(graph: Path, config_file: Path, threads: int | None) -> Any:
+def _session(graph: Path, config_file: Path, threads: int | None, shared_pool: bool) -> Any:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
     try:
         import onnxruntime
@@ -79,6 +79,9 @@ def _session(graph: Path, config_file: Path, threads: int | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = _threads(config, graph) if threads is None else threads
+    if shared_pool:
+        onnxruntime.set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
+        options.use_per_session_threads = False
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

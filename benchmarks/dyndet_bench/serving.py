@@ -7,7 +7,7 @@ measured within seconds of each other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,8 @@ Eager = Callable[[UInt8Array, float], object]
 Mix = Literal["easy", "hard", "mixed"]
 MIXES: tuple[Mix, ...] = get_args(Mix)
 
-FLOOR, PYTORCH, FUSED_SHM = "ONNX Runtime in a loop", "PyTorch eager", "fused, shared memory"
+FLOOR, POOLED, PYTORCH = "ONNX Runtime, bare", "ONNX Runtime, one pool", "PyTorch eager"
+SHARED_MEMORY = "shared memory"
 _OUTPUT_BYTES = 1 << 16
 """room for one output in shared memory"""
 
@@ -106,8 +107,7 @@ def measure_serving(
     *,
     repository: Path,
     images: Path,
-    bls: str,
-    fused: str,
+    detectors: Mapping[str, str],
     baselines: str | None = None,
     eager: Eager | None = None,
     hard_share: float = 0.3,
@@ -117,11 +117,12 @@ def measure_serving(
     cores: int = 1,
     progress: Progress | None = None,
 ) -> ServingRecord:
-    """Measure the detectors `bls` and `fused`, and the baselines of the name `baselines`, all served at `url`.
+    """Measure detectors (label to model) and the baselines of the name `baselines`, all served at `url`.
 
-    `repository` holds the stage models of `bls`, whose graphs give the floor: at concurrency 1 a loop with the threads
-    that they are served with, else the faster of that loop and one loop per core of `cores` with a thread each. Meant
-    for a server on this machine. Raises ServerError, InputError, MissingExtraError.
+    `repository` holds the first detector, of topology `bls`; its graphs give the floor, a loop over bare calls of ONNX
+    Runtime as it comes, and above concurrency 1 the faster of that and one loop per core of `cores` with a thread each.
+    A second loop, whose graphs share one pool of threads, shows what is left. Meant for a server on this machine. Raises
+    ServerError, InputError, MissingExtraError.
     """
     if rounds < 1 or max_images < 1 or concurrency < 2 or not 0 < hard_share < 1:
         raise InputError(
@@ -130,7 +131,8 @@ def measure_serving(
         )
     tell = progress or (lambda _step, _done, _of: None)
     perf_analyzer = find_perf_analyzer()
-    with Served(url, bls) as served:
+    first = next(iter(detectors.values()))
+    with Served(url, first) as served:
         files = image_files(images)
         chosen = files[:: max(1, len(files) // max_images)][:max_images]
         letterboxed = read_letterboxed(chosen, served.detector.input_size)
@@ -139,9 +141,12 @@ def measure_serving(
         thresholds: dict[Mix, float] = {"easy": ALL_EASY, "hard": ALL_HARD, "mixed": threshold}
         with Workload(letterboxed) as workload, Workload(letterboxed, dtype=np.float32) as floats:
             harness = _Harness(perf_analyzer, served.address, letterboxed)
-            systems = [_floor(repository, bls, letterboxed, cores)]
-            systems += [harness.system(name, name, workload) for name in (bls, fused)]
-            systems.append(harness.system(FUSED_SHM, fused, workload, shared_memory=True))
+            pooled = _loop(BareStages(repository, first, shared_pool=True).answer, letterboxed)
+            systems = [_floor(repository, first, letterboxed, cores), _System(POOLED, MIXES, pooled, concurrent=False)]
+            for label, name in detectors.items():
+                systems.append(harness.system(label, name, workload))
+                if label == "fused":
+                    systems.append(harness.system(f"{label}, {SHARED_MEMORY}", name, workload, shared_memory=True))
             if baselines is not None:
                 systems.append(harness.system(TEXTBOOK, f"{baselines}_{TEXTBOOK}", floats))
                 for kind, mix in ((STATIC, "hard"), (DETECTOR1, "easy")):
@@ -247,9 +252,8 @@ class _Harness:
 
 
 def _floor(repository: Path, model: str, images: Sequence[UInt8Array], cores: int) -> _System:
-    bare = BareStages(repository, model)
+    loop = _loop(BareStages(repository, model).answer, images)
     single = [BareStages(repository, model, threads=1) for _ in range(cores)]
-    loop = _loop(lambda image, threshold: bare.answer(image, threshold), images)
 
     def measure(threshold: float, concurrency: int) -> _Figures:
         alone = loop(threshold, 1)

@@ -19,6 +19,7 @@ from dyndet_builder.bundle import Bundle, StageName, file_sha256, read_bundle
 from dyndet_builder.folders import check_creatable
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import uncalibrated
+from dyndet_builder.render_encoded import encoded_model, write_encoded
 from dyndet_builder.render_models import (
     DETECTION_OUTPUTS,
     TEMPLATES,
@@ -68,6 +69,8 @@ def render(
         version = _write_public(temporary, detector, described, options)
         if detector.topology == "fused":
             _write_graphs(version, bundle, described, warmup)
+        if options.encoded:
+            write_encoded(temporary, encoded_model(detector, options))
         marker: dict[str, object] = {"model": name, "bundle_sha256": bundle_sha256, "options": asdict(options)}
         if chosen_by is not None:
             marker["chosen_by"] = dict(chosen_by)
@@ -134,6 +137,7 @@ def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options:
     else:
         settings["fused"] = {
             "threads": options.threads,
+            "shared_pool": options.instances == 1 and not options.gpus,
             "merges": model.merges,
             "image_shape": [bundle.input_size, bundle.input_size, 3],
         }

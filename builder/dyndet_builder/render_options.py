@@ -16,6 +16,9 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Topology = Literal["bls", "fused"]
 TOPOLOGIES: tuple[Topology, ...] = get_args(Topology)
 
+DETECTOR_PARAMETER = "dyndet_detector"
+"""parameter of a model that takes picture files: the detector that it asks"""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -70,6 +73,8 @@ class RenderOptions:
     """upper bounds of the latency histogram's buckets, milliseconds"""
     threshold: float = 0.5
     """threshold of the repository until it is calibrated"""
+    encoded: bool = False
+    """a second public model, `<name>_encoded`, that takes JPEG or PNG files and answers in their own pixels"""
 
     @property
     def stages_merge(self) -> bool:

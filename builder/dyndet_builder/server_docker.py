@@ -13,8 +13,8 @@ IMAGE = "nvcr.io/nvidia/tritonserver:24.10-py3"
 """The release that the embedded server (2.51.0) comes from: the one that dyndet is tested with."""
 
 _SERVE = "exec tritonserver --model-repository=/models"
-# What stages of the `python` backend need and the image lacks.
-_INSTALL = "pip install --quiet 'numpy<2' onnxruntime"
+# What models need and the image lacks: stages of the `python` backend, and variants that take picture files.
+_INSTALL = "pip install --quiet 'numpy<2'"
 
 
 def docker_command(repository: Path, *, ports: Mapping[str, int], host: str = "127.0.0.1") -> list[str]:
@@ -25,6 +25,8 @@ def docker_command(repository: Path, *, ports: Mapping[str, int], host: str = "1
     check_repository(repository)
     # ONNX graphs beside Python code are run by ONNX Runtime inside the Python backend.
     needs_onnxruntime = any((graph.parent / "model.py").is_file() for graph in repository.glob("*/1/*.onnx"))
+    decodes = any(repository.glob("*/1/pictures.py"))
+    packages = " ".join(["onnxruntime"] * needs_onnxruntime + ["pillow simplejpeg"] * decodes)
     needs = memory_needs(repository)
     serve = " ".join([_SERVE, *needs.arguments(gpus_of(repository))])
     command = ["docker", "run", "--rm", "--init", f"--shm-size={needs.shared_memory >> 20}m"]
@@ -33,4 +35,4 @@ def docker_command(repository: Path, *, ports: Mapping[str, int], host: str = "1
     for kind, port in ports.items():
         command += ["-p", f"{host}:{port}:{DEFAULT_PORTS[kind]}"]
     command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1", IMAGE]
-    return [*command, "bash", "-c", f"{_INSTALL} && {serve}" if needs_onnxruntime else serve]
+    return [*command, "bash", "-c", f"{_INSTALL} {packages} && {serve}" if packages else serve]

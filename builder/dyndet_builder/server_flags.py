@@ -10,6 +10,8 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from dyndet_builder.render_options import DETECTOR_PARAMETER
+
 _MIB = 1 << 20
 _PYTHON_DEFAULT, _CUDA_DEFAULT, _PINNED_DEFAULT = _MIB, 64 * _MIB, 256 * _MIB  # Triton's own
 _ITEM_BYTES = {pb.TYPE_UINT8: 1, pb.TYPE_FP16: 2, pb.TYPE_FP32: 4, pb.TYPE_INT32: 4}
@@ -43,8 +45,9 @@ class MemoryNeeds:
 def memory_needs(repository: Path) -> MemoryNeeds:
     """What the models of a repository need with full batches on all instances; models that are not ours count as well.
 
-    A Python instance holds the tensors of one full batch, and a public model that calls stages (`bls`) theirs too. On a
-    GPU each instance may have a batch being made and one being read.
+    A Python instance holds the tensors of one full batch, and a public model that calls stages (`bls`) or a detector
+    (`<name>_encoded`) what passes between them too. On a GPU each instance may have a batch being made and one being
+    read.
     """
     configs = [
         text_format.Parse(path.read_text(), pb.ModelConfig()) for path in sorted(repository.glob("*/config.pbtxt"))
@@ -54,8 +57,7 @@ def memory_needs(repository: Path) -> MemoryNeeds:
         instances = sum(max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group) or 1
         per_batch = max(1, config.max_batch_size) * _bytes((*config.input, *config.output))
         if config.backend == "python":
-            calls = [other for other in configs if other.name.startswith(f"{config.name}_")]
-            passed = sum(max(1, config.max_batch_size) * _bytes(other.output) for other in calls)
+            passed = max(1, config.max_batch_size) * _passed(config, configs)
             regions.append((instances, _round_up(per_batch + passed)))
         if any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in config.instance_group):
             per_gpu = max(max(1, group.count) for group in config.instance_group)
@@ -78,6 +80,15 @@ def gpus_of(repository: Path) -> tuple[int, ...]:
         for group in text_format.Parse(path.read_text(), pb.ModelConfig()).instance_group:
             found.update(group.gpus)
     return tuple(sorted(found))
+
+
+def _passed(config: pb.ModelConfig, configs: Iterable[pb.ModelConfig]) -> int:
+    """Bytes of one image that a model passes to those that it calls and gets from them."""
+    if DETECTOR_PARAMETER in config.parameters:
+        asks = config.parameters[DETECTOR_PARAMETER].string_value
+        return sum(_bytes((*other.input, *other.output)) for other in configs if other.name == asks)
+    others = [other for other in configs if other.name.startswith(f"{config.name}_")]
+    return sum(_bytes(other.output) for other in others if DETECTOR_PARAMETER not in other.parameters)
 
 
 def _bytes(tensors: Iterable[pb.ModelInput | pb.ModelOutput]) -> int:

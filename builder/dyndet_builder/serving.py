@@ -18,10 +18,8 @@ from dyndet_bench.serving import Eager, Mix, Progress, ServingRecord, measure_se
 from dyndet_builder.bundle import read_bundle
 from dyndet_builder.evaluate import evaluate
 from dyndet_builder.render import render
-from dyndet_builder.render_options import RenderOptions
+from dyndet_builder.render_options import TOPOLOGIES, RenderOptions
 from dyndet_builder.server import TritonServer
-
-_BLS, _FUSED = "bls", "fused"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +50,10 @@ def compare_serving(
 ) -> ServingComparison:
     """Render a bundle in both topologies and as baselines, serve all on the embedded server, and measure.
 
+    Each topology is served twice: for latency, one instance with all cores, and for throughput, one per core with a
+    thread each.
     `data` is a COCO data set that gives average precision, `checkpoint` what PyTorch runs; without either its column or
-    row is missing. `options` are those of the rendering, `cache` a folder for detections. See `measure_serving`. Raises
+    row is missing. `options` are those of the rendering but for instances and threads, `cache` a folder for detections. See `measure_serving`. Raises
     InputError, ServerError, MissingExtraError.
     """
     described = read_bundle(bundle)
@@ -66,24 +66,30 @@ def compare_serving(
     eager = None if checkpoint is None else eager_detector(checkpoint, described.architecture)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dyndet-serving-")))
-        render(bundle, folder / _BLS, replace(options, name=_BLS, topology="bls"))
-        render(bundle, folder / _FUSED, replace(options, name=_FUSED, topology="fused"))
-        write_baselines(folder / _BLS, folder / "baselines", name=_BLS)
-        others = [f"--model-repository={folder / other}" for other in (_FUSED, "baselines")]
-        server = stack.enter_context(TritonServer(folder / _BLS, extra_arguments=others))
+        cores = len(os.sched_getaffinity(0))
+        detectors = {}
+        for topology in TOPOLOGIES:
+            for label, instances, threads in ((topology, 1, 0), (f"{topology}, {cores} x 1 thread", cores, 1)):
+                name = f"{topology}{instances}"
+                own = replace(options, name=name, topology=topology, instances=instances, threads=threads)
+                render(bundle, folder / name, own)
+                detectors[label] = name
+        first, *others = detectors.values()
+        write_baselines(folder / first, folder / "baselines", name=first)
+        extra = [f"--model-repository={folder / other}" for other in (*others, "baselines")]
+        server = stack.enter_context(TritonServer(folder / first, extra_arguments=extra))
         record = measure_serving(
             server.grpc_url,
-            repository=folder / _BLS,
+            repository=folder / first,
             images=images,
-            bls=_BLS,
-            fused=_FUSED,
-            baselines=_BLS,
+            detectors=detectors,
+            baselines=first,
             eager=eager,
             hard_share=hard_share,
             concurrency=concurrency,
             rounds=rounds,
             max_images=max_images,
-            cores=os.cpu_count() or 1,
+            cores=cores,
             progress=progress,
         )
     return ServingComparison(record=record, accuracy=accuracy)

@@ -12,13 +12,20 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
+from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import model_config_pb2
 
+import dynamicdet
 from dynamicdet.errors import InputError
 from dyndet_builder.bundle import FILE_NAME, file_sha256
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.render import MARKER_FILE, RenderOptions, render
+from dyndet_builder.server import DEFAULT_PORTS
+from dyndet_builder.server_docker import docker_command
+from dyndet_builder.server_flags import memory_needs
+from dyndet_client.codec import parse_model
+from dyndet_client.errors import NotADetectorError
 
 from ..triton.toy_bundle import SIZE, write_toy_bundle
 
@@ -183,9 +190,47 @@ def test_impossible_options_are_refused(wrong: dict[str, Any], said: str) -> Non
 def test_command_line(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "models"
     words = ["render", str(bundle), str(output), "--preferred-batches", "2,4", "--latency-buckets-ms", "1,2.5"]
-    assert run(dyndet, words) == 0
+    assert run(dyndet, [*words, "--encoded"]) == 0
+    assert (output / "toy_encoded" / "1" / "model.py").is_file()
     assert f"dyndet serve {output}" in capsys.readouterr().out
     assert list(_config(output, "toy_head1").dynamic_batching.preferred_batch_size) == [2, 4]
     assert run(dyndet, ["render", str(bundle), str(output), "--preferred-batches", "two"]) == 2
     assert run(dyndet, ["render", str(tmp_path / "nothing"), str(output)]) == 2
     assert "is not a bundle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("topology", ["bls", "fused"])
+def test_variant_for_picture_files_is_whole_in_itself(topology: Any, bundle: Path, tmp_path: Path) -> None:
+    """Its contract is the public model's but for the input; the code that decodes and letterboxes is the client's."""
+    repository = render(bundle, tmp_path / "models", RenderOptions(topology=topology, encoded=True, bls_instances=3))
+    detector, config = _config(repository, "toy"), _config(repository, "toy_encoded")
+    assert [(each.name, each.data_type, list(each.dims), each.optional) for each in config.input] == [
+        ("image_bytes", model_config_pb2.TYPE_STRING, [1], False),
+        ("threshold", model_config_pb2.TYPE_FP32, [1], True),
+    ]
+    assert list(config.output)[:-1] == list(detector.output)
+    assert (config.output[-1].name, list(config.output[-1].dims)) == ("image_size", [2])
+    assert (config.max_batch_size, config.instance_group[0].count) == (detector.max_batch_size, 3)
+    assert config.parameters["dyndet_class_names"] == detector.parameters["dyndet_class_names"]
+    copied = _files(repository / "toy_encoded" / "1" / "dynamicdet")
+    assert sorted(copied) == ["__init__.py", "errors.py", "images.py", "letterbox.py"]
+    for name, content in copied.items():
+        assert content == (Path(dynamicdet.__file__).parent / name).read_bytes()
+    with pytest.raises(NotADetectorError, match="it has no input image"):
+        parse_model(MessageToDict(config, preserving_proto_field_name=True))
+    assert "pillow simplejpeg &&" in docker_command(repository, ports=DEFAULT_PORTS)[-1]
+    assert not (render(bundle, tmp_path / "models", RenderOptions()) / "toy_encoded").exists()
+
+
+def test_variant_for_picture_files_needs_memory_of_its_own(bundle: Path, tmp_path: Path) -> None:
+    """For files and what it hands to the detector; the detector's own share stays what it was."""
+    without = memory_needs(render(bundle, tmp_path / "without", RenderOptions()))
+    needs = memory_needs(render(bundle, tmp_path / "with", RenderOptions(encoded=True)))
+    mib = 1 << 20
+    assert without.python_region == mib  # 8 pictures of 32 x 32
+    assert needs.python_region == 9 * mib  # 8 files of 1 MiB, and those
+    assert needs.shared_memory == 2 * (_instances(tmp_path / "without") + 2) * needs.python_region
+
+
+def _instances(repository: Path) -> int:
+    return sum(_config(repository, path.name).instance_group[0].count for path in repository.glob("toy*"))

@@ -52,6 +52,7 @@ _RENDERING = RenderOptions()
 )
 @click.option("--instances", type=int, default=_RENDERING.instances, show_default=True, help="Instances of each stage.")
 @click.option("--threads", type=int, default=_RENDERING.threads, help="CPU threads of one instance.  [default: all]")
+@click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG or PNG files.")
 @load_options
 @effort_options
 @click.option("--fresh", is_flag=True, help="Do every step again, also those whose inputs are unchanged.")
@@ -68,6 +69,7 @@ def command(
     topology: Literal["auto", "bls", "fused"],
     instances: int,
     threads: int,
+    encoded: bool,
     load: Load,
     tolerance: float | None,
     time_budget: float,
@@ -98,6 +100,7 @@ def command(
             topology="bls" if topology == "auto" else topology,
             instances=instances,
             threads=threads,
+            encoded=encoded,
             warmup_image=_first_of(images),
         ),
         choose_topology=topology == "auto",

@@ -95,6 +95,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="Threshold until `dyndet calibrate` finds one.",
 )
+@click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG or PNG files.")
 def command(
     bundle: Path,
     output: Path,
@@ -116,6 +117,7 @@ def command(
       dyndet render build/bundle build/models --topology auto --images photos
       dyndet render build/bundle build/models --instances 2 --threads 1 --preferred-batches 4,8 --queue-delay-us 500
       dyndet render build/bundle build/models --backend tensorrt --gpu 0 --gpu 1
+      dyndet render build/bundle build/models --encoded
     """
     if no_warmup and warmup_image is not None:
         raise click.UsageError("--warmup-image and --no-warmup exclude each other")

@@ -16,16 +16,12 @@ from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.render import RenderOptions, shipped_warmup_image
 from dyndet_builder.serving import ServingComparison, compare_serving
 
-_DEFAULTS = RenderOptions()
-
 
 @click.command("serving")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real pictures to send.")
 @click.option("--data", type=click.Path(path_type=Path), help="COCO data set: adds average precision.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="The bundle's checkpoint: adds PyTorch.")
-@click.option("--instances", type=int, default=_DEFAULTS.instances, show_default=True, help="Instances of each stage.")
-@click.option("--threads", type=int, default=_DEFAULTS.threads, help="CPU threads of one instance.  [default: all]")
 @click.option("--hard-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.3, show_default=True)
 @click.option("--concurrency", type=click.IntRange(2), default=8, show_default=True, help="Beside one at a time.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
@@ -36,8 +32,6 @@ def command(
     images: Path,
     data: Path | None,
     checkpoint: Path | None,
-    instances: int,
-    threads: int,
     hard_share: float,
     concurrency: int,
     rounds: int,
@@ -54,7 +48,7 @@ def command(
     Example:
       dyndet bench serving build/demo/bundle --images benchmarks/demo/val/images --data benchmarks/demo/val
     """
-    options = RenderOptions(instances=instances, threads=threads, warmup_image=shipped_warmup_image())
+    options = RenderOptions(warmup_image=shipped_warmup_image())
     with step_bars() as show:
         result = compare_serving(
             bundle,
@@ -72,13 +66,13 @@ def command(
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=2))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=max(150, Console().width))
     console.print(_table(result))
     record = result.record
     seen = record.circumstances
     console.print(
         f"(ratio to the floor in brackets) {record.rounds} rounds of {record.images} pictures, "
-        f"{instances} instances with {threads or 'all'} threads; {summary(seen.machine)}; {seen.date}",
+        f"{summary(seen.machine)}; {seen.date}",
         soft_wrap=True,
     )
 
@@ -88,12 +82,12 @@ def _table(result: ServingComparison) -> Table:
     share = f"{record.hard_share:.0%} hard"
     names: dict[Mix, str] = {"easy": "easy", "hard": "hard", "mixed": share}
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for mix in MIXES:
-        table.add_column(f"{names[mix]}\n1 at a time, ms", justify="right")
+        table.add_column(f"1 at a time\n{names[mix]}, ms", justify="right", no_wrap=True)
     for mix in MIXES:
-        table.add_column(f"{names[mix]}\n{record.concurrency} at a time, /s", justify="right")
-    table.add_column(f"{share}, p99\n{record.concurrency} at a time, ms", justify="right")
+        table.add_column(f"{record.concurrency} at a time\n{names[mix]}, /s", justify="right", no_wrap=True)
+    table.add_column(f"{record.concurrency} at a time\np99, ms", justify="right", no_wrap=True)
     table.add_column("AP", justify="right")
     for system in record.systems:
         latencies = [_figure(record, system, mix, 1) for mix in MIXES]

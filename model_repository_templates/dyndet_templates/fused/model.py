@@ -46,6 +46,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
             Path(__file__).parent,
             self.settings["stages"],
             threads=fused["threads"],
+            shared_pool=fused["shared_pool"],
             gpu=int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None,
         )
         self._warm_up(int(json.loads(args["model_config"])["max_batch_size"]))

@@ -9,7 +9,8 @@
 | `dyndet_latency_ms` | histogram | model | time from taking up a request to its answer, without the queue before it |
 | `dyndet_threshold` | gauge | model | threshold of requests that ask for none |
 
-A call of Triton's metrics takes as long as a small inference, so that a thread makes them, after the answer has left.
+Each call of Triton's metrics is a message to the server and its answer, so that a thread makes them a little later,
+while the next request is in its graphs.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import triton_python_backend_utils as pb_utils
 
 ROUTES = ("easy", "hard", "fallback")
+_LATER_S = 0.003
 
 
 class Metrics:
@@ -96,8 +99,15 @@ class Metrics:
         self._families.clear()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                job()
-            except Exception as error:
-                pb_utils.Logger.log_warn(f"metrics are not counted: {type(error).__name__}: {error}")
+        while True:
+            jobs = [self._jobs.get()]
+            time.sleep(_LATER_S)
+            while not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            for job in jobs:
+                if job is None:  # the last one
+                    return
+                try:
+                    job()
+                except Exception as error:
+                    pb_utils.Logger.log_warn(f"metrics are not counted: {type(error).__name__}: {error}")

@@ -66,6 +66,9 @@ class Asked:
     """those of them that a detector gives; none: no detector has to run"""
     warnings: list[str] = field(default_factory=list)
     failed_stages: list[str] = field(default_factory=list)
+    returned: bool = False
+    """whether `execute` returns the response, which saves a message to the server where a call has one request"""
+    response: Any = None
 
     def check_not_cancelled(self) -> None:
         """Raise CancelledError where nobody waits for the answer any more."""
@@ -85,11 +88,14 @@ class PublicModel:
         self.metrics = Metrics(args["model_name"], tuple(self.settings["stages"]), self.settings["latency_buckets_ms"])
         self.metrics.threshold_is(self._points.default)
 
-    def execute(self, requests: Sequence[Any]) -> None:
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer requests, each as soon as it is ready: none waits for the others of the same call."""
         if self._points.refresh():
             self.metrics.threshold_is(self._points.default)
-        self.answer([asked for request in requests if (asked := self._read(request)) is not None])
+        alone = len(requests) == 1
+        asked = [Asked(request, time.perf_counter(), returned=alone) for request in requests]
+        self.answer([one for one in asked if self._read(one)])
+        return [asked[0].response] if alone else None
 
     def answer(self, asked: Sequence[Asked]) -> None:
         """Find out what each request's images get; call `send` or `fail` once for every request."""
@@ -125,9 +131,9 @@ class PublicModel:
         self.metrics.count((), None, asked.failed_stages)
         _log(asked.warnings)
 
-    def _read(self, request: Any) -> Asked | None:
-        """What a request asks for; none where it was refused at once."""
-        asked = Asked(request, time.perf_counter())
+    def _read(self, asked: Asked) -> bool:
+        """Find out what a request asks for; false where it was refused at once."""
+        request = asked.request
         try:
             asked.image = pb_utils.get_input_tensor_by_name(request, "image")
             asked.thresholds = self._thresholds(request, asked.image.shape()[0])
@@ -135,8 +141,8 @@ class PublicModel:
             asked.detections = tuple(name for name in self._detections if name in asked.wanted)
         except Exception as error:
             self.fail(asked, error)
-            return None
-        return asked
+            return False
+        return True
 
     def _thresholds(self, request: Any, images: int) -> list[float]:
         """The threshold of each image: the input, else the named operating point, else the default."""
@@ -175,6 +181,9 @@ def array_of(tensor: Any) -> Any:
 
 
 def _respond(asked: Asked, response: Any) -> None:
+    if asked.returned:
+        asked.response = response
+        return
     asked.request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 

@@ -1,0 +1,54 @@
+"""The public variant that takes picture files: its configuration, and what lies in its folder."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import dynamicdet
+from dyndet_builder.render_models import TEMPLATES, Model, ModelTensor, PublicModel, config_text
+from dyndet_builder.render_options import DETECTOR_PARAMETER, RenderOptions
+
+SUFFIX = "_encoded"
+CLIENT_CODE = ("__init__.py", "errors.py", "images.py", "letterbox.py")
+"""files of the package `dynamicdet` that decode and letterbox, in the server as in the client"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedModel(Model):
+    """The variant that takes picture files."""
+
+    detector: str
+
+
+def encoded_model(detector: PublicModel, options: RenderOptions) -> EncodedModel:
+    """The configuration of the variant that takes picture files and asks `detector`."""
+    kept = ("dyndet_class_names", "dyndet_input_size", "dyndet_version", "dyndet_bundle_sha256")
+    threshold = next(tensor for tensor in detector.inputs if tensor.name == "threshold")
+    return EncodedModel(
+        name=f"{detector.name}{SUFFIX}",
+        detector=detector.name,
+        backend="python",
+        max_batch=detector.max_batch,
+        inputs=(ModelTensor(name="image_bytes", data_type="TYPE_STRING", dims=(1,)), threshold),
+        outputs=(*detector.outputs, ModelTensor(name="image_size", data_type="TYPE_INT32", dims=(2,))),
+        kind="KIND_CPU",
+        instances=options.bls_instances,
+        gpus=(),
+        merges=True,
+        preferred_batches=(),
+        queue_delay_us=0,
+        parameters={DETECTOR_PARAMETER: detector.name, **{key: detector.parameters[key] for key in kept}},
+    )
+
+
+def write_encoded(repository: Path, model: EncodedModel) -> None:
+    """Write the model's folder: configuration, code, and the client's code that decodes and letterboxes."""
+    version = repository / model.name / "1"
+    (version / "dynamicdet").mkdir(parents=True)
+    for source in (TEMPLATES / "encoded").glob("*.py"):
+        shutil.copyfile(source, version / source.name)
+    for name in CLIENT_CODE:
+        shutil.copyfile(Path(dynamicdet.__file__).parent / name, version / "dynamicdet" / name)
+    (repository / model.name / "config.pbtxt").write_text(config_text("encoded/config.pbtxt.jinja", model))

@@ -1,0 +1,153 @@
+"""Answers picture files: decodes and letterboxes them, asks the detector (Triton BLS), and maps its boxes back.
+
+Decoding and letterbox are the client's own code, which lies beside this file in `dynamicdet/`. Needs numpy, Pillow,
+simplejpeg (without it, JPEGs are decoded by Pillow, slower) and Triton's own module.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+try:
+    from PIL import Image
+except ModuleNotFoundError as error:
+    raise RuntimeError(
+        "decoding pictures needs Pillow, which is not installed beside this server; "
+        "`python3 -m pip install pillow simplejpeg` installs it and the fast decoder of JPEGs"
+    ) from error
+
+from pictures import fit_picture, simplejpeg  # type: ignore[import-not-found]
+
+from dynamicdet.errors import InputError
+from dynamicdet.letterbox import Letterboxed
+
+_COUNT, _BOXES, _IMAGE_SIZE = "num_detections", "boxes", "image_size"
+_OWN_PARAMETERS = "dyndet_"
+# How the detector's sentences begin that blame the request: Triton (2.51) calls every error of a BLS call INTERNAL.
+_REFUSALS = ("threshold must be ", "operating point ")
+
+
+class RequestError(Exception):
+    """This request gets an error; the others of the same call do not."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TritonPythonModel:
+    """Pictures in, boxes in their own pixels out."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the detector's name and size from the configuration, and decode once."""
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self._detector = parameters["dyndet_detector"]
+        self._side = int(parameters["dyndet_input_size"])
+        # The detector's boxes are few, and are read here.
+        self._memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
+        # Two pools: a request that waits for its pictures must not take the threads that they need. Decoding keeps a
+        # core busy and large pictures in memory, so that there are as many threads for it as cores, however large
+        # the batch.
+        self._request_pool = ThreadPoolExecutor(int(config["max_batch_size"]), "request")
+        self._picture_pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "picture")
+        if simplejpeg is None:
+            pb_utils.Logger.log_warn("simplejpeg is not installed: Pillow decodes JPEGs, up to 3 times slower")
+        self._fit(_small_jpeg())
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Answer requests at once, each as soon as it is ready: none waits for the others of the same call."""
+        if len(requests) == 1:  # quicker without another thread
+            self._answer(requests[0])
+        else:
+            list(self._request_pool.map(self._answer, requests))
+
+    def finalize(self) -> None:
+        """Stop the threads."""
+        self._request_pool.shutdown()
+        self._picture_pool.shutdown()
+
+    def _answer(self, request: Any) -> None:
+        try:
+            response = pb_utils.InferenceResponse(output_tensors=self._outputs(request))
+        except RequestError as error:
+            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), error.code))
+        except Exception as error:
+            text = f"answering pictures failed: {type(error).__name__}: {error}"
+            pb_utils.Logger.log_warn(text)
+            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(text))
+        request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _outputs(self, request: Any) -> list[Any]:
+        """The outputs that a request wants."""
+        wanted = set(request.requested_output_names())
+        boxed = self._letterboxed(pb_utils.get_input_tensor_by_name(request, "image_bytes").as_numpy().reshape(-1))
+        if request.is_cancelled():
+            raise RequestError("the request was cancelled", pb_utils.TritonError.CANCELLED)
+        tensors = self._detect(request, boxed, wanted - {_IMAGE_SIZE}) if wanted - {_IMAGE_SIZE} else {}
+        if _BOXES in wanted:
+            counts = tensors[_COUNT].as_numpy().reshape(-1)
+            tensors[_BOXES] = pb_utils.Tensor(_BOXES, _to_original(tensors[_BOXES].as_numpy(), counts, boxed))
+        if _IMAGE_SIZE in wanted:
+            sizes = [(one.original_width, one.original_height) for one in boxed]
+            tensors[_IMAGE_SIZE] = pb_utils.Tensor(_IMAGE_SIZE, np.array(sizes, np.int32))
+        return [tensor for name, tensor in tensors.items() if name in wanted]
+
+    def _letterboxed(self, files: Sequence[bytes]) -> list[Letterboxed]:
+        """Pictures in the network's square; only those, and not their own pixels, are kept."""
+        several = len(files) > 1
+        places = [f"image {row} of {len(files)}: " if several else "" for row in range(1, len(files) + 1)]
+        return list(self._picture_pool.map(self._fit, files, places))
+
+    def _fit(self, file: bytes, place: str = "") -> Letterboxed:
+        try:
+            found: Letterboxed = fit_picture(file, self._side)
+        except InputError as error:
+            raise RequestError(f"{place}{error}", pb_utils.TritonError.INVALID_ARG) from error
+        return found
+
+    def _detect(self, request: Any, boxed: Sequence[Letterboxed], wanted: set[str]) -> dict[str, Any]:
+        """The detector's own answer to all pictures of a request, in one call."""
+        images = pb_utils.Tensor("image", np.stack([one.image for one in boxed]))
+        threshold = pb_utils.get_input_tensor_by_name(request, "threshold")
+        parameters = json.loads(request.parameters() or "{}")
+        response = pb_utils.InferenceRequest(
+            model_name=self._detector,
+            inputs=[images] if threshold is None else [images, threshold],
+            requested_output_names=sorted(wanted | {_COUNT} if _BOXES in wanted else wanted),
+            request_id=request.request_id(),
+            parameters={key: value for key, value in parameters.items() if key.startswith(_OWN_PARAMETERS)},
+            trace=request.trace(),
+            preferred_memory=self._memory,
+        ).exec()
+        if response.has_error():
+            said = response.error().message()
+            refused = said.startswith(_REFUSALS)
+            raise RequestError(said, pb_utils.TritonError.INVALID_ARG if refused else response.error().code())
+        return {tensor.name(): tensor for tensor in response.output_tensors()}
+
+
+def _to_original(boxes: Any, counts: Any, boxed: Sequence[Letterboxed]) -> Any:
+    """Boxes (B, N, 4) in pixels of the pictures; rows without a detection stay zero."""
+    mapped = np.zeros_like(boxes)
+    for row, (count, one) in enumerate(zip(counts, boxed, strict=True)):
+        mapped[row, :count] = one.to_original(boxes[row, :count])
+    return mapped
+
+
+def _small_jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48), (90, 120, 150)).save(file, "JPEG")
+    return file.getvalue()
