@@ -24,11 +24,14 @@ FloatArray = npt.NDArray[np.float64]
 class BareStages:
     """Sessions of the stages' graphs, with the thread counts they are served with and else ONNX Runtime's defaults.
 
-    `threads` are those of a graph, by default as it is served. With `shared_pool` all graphs of this process take turns
-    with the same threads, one per core. Raises InputError where the repository holds no ONNX graphs that run on the CPU.
+    `threads` are those of a graph, by default as it is served. With `shared_pool` all graphs of this process take
+    turns with the same threads, one per core. Raises InputError where the repository holds no ONNX graphs that run on
+    the CPU.
     """
 
     def __init__(self, repository: Path, model: str, *, threads: int | None = None, shared_pool: bool = False) -> None:
+        if shared_pool:
+            _onnxruntime().set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
         self._sessions = {stage: _session(*_graph(repository, model, stage), threads, shared_pool) for stage in STAGES}
         names = {
             stage: ([tensor.name for tensor in one.get_inputs()], [tensor.name for tensor in one.get_outputs()])
@@ -68,11 +71,7 @@ def _graph(repository: Path, model: str, stage: str) -> tuple[Path, Path]:
 
 
 def _session(graph: Path, config_file: Path, threads: int | None, shared_pool: bool) -> Any:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("onnxruntime is not installed; `pip install 'dyndet[build]'` installs it") from error
+    onnxruntime = _onnxruntime()
     config = text_format.Parse(config_file.read_text(), model_config_pb2.ModelConfig())
     if any(group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU for group in config.instance_group):
         raise InputError(f"{config.name} is served on a GPU; the comparison with ONNX Runtime is for stages on the CPU")
@@ -80,9 +79,17 @@ def _session(graph: Path, config_file: Path, threads: int | None, shared_pool: b
     options.log_severity_level = 3
     options.intra_op_num_threads = _threads(config, graph) if threads is None else threads
     if shared_pool:
-        onnxruntime.set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
         options.use_per_session_threads = False
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _onnxruntime() -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("onnxruntime is not installed; `pip install 'dyndet[build]'` installs it") from error
+    return onnxruntime
 
 
 def _threads(config: model_config_pb2.ModelConfig, graph: Path) -> int:

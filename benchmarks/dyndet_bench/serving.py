@@ -6,9 +6,11 @@ measured within seconds of each other.
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -121,8 +123,9 @@ def measure_serving(
 
     `repository` holds the first detector, of topology `bls`; its graphs give the floor, a loop over bare calls of ONNX
     Runtime as it comes, and above concurrency 1 the faster of that and one loop per core of `cores` with a thread each.
-    A second loop, whose graphs share one pool of threads, shows what is left. Meant for a server on this machine. Raises
-    ServerError, InputError, MissingExtraError.
+    A second loop, whose graphs share one pool of threads, shows what is left. Meant for a server on this machine.
+
+    Raises ServerError, InputError, MissingExtraError.
     """
     if rounds < 1 or max_images < 1 or concurrency < 2 or not 0 < hard_share < 1:
         raise InputError(
@@ -139,10 +142,17 @@ def measure_serving(
         served.warm_up()
         threshold = float(np.quantile(served.difficulties(letterboxed), 1 - hard_share, method="inverted_cdf"))
         thresholds: dict[Mix, float] = {"easy": ALL_EASY, "hard": ALL_HARD, "mixed": threshold}
-        with Workload(letterboxed) as workload, Workload(letterboxed, dtype=np.float32) as floats:
+        with (
+            ExitStack() as stack,
+            Workload(letterboxed) as workload,
+            Workload(letterboxed, dtype=np.float32) as floats,
+        ):
             harness = _Harness(perf_analyzer, served.address, letterboxed)
-            pooled = _loop(BareStages(repository, first, shared_pool=True).answer, letterboxed)
-            systems = [_floor(repository, first, letterboxed, cores), _System(POOLED, MIXES, pooled, concurrent=False)]
+            pool = stack.enter_context(_own_process(repository, first, letterboxed))
+            pooled = _System(
+                POOLED, MIXES, lambda value, _: pool.submit(_pooled_loop, value).result(), concurrent=False
+            )
+            systems = [_floor(repository, first, letterboxed, cores), pooled]
             for label, name in detectors.items():
                 systems.append(harness.system(label, name, workload))
                 if label == "fused":
@@ -249,6 +259,27 @@ class _Harness:
             return _Figures(run.percentiles_ms[50], run.percentiles_ms[99], run.throughput_per_s)
 
         return _System(name, mixes, measure)
+
+
+_pooled: Callable[[float, int], _Figures] | None = None
+"""in the process of `_own_process`: the loop whose graphs share a pool of threads"""
+
+
+def _own_process(repository: Path, model: str, images: Sequence[UInt8Array]) -> ProcessPoolExecutor:
+    """A process for the loop with one pool: ONNX Runtime sizes that before a process loads its first graph."""
+    return ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), initializer=_prepare_pooled, initargs=(repository, model, images)
+    )
+
+
+def _prepare_pooled(repository: Path, model: str, images: Sequence[UInt8Array]) -> None:
+    global _pooled
+    _pooled = _loop(BareStages(repository, model, shared_pool=True).answer, images)
+
+
+def _pooled_loop(threshold: float) -> _Figures:
+    assert _pooled is not None
+    return _pooled(threshold, 1)
 
 
 def _floor(repository: Path, model: str, images: Sequence[UInt8Array], cores: int) -> _System:

@@ -53,8 +53,8 @@ def compare_serving(
     Each topology is served twice: for latency, one instance with all cores, and for throughput, one per core with a
     thread each.
     `data` is a COCO data set that gives average precision, `checkpoint` what PyTorch runs; without either its column or
-    row is missing. `options` are those of the rendering but for instances and threads, `cache` a folder for detections. See `measure_serving`. Raises
-    InputError, ServerError, MissingExtraError.
+    row is missing. `options` are those of the rendering but for instances and threads, `cache` a folder for detections.
+    See `measure_serving`. Raises InputError, ServerError, MissingExtraError.
     """
     described = read_bundle(bundle)
     options = options or RenderOptions()

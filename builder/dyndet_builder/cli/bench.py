@@ -14,6 +14,7 @@ from dyndet_bench.compare import THRESHOLD, THRESHOLD_P99, Change, ComparedCell,
 from dyndet_bench.machine import summary
 from dyndet_bench.overhead import OverheadRecord, measure_overhead
 from dyndet_bench.paper import FITTED_ROWS
+from dyndet_builder.cli.bench_client import command as client_command
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.serving import command as serving_command
 from dyndet_builder.cli.sweep import command as sweep_command
@@ -28,6 +29,7 @@ def command() -> None:
 
 command.add_command(sweep_command)
 command.add_command(serving_command)
+command.add_command(client_command)
 
 
 @command.command("overhead")

@@ -1,0 +1,70 @@
+"""`dyndet bench client`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dynamicdet.errors import InputError
+from dyndet_bench.machine import summary
+from dyndet_bench.sdk_overhead import SdkOverheadRecord, measure_sdk_overhead
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.server import TritonServer
+
+
+@click.command("client")
+@click.argument("repository", required=False, type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real pictures to send.")
+@click.option("--url", help="gRPC address of a server.  [default: one is started that serves REPOSITORY]")
+@click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Pictures of one round.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def command(
+    repository: Path | None, images: Path, url: str | None, model: str, rounds: int, max_images: int, as_json: bool
+) -> None:
+    """Set the client SDK beside Triton's own client: what `Detector.detect` adds, what shared memory saves.
+
+    \b
+    Example:
+      dyndet bench client build/models --images benchmarks/demo/val/images
+    """
+    if (repository is None) == (url is None):
+        raise InputError("give a model repository (a server is started) or the --url of a server, one of both")
+    with ExitStack() as stack:
+        if url is None:
+            assert repository is not None
+            url = stack.enter_context(TritonServer(repository)).grpc_url
+        show = stack.enter_context(step_bars())
+        record = measure_sdk_overhead(
+            url, model=model, images=images, rounds=rounds, max_images=max_images, progress=show
+        )
+    if as_json:
+        click.echo(record.model_dump_json(indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(_table(record))
+    console.print(
+        f"easy route, {record.image_bytes / 1e3:.0f} kB of pixels; decoding and letterboxing a file takes "
+        f"{record.read_ms:.2f} ms more; {record.rounds} rounds of {record.images} pictures; "
+        f"{summary(record.circumstances.machine)}; {record.circumstances.date}",
+        soft_wrap=True,
+    )
+
+
+def _table(record: SdkOverheadRecord) -> Table:
+    table = Table("client", "ms", "Triton's own, ms", "ratio", "of single rounds", box=None, header_style="bold")
+    for name, times in (
+        ("Detector, network", record.network),
+        ("AsyncDetector, network", record.network_async),
+        ("Detector, shared memory", record.shared_memory),
+        ("AsyncDetector, shared memory", record.shared_memory_async),
+    ):
+        if times is not None:
+            spread = f"{times.ratio_low:.2f} to {times.ratio_high:.2f}"
+            table.add_row(name, f"{times.sdk_ms:.2f}", f"{times.raw_ms:.2f}", f"{times.ratio:.3f}", spread)
+    return table
