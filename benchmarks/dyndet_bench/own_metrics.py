@@ -26,6 +26,8 @@ class OwnMetrics:
 
     def __init__(self, url: str, model: str) -> None:
         self.url = url if "://" in url else f"http://{url}/metrics"
+        self.patience_s = _CATCH_UP_S
+        """how long to wait until all requests are counted"""
         self._model = model
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -56,7 +58,7 @@ class OwnMetrics:
 
         Raises ServerError where they never are: then these are the metrics of another server.
         """
-        deadline = time.monotonic() + _CATCH_UP_S
+        deadline = time.monotonic() + self.patience_s
         while True:
             found = self.read("dyndet_routed_total")
             counted = int(sum(found.values()))

@@ -1,0 +1,51 @@
+"""Sizes of shared memory and of CUDA's pool follow from tensors, batches and instances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.server_docker import docker_command
+from dyndet_builder.server_flags import gpus_of, memory_needs
+
+from ..triton.toy_bundle import SIZE, write_toy_bundle
+
+_MIB = 1 << 20
+_IMAGE, _FEATURES = 3 * SIZE**2, 4 * 3 * SIZE**2
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
+
+
+def test_small_tensors_need_no_flags(bundle: Path, tmp_path: Path) -> None:
+    needs = memory_needs(render(bundle, tmp_path / "models"))
+    assert needs.arguments(gpus_of(tmp_path / "models")) == []
+    assert (needs.python_region, needs.cuda_pool) == (_MIB, 0)
+
+
+@pytest.mark.parametrize("topology", ["bls", "fused"])
+def test_a_region_holds_a_full_batch(bundle: Path, tmp_path: Path, topology: str) -> None:
+    batch = 512
+    needs = memory_needs(render(bundle, tmp_path / "models", RenderOptions(topology=topology, max_batch=batch)))  # type: ignore[arg-type]
+    holds = _IMAGE + (_FEATURES if topology == "bls" else 0)  # a fused detector's features never enter Triton's memory
+    assert batch * holds <= needs.python_region < batch * (holds + 1024) + _MIB
+    assert needs.arguments() == [f"--backend-config=python,shm-default-byte-size={needs.python_region}"]
+
+
+def test_gpus_get_a_pool_for_what_stages_hand_over(bundle: Path, tmp_path: Path) -> None:
+    options = RenderOptions(backend="onnxruntime", gpus=(0, 1), max_batch=512, instances=4)
+    repository = render(bundle, tmp_path / "models", options)
+    needs = memory_needs(repository)
+    assert gpus_of(repository) == (0, 1)
+    assert needs.cuda_pool >= 2 * 4 * 512 * 3 * _FEATURES  # made by backbone1, read by both others, two batches each
+    flags = needs.arguments((0, 1))
+    assert [flag for flag in flags if "cuda" in flag] == [
+        f"--cuda-memory-pool-byte-size={gpu}:{needs.cuda_pool}" for gpu in (0, 1)
+    ]
+    command = docker_command(repository, ports={"grpc": 8001})
+    assert all(flag in command[-1] for flag in flags)
+    assert f"--shm-size={needs.shared_memory // _MIB}m" in command

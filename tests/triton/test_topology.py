@@ -1,0 +1,142 @@
+"""Both topologies side by side on the real server: what is counted, which is chosen, what serving is compared with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from PIL import Image
+
+from dynamicdet.errors import InputError, ServerError
+from dyndet_bench.bare import BareStages
+from dyndet_bench.baselines import write_baselines
+from dyndet_bench.served import Served
+from dyndet_bench.serving import FLOOR, MIXES, measure_serving
+from dyndet_builder.cli import dyndet, run
+from dyndet_builder.render import MARKER_FILE, RenderOptions, render
+from dyndet_builder.server import TritonServer
+
+from .toy_bundle import image, write_toy_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight pictures of the network's size whose difficulties ascend, as PNG files, so that pixels stay as they are."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(8):
+        Image.fromarray(image(red=30 * number, seed=number)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TritonServer, Path]]:
+    """One server with both topologies and the baselines of the first, and the repository of the first."""
+    folder = tmp_path_factory.mktemp("both")
+    for topology in ("bls", "fused"):
+        render(bundle, folder / topology, RenderOptions(name=topology, topology=topology))  # type: ignore[arg-type]
+    write_baselines(folder / "bls", folder / "baselines", name="bls")
+    others = [f"--model-repository={folder / other}" for other in ("fused", "baselines")]
+    with TritonServer(folder / "bls", extra_arguments=others) as server:
+        yield server, folder / "bls"
+
+
+@pytest.mark.parametrize("model", ["bls", "fused"])
+def test_the_server_counts_hard_images_in_either_topology(both: tuple[TritonServer, Path], model: str) -> None:
+    server, _ = both
+    with Served(server.grpc_url, model, metrics_url=server.metrics_url) as served:
+        before, times = served.counts(), served.times()
+        for red in (10, 20, 200, 240, 250):
+            served.infer(image(red), threshold=0.5, outputs=("num_detections",))
+        counted, spent = served.counts().since(before), served.times().since(times)
+    assert (counted.total, counted.hard) == (5, 3)
+    assert spent.requests == 5
+    assert 0 < spent.compute_ms < spent.inside_ms
+
+
+def test_metrics_of_another_server_are_refused(both: tuple[TritonServer, Path], bundle: Path, tmp_path: Path) -> None:
+    """A fused detector is counted by its metrics: those of a server that answered other requests are no evidence."""
+    server, _ = both
+    render(bundle, tmp_path / "other", RenderOptions(name="fused", topology="fused"))
+    with TritonServer(tmp_path / "other", warm_up=False) as other:
+        with Served(server.grpc_url, "fused", metrics_url=other.metrics_url) as served:
+            served.metrics.patience_s = 0.2
+            served.infer(image(10), threshold=0.5, outputs=("route",))
+            with pytest.raises(ServerError, match=r"count 0 images of model 'fused', its server \d+.*--metrics-url"):
+                served.counts()
+        with Served(server.grpc_url, "fused", metrics_url="127.0.0.1:9") as served:
+            with pytest.raises(ServerError, match=r"cannot be read at http://127.0.0.1:9/metrics \(.*--metrics-url"):
+                served.counts()
+
+
+def test_baselines_answer_as_the_detector_does(both: tuple[TritonServer, Path]) -> None:
+    """Textbook BLS on both routes, and the two ensembles, each on its one."""
+    server, repository = both
+    client = triton.InferenceServerClient(server.grpc_url)
+    bare = BareStages(repository, "bls")
+    for picture, threshold in ((image(102, blue=7), 0.9), (image(102, blue=7), 0.1)):
+        expected = bare.answer(picture, threshold)
+        models = ["bls_textbook", "bls_detector1" if threshold == 0.9 else "bls_static"]
+        for model in models:
+            dtype = np.float32 if model == "bls_textbook" else np.uint8
+            inputs = [triton.InferInput("image", [1, *picture.shape], "FP32" if dtype == np.float32 else "UINT8")]
+            inputs[0].set_data_from_numpy(picture[None].astype(dtype))
+            if model == "bls_textbook":
+                inputs.append(triton.InferInput("threshold", [1, 1], "FP32"))
+                inputs[1].set_data_from_numpy(np.array([[threshold]], np.float32))
+            answer = client.infer(model, inputs)
+            for name, array in zip(("num_detections", "boxes", "scores", "classes"), expected, strict=True):
+                assert np.allclose(answer.as_numpy(name), array, rtol=1e-5, atol=1e-4), (model, name)
+    client.close()
+
+
+def test_every_way_to_serve_is_measured_beside_the_floor(both: tuple[TritonServer, Path], pictures: Path) -> None:
+    server, repository = both
+    record = measure_serving(
+        server.grpc_url,
+        repository=repository,
+        images=pictures,
+        detectors={"bls": "bls"},
+        concurrency=2,
+        rounds=1,
+        hard_share=0.5,
+    )
+    assert record.systems[0] == FLOOR
+    assert record.images == 8
+    assert record.threshold == pytest.approx(90 / 255)  # the fourth of eight
+    for mix in MIXES:
+        for load in (1, 2):
+            floor, cell = record.cell(FLOOR, mix, load), record.cell("bls", mix, load)
+            assert floor is not None and cell is not None
+            assert floor.ratio == 1
+            figures = (cell.p50_ms, floor.p50_ms) if load == 1 else (cell.throughput_per_s, floor.throughput_per_s)
+            assert cell.ratio == pytest.approx(figures[0] / figures[1])
+    with pytest.raises(InputError, match="hard share between 0 and 1"):
+        measure_serving(server.grpc_url, repository=repository, images=pictures, detectors={"bls": "bls"}, hard_share=1)
+
+
+def test_render_auto_keeps_the_faster_topology_and_says_why(
+    bundle: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "models"
+    assert run(dyndet, ["render", str(bundle), str(output), "--topology", "auto", "--images", str(pictures)]) == 0
+    marker = json.loads((output / MARKER_FILE).read_text())
+    measured = marker["chosen_by"]["measured"]
+    sums = {topology: means["easy_ms"] + means["hard_ms"] for topology, means in measured.items()}
+    assert set(sums) == {"bls", "fused"}
+    assert marker["options"]["topology"] == min(sums, key=lambda topology: sums[topology])
+    assert f"{marker['options']['topology']:5}" in capsys.readouterr().out.split("<- faster")[0].splitlines()[-1]
+    assert (output / "toy" / "1" / "backbone1.onnx").exists() == (marker["options"]["topology"] == "fused")
+
+
+def test_the_fused_topology_runs_no_foreign_backend(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="choose the topology bls, or the backend python"):
+        render(bundle, tmp_path / "models", RenderOptions(topology="fused", backend="onnxruntime"))

@@ -1,0 +1,46 @@
+"""`dyndet tune` on the real server: settings meet in heats, and the repository gets the best one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dynamicdet.errors import InputError
+from dyndet_bench.load import Load
+from dyndet_bench.statistic import THROUGHPUT
+from dyndet_builder.operating_points import UNCALIBRATED, read_operating_points
+from dyndet_builder.render import MARKER_FILE, RenderOptions, render
+from dyndet_builder.tune import Setting, tune
+
+from .toy_bundle import image, write_toy_bundle
+
+
+@pytest.mark.parametrize("topology", ["bls", "fused"])
+def test_the_repository_gets_the_best_of_the_settings_that_were_measured(topology: str, tmp_path: Path) -> None:
+    bundle = write_toy_bundle(tmp_path / "bundle")
+    for number in range(4):
+        Image.fromarray(image(red=60 * number, seed=number)).save(tmp_path / f"{number}.png")
+    before = RenderOptions(topology=topology, instances=3, threads=1, latency_buckets_ms=(5, 50))  # type: ignore[arg-type]
+    repository = render(bundle, tmp_path / "models", before)
+    result = tune(repository, images=tmp_path, model="toy", load=Load(concurrency=2), statistic=THROUGHPUT, rounds=1)
+    settings = [one.setting for one in result.tried]
+    assert Setting(instances=3, threads=1) in settings  # what the repository had
+    assert result.default.setting == Setting(instances=1, threads=0)
+    last = result.tried[-1 if result.best is result.default else -2 :]
+    assert result.best.value == max(one.value for one in last)  # judged by the last heat alone
+    assert len(set(settings)) <= 8
+    options = json.loads((repository / MARKER_FILE).read_text())["options"]
+    assert (options["instances"], options["threads"]) == (result.best.setting.instances, result.best.setting.threads)
+    assert (options["topology"], options["latency_buckets_ms"]) == (topology, [5, 50])  # all else is kept
+    assert read_operating_points(repository / "toy" / "1" / "operating_points.json").default == UNCALIBRATED
+    assert result.written == (result.best.setting != Setting(instances=3, threads=1))
+
+
+def test_a_repository_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.pbtxt").write_text("")
+    with pytest.raises(InputError, match="was not rendered by this version of dyndet"):
+        tune(tmp_path, images=tmp_path)
