@@ -191,6 +191,14 @@ def failures(facts: Facts) -> str:
     return f"{len(facts.failed)} of {counted(len(facts.cells), 'cell')} could not be measured: {sentence(reason)}"
 
 
+def lateness(facts: Facts) -> str:
+    """Where the client of an open loop was late, so that latencies are not the server's alone; empty if it was not."""
+    late = [cell for cell in facts.cells if cell.warning]
+    if not late:
+        return ""
+    return f"In {counted(len(late), 'cell')} the open loop was not sent on time: {sentence(late[-1].warning or '')}"
+
+
 def _at_threshold(facts: Facts, found: Measured) -> str:
     return f"At threshold {facts.threshold_text(found.threshold)} and {found.load.text}"
 

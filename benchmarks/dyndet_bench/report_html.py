@@ -80,7 +80,7 @@ def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
     return environment.get_template(_TEMPLATE).render(
         model=plain(sweep.model),
         answer=findings.answer(facts),
-        failures=findings.failures(facts),
+        alerts=[text for text in (findings.failures(facts), findings.lateness(facts)) if text],
         setup=_setup(facts),
         sections=_sections(facts, plots, folder),
         versions={plain(name): plain(version) for name, version in sweep.circumstances.versions.items()},

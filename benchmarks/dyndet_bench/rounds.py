@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from dyndet_bench.interleaved import measure_interleaved
 from dyndet_bench.journal import Journal, Round
 from dyndet_bench.load import Load
 from dyndet_bench.measure import PERCENTILES, Run, measure
@@ -14,12 +16,15 @@ from dyndet_bench.perf_analyzer import PerfAnalyzer
 from dyndet_bench.served import Served
 from dyndet_bench.workload import Workload
 
+FloatArray = npt.NDArray[np.float64]
+
 
 class Rounds:
     """Measures several thresholds in turn on one server with one set of pictures at one load.
 
     A closed loop is perf_analyzer's; at a request rate our own generator measures, which counts from the moment a
-    request was due.
+    request was due. With one request of one picture in flight, and `difficulties` given, the thresholds take turns
+    request by request (see `interleaved`), else run by run.
     """
 
     def __init__(
@@ -32,6 +37,7 @@ class Rounds:
         requests: int | None = None,
         journal: Journal | None = None,
         first: int = 0,
+        difficulties: FloatArray | None = None,
     ) -> None:
         """`first` numbers the rounds, each of which has arrivals of its own at a request rate."""
         self.workload = workload
@@ -43,6 +49,7 @@ class Rounds:
         self._requests = -(-len(workload) // self.load.batch) if requests is None else requests
         self._journal = journal
         self._number = first
+        self._difficulties = difficulties if self.load == Load() else None
 
     def measure(
         self,
@@ -57,13 +64,16 @@ class Rounds:
         `progress` is called after each run.
         """
         tell = progress or (lambda: None)
-        wanted = tuple((threshold, self.load.open or threshold in latencies_of) for threshold in thresholds)
+        all_known = self.load.open or self._difficulties is not None
+        wanted = tuple((threshold, all_known or threshold in latencies_of) for threshold in thresholds)
         known = None if self._journal is None else self._journal.take(wanted)
         self._number += 1
         if known is not None:
             for _ in known:
                 tell()
             return known
+        if self._difficulties is not None:
+            return self._interleaved(thresholds, self._difficulties, tell)
         runs: dict[int, Run] = {}
         for index in list(range(len(wanted)))[:: 1 if self._number % 2 else -1]:
             runs[index] = self._run(*wanted[index])
@@ -71,6 +81,26 @@ class Rounds:
                 self._journal.add([runs[position] for position in range(len(wanted))])
             tell()
         return [runs[position] for position in range(len(wanted))]
+
+    def _interleaved(
+        self, thresholds: Sequence[float | None], difficulties: FloatArray, tell: Callable[[], None]
+    ) -> Round:
+        values = [threshold for threshold in thresholds if threshold is not None]
+        if len(values) < len(thresholds):
+            raise ValueError("the server's own threshold cannot be measured among others")
+        runs = measure_interleaved(
+            self._served,
+            self._perf_analyzer,
+            self.workload,
+            difficulties,
+            values,
+            requests=self._requests,
+            number=self._number,
+            tell=tell,
+        )
+        if self._journal is not None:
+            self._journal.add(runs)
+        return runs
 
     def _run(self, threshold: float | None, latencies: bool) -> Run:
         if self.load.open:

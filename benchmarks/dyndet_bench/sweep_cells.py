@@ -35,6 +35,7 @@ class CellRuns:
     """our own generator's, at a request rate"""
     raw: list[str] = field(default_factory=list)
     error: str | None = None
+    warning: str | None = None
 
     @property
     def name(self) -> str:
@@ -71,6 +72,7 @@ class CellRuns:
                 "hard_share": sum(run.counts.hard for run in answered) / total if total else None,
                 "split": _split(self.runs),
                 "open_loop": _pooled_latency(self.open_loop) if self.open_loop else None,
+                "warning": self.warning,
             }
         )
 
@@ -157,6 +159,7 @@ class Measurer:
             first=repetition,
         )
         (run,) = rounds.measure((cell.threshold,))
+        cell.warning = rounds.warning or cell.warning
         return run
 
     def _requests_at(self, load: Load) -> int:

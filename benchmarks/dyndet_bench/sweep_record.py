@@ -62,6 +62,7 @@ class Cell(_Record):
     open_loop: Latency | None = Field(
         default=None, description="with a request rate: counted from the intended send time, by our own generator"
     )
+    warning: str | None = Field(default=None, description="where our own generator did not send on time")
     raw: tuple[str, ...] = Field(default=(), description="perf_analyzer's own files, relative to this record")
 
 

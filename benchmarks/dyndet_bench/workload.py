@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -84,6 +85,17 @@ class Workload:
             path.write_text(f'{{"data":[{",".join(self._entry(encoded, threshold) for encoded in self._encoded)}]}}')
             self._files[threshold] = path
         return self._files[threshold]
+
+    @contextmanager
+    def entries(self, entries: Sequence[tuple[int, float]]) -> Iterator[Path]:
+        """File for `--input-data` of these pictures, by number, each at its own threshold; removed afterwards."""
+        path = self.folder / f"input-{next(self._numbers)}.json"
+        try:
+            text = ",".join(self._entry(self._encoded[picture], threshold) for picture, threshold in entries)
+            path.write_text(f'{{"data":[{text}]}}')
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def discard(self, threshold: float | None) -> None:
         """Remove the file of a threshold that is not needed again: one takes 1.4 times the size of all pictures."""

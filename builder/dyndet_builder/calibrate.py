@@ -80,12 +80,12 @@ def calibrate(
 ) -> Calibration:
     """Find the thresholds that meet `targets` on the server at `url`; the first becomes the default operating point.
 
-    lat1 and lat2 are measured interleaved, and the first thresholds come from one half of the images: by the paper's
-    rule for a mean, on the mixture of both routes' latencies for a percentile. They are measured on the other half and
-    corrected until they meet their targets. The result is the last of these measurements, made again at the final
-    thresholds until its 95 % interval is narrower than the tolerance. It goes into `operating_points.json` in
-    `repository`, where a running server picks it up, and to the file `output`; points that were calibrated there before
-    are kept.
+    lat1 and lat2 are measured interleaved, with one request in flight request by request. The first thresholds come
+    from one half of the images: by the paper's rule for a mean, on the mixture of both routes' latencies for a
+    percentile. They are measured on the other half and corrected until they meet their targets. The result is the last
+    of these measurements, made again at the final thresholds until its 95 % interval is narrower than the tolerance. It
+    goes into `operating_points.json` in `repository`, where a running server picks it up, and to the file `output`;
+    points that were calibrated there before are kept.
 
     In the folder `measurements` every round is kept as soon as it was measured, and taken from there by a calibration
     of the same server with the same images within an hour, unless it is `fresh`. `metrics_url` is read for a detector
@@ -122,7 +122,13 @@ def calibrate(
             journal = Journal(measurements, identity, newest_s=_REPLAYED_S, fresh=fresh)
         with Workload(letterboxed[half:]) as held_out:
             rounds = Rounds(
-                served, perf_analyzer, held_out, load=load, requests=effort.requests_per_run, journal=journal
+                served,
+                perf_analyzer,
+                held_out,
+                load=load,
+                requests=effort.requests_per_run,
+                journal=journal,
+                difficulties=difficulties[half:],
             )
             search = ThresholdSearch(rounds, targets, difficulties[:half], effort, tell)
             verified = search.find()
@@ -236,6 +242,7 @@ def _identity(
         "images": digest.hexdigest(),
         "load": str(load),
         "requests": effort.requests_per_run,
+        "interleaved": load == Load(),
     }
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,9 +19,11 @@ import pytest
 
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
 from dyndet_bench import perf_analyzer as module
+from dyndet_bench.interleaved import measure_interleaved
 from dyndet_bench.load import Load
-from dyndet_bench.measure import measure, read_profile_export, read_table
+from dyndet_bench.measure import Run, measure
 from dyndet_bench.perf_analyzer import find_perf_analyzer
+from dyndet_bench.perf_run import read_profile_export, read_table
 from dyndet_bench.served import ALL_EASY, ALL_HARD, Served, served_detectors
 from dyndet_bench.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.server import TritonServer
@@ -54,6 +57,39 @@ def test_a_run_measures_each_request_and_the_servers_counters(served: Served, wo
     easy = measure(served, find_perf_analyzer(), workload, threshold=ALL_EASY, requests=7, load=Load(concurrency=3))
     assert (easy.counts.total, easy.counts.hard) == (10, 0)
     assert easy.latencies_ms is None
+
+
+def test_thresholds_take_turns_and_each_keeps_its_own_latencies(served: Served, workload: Workload) -> None:
+    """Hard requests are slower than easy ones of the same second; the hard images are those that the server counted."""
+    difficulties = served.difficulties(workload.images)
+    middle = float(np.median(difficulties))
+    told: list[None] = []
+
+    def one(difficulties: Any, requests: int) -> list[Run]:
+        return measure_interleaved(
+            served,
+            find_perf_analyzer(),
+            workload,
+            difficulties,
+            (ALL_EASY, ALL_HARD, middle),
+            requests=requests,
+            number=1,
+            tell=lambda: told.append(None),
+        )
+
+    before = served.counts()
+    easy, hard, mixed = one(difficulties, requests=12)
+    counted = served.counts().since(before)
+    assert [run.counts.total for run in (easy, hard, mixed)] == [12, 12, 12]
+    assert [run.counts.hard for run in (easy, hard)] == [0, 12]
+    assert counted.hard - mixed.counts.hard - 12 in (0, 1)  # the warm-up request
+    assert len(told) == 3
+    for run in (easy, hard, mixed):
+        assert run.latencies_ms is not None and run.latencies_ms.shape == (12,)
+        assert run.mean_ms == pytest.approx(run.latencies_ms.mean())
+    assert easy.percentiles_ms[50] < hard.percentiles_ms[50]
+    with pytest.raises(ServerError, match="is something else sending requests to it"):
+        one(np.zeros_like(difficulties), requests=12)  # what another client's hard images would look like
 
 
 def test_pictures_and_thresholds_arrive_as_they_were(served: Served, workload: Workload, demo_images: Path) -> None:

@@ -319,3 +319,11 @@ def test_sentences_say_what_the_figures_say(tmp_path: Path) -> None:
     assert "AP goes from 35.5 to 40.3" in markdown
     assert "At 75 % hard (threshold 0.250): 17.8 ms for 39.1 AP, 75 % of the AP gain for 75 %" in markdown
     assert "p99 grows from 26.5 ms to 40.5 ms between concurrency 1 and 4 (threshold 0.250)" in markdown
+
+
+def test_a_late_client_is_told_in_both_reports(tmp_path: Path) -> None:
+    late = cell(0.0, None, 30.0).model_copy(update={"warning": "requests left 9.5 ms late"})
+    text, markdown, _ = written(sweep((cell(1.0, None, 30.0), late)), tmp_path)
+    for report in (text, markdown):
+        assert "In 1 cell the open loop was not sent on time" in report
+        assert "9.5 ms late" in report.replace("\N{NO-BREAK SPACE}", " ")

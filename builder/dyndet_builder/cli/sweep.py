@@ -134,6 +134,8 @@ def command(
     for cell in record.cells:
         if cell.error is not None:
             console.print(f"Failed, {_load(cell)}, threshold {cell.threshold:.4g}: {cell.error}", soft_wrap=True)
+        if cell.warning is not None:
+            console.print(f"Warning, {_load(cell)}, threshold {cell.threshold:.4g}: {cell.warning}", soft_wrap=True)
     for path in written:
         console.print(f"Wrote {path}.", soft_wrap=True)
 

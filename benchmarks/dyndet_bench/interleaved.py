@@ -1,0 +1,125 @@
+"""Several thresholds in one run of perf_analyzer: each picture at every threshold, one request after another.
+
+A machine that shares its cores changes its speed within seconds, by more than the tolerance of a promise. Runs that
+follow each other then differ by more than what they are to compare; requests that follow each other do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dynamicdet.errors import ServerError
+from dyndet_bench.load import Load
+from dyndet_bench.measure import PERCENTILES, Run
+from dyndet_bench.perf_analyzer import PerfAnalyzer
+from dyndet_bench.perf_run import perf_run
+from dyndet_bench.served import RouteCounts, Served
+from dyndet_bench.workload import Workload
+
+FloatArray = npt.NDArray[np.float64]
+
+_REQUESTS = 110
+"""of one process: perf_analyzer keeps every pixel sent, some 17 MB per 320 x 320 picture, and writes them down"""
+_STRAY = 0.02
+"""share of requests whose route may differ from their difficulty's: a difficulty can change in its last digit"""
+
+
+def measure_interleaved(
+    served: Served,
+    perf_analyzer: PerfAnalyzer,
+    workload: Workload,
+    difficulties: FloatArray,
+    thresholds: Sequence[float],
+    *,
+    requests: int,
+    number: int = 0,
+    tell: Callable[[], None] = lambda: None,
+) -> list[Run]:
+    """One run of each threshold, one request at a time, each with all its latencies.
+
+    Every threshold gets `requests` requests, the pictures in their order; the thresholds of a picture follow each
+    other, in an order that changes from picture to picture and with the `number` of the round. `difficulties` are those
+    of the workload's pictures. The server's counters cannot tell the thresholds apart: a run's hard images are those
+    whose difficulty exceeds its threshold, and their sum over all runs must be what the server counted, else
+    ServerError.
+    `tell` is called once for each threshold, as the work proceeds.
+    """
+    pictures = [index % len(workload) for index in range(requests)]
+    latencies: list[list[float]] = [[] for _ in thresholds]
+    chunks = max(1, math.ceil(len(pictures) * len(thresholds) / _REQUESTS))
+    told = 0
+    for chunk in range(chunks):
+        entries = [
+            (picture, (place + position + number) % len(thresholds))
+            for position, picture in enumerate(pictures[chunk::chunks])
+            for place in range(len(thresholds))
+        ]
+        found = _run(served, perf_analyzer, workload, difficulties, [(p, thresholds[which]) for p, which in entries])
+        for (_, which), latency in zip(entries, found, strict=True):
+            latencies[which].append(float(latency))
+        while told < round((chunk + 1) * len(thresholds) / chunks):
+            tell()
+            told += 1
+    hard = [sum(_is_hard(difficulties[picture], threshold) for picture in pictures) for threshold in thresholds]
+    return [
+        _as_run(threshold, np.array(own, np.float64), RouteCounts(total=len(own), hard=count))
+        for threshold, own, count in zip(thresholds, latencies, hard, strict=True)
+    ]
+
+
+def _run(
+    served: Served,
+    perf_analyzer: PerfAnalyzer,
+    workload: Workload,
+    difficulties: FloatArray,
+    entries: Sequence[tuple[int, float]],
+) -> FloatArray:
+    """Latency of each entry, a picture at a threshold, (entries,)."""
+    before = served.counts()
+    with workload.entries(entries) as input_data:
+        run = perf_run(
+            perf_analyzer,
+            address=served.address,
+            model=served.name,
+            input_data=input_data,
+            folder=workload.folder,
+            load=Load(),
+            requests=len(entries),
+            export_latencies=True,
+            check_alive=served.counts,
+        )
+    counted = served.counts().since(before)
+    expected = sum(_is_hard(difficulties[picture], threshold) for picture, threshold in (entries[0], *entries))
+    if abs(counted.hard - expected) > 1 + _STRAY * len(entries):  # the first entry was sent to warm up, too
+        raise ServerError(
+            f"model {served.name!r} sent {counted.hard} of {counted.total} images to detector 2, but by their "
+            f"difficulties it is {expected}; is something else sending requests to it?"
+        )
+    assert run.latencies_ms is not None
+    if run.latencies_ms.size != len(entries):
+        raise ServerError(f"perf_analyzer told the latencies of {run.latencies_ms.size} of {len(entries)} requests")
+    return run.latencies_ms
+
+
+def _is_hard(difficulty: float, threshold: float) -> bool:
+    """As the server decides: NaN is hard, and at threshold 0 everything."""
+    return not (threshold > 0 and difficulty <= threshold)
+
+
+def _as_run(threshold: float, latencies_ms: FloatArray, counts: RouteCounts) -> Run:
+    mean_ms = float(latencies_ms.mean())
+    return Run(
+        threshold=threshold,
+        requests=latencies_ms.size,
+        mean_ms=mean_ms,
+        percentiles_ms={
+            percent: float(np.quantile(latencies_ms, percent / 100, method="inverted_cdf")) for percent in PERCENTILES
+        },
+        throughput_per_s=1e3 / mean_ms,
+        counts=counts,
+        latencies_ms=latencies_ms,
+    )
