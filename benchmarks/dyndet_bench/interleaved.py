@@ -46,7 +46,7 @@ def measure_interleaved(
     of the workload's pictures. The server's counters cannot tell the thresholds apart: a run's hard images are those
     whose difficulty exceeds its threshold, and their sum over all runs must be what the server counted, else
     ServerError.
-    `tell` is called once for each threshold, as the work proceeds.
+    `tell` is called for each threshold's worth of work that is done while some is left.
     """
     pictures = [index % len(workload) for index in range(requests)]
     latencies: list[list[float]] = [[] for _ in thresholds]
@@ -61,7 +61,7 @@ def measure_interleaved(
         found = _run(served, perf_analyzer, workload, difficulties, [(p, thresholds[which]) for p, which in entries])
         for (_, which), latency in zip(entries, found, strict=True):
             latencies[which].append(float(latency))
-        while told < round((chunk + 1) * len(thresholds) / chunks):
+        while chunk + 1 < chunks and told < round((chunk + 1) * len(thresholds) / chunks):
             tell()
             told += 1
     hard = [sum(_is_hard(difficulties[picture], threshold) for picture in pictures) for threshold in thresholds]

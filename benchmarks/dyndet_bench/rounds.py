@@ -88,6 +88,13 @@ class Rounds:
         values = [threshold for threshold in thresholds if threshold is not None]
         if len(values) < len(thresholds):
             raise ValueError("the server's own threshold cannot be measured among others")
+        told = 0
+
+        def tell_one() -> None:
+            nonlocal told
+            told += 1
+            tell()
+
         runs = measure_interleaved(
             self._served,
             self._perf_analyzer,
@@ -96,10 +103,12 @@ class Rounds:
             values,
             requests=self._requests,
             number=self._number,
-            tell=tell,
+            tell=tell_one,
         )
         if self._journal is not None:
             self._journal.add(runs)
+        for _ in range(len(values) - told):  # what is told is on record
+            tell()
         return runs
 
     def _run(self, threshold: float | None, latencies: bool) -> Run:

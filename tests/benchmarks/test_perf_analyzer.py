@@ -83,7 +83,7 @@ def test_thresholds_take_turns_and_each_keeps_its_own_latencies(served: Served, 
     assert [run.counts.total for run in (easy, hard, mixed)] == [12, 12, 12]
     assert [run.counts.hard for run in (easy, hard)] == [0, 12]
     assert counted.hard - mixed.counts.hard - 12 in (0, 1)  # the warm-up request
-    assert len(told) == 3
+    assert not told  # one process did it all
     for run in (easy, hard, mixed):
         assert run.latencies_ms is not None and run.latencies_ms.shape == (12,)
         assert run.mean_ms == pytest.approx(run.latencies_ms.mean())
