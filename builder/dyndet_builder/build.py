@@ -16,6 +16,7 @@ from dyndet_builder.effort import Effort
 from dyndet_builder.export import export
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import Evidence, OperatingPoint, OperatingPoints, read_operating_points
+from dyndet_builder.remote import RemoteServer
 from dyndet_builder.render import RenderOptions, render
 from dyndet_builder.server import TritonServer
 from dyndet_builder.steps import FinishedSteps, images_digest, key_of, locked
@@ -41,6 +42,8 @@ class BuildOptions:
     """measure both topologies and take the faster, whatever `rendering` says"""
     load: Load = field(default_factory=Load)
     effort: Effort = field(default_factory=Effort)
+    remote: RemoteServer | None = None
+    """a running server to put the repository on and to calibrate, instead of the embedded one"""
     fresh: bool = False
     """do every step again, also those whose inputs are unchanged"""
 
@@ -68,7 +71,7 @@ def build(
     options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
-    """Turn a checkpoint into a calibrated model repository in `output`, measured on the embedded server.
+    """Turn a checkpoint into a calibrated model repository in `output`, measured on the embedded or a remote server.
 
     `output` gets `bundle/`, `model_repository/` and `build.json`. A step is reused when everything it depends on has
     the hashes it had before (checkpoint, images, options, versions, and for the calibration this machine), so that an
@@ -198,26 +201,38 @@ class _Build:
                 "load": str(self._options.load),
                 "effort": asdict(self._options.effort),
                 "machine": describe_machine(),
+                "server": None if self._options.remote is None else asdict(self._options.remote),
             }
         )
 
     def _calibrate(self) -> None:
+        remote = self._options.remote
+        if remote is not None:
+            self._tell("load the models on the server", 0, 1)
+            remote.deploy(self._repository, self._options.name)
+            self._tell("load the models on the server", 1, 1)
+            self._calibrate_at(remote.url, remote.metrics_url)
+            remote.update_points(self._repository, self._options.name)
+            return
         self._tell("start the server", 0, 1)
         with TritonServer(self._repository, log_file=self._log) as server:
             self._tell("start the server", 1, 1)
-            calibrate(
-                server.grpc_url,
-                images=self._images,
-                targets=self._targets,
-                model=self._options.name,
-                repository=self._repository,
-                metrics_url=server.metrics_url,
-                load=self._options.load,
-                effort=self._options.effort,
-                measurements=self._measurements,
-                fresh=self._options.fresh,
-                progress=self._tell,
-            )
+            self._calibrate_at(server.grpc_url, server.metrics_url)
+
+    def _calibrate_at(self, url: str, metrics_url: str | None) -> None:
+        calibrate(
+            url,
+            images=self._images,
+            targets=self._targets,
+            model=self._options.name,
+            repository=self._repository,
+            metrics_url=metrics_url,
+            load=self._options.load,
+            effort=self._options.effort,
+            measurements=self._measurements,
+            fresh=self._options.fresh,
+            progress=self._tell,
+        )
 
     def _calibrated(self) -> OperatingPoints | None:
         """The operating points, if those of these targets are among them and the first is the default."""

@@ -16,12 +16,13 @@ from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.bundle import Precision
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.targeting import effort_options, load_options, targets_option
+from dyndet_builder.cli.targeting import effort_options, load_options, metrics_url_option, targets_option
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.effort import Effort
 from dyndet_builder.export import PRECISIONS
+from dyndet_builder.remote import RemoteServer
 from dyndet_builder.render import RenderOptions, shipped_warmup_image
-from dyndet_builder.render_options import TOPOLOGIES
+from dyndet_builder.render_options import BACKENDS, TOPOLOGIES, Backend
 from dyndet_builder.targets import Target
 
 _EFFORT = Effort()
@@ -53,6 +54,15 @@ _RENDERING = RenderOptions()
 @click.option("--instances", type=int, default=_RENDERING.instances, show_default=True, help="Instances of each stage.")
 @click.option("--threads", type=int, default=_RENDERING.threads, help="CPU threads of one instance.  [default: all]")
 @click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG or PNG files.")
+@click.option(
+    "--url", help="gRPC address of a running server to load the models on and to calibrate.  [default: one is started]"
+)
+@click.option(
+    "--models", help="With --url: where that server reads its models, a folder as seen from here, or s3://, gs://."
+)
+@metrics_url_option
+@click.option("--backend", type=click.Choice(BACKENDS), default=_RENDERING.backend, show_default=True)
+@click.option("--gpu", "gpus", type=int, multiple=True, help="Run the stages on this GPU (repeatable).  [default: CPU]")
 @load_options
 @effort_options
 @click.option("--fresh", is_flag=True, help="Do every step again, also those whose inputs are unchanged.")
@@ -70,6 +80,11 @@ def command(
     instances: int,
     threads: int,
     encoded: bool,
+    url: str | None,
+    models: str | None,
+    metrics_url: str | None,
+    backend: Backend,
+    gpus: tuple[int, ...],
     load: Load,
     tolerance: float | None,
     time_budget: float,
@@ -78,8 +93,8 @@ def command(
 ) -> None:
     """Build a model repository that keeps a latency target: export, render, serve, calibrate and verify.
 
-    Measured on the embedded server of this machine. Finished steps are reused when nothing they depend on has changed.
-    For another server, use `dyndet export`, `dyndet render` and `dyndet calibrate --url`. Exit status 3: no threshold
+    Measured on the embedded server of this machine or, with --url and --models, on a running server in explicit
+    model-control mode. Finished steps are reused when nothing they depend on has changed. Exit status 3: no threshold
     reaches a target; 7: this machine is too noisy to tell.
 
     \b
@@ -87,8 +102,12 @@ def command(
       dyndet-build --target-latency 12ms
       dyndet-build --target-latency 10ms,12ms,p95:15ms
       dyndet-build --target-latency 50% --checkpoint dy-yolov7.pt --images photos -o build/street
+      dyndet-build --target-latency 12ms --url gpu-host:8001 --models /mnt/models --backend onnxruntime --gpu 0
     """
     images = demo_images() if images is None else images
+    remote = _remote(url, models, metrics_url)
+    # Both topologies are measured on the embedded server, whose speed says nothing about another one's.
+    choose = topology == "auto" and remote is None and not gpus
     options = BuildOptions(
         name=name,
         precision=precision,
@@ -98,12 +117,15 @@ def command(
             _RENDERING,
             name=name,
             topology="bls" if topology == "auto" else topology,
+            backend=backend,
+            gpus=gpus,
             instances=instances,
             threads=threads,
             encoded=encoded,
             warmup_image=_first_of(images),
         ),
-        choose_topology=topology == "auto",
+        choose_topology=choose,
+        remote=remote,
         load=load,
         effort=replace(_EFFORT, tolerance=tolerance, time_budget_s=60 * time_budget),
         fresh=fresh,
@@ -130,6 +152,14 @@ def command(
         f"  dyndet detect PICTURE... --url 127.0.0.1:8001 --model {result.model}",
         soft_wrap=True,
     )
+
+
+def _remote(url: str | None, models: str | None, metrics_url: str | None) -> RemoteServer | None:
+    if (url is None) != (models is None):
+        raise click.UsageError("--url and --models belong together: a server, and where it reads its models")
+    if url is None or models is None:
+        return None
+    return RemoteServer(url=url, models=models, metrics_url=metrics_url)
 
 
 def _first_of(images: Path) -> Path | None:

@@ -1,0 +1,152 @@
+"""Puts a repository where another machine's server reads its models, and has that server load it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from dynamicdet.errors import InputError, MissingExtraError, ServerError
+from dyndet_bench.served import Served
+from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
+from dyndet_client.errors import ServerUnreachableError
+from dyndet_client.transport import parse_url
+
+_LOAD_S = 1800.0
+"""the server may build engines while it loads"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteServer:
+    """A server that is not ours to start, in explicit model-control mode."""
+
+    url: str
+    """its gRPC address"""
+    models: str
+    """where it reads its models, as this machine reaches it: a folder, or a URL such as s3://bucket/models"""
+    metrics_url: str | None = None
+
+    def deploy(self, repository: Path, detector: str) -> tuple[str, ...]:
+        """Push a repository's models and load them, the public detector last; returns their names.
+
+        Models of these names are replaced, others are left alone. Raises ServerError with the server's own words where
+        it does not load one, and InputError where `models` cannot be written.
+        """
+        names = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+        names.sort(key=lambda name: name == detector)
+        self._check_controllable(detector)
+        for name in names:
+            self._push(repository / name, name)
+        for name in names:
+            self._load(name)
+        with Served(self.url, detector, metrics_url=self.metrics_url) as served:
+            served.warm_up()
+        return tuple(names)
+
+    def update_points(self, repository: Path, detector: str) -> None:
+        """Push the operating points alone; a server that copied the models reads them as it loads the detector again."""
+        source = repository / detector / "1" / POINTS_FILE
+        if (folder := self._folder()) is not None:
+            _replace(source, folder / detector / "1" / POINTS_FILE)
+        else:
+            with _storage_errors(self.models):
+                filesystem, root = fsspec.url_to_fs(self.models)
+                filesystem.put_file(str(source), f"{root}/{detector}/1/{POINTS_FILE}")
+            self._load(detector)
+
+    def _folder(self) -> Path | None:
+        """The models' place as a folder; none where it is an object store."""
+        return None if "://" in self.models else Path(self.models)
+
+    def _push(self, source: Path, name: str) -> None:
+        folder = self._folder()
+        if folder is None:
+            with _storage_errors(self.models):
+                filesystem, root = fsspec.url_to_fs(self.models)
+                target = f"{root}/{name}"
+                if filesystem.exists(target):
+                    filesystem.rm(target, recursive=True)
+                filesystem.put(f"{source}/", f"{target}/", recursive=True)
+            return
+        if not folder.is_dir():
+            raise InputError(f"{folder}, where the server reads its models, does not exist on this machine")
+        _replace(source, folder / name)
+
+    def _check_controllable(self, detector: str) -> None:
+        """Find out before anything is written that the server lets models be loaded."""
+        with _server_errors(self.url), _client(self.url) as client:
+            client.get_model_repository_index()
+            try:
+                client.unload_model(detector, unload_dependents=False)
+            except InferenceServerException as error:
+                if "not allowed" in str(error.message()) or "polling" in str(error.message()):
+                    raise ServerError(
+                        f"the server at {self.url} does not let models be loaded ({error.message()}); start it with "
+                        "--model-control-mode=explicit"
+                    ) from error
+
+    def _load(self, name: str) -> None:
+        with _server_errors(self.url), _client(self.url) as client:
+            client.load_model(name, client_timeout=_LOAD_S)
+            deadline = time.monotonic() + _LOAD_S
+            while not client.is_model_ready(name):
+                if time.monotonic() > deadline:
+                    raise ServerError(f"the server at {self.url} did not get model {name!r} ready in {_LOAD_S:g} s")
+                time.sleep(0.2)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Put a file or folder in the place of another; a reader sees the old or the new one, or for a moment none."""
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            new = temporary / "new"
+            (shutil.copytree if source.is_dir() else shutil.copy2)(source, new)
+            if target.is_dir():
+                target.rename(temporary / "old")
+            new.replace(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _client(url: str) -> Iterator[Any]:
+    client = triton.InferenceServerClient(parse_url(url), channel_args=[("grpc.enable_http_proxy", 0)])
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def _server_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except InferenceServerException as error:
+        reason = str(error.message() or "no reason given").strip().replace("\n", " ")
+        if str(error.status()).endswith("UNAVAILABLE"):
+            raise ServerUnreachableError(f"no Triton server answers at {url}: {reason}") from error
+        raise ServerError(f"the server at {url} refused: {reason}") from error
+
+
+@contextmanager
+def _storage_errors(models: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{models} needs a package that is not installed ({error}); `pip install s3fs` is for s3://, `gcsfs` for gs://"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{models} cannot be written: {error}") from error

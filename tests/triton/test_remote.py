@@ -1,0 +1,92 @@
+"""A server that is not ours to start: models are pushed to its folder, loaded by model control and calibrated."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dynamicdet.errors import InputError, ServerError
+from dyndet_bench.served import Served
+from dyndet_builder.build import BuildOptions, build
+from dyndet_builder.effort import Effort
+from dyndet_builder.operating_points import read_operating_points
+from dyndet_builder.remote import RemoteServer
+from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.server import TritonServer
+from dyndet_builder.targets import parse_targets
+from dyndet_client import Detector
+
+from .toy_bundle import image, write_toy_bundle
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TritonServer, Path]]:
+    """A server in explicit mode, in a process of its own, on a folder that holds another model which is not loaded."""
+    folder = tmp_path_factory.mktemp("there") / "models"
+    render(write_toy_bundle(folder.parent / "bundle"), folder, RenderOptions(name="stranger", topology="fused"))
+    with TritonServer(folder, model_control="explicit", warm_up=False) as server:
+        yield server, folder
+
+
+@pytest.mark.parametrize("topology", ["bls", "fused"])
+def test_models_are_pushed_loaded_and_replaced(there: tuple[TritonServer, Path], tmp_path: Path, topology: str) -> None:
+    server, folder = there
+    bundle = write_toy_bundle(tmp_path / "bundle")
+    remote = RemoteServer(url=server.grpc_url, models=str(folder), metrics_url=server.metrics_url)
+    for threshold in (0.3, 0.5):  # the second time it replaces what is served
+        options = RenderOptions(name=f"ours_{topology}", topology=topology, threshold=threshold)  # type: ignore[arg-type]
+        names = remote.deploy(render(bundle, tmp_path / "models", options), f"ours_{topology}")
+        assert names[-1] == f"ours_{topology}" and len(names) == (4 if topology == "bls" else 1)
+        with Detector(server.grpc_url, f"ours_{topology}") as detector:
+            assert detector.detect(image(red=102)).route == ("hard" if threshold == 0.3 else "easy")  # 0.4
+    assert (folder / "stranger" / "config.pbtxt").is_file()
+    assert not list(folder.glob(".*"))
+
+
+def test_a_build_calibrates_there_and_writes_back(
+    there: tuple[TritonServer, Path], tmp_path: Path, demo_checkpoint: Path, demo_images: Path
+) -> None:
+    server, folder = there
+    options = BuildOptions(
+        name="demo",
+        rendering=RenderOptions(name="demo", topology="fused"),
+        effort=Effort(max_images=24, range_rounds=1, trial_rounds=1, verification_rounds=1, tolerance=0.5),
+        remote=RemoteServer(url=server.grpc_url, models=str(folder), metrics_url=server.metrics_url),
+    )
+    result = build(
+        demo_checkpoint, tmp_path / "build", images=demo_images, targets=parse_targets("50%"), options=options
+    )
+    written = folder / "demo" / "1" / "operating_points.json"
+    assert read_operating_points(written) == read_operating_points(result.repository / "demo" / "1" / written.name)
+    point = result.points["50%"]
+    with Served(server.grpc_url, "demo", metrics_url=server.metrics_url) as served:
+        served.warm_up(1)  # a request finds the new operating points
+        served.counts()  # all is counted
+        time.sleep(0.1)
+        assert served.metrics.read("dyndet_threshold") == {"": pytest.approx(point.threshold)}
+
+
+def test_a_server_that_loads_nothing_is_told_before_anything_is_written(
+    server: TritonServer, repository_folder: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "models"
+    target.mkdir()
+    with pytest.raises(ServerError, match="start it with --model-control-mode=explicit"):
+        RemoteServer(url=server.grpc_url, models=str(target)).deploy(repository_folder, "dyndet")
+    assert not list(target.iterdir())
+
+
+def test_a_model_that_does_not_load_is_the_servers_own_words(there: tuple[TritonServer, Path], tmp_path: Path) -> None:
+    server, folder = there
+    remote = RemoteServer(url=server.grpc_url, models=str(folder))
+    broken = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions(name="broken"))
+    (broken / "broken_head1" / "1" / "model.onnx").write_bytes(b"junk")
+    with pytest.raises(ServerError, match=r"refused: .*broken_head1"):
+        remote.deploy(broken, "broken")
+    shutil.rmtree(folder / "broken_head1")
+    with pytest.raises(InputError, match="does not exist on this machine"):
+        RemoteServer(url=server.grpc_url, models=str(tmp_path / "nowhere")).deploy(broken, "broken")
