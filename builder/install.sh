@@ -12,7 +12,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; t
 
 case "$what" in
   demo) extras=build,bench,server ;;
-  test) extras=build,bench,server,train,dev,tensorrt-rtx,http,video,supervision ;;
+  test) extras=build,bench,server,train,dev,tensorrt-rtx,openvino,http,video,supervision ;;
   *) die "builder/install.sh takes 'demo' or 'test', got '$what'" ;;
 esac
 [ "$(uname -sm)" = "Linux x86_64" ] || die "the embedded Triton server runs on Linux x86_64 alone; this is $(uname -sm)"
@@ -57,5 +57,24 @@ if ! "$venv/bin/dyndet" doctor --check libpython >/dev/null 2>&1; then
   say "installing libpython$version (the server's Python backend links it)"
   as_root apt-get update -qq
   as_root apt-get install -y -qq "libpython$version" >/dev/null
+fi
+# Programs that a few tests use, and are skipped without: never a reason to fail.
+if [ "$what" = test ] && command -v apt-get >/dev/null; then
+  if_root() { [ "$(id -u)" = 0 ] && "$@" >/dev/null 2>&1; }
+  if ! command -v promtool >/dev/null && [ ! -x "$venv/bin/promtool" ]; then
+    say "fetching Prometheus for the tests of deployments"
+    unpacked=$(mktemp -d)
+    if_root apt-get update -qq || true
+    # Unpacked and not installed, which needs no root: the package would start a server.
+    if (cd "$unpacked" && apt-get download prometheus && dpkg-deb -x prometheus_*.deb .) >/dev/null 2>&1; then
+      cp "$unpacked"/usr/bin/prometheus "$unpacked"/usr/bin/promtool "$venv/bin/"
+    else
+      say "apt has no Prometheus: tests that need it are skipped"
+    fi
+    rm -rf "$unpacked"
+  fi
+  if ! command -v docker-compose >/dev/null && ! docker compose version >/dev/null 2>&1; then
+    if_root apt-get install -y -qq --no-install-recommends docker-compose || say "docker compose is missing: tests that need it are skipped"
+  fi
 fi
 "$venv/bin/dyndet" doctor --quiet

@@ -38,7 +38,7 @@ def half_bundle_folder(demo_checkpoint: Path, demo_images: Path, tmp_path_factor
     from dyndet_builder.export import export
 
     folder = tmp_path_factory.mktemp("half") / "bundle"
-    export(demo_checkpoint, folder, images=demo_images, precision="fp16", parity_images=12)
+    export(demo_checkpoint, folder, images=demo_images, precision="fp16", parity_images=12, route_images=12)
     return folder
 
 

@@ -13,7 +13,7 @@ from dynamicdet.errors import InputError
 FILE_NAME = "bundle.json"
 StageName = Literal["backbone1", "head1", "detector2"]
 STAGES: tuple[StageName, ...] = ("backbone1", "head1", "detector2")
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class _Record(BaseModel):
@@ -47,7 +47,10 @@ class Nms(_Record):
 
 
 class Parity(_Record):
-    """Largest differences between the exported graphs and the PyTorch network on real images."""
+    """Largest differences between the exported graphs and the PyTorch network on real images.
+
+    Of an int8 bundle: between its graphs and those that it was made from, see `Quantization`.
+    """
 
     images: int = Field(description="number of real images compared")
     batch_sizes: tuple[int, ...]
@@ -55,9 +58,37 @@ class Parity(_Record):
     score: float
     difficulty: float
     route_flip_share: float = Field(description="share of images whose route changes at any threshold tried")
+    route_images: int = Field(default=0, description="images that route_flip_share rests on; 0: those of `images`")
+    route_thresholds: tuple[float, ...] = Field(default=(), description="that were given; none: the images' deciles")
     suppression_differences: int = Field(
         default=0, description="images where the graph kept other candidates than the plain suppression"
     )
+
+
+class AveragePrecision(_Record):
+    """COCO AP of both routes, percent."""
+
+    easy: float
+    hard: float
+
+
+class Quantization(_Record):
+    """How an int8 bundle was made of an fp32 one, and what that costs on pictures it was not calibrated with.
+
+    `parity` of its bundle compares detections with a score of at least `from_score` that overlap by half or more.
+    """
+
+    method: str = Field(description="how ranges of activations were found")
+    calibration_images: int
+    convolutions: int
+    quantized: int = Field(description="of the convolutions; the others and all else stay fp32")
+    source_sha256: str = Field(description="of the fp32 bundle's bundle.json")
+    from_score: float
+    unmatched_share: float = Field(description="share of detections that have no partner in the other bundle")
+    box_px_median: float
+    data: str | None = Field(default=None, description="what the average precision was measured on")
+    ap_before: AveragePrecision | None = None
+    ap_after: AveragePrecision | None = None
 
 
 class Source(_Record):
@@ -84,6 +115,7 @@ class Bundle(_Record):
     source: Source
     tool_versions: dict[str, str]
     parity: Parity
+    quantization: Quantization | None = Field(default=None, description="of an int8 bundle")
 
 
 def file_sha256(path: Path) -> str:

@@ -22,7 +22,8 @@ from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle import STAGES, Bundle, Nms, Precision, Source, Stage, StageName, Tensor, file_sha256
 from dyndet_builder.folders import check_creatable
 from dyndet_builder.graphs import OPSET, Exporter, StageGraph, export_graphs
-from dyndet_builder.parity import BARS, UInt8Array, check_parity, measure_parity
+from dyndet_builder.operating_points import read_operating_points
+from dyndet_builder.parity import BARS, UInt8Array, check_parity, measure_flips, measure_parity
 from dyndet_builder.runner import StageRunner
 from dyndet_builder.stages import at_precision, rows_of
 
@@ -31,6 +32,7 @@ Progress = Callable[[str, int, int], None]
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 PARITY_IMAGES = 36
+ROUTE_IMAGES = 200  # the least that one flip of can keep the bar of half precision
 _MOST_DETECTIONS = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TOOLS = ("dyndet", "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim")
@@ -52,6 +54,8 @@ def export(
     architecture: str | None = None,
     max_detections: int = 100,
     parity_images: int = PARITY_IMAGES,
+    route_images: int | None = None,
+    operating_points: Path | None = None,
     exporter: Exporter | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -59,6 +63,9 @@ def export(
 
     `images` is a folder of real pictures; at most `parity_images` of them, spread over the folder, prove that the
     graphs equal the network. `exporter` is torch's current one, and its older one where that fails, unless given.
+    Routes may not flip: in half precision, on more than one of 200 pictures; they are counted on `route_images`
+    (half precision: 200 unless given, else the pictures of parity) at the thresholds of `operating_points`, a file that
+    a calibration wrote, else at the deciles.
 
     Raises InputError for options, pictures or an output folder that cannot be used, CheckpointError for a checkpoint
     that cannot be loaded, ParityError where a graph differs from the network by more than `parity.BARS` accepts.
@@ -67,12 +74,15 @@ def export(
     _check_options(name, precision, max_detections, parity_images)
     _check_replaceable(output)
     check_creatable(output.parent)
-    pictures = _spread(_pictures(images), parity_images)
+    pictures = spread(pictures_in(images), parity_images)
+    thresholds = () if operating_points is None else _thresholds(operating_points)
+    if route_images is None and (precision == "fp16" or thresholds):
+        route_images = ROUTE_IMAGES
     tell("load checkpoint", 0, 1)
     network = dynamicdet.load(checkpoint, architecture)
     nms = _suppression(network, max_detections)
     tell("load checkpoint", 1, 1)
-    for _ in _letterboxed(pictures, network.input_size):
+    for _ in letterboxed(pictures, network.input_size):
         pass  # one that cannot be read shows now, not after the graphs are made
 
     started: list[StageName] = []
@@ -86,18 +96,33 @@ def export(
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with _beside(output) as folder, tempfile.TemporaryDirectory() as probes:
-        stages = {stage: _write(graph.model, folder / f"{stage}.onnx") for stage, graph in graphs.items()}
+        stages: dict[StageName, Stage] = {}
+        for stage, graph in graphs.items():
+            onnx.save(graph.model, folder / f"{stage}.onnx")
+            stages[stage] = stage_of(folder / f"{stage}.onnx", graph.model)
         runner = _probe_runner(graphs, Path(probes))
         del graphs
         tell("compare with the network", 0, len(pictures))
         parity = measure_parity(
             network,
             runner,
-            _letterboxed(pictures, network.input_size),
+            letterboxed(pictures, network.input_size),
             nms=nms,
             bars=BARS[precision],
             report=lambda done: tell("compare with the network", done, len(pictures)),
         )
+        if route_images is not None:
+            routed = spread(pictures_in(images), route_images)
+            flips, counted = measure_flips(
+                network,
+                runner,
+                letterboxed(routed, network.input_size),
+                thresholds=thresholds,
+                tie=BARS[precision].tie,
+                report=lambda done: tell("count flipped routes", done, len(routed)),
+            )
+            flipped = {"route_flip_share": flips, "route_images": counted, "route_thresholds": thresholds}
+            parity = parity.model_copy(update=flipped)
         check_parity(parity, BARS[precision], precision)
         bundle = Bundle(
             name=name,
@@ -129,6 +154,11 @@ def _check_options(name: str, precision: str, max_detections: int, parity_images
         raise InputError(f"parity needs at least one image, not {parity_images}")
 
 
+def _thresholds(file: Path) -> tuple[float, ...]:
+    """The thresholds of a file of operating points, ascending."""
+    return tuple(sorted({point.threshold for point in read_operating_points(file).points.values()}))
+
+
 def _check_replaceable(output: Path) -> None:
     if not output.exists() and not output.is_symlink():
         return
@@ -137,7 +167,8 @@ def _check_replaceable(output: Path) -> None:
     raise InputError(f"{output} exists and is no bundle (it has no {BUNDLE_FILE}); give another folder, or remove it")
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name. Raises InputError where it has none."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one with pictures ({', '.join(SUFFIXES)})")
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
@@ -146,14 +177,15 @@ def _pictures(folder: Path) -> list[Path]:
     return pictures
 
 
-def _spread(paths: list[Path], count: int) -> list[Path]:
+def spread(paths: list[Path], count: int) -> list[Path]:
     """`count` of the paths, evenly over the list."""
     if len(paths) <= count:
         return paths
     return [paths[index * len(paths) // count] for index in range(count)]
 
 
-def _letterboxed(pictures: list[Path], size: int) -> Iterator[UInt8Array]:
+def letterboxed(pictures: list[Path], size: int) -> Iterator[UInt8Array]:
+    """Pictures as the graphs take them, (S, S, 3) each."""
     for path in pictures:
         yield letterbox(read_image(path), size).image
 
@@ -167,8 +199,9 @@ def _suppression(network: DynamicDetector, max_detections: int) -> Nms:
     return Nms(max_detections=max_detections, pre_top_k=min(wanted, rows))
 
 
-def _write(model: onnx.ModelProto, path: Path) -> Stage:
-    onnx.save(model, path)
+def stage_of(path: Path, model: onnx.ModelProto | None = None) -> Stage:
+    """The description of a stage's file, which holds `model`."""
+    model = model or onnx.load(path)
     return Stage(
         file=path.name,
         sha256=file_sha256(path),

@@ -8,15 +8,16 @@ is 0.65 give or take a rounding error. Hence three questions, each with a strict
 2. Is what leaves the graph exactly what the plain suppression in `nms.py` makes of these candidates?
 3. Is the difficulty the network's, and does every image take the network's route?
 
-Thresholds for the last one are the deciles of the network's difficulties, each half way between two neighbours, since
-a threshold on an image's own value leaves its route to the last digit. A threshold within `Bars.tie` of an image is
-not counted for it: memory alignment alone moves a difficulty by as much on a server.
+Thresholds for the last one are those that will be served, where they are known; then an image counts once, however
+many of them it flips at. Else they are the deciles of the network's difficulties, each half way between two neighbours,
+since a threshold on an image's own value leaves its route to the last digit. A threshold within `Bars.tie` of an image
+is not counted for it: memory alignment alone moves a difficulty by as much on a server.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +101,29 @@ def measure_parity(
     )
 
 
+def measure_flips(
+    network: DynamicDetector,
+    runner: StageRunner,
+    images: Iterable[UInt8Array],
+    *,
+    thresholds: Sequence[float] = (),
+    tie: float,
+    report: Callable[[int], None] = lambda _done: None,
+) -> tuple[float, int]:
+    """Share of images whose route flips, and how many there were: difficulties alone, hence on more images."""
+    expected: list[float] = []
+    measured: list[float] = []
+    for group in _groups(images, _GROUP):
+        batch = np.stack(group)
+        x = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            expected += network.difficulty(x).tolist()
+        measured += runner.backbone1(batch)["difficulty"][:, 0].tolist()
+        report(len(expected))
+    truth, found = np.array(expected, np.float32), np.array(measured, np.float32)
+    return route_flip_share(truth, found, thresholds=thresholds, tie=tie), len(expected)
+
+
 def check_parity(parity: Parity, bars: Bars, precision: Precision) -> None:
     """Raises ParityError that names each number over its bar."""
     names = ("box_px", "score", "difficulty", "route_flip_share")
@@ -108,13 +132,23 @@ def check_parity(parity: Parity, bars: Bars, precision: Precision) -> None:
     over = [f"{name} is {value:.4g} (at most {limit:g})" for name, value, limit in limits if not value <= limit]
     if over:
         raise ParityError(
-            f"the {precision} graphs differ too much from the network on {parity.images} images, nothing was written: "
-            + ", ".join(over)
+            f"the {precision} graphs differ too much from the network on {parity.images} images (routes: "
+            f"{parity.route_images or parity.images}), nothing was written: " + ", ".join(over)
         )
 
 
-def route_flip_share(expected: FloatArray, measured: FloatArray, *, tie: float) -> float:
-    """Share of (image, threshold) pairs whose routes differ; thresholds lie between neighbours at the deciles."""
+def route_flip_share(
+    expected: FloatArray, measured: FloatArray, *, tie: float, thresholds: Sequence[float] = ()
+) -> float:
+    """Share of images whose route differs at any of the thresholds.
+
+    Without thresholds: share of (image, threshold) pairs, at thresholds between neighbours at the deciles.
+    """
+    if thresholds:
+        given = np.array(thresholds, np.float32)
+        apart = (expected[:, None] > given) != (measured[:, None] > given)
+        apart &= np.abs(expected[:, None] - given) > tie
+        return float(apart.any(axis=1).mean()) if apart.size else 0.0
     ordered = np.sort(expected)
     places = np.unique(np.round(np.linspace(0.1, 0.9, 9) * len(ordered)).astype(int))
     places = places[(places > 0) & (places < len(ordered))]

@@ -53,7 +53,7 @@ class RemoteServer:
         return tuple(names)
 
     def update_points(self, repository: Path, detector: str) -> None:
-        """Push the operating points alone; a server that copied the models reads them as it loads the detector again."""
+        """Push the operating points alone; a server that copied them reads them as it loads the detector again."""
         source = repository / detector / "1" / POINTS_FILE
         if (folder := self._folder()) is not None:
             _replace(source, folder / detector / "1" / POINTS_FILE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,9 @@ from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle import Bundle, StageName, file_sha256, read_bundle
-from dyndet_builder.folders import check_creatable
+from dyndet_builder.engines_record import FILE_NAME as ENGINES_FILE
+from dyndet_builder.engines_record import PLAN, Engines, read_engines
+from dyndet_builder.folders import check_replaceable, whole_folder
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import uncalibrated
 from dyndet_builder.render_encoded import encoded_model, write_encoded
@@ -55,17 +56,17 @@ def render(
     options = options or RenderOptions()
     described = read_bundle(bundle)
     name = options.name or described.name
-    _check_replaceable(output)
+    check_replaceable(output, MARKER_FILE)
     warmup = None if options.warmup_image is None else _warmup_bytes(options.warmup_image, described.input_size)
-    check_creatable(output.parent)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        temporary.chmod(0o755)
+    engines = None if options.engines is None else engines_for(options.engines, described, options)
+    with whole_folder(output, MARKER_FILE) as temporary:
         bundle_sha256 = file_sha256(bundle / BUNDLE_FILE)
         detector = public_model(described, name, options, bundle_sha256)
         for model in detector.stages:
-            _write_stage(temporary, model, bundle / described.stages[model.stage].file, warmup)
+            plan = None if engines is None else _plan(engines, model.stage, options.engines)
+            _write_stage(temporary, model, bundle / described.stages[model.stage].file, warmup, plan=plan)
+        if options.engines is not None:
+            shutil.copyfile(options.engines / ENGINES_FILE, temporary / ENGINES_FILE)
         version = _write_public(temporary, detector, described, options)
         if detector.topology == "fused":
             _write_graphs(version, bundle, described, warmup)
@@ -76,9 +77,6 @@ def render(
             marker["chosen_by"] = dict(chosen_by)
         _write_json(temporary / MARKER_FILE, marker)
         shutil.copyfile(bundle / BUNDLE_FILE, temporary / BUNDLE_FILE)
-        _put(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return output
 
 
@@ -94,7 +92,27 @@ def shipped_warmup_image() -> Path | None:
     return _first_image(folder) if folder.is_dir() else None
 
 
-def _write_stage(repository: Path, model: StageModel, graph: Path, warmup: bytes | None) -> None:
+def engines_for(folder: Path, bundle: Bundle, options: RenderOptions) -> Engines:
+    """The engines of a folder. Raises InputError where they are not this bundle's, or cannot serve these options."""
+    engines = read_engines(folder, bundle)
+    if engines.builder != "tensorrt":
+        raise InputError(f"{folder} holds engines of TensorRT-RTX, which Triton does not run; build them with TensorRT")
+    if engines.max_batch < options.max_batch:
+        raise InputError(
+            f"the engines in {folder} take at most {engines.max_batch} images, but max_batch is {options.max_batch}; "
+            f"build engines for that, or give --max-batch {engines.max_batch}"
+        )
+    return engines
+
+
+def _plan(engines: Engines, stage: StageName, folder: Path | None) -> Path:
+    assert folder is not None
+    return folder / engines.stages[stage].file
+
+
+def _write_stage(
+    repository: Path, model: StageModel, graph: Path, warmup: bytes | None, *, plan: Path | None = None
+) -> None:
     folder = repository / model.name
     version = folder / "1"
     version.mkdir(parents=True)
@@ -102,7 +120,9 @@ def _write_stage(repository: Path, model: StageModel, graph: Path, warmup: bytes
     template = f"stages/{model.template}"
     if model.template == "python":
         shutil.copyfile(TEMPLATES / template / "model.py", version / "model.py")
-    if model.template == "tensorrt":
+    if plan is not None:
+        shutil.copyfile(plan, version / PLAN)
+    elif model.template == "tensorrt":
         note = render_text(f"{template}/PUT_MODEL_PLAN_HERE.txt.jinja", model)
         (version / "PUT_MODEL_PLAN_HERE.txt").write_text(note)
     for name in {tensor.file for each in model.warmups for tensor in each.inputs if tensor.file}:
@@ -166,33 +186,6 @@ def _first_image(folder: Path) -> Path:
         if path.suffix.lower() in _IMAGE_SUFFIXES:
             return path
     raise InputError(f"{folder} holds no {', '.join(_IMAGE_SUFFIXES)} file to warm the stages with")
-
-
-def _check_replaceable(output: Path) -> None:
-    if not output.exists() and not output.is_symlink():
-        return
-    if output.is_dir() and ((output / MARKER_FILE).is_file() or not any(output.iterdir())):
-        return
-    raise InputError(
-        f"{output} exists and dyndet did not render it (it has no {MARKER_FILE}); give another folder, or remove it"
-    )
-
-
-def _put(temporary: Path, output: Path) -> None:
-    """Rename the finished repository into place; the old one goes only after that has worked."""
-    if not output.exists():
-        temporary.rename(output)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent)) / "repository"
-    try:
-        output.rename(old)
-        try:
-            temporary.rename(output)
-        except BaseException:
-            old.rename(output)
-            raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -14,6 +14,7 @@ from tritonclient.grpc import model_config_pb2
 import dyndet_templates
 from dynamicdet.errors import DyndetError, InputError
 from dyndet_builder.bundle import Bundle, StageName, Tensor
+from dyndet_builder.render_backends import accelerator_parameters, openvino_parameters, unbatched
 from dyndet_builder.render_options import RenderOptions, Topology
 
 TEMPLATES = Path(dyndet_templates.__file__).parent
@@ -22,7 +23,6 @@ DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")
 _IMAGE, _DIFFICULTY = "image", "difficulty"
 _WARMUP_FILE = "image_uint8.raw"
 _DATA_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float16": "TYPE_FP16", "float32": "TYPE_FP32"}
-_TRITON_BACKENDS = {"python": "python", "onnxruntime": "onnxruntime", "tensorrt": "tensorrt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,14 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Accelerator:
+    """What ONNX Runtime runs a graph with, and its settings."""
+
+    name: str
+    parameters: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageModel(Model):
     """A stage."""
 
@@ -81,9 +89,7 @@ class StageModel(Model):
     detector: str
     template: str
     precision: str
-    min_shapes: str
-    opt_shapes: str
-    max_shapes: str
+    accelerator: Accelerator | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +117,11 @@ def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: Rende
     elif options.backend == "onnxruntime" and not options.gpus:
         parameters["intra_op_thread_count"] = str(options.threads)
         parameters["inter_op_thread_count"] = "1"
-    best = max(options.preferred_batches, default=options.max_batch)
-    return StageModel(
+    elif options.backend == "openvino":
+        parameters |= openvino_parameters(options)
+    model = StageModel(
         name=f"{detector}_{stage}",
-        backend=_TRITON_BACKENDS[options.backend],
+        backend=options.backend,
         max_batch=options.max_batch,
         inputs=tuple(_tensor(tensor) for tensor in described.inputs),
         outputs=tuple(_tensor(tensor) for tensor in described.outputs),
@@ -130,10 +137,11 @@ def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: Rende
         detector=detector,
         template=options.backend,
         precision=bundle.precision,
-        min_shapes=_trtexec_shapes(described.inputs, 1),
-        opt_shapes=_trtexec_shapes(described.inputs, best),
-        max_shapes=_trtexec_shapes(described.inputs, options.max_batch),
+        accelerator=None
+        if options.accelerator is None
+        else Accelerator(name=options.accelerator, parameters=accelerator_parameters(bundle.precision, options)),
     )
+    return unbatched(model) if options.backend == "openvino" else model
 
 
 def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: str) -> PublicModel:
@@ -245,10 +253,6 @@ def _warmups(inputs: tuple[Tensor, ...], options: RenderOptions) -> tuple[Warmup
     )
     batches = sorted({1, options.max_batch, *options.preferred_batches} if options.stages_merge else {1})
     return tuple(Warmup(name=f"batch {batch}", batch=batch, inputs=tensors) for batch in batches)
-
-
-def _trtexec_shapes(inputs: tuple[Tensor, ...], batch: int) -> str:
-    return ",".join(f"{tensor.name}:{'x'.join(map(str, (batch, *tensor.shape)))}" for tensor in inputs)
 
 
 def _quoted(text: str) -> str:

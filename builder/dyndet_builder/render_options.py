@@ -11,8 +11,10 @@ from typing import Literal, get_args
 
 from dynamicdet.errors import InputError
 
-Backend = Literal["python", "onnxruntime", "tensorrt"]
+Backend = Literal["python", "onnxruntime", "tensorrt", "openvino"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+Accelerator = Literal["cuda", "tensorrt"]
+ACCELERATORS: tuple[Accelerator, ...] = get_args(Accelerator)
 Topology = Literal["bls", "fused"]
 TOPOLOGIES: tuple[Topology, ...] = get_args(Topology)
 
@@ -29,7 +31,11 @@ class RenderOptions:
     name: str | None = None
     """name of the public model; none: the bundle's"""
     backend: Backend = "python"
-    """what runs the stages: `python` (ONNX Runtime, on any Triton), `onnxruntime`, `tensorrt`"""
+    """what runs the stages: `python` (ONNX Runtime, on any Triton), `onnxruntime`, `tensorrt`, `openvino` (CPU)"""
+    accelerator: Accelerator | None = None
+    """what ONNX Runtime runs the stages of the backend `onnxruntime` with on a GPU; none: its default, CUDA"""
+    engines: Path | None = None
+    """folder that `dyndet engines` wrote, for the backend `tensorrt`; none: plans are put in place by hand"""
     topology: Topology = "bls"
     """`bls`: the public model calls three stage models; `fused`: it holds their graphs in its own process"""
     instances: int = 1
@@ -112,8 +118,7 @@ class RenderOptions:
                 raise InputError(f"preferred batch {batch} must be from 1 to max_batch, which is {self.max_batch}")
         if any(gpu < 0 for gpu in self.gpus) or len(set(self.gpus)) != len(self.gpus):
             raise InputError(f"GPU ids must be different numbers from 0, not {', '.join(map(str, self.gpus))}")
-        if self.backend == "tensorrt" and not self.gpus:
-            raise InputError("the tensorrt backend needs a GPU; name at least one, such as --gpu 0")
+        self._check_backend()
         buckets = self.latency_buckets_ms
         if not buckets or any(not (math.isfinite(bound) and bound > 0) for bound in buckets):
             raise InputError("latency buckets must be finite upper bounds above 0 ms")
@@ -121,3 +126,18 @@ class RenderOptions:
             raise InputError("latency buckets must ascend")
         if not (math.isfinite(self.threshold) and 0 <= self.threshold <= 1):
             raise InputError(f"threshold must be a finite number from 0 to 1, not {self.threshold}")
+
+    def _check_backend(self) -> None:
+        if self.backend == "tensorrt" and not self.gpus:
+            raise InputError("the tensorrt backend needs a GPU; name at least one, such as --gpu 0")
+        if self.backend == "openvino" and self.gpus:
+            raise InputError("Triton's openvino backend runs on CPUs alone; leave the GPUs out")
+        if self.accelerator is not None and self.accelerator not in ACCELERATORS:
+            raise InputError(f"accelerator {self.accelerator!r} is not known; choose one of {', '.join(ACCELERATORS)}")
+        if self.accelerator is not None and (self.backend != "onnxruntime" or not self.gpus):
+            raise InputError(
+                f"the accelerator {self.accelerator} belongs to the backend onnxruntime on a GPU; choose that backend "
+                "and name a GPU, such as --gpu 0"
+            )
+        if self.engines is not None and self.backend != "tensorrt":
+            raise InputError(f"engines are run by the backend tensorrt, not by {self.backend}")

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO, Literal
 
 from dynamicdet.errors import InputError, ServerError
+from dyndet_builder.engines_record import check_engines_here
 from dyndet_builder.server_embedded import EmbeddedServer, find_server, server_environment
 from dyndet_builder.server_flags import gpus_of, memory_needs
 from dyndet_builder.server_log import error_lines, open_log
@@ -180,6 +181,7 @@ class TritonServer:
         """Start the server and wait until it answers. On any failure nothing keeps running."""
         if self._guard is not None:
             raise ServerError("this server has been started already")
+        check_engines_here(self._repository)
         embedded = find_server()
         if self._given_log is not None:
             open_log(self._given_log)

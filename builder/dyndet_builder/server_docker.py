@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from dyndet_builder.engines_record import check_engines_here, version_arguments
+from dyndet_builder.render_backends import ENGINE_CACHE
 from dyndet_builder.server import DEFAULT_PORTS, check_repository
 from dyndet_builder.server_flags import gpus_of, memory_needs
 
@@ -20,19 +22,26 @@ _INSTALL = "pip install --quiet 'numpy<2'"
 def docker_command(repository: Path, *, ports: Mapping[str, int], host: str = "127.0.0.1") -> list[str]:
     """Words of the command. The repository is mounted read-only; what is changed in it on the host shows inside.
 
-    Raises InputError where the folder is no repository.
+    Raises InputError where the folder is no repository, or its engines do not run on this machine's GPUs (where it has
+    any) or with the TensorRT of the image.
     """
     check_repository(repository)
+    check_engines_here(repository, IMAGE)
     # ONNX graphs beside Python code are run by ONNX Runtime inside the Python backend.
     needs_onnxruntime = any((graph.parent / "model.py").is_file() for graph in repository.glob("*/1/*.onnx"))
     decodes = any(repository.glob("*/1/pictures.py"))
     packages = " ".join(["onnxruntime"] * needs_onnxruntime + ["pillow simplejpeg"] * decodes)
     needs = memory_needs(repository)
-    serve = " ".join([_SERVE, *needs.arguments(gpus_of(repository))])
+    serve = " ".join([_SERVE, *needs.arguments(gpus_of(repository)), *version_arguments(repository)])
     command = ["docker", "run", "--rm", "--init", f"--shm-size={needs.shared_memory >> 20}m"]
     if shutil.which("nvidia-smi") is not None:
         command += ["--gpus", "all"]
     for kind, port in ports.items():
         command += ["-p", f"{host}:{port}:{DEFAULT_PORTS[kind]}"]
+    if any(ENGINE_CACHE in config.read_text() for config in repository.glob("*/config.pbtxt")):
+        command += [
+            "-v",
+            f"dyndet{ENGINE_CACHE.replace('/', '-')}:{ENGINE_CACHE}",
+        ]  # a volume of docker's: engines are built once
     command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1", IMAGE]
     return [*command, "bash", "-c", f"{_INSTALL} {packages} && {serve}" if packages else serve]

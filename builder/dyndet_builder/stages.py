@@ -95,12 +95,14 @@ class Finish(nn.Module):
         rows = best.topk(self.top_k, dim=1).indices  # (B, K)
         chosen = _take(raw, rows).float()  # (B, K, 5 + classes)
 
-        pairs = (chosen[..., 4:5].sigmoid() * chosen[..., 5:].sigmoid()).flatten(1)  # (B, K * classes)
+        # Split, not sliced: OpenVINO drops a slice that starts at 0 in front of a gather, and then refuses the shapes.
+        offsets, objectness, likely = torch.split(chosen, [4, 1, self.num_classes], dim=-1)
+        pairs = (objectness.sigmoid() * likely.sigmoid()).flatten(1)  # (B, K * classes)
         scores, places = pairs.topk(self.top_k, dim=1)
         classes = places % self.num_classes
         place = torch.div(places, self.num_classes, rounding_mode="floor")
         row = rows.gather(1, place)
-        boxes = self._boxes(_take(chosen[..., :4], place), row)
+        boxes = self._boxes(_take(offsets, place), row)
 
         usable = torch.where(scores >= self.nms.score_floor, scores, 0.0)
         keep = keep_mask(boxes, usable, classes, self.nms.iou_threshold)

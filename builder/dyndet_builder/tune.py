@@ -163,6 +163,8 @@ def options_of(repository: Path) -> RenderOptions:
         if given["warmup_image"] is not None:
             image = Path(given["warmup_image"])
             given["warmup_image"] = image if image.exists() else None
+        if given.get("engines") is not None:
+            given["engines"] = Path(given["engines"])
         return replace(
             RenderOptions(**{key: value for key, value in given.items() if key in known}), name=str(marker["model"])
         )

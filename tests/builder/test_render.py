@@ -108,8 +108,38 @@ def test_gpu_variants_are_complete_configurations(
         if backend == "tensorrt":
             assert config.default_model_filename == "model.plan"
             note = (repository / model / "1" / "PUT_MODEL_PLAN_HERE.txt").read_text()
-            shapes = "image:8x32x32x3" if "image" in tensors else "features_8:8x3x32x32"
-            assert f"--maxShapes={shapes}" in note
+            assert "dyndet engines BUNDLE -o ENGINES --max-batch 8\n" in note
+
+
+@pytest.mark.parametrize("accelerator", ["cuda", "tensorrt"])
+def test_onnx_runtime_is_told_its_provider(accelerator: Any, bundle: Path, tmp_path: Path) -> None:
+    """Engines that TensorRT builds for it are kept, in a volume of the container that the printed command starts."""
+    options = RenderOptions(backend="onnxruntime", gpus=(0,), accelerator=accelerator)
+    repository = render(bundle, tmp_path / "models", options)
+    for model in STAGE_MODELS:
+        (found,) = _config(repository, model).optimization.execution_accelerators.gpu_execution_accelerator
+        assert found.name == accelerator
+        if accelerator == "tensorrt":
+            assert found.parameters["precision_mode"] == "FP32"
+            assert found.parameters["trt_engine_cache_enable"] == "1"
+    command = docker_command(repository, ports=DEFAULT_PORTS)
+    assert ("dyndet-engine-cache:/engine-cache" in command) == (accelerator == "tensorrt")
+
+
+def test_openvino_stages_take_any_batch(bundle: Path, tmp_path: Path, demo_images: Path) -> None:
+    """Its backend would pad every request of a batching model to the largest batch: the batch is a plain dimension."""
+    options = RenderOptions(
+        backend="openvino", instances=2, threads=3, preferred_batches=(4,), warmup_image=demo_images
+    )
+    repository = render(bundle, tmp_path / "models", options)
+    config = _config(repository, "toy_detector2")
+    assert (config.backend, config.max_batch_size, config.default_model_filename) == ("openvino", 0, "model.onnx")
+    assert [list(each.dims) for each in config.input] == [[-1, SIZE, SIZE, 3], [-1, 3, SIZE, SIZE]]
+    assert not config.HasField("dynamic_batching")
+    assert [list(each.inputs["image"].dims) for each in config.model_warmup] == [[1, SIZE, SIZE, 3]]
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    assert (parameters["NUM_STREAMS"], parameters["INFERENCE_NUM_THREADS"]) == ("2", "6")
+    assert _config(repository, "toy").max_batch_size > 0
 
 
 def test_rendering_again_replaces_and_starts_uncalibrated(bundle: Path, tmp_path: Path) -> None:
@@ -173,7 +203,11 @@ def test_stages_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     ("wrong", "said"),
     [
         ({"name": "../etc"}, "model name"),
-        ({"backend": "openvino"}, "choose one of python, onnxruntime, tensorrt"),
+        ({"backend": "tensorflow"}, "choose one of python, onnxruntime, tensorrt, openvino"),
+        ({"backend": "openvino", "gpus": (0,)}, "runs on CPUs alone"),
+        ({"accelerator": "tensorrt"}, "belongs to the backend onnxruntime on a GPU"),
+        ({"backend": "onnxruntime", "gpus": (0,), "accelerator": "coral"}, "choose one of cuda, tensorrt"),
+        ({"engines": Path("engines")}, "engines are run by the backend tensorrt"),
         ({"instances": 0}, "instances must be at least 1"),
         ({"preferred_batches": (9,)}, "preferred batch 9"),
         ({"backend": "tensorrt"}, "needs a GPU"),

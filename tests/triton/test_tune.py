@@ -18,12 +18,11 @@ from dyndet_builder.tune import Setting, tune
 from .toy_bundle import image, write_toy_bundle
 
 
-@pytest.mark.parametrize("topology", ["bls", "fused"])
-def test_the_repository_gets_the_best_of_the_settings_that_were_measured(topology: str, tmp_path: Path) -> None:
+def test_the_repository_gets_the_best_of_the_settings_that_were_measured(tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "bundle")
     for number in range(4):
         Image.fromarray(image(red=60 * number, seed=number)).save(tmp_path / f"{number}.png")
-    before = RenderOptions(topology=topology, instances=3, threads=1, latency_buckets_ms=(5, 50))  # type: ignore[arg-type]
+    before = RenderOptions(topology="fused", instances=3, threads=1, latency_buckets_ms=(5, 50))
     repository = render(bundle, tmp_path / "models", before)
     result = tune(repository, images=tmp_path, model="toy", load=Load(concurrency=2), statistic=THROUGHPUT, rounds=1)
     settings = [one.setting for one in result.tried]
@@ -34,7 +33,7 @@ def test_the_repository_gets_the_best_of_the_settings_that_were_measured(topolog
     assert len(set(settings)) <= 8
     options = json.loads((repository / MARKER_FILE).read_text())["options"]
     assert (options["instances"], options["threads"]) == (result.best.setting.instances, result.best.setting.threads)
-    assert (options["topology"], options["latency_buckets_ms"]) == (topology, [5, 50])  # all else is kept
+    assert (options["topology"], options["latency_buckets_ms"]) == ("fused", [5, 50])  # all else is kept
     assert read_operating_points(repository / "toy" / "1" / "operating_points.json").default == UNCALIBRATED
     assert result.written == (result.best.setting != Setting(instances=3, threads=1))
 

@@ -7,30 +7,14 @@ from pathlib import Path
 
 import click
 
+from dyndet_builder.cli.numbers import Numbers
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_images
 from dyndet_builder.render import RenderOptions, render, shipped_warmup_image
-from dyndet_builder.render_options import BACKENDS, TOPOLOGIES
+from dyndet_builder.render_options import ACCELERATORS, BACKENDS, TOPOLOGIES
 from dyndet_builder.topology import TopologyChoice, choose_topology
 
 _DEFAULTS = RenderOptions()
-
-
-class _Numbers(click.ParamType):  # type: ignore[type-arg]
-    """Numbers with commas between them."""
-
-    name = "numbers"
-
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        self._kind = kind
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self._kind(part) for part in str(value).split(",") if part.strip())
-        except ValueError:
-            self.fail(f"{value!r} is no list of numbers, such as 1,4,8", param, ctx)
 
 
 @click.command("render")
@@ -38,6 +22,16 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", help="Name of the served model.  [default: the bundle's]")
 @click.option("--backend", type=click.Choice(BACKENDS), default=_DEFAULTS.backend, show_default=True)
+@click.option(
+    "--accelerator",
+    type=click.Choice(ACCELERATORS),
+    help="What --backend onnxruntime runs on a GPU with; tensorrt builds and caches engines at the first start.",
+)
+@click.option(
+    "--engines",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that `dyndet engines` wrote, for --backend tensorrt.",
+)
 @click.option(
     "--topology",
     type=click.Choice((*TOPOLOGIES, "auto")),
@@ -67,7 +61,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
     "--max-batch", type=int, default=_DEFAULTS.max_batch, show_default=True, help="Images of one run at most."
 )
 @click.option(
-    "--preferred-batches", type=_Numbers(int), default=(), help="Batch sizes that stages wait for, such as 4,8."
+    "--preferred-batches", type=Numbers(int), default=(), help="Batch sizes that stages wait for, such as 4,8."
 )
 @click.option(
     "--queue-delay-us",
@@ -84,7 +78,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option("--no-warmup", is_flag=True, help="Do not warm the stages while they load.")
 @click.option(
     "--latency-buckets-ms",
-    type=_Numbers(float),
+    type=Numbers(float),
     default=_DEFAULTS.latency_buckets_ms,
     help="Upper bounds of the latency histogram's buckets.  [default: 1 to 500 ms]",
 )
@@ -116,7 +110,9 @@ def command(
       dyndet render build/bundle build/models
       dyndet render build/bundle build/models --topology auto --images photos
       dyndet render build/bundle build/models --instances 2 --threads 1 --preferred-batches 4,8 --queue-delay-us 500
-      dyndet render build/bundle build/models --backend tensorrt --gpu 0 --gpu 1
+      dyndet render build/bundle build/models --backend tensorrt --gpu 0 --engines build/engines
+      dyndet render build/bundle build/models --backend onnxruntime --accelerator tensorrt --gpu 0
+      dyndet render build/bundle build/models --backend openvino --threads 4
       dyndet render build/bundle build/models --encoded
     """
     if no_warmup and warmup_image is not None:

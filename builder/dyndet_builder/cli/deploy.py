@@ -1,0 +1,196 @@
+"""`dyndet deploy`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dyndet_bench.sweep_record import FILE_NAME as SWEEP_FILE
+from dyndet_bench.sweep_record import read_sweep
+from dyndet_builder.deploy import DeployOptions, deploy
+from dyndet_builder.plan import DEFAULT_MARGIN, Plan, plan
+from dyndet_builder.plan_check import Check, check_against, typical_error
+
+_DEFAULTS = DeployOptions()
+
+
+@click.group("deploy")
+def command() -> None:
+    """Render what deploys a model repository, and estimate how many replicas a promise needs."""
+
+
+@command.command("render")
+@click.argument("repository", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--name", help="Name of the Kubernetes objects and the compose service.  [default: the model's]")
+@click.option("--base-image", default=_DEFAULTS.base_image, show_default=True, help="Triton image to build on.")
+@click.option("--image", help="Name of the image that is built.  [default: the name and the bundle's hash]")
+@click.option("--triton-version", help="Release of the base image, such as 24.10.  [default: from its tag]")
+@click.option(
+    "--storage",
+    default=_DEFAULTS.storage,
+    show_default=True,
+    help="Where the models lie: image, pvc://CLAIM/PATH, s3://BUCKET/PATH, gs://BUCKET/PATH.",
+)
+@click.option("--replicas", type=int, default=_DEFAULTS.replicas, show_default=True, help="At least so many.")
+@click.option(
+    "--max-replicas",
+    type=int,
+    default=_DEFAULTS.max_replicas,
+    show_default=True,
+    help="Where autoscaling stops; equal to --replicas: no autoscaling.",
+)
+@click.option(
+    "--queue-target-ms",
+    type=float,
+    help="Replicas are added where requests wait longer on average.  [default: half the calibrated mean latency]",
+)
+@click.option(
+    "--gpu-resource",
+    default=_DEFAULTS.gpu_resource,
+    show_default=True,
+    help="What the cluster calls a GPU or a share of one, such as nvidia.com/mig-1g.10gb.",
+)
+@click.option("--cpu", default=_DEFAULTS.cpu, show_default=True, help="Cores that a pod asks for.")
+@click.option("--memory", help="Memory of a pod, such as 8Gi.  [default: estimated]")
+@click.option("--service-account", help="Of the pods; opens a bucket.")
+@click.option("--admin-secret", help="Secret with the key of the administrative endpoints.  [default: NAME-admin]")
+@click.option(
+    "--client-shm", "client_shared_memory", is_flag=True, help="Clients on the same machine may use shared memory."
+)
+@click.option("--startup-s", type=int, help="Time to load the models.  [default: 180, with engines to build 1200]")
+@click.option(
+    "--exit-timeout-s",
+    type=int,
+    default=_DEFAULTS.exit_timeout_s,
+    show_default=True,
+    help="Time that requests in flight have when a replica stops.",
+)
+@click.option("--promise", help="Latency that alerts watch, such as p99:20ms.  [default: the calibration's]")
+@click.option("--scrape-interval-s", type=int, default=_DEFAULTS.scrape_interval_s, show_default=True)
+@click.option(
+    "--metrics-target",
+    "metrics_targets",
+    multiple=True,
+    help="HOST:PORT of a metrics port to scrape (repeatable).  [default: the compose service]",
+)
+def render_command(repository: Path, output: Path, **given: object) -> None:
+    """Render Dockerfile, compose file, Kubernetes and KServe manifests, Prometheus rules and a Grafana dashboard.
+
+    OUTPUT is written whole or not at all; a deployment that dyndet rendered there before is replaced. The limits of
+    the alerts come from the repository's calibration: render again after a new one.
+
+    \b
+    Examples:
+      dyndet deploy render build/models build/deploy
+      dyndet deploy render build/models build/deploy --storage s3://models/street --service-account street
+      dyndet deploy render build/models build/deploy --gpu-resource nvidia.com/mig-1g.10gb --max-replicas 12
+    """
+    result = deploy(repository, output, DeployOptions(**given))  # type: ignore[arg-type] # checked there
+    click.echo(f"Rendered {result.folder}: {len(result.files)} files. Next: {result.folder / 'README.md'}")
+    for note in result.notes:
+        click.echo(f"Note: {note.replace('**', '').replace('`', '')}.")
+
+
+@command.command("plan")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--request-rate", type=float, required=True, help="Requests a second, of all clients together.")
+@click.option("--promise", required=True, help="Latency to keep, such as p95:20ms or 12ms (the mean).")
+@click.option("--operating-point", help="Whose share of hard images counts.  [default: the default one]")
+@click.option("--hard-share", type=float, help="Share of hard images, 0 to 1, instead of an operating point's.")
+@click.option(
+    "--margin",
+    type=float,
+    default=DEFAULT_MARGIN,
+    show_default=True,
+    help="To stay below the promise, as a share of it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def plan_command(
+    source: Path,
+    request_rate: float,
+    promise: str,
+    operating_point: str | None,
+    hard_share: float | None,
+    margin: float,
+    as_json: bool,
+) -> None:
+    """Estimate how many replicas a latency promise needs at a request rate.
+
+    SOURCE is a calibrated model repository, or a sweep, which also shows how requests overlap and by how much the
+    estimate is wrong at the points that were measured. What is assumed is printed with the answer.
+
+    \b
+    Examples:
+      dyndet deploy plan build/models --request-rate 400 --promise p95:40ms
+      dyndet deploy plan build/sweep --request-rate 400 --promise p95:40ms --hard-share 0.5
+    """
+    result = plan(
+        source,
+        request_rate=request_rate,
+        promise=promise,
+        operating_point=operating_point,
+        hard_share=hard_share,
+        margin=margin,
+    )
+    sweep = source.is_file() or (source / SWEEP_FILE).is_file()
+    checks = check_against(read_sweep(source)) if sweep else ()
+    if as_json:
+        found = asdict(result) | {"checks": [asdict(check) | {"error": check.error} for check in checks]}
+        click.echo(json.dumps(found, indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_plan_table(result))
+    gpus = "" if not result.gpus else f", {result.gpus} GPUs"
+    console.print(
+        f"{result.replicas} replicas{gpus} keep {result.promise} at {result.request_rate:g} requests/s with a margin "
+        f"of {result.margin:.0%} ({result.limit_ms:.4g} ms), {result.hard_share:.0%} of the images hard"
+    )
+    if result.correction > 1:
+        console.print(f"times are multiplied by {result.correction:.2f}: so far above the estimate the sweep measured")
+    console.print(f"measured on {result.measured_on}\nassumed:")
+    for assumption in result.assumptions:
+        console.print(f"- {assumption}")
+    if checks:
+        console.print(_check_table(checks))
+        console.print(_check_summary(checks))
+
+
+def _plan_table(result: Plan) -> Table:
+    table = _table("replicas", "in use", "mean, ms", "p50", "p95", "p99", "")
+    for row in result.rows:
+        verdict = "too slow" if not row.holds else "<- enough" if row.replicas == result.replicas else "enough"
+        times = (f"{value:.1f}" for value in (row.mean_ms, row.p50_ms, row.p95_ms, row.p99_ms))
+        table.add_row(str(row.replicas), f"{row.utilisation:.0%}", *times, verdict)
+    return table
+
+
+def _check_table(checks: tuple[Check, ...]) -> Table:
+    table = _table("the sweep", "mean, ms: measured, estimated", "p95, ms: measured, estimated")
+    for cell in dict.fromkeys(check.cell for check in checks):
+        known = {check.statistic: check for check in checks if check.cell == cell}
+        figures = (known[name] for name in ("mean", "p95"))
+        table.add_row(cell, *(f"{one.measured_ms:.1f}, {one.predicted_ms:.1f} {one.error:+4.0%}" for one in figures))
+    return table
+
+
+def _check_summary(checks: tuple[Check, ...]) -> str:
+    parts = []
+    for kind, wanted in (("request rates", True), ("closed loops", False)):
+        some = [check for check in checks if check.open == wanted]
+        if some:
+            parts.append(f"{kind} {typical_error(some):.0%}")
+    return f"median error of all means and percentiles: {', '.join(parts)}"
+
+
+def _table(first: str, *headers: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for header in headers:
+        table.add_column(header, justify="right")
+    return table

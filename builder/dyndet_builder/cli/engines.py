@@ -1,0 +1,142 @@
+"""`dyndet engines`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dynamicdet.errors import InputError
+from dyndet_builder.cli.numbers import Numbers
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.engines import EngineOptions, engines, tensorrt_here, trtexec_lines, write_engines_script
+from dyndet_builder.engines_options import HARDWARE_COMPATIBILITIES
+from dyndet_builder.engines_precision import share_of
+from dyndet_builder.engines_record import Engines
+
+_DEFAULTS = EngineOptions()
+
+
+@click.command("engines")
+@click.argument("bundle", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), help="Folder of engines.  [default: engines beside BUNDLE]"
+)
+@click.option(
+    "--script",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Build nothing; write a script that builds inside NVIDIA's image.  [default without TensorRT: OUTPUT.sh]",
+)
+@click.option("--repository", type=click.Path(path_type=Path), help="Take the batch sizes of this rendered repository.")
+@click.option(
+    "--max-batch", type=int, default=_DEFAULTS.max_batch, show_default=True, help="Images of one run at most."
+)
+@click.option("--preferred-batches", type=Numbers(int), default=(), help="Tune for the largest of these, such as 4,8.")
+@click.option("--workspace-mib", type=int, help="Memory that a layer may use.  [default: all]")
+@click.option("--optimization-level", type=int, help="0 (fast build) to 5 (fast engine).")
+@click.option(
+    "--hardware-compatibility",
+    type=click.Choice(HARDWARE_COMPATIBILITIES),
+    default=_DEFAULTS.hardware_compatibility,
+    show_default=True,
+    help="Which other GPUs the engines run on; costs speed.",
+)
+@click.option("--version-compatible", is_flag=True, help="Engines run with later releases of the same major version.")
+@click.option("--timing-cache", type=click.Path(dir_okay=False, path_type=Path), help="[default: the one in OUTPUT]")
+@click.option(
+    "--builder",
+    type=click.Choice(("tensorrt", "tensorrt-rtx")),
+    default="tensorrt",
+    show_default=True,
+    help="tensorrt-rtx proves on any machine that NVIDIA's builder takes the graphs; Triton does not run its engines.",
+)
+@click.option(
+    "--compute-capability",
+    "compute_capabilities",
+    multiple=True,
+    help="Build ahead of time for these GPUs, such as 8.6 (repeatable; tensorrt-rtx alone).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print engines.json instead of a table.")
+def command(
+    bundle: Path,
+    output: Path | None,
+    script: Path | None,
+    repository: Path | None,
+    max_batch: int,
+    preferred_batches: tuple[int, ...],
+    timing_cache: Path | None,
+    builder: str,
+    as_json: bool,
+    **given: object,
+) -> None:
+    """Build a bundle's TensorRT engines, one per stage.
+
+    Precision is that of the graphs (`dyndet export --precision fp16`, `dyndet quantize`) and is checked in the engines.
+    Where TensorRT or a GPU is missing, a script is written that builds them inside NVIDIA's image.
+
+    \b
+    Examples:
+      dyndet engines build/bundle -o build/engines
+      dyndet engines build/bundle --script build_engines.sh --preferred-batches 4,8
+      dyndet engines build/bundle -o build/rtx --builder tensorrt-rtx --compute-capability 8.6
+    """
+    output = output or bundle.parent / "engines"
+    if repository is not None:
+        from dyndet_builder.tune import options_of
+
+        rendered = options_of(repository)
+        max_batch, preferred_batches = rendered.max_batch, rendered.preferred_batches
+    options = EngineOptions(max_batch=max_batch, preferred_batches=preferred_batches, **given)  # type: ignore[arg-type]
+    if script is not None or (builder == "tensorrt" and not tensorrt_here()):
+        if as_json:
+            raise InputError("--json prints what was built, and nothing can be built here; see `dyndet engines --help`")
+        _write_script(bundle, output, script or output.with_name(f"{output.name}.sh"), options)
+        return
+    with step_bars() as show:
+        record = engines(
+            bundle,
+            output,
+            options,
+            builder="tensorrt" if builder == "tensorrt" else "tensorrt_rtx_bindings",
+            timing_cache=timing_cache,
+            progress=show,
+        )
+    if as_json:
+        click.echo(record.model_dump_json(indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(_table(record))
+    if builder == "tensorrt":
+        click.echo("The same by hand:\n" + "\n".join(f"  {line}" for line in trtexec_lines(bundle, output, options)))
+        click.echo(
+            f"Wrote {output}. Next: dyndet render {bundle} REPOSITORY --backend tensorrt --gpu 0 --engines {output}"
+        )
+    else:
+        click.echo(f"Wrote {output}: the builder takes these graphs; Triton does not run TensorRT-RTX engines.")
+
+
+def _write_script(bundle: Path, output: Path, script: Path, options: EngineOptions) -> None:
+    write_engines_script(bundle, output, script, options)
+    click.echo("What it runs:\n" + "\n".join(f"  {line}" for line in trtexec_lines(bundle, output, options)))
+    click.echo(f"Wrote {script}; its head says how to run it inside NVIDIA's image.")
+
+
+def _table(record: Engines) -> Table:
+    where = record.gpu.name if record.gpu is not None else f"for {', '.join(record.compute_capabilities)}"
+    kind = "TensorRT" if record.builder == "tensorrt" else "TensorRT-RTX"
+    title = f"{kind} {record.tensorrt_version}, {where}"
+    columns = (title, "MB", "batch", "seconds", f"{record.precision} layers", "told by")
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for name, engine in record.stages.items():
+        shares = {"half": engine.half_share, "int8": engine.int8_share}
+        table.add_row(
+            name,
+            f"{engine.size_bytes / 1e6:.1f}",
+            f"1..{record.opt_batch}..{record.max_batch}",
+            f"{engine.build_seconds:.1f}",
+            f"{share_of(record.precision, shares):.0%}",
+            engine.evidence,
+        )
+    return table

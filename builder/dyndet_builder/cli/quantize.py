@@ -1,0 +1,86 @@
+"""`dyndet quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dyndet_builder.bundle import Bundle
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.quantize import CALIBRATION_IMAGES, COMPARED_IMAGES, quantize
+
+
+@click.command("quantize")
+@click.argument("bundle", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--images",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of pictures as the detector will see them; best none of those it is evaluated with.",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="COCO data set to measure the AP cost on.")
+@click.option(
+    "--calibration-images", type=int, default=CALIBRATION_IMAGES, show_default=True, help="Pictures that set ranges."
+)
+@click.option(
+    "--compared-images", type=int, default=COMPARED_IMAGES, show_default=True, help="Other pictures, to compare with."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the new bundle.json instead of a table.")
+def command(
+    bundle: Path,
+    output: Path,
+    images: Path,
+    data: Path | None,
+    calibration_images: int,
+    compared_images: int,
+    as_json: bool,
+) -> None:
+    """Make an int8 bundle of an fp32 one, and measure what it costs.
+
+    Convolutions get explicit Q/DQ pairs; the router, decoding and suppression stay fp32. Difficulties shift all the
+    same, since the router reads int8 features: calibrate thresholds again.
+
+    \b
+    Example:
+      dyndet quantize build/bundle build/int8 --images photos --data val
+    """
+    with step_bars() as show:
+        result = quantize(
+            bundle,
+            output,
+            images=images,
+            data=data,
+            calibration_images=calibration_images,
+            compared_images=compared_images,
+            progress=show,
+        )
+    if as_json:
+        click.echo(result.model_dump_json(indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(_table(result))
+    console.print(
+        f"Wrote {output}. Next: dyndet engines {output}, or dyndet render {output} REPOSITORY", soft_wrap=True
+    )
+
+
+def _table(result: Bundle) -> Table:
+    account, parity = result.quantization, result.parity
+    assert account is not None
+    table = Table(f"int8, {account.calibration_images} pictures calibrated", "", box=None, pad_edge=False)
+    table.add_row("convolutions in int8", f"{account.quantized} of {account.convolutions}")
+    if account.ap_before is not None and account.ap_after is not None:
+        for route in ("easy", "hard"):
+            before, after = getattr(account.ap_before, route), getattr(account.ap_after, route)
+            table.add_row(f"AP, {route} route", f"{before:.2f} -> {after:.2f} ({after - before:+.2f})")
+    table.add_row(f"compared on {parity.images} other pictures", "")
+    table.add_row("  boxes moved, pixels", f"median {account.box_px_median:.2f}, largest {parity.box_px:.1f}")
+    table.add_row("  score, largest difference", f"{parity.score:.3f}")
+    table.add_row(f"  detections from score {account.from_score} without partner", f"{account.unmatched_share:.1%}")
+    table.add_row("  difficulty, largest difference", f"{parity.difficulty:.3f}")
+    table.add_row("  routes that flip at the deciles", f"{parity.route_flip_share:.1%}")
+    return table

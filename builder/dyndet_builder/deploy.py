@@ -1,0 +1,128 @@
+"""Renders what deploys a model repository: image, compose file, Kubernetes, KServe, Prometheus and Grafana."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jinja2
+import yaml
+
+from dynamicdet.errors import DyndetError
+from dyndet_builder.deploy_alerts import watched
+from dyndet_builder.deploy_dashboard import panels
+from dyndet_builder.deploy_options import DeployOptions
+from dyndet_builder.deploy_values import Values, notes, values
+from dyndet_builder.deployed import read_deployed
+from dyndet_builder.folders import check_replaceable, whole_folder
+from dyndet_builder.render_models import TEMPLATES
+
+__all__ = ["MARKER_FILE", "DeployOptions", "Deployment", "deploy"]
+
+MARKER_FILE = "dyndet-deploy.json"
+"""Lies at the top of a rendered deployment: what it was rendered from and how."""
+
+_AUTOSCALER = "kubernetes/hpa.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """What was rendered."""
+
+    folder: Path
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+    """what somebody who deploys this has to know, a sentence each without its full stop"""
+
+
+def deploy(repository: Path, output: Path, options: DeployOptions | None = None) -> Deployment:
+    """Render the deployment of a model repository into the folder `output`, which appears whole or not at all.
+
+    A deployment that dyndet rendered there before is replaced. Every file has been read back by a parser of its kind.
+
+    Raises InputError for a folder that is no repository, impossible options, and an `output` that dyndet did not
+    render.
+    """
+    options = options or DeployOptions()
+    check_replaceable(output, MARKER_FILE)
+    deployed = read_deployed(repository)
+    filled = values(deployed, options, output=output)
+    watch = watched(deployed, options, job=filled.name)
+    told = (*watch.notes, *notes(deployed, options))
+    shared: dict[str, object] = {
+        "d": filled,
+        "watched": watch,
+        "panels": panels(deployed, job=filled.name),
+        "notes": [note[0].upper() + note[1:] for note in told],
+    }
+    texts = {name: _render(name, {**shared, **_pod(name, filled)}) for name in _names() if _wanted(name, filled)}
+    for name, text in texts.items():
+        _read_back(name, text)
+    with whole_folder(output, MARKER_FILE) as temporary:
+        for name, text in texts.items():
+            path = temporary / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        marker = {"model": deployed.model, "bundle_sha256": deployed.bundle_sha256, "options": asdict(options)}
+        (temporary / MARKER_FILE).write_text(json.dumps(marker, indent=2) + "\n")
+    return Deployment(folder=output, files=(*texts, MARKER_FILE), notes=told)
+
+
+def _names() -> list[str]:
+    """The files to render: every template but those that others are made of."""
+    folder = TEMPLATES / "deploy"
+    found = (path.relative_to(folder) for path in sorted(folder.rglob("*.jinja")))
+    return [str(path.with_suffix("")) for path in found if not path.name.startswith("_")]
+
+
+def _wanted(name: str, filled: Values) -> bool:
+    return filled.autoscales or name != _AUTOSCALER
+
+
+def _pod(name: str, filled: Values) -> dict[str, object]:
+    """The parts of a pod, for the files that have one."""
+    if name not in ("kubernetes/deployment.yaml", "kserve/inference-service.yaml"):
+        return {}
+    kserve = name.startswith("kserve/")
+    parts: dict[str, object] = {
+        "d": filled,
+        "arguments": filled.kserve_arguments if kserve else filled.arguments,
+        # KServe mounts what it has fetched from STORAGE_URI.
+        "models_claim": bool(filled.claim) and not kserve,
+        "extra_environment": {"STORAGE_URI": filled.storage_uri} if kserve and filled.storage_uri else {},
+    }
+    return {
+        "pod": _render("kubernetes/_pod", parts).rstrip(),
+        "container": _render("kubernetes/_container", parts).rstrip(),
+    }
+
+
+def _render(name: str, given: Mapping[str, object]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES / "deploy"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    # Not jinja's own, which writes < and > as escapes for HTML.
+    environment.filters["tojson"] = json.dumps
+    return environment.get_template(f"{name}.jinja").render(given)
+
+
+def _read_back(name: str, text: str) -> None:
+    """Prove that a file is one of its kind."""
+    try:
+        if name.endswith((".yaml", ".yml")):
+            documents = list(yaml.safe_load_all(text))
+        elif name.endswith(".json"):
+            documents = [json.loads(text)]
+        else:
+            return
+    except (yaml.YAMLError, ValueError) as error:
+        raise DyndetError(f"template deploy/{name}.jinja rendered what cannot be read back: {error}") from error
+    if not documents or not all(isinstance(document, dict) for document in documents):
+        raise DyndetError(f"template deploy/{name}.jinja rendered an empty document")

@@ -1,0 +1,267 @@
+"""What Prometheus records and alerts on: each alert compares a recorded series with a limit.
+
+Limits that a calibration gives come from it; without one, or for a promise that is no latency, those alerts are left
+out and a note says so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dyndet_builder.deploy_options import DeployOptions
+from dyndet_builder.deployed import Deployed
+from dyndet_builder.operating_points import OperatingPoint
+
+_WINDOW = "5m"
+_SHARE_WINDOW = "30m"
+_LEAST_IMAGES = 200
+_SLACK = 1.1  # a calibration meets its target within 3 to 8 %
+_GPU_MEMORY = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A recorded series."""
+
+    name: str
+    expr: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """Fires where `value` has been beyond its limit for some time."""
+
+    name: str
+    value: str
+    """PromQL that has data whenever the server serves, but for `needs_gpu`"""
+    beyond: str
+    """the comparison, such as `> 12`"""
+    lasts: str
+    severity: str
+    summary: str
+    description: str
+    needs_gpu: bool = False
+
+    @property
+    def expr(self) -> str:
+        """The whole condition."""
+        return f"{self.value} {self.beyond}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """Everything that Prometheus is told, and what it is not."""
+
+    records: tuple[Record, ...]
+    alerts: tuple[Alert, ...]
+    notes: tuple[str, ...]
+
+
+def watched(deployed: Deployed, options: DeployOptions, *, job: str) -> Watched:
+    """The series and alerts of a deployment; `job` is Prometheus' name for its servers."""
+    point = deployed.points.points[deployed.points.default]
+    promise, promise_note = _promise(deployed, options, point, job)
+    drift, drift_note = _drift(deployed, point, job)
+    tail = _tail(point, job)
+    alerts = (*promise, *tail, *drift, *_failures(deployed, job), *_resources(deployed, options, job))
+    return Watched(
+        records=_records(deployed, job),
+        alerts=alerts,
+        notes=tuple(note for note in (promise_note, drift_note) if note),
+    )
+
+
+def queue_target_ms(deployed: Deployed, options: DeployOptions) -> float:
+    """Mean wait above which replicas are added: half of what a request takes, where one server works half its time."""
+    mean = deployed.points.points[deployed.points.default].mean_ms
+    return options.queue_target_ms or (5.0 if mean is None else max(1.0, round(mean / 2, 1)))
+
+
+def _records(deployed: Deployed, job: str) -> tuple[Record, ...]:
+    mine = _mine(deployed, job)
+    models = "|".join(name.replace(".", "[.]") for name in deployed.models)
+    answered = f"sum by (job) (rate(nv_inference_request_success{{{mine}}}[{_WINDOW}]))"
+    routed = f"sum by (job) (increase(dyndet_routed_total{{{mine}}}[{_SHARE_WINDOW}]))"
+    hard = f'sum by (job) (increase(dyndet_routed_total{{{mine},route!="easy"}}[{_SHARE_WINDOW}]))'
+    fallback = f'sum by (job) (rate(dyndet_routed_total{{{mine},route="fallback"}}[{_WINDOW}]))'
+    images = f"sum by (job) (rate(dyndet_routed_total{{{mine}}}[{_WINDOW}]))"
+    spent = f"sum by (job) (rate(nv_inference_request_duration_us{{{mine}}}[{_WINDOW}]))"
+    # Of the stages too: what their requests waited, their callers waited.
+    waited = f'sum by (job) (rate(nv_inference_queue_duration_us{{job="{job}",model=~"{models}"}}[{_WINDOW}]))'
+    buckets = f"sum by (job, le) (rate(dyndet_latency_ms_bucket{{{mine}}}[{_WINDOW}]))"
+    return (
+        Record(name="dyndet:requests:rate5m", expr=answered),
+        Record(name="dyndet:mean_ms:rate5m", expr=f"{spent} / ({answered} > 0) / 1000"),
+        Record(name="dyndet:queue_ms:rate5m", expr=f"{waited} / ({answered} > 0) / 1000"),
+        Record(name="dyndet:inside_p50_ms:rate5m", expr=f"histogram_quantile(0.5, {buckets})"),
+        Record(name="dyndet:inside_p99_ms:rate5m", expr=f"histogram_quantile(0.99, {buckets})"),
+        Record(name="dyndet:images:increase30m", expr=routed),
+        Record(name="dyndet:hard_share:increase30m", expr=f"{hard} / ({routed} > 0)"),
+        Record(name="dyndet:fallback_share:rate5m", expr=f"{fallback} / ({images} > 0)"),
+    )
+
+
+def _promise(
+    deployed: Deployed, options: DeployOptions, point: OperatingPoint, job: str
+) -> tuple[tuple[Alert, ...], str | None]:
+    given = options.promised()
+    if given is not None:
+        statistic, goal, text = given.statistic.name, given.value, given.text
+    elif point.goal is not None and point.unit == "ms" and point.statistic is not None:
+        statistic, goal, text = point.statistic, point.goal, point.target or f"{point.goal:g}ms"
+    elif point.goal is not None:
+        return (), (
+            f"the operating point {deployed.points.default!r} promises a throughput, which a server without load does "
+            "not show: no alert watches it; --promise gives a latency to watch"
+        )
+    else:
+        return (), (
+            "the repository is uncalibrated, so that no alert watches a promise; run `dyndet calibrate` and render the "
+            "deployment again, or give --promise"
+        )
+    if statistic == "mean":
+        value = _recorded("mean_ms:rate5m", job)
+    else:
+        quantile = f"{float(statistic[1:]) / 100:.6g}"
+        value = f'max by (job) (nv_inference_request_summary_us{{{_mine(deployed, job)},quantile="{quantile}"}}) / 1000'
+    alert = Alert(
+        name="DyndetPromiseBroken",
+        value=value,
+        beyond=f"> {goal * _SLACK:.6g}",
+        lasts="5m",
+        severity="critical",
+        summary=f"{statistic} latency of {deployed.model} is above its promise, {text}",
+        description=(
+            f'Inside the server, with its queue, requests take {{{{ $value | printf "%.1f" }}}} ms ({statistic}); '
+            f"promised are {goal:g} ms. Add replicas where they queue; lower the hard share where they do not."
+        ),
+    )
+    return (alert,), None
+
+
+def _tail(point: OperatingPoint, job: str) -> tuple[Alert, ...]:
+    measured = (point.percentiles_ms or {}).get("p99")
+    if measured is None:
+        return ()
+    return (
+        Alert(
+            name="DyndetTailSlow",
+            value=_recorded("inside_p99_ms:rate5m", job),
+            beyond=f"> {2 * measured:.6g}",
+            lasts="10m",
+            severity="warning",
+            summary="p99 latency is more than twice what the calibration measured",
+            description=(
+                'p99 without the queue is {{ $value | printf "%.1f" }} ms; the calibration measured '
+                f"{measured:.4g} ms. Something shares this machine, or it is slower than the one that was calibrated."
+            ),
+        ),
+    )
+
+
+def _drift(deployed: Deployed, point: OperatingPoint, job: str) -> tuple[tuple[Alert, ...], str | None]:
+    evidence = deployed.points.evidence
+    if point.easy_share is None or evidence is None:
+        return (), "the repository is uncalibrated, so that no alert watches the share of hard images"
+    hard = 1 - point.easy_share
+    # Three standard errors of what was counted on the held-out images, and never less than 10 points.
+    room = max(0.1, 3 * math.sqrt(hard * (1 - hard) / max(1, evidence.held_out_images)))
+    alert = Alert(
+        name="DyndetHardShareDrift",
+        value=f"abs({_recorded('hard_share:increase30m', job)} - {hard:.4g})",
+        beyond=f"> {room:.4g} and {_recorded('images:increase30m', job)} > {_LEAST_IMAGES}",
+        lasts="15m",
+        severity="warning",
+        summary="the share of hard images is not what the threshold was calibrated for",
+        description=(
+            f'Calibrated were {hard:.0%} hard; the last half hour differs by {{{{ $value | printf "%.2f" }}}}. The '
+            "pictures have changed, or clients choose thresholds themselves: calibrate again with pictures of today."
+        ),
+    )
+    return (alert,), None
+
+
+def _failures(deployed: Deployed, job: str) -> tuple[Alert, ...]:
+    mine = _mine(deployed, job)
+    failed = f'nv_inference_request_failure{{{mine},reason=~"BACKEND|OTHER|REJECTED"}}'
+    failing = f"sum by (job) (rate({failed}[{_WINDOW}]))"
+    return (
+        Alert(
+            name="DyndetFallback",
+            value=_recorded("fallback_share:rate5m", job),
+            beyond="> 0.01",
+            lasts="5m",
+            severity="warning",
+            summary="detector 1 answers for detector 2",
+            description="More than 1 % of the images were due for detector 2 and got the answer of detector 1.",
+        ),
+        Alert(
+            name="DyndetStageErrors",
+            value=f"sum by (job, stage) (increase(dyndet_stage_errors_total{{{mine}}}[{_WINDOW}]))",
+            beyond="> 0",
+            lasts="2m",
+            severity="warning",
+            summary="stage {{ $labels.stage }} fails",
+            description="The server's log says why.",
+        ),
+        Alert(
+            name="DyndetRequestsFail",
+            value=failing,
+            beyond=f"> 0.01 * ({_recorded('requests:rate5m', job)} + {failing})",
+            lasts="5m",
+            severity="critical",
+            summary=f"requests to {deployed.model} fail",
+            description="More than 1 % of the requests get an error; bad requests count as well.",
+        ),
+    )
+
+
+def _resources(deployed: Deployed, options: DeployOptions, job: str) -> tuple[Alert, ...]:
+    limit = 4 * queue_target_ms(deployed, options)
+    found = [
+        Alert(
+            name="DyndetQueueing",
+            value=_recorded("queue_ms:rate5m", job),
+            beyond=f"> {limit:.6g}",
+            lasts="10m",
+            severity="warning",
+            summary="requests wait for a free instance",
+            description=(
+                'On average a request waits {{ $value | printf "%.1f" }} ms, four times what autoscaling aims at: '
+                "it is at its limit, or off. Add replicas."
+            ),
+        ),
+        Alert(
+            name="DyndetNoScrape",
+            value=f'(sum(up{{job="{job}"}}) or vector(0))',
+            beyond="== 0",
+            lasts="3m",
+            severity="critical",
+            summary="no server answers a scrape",
+            description="Every server is down, or the scrape configuration is wrong.",
+        ),
+    ]
+    if deployed.gpus:
+        found.append(
+            Alert(
+                name="DyndetGpuMemory",
+                value=f'nv_gpu_memory_used_bytes{{job="{job}"}} / (nv_gpu_memory_total_bytes{{job="{job}"}} > 0)',
+                beyond=f"> {_GPU_MEMORY}",
+                lasts="10m",
+                severity="warning",
+                summary="GPU memory of {{ $labels.instance }} is nearly used up",
+                description="Fewer instances, smaller batches or half precision need less.",
+                needs_gpu=True,
+            )
+        )
+    return tuple(found)
+
+
+def _mine(deployed: Deployed, job: str) -> str:
+    return f'job="{job}",model="{deployed.model}"'
+
+
+def _recorded(name: str, job: str) -> str:
+    """A recorded series of this deployment; another one of the same Prometheus has its own."""
+    return f'dyndet:{name}{{job="{job}"}}'

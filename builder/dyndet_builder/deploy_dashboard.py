@@ -1,0 +1,204 @@
+"""The Grafana dashboard as data: its panels, where they stand and what they ask Prometheus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dyndet_builder.deployed import Deployed
+
+_RATE = "[$__rate_interval]"
+_COLUMNS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """PromQL and what its lines are called."""
+
+    expr: str
+    legend: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A panel of the grid."""
+
+    title: str
+    queries: tuple[Query, ...]
+    unit: str
+    kind: str = "timeseries"
+    width: int = 8
+    height: int = 8
+    needs_gpu: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """A panel with its number and place."""
+
+    panel: Panel
+    number: int
+    x: int
+    y: int
+
+
+def panels(deployed: Deployed, *, job: str) -> tuple[Placed, ...]:
+    """The dashboard's panels, row by row."""
+    mine = f'job="{job}",model="{deployed.model}"'
+    found = [*_overview(mine, job), *_latency(mine), *_routing(deployed, mine), *_server(deployed, mine, job)]
+    placed: list[Placed] = []
+    x = y = row_height = 0
+    for number, panel in enumerate(found, 1):
+        if x + panel.width > _COLUMNS:
+            x, y, row_height = 0, y + row_height, 0
+        placed.append(Placed(panel=panel, number=number, x=x, y=y))
+        x, row_height = x + panel.width, max(row_height, panel.height)
+    return tuple(placed)
+
+
+def _overview(mine: str, job: str) -> list[Panel]:
+    answered = f"sum(rate(nv_inference_request_success{{{mine}}}{_RATE}))"
+    spent = f"sum(rate(nv_inference_request_duration_us{{{mine}}}{_RATE}))"
+    routed = f"sum(increase(dyndet_routed_total{{{mine}}}{_RATE}))"
+    hard = f'sum(increase(dyndet_routed_total{{{mine},route!="easy"}}{_RATE}))'
+    return [
+        _stat("Requests a second", answered, "reqps"),
+        _stat("Mean latency, with the queue", f"{spent} / ({answered} > 0) / 1000", "ms"),
+        _stat("Hard share", f"{hard} / ({routed} > 0)", "percentunit"),
+        _stat("Servers that answer", f'sum(up{{job="{job}"}})', "short"),
+    ]
+
+
+def _stat(title: str, expr: str, unit: str) -> Panel:
+    return Panel(title=title, queries=(Query(expr=expr, legend=""),), unit=unit, kind="stat", width=6, height=4)
+
+
+def _latency(mine: str) -> list[Panel]:
+    buckets = f"sum by (le) (rate(dyndet_latency_ms_bucket{{{mine}}}{_RATE}))"
+    return [
+        Panel(
+            title="Latency inside the detector",
+            queries=tuple(
+                Query(expr=f"histogram_quantile({level}, {buckets})", legend=f"p{level * 100:g}")
+                for level in (0.5, 0.95, 0.99)
+            ),
+            unit="ms",
+            note="From taking up a request to its answer, without the queue; all servers together.",
+        ),
+        Panel(
+            title="Latency with the queue, slowest server",
+            queries=(
+                Query(
+                    expr=f"max by (quantile) (nv_inference_request_summary_us{{{mine}}}) / 1000", legend="{{quantile}}"
+                ),
+            ),
+            unit="ms",
+            note="Triton's own summary of the last minute.",
+        ),
+        Panel(
+            title="Requests by latency",
+            queries=(
+                Query(expr=f"sum by (le) (increase(dyndet_latency_ms_bucket{{{mine}}}{_RATE}))", legend="{{le}}"),
+            ),
+            unit="ms",
+            kind="heatmap",
+        ),
+    ]
+
+
+def _routing(deployed: Deployed, mine: str) -> list[Panel]:
+    routed = f"sum(increase(dyndet_routed_total{{{mine}}}[30m]))"
+    hard = f'sum(increase(dyndet_routed_total{{{mine},route!="easy"}}[30m]))'
+    shares = [Query(expr=f"{hard} / ({routed} > 0)", legend="last 30 minutes")]
+    easy = deployed.points.points[deployed.points.default].easy_share
+    if easy is not None:
+        shares.append(Query(expr=f"vector({1 - easy:.4g})", legend="calibrated"))
+    return [
+        Panel(
+            title="Images a second by route",
+            queries=(Query(expr=f"sum by (route) (rate(dyndet_routed_total{{{mine}}}{_RATE}))", legend="{{route}}"),),
+            unit="short",
+        ),
+        Panel(title="Hard share", queries=tuple(shares), unit="percentunit"),
+        Panel(
+            title="Difficulties of the images",
+            queries=(
+                Query(expr=f"sum by (le) (increase(dyndet_difficulty_bucket{{{mine}}}{_RATE}))", legend="{{le}}"),
+            ),
+            unit="short",
+            kind="heatmap",
+        ),
+        Panel(
+            title="Threshold",
+            queries=(Query(expr=f"max by (instance) (dyndet_threshold{{{mine}}})", legend="{{instance}}"),),
+            unit="none",
+            note="Of requests that ask for none. Servers that differ read different operating points.",
+        ),
+    ]
+
+
+def _server(deployed: Deployed, mine: str, job: str) -> list[Panel]:
+    ours = "|".join(name.replace(".", "[.]") for name in deployed.models)
+    models = f'job="{job}",model=~"{ours}"'
+
+    def per_request(metric: str) -> str:
+        return (
+            f"sum by (model) (rate({metric}{{{models}}}{_RATE})) / "
+            f"(sum by (model) (rate(nv_inference_request_success{{{models}}}{_RATE})) > 0) / 1000"
+        )
+
+    errors = f"sum by (stage) (rate(dyndet_stage_errors_total{{{mine}}}{_RATE}))"
+    failures = f"sum by (reason) (rate(nv_inference_request_failure{{{mine}}}{_RATE}))"
+    found = [
+        Panel(
+            title="Wait for an instance",
+            queries=(Query(expr=per_request("nv_inference_queue_duration_us"), legend="{{model}}"),),
+            unit="ms",
+            note="Autoscaling follows this.",
+        ),
+        Panel(
+            title="Requests waiting",
+            queries=(
+                Query(expr=f"sum by (model) (nv_inference_pending_request_count{{{models}}})", legend="{{model}}"),
+            ),
+            unit="short",
+        ),
+        Panel(
+            title="Time in a model",
+            queries=(Query(expr=per_request("nv_inference_compute_infer_duration_us"), legend="{{model}}"),),
+            unit="ms",
+            note="That of the public model holds those of the models that it calls.",
+        ),
+        Panel(
+            title="Errors a second",
+            queries=(
+                Query(expr=errors, legend="stage {{stage}}"),
+                Query(expr=failures, legend="request {{reason}}"),
+            ),
+            unit="short",
+        ),
+        Panel(
+            title="CPU in use",
+            queries=(Query(expr=f'nv_cpu_utilization{{job="{job}"}}', legend="{{instance}}"),),
+            unit="percentunit",
+            note="Of the whole machine, as Triton sees it.",
+        ),
+    ]
+    if deployed.gpus:
+        used, total = (f'nv_gpu_memory_{name}_bytes{{job="{job}"}}' for name in ("used", "total"))
+        gpu = "{{instance}} {{gpu_uuid}}"
+        found += [
+            Panel(
+                title="GPU in use",
+                queries=(Query(expr=f'nv_gpu_utilization{{job="{job}"}}', legend=gpu),),
+                unit="percentunit",
+                needs_gpu=True,
+            ),
+            Panel(
+                title="GPU memory in use",
+                queries=(Query(expr=f"{used} / ({total} > 0)", legend=gpu),),
+                unit="percentunit",
+                needs_gpu=True,
+            ),
+        ]
+    return found

@@ -1,0 +1,123 @@
+"""What can be chosen when a repository's deployment is rendered."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields
+
+from dynamicdet.errors import InputError
+from dyndet_bench.statistic import THROUGHPUT
+from dyndet_builder.server_docker import IMAGE
+from dyndet_builder.targets import Target, parse_target
+
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # a Service's; leaves room for suffixes
+_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[kMGT]i?)?")
+_RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+_BUCKET = re.compile(r"(s3|gs)://[^\s'\"$]+")
+_CLAIM = re.compile(r"pvc://(?P<claim>[a-z0-9]([-a-z0-9.]*[a-z0-9])?)(/(?P<path>[^\s'\"$]*))?")
+_TARGET = re.compile(r"[A-Za-z0-9_.-]+:[0-9]{1,5}")
+_VERSION = re.compile(r"([0-9]{2})\.(0[1-9]|1[0-2])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployOptions:
+    """How a repository is deployed. Raises InputError for values that Kubernetes would refuse or that cannot work."""
+
+    name: str | None = None
+    """of the Kubernetes objects and the compose service; none: made from the model's"""
+    base_image: str = IMAGE
+    """Triton image that the Dockerfile builds on"""
+    image: str | None = None
+    """name of the image that the Dockerfile becomes; none: the name, tagged with the bundle's hash"""
+    triton_version: str | None = None
+    """release of the base image, such as 24.10; none: read from its tag"""
+    storage: str = "image"
+    """where the models lie: `image`, `pvc://CLAIM/PATH`, `s3://BUCKET/PATH`, `gs://BUCKET/PATH`"""
+    replicas: int = 2
+    """at least so many"""
+    max_replicas: int = 8
+    """autoscaling stops there; equal to `replicas`: no autoscaling"""
+    queue_target_ms: float | None = None
+    """replicas are added where a request waits longer on average; none: half the time that it takes when calibrated"""
+    gpu_resource: str = "nvidia.com/gpu"
+    """what the cluster calls a GPU, or a share of one: nvidia.com/mig-1g.10gb (MIG), nvidia.com/gpu.shared (in time)"""
+    cpu: str = "4"
+    memory: str | None = None
+    """none: estimated from the repository"""
+    service_account: str | None = None
+    """of the pods; gives access to a bucket"""
+    admin_secret: str | None = None
+    """Kubernetes Secret whose `key` opens the administrative endpoints; none: the name with -admin"""
+    client_shared_memory: bool = False
+    """clients on the same machine may pass images in shared memory"""
+    startup_s: int | None = None
+    """time that a replica has to load its models; none: 180 s, 1200 s where engines are built"""
+    exit_timeout_s: int = 30
+    """time that requests in flight have when a replica is stopped"""
+    promise: str | None = None
+    """latency that the alerts watch, such as p99:20ms; none: that of the default operating point"""
+    scrape_interval_s: int = 15
+    metrics_targets: tuple[str, ...] = ()
+    """host:port of metrics that the static scrape configuration names; none: the compose service"""
+
+    def __post_init__(self) -> None:
+        for field, pattern, like in (
+            ("name", _NAME, "lower-case letters, digits and '-', at most 40, such as street"),
+            ("base_image", _IMAGE, f"an image, such as {IMAGE}"),
+            ("image", _IMAGE, "an image, such as registry.example/street:1"),
+            ("triton_version", _VERSION, "a release, such as 24.10"),
+            ("gpu_resource", _RESOURCE, "an extended resource, such as nvidia.com/gpu"),
+            ("cpu", _QUANTITY, "a quantity, such as 4 or 500m"),
+            ("memory", _QUANTITY, "a quantity, such as 8Gi"),
+            ("service_account", _NAME, "the name of a service account"),
+            ("admin_secret", _NAME, "the name of a Secret"),
+        ):
+            value = getattr(self, field)
+            if value is not None and not pattern.fullmatch(value):
+                raise InputError(f"{field} {value!r} is not accepted; give {like}")
+        if self.storage != "image" and not (_BUCKET.fullmatch(self.storage) or _CLAIM.fullmatch(self.storage)):
+            raise InputError(
+                f"storage {self.storage!r} is not known; give image, pvc://CLAIM/PATH, s3://BUCKET/PATH or gs://BUCKET/PATH"
+            )
+        for field, least in (("replicas", 1), ("exit_timeout_s", 1), ("scrape_interval_s", 1), ("startup_s", 1)):
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise InputError(f"{field} must be at least {least}, not {value}")
+        if self.max_replicas < self.replicas:
+            raise InputError(f"max_replicas must be at least replicas ({self.replicas}), not {self.max_replicas}")
+        if self.queue_target_ms is not None and not (math.isfinite(self.queue_target_ms) and self.queue_target_ms > 0):
+            raise InputError(f"queue_target_ms must be a positive number of milliseconds, not {self.queue_target_ms}")
+        for target in self.metrics_targets:
+            if not _TARGET.fullmatch(target):
+                raise InputError(f"metrics target {target!r} is not HOST:PORT")
+        self.promised()
+
+    def promised(self) -> Target | None:
+        """The promise that was given. Raises InputError where it is no latency."""
+        if self.promise is None:
+            return None
+        target = parse_target(self.promise)
+        if target.of_range or target.statistic == THROUGHPUT:
+            raise InputError(f"promise {self.promise!r} is no latency; give one such as p99:20ms or 12ms")
+        return target
+
+    def claim(self) -> tuple[str, str] | None:
+        """Volume claim and path in it, where the models lie on one."""
+        match = _CLAIM.fullmatch(self.storage)
+        return None if match is None else (match["claim"], (match["path"] or "").strip("/"))
+
+    @property
+    def bucket(self) -> bool:
+        """Whether the models lie in a bucket, which Triton reads itself."""
+        return _BUCKET.fullmatch(self.storage) is not None
+
+    def release(self) -> tuple[int, int] | None:
+        """Year and month of the Triton release, if it can be told."""
+        match = _VERSION.fullmatch(self.triton_version) if self.triton_version else None
+        match = match or re.search(rf":{_VERSION.pattern}(-|$|@)", self.base_image)
+        return None if match is None else (int(match[1]), int(match[2]))
+
+
+OPTION_NAMES = tuple(field.name for field in fields(DeployOptions))

@@ -1,0 +1,68 @@
+"""What can be chosen when engines are built, and what a stage's engine has to take."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import get_args
+
+from dynamicdet.errors import InputError
+from dyndet_builder.bundle import Stage
+from dyndet_builder.engines_record import HardwareCompatibility, Profile
+
+HARDWARE_COMPATIBILITIES: tuple[HardwareCompatibility, ...] = get_args(HardwareCompatibility)
+_CAPABILITY = re.compile(r"\d{1,2}\.\d")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How engines are built. Raises InputError for values that cannot work."""
+
+    max_batch: int = 8
+    """images that a stage takes at most; the served repository may not take more"""
+    preferred_batches: tuple[int, ...] = ()
+    """batch sizes that the stages wait for; engines are tuned for the largest, or for `max_batch`"""
+    workspace_mib: int | None = None
+    """memory that a layer may use while it computes; none: all of the GPU's"""
+    optimization_level: int | None = None
+    """0 (fast build) to 5 (fast engine); none: TensorRT's own"""
+    hardware_compatibility: HardwareCompatibility = "none"
+    """`ampere+`: runs on any GPU since Ampere; `same-compute-capability`; `none`: on the GPU that it was built on"""
+    version_compatible: bool = False
+    """runs with later releases of the same major version too"""
+    compute_capabilities: tuple[str, ...] = ()
+    """builds ahead of time for these GPUs, such as 8.6: TensorRT-RTX alone can"""
+
+    @property
+    def opt_batch(self) -> int:
+        """The batch size that engines are tuned for."""
+        return max(self.preferred_batches, default=self.max_batch)
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1:
+            raise InputError(f"max_batch must be at least 1, not {self.max_batch}")
+        for batch in self.preferred_batches:
+            if not 1 <= batch <= self.max_batch:
+                raise InputError(f"preferred batch {batch} must be from 1 to max_batch, which is {self.max_batch}")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise InputError(f"the workspace must be at least 1 MiB, not {self.workspace_mib}")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise InputError(f"the optimization level must be from 0 to 5, not {self.optimization_level}")
+        if self.hardware_compatibility not in HARDWARE_COMPATIBILITIES:
+            accepted = ", ".join(HARDWARE_COMPATIBILITIES)
+            raise InputError(
+                f"hardware compatibility {self.hardware_compatibility!r} is not known; choose one of {accepted}"
+            )
+        for capability in self.compute_capabilities:
+            if not _CAPABILITY.fullmatch(capability):
+                raise InputError(f"compute capability {capability!r} must be written like 8.6")
+
+
+def profile_of(stage: Stage, options: EngineOptions) -> dict[str, Profile]:
+    """Shapes that a stage's engine takes: from one image to a full batch."""
+    return {
+        tensor.name: Profile(
+            min=(1, *tensor.shape), opt=(options.opt_batch, *tensor.shape), max=(options.max_batch, *tensor.shape)
+        )
+        for tensor in stage.inputs
+    }

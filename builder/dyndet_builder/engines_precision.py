@@ -1,0 +1,63 @@
+"""What precision a graph has, and a network that TensorRT parsed from it: an fp32 engine may never pass for fp16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from dynamicdet.errors import ParityError
+from dyndet_builder.bundle import Bundle, Precision
+from dyndet_templates.engines.layers import precision_error
+
+_HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+_COMPUTING = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
+
+
+def check_bundle_precision(folder: Path, bundle: Bundle) -> None:
+    """Raise ParityError where a stage's graph has another precision than the bundle claims.
+
+    With strong typing an engine has its graph's precision; nothing that is asked of a builder changes it.
+    """
+    for stage, described in bundle.stages.items():
+        model = onnx.load(folder / described.file, load_external_data=False)
+        check_precision(graph_shares(model), bundle.precision, f"the graph of {stage}")
+
+
+def check_precision(shares: dict[str, float], claimed: Precision, what: str) -> None:
+    """Raise ParityError where `shares` of `half` and `int8` are not those of the precision that was claimed."""
+    error = precision_error(claimed, shares)
+    if error:
+        raise ParityError(f"{what} is not what it should be: {error}")
+
+
+def graph_shares(model: onnx.ModelProto) -> dict[str, float]:
+    """Shares of a graph's convolutions that compute in `half` and `int8`."""
+    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    dequantized = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    count = max(1, len(convolutions))
+    half = sum(weights.get(node.input[1]) in _HALF for node in convolutions)
+    int8 = sum(node.input[0] in dequantized and node.input[1] in dequantized for node in convolutions)
+    return {"half": half / count, "int8": int8 / count}
+
+
+def network_shares(network: Any) -> dict[str, float]:
+    """The same of a strongly typed network, whose builder may not choose other types."""
+    dequantized, computing = set(), []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type.name == "DEQUANTIZE":
+            dequantized.add(layer.get_output(0).name)
+        elif layer.type.name in _COMPUTING:
+            computing.append(layer)
+    count = max(1, len(computing))
+    half = sum(layer.get_output(0).dtype.name in ("HALF", "BF16") for layer in computing)
+    int8 = sum(layer.get_input(0).name in dequantized for layer in computing)
+    return {"half": half / count, "int8": int8 / count}
+
+
+def share_of(claimed: Precision, shares: dict[str, float]) -> float:
+    """How much of an engine has the precision that its bundle claims, for tables."""
+    return {"fp32": 1 - shares["half"] - shares["int8"], "fp16": shares["half"], "int8": shares["int8"]}[claimed]

@@ -1,0 +1,217 @@
+"""`engines.json`: which engines a folder holds, and what they are bound to; and whether a machine can run them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dynamicdet.errors import InputError
+from dyndet_builder.bundle import STAGES, Bundle, Precision, StageName, file_sha256
+
+FILE_NAME = "engines.json"
+PLAN = "model.plan"
+HardwareCompatibility = Literal["none", "ampere+", "same-compute-capability"]
+Builder = Literal["tensorrt", "tensorrt_rtx_bindings"]
+
+IMAGE_TENSORRT = {"24.10": "10.5.0"}
+"""TensorRT inside the Triton images that dyndet names"""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Gpu(_Record):
+    """A GPU as nvidia-smi names it."""
+
+    name: str
+    compute_capability: str
+
+
+class Profile(_Record):
+    """Shapes of one input that an engine takes, batch included."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+class Engine(_Record):
+    """One stage's plan."""
+
+    file: str
+    sha256: str
+    graph_sha256: str = Field(description="of the stage's ONNX file that it was built from")
+    size_bytes: int
+    build_seconds: float
+    profile: dict[str, Profile] = Field(description="by input")
+    half_share: float = Field(description="share of the layers with weights that compute in half precision")
+    int8_share: float
+    evidence: Literal["engine inspector", "typed network"] = Field(description="what told the shares")
+
+
+class Engines(_Record):
+    """Contents of `engines.json`."""
+
+    schema_version: Literal[1] = 1
+    bundle: str = Field(description="name of the bundle")
+    precision: Precision
+    builder: Builder
+    tensorrt_version: str
+    gpu: Gpu | None = Field(description="that the plans were built on; None of plans built ahead of time")
+    compute_capabilities: tuple[str, ...] = Field(default=(), description="of plans built ahead of time")
+    hardware_compatibility: HardwareCompatibility = "none"
+    version_compatible: bool = False
+    max_batch: int
+    opt_batch: int
+    stages: dict[StageName, Engine]
+
+
+def read_engines(folder: Path, bundle: Bundle | None = None) -> Engines:
+    """Read a folder of engines, and check each plan's hash and (of a `bundle`) the graph that it was built from.
+
+    Raises InputError where it is none, a plan is missing or changed, or belongs to another bundle.
+    """
+    engines = _parse(folder / FILE_NAME)
+    for stage in STAGES:
+        if stage not in engines.stages:
+            raise InputError(f"{folder / FILE_NAME} lacks stage {stage!r}; build the engines again")
+        engine = engines.stages[stage]
+        plan = folder / engine.file
+        if not plan.is_file() or file_sha256(plan) != engine.sha256:
+            raise InputError(f"{plan} is missing or not the engine that {FILE_NAME} records; build the engines again")
+        if bundle is not None and engine.graph_sha256 != bundle.stages[stage].sha256:
+            raise InputError(f"{plan} was built from another bundle's {stage}; build the engines from this one")
+    return engines
+
+
+def _parse(path: Path) -> Engines:
+    if not path.is_file():
+        raise InputError(f"{path.parent} holds no engines (it has no {FILE_NAME}); `dyndet engines` builds them")
+    try:
+        return Engines.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{path} does not record engines of schema version 1: {where}: {first['msg']}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What will run the engines. None: not known, not checked."""
+
+    gpus: tuple[Gpu, ...] | None
+    tensorrt: str | None
+    name: str
+    """for messages: `this machine`"""
+
+
+def check_engines(repository: Path, target: Target) -> None:
+    """Raise InputError, in one sentence, where a repository's engines cannot run on a target.
+
+    A repository without `engines.json` is one whose stages are no engines, or whose plans came from elsewhere: nothing
+    is known of them.
+    """
+    if not (repository / FILE_NAME).is_file():
+        _check_plans(repository)
+        return
+    engines = _parse(repository / FILE_NAME)
+    if target.tensorrt is not None and not _version_fits(engines, target.tensorrt):
+        accepted = "this major version" if engines.version_compatible else "this version"
+        raise InputError(
+            f"the engines in {repository} were built with TensorRT {engines.tensorrt_version} and run on {accepted} "
+            f"alone, but {target.name} has {target.tensorrt}; build them there with `dyndet engines`"
+        )
+    if target.gpus is None or any(_gpu_fits(engines, gpu) for gpu in target.gpus):
+        return
+    found = " and ".join(_gpu_text(gpu) for gpu in target.gpus) or "no GPU"
+    raise InputError(
+        f"the engines in {repository} run on {_runs_on(engines)}, but {target.name} has {found}; build them there with "
+        "`dyndet engines`"
+    )
+
+
+def check_engines_here(repository: Path, image: str | None = None) -> None:
+    """`check_engines` for this machine, and for a Triton image where one will serve.
+
+    With an image, a machine without a GPU is not the one that will serve: its GPUs are not checked.
+    """
+    if not (repository / FILE_NAME).is_file():
+        _check_plans(repository)
+        return
+    gpus = gpus_here()
+    if image is None:
+        check_engines(repository, Target(gpus=gpus, tensorrt=None, name="this machine"))
+        return
+    release = image.rpartition(":")[2].partition("-")[0]
+    name = f"this machine with {image}" if gpus else image
+    check_engines(repository, Target(gpus=gpus or None, tensorrt=IMAGE_TENSORRT.get(release), name=name))
+
+
+def version_arguments(repository: Path) -> tuple[str, ...]:
+    """The flag that Triton needs to run engines of another TensorRT than its own."""
+    path = repository / FILE_NAME
+    compatible = path.is_file() and _parse(path).version_compatible
+    return ("--backend-config=tensorrt,version-compatible=true",) if compatible else ()
+
+
+def _check_plans(repository: Path) -> None:
+    for note in sorted(repository.glob("*/1/PUT_MODEL_PLAN_HERE.txt")):
+        if not (note.parent / PLAN).is_file():
+            raise InputError(
+                f"{note.parent} has no engine {PLAN}; build engines with `dyndet engines` and render with --engines"
+            )
+
+
+def _version_fits(engines: Engines, found: str) -> bool:
+    own, other = engines.tensorrt_version.split("."), found.split(".")
+    count = 1 if engines.version_compatible else min(len(own), len(other))
+    return own[:count] == other[:count]
+
+
+def _gpu_fits(engines: Engines, gpu: Gpu) -> bool:
+    if engines.hardware_compatibility == "ampere+":
+        return _number(gpu.compute_capability) >= (8, 0)
+    if engines.gpu is None:
+        return gpu.compute_capability in engines.compute_capabilities
+    if engines.hardware_compatibility == "same-compute-capability":
+        return gpu.compute_capability == engines.gpu.compute_capability
+    return gpu == engines.gpu
+
+
+def _runs_on(engines: Engines) -> str:
+    if engines.hardware_compatibility == "ampere+":
+        return "GPUs of compute capability 8.0 and later"
+    if engines.gpu is None or engines.hardware_compatibility == "same-compute-capability":
+        known = engines.compute_capabilities if engines.gpu is None else (engines.gpu.compute_capability,)
+        return f"GPUs of compute capability {' or '.join(known)}"
+    return f"{_gpu_text(engines.gpu)} alone"
+
+
+def _gpu_text(gpu: Gpu) -> str:
+    return f"{gpu.name} (compute capability {gpu.compute_capability})"
+
+
+def _number(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
+
+
+def gpus_here() -> tuple[Gpu, ...]:
+    """This machine's GPUs, as nvidia-smi lists them."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    query = [program, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    lines: Sequence[str] = [line for line in answer.stdout.splitlines() if "," in line]
+    parts = [line.rsplit(",", 1) for line in lines]
+    return tuple(Gpu(name=name.strip(), compute_capability=capability.strip()) for name, capability in parts)

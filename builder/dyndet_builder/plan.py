@@ -1,0 +1,230 @@
+"""How many replicas a promise needs at a request rate: a queueing estimate from what was measured of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dynamicdet.errors import InputError, TargetOutOfReachError
+from dyndet_bench.statistic import THROUGHPUT, Statistic
+from dyndet_bench.sweep_record import FILE_NAME as SWEEP_FILE
+from dyndet_bench.sweep_record import Sweep, read_sweep
+from dyndet_builder.deployed import read_deployed
+from dyndet_builder.plan_check import correction_of, of_latencies
+from dyndet_builder.plan_replica import FloatArray, Replica, replica_of_points, replica_of_sweep
+from dyndet_builder.render import MARKER_FILE
+from dyndet_builder.targets import parse_target
+
+DEFAULT_MARGIN = 0.1
+_MOST_REPLICAS = 10_000
+
+ASSUMPTIONS = (
+    "requests arrive independently of each other (Poisson) at a steady rate, one image each",
+    "the load balancer sends each request to any replica with the same chance; it does not look for a free one",
+    "every replica is as fast as the one that was measured, with as many images hard",
+    "a replica answers first come, first served; the network adds nothing to what the measuring client saw",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What so many replicas are expected to give, milliseconds."""
+
+    replicas: int
+    utilisation: float
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    promised_ms: float
+    """the statistic of the promise"""
+    holds: bool
+    """whether it is below the promise by the margin"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An answer, and what it rests on."""
+
+    source: str
+    measured_on: str
+    request_rate: float
+    promise: str
+    limit_ms: float
+    """the promise less the margin"""
+    margin: float
+    hard_share: float
+    busy_ms: float
+    """mean time that a request keeps a replica from the others"""
+    correction: float
+    """what the estimates are multiplied by: how far above them the open loops of the sweep were measured, at least 1"""
+    replicas: int
+    gpus: int | None
+    """all of them; None where it is not known how many a replica has"""
+    rows: tuple[Row, ...]
+    assumptions: tuple[str, ...]
+
+
+def plan(
+    source: Path,
+    *,
+    request_rate: float,
+    promise: str,
+    operating_point: str | None = None,
+    hard_share: float | None = None,
+    margin: float = DEFAULT_MARGIN,
+) -> Plan:
+    """The fewest replicas that keep a promise, such as `p95:20ms`, with a margin, at so many requests a second.
+
+    `source` is a calibrated model repository or a sweep (its folder or file); a sweep also tells how requests overlap.
+    `hard_share` overrides that of the operating point.
+
+    Raises InputError for a source that was not measured, TargetOutOfReachError where idle replicas break the promise.
+    """
+    if not (math.isfinite(request_rate) and request_rate > 0):
+        raise InputError(f"the request rate must be a positive number of requests a second, got {request_rate}")
+    if not 0 <= margin < 1:
+        raise InputError(f"the margin must be from 0 to below 1, not {margin}")
+    target = parse_target(promise)
+    if target.of_range or target.statistic == THROUGHPUT:
+        raise InputError(f"promise {promise!r} is no latency; give one such as p95:20ms or 12ms")
+    given = _read(source, operating_point, hard_share)
+    correction = 1.0 if given.sweep is None else correction_of(given.sweep, target.statistic)
+    queue = _Queue(given.replica, request_rate, target.statistic, correction)
+    limit = target.value * (1 - margin)
+    idle = queue.idle_ms()
+    if idle > limit:
+        raise TargetOutOfReachError(
+            f"even idle replicas take {idle:.4g} ms ({target.statistic.name}), and {target.text} less {margin:.0%} is "
+            f"{limit:.4g} ms: more replicas do not help; promise at least {idle / (1 - margin):.4g} ms, or send fewer "
+            "images to detector 2"
+        )
+    replicas = _fewest(queue, limit)
+    shown = range(max(queue.least, replicas - 2), replicas + 2)
+    rows = [queue.row(number, limit) for number in shown]
+    return Plan(
+        source=str(source),
+        measured_on=given.measured_on,
+        request_rate=request_rate,
+        promise=target.text,
+        limit_ms=limit,
+        margin=margin,
+        hard_share=given.replica.hard_share,
+        busy_ms=given.replica.busy_ms,
+        correction=correction,
+        replicas=replicas,
+        gpus=None if given.gpus is None else given.gpus * replicas,
+        rows=tuple(rows),
+        assumptions=(*ASSUMPTIONS, given.assumed),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What a source tells."""
+
+    replica: Replica
+    gpus: int | None
+    """of one replica"""
+    machine: Mapping[str, str]
+    assumed: str
+    """what this kind of source makes us assume"""
+    sweep: Sweep | None = None
+
+    @property
+    def measured_on(self) -> str:
+        return ", ".join(f"{key} {value}" for key, value in self.machine.items())
+
+
+def _read(source: Path, operating_point: str | None, hard_share: float | None) -> _Given:
+    if (source / MARKER_FILE).is_file():
+        deployed = read_deployed(source)
+        name = operating_point or deployed.points.default
+        deployed.point(name)
+        replica = replica_of_points(deployed.points, name, deployed.points_file)
+        assert deployed.points.evidence is not None
+        given = _Given(
+            replica=replica,
+            gpus=len(deployed.gpus),
+            machine=deployed.points.evidence.machine,
+            assumed="a calibration does not show how requests overlap: each is taken to keep its replica to itself",
+        )
+    elif source.is_file() or (source / SWEEP_FILE).is_file():
+        sweep = read_sweep(source)
+        given = _Given(
+            replica=replica_of_sweep(sweep, _shareof_latencies(sweep, operating_point, hard_share)),
+            gpus=None,
+            machine=sweep.circumstances.machine,
+            assumed="requests overlap as in the closed loop with the highest throughput",
+            sweep=sweep,
+        )
+    else:
+        raise InputError(f"{source} is neither a model repository (no {MARKER_FILE}) nor a sweep (no {SWEEP_FILE})")
+    return given if hard_share is None else replace(given, replica=given.replica.with_hard_share(hard_share))
+
+
+def _shareof_latencies(sweep: Sweep, operating_point: str | None, hard_share: float | None) -> float:
+    if hard_share is not None:
+        return hard_share
+    known = {point.name: point.hard_share for point in sweep.points if point.hard_share is not None}
+    name = operating_point or next(iter(known), None)
+    if name is None or name not in known:
+        names = ", ".join(known) or "none"
+        raise InputError(f"the sweep has no operating point {name or 'at all'} (it has {names}); give --hard-share")
+    return known[name]
+
+
+@dataclass(frozen=True)
+class _Queue:
+    """Replicas under a request rate."""
+
+    replica: Replica
+    rate: float
+    statistic: Statistic
+    correction: float
+
+    @property
+    def least(self) -> int:
+        """Replicas that can keep up at all."""
+        return math.floor(self.rate * self.replica.busy_ms / 1e3) + 1
+
+    def idle_ms(self) -> float:
+        """The statistic where nothing waits."""
+        return self.correction * of_latencies(self.statistic, self.replica.alone_ms())
+
+    def latencies_ms(self, replicas: int) -> FloatArray:
+        return self.correction * self.replica.open_loop_ms(self.rate / replicas)
+
+    def promised_ms(self, replicas: int) -> float:
+        """The statistic."""
+        return of_latencies(self.statistic, self.latencies_ms(replicas))
+
+    def row(self, replicas: int, limit: float) -> Row:
+        latencies = self.latencies_ms(replicas)
+        p50, p95, p99 = (of_latencies(Statistic(name), latencies) for name in ("p50", "p95", "p99"))
+        promised = of_latencies(self.statistic, latencies)
+        return Row(
+            replicas=replicas,
+            utilisation=self.rate / replicas * self.replica.busy_ms / 1e3,
+            mean_ms=float(latencies.mean()),
+            p50_ms=p50,
+            p95_ms=p95,
+            p99_ms=p99,
+            promised_ms=promised,
+            holds=promised <= limit,
+        )
+
+
+def _fewest(queue: _Queue, limit: float) -> int:
+    """By doubling, then halving the interval: more replicas never wait longer."""
+    low, high = queue.least - 1, queue.least
+    while queue.promised_ms(high) > limit:
+        if high > _MOST_REPLICAS:
+            raise TargetOutOfReachError(f"more than {_MOST_REPLICAS} replicas are needed; the promise leaves no room")
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if queue.promised_ms(middle) <= limit else (middle, high)
+    return high

@@ -1,0 +1,139 @@
+"""Makes an int8 bundle of an fp32 one: explicit Q/DQ from a calibration set, and an honest account of what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dynamicdet.errors import InputError
+from dyndet_builder.bundle import (
+    FILE_NAME,
+    STAGES,
+    AveragePrecision,
+    Bundle,
+    Parity,
+    Quantization,
+    Stage,
+    StageName,
+    file_sha256,
+)
+from dyndet_builder.export import letterboxed, pictures_in, spread, stage_of
+from dyndet_builder.folders import whole_folder
+from dyndet_builder.quantize_compare import FROM_SCORE, Differences, compare
+from dyndet_builder.quantize_graph import CHUNK, PERCENTILE, Counts, quantize_graph
+from dyndet_builder.runner import BundleRunner, StageRunner, Tensors
+
+Progress = Callable[[str, int, int], None]
+"""Told the step, how much of it is done, and of how much."""
+
+CALIBRATION_IMAGES = 64
+COMPARED_IMAGES = 36
+
+
+def quantize(
+    bundle: Path,
+    output: Path,
+    *,
+    images: Path,
+    data: Path | None = None,
+    calibration_images: int = CALIBRATION_IMAGES,
+    compared_images: int = COMPARED_IMAGES,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Write an int8 bundle to the folder `output`, which appears whole or not at all, and return its description.
+
+    `images` is a folder of pictures as the detector will see them: some set the ranges of activations, others show
+    what the ranges do to boxes and difficulty. With `data`, a COCO data set as `dyndet evaluate` takes it, both
+    bundles' average precision is measured and kept in the new one.
+
+    Raises InputError for a bundle that is not fp32, and for bad pictures and options.
+    """
+    tell = progress or (lambda _step, _done, _of: None)
+    runner = BundleRunner(bundle)
+    described = runner.bundle
+    if described.precision != "fp32":
+        raise InputError(f"{bundle} is {described.precision}; int8 is made of an fp32 bundle")
+    calibration, compared = _pictures(images, calibration_images, compared_images)
+    size = described.input_size
+    with whole_folder(output, FILE_NAME) as folder:
+        batches = [image[None] for image in letterboxed(calibration, size)]
+        known: list[Tensors] = [{**runner.backbone1(batch), "image": batch} for batch in batches]
+        stages: dict[StageName, Stage] = {}
+        counts: list[Counts] = []
+        for index, (name, stage) in enumerate(described.stages.items()):
+            tell("quantize the graphs", index, len(STAGES))
+            feeds = [{tensor.name: each[tensor.name] for tensor in stage.inputs} for each in known]
+            counts.append(quantize_graph(bundle / stage.file, folder / stage.file, feeds))
+            stages[name] = stage_of(folder / stage.file)
+            if (stages[name].inputs, stages[name].outputs) != (stage.inputs, stage.outputs):
+                raise InputError(
+                    f"quantizing changed the inputs or outputs of {name}; this ONNX Runtime cannot be used"
+                )
+        tell("quantize the graphs", len(STAGES), len(STAGES))
+        tell("compare with fp32", 0, 1)
+        quantized = StageRunner({name: folder / stage.file for name, stage in stages.items()})
+        found = compare(runner, quantized, letterboxed(compared, size))
+        tell("compare with fp32", 1, 1)
+        result = described.model_copy(
+            update={
+                "precision": "int8",
+                "stages": stages,
+                "parity": _parity(found),
+                "quantization": _account(found, counts, len(calibration), file_sha256(bundle / FILE_NAME)),
+            }
+        )
+        (folder / FILE_NAME).write_text(result.model_dump_json(indent=2) + "\n")
+        if data is not None:
+            result = _with_precision(result, bundle, folder, data, tell)
+            (folder / FILE_NAME).write_text(result.model_dump_json(indent=2) + "\n")
+    return result
+
+
+def _pictures(folder: Path, calibration: int, compared: int) -> tuple[list[Path], list[Path]]:
+    """Pictures to calibrate with, an even number, and others to compare with; both spread over the folder."""
+    if calibration < CHUNK or compared < 1:
+        raise InputError(f"int8 needs at least {CHUNK} pictures to calibrate with and 1 to compare with")
+    chosen = spread(pictures_in(folder), calibration + compared)
+    if len(chosen) <= CHUNK:
+        raise InputError(f"{folder} holds {len(chosen)} pictures; int8 needs at least {CHUNK + 1}, better 100")
+    held = spread(chosen, max(1, len(chosen) * compared // (calibration + compared)))
+    rest = [path for path in chosen if path not in set(held)]
+    return rest[: len(rest) // CHUNK * CHUNK], held
+
+
+def _parity(found: Differences) -> Parity:
+    return Parity(
+        images=found.images,
+        batch_sizes=(1,),
+        box_px=found.box_px,
+        score=found.score,
+        difficulty=found.difficulty,
+        route_flip_share=found.route_flip_share,
+    )
+
+
+def _account(found: Differences, counts: list[Counts], images: int, source: str) -> Quantization:
+    return Quantization(
+        method=f"percentile {PERCENTILE}",
+        calibration_images=images,
+        convolutions=sum(each.convolutions for each in counts),
+        quantized=sum(each.quantized for each in counts),
+        source_sha256=source,
+        from_score=FROM_SCORE,
+        unmatched_share=found.unmatched_share,
+        box_px_median=found.box_px_median,
+    )
+
+
+def _with_precision(result: Bundle, before: Path, after: Path, data: Path, tell: Progress) -> Bundle:
+    """The bundle with both average precisions, measured on a COCO data set."""
+    from dyndet_builder.evaluate import evaluate  # needs the extra `train`
+
+    measured = []
+    for folder, name in ((before, "fp32"), (after, "int8")):
+        report = evaluate(folder, data=data, progress=lambda step, *done, name=name: tell(f"{name}: {step}", *done))
+        ap = report.as_json()["ap"]
+        measured.append(AveragePrecision(easy=ap["easy"]["ap"], hard=ap["hard"]["ap"]))
+    assert result.quantization is not None
+    cost = {"data": report.data, "ap_before": measured[0], "ap_after": measured[1]}
+    return result.model_copy(update={"quantization": result.quantization.model_copy(update=cost)})

@@ -1,0 +1,85 @@
+"""How far an int8 bundle is from the fp32 one it was made of, on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dyndet_builder.parity import BARS, UInt8Array, route_flip_share
+from dyndet_builder.runner import StageRunner, Tensors
+
+FROM_SCORE = 0.25
+"""detections that are compared; below it, which candidates survive suppression is noise"""
+_MATCHES = 0.5
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """Largest differences, unless they say otherwise."""
+
+    images: int
+    box_px: float
+    box_px_median: float
+    score: float
+    unmatched_share: float
+    difficulty: float
+    route_flip_share: float
+
+
+def compare(before: StageRunner, after: StageRunner, images: Iterable[UInt8Array]) -> Differences:
+    """Run both routes of both on letterboxed images (S, S, 3) and match their detections."""
+    boxes: list[float] = []
+    scores: list[float] = []
+    counted = matched = 0
+    expected: list[float] = []
+    measured: list[float] = []
+    for image in images:
+        batch = image[None]
+        for route in ("easy", "hard"):
+            old, new = getattr(before, route)(batch), getattr(after, route)(batch)
+            pairs, count = _matched(old.detector, new.detector)
+            counted, matched = counted + count, matched + len(pairs)
+            for box_px, score in pairs:
+                boxes.append(box_px)
+                scores.append(score)
+        expected.append(float(old.difficulty[0]))
+        measured.append(float(new.difficulty[0]))
+    truth, found = np.array(expected, np.float32), np.array(measured, np.float32)
+    return Differences(
+        images=len(expected),
+        box_px=max(boxes, default=0.0),
+        box_px_median=float(np.median(boxes)) if boxes else 0.0,
+        score=max(scores, default=0.0),
+        unmatched_share=(counted - matched) / counted if counted else 0.0,
+        difficulty=float(np.abs(found - truth).max(initial=0.0)),
+        route_flip_share=route_flip_share(truth, found, tie=BARS["fp32"].tie),
+    )
+
+
+def _matched(old: Tensors, new: Tensors) -> tuple[list[tuple[float, float]], int]:
+    """Differences (pixels, score) of the detections that overlap by half or more, and how many were to be matched."""
+    likely = old["scores"][0] >= FROM_SCORE
+    pairs = []
+    for box, score, kind in zip(
+        old["boxes"][0][likely], old["scores"][0][likely], old["classes"][0][likely], strict=True
+    ):
+        overlap = np.where(new["classes"][0] == kind, _overlaps(box, new["boxes"][0]), 0.0)
+        best = int(overlap.argmax())
+        if overlap[best] >= _MATCHES:
+            moved = float(np.abs(new["boxes"][0][best] - box).max())
+            pairs.append((moved, abs(float(new["scores"][0][best]) - float(score))))
+    return pairs, int(likely.sum())
+
+
+def _overlaps(box: FloatArray, others: FloatArray) -> FloatArray:
+    """Intersection over union of a box with each of (N, 4)."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=1)
+    area = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1)
+    overlaps: FloatArray = shared / np.maximum(area - shared, 1e-9)
+    return overlaps

@@ -1,0 +1,117 @@
+"""What precision an engine has by its own layers, as TensorRT's engine inspector lists them; and the engines' record.
+
+`dyndet engines` imports this, and puts its text into the script that runs inside NVIDIA's image, which has no dyndet:
+hence the standard library alone, and nothing that Python 3.8 lacks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+DOMINANT = 0.5
+"""share of the layers with weights that makes an engine's precision"""
+
+_COMPUTES = re.compile(r"conv|gemm|matmul|matrix", re.IGNORECASE)
+_HALF = re.compile(r"\b(half|fp16|bf16|bfloat16)\b", re.IGNORECASE)
+_INT8 = re.compile(r"\bint8\b", re.IGNORECASE)
+
+
+def precision_shares(information: Any) -> dict[str, float] | None:
+    """Shares of the layers with weights that compute in `half` and `int8`; None where only names of layers are told.
+
+    `information` is the inspector's JSON as plain data. TensorRT 10 writes a tensor's type into `Format/Datatype`,
+    TensorRT 11 into two fields: any field whose name speaks of a type or format is read.
+    """
+    layers = information.get("Layers", []) if isinstance(information, dict) else information
+    texts = [_types(layer) for layer in layers if isinstance(layer, dict) and _computes(layer)]
+    if not texts:
+        return None
+    int8 = [text for text in texts if _INT8.search(text)]
+    half = [text for text in texts if _HALF.search(text) and not _INT8.search(text)]
+    return {"half": len(half) / len(texts), "int8": len(int8) / len(texts)}
+
+
+def _computes(layer: dict[str, Any]) -> bool:
+    """Whether a layer has weights: a convolution or a matrix product, however it was fused."""
+    kind = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}"
+    return "Weights" in layer or bool(_COMPUTES.search(kind))
+
+
+def _types(layer: dict[str, Any]) -> str:
+    """All that a layer says of the types of what it reads, writes and holds, but for its bias (fp32 beside int8)."""
+    holders = [*layer.get("Inputs", []), *layer.get("Outputs", []), layer.get("Weights", {})]
+    return "; ".join(
+        str(value)
+        for holder in holders
+        if isinstance(holder, dict)
+        for key, value in holder.items()
+        if "type" in key.lower() or "format" in key.lower()
+    )
+
+
+def precision_error(claimed: str, shares: dict[str, float]) -> str:
+    """Why an engine is not of the precision that its bundle claims; empty where it is."""
+    found = " and ".join(f"{share:.0%} in {name}" for name, share in shares.items())
+    good = {
+        "fp32": shares["half"] < DOMINANT and shares["int8"] < DOMINANT,
+        "fp16": shares["half"] >= DOMINANT,
+        "int8": shares["int8"] >= DOMINANT,
+    }[claimed]
+    return "" if good else f"the bundle says {claimed}, but of its layers with weights {found} compute"
+
+
+def version_in(log: str) -> str:
+    """TensorRT's version by the banner of a trtexec log, `TensorRT v101303` for 10.13.3; empty where there is none."""
+    found = re.search(r"TensorRT v(\d{6})\b", log)
+    if found is None:
+        return ""
+    number = int(found.group(1))
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+def stage_record(folder: Path, told: dict[str, Any], claimed: str) -> dict[str, Any]:
+    """A stage's entry of `engines.json`. `told`: file, graph_sha256, profile, build_seconds.
+
+    Raises ValueError where the layer information beside the plan says another precision than the bundle claims.
+    """
+    plan = folder / told["file"]
+    shares = precision_shares(json.loads((folder / f"{plan.name}.layers.json").read_text()))
+    if shares is None:
+        raise ValueError(f"{plan.name} tells nothing of its layers' types; build it with --profilingVerbosity=detailed")
+    error = precision_error(claimed, shares)
+    if error:
+        raise ValueError(f"{plan.name} is not what it should be: {error}")
+    return {
+        **told,
+        "sha256": hashlib.sha256(plan.read_bytes()).hexdigest(),
+        "size_bytes": plan.stat().st_size,
+        "half_share": shares["half"],
+        "int8_share": shares["int8"],
+        "evidence": "engine inspector",
+    }
+
+
+def record(folder: Path, told: dict[str, Any], gpu: str, seconds: list[float]) -> None:
+    """Write `engines.json` for plans that trtexec left in `folder`.
+
+    `told` is everything known before the build, `gpu` a line of nvidia-smi (name, compute capability), `seconds` what
+    each stage took.
+    """
+    name, capability = (part.strip() for part in gpu.rsplit(",", 1))
+    stages, version = {}, ""
+    for index, (stage, known) in enumerate(told["stages"].items()):
+        stages[stage] = stage_record(folder, {**known, "build_seconds": seconds[index]}, told["precision"])
+        version = version_in((folder / f"{known['file']}.log").read_text(errors="replace"))
+    if not version:
+        raise ValueError("trtexec did not say which TensorRT it is; accepted are 10 and later")
+    whole = {
+        **told,
+        "tensorrt_version": version,
+        "gpu": {"name": name, "compute_capability": capability},
+        "stages": stages,
+    }
+    (folder / "engines.json").write_text(json.dumps(whole, indent=2) + "\n")

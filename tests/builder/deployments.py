@@ -1,0 +1,106 @@
+"""Repositories to deploy, and measurements to deploy them with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dyndet_builder.operating_points import (
+    FILE_NAME,
+    Evidence,
+    OperatingPoint,
+    OperatingPoints,
+    Reach,
+    RouteLatency,
+)
+from dyndet_builder.render import RenderOptions, render
+
+from ..triton.toy_bundle import write_toy_bundle
+
+KINDS = {
+    "cpu": RenderOptions(encoded=True, threads=2),
+    "fused": RenderOptions(topology="fused"),
+    "plain": RenderOptions(backend="onnxruntime"),
+    "gpu": RenderOptions(backend="onnxruntime", gpus=(0, 1)),
+    "accelerated": RenderOptions(backend="onnxruntime", accelerator="tensorrt", gpus=(0,)),
+    "fused-gpu": RenderOptions(topology="fused", gpus=(0,)),
+    "tensorrt": RenderOptions(backend="tensorrt", gpus=(0,)),
+}
+EASY_SHARE = 0.7
+
+
+def render_kinds(folder: Path) -> dict[str, Path]:
+    """A repository of each kind."""
+    bundle = write_toy_bundle(folder / "bundle")
+    found = {kind: render(bundle, folder / kind, options) for kind, options in KINDS.items()}
+    for note in found["tensorrt"].glob("*/1/PUT_MODEL_PLAN_HERE.txt"):
+        note.with_name("model.plan").write_bytes(b"an engine, for as far as files go")
+    return found
+
+
+def documents(folder: Path, name: str) -> list[Any]:
+    """The YAML documents of a file."""
+    return list(yaml.safe_load_all((folder / name).read_text()))
+
+
+def pod_of(folder: Path) -> Any:
+    """The pod of a deployment."""
+    return documents(folder, "kubernetes/deployment.yaml")[0]["spec"]["template"]["spec"]
+
+
+def points(*, statistic: str = "p99", goal: float = 20.0, unit: str = "ms", concurrency: int = 1) -> OperatingPoints:
+    """As a calibration leaves them: every easy request takes 8 ms, every hard one 12 ms."""
+    target = f"{statistic}:{goal:g}{unit}"
+    easy, hard = (
+        RouteLatency(mean_ms=ms, p50_ms=ms, p90_ms=ms, p95_ms=ms, p99_ms=ms, throughput_per_s=1e3 / ms, requests=300)
+        for ms in (8.0, 12.0)
+    )
+    return OperatingPoints(
+        default=target,
+        points={
+            target: OperatingPoint(
+                threshold=0.4,
+                target=target,
+                statistic=statistic,
+                unit=unit,
+                goal=goal,
+                reached=goal,
+                mean_ms=9.2,
+                percentiles_ms={"p50": 8.0, "p90": 12.0, "p95": 12.0, "p99": 12.0},
+                easy_share=EASY_SHARE,
+            )
+        },
+        evidence=Evidence(
+            easy=easy,
+            hard=hard,
+            reachable={"mean": Reach(easy=8, hard=12)},
+            difficulty_quantiles=(0.0, 1.0),
+            calibration_images=100,
+            held_out_images=100,
+            load=f"{concurrency} at a time",
+            concurrency=concurrency,
+            request_rate=None,
+            batch=1,
+            rounds_replayed=0,
+            machine={"cpu": "some", "cores": "2"},
+            versions={},
+            command="dyndet calibrate",
+            date="2026-01-01T00:00:00+00:00",
+        ),
+    )
+
+
+def calibrate(repository: Path, model: str, measured: OperatingPoints) -> Path:
+    """Put operating points into a repository."""
+    (repository / model / "1" / FILE_NAME).write_text(measured.model_dump_json())
+    return repository
+
+
+def program(name: str) -> str | None:
+    """A program of PATH, or beside the interpreter, where builder/install.sh puts some."""
+    return shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))

@@ -1,0 +1,90 @@
+"""Deployments: what is refused, and options that change the server's flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynamicdet.errors import InputError
+from dyndet_builder.deploy import MARKER_FILE, DeployOptions, deploy
+from dyndet_builder.render import RenderOptions, render
+
+from ..triton.toy_bundle import write_toy_bundle
+from .deployments import pod_of, render_kinds
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return render_kinds(tmp_path_factory.mktemp("repositories"))
+
+
+@pytest.mark.parametrize(
+    ("options", "allows"),
+    [
+        (DeployOptions(), False),
+        (DeployOptions(client_shared_memory=True), False),
+        (DeployOptions(client_shared_memory=True, base_image="r.example/tritonserver:26.04-py3"), False),
+        (DeployOptions(client_shared_memory=True, base_image="r.example/tritonserver:26.05-py3"), True),
+        (DeployOptions(client_shared_memory=True, base_image="r.example/own@sha256:00", triton_version="27.01"), True),
+    ],
+)
+def test_shared_memory_of_clients_is_allowed_where_the_release_wants_it(
+    options: DeployOptions, allows: bool, repositories: dict[str, Path], tmp_path: Path
+) -> None:
+    deploy(repositories["cpu"], tmp_path / "out", options)
+    arguments = pod_of(tmp_path / "out")["containers"][0]["args"]
+    assert ("--allow-client-shm=true" in arguments) == allows
+    restricted = next(argument for argument in arguments if argument.startswith("--http-restricted-api"))
+    assert ("shared-memory" in restricted) != options.client_shared_memory
+    assert "model-repository" in restricted
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"name": "Street"}, "lower-case"),
+        ({"storage": "/models"}, "pvc://CLAIM/PATH"),
+        ({"storage": 's3://b"; rm'}, "storage"),
+        ({"replicas": 0}, "at least 1"),
+        ({"replicas": 4, "max_replicas": 2}, "max_replicas"),
+        ({"cpu": "many"}, "quantity"),
+        ({"gpu_resource": "gpu"}, "extended resource"),
+        ({"promise": "50%"}, "no latency"),
+        ({"promise": "throughput:80/s"}, "no latency"),
+        ({"triton_version": "2.51"}, "24.10"),
+        ({"queue_target_ms": float("nan")}, "positive"),
+        ({"metrics_targets": ("nowhere",)}, "HOST:PORT"),
+        ({"base_image": "x y"}, "an image"),
+    ],
+)
+def test_impossible_options_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        DeployOptions(**given)
+
+
+def test_what_cannot_work_is_refused_and_nothing_is_written(repositories: dict[str, Path], tmp_path: Path) -> None:
+    bundle = write_toy_bundle(tmp_path / "bundle")
+    second = render(bundle, tmp_path / "second", RenderOptions(backend="onnxruntime", gpus=(1,)))
+    with pytest.raises(InputError, match="counts its own from 0"):
+        deploy(second, tmp_path / "out")
+    unknown = DeployOptions(base_image="r.example/own:latest", client_shared_memory=True)
+    with pytest.raises(InputError, match="--triton-version"):
+        deploy(repositories["cpu"], tmp_path / "out", unknown)
+    with pytest.raises(InputError, match="no model repository"):
+        deploy(tmp_path / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(InputError, match=MARKER_FILE):
+        deploy(repositories["cpu"], tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
+
+
+def test_options_are_all_on_the_command_line() -> None:
+    from dyndet_builder.cli.deploy import render_command
+    from dyndet_builder.deploy_options import OPTION_NAMES
+
+    others = {"repository", "output", "debug"}
+    assert {parameter.name for parameter in render_command.params} - others == set(OPTION_NAMES)

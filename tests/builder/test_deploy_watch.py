@@ -1,0 +1,197 @@
+"""What Prometheus and Grafana are given, by promtool and by Grafana's own model; that alerts fire and do not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dyndet_builder.deploy import DeployOptions, deploy
+from dyndet_builder.operating_points import OperatingPoints
+from dyndet_builder.render import RenderOptions, render
+
+from ..triton.toy_bundle import write_toy_bundle
+from .deployments import calibrate, points, program
+
+MEASURED = {"calibrated": points(), "mean": points(statistic="mean", goal=9.2), "uncalibrated": None}
+MINUTES = 60
+_JOB = 'job="toy",model="toy"'
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
+
+
+def _deployed(bundle: Path, folder: Path, measured: OperatingPoints | None, *, gpu: bool = False) -> Path:
+    options = RenderOptions(backend="onnxruntime", gpus=(0,)) if gpu else RenderOptions()
+    repository = render(bundle, folder / "models", options)
+    if measured is not None:
+        calibrate(repository, "toy", measured)
+    deploy(repository, folder / "out", DeployOptions(scrape_interval_s=60))
+    return folder / "out"
+
+
+def _alerts(folder: Path) -> dict[str, Any]:
+    groups = yaml.safe_load((folder / "prometheus" / "rules.yml").read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+
+
+def _promtool() -> str:
+    found = program("promtool")
+    if found is None:
+        pytest.skip("promtool is not installed; it is in Debian's package prometheus")
+    return found
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("measured", MEASURED)
+def test_promtool_takes_rules_and_configurations(measured: str, gpu: bool, bundle: Path, tmp_path: Path) -> None:
+    folder = _deployed(bundle, tmp_path, MEASURED[measured], gpu=gpu) / "prometheus"
+    # Debian builds Prometheus without its discovery of pods; the relabelling is checked with addresses in its place.
+    cluster = yaml.safe_load((folder / "scrape-kubernetes.yml").read_text())
+    (job,) = cluster["scrape_configs"]
+    assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
+    job["static_configs"] = [{"targets": ["127.0.0.1:8002"]}]
+    (folder / "scrape-kubernetes.yml").write_text(yaml.safe_dump(cluster))
+    for check in (("config", "prometheus.yml"), ("config", "scrape-kubernetes.yml"), ("rules", "rules.yml")):
+        answer = subprocess.run(
+            [_promtool(), "check", check[0], folder / check[1]], capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == 0, answer.stderr
+
+
+def test_limits_come_from_the_calibration(bundle: Path, tmp_path: Path) -> None:
+    alerts = _alerts(_deployed(bundle, tmp_path / "one", points()))
+    assert alerts["DyndetPromiseBroken"]["expr"].endswith('quantile="0.99"}) / 1000 > 22')
+    assert alerts["DyndetTailSlow"]["expr"].endswith("> 24")
+    assert "- 0.3)" in alerts["DyndetHardShareDrift"]["expr"]
+    assert alerts["DyndetQueueing"]["expr"].endswith("> 18.4")
+    assert "DyndetGpuMemory" not in alerts
+    alerts = _alerts(_deployed(bundle, tmp_path / "two", points(statistic="p99.9", goal=30), gpu=True))
+    assert 'quantile="0.999"' in alerts["DyndetPromiseBroken"]["expr"]
+    assert "nv_gpu_memory_used_bytes" in alerts["DyndetGpuMemory"]["expr"]
+    arguments = (tmp_path / "two" / "out" / "kubernetes" / "deployment.yaml").read_text()
+    assert "0.999:" in arguments  # Triton is asked for the percentile that is watched
+
+
+def test_what_was_not_calibrated_is_not_watched_and_said(bundle: Path, tmp_path: Path) -> None:
+    repository = render(bundle, tmp_path / "models")
+    result = deploy(repository, tmp_path / "out")
+    assert any("no alert watches a promise" in note for note in result.notes)
+    alerts = _alerts(tmp_path / "out")
+    assert not {"DyndetPromiseBroken", "DyndetTailSlow", "DyndetHardShareDrift"} & set(alerts)
+    assert {"DyndetNoScrape", "DyndetFallback", "DyndetStageErrors", "DyndetQueueing"} <= set(alerts)
+    deploy(repository, tmp_path / "out", DeployOptions(promise="12ms"))
+    assert _alerts(tmp_path / "out")["DyndetPromiseBroken"]["expr"].endswith("> 13.2")
+    calibrate(repository, "toy", points(statistic="throughput", goal=80, unit="/s"))
+    result = deploy(repository, tmp_path / "out")
+    assert any("promises a throughput" in note for note in result.notes)
+
+
+def _series(*, p99_ms: float, hard: int, waits_ms: float, fallbacks: int, errors: int, failures: int, up: int) -> Any:
+    """An hour of a server that answers 600 requests a minute; counters by the minute."""
+    spent_us, latency = 600 * p99_ms * 1e3, 600 if p99_ms < 25 else 0
+    values = {
+        f"nv_inference_request_success{{{_JOB}}}": 600,
+        f"nv_inference_request_duration_us{{{_JOB}}}": spent_us,
+        f"nv_inference_queue_duration_us{{{_JOB}}}": 600 * waits_ms * 1e3,
+        f'nv_inference_request_failure{{{_JOB},reason="BACKEND"}}': failures,
+        f'dyndet_routed_total{{{_JOB},route="easy"}}': 600 - hard - fallbacks,
+        f'dyndet_routed_total{{{_JOB},route="hard"}}': hard,
+        f'dyndet_routed_total{{{_JOB},route="fallback"}}': fallbacks,
+        f'dyndet_stage_errors_total{{{_JOB},stage="head1"}}': errors,
+        f'dyndet_latency_ms_bucket{{{_JOB},le="10"}}': 300,
+        f'dyndet_latency_ms_bucket{{{_JOB},le="20"}}': 300 + latency // 2,
+        f'dyndet_latency_ms_bucket{{{_JOB},le="50"}}': 600,
+        f'dyndet_latency_ms_bucket{{{_JOB},le="+Inf"}}': 600,
+    }
+    counters = [{"series": name, "values": f"0+{value:g}x{MINUTES}"} for name, value in values.items()]
+    gauges = {
+        f'nv_inference_request_summary_us{{{_JOB},quantile="0.99"}}': p99_ms * 1e3,
+        'up{job="toy",instance="a"}': up,
+    }
+    return counters + [{"series": name, "values": f"{value:g}x{MINUTES}"} for name, value in gauges.items()]
+
+
+_GOOD = {"p99_ms": 15.0, "hard": 180, "waits_ms": 1.0, "fallbacks": 0, "errors": 0, "failures": 0, "up": 1}
+_BAD = {
+    "DyndetPromiseBroken": {"p99_ms": 23.0},
+    "DyndetTailSlow": {"p99_ms": 40.0},
+    "DyndetHardShareDrift": {"hard": 400},
+    "DyndetQueueing": {"waits_ms": 30.0},
+    "DyndetFallback": {"fallbacks": 30},
+    "DyndetStageErrors": {"errors": 2},
+    "DyndetRequestsFail": {"failures": 30},
+    "DyndetNoScrape": {"up": 0},
+}
+
+
+def test_every_alert_fires_for_its_cause_and_none_without(bundle: Path, tmp_path: Path) -> None:
+    """By promtool's own unit tests of rules, on series as Triton gives them."""
+    folder = _deployed(bundle, tmp_path, points()) / "prometheus"
+    assert set(_alerts(tmp_path / "out")) == set(_BAD)
+    tests = [_test("all is well", _GOOD, dict.fromkeys(_BAD, False))]
+    tests += [_test(name, {**_GOOD, **change}, {name: True}) for name, change in _BAD.items()]
+    script = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
+    (folder / "test.yml").write_text(yaml.safe_dump(script))
+    answer = subprocess.run(
+        [_promtool(), "test", "rules", "test.yml"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def _test(name: str, given: dict[str, Any], fires: dict[str, bool]) -> Any:
+    """Alerts are asked for by the series that Prometheus keeps of them, which needs none of their words."""
+    return {
+        "name": name,
+        "interval": "1m",
+        "input_series": _series(**given),
+        "promql_expr_test": [
+            {
+                "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)',
+                "eval_time": f"{MINUTES}m",
+                "exp_samples": [{"labels": "{}", "value": int(is_firing)}],
+            }
+            for alert, is_firing in fires.items()
+        ],
+    }
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_grafanas_model_keeps_everything_of_the_dashboard(gpu: bool, bundle: Path, tmp_path: Path) -> None:
+    """Grafana's own classes read it and write it again; a field they do not know would be gone."""
+    pytest.importorskip("grafana_foundation_sdk", reason="grafana-foundation-sdk needs Python 3.11")
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    register_default_plugins()
+    folder = _deployed(bundle, tmp_path, points(), gpu=gpu)
+    given = json.loads((folder / "grafana" / "dashboard.json").read_text())
+    kept = json.loads(JSONEncoder().encode(Dashboard.from_json(given)))
+    assert list(_lost(given, kept)) == []
+    places = [panel["gridPos"] for panel in given["panels"]]
+    cells = [(x, y) for place in places for x in _span(place, "x", "w") for y in _span(place, "y", "h")]
+    assert len(cells) == len(set(cells))  # no panel covers another
+    assert max(x for x, _ in cells) < 24
+    assert any("nv_gpu" in json.dumps(panel) for panel in given["panels"]) == gpu
+
+
+def _span(place: dict[str, int], start: str, size: str) -> range:
+    return range(place[start], place[start] + place[size])
+
+
+def _lost(given: Any, kept: Any, path: str = "") -> Any:
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for key, value in given.items():
+            yield from _lost(value, kept[key], f"{path}.{key}") if key in kept else (f"{path}.{key}",)
+    elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        for number, (one, other) in enumerate(zip(given, kept, strict=True)):
+            yield from _lost(one, other, f"{path}[{number}]")
+    elif given != kept:
+        yield path
