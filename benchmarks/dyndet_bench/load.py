@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from dynamicdet.errors import InputError
 
+MOST_IN_FLIGHT = 1024
+"""requests; each is a thread of perf_analyzer"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
@@ -22,8 +25,8 @@ class Load:
     """images in one request"""
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1:
-            raise InputError(f"concurrency must be at least 1, got {self.concurrency}")
+        if not 1 <= self.concurrency <= MOST_IN_FLIGHT:
+            raise InputError(f"concurrency must be from 1 to {MOST_IN_FLIGHT}, got {self.concurrency}")
         if self.batch < 1:
             raise InputError(f"a request needs at least one image, got a batch of {self.batch}")
         rate = self.request_rate

@@ -54,6 +54,7 @@ def measure_overhead(
     model: str = "dyndet",
     rounds: int = 5,
     max_images: int = 40,
+    metrics_url: str | None = None,
     progress: Progress | None = None,
 ) -> OverheadRecord:
     """Measure both routes of the detector at `url`, and in turn its graphs from `repository` in bare ONNX Runtime.
@@ -65,7 +66,7 @@ def measure_overhead(
         raise InputError(f"rounds and max_images must be at least 1, got {rounds} and {max_images}")
     tell = progress or (lambda _step, _done, _of: None)
     perf_analyzer = find_perf_analyzer()
-    with Served(url, model) as served:
+    with Served(url, model, metrics_url=metrics_url) as served:
         bare = BareStages(repository, model)
         files = image_files(images)
         chosen = files[:: max(1, len(files) // max_images)][:max_images]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import re
 import time
 import urllib.error
 import urllib.request
@@ -9,11 +11,12 @@ from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from dynamicdet.errors import ServerError
+from dynamicdet.errors import InputError, ServerError
 
 DEFAULT_PORT = 8002
 _TIMEOUT_S = 10.0
 _CATCH_UP_S = 5.0
+_POLL_S = 0.03
 
 
 def default_metrics_url(address: str) -> str:
@@ -22,12 +25,18 @@ def default_metrics_url(address: str) -> str:
 
 
 class OwnMetrics:
-    """The metrics of one detector. Nothing is read before the first call, and no proxy is asked."""
+    """The metrics of one detector. Nothing is read before the first call, and no proxy is asked.
+
+    Raises InputError for what is no http address.
+    """
 
     def __init__(self, url: str, model: str) -> None:
         self.url = url if "://" in url else f"http://{url}/metrics"
+        if not re.match(r"https?://[^/]", self.url):
+            raise InputError(f"{url!r} is no address of metrics; give http://host:{DEFAULT_PORT}/metrics or host:port")
         self.patience_s = _CATCH_UP_S
         """how long to wait until all requests are counted"""
+        self._without_route: float | None = None
         self._model = model
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -40,8 +49,8 @@ class OwnMetrics:
             with self._opener.open(self.url, timeout=_TIMEOUT_S) as answer:
                 text = answer.read().decode()
             samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-        except (OSError, ValueError) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = repr(str(error.reason if isinstance(error, urllib.error.URLError) else error))[1:-1]
             raise ServerError(
                 f"the metrics of model {self._model!r} cannot be read at {self.url} ({reason}); "
                 "give the address of the server's metrics with --metrics-url"
@@ -54,19 +63,24 @@ class OwnMetrics:
         return found
 
     def routed(self, *, images: int) -> Mapping[str, float]:
-        """Images by route, as soon as all `images` that the server has answered are counted.
+        """Images by route, as soon as all are counted of the `images` that the server has taken since the first call.
 
-        Raises ServerError where they never are: then these are the metrics of another server.
+        Triton counts images of failed requests, too, which have no route: the first call, which waits until nothing
+        changes, finds out how many there were. Raises ServerError where the rest is never counted: then these are the
+        metrics of another server.
         """
         deadline = time.monotonic() + self.patience_s
+        counted = -1.0
         while True:
-            found = self.read("dyndet_routed_total")
-            counted = int(sum(found.values()))
-            if counted >= images and found:
+            before, found = counted, self.read("dyndet_routed_total")
+            counted = sum(found.values())
+            if self._without_route is None and counted == before:
+                self._without_route = images - counted
+            if self._without_route is not None and counted + self._without_route >= images:
                 return found
             if time.monotonic() > deadline:
                 raise ServerError(
-                    f"the metrics at {self.url} count {counted} images of model {self._model!r}, its server {images}; "
-                    "give the address of that server's metrics with --metrics-url"
+                    f"the metrics at {self.url} do not count what model {self._model!r} answers ({counted:.0f} images, "
+                    f"its server {images}); give the address of that server's metrics with --metrics-url"
                 )
-            time.sleep(0.01)
+            time.sleep(_POLL_S)

@@ -15,7 +15,7 @@ def demo_checkpoint() -> Path:
 
 
 def demo_images() -> Path:
-    """Folder of the demo's 200 validation images. Raises InputError outside a source tree."""
+    """Folder of the demo's validation images. Raises InputError outside a source tree."""
     return _existing(_FOLDER / "val" / "images", "a folder of real pictures with --images")
 
 

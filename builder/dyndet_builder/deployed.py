@@ -6,14 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as pb
-
 from dynamicdet.errors import InputError
 from dyndet_builder.engines_record import version_arguments
 from dyndet_builder.operating_points import FILE_NAME, OperatingPoint, OperatingPoints, read_operating_points
 from dyndet_builder.render import MARKER_FILE
-from dyndet_builder.server import check_repository
+from dyndet_builder.repository_check import check_repository, read_configs
 from dyndet_builder.server_flags import MemoryNeeds, gpus_of, memory_needs
 
 
@@ -66,7 +63,7 @@ def read_deployed(repository: Path) -> Deployed:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{repository} was not rendered by dyndet: it has no readable {MARKER_FILE}") from error
     points_file = repository / model / "1" / FILE_NAME
-    configs = [text_format.Parse(path.read_text(), pb.ModelConfig()) for path in repository.glob("*/config.pbtxt")]
+    configs = read_configs(repository)
     accelerators = [
         accelerator
         for config in configs

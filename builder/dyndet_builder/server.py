@@ -6,22 +6,22 @@ import http.client
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal
 
 from dynamicdet.errors import InputError, ServerError
 from dyndet_builder.engines_record import check_engines_here
+from dyndet_builder.repository_check import check_repository
 from dyndet_builder.server_embedded import EmbeddedServer, find_server, server_environment
 from dyndet_builder.server_flags import gpus_of, memory_needs
 from dyndet_builder.server_log import error_lines, open_log
+from dyndet_builder.server_ports import check_port_free, free_ports, is_free
 
 __all__ = [
     "DEFAULT_PORTS",
@@ -37,44 +37,6 @@ DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 
 _POLL_S = 0.1
 _STUB_TIMEOUT_S = 120  # importing onnxruntime on a busy machine takes longer than Triton's 30 s
-
-
-def free_ports(count: int, host: str = "127.0.0.1") -> tuple[int, ...]:
-    """Ports that nothing listens on now, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((host, 0))
-        return tuple(one.getsockname()[1] for one in sockets)
-
-
-def check_port_free(port: int, host: str, purpose: str) -> None:
-    """Raise ServerError where something listens on the port already, or it may not be used."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ServerError(
-                f"port {port} for {purpose} on {host} cannot be used ({error.strerror}); "
-                f"stop what uses it or give another with --{purpose}-port"
-            ) from error
-
-
-def _is_free(port: int, host: str) -> bool:
-    try:
-        check_port_free(port, host, "")
-    except ServerError:
-        return False
-    return True
-
-
-def check_repository(folder: Path) -> None:
-    """Raise InputError where the folder is no model repository."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no model repository: no such folder; `dyndet render` writes one")
-    if not any(folder.glob("*/config.pbtxt")):
-        raise InputError(f"{folder} is no model repository: no */config.pbtxt in it; `dyndet render` writes one")
 
 
 class TritonServer:
@@ -222,7 +184,7 @@ class TritonServer:
         for kind, port in self._given.items():
             if port is not None:
                 check_port_free(port, self._host, kind)
-            elif self._prefer_default_ports and _is_free(DEFAULT_PORTS[kind], self._host):
+            elif self._prefer_default_ports and is_free(DEFAULT_PORTS[kind], self._host):
                 port = DEFAULT_PORTS[kind]
             chosen[kind] = port
         free = iter(free_ports(len(chosen), self._host))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dyndet_builder.engines_record import check_engines_here, version_arguments
 from dyndet_builder.render_backends import ENGINE_CACHE
-from dyndet_builder.server import DEFAULT_PORTS, check_repository
+from dyndet_builder.repository_check import check_repository
+from dyndet_builder.server import DEFAULT_PORTS
 from dyndet_builder.server_flags import gpus_of, memory_needs
 
 IMAGE = "nvcr.io/nvidia/tritonserver:24.10-py3"

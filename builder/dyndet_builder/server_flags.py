@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from dyndet_builder.render_options import DETECTOR_PARAMETER
+from dyndet_builder.repository_check import read_configs
 
 _MIB = 1 << 20
 _PYTHON_DEFAULT, _CUDA_DEFAULT, _PINNED_DEFAULT = _MIB, 64 * _MIB, 256 * _MIB  # Triton's own
@@ -49,9 +49,7 @@ def memory_needs(repository: Path) -> MemoryNeeds:
     (`<name>_encoded`) what passes between them too. On a GPU each instance may have a batch being made and one being
     read.
     """
-    configs = [
-        text_format.Parse(path.read_text(), pb.ModelConfig()) for path in sorted(repository.glob("*/config.pbtxt"))
-    ]
+    configs = read_configs(repository)
     regions, cuda, pinned = [], 0, 0
     for config in configs:
         instances = sum(max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group) or 1
@@ -76,8 +74,8 @@ def memory_needs(repository: Path) -> MemoryNeeds:
 def gpus_of(repository: Path) -> tuple[int, ...]:
     """GPUs that a repository's models name."""
     found: set[int] = set()
-    for path in repository.glob("*/config.pbtxt"):
-        for group in text_format.Parse(path.read_text(), pb.ModelConfig()).instance_group:
+    for config in read_configs(repository):
+        for group in config.instance_group:
             found.update(group.gpus)
     return tuple(sorted(found))
 

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def images_digest(folder: Path) -> str:
     """SHA-256 over names and contents of the files below a folder of images."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder)} {file_sha256(path)}\n".encode())
+        digest.update(os.fsencode(path.relative_to(folder)) + f" {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

@@ -118,6 +118,8 @@ def tune(
     options = options_of(repository)
     threshold = _threshold(repository, model)
     find_perf_analyzer()
+    if load.batch > options.max_batch:
+        raise InputError(f"model {model!r} takes batches of at most {options.max_batch}, not of {load.batch}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dyndet-tune-")))
         bundle = bundle_of(repository, model, folder / "bundle")

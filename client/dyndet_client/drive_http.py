@@ -27,6 +27,7 @@ class AsyncHttpSender:
     def __init__(self, connection: Connection) -> None:
         try:
             import aiohttp
+            import rapidjson  # what Triton's client reads answers with
             import tritonclient.http.aio as triton_http
         except (ImportError, RuntimeError) as error:  # RuntimeError: what Triton's client makes of it
             raise MissingExtraError(
@@ -35,6 +36,7 @@ class AsyncHttpSender:
         self._connection, self._module = connection, triton_http
         self._failures = (aiohttp.ClientError, OSError)
         self._no_http = aiohttp.ClientResponseError
+        self._no_json = rapidjson.JSONDecodeError
         self._client: Any = None
 
     async def send(self, call: Call) -> Any:
@@ -55,6 +57,10 @@ class AsyncHttpSender:
             raise InferenceServerException("no answer in time", status="DEADLINE_EXCEEDED") from error
         except self._no_http as error:
             raise InferenceServerException("what answers there is not HTTP", status="UNAVAILABLE") from error
+        except self._no_json as error:
+            raise InferenceServerException(
+                "what answers there is not Triton's endpoint", status="UNAVAILABLE"
+            ) from error
         except self._failures as error:
             cause = str(error) or type(error).__name__
             raise InferenceServerException(cause, status="UNAVAILABLE") from error

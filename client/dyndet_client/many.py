@@ -67,15 +67,23 @@ async def in_order_async(
         async for source in _draw(sources):
             window.append(asyncio.ensure_future(limited(source)))
             while window and (len(window) >= AHEAD * concurrency or window[0].done()):
-                yield await window[0]
+                yield await _result(window[0])
                 window.popleft()
         while window:
-            yield await window[0]
+            yield await _result(window[0])
             window.popleft()
     finally:
         for task in window:
             task.cancel()
         await asyncio.gather(*window, return_exceptions=True)
+
+
+async def _result(task: asyncio.Task[T]) -> T:
+    """Of a task, which waiting for it does not cancel. Raises InputError where closing the detector has."""
+    await asyncio.wait((task,))
+    if task.cancelled():
+        raise InputError("this detector was closed while it answered; make a new one")
+    return task.result()
 
 
 async def _draw(sources: Iterable[S] | AsyncIterable[S]) -> AsyncIterator[S]:

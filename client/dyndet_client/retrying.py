@@ -11,6 +11,8 @@ from tenacity import RetryCallState, retry_if_exception, wait_random_exponential
 from dyndet_client.errors import DeadlineExceededError, ModelNotReadyError, ServerUnreachableError
 from dyndet_client.settings import Retries
 
+_LONGEST_S = 1e7
+
 
 class Deadline:
     """Counts down from the moment it is made."""
@@ -20,8 +22,8 @@ class Deadline:
         self._end = time.monotonic() + total_s
 
     def left_s(self) -> float:
-        """Seconds left; 0 or less when it has passed."""
-        return self._end - time.monotonic()
+        """Seconds left; 0 or less when it has passed. At most what gRPC's clock can hold."""
+        return min(self._end - time.monotonic(), _LONGEST_S)
 
     def exceeded(self, address: object) -> DeadlineExceededError:
         """The error of a server that did not answer in time."""

@@ -77,7 +77,13 @@ class Toy:
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric, once all requests are counted; a counter that was never touched is 0."""
-        time.sleep(0.1)  # metrics are told after the answer has left
+        before = None
+        while (value := self._metric(name, labels)) != before:  # metrics are told after an answer has left
+            before = value
+            time.sleep(0.1)
+        return value
+
+    def _metric(self, name: str, labels: dict[str, str]) -> float:
         address = re.sub(r"^https?://|/metrics$", "", self.server.metrics_url)
         connection = http.client.HTTPConnection(address, timeout=10)
         connection.request("GET", "/metrics")
@@ -168,6 +174,10 @@ def test_operating_points_by_name_by_default_and_replaced_while_serving(toy: Toy
             "[]",
             '{"default": "gone", "points": {}}',
             '{"default":"a","points":{"a":{"threshold":7}}}',
+            '{"default":[],"points":{"a":{"threshold":0.5}}}',
+            '{"default":"a","points":{"a":{"threshold":1' + "0" * 400 + "}}}",
+            '{"default":"\\ud800","points":{"\\ud800":{"threshold":0.5}}}',
+            "[" * 200_000,
         ):
             _replace(path, damaged)
             assert _route(toy.infer(picture)) == HARD, damaged
@@ -255,6 +265,8 @@ def test_threshold_outside_0_to_1_is_refused(toy: Toy, value: float) -> None:
 
 
 def test_wrong_shapes_and_types_are_refused_and_the_server_lives(toy: Toy) -> None:
+    with pytest.raises(InferenceServerException, match="the input image is missing"):
+        toy.client.infer("toy", [_input("threshold", np.array([[0.5]], np.float32))], client_timeout=30)
     assert "Expected [-1,32,32,3], got [1,31,32,3]" in toy.error(image(10)[:31])
     assert "expects 'UINT8'" in toy.error(image(10).astype(np.float32))
     assert "batch-size must be <= 8" in toy.error(np.stack([image(10)] * 9))

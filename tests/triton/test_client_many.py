@@ -248,3 +248,30 @@ def test_errors_are_the_same_over_both_protocols(toy, protocol) -> None:
                 pass
 
     asyncio.run(in_loop())
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_closing_an_async_detector_is_told_to_who_iterates(toy, protocol) -> None:
+    """As an error of ours, not as a cancellation, which would look like the caller's own."""
+
+    async def in_loop() -> None:
+        detector = AsyncDetector(urls(toy)[protocol], "toy", transport="network")
+        answers = detector.detect_many(pictures(30), concurrency=2)
+        await answers.__anext__()
+        await detector.close()
+        with pytest.raises((InputError, ServerError)):
+            async for _ in answers:
+                pass
+
+    asyncio.run(in_loop())
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_very_long_timeout_is_no_short_one(toy, protocol) -> None:
+    with Detector(urls(toy)[protocol], "toy", timeout=1e300) as detector:
+        assert detector.detect(image(51), timeout=1e18).difficulty == pytest.approx(0.2)
+
+
+def test_the_metrics_port_is_no_server(toy) -> None:
+    with pytest.raises(ServerUnreachableError, match="what answers there is not"):
+        Detector(toy.metrics_url.removesuffix("/metrics"), "toy", timeout=5).connect()

@@ -110,6 +110,14 @@ def test_a_model_that_fails_to_load_shows_the_servers_reason(tmp_path: Path) -> 
     assert _traces(str(repository)) == []
 
 
+def test_a_model_without_code_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """Triton itself waits for such a model without an end."""
+    repository = _repository(tmp_path / "models", _DOUBLE)
+    (repository / "double" / "1" / "model.py").unlink()
+    with pytest.raises(InputError, match=r"double/1 lacks model.py"):
+        TritonServer(repository)
+
+
 def test_an_occupied_port_is_named_before_anything_starts(tmp_path: Path) -> None:
     repository = _repository(tmp_path / "models", _DOUBLE)
     with socket.socket() as taken:

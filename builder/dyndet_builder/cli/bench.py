@@ -18,6 +18,7 @@ from dyndet_builder.cli.bench_client import command as client_command
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.serving import command as serving_command
 from dyndet_builder.cli.sweep import command as sweep_command
+from dyndet_builder.cli.targeting import metrics_url_option
 from dyndet_builder.paper import SOURCE, PaperComparison, compare_with_paper
 from dyndet_builder.server import TritonServer
 
@@ -38,12 +39,20 @@ command.add_command(client_command)
     "--images", type=click.Path(path_type=Path), required=True, help="Folder of real pictures to send and to run."
 )
 @click.option("--url", help="gRPC address of a server that serves REPOSITORY.  [default: one is started]")
+@metrics_url_option
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Pictures of one run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def overhead(
-    repository: Path, images: Path, url: str | None, model: str, rounds: int, max_images: int, as_json: bool
+    repository: Path,
+    images: Path,
+    url: str | None,
+    metrics_url: str | None,
+    model: str,
+    rounds: int,
+    max_images: int,
+    as_json: bool,
 ) -> None:
     """Compare a served answer with the bare ONNX Runtime calls of the same stages.
 
@@ -53,11 +62,13 @@ def overhead(
     """
     with ExitStack() as stack:
         if url is None:
-            url = stack.enter_context(TritonServer(repository)).grpc_url
+            server = stack.enter_context(TritonServer(repository))
+            url, metrics_url = server.grpc_url, server.metrics_url
         show = stack.enter_context(step_bars())
         record = measure_overhead(
             url,
             repository=repository,
+            metrics_url=metrics_url,
             images=images,
             model=model,
             rounds=rounds,

@@ -93,7 +93,10 @@ class TritonPythonModel:
     def _outputs(self, request: Any) -> list[Any]:
         """The outputs that a request wants."""
         wanted = set(request.requested_output_names())
-        boxed = self._letterboxed(pb_utils.get_input_tensor_by_name(request, "image_bytes").as_numpy().reshape(-1))
+        files = pb_utils.get_input_tensor_by_name(request, "image_bytes")
+        if files is None:  # Triton lets a request pass that has the optional input alone
+            raise RequestError("the input image_bytes is missing", pb_utils.TritonError.INVALID_ARG)
+        boxed = self._letterboxed(files.as_numpy().reshape(-1))
         if request.is_cancelled():
             raise RequestError("the request was cancelled", pb_utils.TritonError.CANCELLED)
         tensors = self._detect(request, boxed, wanted - {_IMAGE_SIZE}) if wanted - {_IMAGE_SIZE} else {}

@@ -59,15 +59,19 @@ class OperatingPoints:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def _read(self) -> None:
-        content = json.loads(self._path.read_bytes())
+        if not self._path.is_file():  # reading a pipe would wait for ever
+            raise ValueError("it is no file")
         try:
+            content = json.loads(self._path.read_bytes())
             thresholds = {str(name): float(point["threshold"]) for name, point in content["points"].items()}
-            default = content["default"]
-        except (KeyError, TypeError, AttributeError) as error:
+            default = str(content["default"])
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError("it has no default, or no points with a threshold each") from error
         if default not in thresholds:
             raise ValueError(f"its default {default!r} is not among its points")
         for name, threshold in thresholds.items():
+            if not name.isprintable():
+                raise ValueError(f"the name {name!r} is not printable")
             if not (math.isfinite(threshold) and 0 <= threshold <= 1):
                 raise ValueError(f"the threshold of {name!r} is {threshold}, not a number from 0 to 1")
         self._thresholds, self._default = thresholds, default

@@ -136,6 +136,8 @@ class PublicModel:
         request = asked.request
         try:
             asked.image = pb_utils.get_input_tensor_by_name(request, "image")
+            if asked.image is None:  # Triton lets a request pass that has the optional input alone
+                raise RequestError("the input image is missing", pb_utils.TritonError.INVALID_ARG)
             asked.thresholds = self._thresholds(request, asked.image.shape()[0])
             asked.wanted = frozenset(request.requested_output_names())
             asked.detections = tuple(name for name in self._detections if name in asked.wanted)

@@ -1,0 +1,157 @@
+"""The ways to serve that `serving` measures: each is told a threshold and a concurrency, and gives figures."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from dyndet_bench.bare import BareStages
+from dyndet_bench.load import Load
+from dyndet_bench.perf_analyzer import PerfAnalyzer
+from dyndet_bench.perf_run import perf_run
+from dyndet_bench.workload import Workload
+
+UInt8Array = npt.NDArray[np.uint8]
+Eager = Callable[[UInt8Array, float], object]
+"""Answers one letterboxed image (S, S, 3) at a threshold."""
+
+Mix = Literal["easy", "hard", "mixed"]
+MIXES: tuple[Mix, ...] = get_args(Mix)
+
+FLOOR, POOLED = "ONNX Runtime, bare", "ONNX Runtime, one pool"
+_OUTPUT_BYTES = 1 << 16
+"""room for one output in shared memory"""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one run of a way to serve gave."""
+
+    p50_ms: float
+    p99_ms: float
+    throughput_per_s: float
+
+
+@dataclass(frozen=True)
+class System:
+    """A way to serve. `measure` is told the mix's threshold and the concurrency."""
+
+    name: str
+    mixes: tuple[Mix, ...]
+    measure: Callable[[float, int], Figures]
+    concurrent: bool = True
+
+
+@dataclass(frozen=True)
+class Harness:
+    """Measures served models with perf_analyzer."""
+
+    perf_analyzer: PerfAnalyzer
+    address: str
+    images: Sequence[UInt8Array]
+
+    def system(
+        self,
+        name: str,
+        model: str,
+        workload: Workload,
+        *,
+        mixes: tuple[Mix, ...] = MIXES,
+        threshold: bool = True,
+        shared_memory: bool = False,
+    ) -> System:
+        """A served model; `threshold` says whether it takes one."""
+
+        def measure(value: float, concurrency: int) -> Figures:
+            run = perf_run(
+                self.perf_analyzer,
+                address=self.address,
+                model=model,
+                input_data=workload.input_data(value if threshold else None),
+                folder=workload.folder,
+                load=Load(concurrency=concurrency),
+                requests=len(self.images) * (1 if concurrency == 1 else 3),
+                shared_memory_bytes=_OUTPUT_BYTES if shared_memory else None,
+            )
+            return Figures(run.percentiles_ms[50], run.percentiles_ms[99], run.throughput_per_s)
+
+        return System(name, mixes, measure)
+
+
+_pooled: Callable[[float, int], Figures] | None = None
+"""in the process of `own_process`: the loop whose graphs share a pool of threads"""
+
+
+def own_process(repository: Path, model: str, images: Sequence[UInt8Array]) -> ProcessPoolExecutor:
+    """A process for the loop with one pool: ONNX Runtime sizes that before a process loads its first graph."""
+    return ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), initializer=_prepare_pooled, initargs=(repository, model, images)
+    )
+
+
+def _prepare_pooled(repository: Path, model: str, images: Sequence[UInt8Array]) -> None:
+    global _pooled
+    _pooled = loop(BareStages(repository, model, shared_pool=True).answer, images)
+
+
+def pooled_loop(threshold: float) -> Figures:
+    """Run the loop with one pool; to be called in the process of `own_process`."""
+    assert _pooled is not None
+    return _pooled(threshold, 1)
+
+
+def floor(repository: Path, model: str, images: Sequence[UInt8Array], cores: int) -> System:
+    """Bare ONNX Runtime: one loop, and above concurrency 1 the faster of that and one loop per core."""
+    alone_loop = loop(BareStages(repository, model).answer, images)
+    single = [BareStages(repository, model, threads=1) for _ in range(cores)]
+
+    def measure(threshold: float, concurrency: int) -> Figures:
+        alone = alone_loop(threshold, 1)
+        if concurrency == 1:
+            return alone
+        together = _side_by_side(single, images, threshold)
+        return max(alone, together, key=lambda figures: figures.throughput_per_s)
+
+    return System(FLOOR, MIXES, measure)
+
+
+def loop(answer: Eager, images: Sequence[UInt8Array]) -> Callable[[float, int], Figures]:
+    """Answer all images, one after another, whatever the concurrency; the first once more before, uncounted."""
+
+    def measure(threshold: float, concurrency: int) -> Figures:
+        del concurrency  # one after another
+        answer(images[0], threshold)
+        times = np.empty(len(images))
+        for row, image in enumerate(images):
+            start = time.perf_counter_ns()
+            answer(image, threshold)
+            times[row] = (time.perf_counter_ns() - start) / 1e6
+        return Figures(float(np.median(times)), float(np.quantile(times, 0.99)), 1e3 / float(times.mean()))
+
+    return measure
+
+
+def _side_by_side(workers: Sequence[BareStages], images: Sequence[UInt8Array], threshold: float) -> Figures:
+    """One loop per worker, all at once, each over all images; ONNX Runtime lets go of Python's lock."""
+
+    def work(worker: BareStages) -> list[float]:
+        times = []
+        for image in images:
+            start = time.perf_counter_ns()
+            worker.answer(image, threshold)
+            times.append((time.perf_counter_ns() - start) / 1e6)
+        return times
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        start = time.perf_counter()
+        times = np.concatenate(list(pool.map(work, workers)))
+        seconds = time.perf_counter() - start
+    return Figures(float(np.median(times)), float(np.quantile(times, 0.99)), times.size / seconds)
