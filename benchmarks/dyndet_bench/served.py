@@ -179,15 +179,13 @@ class Served:
         return self._parameter("dyndet_bundle_sha256")
 
     def identity(self) -> dict[str, object]:
-        """What makes this server the same as another: host, versions, and the configuration of all its models.
+        """What makes this server the same as another: host, versions, and the configuration of the detector's models.
 
         Not the port: a server that is started for a build gets another one each time.
         """
-        configs: dict[str, object] = {}
-        with _server_errors(self.address, self.name):
-            index = self._client.get_model_repository_index(as_json=True).get("models", [])
-            for name in sorted(model["name"] for model in index if model.get("state") == "READY"):
-                configs[name] = self._client.get_model_config(name, as_json=True)
+        stages = () if self.topology == "fused" else tuple(f"{self.name}_{stage}" for stage in STAGES)
+        with _server_errors(self.address, self.name):  # servers may keep their index of models from us
+            configs = {name: self._client.get_model_config(name, as_json=True) for name in (self.name, *stages)}
         return {"host": self.address.rpartition(":")[0], **self.versions(), "models": configs}
 
     def _parameter(self, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The whole line in one call: export, render, serve, calibrate, verify. Finished steps are reused."""
+"""The whole line in one call: export, engines, render, serve, calibrate, verify. Finished steps are reused."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from dynamicdet.errors import InputError
+from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.load import Load
 from dyndet_bench.machine import describe_machine, describe_versions
+from dyndet_builder.build_engines import engines_fit, provide_engines
 from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle import Precision, file_sha256, read_bundle
 from dyndet_builder.calibrate import calibrate
 from dyndet_builder.effort import Effort
+from dyndet_builder.engines_record import FILE_NAME as ENGINES_FILE
+from dyndet_builder.engines_record import gpus_here
 from dyndet_builder.export import export
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import Evidence, OperatingPoint, OperatingPoints, read_operating_points
@@ -26,7 +29,7 @@ from dyndet_builder.topology import choose_topology
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""
 
-STEPS = ("export", "render", "calibrate")
+STEPS = ("export", "engines", "render", "calibrate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +76,16 @@ def build(
 ) -> BuildResult:
     """Turn a checkpoint into a calibrated model repository in `output`, measured on the embedded or a remote server.
 
-    `output` gets `bundle/`, `model_repository/` and `build.json`. A step is reused when everything it depends on has
-    the hashes it had before (checkpoint, images, options, versions, and for the calibration this machine), so that an
-    interrupted build goes on where it stopped; so does an interrupted calibration, within an hour.
+    `output` gets `bundle/`, `model_repository/` and `build.json`; for the backend `tensorrt`, unless the rendering
+    names engines, also `engines/`, which are built, taken as they are where they fit, or asked for by a script.
 
-    Raises InputError, ParityError, ServerError, or TargetOutOfReachError with the reachable range; the results of
-    finished steps stay, and an earlier operating point stays in force.
+    A step is reused when everything it depends on has the hashes it had before (checkpoint, images, options, versions,
+    and for the calibration this machine), so that an interrupted build goes on where it stopped; so does an interrupted
+    calibration, within an hour.
+
+    Raises InputError, ParityError, ServerError (also where the embedded server lacks the stages' backend),
+    MissingExtraError where engines cannot be built here, or TargetOutOfReachError with the reachable range; the results
+    of finished steps stay, and an earlier operating point stays in force.
     """
     options = options or BuildOptions()
     for path, what in ((checkpoint, "checkpoint"), (images, "folder of images")):
@@ -104,6 +111,10 @@ class _Build:
         self._images = images
         self._targets = targets
         self._options = options
+        self._rendering = options.rendering
+        self._own_engines = self._rendering.backend == "tensorrt" and self._rendering.engines is None
+        if self._own_engines:
+            self._rendering = replace(self._rendering, engines=output / "engines")
         self._tell = progress
         self._bundle = output / "bundle"
         self._repository = output / "model_repository"
@@ -117,6 +128,8 @@ class _Build:
     def run(self) -> BuildResult:
         options = self._options
         self._step("export", self._export_key(), self._export, self._bundle_is_whole)
+        if self._own_engines:
+            self._step("engines", self._engines_key(), self._engines, self._engines_fit)
         self._step("render", self._render_key(), self._render, lambda: self._known_points() is not None)
         self._step("calibrate", self._calibrate_key(), self._calibrate, lambda: self._calibrated() is not None)
         points = self._calibrated()
@@ -171,17 +184,31 @@ class _Build:
             return False
         return True
 
+    def _engines_key(self) -> str:
+        gpus = [str(gpu) for gpu in gpus_here()]
+        return key_of({"bundle": file_sha256(self._bundle / BUNDLE_FILE), "gpus": gpus})
+
+    def _engines(self) -> None:
+        assert self._rendering.engines is not None
+        provide_engines(self._bundle, self._rendering.engines, self._rendering, self._tell)
+
+    def _engines_fit(self) -> bool:
+        assert self._rendering.engines is not None
+        return engines_fit(self._bundle, self._rendering.engines, self._rendering)
+
     def _render_key(self) -> str:
+        engines = None if self._rendering.engines is None else self._rendering.engines / ENGINES_FILE
         return key_of(
             {
                 "bundle": file_sha256(self._bundle / BUNDLE_FILE),
-                "options": _plain(asdict(self._options.rendering)),
+                "engines": file_sha256(engines) if engines is not None and engines.is_file() else None,
+                "options": _plain(asdict(self._rendering)),
                 "topology": str(self._options.load) if self._options.choose_topology else "given",
             }
         )
 
     def _render(self) -> None:
-        rendering, chosen = self._options.rendering, None
+        rendering, chosen = self._rendering, None
         if self._options.choose_topology:
             chosen = choose_topology(
                 self._bundle, self._images, rendering, load=self._options.load, progress=self._tell
@@ -214,6 +241,12 @@ class _Build:
             self._calibrate_at(remote.url, remote.metrics_url)
             remote.update_points(self._repository, self._options.name)
             return
+        if self._rendering.backend != "python":
+            raise ServerError(
+                f"the embedded server has no backend {self._rendering.backend}; serve {self._repository} with NVIDIA's "
+                f"image (`dyndet serve {self._repository} --docker` prints how) and run `dyndet calibrate --repository "
+                f"{self._repository}` there, or build with --url and --models"
+            )
         self._tell("start the server", 0, 1)
         with TritonServer(self._repository, log_file=self._log) as server:
             self._tell("start the server", 1, 1)

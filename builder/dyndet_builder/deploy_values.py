@@ -19,7 +19,7 @@ from dyndet_builder.deploy_server import (
     server_arguments,
 )
 from dyndet_builder.deployed import Deployed
-from dyndet_builder.engines_record import IMAGE_TENSORRT, Target, check_engines
+from dyndet_builder.engines_record import Target, check_engines, tensorrt_of
 
 KSERVE_MODELS = "/mnt/models"
 """where KServe's storage initializer puts them"""
@@ -97,7 +97,7 @@ def values(deployed: Deployed, options: DeployOptions, *, output: Path) -> Value
     """Raises InputError for GPU ids that a container does not have, and engines that the image does not run."""
     _check_gpus(deployed)
     tag = "{:02}.{:02}".format(*release) if (release := options.release()) else ""
-    target = Target(gpus=None, tensorrt=IMAGE_TENSORRT.get(tag), name=options.base_image)
+    target = Target(gpus=None, tensorrt=tensorrt_of(tag), name=options.base_image)
     check_engines(deployed.folder, target)
     name = options.name or _name_of(deployed.model)
     claim, claim_path = options.claim() or ("", "")

@@ -19,8 +19,8 @@ PLAN = "model.plan"
 HardwareCompatibility = Literal["none", "ampere+", "same-compute-capability"]
 Builder = Literal["tensorrt", "tensorrt_rtx_bindings"]
 
-IMAGE_TENSORRT = {"24.10": "10.5.0"}
-"""TensorRT inside the Triton images that dyndet names"""
+_TENSORRT = {"24.10": "10.5.0", "2.51.0": "10.5.0"}
+"""TensorRT inside the Triton image that dyndet is tested with, by the image's release and the server's version"""
 
 
 class _Record(BaseModel):
@@ -151,7 +151,17 @@ def check_engines_here(repository: Path, image: str | None = None) -> None:
         return
     release = image.rpartition(":")[2].partition("-")[0]
     name = f"this machine with {image}" if gpus else image
-    check_engines(repository, Target(gpus=gpus or None, tensorrt=IMAGE_TENSORRT.get(release), name=name))
+    check_engines(repository, Target(gpus=gpus or None, tensorrt=tensorrt_of(release), name=name))
+
+
+def check_engines_there(repository: Path, url: str, triton_version: str) -> None:
+    """`check_engines` for a running server, which tells its version and not its GPUs."""
+    check_engines(repository, Target(gpus=None, tensorrt=tensorrt_of(triton_version), name=f"the server at {url}"))
+
+
+def tensorrt_of(version: str) -> str | None:
+    """TensorRT inside a release of Triton's image (`24.10`), or beside a version of the server (`2.51.0`), if known."""
+    return _TENSORRT.get(version)
 
 
 def version_arguments(repository: Path) -> tuple[str, ...]:

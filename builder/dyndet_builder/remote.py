@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,23 @@ from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
 from dyndet_bench.served import Served
+from dyndet_builder.deploy_server import ADMIN_HEADER, ADMIN_VARIABLE
+from dyndet_builder.engines_record import check_engines_there
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_client.errors import ServerUnreachableError
+from dyndet_client.settings import Connection
 from dyndet_client.transport import parse_url
 
 _LOAD_S = 1800.0
 """the server may build engines while it loads"""
+_GRPC_PREFIX = "triton-grpc-protocol-"
+"""that Triton expects before the name of a restricted protocol's header"""
+
+
+def admin_headers() -> dict[str, str]:
+    """The header that a server of `dyndet deploy` asks for before it loads models, from the environment."""
+    key = os.environ.get(ADMIN_VARIABLE)
+    return {_GRPC_PREFIX + ADMIN_HEADER: key} if key else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +46,21 @@ class RemoteServer:
     models: str
     """where it reads its models, as this machine reaches it: a folder, or a URL such as s3://bucket/models"""
     metrics_url: str | None = None
+    admin_headers: Mapping[str, str] = field(default_factory=admin_headers, repr=False)
+    """sent with requests that load models, where the server restricts those; by default see `admin_headers`"""
+
+    def __post_init__(self) -> None:
+        Connection.make(self.url, headers=self.admin_headers)  # what cannot be sent is refused before anything is done
 
     def deploy(self, repository: Path, detector: str) -> tuple[str, ...]:
         """Push a repository's models and load them, the public detector last; returns their names.
 
         Models of these names are replaced, others are left alone. Raises ServerError with the server's own words where
-        it does not load one, and InputError where `models` cannot be written.
+        it does not load one, and InputError where `models` cannot be written or engines are for another TensorRT.
         """
         names = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
         names.sort(key=lambda name: name == detector)
-        self._check_controllable(detector)
+        self._check_controllable(detector, repository)
         for name in names:
             self._push(repository / name, name)
         for name in names:
@@ -81,12 +98,13 @@ class RemoteServer:
             raise InputError(f"{folder}, where the server reads its models, does not exist on this machine")
         _replace(source, folder / name)
 
-    def _check_controllable(self, detector: str) -> None:
-        """Find out before anything is written that the server lets models be loaded."""
+    def _check_controllable(self, detector: str, repository: Path) -> None:
+        """Find out before anything is written that the server lets models be loaded, and can run them."""
         with _server_errors(self.url), _client(self.url) as client:
-            client.get_model_repository_index()
+            check_engines_there(repository, self.url, str(client.get_server_metadata().version))
+            client.get_model_repository_index(headers=self.admin_headers)
             try:
-                client.unload_model(detector, unload_dependents=False)
+                client.unload_model(detector, headers=self.admin_headers, unload_dependents=False)
             except InferenceServerException as error:
                 if "not allowed" in str(error.message()) or "polling" in str(error.message()):
                     raise ServerError(
@@ -96,7 +114,7 @@ class RemoteServer:
 
     def _load(self, name: str) -> None:
         with _server_errors(self.url), _client(self.url) as client:
-            client.load_model(name, client_timeout=_LOAD_S)
+            client.load_model(name, headers=self.admin_headers, client_timeout=_LOAD_S)
             deadline = time.monotonic() + _LOAD_S
             while not client.is_model_ready(name):
                 if time.monotonic() > deadline:
@@ -135,6 +153,11 @@ def _server_errors(url: str) -> Iterator[None]:
         yield
     except InferenceServerException as error:
         reason = str(error.message() or "no reason given").strip().replace("\n", " ")
+        if "restricted" in reason:  # also told as UNAVAILABLE
+            raise ServerError(
+                f"the server at {url} restricts who loads models ({reason}); set {ADMIN_VARIABLE} to the key of a "
+                "deployment of dyndet's, or give --admin-header"
+            ) from error
         if str(error.status()).endswith("UNAVAILABLE"):
             raise ServerUnreachableError(f"no Triton server answers at {url}: {reason}") from error
         raise ServerError(f"the server at {url} refused: {reason}") from error

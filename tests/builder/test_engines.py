@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,49 +14,23 @@ from typing import Any
 import pytest
 
 from dynamicdet.errors import InputError, MissingExtraError
-from dyndet_builder.bundle import STAGES, Bundle, read_bundle
+from dyndet_builder.bundle import STAGES, read_bundle
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.engines import EngineOptions, engines, trtexec_lines, write_engines_script
 from dyndet_builder.engines_options import profile_of
-from dyndet_builder.engines_record import FILE_NAME, Engine, Engines, Gpu, Target, check_engines, gpus_here
+from dyndet_builder.engines_record import FILE_NAME, Engines, Gpu, Target, check_engines, gpus_here
 from dyndet_builder.render import RenderOptions, render
 from dyndet_builder.server import DEFAULT_PORTS, TritonServer
 from dyndet_builder.server_docker import docker_command
 from dyndet_templates.engines.layers import precision_error, precision_shares, record, version_in
 
 from ..triton.toy_bundle import write_toy_bundle
-
-A10 = Gpu(name="NVIDIA A10", compute_capability="8.6")
+from ..triton.toy_engines import A10, write_toy_engines
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
-
-
-def _engines(folder: Path, bundle: Bundle, **changed: Any) -> Path:
-    """A folder as `dyndet engines` leaves it on a machine with an A10; nothing here runs the plans."""
-    options = EngineOptions()
-    folder.mkdir(parents=True)
-    stages = {}
-    for stage in STAGES:
-        plan = f"plan of {stage}".encode()
-        (folder / f"{stage}.plan").write_bytes(plan)
-        stages[stage] = Engine(
-            file=f"{stage}.plan",
-            sha256=hashlib.sha256(plan).hexdigest(),
-            graph_sha256=bundle.stages[stage].sha256,
-            size_bytes=len(plan),
-            build_seconds=1,
-            profile=profile_of(bundle.stages[stage], options),
-            half_share=0,
-            int8_share=0,
-            evidence="engine inspector",
-        )
-    known: dict[str, Any] = {"tensorrt_version": "10.5.0.18", "gpu": A10, "max_batch": 8, "opt_batch": 8, **changed}
-    whole = Engines(bundle=bundle.name, precision="fp32", builder="tensorrt", stages=stages, **known)
-    (folder / FILE_NAME).write_text(whole.model_dump_json())
-    return folder
 
 
 def test_script_is_sound_and_says_what_is_missing(bundle: Path, tmp_path: Path) -> None:
@@ -189,7 +162,7 @@ def test_script_records_its_engines_and_refuses_fp32_for_half(bundle: Path, tmp_
 
 def test_rendered_engines_are_checked_before_a_server_starts(bundle: Path, tmp_path: Path) -> None:
     described = read_bundle(bundle)
-    built = _engines(tmp_path / "engines", described)
+    built = write_toy_engines(tmp_path / "engines", described)
     options = RenderOptions(backend="tensorrt", gpus=(0,), engines=built)
     repository = render(bundle, tmp_path / "models", options)
     assert (repository / "toy_head1" / "1" / "model.plan").read_bytes() == b"plan of head1"
@@ -203,7 +176,7 @@ def test_rendered_engines_are_checked_before_a_server_starts(bundle: Path, tmp_p
     newer = render(
         bundle,
         tmp_path / "newer",
-        replace(options, engines=_engines(tmp_path / "e11", described, tensorrt_version="11.1.0")),
+        replace(options, engines=write_toy_engines(tmp_path / "e11", described, tensorrt_version="11.1.0")),
     )
     with pytest.raises(InputError, match=r"TensorRT 11\.1\.0 and run on this version alone, but .* has 10\.5\.0"):
         docker_command(newer, ports=DEFAULT_PORTS)
@@ -229,7 +202,7 @@ def test_rendered_engines_are_checked_before_a_server_starts(bundle: Path, tmp_p
 def test_what_engines_are_bound_to(
     changed: dict[str, Any], gpu: Gpu, tensorrt: str | None, said: str, bundle: Path, tmp_path: Path
 ) -> None:
-    folder = _engines(tmp_path / "engines", read_bundle(bundle), **changed)
+    folder = write_toy_engines(tmp_path / "engines", read_bundle(bundle), **changed)
     target = Target(gpus=(gpu,), tensorrt=tensorrt, name="this machine")
     if said:
         with pytest.raises(InputError, match=said):

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dynamicdet.errors import InputError, ServerError
+from dynamicdet.errors import InputError, MissingExtraError, ServerError
 from dyndet_bench.served import Served
 from dyndet_builder.build import BuildOptions, build
+from dyndet_builder.bundle import read_bundle
+from dyndet_builder.cli import dyndet, run
+from dyndet_builder.deploy_server import ADMIN_HEADER, ADMIN_VARIABLE, RESTRICTED
 from dyndet_builder.effort import Effort
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.remote import RemoteServer
@@ -21,15 +24,29 @@ from dyndet_builder.targets import parse_targets
 from dyndet_client import Detector
 
 from .toy_bundle import image, write_toy_bundle
+from .toy_engines import write_toy_engines
+
+_KEY = "the key"
 
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TritonServer, Path]]:
-    """A server in explicit mode, in a process of its own, on a folder that holds another model which is not loaded."""
+    """A server in explicit mode, in a process of its own, on a folder that holds another model which is not loaded.
+
+    It restricts what a server of `dyndet deploy` restricts.
+    """
     folder = tmp_path_factory.mktemp("there") / "models"
     render(write_toy_bundle(folder.parent / "bundle"), folder, RenderOptions(name="stranger", topology="fused"))
-    with TritonServer(folder, model_control="explicit", warm_up=False) as server:
+    restricted = ",".join((*RESTRICTED, "shared-memory"))
+    arguments = [f"--grpc-restricted-protocol={restricted}:{ADMIN_HEADER}={_KEY}"]
+    with TritonServer(folder, model_control="explicit", warm_up=False, extra_arguments=arguments) as server:
         yield server, folder
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of somebody who may load models there."""
+    monkeypatch.setenv(ADMIN_VARIABLE, _KEY)
 
 
 @pytest.mark.parametrize("topology", ["bls", "fused"])
@@ -90,3 +107,59 @@ def test_a_model_that_does_not_load_is_the_servers_own_words(there: tuple[Triton
     shutil.rmtree(folder / "broken_head1")
     with pytest.raises(InputError, match="does not exist on this machine"):
         RemoteServer(url=server.grpc_url, models=str(tmp_path / "nowhere")).deploy(broken, "broken")
+
+
+def test_without_the_key_nothing_is_written_and_with_the_header_it_is(
+    there: tuple[TritonServer, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, folder = there
+    monkeypatch.delenv(ADMIN_VARIABLE)
+    models = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions(name="guarded"))
+    with pytest.raises(ServerError, match=r"restricts who loads models .*DYNDET_ADMIN_KEY.*--admin-header"):
+        RemoteServer(url=server.grpc_url, models=str(folder)).deploy(models, "guarded")
+    assert not (folder / "guarded").exists()
+    header = {f"triton-grpc-protocol-{ADMIN_HEADER}": _KEY}
+    RemoteServer(url=server.grpc_url, models=str(folder), admin_headers=header).deploy(models, "guarded")
+    assert (folder / "guarded").is_dir()
+
+
+def test_engines_are_pushed_where_they_can_run(there: tuple[TritonServer, Path], tmp_path: Path) -> None:
+    server, folder = there
+    bundle = write_toy_bundle(tmp_path / "bundle")
+    remote = RemoteServer(url=server.grpc_url, models=str(folder))
+    for version, refusal in (("10.9.0", "run on this version alone, but the server at"), ("10.5.0", "tensorrt")):
+        plans = write_toy_engines(tmp_path / version, read_bundle(bundle), tensorrt_version=version)
+        options = RenderOptions(name="planned", backend="tensorrt", gpus=(0,), engines=plans)
+        models = render(bundle, tmp_path / f"models {version}", options)
+        with pytest.raises((InputError, ServerError), match=refusal):  # the embedded server has no such backend
+            remote.deploy(models, "planned")
+        pushed = folder / "planned_detector2" / "1" / "model.plan"
+        assert pushed.is_file() == (version == "10.5.0")
+
+
+def test_a_build_with_engines_goes_on_when_the_script_has_run_elsewhere(
+    there: tuple[TritonServer, Path], tmp_path: Path, demo_checkpoint: Path, demo_images: Path
+) -> None:
+    """Here is no GPU: the first build leaves a script, the second one takes what the script would leave."""
+    server, folder = there
+    options = BuildOptions(
+        name="engined",
+        rendering=RenderOptions(name="engined", backend="tensorrt", gpus=(0,), max_batch=4),
+        remote=RemoteServer(url=server.grpc_url, models=str(folder)),
+    )
+
+    def attempt() -> None:
+        build(demo_checkpoint, tmp_path / "build", images=demo_images, targets=parse_targets("50%"), options=options)
+
+    with pytest.raises(MissingExtraError, match=r"build/engines\.sh does it inside NVIDIA's image"):
+        attempt()
+    assert "--maxShapes=image:4x320x320x3" in (tmp_path / "build" / "engines.sh").read_text()
+    write_toy_engines(tmp_path / "build" / "engines", read_bundle(tmp_path / "build" / "bundle"))
+    with pytest.raises(ServerError, match=r"refused: .*engined_"):
+        attempt()
+    assert (folder / "engined_backbone1" / "1" / "model.plan").read_bytes() == b"plan of backbone1"
+
+
+def test_a_header_without_a_server_is_refused() -> None:
+    arguments = ["--target-latency", "50%", "--admin-header", "a: b"]
+    assert run(dyndet, ["build", *arguments]) == 2

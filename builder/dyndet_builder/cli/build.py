@@ -20,10 +20,11 @@ from dyndet_builder.cli.targeting import effort_options, load_options, metrics_u
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.effort import Effort
 from dyndet_builder.export import PRECISIONS
-from dyndet_builder.remote import RemoteServer
+from dyndet_builder.remote import RemoteServer, admin_headers
 from dyndet_builder.render import RenderOptions, shipped_warmup_image
 from dyndet_builder.render_options import BACKENDS, TOPOLOGIES, Backend
 from dyndet_builder.targets import Target
+from dyndet_client.cli import read_headers
 
 _EFFORT = Effort()
 _RENDERING = RenderOptions()
@@ -61,7 +62,19 @@ _RENDERING = RenderOptions()
     "--models", help="With --url: where that server reads its models, a folder as seen from here, or s3://, gs://."
 )
 @metrics_url_option
+@click.option(
+    "--admin-header",
+    metavar="'NAME: VALUE'",
+    help="With --url: what that server asks for before it loads models.  [default: that of `dyndet deploy`, with the "
+    "key in DYNDET_ADMIN_KEY]",
+)
 @click.option("--backend", type=click.Choice(BACKENDS), default=_RENDERING.backend, show_default=True)
+@click.option(
+    "--engines",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that `dyndet engines` or its script wrote, for --backend tensorrt.  [default: OUTPUT/engines, built "
+    "where TensorRT and a GPU are]",
+)
 @click.option("--gpu", "gpus", type=int, multiple=True, help="Run the stages on this GPU (repeatable).  [default: CPU]")
 @load_options
 @effort_options
@@ -83,7 +96,9 @@ def command(
     url: str | None,
     models: str | None,
     metrics_url: str | None,
+    admin_header: str | None,
     backend: Backend,
+    engines: Path | None,
     gpus: tuple[int, ...],
     load: Load,
     tolerance: float | None,
@@ -102,12 +117,12 @@ def command(
       dyndet-build --target-latency 12ms
       dyndet-build --target-latency 10ms,12ms,p95:15ms
       dyndet-build --target-latency 50% --checkpoint dy-yolov7.pt --images photos -o build/street
-      dyndet-build --target-latency 12ms --url gpu-host:8001 --models /mnt/models --backend onnxruntime --gpu 0
+      dyndet-build --target-latency 12ms --url gpu-host:8001 --models /mnt/models --backend tensorrt --gpu 0
     """
     images = demo_images() if images is None else images
-    remote = _remote(url, models, metrics_url)
+    remote = _remote(url, models, metrics_url, admin_header)
     # Both topologies are measured on the embedded server, whose speed says nothing about another one's.
-    choose = topology == "auto" and remote is None and not gpus
+    choose = topology == "auto" and remote is None and backend == "python" and not gpus
     options = BuildOptions(
         name=name,
         precision=precision,
@@ -118,6 +133,7 @@ def command(
             name=name,
             topology="bls" if topology == "auto" else topology,
             backend=backend,
+            engines=engines,
             gpus=gpus,
             instances=instances,
             threads=threads,
@@ -154,12 +170,17 @@ def command(
     )
 
 
-def _remote(url: str | None, models: str | None, metrics_url: str | None) -> RemoteServer | None:
+def _remote(
+    url: str | None, models: str | None, metrics_url: str | None, admin_header: str | None
+) -> RemoteServer | None:
     if (url is None) != (models is None):
         raise click.UsageError("--url and --models belong together: a server, and where it reads its models")
     if url is None or models is None:
+        if admin_header is not None:
+            raise click.UsageError("--admin-header belongs to --url: it is for a server that is running")
         return None
-    return RemoteServer(url=url, models=models, metrics_url=metrics_url)
+    headers = admin_headers() if admin_header is None else read_headers([admin_header])
+    return RemoteServer(url=url, models=models, metrics_url=metrics_url, admin_headers=headers)
 
 
 def _first_of(images: Path) -> Path | None:

@@ -1,0 +1,42 @@
+"""Engines for a build: those at hand, those that can be built here, or the script that builds them elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dynamicdet.errors import InputError, MissingExtraError
+from dyndet_builder.bundle import read_bundle
+from dyndet_builder.engines import EngineOptions, engines, tensorrt_here, write_engines_script
+from dyndet_builder.render import engines_for
+from dyndet_builder.render_options import RenderOptions
+
+Progress = Callable[[str, int, int], None]
+
+
+def engines_fit(bundle: Path, folder: Path, rendering: RenderOptions) -> bool:
+    """Whether a folder holds the engines of this bundle, for this rendering."""
+    try:
+        engines_for(folder, read_bundle(bundle), rendering)
+    except InputError:
+        return False
+    return True
+
+
+def provide_engines(bundle: Path, folder: Path, rendering: RenderOptions, progress: Progress) -> None:
+    """Leave a bundle's engines in `folder`: those that are there, or new ones.
+
+    Raises MissingExtraError where they cannot be built on this machine: it names the script that was written for the
+    one that will serve, after which the same build goes on.
+    """
+    if engines_fit(bundle, folder, rendering):
+        return
+    options = EngineOptions(max_batch=rendering.max_batch, preferred_batches=rendering.preferred_batches)
+    if tensorrt_here():
+        engines(bundle, folder, options, progress=progress)
+        return
+    script = write_engines_script(bundle, folder, folder.with_name(f"{folder.name}.sh"), options)
+    raise MissingExtraError(
+        f"TensorRT or a GPU is missing here, so engines have to be built where they will run: {script} does it inside "
+        f"NVIDIA's image (its head has the command); put what it makes into {folder} and build again"
+    )
