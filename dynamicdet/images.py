@@ -79,9 +79,13 @@ def _open(name: str) -> BinaryIO:
 
 
 def _decode(file: BinaryIO, name: str) -> UInt8Array:
-    if not file.read(1):
+    try:
+        empty = not file.read(1)
+        file.seek(0)
+    except OSError as error:  # a failing disk, or what only looks like a file
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
+    if empty:
         raise InputError(f"{name}: empty (0 bytes), expected a picture")
-    file.seek(0)
     try:
         image = Image.open(file, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

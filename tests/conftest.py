@@ -9,6 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+_ABOUT_STOPPING = ("test_serve.py", "test_client_restart.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def servers_end_at_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Kill a server that only served a test: Triton takes 3.5 s to unload models. How it stops has tests of its own."""
+    from dyndet_builder.server import TritonServer
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.name not in _ABOUT_STOPPING:
+            patch.setitem(TritonServer.__init__.__kwdefaults__, "stop_timeout_s", 0.0)
+        yield
+
 
 @pytest.fixture(scope="session")
 def demo_images() -> Path:
@@ -55,5 +68,5 @@ def server(repository_folder: Path) -> Iterator[object]:
     """A running `dyndet_builder.server.TritonServer` that serves `repository_folder`."""
     from dyndet_builder.server import TritonServer
 
-    with TritonServer(repository_folder) as running:
+    with TritonServer(repository_folder, stop_timeout_s=0) as running:  # as `servers_end_at_once` says
         yield running

@@ -88,7 +88,8 @@ class Served:
             transport.close()
         self.name = self.detector.name
         self.topology: str = self._parameter("dyndet_topology") or "bls"
-        self.metrics = OwnMetrics(metrics_url or default_metrics_url(self.address), self.name)
+        where = default_metrics_url(self.address) if metrics_url is None else metrics_url
+        self.metrics = OwnMetrics(where, self.name)
         self._client = triton.InferenceServerClient(self.address, channel_args=[("grpc.enable_http_proxy", 0)])
 
     def __enter__(self) -> Served:

@@ -26,7 +26,7 @@ def image_files(folder: Path) -> list[Path]:
         raise InputError(
             f"{folder} is no folder of pictures: {'it is a file' if folder.exists() else 'no such folder'}"
         )
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
         raise InputError(f"{folder} holds no pictures; accepted are files ending in {', '.join(SUFFIXES)}")
     return files

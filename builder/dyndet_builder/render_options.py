@@ -21,6 +21,7 @@ TOPOLOGIES: tuple[Topology, ...] = get_args(Topology)
 DETECTOR_PARAMETER = "dyndet_detector"
 """parameter of a model that takes picture files: the detector that it asks"""
 
+_INT32_MAX = 2**31 - 1  # what Triton's configurations hold
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -110,14 +111,13 @@ class RenderOptions:
             ("max_batch", 1),
             ("queue_delay_us", 0),
         ):
-            value = getattr(self, field)
-            if value < least:
-                raise InputError(f"{field} must be at least {least}, not {value}")
+            _check_integer(field, getattr(self, field), least, _INT32_MAX)
         for batch in self.preferred_batches:
-            if not 1 <= batch <= self.max_batch:
-                raise InputError(f"preferred batch {batch} must be from 1 to max_batch, which is {self.max_batch}")
-        if any(gpu < 0 for gpu in self.gpus) or len(set(self.gpus)) != len(self.gpus):
-            raise InputError(f"GPU ids must be different numbers from 0, not {', '.join(map(str, self.gpus))}")
+            _check_integer("a preferred batch", batch, 1, self.max_batch)
+        for gpu in self.gpus:
+            _check_integer("a GPU's id", gpu, 0, _INT32_MAX)
+        if len(set(self.gpus)) != len(self.gpus):
+            raise InputError(f"GPU ids must be different, not {', '.join(map(str, self.gpus))}")
         self._check_backend()
         buckets = self.latency_buckets_ms
         if not buckets or any(not (math.isfinite(bound) and bound > 0) for bound in buckets):
@@ -141,3 +141,8 @@ class RenderOptions:
             )
         if self.engines is not None and self.backend != "tensorrt":
             raise InputError(f"engines are run by the backend tensorrt, not by {self.backend}")
+
+
+def _check_integer(name: str, value: int, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InputError(f"{name} must be a whole number from {least} to {most}, not {value!r}")

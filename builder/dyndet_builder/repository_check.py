@@ -23,14 +23,20 @@ def read_configs(repository: Path) -> list[pb.ModelConfig]:
     return found
 
 
-def check_repository(folder: Path) -> None:
+def is_empty(folder: Path) -> bool:
+    """Whether a folder exists and waits for its first model."""
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def check_repository(folder: Path, *, explicit: bool = False) -> None:
     """Raise InputError where the folder is no model repository, or a Python model has no code.
 
-    Triton 2.51 waits without an end for a Python model whose file is missing.
+    With `explicit` model control it may be empty: models are pushed and loaded later. Triton 2.51 waits without an end
+    for a Python model whose file is missing.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no model repository: no such folder; `dyndet render` writes one")
-    if not any(folder.glob("*/config.pbtxt")):
+    if not any(folder.glob("*/config.pbtxt")) and not (explicit and is_empty(folder)):
         raise InputError(f"{folder} is no model repository: no */config.pbtxt in it; `dyndet render` writes one")
     for config in read_configs(folder):
         if config.backend == "python" and not config.default_model_filename:

@@ -69,7 +69,7 @@ class TritonServer:
         stop_timeout_s: float = 20.0,
         warm_up: bool = True,
     ) -> None:
-        check_repository(repository)
+        check_repository(repository, explicit=model_control == "explicit")
         self._repository = repository.resolve()
         self._given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
         self._prefer_default_ports = prefer_default_ports

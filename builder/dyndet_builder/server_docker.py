@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dyndet_builder.engines_record import check_engines_here, version_arguments
 from dyndet_builder.render_backends import ENGINE_CACHE
-from dyndet_builder.repository_check import check_repository
+from dyndet_builder.repository_check import check_repository, is_empty
 from dyndet_builder.server import DEFAULT_PORTS
 from dyndet_builder.server_flags import gpus_of, memory_needs
 
@@ -20,20 +20,29 @@ _SERVE = "exec tritonserver --model-repository=/models"
 _INSTALL = "pip install --quiet 'numpy<2'"
 
 
-def docker_command(repository: Path, *, ports: Mapping[str, int], host: str = "127.0.0.1") -> list[str]:
+def docker_command(
+    repository: Path, *, ports: Mapping[str, int], host: str = "127.0.0.1", model_control: str = "none"
+) -> list[str]:
     """Words of the command. The repository is mounted read-only; what is changed in it on the host shows inside.
+
+    With the model control `explicit` it may be empty: the server then has what any model pushed there needs.
 
     Raises InputError where the folder is no repository, or its engines do not run on this machine's GPUs (where it has
     any) or with the TensorRT of the image.
     """
-    check_repository(repository)
+    check_repository(repository, explicit=model_control == "explicit")
     check_engines_here(repository, IMAGE)
     # ONNX graphs beside Python code are run by ONNX Runtime inside the Python backend.
-    needs_onnxruntime = any((graph.parent / "model.py").is_file() for graph in repository.glob("*/1/*.onnx"))
-    decodes = any(repository.glob("*/1/pictures.py"))
+    any_model = is_empty(repository)
+    graphs = repository.glob("*/1/*.onnx")
+    needs_onnxruntime = any_model or any((graph.parent / "model.py").is_file() for graph in graphs)
+    decodes = any_model or any(repository.glob("*/1/pictures.py"))
     packages = " ".join(["onnxruntime"] * needs_onnxruntime + ["pillow simplejpeg"] * decodes)
     needs = memory_needs(repository)
-    serve = " ".join([_SERVE, *needs.arguments(gpus_of(repository)), *version_arguments(repository)])
+    arguments = [*needs.arguments(gpus_of(repository)), *version_arguments(repository)]
+    if model_control != "none":
+        arguments.append(f"--model-control-mode={model_control}")
+    serve = " ".join([_SERVE, *arguments])
     command = ["docker", "run", "--rm", "--init", f"--shm-size={needs.shared_memory >> 20}m"]
     if shutil.which("nvidia-smi") is not None:
         command += ["--gpus", "all"]

@@ -14,6 +14,7 @@ from dyndet_builder.repository_check import read_configs
 
 _MIB = 1 << 20
 _PYTHON_DEFAULT, _CUDA_DEFAULT, _PINNED_DEFAULT = _MIB, 64 * _MIB, 256 * _MIB  # Triton's own
+_UNKNOWN_SHARED_MEMORY = 1024 * _MIB
 _ITEM_BYTES = {pb.TYPE_UINT8: 1, pb.TYPE_FP16: 2, pb.TYPE_FP32: 4, pb.TYPE_INT32: 4}
 _STRING_BYTES = 1 << 20  # an encoded picture
 
@@ -47,7 +48,7 @@ def memory_needs(repository: Path) -> MemoryNeeds:
 
     A Python instance holds the tensors of one full batch, and a public model that calls stages (`bls`) or a detector
     (`<name>_encoded`) what passes between them too. On a GPU each instance may have a batch being made and one being
-    read.
+    read. An empty repository gets room for a few of them.
     """
     configs = read_configs(repository)
     regions, cuda, pinned = [], 0, 0
@@ -65,7 +66,7 @@ def memory_needs(repository: Path) -> MemoryNeeds:
     used = sum(count for count, _ in regions) * max(region, _PYTHON_DEFAULT)
     return MemoryNeeds(
         python_region=max(region, _PYTHON_DEFAULT),
-        shared_memory=max(_round_up(2 * used), 64 * _MIB),
+        shared_memory=max(_round_up(2 * used), 64 * _MIB) if configs else _UNKNOWN_SHARED_MEMORY,
         cuda_pool=max(_round_up(cuda), _CUDA_DEFAULT) if cuda else 0,
         pinned_pool=max(_round_up(pinned), _PINNED_DEFAULT),
     )

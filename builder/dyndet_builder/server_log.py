@@ -7,6 +7,8 @@ from pathlib import Path
 
 from dynamicdet.errors import InputError
 
+_KINDS = "Internal|Invalid argument|Not found|Unavailable|Unsupported|Unknown"
+_KIND = re.compile(rf"^(?:(?:{_KINDS}): )?(?:\w+: \[ONNXRuntimeError\] : \d+ : \w+ : )?")
 _HARMLESS = ("NVML", "DCGM", "CacheManager Init Failed", "CUDA memory pool disabled", "CudaDriverHelper")
 
 
@@ -22,7 +24,7 @@ def open_log(path: Path) -> int:
 def error_lines(log: str) -> list[str]:
     """What the server says went wrong, each once: why models failed to load, else its error messages."""
     failed = re.findall(r"^\|\s*(\S+)\s*\|\s*\d+\s*\|\s*UNAVAILABLE:\s*(.+?)\s*\|\s*$", log, flags=re.MULTILINE)
-    messages = [f"model {name}: {reason}" for name, reason in failed]
+    messages = [f"model {name} cannot be loaded: {_KIND.sub('', reason)}" for name, reason in failed]
     if not messages:
         messages = re.findall(r'^E\d{4} [^\]]*\] "?(.+?)"?\s*$', log, flags=re.MULTILINE)
         messages = [message for message in messages if not any(word in message for word in _HARMLESS)]

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from dynamicdet.errors import InputError
 from dyndet_bench.load import Load
 from dyndet_bench.perf_analyzer import find_perf_analyzer
 from dyndet_bench.rounds import Rounds
 from dyndet_bench.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.bundle import read_bundle
+from dyndet_builder.engines_record import gpus_here
 from dyndet_builder.render import render
 from dyndet_builder.render_options import TOPOLOGIES, RenderOptions, Topology
 from dyndet_builder.server import TritonServer
@@ -60,6 +62,11 @@ def choose_topology(
     """
     if options.backend != "python":
         return None
+    if options.gpus and max(options.gpus) >= (count := len(gpus_here())):
+        raise InputError(
+            f"the topology auto is measured on this machine, which has no GPU {max(options.gpus)} (nvidia-smi lists "
+            f"{count or 'none'}); choose the topology bls or fused, or render on a machine with that GPU"
+        )
     tell = progress or (lambda _step, _done, _of: None)
     load = load or Load()
     perf_analyzer = find_perf_analyzer()

@@ -24,7 +24,7 @@ from dyndet_bench.served import Served
 from dyndet_bench.statistic import MEAN, THROUGHPUT, Statistic
 from dyndet_bench.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle import STAGES, read_bundle
+from dyndet_builder.bundle import STAGES, file_sha256, read_bundle
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.render import MARKER_FILE, graph_file, render
@@ -156,8 +156,9 @@ def tune(
 
 def options_of(repository: Path) -> RenderOptions:
     """What a repository was rendered with. Raises InputError where dyndet did not render it, or another version did."""
+    path = repository / MARKER_FILE
     try:
-        marker = json.loads((repository / MARKER_FILE).read_bytes())
+        marker = json.loads(path.read_bytes())
         given = dict(marker["options"])
         known = {field.name for field in fields(RenderOptions)}
         for name in ("gpus", "preferred_batches", "latency_buckets_ms"):
@@ -170,30 +171,51 @@ def options_of(repository: Path) -> RenderOptions:
         return replace(
             RenderOptions(**{key: value for key, value in given.items() if key in known}), name=str(marker["model"])
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{path} is damaged, or was written by another version"
+        if isinstance(error, InputError):
+            reason = f"{path}: {error}"
+        elif isinstance(error, OSError):
+            reason = f"{path}: {error.strerror or error}"
         raise InputError(
-            f"{repository} was not rendered by this version of dyndet ({error}); `dyndet render` it from its bundle"
+            f"{repository} was not rendered by this version of dyndet ({reason}); `dyndet render` it from its bundle"
         ) from error
 
 
 def bundle_of(repository: Path, model: str, folder: Path) -> Path:
-    """The bundle that a repository was rendered from, put together in `folder` from what lies in it."""
+    """The bundle that a repository was rendered from, put together in `folder` from what lies in it.
+
+    Raises InputError where the repository is damaged.
+    """
     folder.mkdir(parents=True)
     source = repository / BUNDLE_FILE
     if not source.is_file():
         raise InputError(f"{repository} holds no {BUNDLE_FILE}; `dyndet render` it from its bundle")
     shutil.copyfile(source, folder / BUNDLE_FILE)
+    graphs = {}
     for stage in STAGES:
         graph = graph_file(repository, model, stage)
         if graph is None:
             raise InputError(f"{repository} holds no detector {model!r} with a stage {stage}")
         (folder / f"{stage}.onnx").symlink_to(graph.resolve())
-    read_bundle(folder)
+        graphs[stage] = graph
+    try:
+        described = read_bundle(folder, check_hashes=False)
+    except InputError as error:  # names the copy
+        raise InputError(str(error).replace(str(folder), str(repository))) from error
+    for stage, graph in graphs.items():
+        if file_sha256(graph) != described.stages[stage].sha256:
+            raise InputError(
+                f"{graph} has changed since it was rendered (its SHA-256 differs); `dyndet render` it from its bundle"
+            )
     return folder
 
 
 def _threshold(repository: Path, model: str) -> float:
-    points = read_operating_points(repository / model / "1" / POINTS_FILE)
+    path = repository / model / "1" / POINTS_FILE
+    points = read_operating_points(path)
+    if points.default not in points.points:
+        raise InputError(f"{path} has no point {points.default!r}, which it names as its default; render it again")
     return points.points[points.default].threshold
 
 

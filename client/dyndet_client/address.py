@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from dynamicdet.errors import InputError
+from dyndet_client.checks import shown
 
 Protocol: TypeAlias = Literal["grpc", "http"]
 
@@ -50,7 +51,7 @@ def parse_address(url: str) -> Address:
     ('grpc', '[::1]:8000')
     """
     if not isinstance(url, str):
-        raise InputError(f"a server address is a text such as 127.0.0.1:8001, not {url!r}")
+        raise InputError(f"a server address is a text such as 127.0.0.1:8001, not {shown(url)}")
     scheme, separator, rest = url.strip().rpartition("://")
     if separator and scheme.lower() not in _SCHEMES:
         raise InputError(

@@ -39,6 +39,7 @@ class AsyncDetector(BaseDetector):
     def _start(self) -> None:
         self._sender = drive.make_async_sender(self._connection)
         self._connecting = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def connect(self) -> None:
         """Connect and check the model, unless that was done."""
@@ -101,12 +102,13 @@ class AsyncDetector(BaseDetector):
 
         Takes asynchronous iterables too. A plain one is drawn from in the event loop and should not block.
         """
-        many.check(images, concurrency, errors)
+        many.check(images, concurrency, errors, in_loop=True)
         options = Options(threshold=threshold, operating_point=operating_point, min_score=min_score)
         self._deadline(timeout)
         self._check_open()
 
         async def answer(image: ImageSource) -> Detections | InputError:
+            self._check_loop()
             try:
                 return await self._detect(image, options, self._deadline(timeout))
             except InputError as error:
@@ -120,6 +122,7 @@ class AsyncDetector(BaseDetector):
         """End the connection; the detector cannot be used afterwards."""
         if self._closed:
             return
+        self._check_loop()
         self._closed = True
         try:
             await drive.run_async(self._session.close(), self._sender)
@@ -150,11 +153,18 @@ class AsyncDetector(BaseDetector):
 
     async def _connect(self, deadline: Deadline) -> ServedModel:
         self._check_open()
+        self._check_loop()
         if self._served is None:
             async with self._connecting:
                 if self._served is None:
                     self._served = await self._try(partial(self._session.connect, deadline), deadline)
         return self._served
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise InputError("this AsyncDetector belongs to the event loop that used it first; make one in each loop")
 
     async def _try(self, flow: Callable[[], Flow[T]], deadline: Deadline) -> T:
         try:  # as in Detector

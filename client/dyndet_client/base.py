@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dynamicdet.errors import InputError
+from dyndet_client.checks import optional, seconds, shown
 from dyndet_client.codec import ServedModel
 from dyndet_client.retrying import Deadline
 from dyndet_client.session import Session
-from dyndet_client.settings import Connection, KeepAlive, Retries, Tls, TransportChoice, check_transport, seconds
+from dyndet_client.settings import Connection, KeepAlive, Retries, Tls, TransportChoice, check_transport
 
 
 class BaseDetector:
@@ -27,8 +28,9 @@ class BaseDetector:
         retries: Retries | None = None,
         keep_alive: KeepAlive | None = None,
     ) -> None:
-        if not model:
-            raise InputError("model must be a name, not an empty string")
+        if not isinstance(model, str) or not model or not model.isprintable():
+            raise InputError(f"model must be a name of printable characters, not {shown(model)}")
+        optional("retries", retries, Retries)
         self._timeout = seconds("timeout", timeout)
         self._connection = Connection.make(url, tls=tls, headers=headers, token=token, keep_alive=keep_alive)
         self._retries = retries or Retries()

@@ -108,7 +108,7 @@ def command(
             timeout=timeout,
             transport=transport,
             tls=None if ca_file is None else Tls(ca_file=ca_file),
-            headers=_read_headers(headers),
+            headers=read_headers(headers),
             token=token,
         )
         pictures = _Pictures(sources, every)
@@ -188,9 +188,12 @@ def _printable_errors() -> Iterator[None]:
         raise
 
 
-def _read_headers(texts: Sequence[str]) -> dict[str, str]:
+def read_headers(texts: Sequence[str]) -> dict[str, str]:
+    """Headers from texts like 'NAME: VALUE'. Raises InputError for one without a colon."""
     pairs = [text.partition(":") for text in texts]
     for name, colon, _ in pairs:
         if not colon:
-            raise InputError(f"--header {name!r} has no colon: give it as 'NAME: VALUE'")
+            raise InputError(f"the header {name!r} has no colon: give it as 'NAME: VALUE'")
+        if not name.strip():
+            raise InputError("a header has no name before its colon: give it as 'NAME: VALUE'")
     return {name.strip(): value.strip() for name, _, value in pairs}

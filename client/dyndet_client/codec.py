@@ -6,7 +6,6 @@ Every transport and every kind of detector sends the same `Request` and hands th
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from dynamicdet.errors import InputError
 from dynamicdet.images import ImageSource, UInt8Array, read_image
 from dynamicdet.letterbox import Letterboxed, letterbox
+from dyndet_client.checks import shown
 from dyndet_client.detections import Detections, Route
 from dyndet_client.errors import NotADetectorError, ServerError
 
@@ -57,13 +57,12 @@ class Options:
             _check_share("threshold", self.threshold)
             if self.operating_point is not None:
                 raise InputError("threshold and operating_point exclude each other: an operating point is a threshold")
-        if self.operating_point is not None and not self.operating_point:
-            raise InputError("operating_point must be a name, not an empty string")
-        if self.operating_point is not None and not self.operating_point.isprintable():
-            raise InputError(f"operating_point must be printable, got {self.operating_point!r}")
+        named = self.operating_point
+        if named is not None and not (isinstance(named, str) and named and named.isprintable()):
+            raise InputError(f"operating_point must be a name of printable characters, not {shown(named)}")
         _check_share("min_score", self.min_score)
         if not isinstance(self.request_id, str) or not self.request_id.isprintable():
-            raise InputError(f"request_id must be printable text, got {self.request_id!r}")
+            raise InputError(f"request_id must be printable text, not {shown(self.request_id)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +190,6 @@ def _route(value: int) -> Route:
 
 
 def _check_share(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise InputError(f"{name} must be a number from 0 to 1, not {value!r}")
-    if not (math.isfinite(value) and 0 <= value <= 1):
-        raise InputError(f"{name} must be a finite number from 0 to 1, not {value}")
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1:
+        raise InputError(f"{name} must be a finite number from 0 to 1, not {shown(value)}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from tritonclient.utils import InferenceServerException
 
+from dynamicdet.errors import InputError
 from dyndet_client.drive import InFlight
 from dyndet_client.errors import MissingExtraError
 from dyndet_client.protocol import Call
@@ -125,7 +126,10 @@ def _ssl_context(connection: Connection) -> Any:
         return None
     import ssl
 
-    context = ssl.create_default_context(cafile=tls.ca_file)
-    if tls.certificate_file is not None:
-        context.load_cert_chain(tls.certificate_file, tls.key_file)
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.certificate_file is not None:
+            context.load_cert_chain(tls.certificate_file, tls.key_file)
+    except ssl.SSLError as error:
+        raise InputError(f"the certificates or the key that were given are damaged: {error}") from error
     return context

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dynamicdet.errors import InputError
+from dyndet_client.checks import shown
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -21,15 +22,17 @@ AHEAD = 2
 """Pictures drawn beyond those answered, per request in flight: one is prepared while another is waited for."""
 
 
-def check(images: object, concurrency: int, errors: str) -> None:
-    """Raise InputError for what `detect_many` does not take."""
+def check(images: object, concurrency: int, errors: str, *, in_loop: bool = False) -> None:
+    """Raise InputError for what `detect_many` does not take; in an event loop it takes asynchronous iterables too."""
     one_picture = isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image)
     if one_picture or (isinstance(images, np.ndarray) and images.ndim < 4):
         raise InputError("detect_many takes a list or a generator of pictures, not one picture: use detect")
+    if not any(hasattr(images, name) for name in ("__iter__", "__getitem__", *(("__aiter__",) if in_loop else ()))):
+        raise InputError(f"detect_many takes a list or a generator of pictures, not {shown(images)}")
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= 1000:
-        raise InputError(f"concurrency must be a whole number from 1 to 1000, not {concurrency!r}")
-    if errors not in ("raise", "return"):
-        raise InputError(f"errors must be 'raise' or 'return', not {errors!r}")
+        raise InputError(f"concurrency must be a whole number from 1 to 1000, not {shown(concurrency)}")
+    if not isinstance(errors, str) or errors not in ("raise", "return"):
+        raise InputError(f"errors must be 'raise' or 'return', not {shown(errors)}")
 
 
 def in_order(

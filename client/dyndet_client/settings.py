@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -12,11 +11,17 @@ from typing import Literal, TypeAlias, get_args
 
 from dynamicdet.errors import InputError
 from dyndet_client.address import Address, parse_address
+from dyndet_client.checks import optional, seconds, shown
 
 TransportChoice: TypeAlias = Literal["auto", "network", "shared-memory", "cuda-shared-memory"]
 """How pictures reach the server; auto: shared memory where the server is on this machine and can read it."""
 
 _FilePath: TypeAlias = "str | os.PathLike[str]"
+_LONGEST_SILENCE_S = 2_147_483  # gRPC counts milliseconds in 32 bits
+_HEADERS_OF_THE_CONNECTION = (
+    "connection content-encoding content-length content-type expect inference-header-content-length te trailer "
+    "transfer-encoding upgrade"
+).split()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +58,12 @@ class KeepAlive:
     """also while no request is under way"""
 
     def __post_init__(self) -> None:
-        seconds("interval_s", self.interval_s)
-        seconds("timeout_s", self.timeout_s)
+        for name in ("interval_s", "timeout_s"):
+            value = getattr(self, name)
+            if not 0.001 <= seconds(name, value) <= _LONGEST_SILENCE_S:
+                raise InputError(f"{name} must be from 0.001 to {_LONGEST_SILENCE_S} seconds, not {shown(value)}")
+        if not isinstance(self.while_idle, bool):
+            raise InputError(f"while_idle must be True or False, not {shown(self.while_idle)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +84,7 @@ class Retries:
 
     def __post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
-            raise InputError(f"attempts must be a whole number of at least 1, not {self.attempts!r}")
+            raise InputError(f"attempts must be a whole number of at least 1, not {shown(self.attempts)}")
         seconds("first_wait_s", self.first_wait_s)
         seconds("longest_wait_s", self.longest_wait_s)
 
@@ -101,17 +110,21 @@ class Connection:
     ) -> Connection:
         """From what a detector is created with. A token becomes the header `authorization: Bearer TOKEN`."""
         address = parse_address(url)
+        optional("tls", tls, Tls)
+        optional("headers", headers, Mapping)
+        optional("token", token, str)
+        optional("keep_alive", keep_alive, KeepAlive)
         if tls is not None and not address.tls and address.has_scheme:
             raise InputError(f"{url!r} asks for a connection without TLS, but tls was given: use grpcs:// or https://")
-        given = dict(headers or {})
+        given = {_header_name(name, address): _header_value(name, value) for name, value in (headers or {}).items()}
         if token is not None:
-            if any(name.lower() == "authorization" for name in given):
+            if "authorization" in given:
                 raise InputError("token and the header authorization exclude each other")
-            given["authorization"] = f"Bearer {token}"
+            given["authorization"] = _header_value("authorization", f"Bearer {token}")
         return cls(
             address=address,
             tls=tls or (Tls() if address.tls else None),
-            headers={_header_name(name): _header_value(name, value) for name, value in given.items()},
+            headers=given,
             keep_alive=keep_alive or KeepAlive(),
         )
 
@@ -119,22 +132,17 @@ class Connection:
 def check_transport(choice: str) -> TransportChoice:
     """The choice itself. Raises InputError for any other text."""
     for known in get_args(TransportChoice):
-        if choice == known:
+        if isinstance(choice, str) and choice == known:
             return known  # type: ignore[no-any-return]
-    raise InputError(f"transport must be one of {', '.join(get_args(TransportChoice))}, not {choice!r}")
-
-
-def seconds(name: str, value: float) -> float:
-    """The value as a float. Raises InputError for what is no positive, finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(f"{name} must be a positive number of seconds, not {value!r}")
-    return float(value)
+    raise InputError(f"transport must be one of {', '.join(get_args(TransportChoice))}, not {shown(choice)}")
 
 
 def read_pem(path: _FilePath | None, name: str) -> bytes | None:
     """The file's content; none for no file. Raises InputError where it cannot be read or holds no PEM block."""
     if path is None:
         return None
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{name} must be the path of a file, not {type(path).__name__}")
     try:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
@@ -145,10 +153,15 @@ def read_pem(path: _FilePath | None, name: str) -> bytes | None:
     return content
 
 
-def _header_name(name: str) -> str:
+def _header_name(name: str, address: Address) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z_.-]+", name):
-        raise InputError(f"{name!r} is no name of a header: letters, digits, '-', '_' and '.' are")
-    return name.lower()
+        raise InputError(f"{shown(name)} is no name of a header: letters, digits, '-', '_' and '.' are")
+    lower = name.lower()
+    if lower in _HEADERS_OF_THE_CONNECTION:
+        raise InputError(f"the header {name} is set by the connection itself: leave it out")
+    if address.protocol == "grpc" and (lower.startswith("grpc-") or lower.endswith("-bin")):
+        raise InputError(f"the header {name} cannot be sent: gRPC keeps names like grpc-* and *-bin for itself")
+    return lower
 
 
 def _header_value(name: str, value: str) -> str:

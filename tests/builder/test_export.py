@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -177,7 +178,10 @@ def test_routes_flip_only_where_they_are_defined() -> None:
     assert route_flip_share(np.full(10, 0.5, np.float32), expected, tie=1e-5) == 0  # no threshold can part equals
 
 
-def test_command_prints_the_bundle(demo_checkpoint: Path, demo_images: Path, tmp_path: Path) -> None:
+def test_command_prints_the_bundle(
+    demo_checkpoint: Path, demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_export, "export", functools.partial(export, exporter="torchscript"))  # the faster one
     output = tmp_path / "bundle"
     words = [str(demo_checkpoint), "-o", str(output), "--images", str(demo_images), "--parity-images", "1", "--json"]
     result = CliRunner().invoke(cli_export.command, words, catch_exceptions=False)

@@ -11,6 +11,8 @@ from PIL import Image
 
 from dyndet_builder.cli import dyndet, run
 from dyndet_client import DeadlineExceededError, Detector, InputError, ServerUnreachableError
+from dyndet_client.cli_sources import Source, read_pictures
+from dyndet_client.codec import Options, ServedModel, encode
 
 
 @pytest.fixture
@@ -61,6 +63,10 @@ def test_a_server_that_accepts_and_says_nothing_does_not_hang(picture) -> None:
         ["--url", "ftp://127.0.0.1:8000"],
         ["--url", "grpc://127.0.0.1:8001", "--ca-file", "absent.pem"],
         ["--header", "no colon"],
+        ["--header", ":path: /"],
+        ["--header", "trace-bin: 1"],
+        ["--header", "Content-Length: 5"],
+        ["--header", "a: b\nc: d"],
         ["--concurrency", "0"],
         ["--every", "0"],
         ["--model", ""],
@@ -110,6 +116,15 @@ def test_the_absence_of_an_optional_package_says_what_to_install(missing, code, 
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
     assert f'pip install "{extra}"' in done.stdout and done.stdout.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has a file that opens and cannot be read")
+def test_a_file_that_opens_and_cannot_be_read_is_named(capsys) -> None:
+    source = Source(path=Path("/proc/self/mem"), is_video=False)
+    with pytest.raises(InputError, match="/proc/self/mem cannot be read: Input/output error"):
+        list(read_pictures(source, every=1))
+    with pytest.raises(InputError, match="/proc/self/mem cannot be read"):
+        encode(ServedModel(name="a", input_size=32, class_names=()), source.path, Options())
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path, capsys) -> None:

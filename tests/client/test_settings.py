@@ -21,6 +21,7 @@ from dyndet_client import (
     Tls,
 )
 from dyndet_client.address import parse_address
+from dyndet_client.codec import Options
 from dyndet_client.retrying import Deadline, policy
 from dyndet_client.settings import Connection
 
@@ -84,6 +85,89 @@ def test_contradictions_are_refused(tmp_path) -> None:
         assert "secret" not in str(caught.value)
     assert Connection.make("host", tls=Tls(ca_file=pem)).tls and Connection.make("https://host").tls
     assert "secret" not in repr(Connection.make("host", token="secret"))
+
+
+_VAST = 10**5000  # Python makes no text of it
+
+
+@pytest.mark.parametrize("kind", [Detector, AsyncDetector])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: 5} for name in ("url", "model", "transport", "tls", "headers", "token", "retries", "keep_alive")),
+        *({name: _VAST} for name in ("model", "timeout", "transport")),
+        {"model": "dyn\ndet"},
+        {"headers": {5: "x"}, "token": "y"},
+        {"headers": {"x": 5}},
+    ],
+)
+def test_wrong_types_are_refused_where_a_detector_is_made(kind, wrong) -> None:
+    with pytest.raises(InputError, match="address" if "url" in wrong else next(iter(wrong))[:6]) as caught:
+        kind(**{"url": "host", **wrong})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong"),
+    [
+        (KeepAlive, {"interval_s": 1e300}),
+        (KeepAlive, {"timeout_s": 1e-9}),
+        (KeepAlive, {"while_idle": None}),
+        (Retries, {"first_wait_s": 10**400}),
+        (Retries, {"attempts": "3"}),
+        (Tls, {"ca_file": 5}),
+        (Options, {"threshold": 10**400}),
+        (Options, {"min_score": _VAST}),
+        (Options, {"operating_point": 5}),
+        (Options, {"request_id": 5}),
+        (Detector("host").detect_many, {"images": 5}),
+        (Detector("host").detect_many, {"images": [], "timeout": 10**400}),
+        (Detector("host").detect_many, {"images": [], "concurrency": _VAST}),
+        (AsyncDetector("host").detect_many, {"images": 5}),
+    ],
+)
+def test_wrong_values_are_named(make, wrong) -> None:
+    with pytest.raises(InputError, match="pictures" if wrong == {"images": 5} else list(wrong)[-1]):
+        make(**wrong)
+
+
+@pytest.mark.parametrize("url", ["host", "http://host"])
+@pytest.mark.parametrize(
+    "name", ["", ":path", "a b", "a\nb", "größe", "Transfer-Encoding", "content-length", "TE", "Content-Encoding"]
+)
+def test_headers_that_cannot_be_sent_are_refused(url: str, name: str) -> None:
+    with pytest.raises(InputError, match="header") as caught:
+        Connection.make(url, headers={name: "secret"})
+    assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_headers_of_grpc_itself_are_refused_there() -> None:
+    for name in ("trace-bin", "X-BIN", "grpc-timeout"):
+        with pytest.raises(InputError, match=f"header {name} cannot be sent"):
+            Connection.make("host", headers={name: "x"})
+        assert Connection.make("http://host", headers={name: "x"}).headers == {name.lower(): "x"}
+
+
+def test_an_async_detector_belongs_to_one_event_loop() -> None:
+    detector = AsyncDetector("127.0.0.1:9", retries=Retries(attempts=1))
+
+    async def detect_many() -> None:
+        async for _ in detector.detect_many([b""], errors="return"):
+            pass
+
+    with pytest.raises(ServerUnreachableError):
+        asyncio.run(detector.connect())
+    for again in (detector.connect, lambda: detector.detect(b""), detect_many, detector.close):
+        with pytest.raises(InputError, match="belongs to the event loop that used it first"):
+            asyncio.run(again())
+
+
+def test_damaged_certificates_are_named(tmp_path) -> None:
+    pytest.importorskip("aiohttp")
+    pem = tmp_path / "ca.pem"
+    pem.write_text("-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n")
+    with pytest.raises(InputError, match="damaged"):
+        Detector("https://127.0.0.1:9", tls=Tls(ca_file=pem)).connect()
 
 
 @settings(max_examples=50, deadline=None)

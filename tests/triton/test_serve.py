@@ -110,6 +110,18 @@ def test_a_model_that_fails_to_load_shows_the_servers_reason(tmp_path: Path) -> 
     assert _traces(str(repository)) == []
 
 
+def test_a_damaged_graph_is_named_with_the_first_line_of_the_reason(repository_folder: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    shutil.copytree(repository_folder, repository)
+    with (repository / "dyndet_head1" / "1" / "model.onnx").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(ServerError) as caught:
+        TritonServer(repository).start()
+    said = str(caught.value)
+    assert "model dyndet_head1 cannot be loaded: Load model from " in said and "Protobuf parsing failed" in said
+    assert "\n" not in said and "ONNXRuntimeError" not in said
+
+
 def test_a_model_without_code_is_refused_before_anything_starts(tmp_path: Path) -> None:
     """Triton itself waits for such a model without an end."""
     repository = _repository(tmp_path / "models", _DOUBLE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from dyndet_bench.serving import FLOOR, MIXES, measure_serving
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.render import MARKER_FILE, RenderOptions, render
 from dyndet_builder.server import TritonServer
+from dyndet_builder.topology import choose_topology
 
 from .toy_bundle import image, write_toy_bundle
 
@@ -69,6 +72,7 @@ def test_metrics_of_another_server_are_refused(both: tuple[TritonServer, Path], 
     server, _ = both
     render(bundle, tmp_path / "other", RenderOptions(name="fused", topology="fused"))
     with TritonServer(tmp_path / "other", warm_up=False) as other:
+        _wait_for(other.metrics_url)  # opened last of the three ports
         with Served(server.grpc_url, "fused", metrics_url=other.metrics_url) as served:
             served.metrics.patience_s = 0.2
             served.counts()
@@ -78,6 +82,17 @@ def test_metrics_of_another_server_are_refused(both: tuple[TritonServer, Path], 
         with Served(server.grpc_url, "fused", metrics_url="127.0.0.1:9") as served:
             with pytest.raises(ServerError, match=r"cannot be read at http://127.0.0.1:9/metrics \(.*--metrics-url"):
                 served.counts()
+
+
+def _wait_for(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_baselines_answer_as_the_detector_does(both: tuple[TritonServer, Path]) -> None:
@@ -127,8 +142,13 @@ def test_every_way_to_serve_is_measured_beside_the_floor(both: tuple[TritonServe
 
 
 def test_render_auto_keeps_the_faster_topology_and_says_why(
-    bundle: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(choose_topology.__kwdefaults__, "rounds", 2)
     output = tmp_path / "models"
     assert run(dyndet, ["render", str(bundle), str(output), "--topology", "auto", "--images", str(pictures)]) == 0
     marker = json.loads((output / MARKER_FILE).read_text())
@@ -138,6 +158,14 @@ def test_render_auto_keeps_the_faster_topology_and_says_why(
     assert marker["options"]["topology"] == min(sums, key=lambda topology: sums[topology])
     assert f"{marker['options']['topology']:5}" in capsys.readouterr().out.split("<- faster")[0].splitlines()[-1]
     assert (output / "toy" / "1" / "backbone1.onnx").exists() == (marker["options"]["topology"] == "fused")
+
+
+def test_auto_says_that_it_needs_the_gpu_here(
+    bundle: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("dyndet_builder.topology.gpus_here", lambda: ())
+    with pytest.raises(InputError, match=r"this machine, which has no GPU 1 \(nvidia-smi lists none\)"):
+        choose_topology(bundle, pictures, RenderOptions(gpus=(0, 1)))
 
 
 def test_the_fused_topology_runs_no_foreign_backend(bundle: Path, tmp_path: Path) -> None:

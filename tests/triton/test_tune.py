@@ -13,7 +13,7 @@ from dyndet_bench.load import Load
 from dyndet_bench.statistic import THROUGHPUT
 from dyndet_builder.operating_points import UNCALIBRATED, read_operating_points
 from dyndet_builder.render import MARKER_FILE, RenderOptions, render
-from dyndet_builder.tune import Setting, tune
+from dyndet_builder.tune import Setting, options_of, tune
 
 from .toy_bundle import image, write_toy_bundle
 
@@ -43,3 +43,40 @@ def test_a_repository_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model" / "config.pbtxt").write_text("")
     with pytest.raises(InputError, match="was not rendered by this version of dyndet"):
         tune(tmp_path, images=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (MARKER_FILE, "{", r"models/dyndet\.json is damaged, or was written by another version\); `dyndet render` it"),
+        (MARKER_FILE, "[]", r"models/dyndet\.json is damaged"),
+        (MARKER_FILE, '{"options": 5}', r"models/dyndet\.json is damaged"),
+        (MARKER_FILE, None, r"models/dyndet\.json: No such file or directory"),
+        ("bundle.json", "{}", r"models/bundle\.json does not describe a bundle"),
+        ("bundle.json", None, r"models holds no bundle\.json"),
+        ("toy_head1/1/model.onnx", "cut", r"models/toy_head1/1/model\.onnx has changed since it was rendered"),
+        ("toy_head1/1/model.onnx", None, r"holds no detector 'toy' with a stage head1"),
+        ("toy/1/operating_points.json", '{"default": "a", "points": {}}', r"has no point 'a'"),
+    ],
+)
+def test_a_damaged_repository_is_named_as_the_user_did(
+    tmp_path: Path, file: str, content: str | None, said: str
+) -> None:
+    repository = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions())
+    if content is None:
+        (repository / file).unlink()
+    else:
+        (repository / file).write_text(content)
+    with pytest.raises(InputError, match=said) as caught:
+        tune(repository, images=tmp_path, model="toy")
+    text = str(caught.value)
+    assert "\n" not in text and "dyndet-tune-" not in text and "Expecting" not in text
+
+
+def test_options_that_are_refused_are_named(tmp_path: Path) -> None:
+    repository = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions())
+    marker = json.loads((repository / MARKER_FILE).read_text())
+    marker["options"]["max_batch"] = "8"
+    (repository / MARKER_FILE).write_text(json.dumps(marker))
+    with pytest.raises(InputError, match=r"dyndet\.json: max_batch must be a whole number from 1 to"):
+        options_of(repository)

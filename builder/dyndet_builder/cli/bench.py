@@ -18,7 +18,7 @@ from dyndet_builder.cli.bench_client import command as client_command
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.serving import command as serving_command
 from dyndet_builder.cli.sweep import command as sweep_command
-from dyndet_builder.cli.targeting import metrics_url_option
+from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
 from dyndet_builder.paper import SOURCE, PaperComparison, compare_with_paper
 from dyndet_builder.server import TritonServer
 
@@ -60,6 +60,7 @@ def overhead(
     Example:
       dyndet bench overhead build/models --images benchmarks/demo/val/images
     """
+    check_metrics_url(metrics_url, url)
     with ExitStack() as stack:
         if url is None:
             server = stack.enter_context(TritonServer(repository))

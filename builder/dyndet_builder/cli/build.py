@@ -16,7 +16,13 @@ from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.bundle import Precision
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.targeting import effort_options, load_options, metrics_url_option, targets_option
+from dyndet_builder.cli.targeting import (
+    check_metrics_url,
+    effort_options,
+    load_options,
+    metrics_url_option,
+    targets_option,
+)
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.effort import Effort
 from dyndet_builder.export import PRECISIONS
@@ -162,17 +168,25 @@ def command(
     if result.reused:
         console.print(f"Unchanged, and reused: {', '.join(result.reused)}.")
     show_measured(console, result.points, result.evidence)
-    console.print(
-        f"The repository is {result.repository}. Next:\n"
-        f"  dyndet serve {result.repository} --grpc-port 8001\n"
-        f"  dyndet detect PICTURE... --url 127.0.0.1:8001 --model {result.model}",
-        soft_wrap=True,
-    )
+    if remote is None:
+        console.print(
+            f"The repository is {result.repository}. Next:\n"
+            f"  dyndet serve {result.repository} --grpc-port 8001\n"
+            f"  dyndet detect PICTURE... --url 127.0.0.1:8001 --model {result.model}",
+            soft_wrap=True,
+        )
+    else:
+        console.print(
+            f"The repository is {result.repository}; {remote.url} serves it. Next:\n"
+            f"  dyndet detect PICTURE... --url {remote.url} --model {result.model}",
+            soft_wrap=True,
+        )
 
 
 def _remote(
     url: str | None, models: str | None, metrics_url: str | None, admin_header: str | None
 ) -> RemoteServer | None:
+    check_metrics_url(metrics_url, url)
     if (url is None) != (models is None):
         raise click.UsageError("--url and --models belong together: a server, and where it reads its models")
     if url is None or models is None:

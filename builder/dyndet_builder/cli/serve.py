@@ -11,6 +11,8 @@ from types import FrameType
 import click
 
 from dynamicdet.errors import ServerError
+from dyndet_builder.render_options import DETECTOR_PARAMETER
+from dyndet_builder.repository_check import read_configs
 from dyndet_builder.server import DEFAULT_PORTS, TritonServer
 from dyndet_builder.server_docker import docker_command
 
@@ -34,7 +36,8 @@ _POLL_S = 0.3
     type=click.Choice(("none", "poll", "explicit")),
     default="none",
     show_default=True,
-    help="Whether models can be loaded and unloaded while the server runs.",
+    help="Whether models can be loaded and unloaded while the server runs; explicit starts with none, or with an empty "
+    "folder.",
 )
 @click.option("--docker", is_flag=True, help="Print the command that serves with NVIDIA's official image instead.")
 def command(
@@ -59,7 +62,7 @@ def command(
     given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
     if docker:
         ports = {kind: port or DEFAULT_PORTS[kind] for kind, port in given.items()}
-        click.echo(shlex.join(docker_command(repository, ports=ports, host=host)))
+        click.echo(shlex.join(docker_command(repository, ports=ports, host=host, model_control=model_control)))
         return
     stop = threading.Event()
 
@@ -82,8 +85,10 @@ def command(
     with server:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, ask_to_stop)
+        asked_by = {one.name: one.parameters[DETECTOR_PARAMETER].string_value for one in read_configs(repository)}
+        encoded = [name for name, detector in asked_by.items() if detector in server.detectors]
         click.echo(
-            f"Serving {repository}: {', '.join(server.detectors) or 'no dyndet detector'}\n"
+            f"Serving {repository}: {', '.join((*server.detectors, *encoded)) or 'no dyndet detector'}\n"
             f"  gRPC     {server.grpc_url}\n"
             f"  HTTP     http://{server.http_url}\n"
             f"  metrics  {server.metrics_url}\n"

@@ -16,7 +16,7 @@ from dyndet_bench.load import Load
 from dyndet_bench.sweep import SweepPlan, sweep
 from dyndet_bench.sweep_record import Accuracy, Cell, Point, Sweep
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.targeting import metrics_url_option
+from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
 from dyndet_builder.operating_points import FILE_NAME, OperatingPoint, read_operating_points
 from dyndet_builder.server import TritonServer
 
@@ -95,6 +95,7 @@ def command(
 
     if (repository is None) == (url is None):
         raise InputError("sweep a model repository (a server is started) or the --url of a server, one of both")
+    check_metrics_url(metrics_url, url)
     plan = SweepPlan(
         hard_shares=hard_shares,
         thresholds=thresholds,

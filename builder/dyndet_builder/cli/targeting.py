@@ -32,6 +32,12 @@ metrics_url_option = click.option(
 )
 
 
+def check_metrics_url(metrics_url: str | None, url: str | None) -> None:
+    """Raise UsageError where --metrics-url would be ignored: a server that is started here has its own."""
+    if metrics_url is not None and url is None:
+        raise click.UsageError("--metrics-url belongs to --url: a server that is started here has its own metrics")
+
+
 def load_options(command: Command) -> Command:
     """Add --concurrency, --request-rate and --batch; the command gets them as one `load`."""
 
