@@ -92,7 +92,7 @@ def _run(
             export_latencies=True,
             check_alive=served.counts,
         )
-    counted = served.counts().since(before)
+    counted = served.counts_after(before, len(entries) + 1).since(before)
     expected = sum(_is_hard(difficulties[picture], threshold) for picture, threshold in (entries[0], *entries))
     if abs(counted.hard - expected) > 1 + _STRAY * len(entries):  # the first entry was sent to warm up, too
         raise ServerError(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dyndet_bench.load import Load
 from dyndet_bench.perf_analyzer import PerfAnalyzer
-from dyndet_bench.perf_run import PERCENTILES, perf_run
+from dyndet_bench.perf_run import PERCENTILES, perf_run, warm_up_requests
 from dyndet_bench.served import RouteCounts, Served, ServerTimes
 from dyndet_bench.workload import Workload
 
@@ -70,13 +70,14 @@ def measure(
         timeout_s=timeout_s,
         check_alive=served.counts,
     )
+    images = load.batch * (requests + warm_up_requests(load))
     return Run(
         threshold=threshold,
         requests=requests,
         mean_ms=found.mean_ms,
         percentiles_ms=found.percentiles_ms,
         throughput_per_s=found.throughput_per_s,
-        counts=served.counts().since(before),
+        counts=served.counts_after(before, images).since(before),
         times=served.times().since(times_before),
         latencies_ms=found.latencies_ms,
     )

@@ -153,7 +153,7 @@ class _Loop:
             before = self._served.counts()
             for number in range(_WARM_UP):
                 await self._answer(send, number, deadline_s=self._timeout_s)
-            before = _counted(self._served, before, _WARM_UP * self._load.batch)
+            before = self._served.counts_after(before, _WARM_UP * self._load.batch)
             # All requests sleep before the first is due: creating the tasks takes some 20 us each.
             self._start = time.perf_counter() + 0.05 + 1e-4 * self._due.size
             tasks = [asyncio.ensure_future(self._one(send, number)) for number in range(self._due.size)]
@@ -168,7 +168,7 @@ class _Loop:
                 task.result()
             if pending:
                 raise self._behind()
-            after = _counted(self._served, before, self.routes.size)
+            after = self._served.counts_after(before, self.routes.size)
             self.counts = after.since(before)
 
     async def _one(self, send: _Send, number: int) -> None:
@@ -234,14 +234,6 @@ def _message(model: str, images: UInt8Array, threshold: float | None) -> bytes:
         request.outputs.add(name=name)
     encoded: bytes = request.SerializeToString()
     return encoded
-
-
-def _counted(served: Served, before: RouteCounts, images: int) -> RouteCounts:
-    """The counters once they hold `images` more than `before`: the server answers a request before it counts it."""
-    deadline = time.monotonic() + 1.0
-    while (counts := served.counts()).since(before).total < images and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return counts
 
 
 @functools.cache

@@ -70,9 +70,6 @@ def perf_run(
     """
     if not load.open and requests < load.concurrency:
         raise InputError(f"{requests} requests cannot keep a concurrency of {load.concurrency} busy; give more of them")
-    # The first request of each connection is slower. With fewer warm-up requests than connections perf_analyzer 2.51
-    # never ends. The cycle through the pictures starts anew after them.
-    warm_up = _RATE_THREADS if load.open else load.concurrency
     table = folder / f"{uuid4().hex}.csv"
     export = folder / f"{uuid4().hex}.json"  # perf_analyzer refuses a file that exists
     command = [
@@ -80,7 +77,7 @@ def perf_run(
         *("-m", model, "-u", address, "-i", "grpc", "-b", str(load.batch)),
         *("--input-data", str(input_data)),
         *_load_options(load),
-        *("--request-count", str(requests), "--warmup-request-count", str(warm_up)),
+        *("--request-count", str(requests), "--warmup-request-count", str(warm_up_requests(load))),
         *("-f", str(table), "--verbose-csv"),
         *(("--profile-export-file", str(export)) if export_latencies else ()),
     ]
@@ -102,6 +99,15 @@ def perf_run(
     finally:
         table.unlink(missing_ok=True)
         export.unlink(missing_ok=True)
+
+
+def warm_up_requests(load: Load) -> int:
+    """Requests that `perf_run` sends before those that count, one per connection, whose first request is slower.
+
+    With fewer of them than connections perf_analyzer 2.51 never ends. The cycle through the pictures starts anew after
+    them.
+    """
+    return _RATE_THREADS if load.open else load.concurrency
 
 
 def _load_options(load: Load) -> tuple[str, ...]:

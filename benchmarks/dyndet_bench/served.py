@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ ALL_EASY, ALL_HARD = 1.0, 0.0
 
 STAGES = ("backbone1", "head1", "detector2")
 _TIMEOUT_S = 60.0
+_COUNTED_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,16 @@ class Served:
             routed = self.metrics.routed(images=total)
             return RouteCounts(total=total, hard=int(routed["hard"]))
         return RouteCounts(total=total, hard=self._inference_count(f"{self.name}_detector2"))
+
+    def counts_after(self, before: RouteCounts, images: int) -> RouteCounts:
+        """The counters as soon as they hold so many images more: a server answers a request before it counts it.
+
+        Waits no longer than a second, then returns what is counted.
+        """
+        deadline = time.monotonic() + _COUNTED_S
+        while (counts := self.counts()).since(before).total < images and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return counts
 
     def times(self) -> ServerTimes:
         """The server's own statistics of the public model and the stages behind it."""
