@@ -69,7 +69,7 @@ class CellRuns:
                 "mean_high_ms": high if repeated else None,
                 "throughput_low_per_s": least if repeated else None,
                 "throughput_high_per_s": most if repeated else None,
-                "hard_share": sum(run.counts.hard for run in answered) / total if total else None,
+                "hard_share": min(1.0, sum(run.counts.hard for run in answered) / total) if total else None,
                 "split": _split(self.runs),
                 "open_loop": _pooled_latency(self.open_loop) if self.open_loop else None,
                 "warning": self.warning,

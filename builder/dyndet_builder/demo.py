@@ -36,7 +36,9 @@ def demo(output: Path, *, targets: Sequence[Target], progress: Progress) -> tupl
     """
     images = demo_images()
     options = BuildOptions(
-        rendering=RenderOptions(name="dyndet", warmup_image=images), effort=Effort(tolerance=TOLERANCE)
+        rendering=RenderOptions(name="dyndet", warmup_image=images),
+        choose_topology=True,
+        effort=Effort(tolerance=TOLERANCE),
     )
     result = build(demo_checkpoint(), output, images=images, targets=targets, options=options, progress=progress)
     pictures = sorted(images.iterdir())

@@ -89,7 +89,7 @@ def data(folder: Path) -> CocoDataset:
 
 
 def _often(data: CocoDataset, times: int) -> CocoDataset:
-    """The same pictures several times in an epoch: the files that end each epoch take longer than few pictures."""
+    """The same pictures several times in an epoch, so that few epochs are many steps."""
     return replace(
         data,
         images=np.tile(data.images, (times, 1, 1, 1)),
