@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from dyndet_builder.bundle import read_bundle
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.deploy_server import ADMIN_HEADER, ADMIN_VARIABLE, RESTRICTED
 from dyndet_builder.effort import Effort
+from dyndet_builder.export import export
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.remote import RemoteServer
 from dyndet_builder.render import RenderOptions, render
@@ -43,6 +45,12 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TritonServ
         yield server, folder
 
 
+@pytest.fixture
+def fast_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The older exporter takes a third of the time; the bundle of all tests is made with the current one."""
+    monkeypatch.setattr("dyndet_builder.build.export", partial(export, exporter="torchscript", parity_images=4))
+
+
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of somebody who may load models there."""
@@ -64,6 +72,7 @@ def test_models_are_pushed_loaded_and_replaced(there: tuple[TritonServer, Path],
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.usefixtures("fast_export")
 def test_a_build_calibrates_there_and_writes_back(
     there: tuple[TritonServer, Path], tmp_path: Path, demo_checkpoint: Path, demo_images: Path
 ) -> None:
@@ -137,6 +146,7 @@ def test_engines_are_pushed_where_they_can_run(there: tuple[TritonServer, Path],
         assert pushed.is_file() == (version == "10.5.0")
 
 
+@pytest.mark.usefixtures("fast_export")
 def test_a_build_with_engines_goes_on_when_the_script_has_run_elsewhere(
     there: tuple[TritonServer, Path], tmp_path: Path, demo_checkpoint: Path, demo_images: Path
 ) -> None:
