@@ -5,6 +5,7 @@ from __future__ import annotations
 from dynamicdet.errors import InputError
 from dyndet_builder.deploy_options import DeployOptions
 from dyndet_builder.deployed import Deployed
+from dyndet_builder.server_docker import CUPY, ONNXRUNTIME
 
 MODELS = "/models"
 ADMIN_HEADER = "dyndet-admin"
@@ -15,18 +16,16 @@ RESTRICTED = ("model-repository", "logging", "trace")
 _CLIENT_SHM_SINCE = (26, 5)
 # Releases that the image's Python can have: 3.10 up to Triton 24.10, then 3.12.
 _NUMPY = "numpy==1.26.4"
-_ONNXRUNTIME = "1.23.2"
 _PICTURES = ("pillow==12.3.0", "simplejpeg==1.9.0")
-_CUPY = "cupy-cuda12x==13.6.0"
 
 
 def packages(deployed: Deployed) -> tuple[str, ...]:
     """What models need and the image lacks, pinned; none where they need nothing."""
     found: list[str] = []
     if deployed.runs_onnx_in_python:
-        found.append(f"onnxruntime{'-gpu' if deployed.gpus else ''}=={_ONNXRUNTIME}")
+        found.append(f"onnxruntime{'-gpu' if deployed.gpus else ''}=={ONNXRUNTIME}")
     if deployed.passes_gpu_features:
-        found.append(_CUPY)  # features stay in the GPU's memory
+        found.append(CUPY)  # features stay in the GPU's memory
     if deployed.decodes_pictures:
         found += _PICTURES
     # Packages must not bring numpy 2, with which Triton's Python backend answers garbage.

@@ -15,6 +15,10 @@ from dyndet_builder.server_flags import gpus_of, memory_needs
 IMAGE = "nvcr.io/nvidia/tritonserver:24.10-py3"
 """The release that the embedded server (2.51.0) comes from: the one that dyndet is tested with."""
 
+ONNXRUNTIME = "1.23.2"
+CUPY = "cupy-cuda12x==13.6.0"
+"""Releases that the image's Python and CUDA can have."""
+
 _SERVE = "exec tritonserver --model-repository=/models"
 # What models need and the image lacks: stages of the `python` backend, and variants that take picture files.
 _INSTALL = "pip install --quiet 'numpy<2'"
@@ -37,14 +41,17 @@ def docker_command(
     graphs = repository.glob("*/1/*.onnx")
     needs_onnxruntime = any_model or any((graph.parent / "model.py").is_file() for graph in graphs)
     decodes = any_model or any(repository.glob("*/1/pictures.py"))
-    packages = " ".join(["onnxruntime"] * needs_onnxruntime + ["pillow simplejpeg"] * decodes)
+    gpus = gpus_of(repository)
+    # cupy: features stay in the GPU's memory
+    onnxruntime = f"onnxruntime-gpu=={ONNXRUNTIME} {CUPY}" if gpus else f"onnxruntime=={ONNXRUNTIME}"
+    packages = " ".join([onnxruntime] * needs_onnxruntime + ["pillow simplejpeg"] * decodes)
     needs = memory_needs(repository)
-    arguments = [*needs.arguments(gpus_of(repository)), *version_arguments(repository)]
+    arguments = [*needs.arguments(gpus), *version_arguments(repository)]
     if model_control != "none":
         arguments.append(f"--model-control-mode={model_control}")
     serve = " ".join([_SERVE, *arguments])
     command = ["docker", "run", "--rm", "--init", f"--shm-size={needs.shared_memory >> 20}m"]
-    if shutil.which("nvidia-smi") is not None:
+    if gpus or shutil.which("nvidia-smi") is not None:
         command += ["--gpus", "all"]
     for kind, port in ports.items():
         command += ["-p", f"{host}:{port}:{DEFAULT_PORTS[kind]}"]

@@ -49,3 +49,6 @@ def test_gpus_get_a_pool_for_what_stages_hand_over(bundle: Path, tmp_path: Path)
     command = docker_command(repository, ports={"grpc": 8001})
     assert all(flag in command[-1] for flag in flags)
     assert f"--shm-size={needs.shared_memory // _MIB}m" in command
+    assert command[command.index("--gpus") + 1] == "all"
+    fused = render(bundle, tmp_path / "fused", RenderOptions(topology="fused", gpus=(0,)))
+    assert "onnxruntime-gpu==" in docker_command(fused, ports={"grpc": 8001})[-1]
