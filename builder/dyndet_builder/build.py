@@ -220,6 +220,7 @@ class _Build:
         self._tell("render the repository", 1, 1)
 
     def _calibrate_key(self) -> str:
+        remote = self._options.remote
         return key_of(
             {
                 "render": self._render_key(),
@@ -228,7 +229,7 @@ class _Build:
                 "load": str(self._options.load),
                 "effort": asdict(self._options.effort),
                 "machine": describe_machine(),
-                "server": None if self._options.remote is None else asdict(self._options.remote),
+                "server": None if remote is None else [remote.url, remote.models, remote.metrics_url],
             }
         )
 
