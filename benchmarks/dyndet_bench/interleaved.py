@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from dynamicdet.errors import ServerError
 from dyndet_bench.load import Load
-from dyndet_bench.measure import PERCENTILES, Run
+from dyndet_bench.measure import PERCENTILES, Counters, Run
 from dyndet_bench.perf_analyzer import PerfAnalyzer
-from dyndet_bench.perf_run import perf_run
+from dyndet_bench.perf_run import PerfRun, perf_run, warm_up_requests
 from dyndet_bench.served import RouteCounts, Served
 from dyndet_bench.workload import Workload
 
@@ -51,7 +52,7 @@ def measure_interleaved(
     pictures = [index % len(workload) for index in range(requests)]
     latencies: list[list[float]] = [[] for _ in thresholds]
     chunks = max(1, math.ceil(len(pictures) * len(thresholds) / _REQUESTS))
-    told = 0
+    told = repeats = 0
     for chunk in range(chunks):
         entries = [
             (picture, (place + position + number) % len(thresholds))
@@ -59,16 +60,19 @@ def measure_interleaved(
             for place in range(len(thresholds))
         ]
         found = _run(served, perf_analyzer, workload, difficulties, [(p, thresholds[which]) for p, which in entries])
-        for (_, which), latency in zip(entries, found, strict=True):
+        repeats += found.repeats
+        assert found.latencies_ms is not None
+        for (_, which), latency in zip(entries, found.latencies_ms, strict=True):
             latencies[which].append(float(latency))
         while chunk + 1 < chunks and told < round((chunk + 1) * len(thresholds) / chunks):
             tell()
             told += 1
     hard = [sum(_is_hard(difficulties[picture], threshold) for picture in pictures) for threshold in thresholds]
-    return [
+    first, *others = [
         _as_run(threshold, np.array(own, np.float64), RouteCounts(total=len(own), hard=count))
         for threshold, own, count in zip(thresholds, latencies, hard, strict=True)
     ]
+    return [replace(first, repeats=repeats), *others]
 
 
 def _run(
@@ -77,9 +81,9 @@ def _run(
     workload: Workload,
     difficulties: FloatArray,
     entries: Sequence[tuple[int, float]],
-) -> FloatArray:
-    """Latency of each entry, a picture at a threshold, (entries,)."""
-    before = served.counts()
+) -> PerfRun:
+    """One process, with the latency of each entry, a picture at a threshold."""
+    counters = Counters(served, len(entries) + warm_up_requests(Load()))
     with workload.entries(entries) as input_data:
         run = perf_run(
             perf_analyzer,
@@ -91,18 +95,16 @@ def _run(
             requests=len(entries),
             export_latencies=True,
             check_alive=served.counts,
+            before_try=counters.begin,
         )
-    counted = served.counts_after(before, len(entries) + 1).since(before)
+    counted, _ = counters.end()
     expected = sum(_is_hard(difficulties[picture], threshold) for picture, threshold in (entries[0], *entries))
     if abs(counted.hard - expected) > 1 + _STRAY * len(entries):  # the first entry was sent to warm up, too
         raise ServerError(
             f"model {served.name!r} sent {counted.hard} of {counted.total} images to detector 2, but by their "
             f"difficulties it is {expected}; is something else sending requests to it?"
         )
-    assert run.latencies_ms is not None
-    if run.latencies_ms.size != len(entries):
-        raise ServerError(f"perf_analyzer told the latencies of {run.latencies_ms.size} of {len(entries)} requests")
-    return run.latencies_ms
+    return run
 
 
 def _is_hard(difficulty: float, threshold: float) -> bool:

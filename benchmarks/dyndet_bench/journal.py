@@ -45,6 +45,8 @@ class _KeptRun(BaseModel):
     counts: dict[str, _Count]
     times: dict[str, float]
     latencies_ms: Annotated[list[_Positive], Field(min_length=1)] | None
+    repeats: _Count = 0
+    """earlier versions wrote none"""
 
     @model_validator(mode="after")
     def _fields_are_known(self) -> _KeptRun:
@@ -68,6 +70,7 @@ class _KeptRun(BaseModel):
             counts=RouteCounts(**self.counts),
             times=ServerTimes(**self.times),  # type: ignore[arg-type]
             latencies_ms=None if self.latencies_ms is None else np.array(self.latencies_ms, np.float64),
+            repeats=self.repeats,
         )
 
 

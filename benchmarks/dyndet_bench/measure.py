@@ -14,7 +14,7 @@ from dyndet_bench.perf_run import PERCENTILES, perf_run, warm_up_requests
 from dyndet_bench.served import RouteCounts, Served, ServerTimes
 from dyndet_bench.workload import Workload
 
-__all__ = ["PERCENTILES", "Run", "measure"]
+__all__ = ["PERCENTILES", "Counters", "Run", "measure"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -35,6 +35,31 @@ class Run:
     """from the server's own statistics, warm-up requests too; empty in an open loop"""
     latencies_ms: FloatArray | None = None
     """(requests,) where they were asked for"""
+    repeats: int = 0
+    """tries that hung or lost requests, before the one that gave these figures; runs that share it: of the first"""
+
+
+class Counters:
+    """The server's counters over the one try of perf_analyzer whose result counts."""
+
+    def __init__(self, served: Served, images: int) -> None:
+        """`images` are those that each try sends, warm-up too."""
+        self._served = served
+        self._images = images
+        self._counts: RouteCounts | None = None
+        self._times = ServerTimes()
+
+    def begin(self) -> None:
+        """Read them before a try, and after all images of the try before it are counted."""
+        known = self._counts
+        self._counts = self._served.counts() if known is None else self._served.counts_after(known, self._images)
+        self._times = self._served.times()
+
+    def end(self) -> tuple[RouteCounts, ServerTimes]:
+        """What was counted since `begin`, as soon as all images of the try are."""
+        assert self._counts is not None
+        counts = self._served.counts_after(self._counts, self._images).since(self._counts)
+        return counts, self._served.times().since(self._times)
 
 
 def measure(
@@ -56,7 +81,7 @@ def measure(
     """
     load = load or Load()
     requests = -(-len(workload) // load.batch) if requests is None else requests
-    before, times_before = served.counts(), served.times()
+    counters = Counters(served, load.batch * (requests + warm_up_requests(load)))
     found = perf_run(
         perf_analyzer,
         address=served.address,
@@ -69,15 +94,17 @@ def measure(
         keep=keep,
         timeout_s=timeout_s,
         check_alive=served.counts,
+        before_try=counters.begin,
     )
-    images = load.batch * (requests + warm_up_requests(load))
+    counts, times = counters.end()
     return Run(
         threshold=threshold,
         requests=requests,
         mean_ms=found.mean_ms,
         percentiles_ms=found.percentiles_ms,
         throughput_per_s=found.throughput_per_s,
-        counts=served.counts_after(before, images).since(before),
-        times=served.times().since(times_before),
+        counts=counts,
+        times=times,
         latencies_ms=found.latencies_ms,
+        repeats=found.repeats,
     )

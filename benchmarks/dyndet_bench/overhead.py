@@ -43,6 +43,9 @@ class OverheadRecord(BaseModel):
     hard: RouteOverhead
     images: int
     rounds: int
+    repeats: int = Field(
+        default=0, description="tries of perf_analyzer that hung or lost requests, and were made again"
+    )
     circumstances: Circumstances
 
 
@@ -92,6 +95,7 @@ def measure_overhead(
         hard=_route(times["hard"]),
         images=len(letterboxed),
         rounds=rounds,
+        repeats=runner.repeats,
         circumstances=circumstances(**versions),
     )
 

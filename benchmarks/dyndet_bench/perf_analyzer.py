@@ -24,12 +24,23 @@ _LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.
 
 
 @dataclass(frozen=True, kw_only=True)
+class Patience:
+    """When a perf_analyzer counts as hung: it wakes up once a second, to no effect."""
+
+    look_s: float = 1.0
+    """from one look at it to the next"""
+    rest_s: float = 5.0
+    """that it must have done nothing else"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PerfAnalyzer:
     """A perf_analyzer that was seen to run, and the environment it needs."""
 
     path: Path
     environment: Mapping[str, str]
     version: str
+    patience: Patience = Patience()
 
 
 @functools.cache

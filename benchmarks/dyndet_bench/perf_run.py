@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,17 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from dynamicdet.errors import DyndetError, InputError, ServerError
+from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.load import Load
 from dyndet_bench.perf_analyzer import PerfAnalyzer
+from dyndet_bench.perf_process import LostRequestsError, run_process
 
 FloatArray = npt.NDArray[np.float64]
 
 PERCENTILES = (50, 90, 95, 99)
 
+MOST_REPEATS = 3
+"""of a run that lost requests"""
 _RATE_THREADS = 16
 """connections that perf_analyzer opens to keep a request rate"""
 
@@ -40,6 +42,8 @@ class PerfRun:
     """
     latencies_ms: FloatArray | None
     """(requests,) where they were asked for"""
+    repeats: int = 0
+    """tries before this one that hung or lost requests"""
 
 
 def perf_run(
@@ -56,6 +60,7 @@ def perf_run(
     timeout_s: float = 900.0,
     shared_memory_bytes: int | None = None,
     check_alive: Callable[[], object] = lambda: None,
+    before_try: Callable[[], object] = lambda: None,
 ) -> PerfRun:
     """Send `requests` requests of the entries of a file for `--input-data`, in their order; `folder` takes its output.
 
@@ -66,39 +71,71 @@ def perf_run(
     `shared_memory_bytes` sends inputs through system shared memory and reserves so much for the outputs. `check_alive`
     is called where a run failed, to raise the server's own error.
 
-    Raises ServerError where the server fails or dies, or the output cannot be read.
+    Where perf_analyzer hangs or loses requests, which were answered before it was ready to record them, it is ended
+    and the run repeated, up to three times; such a try has sent all its requests. `before_try` is called before each
+    try: what a server counts from then on belongs to that try. `timeout_s` bounds a try.
+
+    Raises ServerError where the server fails or dies, the output cannot be read, or each try loses requests.
     """
     if not load.open and requests < load.concurrency:
         raise InputError(f"{requests} requests cannot keep a concurrency of {load.concurrency} busy; give more of them")
-    table = folder / f"{uuid4().hex}.csv"
-    export = folder / f"{uuid4().hex}.json"  # perf_analyzer refuses a file that exists
-    command = [
-        str(perf_analyzer.path),
-        *("-m", model, "-u", address, "-i", "grpc", "-b", str(load.batch)),
-        *("--input-data", str(input_data)),
-        *_load_options(load),
-        *("--request-count", str(requests), "--warmup-request-count", str(warm_up_requests(load))),
-        *("-f", str(table), "--verbose-csv"),
-        *(("--profile-export-file", str(export)) if export_latencies else ()),
-    ]
+    what = f"model {model!r} at {address}"
+    arguments = ["-m", model, "-u", address, "-i", "grpc", "--input-data", str(input_data), *_load_options(load)]
+    arguments += ["--request-count", str(requests), "--warmup-request-count", str(warm_up_requests(load))]
     if shared_memory_bytes is not None:
-        command += ["--shared-memory", "system", "--output-shared-memory-size", str(shared_memory_bytes)]
-    try:
-        said = _run(command, perf_analyzer, f"model {model!r} at {address}", timeout_s, check_alive)
-        row = read_table(table)
-        mean_ms = row["Avg latency"] / 1e3
-        if keep is not None:
-            shutil.copyfile(table, keep.with_name(f"{keep.name}.csv"))
-            keep.with_name(f"{keep.name}.txt").write_text(said)
-        return PerfRun(
-            mean_ms=mean_ms,
-            percentiles_ms={percent: row[f"p{percent} latency"] / 1e3 for percent in PERCENTILES},
-            throughput_per_s=load.batch * (load.request_rate or 1e3 * load.concurrency / mean_ms),
-            latencies_ms=read_profile_export(export) if export_latencies else None,
-        )
-    finally:
-        table.unlink(missing_ok=True)
-        export.unlink(missing_ok=True)
+        arguments += ["--shared-memory", "system", "--output-shared-memory-size", str(shared_memory_bytes)]
+
+    def one_try(repeats: int) -> PerfRun:
+        table = folder / f"{uuid4().hex}.csv"
+        export = folder / f"{uuid4().hex}.json"  # perf_analyzer refuses a file that exists
+        files = ["-f", str(table), "--verbose-csv"]
+        files += ["--profile-export-file", str(export)] if export_latencies else []
+        try:
+            said = run_process(
+                perf_analyzer, [*arguments, *files], what=what, timeout_s=timeout_s, check_alive=check_alive
+            )
+            row = read_table(table)
+            latencies = read_profile_export(export) if export_latencies else None
+            if latencies is not None and latencies.size != requests:
+                raise LostRequestsError(f"perf_analyzer told the latencies of {latencies.size} of {requests} requests")
+            if keep is not None:
+                shutil.copyfile(table, keep.with_name(f"{keep.name}.csv"))
+                keep.with_name(f"{keep.name}.txt").write_text(said)
+            return _as_run(row, load, latencies, repeats)
+        finally:
+            table.unlink(missing_ok=True)
+            export.unlink(missing_ok=True)
+
+    for repeats in range(MOST_REPEATS + 1):
+        before_try()
+        try:
+            return one_try(repeats)
+        except LostRequestsError as error:
+            check_alive()
+            lost = error
+    raise ServerError(
+        f"{lost}, the last of {MOST_REPEATS + 1} tries: requests were answered before it was ready to record them; "
+        "measure again when the machine has less other work"
+    ) from lost
+
+
+def repeats_text(repeats: int) -> str:
+    """What to tell a user whose measurements took so many repeats; empty for none."""
+    if not repeats:
+        return ""
+    times = "once" if repeats == 1 else f"{repeats} times"
+    return f"perf_analyzer hung or lost requests {times}; what it measured was measured again."
+
+
+def _as_run(row: dict[str, float], load: Load, latencies_ms: FloatArray | None, repeats: int) -> PerfRun:
+    mean_ms = row["Avg latency"] / 1e3
+    return PerfRun(
+        mean_ms=mean_ms,
+        percentiles_ms={percent: row[f"p{percent} latency"] / 1e3 for percent in PERCENTILES},
+        throughput_per_s=load.batch * (load.request_rate or 1e3 * load.concurrency / mean_ms),
+        latencies_ms=latencies_ms,
+        repeats=repeats,
+    )
 
 
 def warm_up_requests(load: Load) -> int:
@@ -111,10 +148,11 @@ def warm_up_requests(load: Load) -> int:
 
 
 def _load_options(load: Load) -> tuple[str, ...]:
+    batch = ("-b", str(load.batch))
     if load.request_rate is not None:
         rate = ("--request-rate-range", f"{load.request_rate:g}", "--request-distribution", "poisson")
-        return (*rate, "--max-threads", str(_RATE_THREADS))
-    return ("--concurrency-range", str(load.concurrency))
+        return (*batch, *rate, "--max-threads", str(_RATE_THREADS))
+    return (*batch, "--concurrency-range", str(load.concurrency))
 
 
 def read_table(path: Path) -> dict[str, float]:
@@ -147,41 +185,3 @@ def read_profile_export(path: Path) -> FloatArray:
     if latencies.size == 0 or not bool(np.all(latencies > 0)):
         raise ServerError("perf_analyzer's profile holds no requests, or requests that took no time")
     return latencies
-
-
-def _run(
-    command: list[str], perf_analyzer: PerfAnalyzer, what: str, timeout_s: float, check_alive: Callable[[], object]
-) -> str:
-    """What perf_analyzer printed."""
-    with subprocess.Popen(
-        command,
-        env=perf_analyzer.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise ServerError(f"{what} did not finish a measurement in {timeout_s:g} s") from error
-        finally:
-            if process.poll() is None:  # also on Ctrl-C
-                process.kill()
-    said = output.decode(errors="replace")
-    # A run whose requests failed can end with status 0, and says so in its output alone.
-    if process.returncode != 0 or re.search(r"^\s*(error|failed)\b", said, flags=re.IGNORECASE | re.MULTILINE):
-        raise _failure(said, process.returncode, what, check_alive)
-    return said
-
-
-def _failure(said: str, status: int, what: str, check_alive: Callable[[], object]) -> DyndetError:
-    try:
-        check_alive()
-    except DyndetError as error:
-        return error
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    # What a thread met says more than that threads failed.
-    met = [line.partition("had error: ")[2] for line in lines if "had error: " in line]
-    telling = met or [line for line in lines if re.match(r"(error|failed)", line, flags=re.IGNORECASE)] or lines[-1:]
-    reason = telling[0] if telling else f"it printed nothing (exit status {status})"
-    return ServerError(f"perf_analyzer could not measure {what}: {reason}")

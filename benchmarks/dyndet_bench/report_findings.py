@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynamicdet.thresholds import is_hard
+from dyndet_bench.perf_run import repeats_text
 from dyndet_bench.report_facts import Facts, Load, Measured, load_range
 from dyndet_bench.report_text import counted, milliseconds, number, percent, plain, sentence, shortened
 from dyndet_bench.sweep_record import Latency, PaperCheck, Split
@@ -197,6 +198,11 @@ def lateness(facts: Facts) -> str:
     if not late:
         return ""
     return f"In {counted(len(late), 'cell')} the open loop was not sent on time: {sentence(late[-1].warning or '')}"
+
+
+def repeats(facts: Facts) -> str:
+    """Says so where perf_analyzer hung or lost requests and was started again; empty where it did not."""
+    return repeats_text(facts.sweep.repeats)
 
 
 def _at_threshold(facts: Facts, found: Measured) -> str:

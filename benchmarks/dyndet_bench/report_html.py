@@ -104,6 +104,7 @@ def _setup(facts: Facts) -> dict[str, str]:
         "Pictures": f"{counted(sweep.image_count, 'picture')} from {sweep.images}",
         "Accuracy": f"measured on {sweep.accuracy_data}" if sweep.accuracy and sweep.accuracy_data else "",
         "Repetitions": f"{sweep.repetitions} of each cell, interleaved with the others",
+        "Repeats": findings.repeats(facts),
         "Command": circumstances.command,
         "Date": circumstances.date,
     }

@@ -120,6 +120,7 @@ def _all_figures(cells: Sequence[Cell], latencies: Sequence[Latency]) -> list[_F
         ),
         *(_statistic([cell.open_loop for cell in cells], field, "from send time: ") for field in _STATISTICS),
         _figures("requests", "", [cell.requests for cell in cells], 0),
+        _figures("repeats", "", [cell.repeats or None for cell in cells], 0),
     ]
 
 

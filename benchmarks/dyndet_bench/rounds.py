@@ -44,6 +44,8 @@ class Rounds:
         self.load = load or Load()
         self.warning: str | None = None
         """where the client of an open loop did not send on time: what it said last"""
+        self.repeats = 0
+        """tries of perf_analyzer that hung or lost requests, in all rounds"""
         self._served = served
         self._perf_analyzer = perf_analyzer
         self._requests = -(-len(workload) // self.load.batch) if requests is None else requests
@@ -63,7 +65,13 @@ class Rounds:
         Single latencies are fetched for the thresholds `latencies_of`; in a closed loop that takes its time.
         `progress` is called after each run.
         """
-        tell = progress or (lambda: None)
+        runs = self._round(thresholds, progress or (lambda: None), latencies_of)
+        self.repeats += sum(run.repeats for run in runs)
+        return runs
+
+    def _round(
+        self, thresholds: Sequence[float | None], tell: Callable[[], None], latencies_of: Collection[float | None]
+    ) -> Round:
         all_known = self.load.open or self._difficulties is not None
         wanted = tuple((threshold, all_known or threshold in latencies_of) for threshold in thresholds)
         known = None if self._journal is None else self._journal.take(wanted)

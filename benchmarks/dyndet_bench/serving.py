@@ -70,6 +70,9 @@ class ServingRecord(BaseModel):
     images: int
     rounds: int
     concurrency: int
+    repeats: int = Field(
+        default=0, description="tries of perf_analyzer that hung or lost requests, and were made again"
+    )
     circumstances: Circumstances
 
     def cell(self, system: str, mix: Mix, concurrency: int) -> ServingCell | None:
@@ -153,6 +156,7 @@ def measure_serving(
         images=len(letterboxed),
         rounds=rounds,
         concurrency=concurrency,
+        repeats=sum(one.repeats for figures in found.values() for one in figures),
         circumstances=circumstances(**versions),
     )
 

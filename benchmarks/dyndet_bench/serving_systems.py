@@ -38,6 +38,8 @@ class Figures:
     p50_ms: float
     p99_ms: float
     throughput_per_s: float
+    repeats: int = 0
+    """tries of perf_analyzer that hung or lost requests before this one"""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Harness:
                 requests=len(self.images) * (1 if concurrency == 1 else 3),
                 shared_memory_bytes=_OUTPUT_BYTES if shared_memory else None,
             )
-            return Figures(run.percentiles_ms[50], run.percentiles_ms[99], run.throughput_per_s)
+            return Figures(run.percentiles_ms[50], run.percentiles_ms[99], run.throughput_per_s, run.repeats)
 
         return System(name, mixes, measure)
 

@@ -183,6 +183,7 @@ def _routes(rounds: Rounds, measurer: Measurer, tell: Progress) -> dict[Route, R
             quantiles_ms=tuple(round(float(value), 4) for value in quantiles),
             mean_ms=MEAN.of(runs),
             requests=sum(run.requests for run in runs),
+            repeats=sum(run.repeats for run in runs),
         )
     return routes
 

@@ -73,6 +73,7 @@ class CellRuns:
                 "split": _split(self.runs),
                 "open_loop": _pooled_latency(self.open_loop) if self.open_loop else None,
                 "warning": self.warning,
+                "repeats": sum(run.repeats for run in self.runs),
             }
         )
 

@@ -63,6 +63,9 @@ class Cell(_Record):
         default=None, description="with a request rate: counted from the intended send time, by our own generator"
     )
     warning: str | None = Field(default=None, description="where our own generator did not send on time")
+    repeats: int = Field(
+        default=0, description="tries of perf_analyzer that hung or lost requests, and were made again"
+    )
     raw: tuple[str, ...] = Field(default=(), description="perf_analyzer's own files, relative to this record")
 
 
@@ -72,6 +75,7 @@ class RouteLatencies(_Record):
     quantiles_ms: tuple[float, ...] = Field(description="0 %, 1 %, ... 100 %")
     mean_ms: Positive
     requests: int
+    repeats: int = Field(default=0, description="as of a cell")
 
 
 class Accuracy(_Record):
@@ -138,6 +142,11 @@ class Sweep(_Record):
     paper: tuple[PaperCheck, ...] = ()
     gallery: tuple[Picture, ...] = ()
     circumstances: Circumstances
+
+    @property
+    def repeats(self) -> int:
+        """Tries of perf_analyzer that hung or lost requests, in all cells and on both routes."""
+        return sum(cell.repeats for cell in self.cells) + sum(route.repeats for route in self.routes.values())
 
 
 def read_sweep(path: Path) -> Sweep:

@@ -203,6 +203,7 @@ def _evidence(
         request_rate=load.request_rate,
         batch=load.batch,
         rounds_replayed=0 if journal is None else journal.replayed,
+        repeats=rounds.repeats,
         warnings=tuple(warnings),
         **seen.model_dump(),
     )

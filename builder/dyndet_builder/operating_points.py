@@ -78,6 +78,9 @@ class Evidence(_Record):
     request_rate: float | None = Field(description="open loop, requests a second")
     batch: int
     rounds_replayed: int = Field(description="rounds that an earlier, interrupted or equal calibration had measured")
+    repeats: int = Field(
+        default=0, description="tries of perf_analyzer that hung or lost requests, and were made again"
+    )
     warnings: tuple[str, ...] = Field(default=(), description="noise that hides the answer, a client that sent late")
     machine: dict[str, str]
     versions: dict[str, str]

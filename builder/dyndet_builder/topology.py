@@ -44,6 +44,8 @@ class TopologyChoice:
     measured: Mapping[Topology, RouteMeans]
     load: str
     rounds: int
+    repeats: int = 0
+    """tries of perf_analyzer that hung or lost requests, and were made again"""
 
 
 def choose_topology(
@@ -108,4 +110,5 @@ def choose_topology(
         measured=measured,
         load=str(load),
         rounds=rounds,
+        repeats=sum(measurer.repeats for measurer in measurers.values()),
     )

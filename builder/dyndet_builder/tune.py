@@ -75,6 +75,8 @@ class Tried:
     p99_ms: float
     throughput_per_s: float
     rounds: int
+    repeats: int = 0
+    """tries of perf_analyzer that hung or lost requests, and were made again"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,4 +319,5 @@ class _Heats:
             p99_ms=float(np.median([run.percentiles_ms[99] for run in runs])),
             throughput_per_s=THROUGHPUT.of(runs),
             rounds=len(runs),
+            repeats=sum(run.repeats for run in runs),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,17 @@ def test_a_round_comes_back_once_and_only_to_the_same_question(kept: Path) -> No
     assert Journal(kept, {"server": "a"}, newest_s=0).take(_WANTED) is None
 
 
+def test_repeats_are_kept_and_a_round_of_an_earlier_version_has_none(kept: Path) -> None:
+    _open(kept).add([replace(_run(0.5, None), repeats=2)])
+    (file,) = kept.iterdir()
+    found = _open(kept).take(((0.5, False),))
+    assert found is not None and found[0].repeats == 2
+    file.write_text(file.read_text().replace(', "repeats": 0', "").replace(', "repeats": 2', ""))
+    assert '"repeats"' not in file.read_text()
+    found = _open(kept).take(((0.5, False),))
+    assert found is not None and found[0].repeats == 0
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -66,6 +78,7 @@ def test_a_round_comes_back_once_and_only_to_the_same_question(kept: Path) -> No
         {"latencies_ms": []}, {"latencies_ms": [0.0]}, {"threshold": [1]}, {"threshold": 2}, {"percentiles_ms": {}},
         {"percentiles_ms": [1, 2]}, {"counts": {"total": "4", "hard": 1}}, {"counts": {"total": 0, "hard": 0}},
         {"counts": {"total": 1, "hard": 2}}, {"times": {"hours": 1}}, {"strange": 1},
+        {"repeats": -1}, {"repeats": "1"},
     ],
 )  # fmt: skip
 def test_a_damaged_run_is_left_out(kept: Path, damage: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ from dyndet_bench import perf_analyzer as module
 from dyndet_bench.interleaved import measure_interleaved
 from dyndet_bench.load import Load
 from dyndet_bench.measure import Run, measure
-from dyndet_bench.perf_analyzer import find_perf_analyzer
-from dyndet_bench.perf_run import read_profile_export, read_table
+from dyndet_bench.perf_analyzer import Patience, PerfAnalyzer, find_perf_analyzer
+from dyndet_bench.perf_run import MOST_REPEATS, read_profile_export, read_table
 from dyndet_bench.served import ALL_EASY, ALL_HARD, Served, served_detectors
 from dyndet_bench.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.server import TritonServer
@@ -148,6 +148,87 @@ def test_ctrl_c_ends_perf_analyzer(server: TritonServer, demo_images: Path) -> N
             parent.kill()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
+
+
+_STAND_IN = Path(__file__).with_name("stand_in_perf_analyzer.py")
+
+
+def _stand_in(folder: Path, does: str) -> PerfAnalyzer:
+    """A program that hangs or is slow, as its own description says; each of its tries writes a line to `tries`."""
+    real = find_perf_analyzer()
+    path = folder / "perf_analyzer"
+    path.write_text(f"#!{sys.executable}\n{_STAND_IN.read_text()}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    told = {"STAND_IN": does, "STAND_IN_REAL": str(real.path), "STAND_IN_TRIES": str(folder / "tries")}
+    told["OPENBLAS_NUM_THREADS"] = "1"  # a thread of numpy's would pass for a worker
+    return PerfAnalyzer(
+        path=path,
+        environment={**real.environment, **told},
+        version=real.version,
+        patience=Patience(look_s=0.05, rest_s=0.5),
+    )
+
+
+def _tries(folder: Path) -> list[int]:
+    """The process of each try of the stand-in; none of them may be left."""
+    found = [int(line) for line in (folder / "tries").read_text().splitlines()]
+    assert not [pid for pid in found if psutil.pid_exists(pid)]
+    return found
+
+
+@pytest.mark.parametrize("does", ["hang 2", "lose 2"])
+def test_a_run_that_loses_requests_is_repeated_and_only_its_last_try_counts(
+    served: Served, workload: Workload, tmp_path: Path, does: str
+) -> None:
+    before = served.counts()
+    program = _stand_in(tmp_path, does)
+    run = measure(served, program, workload, threshold=ALL_HARD, requests=4, load=Load(concurrency=2))
+    assert (run.repeats, len(_tries(tmp_path))) == (2, 3)
+    assert (run.counts.total, run.counts.hard, run.times.requests) == (6, 6, 6)
+    assert served.counts().since(before).total == 3 * 6  # each try sent all its requests
+
+
+def test_thresholds_that_take_turns_are_repeated_together(served: Served, workload: Workload, tmp_path: Path) -> None:
+    difficulties = served.difficulties(workload.images)
+    program = _stand_in(tmp_path, "hang 1")
+    runs = measure_interleaved(served, program, workload, difficulties, (ALL_EASY, ALL_HARD), requests=3)
+    assert [run.repeats for run in runs] == [1, 0]
+    assert len(_tries(tmp_path)) == 2
+
+
+def test_a_perf_analyzer_that_always_hangs_is_one_sentence(served: Served, workload: Workload, tmp_path: Path) -> None:
+    program = _stand_in(tmp_path, "hang 99")
+    with pytest.raises(ServerError, match=r"^perf_analyzer hung when it measured [^\n]*, the last of 4 tries: [^\n]*$"):
+        measure(served, program, workload, threshold=ALL_EASY, requests=1)
+    assert len(_tries(tmp_path)) == 1 + MOST_REPEATS
+
+
+def test_a_slow_perf_analyzer_is_not_ended(served: Served, workload: Workload, tmp_path: Path) -> None:
+    """It naps for longer than a hung one may: before it measures, during a request, and after it has measured."""
+    program = _stand_in(tmp_path, "slow 1.0")
+    run = measure(served, program, workload, threshold=ALL_EASY, requests=1)
+    assert (run.repeats, len(_tries(tmp_path))) == (0, 1)
+
+
+def test_a_request_without_an_answer_ends_with_the_last_bound(
+    served: Served, workload: Workload, tmp_path: Path
+) -> None:
+    program = _stand_in(tmp_path, "work")
+    with pytest.raises(ServerError, match="did not finish a measurement in 2 s"):
+        measure(served, program, workload, threshold=ALL_EASY, requests=1, timeout_s=2.0)
+    assert len(_tries(tmp_path)) == 1
+
+
+def test_a_perf_analyzer_that_a_script_started_is_ended_with_it(
+    served: Served, workload: Workload, tmp_path: Path
+) -> None:
+    """Newer packages of perf_analyzer are such a script."""
+    program = _stand_in(tmp_path, "script")
+    with pytest.raises(ServerError, match="did not finish a measurement in 2 s"):
+        measure(served, program, workload, threshold=ALL_EASY, requests=100_000, timeout_s=2.0)
+    assert len(_tries(tmp_path)) == 1
+    commands = [" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if str(workload.folder) in command]
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def cell(threshold: float, concurrency: int | None, request_rate: float | None =
         hard_share=hard_share,
         split=Split(queue_ms=1.1, compute_ms=mean_ms - 2.5, routing_ms=0.9, network_ms=0.5),
         open_loop=None if request_rate is None else latency(2 * mean_ms),
+        repeats=4,
         raw=("raw/one.csv", "raw/two.csv"),
     )
 
@@ -191,7 +192,8 @@ def test_every_figure_reaches_the_page(tmp_path: Path) -> None:
         where += ", batch 8" if item.batch == 8 else ""
         where = rf"^(\| )?{where} (\| )?{item.threshold:.3f}".replace("1.000", "1").replace("0.000", "0")
         own = [numbers(row) for row in rows if re.search(where + r"(?![\w.])", row)]
-        expected = figures(item.model_dump(exclude={"threshold", "concurrency", "request_rate", "batch"}))
+        given = item.model_dump(exclude={"threshold", "concurrency", "request_rate", "batch"}, exclude_defaults=True)
+        expected = figures(given)
         assert all(any(has(figure, row) for row in own) for figure in expected), item
         (line,) = [line for line in lines if re.search(where + r"(?![\w.])", line)]
         if item.latency:
@@ -319,6 +321,13 @@ def test_sentences_say_what_the_figures_say(tmp_path: Path) -> None:
     assert "AP goes from 35.5 to 40.3" in markdown
     assert "At 75 % hard (threshold 0.250): 17.8 ms for 39.1 AP, 75 % of the AP gain for 75 %" in markdown
     assert "p99 grows from 26.5 ms to 40.5 ms between concurrency 1 and 4 (threshold 0.250)" in markdown
+
+
+def test_repeated_runs_are_told_in_both_reports(tmp_path: Path) -> None:
+    whole = cell(1.0, 1).model_copy(update={"repeats": 0})
+    for cells, said in (((whole, cell(0.0, 1)), 1), ((whole, whole), 0)):
+        for report in written(sweep(cells), tmp_path)[:2]:
+            assert report.count("hung or lost requests 4 times; what it measured was measured again.") == said
 
 
 def test_a_late_client_is_told_in_both_reports(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dyndet_bench.compare import THRESHOLD, THRESHOLD_P99, Change, ComparedCell,
 from dyndet_bench.machine import summary
 from dyndet_bench.overhead import OverheadRecord, measure_overhead
 from dyndet_bench.paper import FITTED_ROWS
+from dyndet_bench.perf_run import repeats_text
 from dyndet_builder.cli.bench_client import command as client_command
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.serving import command as serving_command
@@ -83,6 +84,8 @@ def overhead(
     console.print(_overhead_table(record))
     seen = record.circumstances
     console.print(f"{record.rounds} rounds of {record.images} pictures; {summary(seen.machine)}; {seen.date}")
+    if record.repeats:
+        console.print(repeats_text(record.repeats))
 
 
 def _overhead_table(record: OverheadRecord) -> Table:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dyndet_bench.machine import summary
+from dyndet_bench.perf_run import repeats_text
 from dyndet_builder.operating_points import Evidence, OperatingPoint, Reach
 
 
@@ -76,6 +77,7 @@ def _circumstances(evidence: Evidence) -> tuple[tuple[str, str], ...]:
         ("within reach, images/s", _span(reach["throughput"])),
         ("measured with", f"{evidence.held_out_images} held-out images, {evidence.load}{rounds}"),
         ("measured on", f"{summary(evidence.machine)}, {evidence.date}"),
+        *((("repeats", repeats_text(evidence.repeats)),) if evidence.repeats else ()),
     )
 
 

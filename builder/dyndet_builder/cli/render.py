@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from dyndet_bench.perf_run import repeats_text
 from dyndet_builder.cli.numbers import Numbers
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_images
@@ -138,4 +139,6 @@ def _choose(bundle: Path, images: Path | None, options: RenderOptions) -> Topolo
     for topology, means in choice.measured.items():
         chosen = "  <- faster" if topology == choice.topology else ""
         click.echo(f"{topology:5}  easy {means.easy_ms:.2f} ms, hard {means.hard_ms:.2f} ms{chosen}")
+    if choice.repeats:
+        click.echo(repeats_text(choice.repeats))
     return choice

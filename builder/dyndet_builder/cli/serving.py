@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dynamicdet.cache import cache_folder
 from dyndet_bench.machine import summary
+from dyndet_bench.perf_run import repeats_text
 from dyndet_bench.serving import MIXES, Mix, ServingRecord
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.render import RenderOptions, shipped_warmup_image
@@ -75,6 +76,8 @@ def command(
         f"{summary(seen.machine)}; {seen.date}",
         soft_wrap=True,
     )
+    if record.repeats:
+        console.print(repeats_text(record.repeats))
 
 
 def _table(result: ServingComparison) -> Table:

@@ -13,6 +13,7 @@ from rich.table import Table
 from dynamicdet.cache import cache_folder
 from dynamicdet.errors import InputError
 from dyndet_bench.load import Load
+from dyndet_bench.perf_run import repeats_text
 from dyndet_bench.sweep import SweepPlan, sweep
 from dyndet_bench.sweep_record import Accuracy, Cell, Point, Sweep
 from dyndet_builder.cli.progress import step_bars
@@ -137,6 +138,8 @@ def command(
             console.print(f"Failed, {_load(cell)}, threshold {cell.threshold:.4g}: {cell.error}", soft_wrap=True)
         if cell.warning is not None:
             console.print(f"Warning, {_load(cell)}, threshold {cell.threshold:.4g}: {cell.warning}", soft_wrap=True)
+    if record.repeats:
+        console.print(repeats_text(record.repeats))
     for path in written:
         console.print(f"Wrote {path}.", soft_wrap=True)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dynamicdet.errors import InputError
 from dyndet_bench.load import Load
+from dyndet_bench.perf_run import repeats_text
 from dyndet_bench.statistic import Statistic
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.tune import Tuning, tune
@@ -70,6 +71,8 @@ def command(
     console = Console(highlight=False)
     console.print(_table(result))
     console.print(f"decided by {result.statistic} at {result.load}, threshold {result.threshold:.4g}")
+    if repeats := sum(one.repeats for one in result.tried):
+        console.print(repeats_text(repeats))
     if result.written:
         console.print(
             f"{repository} is rendered with {result.best.setting}. Next: dyndet serve it, then dyndet calibrate",

@@ -1,0 +1,164 @@
+"""One process of perf_analyzer, watched: with `--request-count` it can lose requests, and hang for ever.
+
+Its workers start, then it throws away what they have recorded so far, and then it counts the records once a second
+until all are there (2.51, and still its source of December 2025). Of a request that was answered too early the record
+is missing for good. Where all of a few requests were answered a little later, it says that it found none, or no version
+of the model that was asked.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from dynamicdet.errors import DyndetError, ServerError
+from dyndet_bench.perf_analyzer import Patience, PerfAnalyzer
+
+_MEASURES = re.compile(rb"^Request (concurrency|Rate): ", re.MULTILINE)
+_MEASURED = re.compile(rb"^\s*Client: ", re.MULTILINE)
+_FOUND_NONE = re.compile(r"^(failed to find the requested model version|No valid requests recorded)", re.MULTILINE)
+_LEAST_COUNTS = 3
+"""times that a hung perf_analyzer was seen to count its records"""
+_BUSY_SHARE = 0.1
+"""of a core: what gRPC's own threads use is far below"""
+
+
+class LostRequestsError(ServerError):
+    """perf_analyzer lost requests that were answered before it was ready to record them: it hung, or gave up."""
+
+
+def run_process(
+    perf_analyzer: PerfAnalyzer,
+    arguments: Sequence[str],
+    *,
+    what: str,
+    timeout_s: float,
+    check_alive: Callable[[], object] = lambda: None,
+) -> str:
+    """What perf_analyzer printed; `what` it measures is for messages.
+
+    Raises LostRequestsError, where it hangs as soon as that is sure, and ServerError where it failed or took longer
+    than `timeout_s`; where it failed, `check_alive` is called first, to raise the server's own error.
+    """
+    deadline = time.monotonic() + timeout_s
+    with subprocess.Popen(
+        [str(perf_analyzer.path), *arguments],
+        env=perf_analyzer.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        watch = _Watch(process.pid, perf_analyzer.patience)
+        try:
+            while process.returncode is None:
+                left_s = max(0.0, deadline - time.monotonic())
+                try:
+                    output, _ = process.communicate(timeout=min(perf_analyzer.patience.look_s, left_s))
+                except subprocess.TimeoutExpired as error:
+                    if time.monotonic() >= deadline:
+                        raise ServerError(f"{what} did not finish a measurement in {timeout_s:g} s") from error
+                    if watch.is_hung(error.output or b""):
+                        raise LostRequestsError(f"perf_analyzer hung when it measured {what}") from error
+        finally:
+            if process.poll() is None:  # also on Ctrl-C
+                _kill(process.pid)
+    said = output.decode(errors="replace")
+    if _FOUND_NONE.search(said):
+        raise LostRequestsError(f"perf_analyzer found no requests when it measured {what}")
+    # A run whose requests failed can end with status 0, and says so in its output alone.
+    if process.returncode != 0 or re.search(r"^\s*(error|failed)\b", said, flags=re.IGNORECASE | re.MULTILINE):
+        raise _failure(said, process.returncode, what, check_alive)
+    return said
+
+
+@dataclass(frozen=True)
+class _Look:
+    """At a process that does nothing but count."""
+
+    at: float
+    cpu_s: float
+    """that the whole process has used since it began"""
+    counts: int
+    """times that its main thread has gone to sleep"""
+
+
+class _Watch:
+    """Tells a perf_analyzer that hangs from one that works or waits.
+
+    It hangs when for a while it measures, by what it printed, has no worker left, uses no CPU time, and its main thread
+    wakes up now and then and sleeps on: it has counted its records, and they are too few. A slow request still has its
+    worker; a server that leaves perf_analyzer itself without an answer does not wake its main thread.
+    """
+
+    def __init__(self, pid: int, patience: Patience) -> None:
+        self._pid = pid
+        self._patience = patience
+        self._first: _Look | None = None
+        """of those that saw nothing else since"""
+
+    def is_hung(self, said: bytes) -> bool:
+        """Look at the process, which has printed this so far."""
+        measures = _MEASURES.search(said) is not None and _MEASURED.search(said) is None
+        now = _look(_program(self._pid)) if measures else None
+        first = self._first
+        if now is None or first is None or now.cpu_s - first.cpu_s > _BUSY_SHARE * (now.at - first.at):
+            self._first = now
+            return False
+        return now.at - first.at >= self._patience.rest_s and now.counts - first.counts >= _LEAST_COUNTS
+
+
+def _program(pid: int) -> int:
+    """The perf_analyzer that works: newer packages start it from a script in Python."""
+    with_children = [pid]
+    try:
+        with_children += [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        pass
+    return with_children[-1]
+
+
+def _look(pid: int) -> _Look | None:
+    """None where the process works: a worker is left, the main thread is not asleep, or it has ended."""
+    try:
+        # Workers have the name of the program, gRPC names its threads.
+        names = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/comm")]
+        process = psutil.Process(pid)
+        with process.oneshot():
+            if names.count(Path(f"/proc/{pid}/comm").read_text()) > 1 or process.status() != psutil.STATUS_SLEEPING:
+                return None
+            times = process.cpu_times()
+            return _Look(time.monotonic(), times.user + times.system, process.num_ctx_switches().voluntary)
+    except (OSError, psutil.Error, NotImplementedError):
+        return None
+
+
+def _kill(pid: int) -> None:
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for one in family:
+        try:
+            one.kill()
+        except psutil.NoSuchProcess:
+            pass
+
+
+def _failure(said: str, status: int, what: str, check_alive: Callable[[], object]) -> DyndetError:
+    try:
+        check_alive()
+    except DyndetError as error:
+        return error
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    # What a thread met says more than that threads failed.
+    met = [line.partition("had error: ")[2] for line in lines if "had error: " in line]
+    telling = met or [line for line in lines if re.match(r"(error|failed)", line, flags=re.IGNORECASE)] or lines[-1:]
+    reason = telling[0] if telling else f"it printed nothing (exit status {status})"
+    return ServerError(f"perf_analyzer could not measure {what}: {reason}")
