@@ -19,9 +19,8 @@ from dyndet_builder.deploy import MARKER_FILE, DeployOptions, deploy
 from dyndet_builder.render import RenderOptions, render
 from dyndet_builder.render_backends import ENGINE_CACHE
 from dyndet_builder.server_flags import memory_needs
-
-from ..triton.toy_bundle import write_toy_bundle
-from .deployments import KINDS, calibrate, documents, pod_of, points, render_kinds
+from tests.support.deployments import KINDS, calibrate, documents, pod_of, points, render_kinds
+from tests.support.toy_bundle import write_toy_bundle
 
 STORAGES = ("image", "pvc://claim/street/models", "s3://bucket/street", "gs://bucket/street")
 KUBERNETES = ("1.29", "1.33", "1.37")

@@ -10,9 +10,8 @@ import pytest
 from dynamicdet.errors import InputError
 from dyndet_builder.deploy import MARKER_FILE, DeployOptions, deploy
 from dyndet_builder.render import RenderOptions, render
-
-from ..triton.toy_bundle import write_toy_bundle
-from .deployments import pod_of, render_kinds
+from tests.support.deployments import pod_of, render_kinds
+from tests.support.toy_bundle import write_toy_bundle
 
 
 @pytest.fixture(scope="module")

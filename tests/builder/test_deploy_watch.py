@@ -13,9 +13,8 @@ import yaml
 from dyndet_builder.deploy import DeployOptions, deploy
 from dyndet_builder.operating_points import OperatingPoints
 from dyndet_builder.render import RenderOptions, render
-
-from ..triton.toy_bundle import write_toy_bundle
-from .deployments import calibrate, points, program
+from tests.support.deployments import calibrate, points, program
+from tests.support.toy_bundle import write_toy_bundle
 
 MEASURED = {"calibrated": points(), "mean": points(statistic="mean", goal=9.2), "uncalibrated": None}
 MINUTES = 60

@@ -23,9 +23,8 @@ from dyndet_builder.render import RenderOptions, render
 from dyndet_builder.server import DEFAULT_PORTS, TritonServer
 from dyndet_builder.server_docker import docker_command
 from dyndet_templates.engines.layers import precision_error, precision_shares, record, version_in
-
-from ..triton.toy_bundle import write_toy_bundle
-from ..triton.toy_engines import A10, write_toy_engines
+from tests.support.toy_bundle import write_toy_bundle
+from tests.support.toy_engines import A10, write_toy_engines
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,7 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.evaluate import EvaluationReport
 from dyndet_builder.evaluate import evaluate as evaluate_with_draws
 from dyndet_builder.evaluate_sources import BundleSource, CheckpointSource
-
-from .small_data import write_small_data
+from tests.support.small_data import write_small_data
 
 _IMAGES = 10
 

@@ -26,8 +26,7 @@ from dyndet_builder.server_docker import docker_command
 from dyndet_builder.server_flags import memory_needs
 from dyndet_client.codec import parse_model
 from dyndet_client.errors import NotADetectorError
-
-from ..triton.toy_bundle import SIZE, write_toy_bundle
+from tests.support.toy_bundle import SIZE, write_toy_bundle
 
 STAGE_MODELS = ("toy_backbone1", "toy_head1", "toy_detector2")
 

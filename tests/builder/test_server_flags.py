@@ -9,8 +9,7 @@ import pytest
 from dyndet_builder.render import RenderOptions, render
 from dyndet_builder.server_docker import docker_command
 from dyndet_builder.server_flags import gpus_of, memory_needs
-
-from ..triton.toy_bundle import SIZE, write_toy_bundle
+from tests.support.toy_bundle import SIZE, write_toy_bundle
 
 _MIB = 1 << 20
 _IMAGE, _FEATURES = 3 * SIZE**2, 4 * 3 * SIZE**2

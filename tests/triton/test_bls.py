@@ -26,8 +26,7 @@ from dyndet_builder.bundle import read_bundle
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints
 from dyndet_builder.render import RenderOptions, render
 from dyndet_builder.server import TritonServer
-
-from .toy_bundle import FAIL_BACKBONE1, FAIL_DETECTOR2, FAIL_HEAD1, NAN, image, write_toy_bundle
+from tests.support.toy_bundle import FAIL_BACKBONE1, FAIL_DETECTOR2, FAIL_HEAD1, NAN, image, write_toy_bundle
 
 EASY, HARD, FALLBACK = 1, 2, -2
 OUTPUTS = ("num_detections", "boxes", "scores", "classes", "difficulty", "route")

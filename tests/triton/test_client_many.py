@@ -26,8 +26,7 @@ from dyndet_client import (
     UnknownOperatingPointError,
 )
 from dyndet_client.many import AHEAD
-
-from .toy_bundle import image, write_toy_bundle
+from tests.support.toy_bundle import image, write_toy_bundle
 
 REDS = [0, 51, 102, 204, 254]
 

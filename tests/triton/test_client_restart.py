@@ -27,8 +27,7 @@ from dyndet_client import (
     Tls,
 )
 from dyndet_client.shared_memory import FOLDER, SLOTS
-
-from .toy_bundle import image, write_toy_bundle
+from tests.support.toy_bundle import image, write_toy_bundle
 
 
 @pytest.fixture(scope="module")

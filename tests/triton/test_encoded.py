@@ -28,9 +28,8 @@ from dynamicdet.images import read_image
 from dyndet_builder.render import RenderOptions, render
 from dyndet_builder.server import TritonServer
 from dyndet_client import Detector
-
-from .picture_files import encode, jpeg_header, many_scans, png_header, turned, unusual_files
-from .toy_bundle import FAIL_HEAD1, SIZE, image, write_toy_bundle
+from tests.support.picture_files import encode, jpeg_header, many_scans, png_header, turned, unusual_files
+from tests.support.toy_bundle import FAIL_HEAD1, SIZE, image, write_toy_bundle
 
 OUTPUTS = ("num_detections", "boxes", "scores", "classes", "difficulty", "route", "image_size")
 ROUTES = {1: "easy", 2: "hard", -2: "fallback"}

@@ -12,8 +12,7 @@ from dynamicdet.dataset import read_dataset
 from dyndet_builder.evaluate import evaluate
 from dyndet_builder.evaluate_sources import BundleSource, ServedSource
 from dyndet_builder.server import TritonServer
-
-from ..builder.small_data import write_small_data
+from tests.support.small_data import write_small_data
 
 _IMAGES = 12
 

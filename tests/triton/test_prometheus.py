@@ -30,9 +30,8 @@ from dyndet_builder.deployed import read_deployed
 from dyndet_builder.render import RenderOptions, render
 from dyndet_builder.server import TritonServer, free_ports
 from dyndet_client import Detector
-
-from ..builder.deployments import calibrate, points, program
-from .toy_bundle import FAIL_DETECTOR2, image, write_toy_bundle
+from tests.support.deployments import calibrate, points, program
+from tests.support.toy_bundle import FAIL_DETECTOR2, image, write_toy_bundle
 
 _KEY = "a-secret"
 _LOAD_S = 12.0

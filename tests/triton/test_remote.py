@@ -24,9 +24,8 @@ from dyndet_builder.render import RenderOptions, render
 from dyndet_builder.server import TritonServer
 from dyndet_builder.targets import parse_targets
 from dyndet_client import Detector
-
-from .toy_bundle import image, write_toy_bundle
-from .toy_engines import write_toy_engines
+from tests.support.toy_bundle import image, write_toy_bundle
+from tests.support.toy_engines import write_toy_engines
 
 _KEY = "the key"
 

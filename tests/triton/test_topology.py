@@ -22,8 +22,7 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.render import MARKER_FILE, RenderOptions, render
 from dyndet_builder.server import TritonServer
 from dyndet_builder.topology import choose_topology
-
-from .toy_bundle import image, write_toy_bundle
+from tests.support.toy_bundle import image, write_toy_bundle
 
 
 @pytest.fixture(scope="module")

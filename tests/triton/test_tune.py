@@ -14,8 +14,7 @@ from dyndet_bench.statistic import THROUGHPUT
 from dyndet_builder.operating_points import UNCALIBRATED, read_operating_points
 from dyndet_builder.render import MARKER_FILE, RenderOptions, render
 from dyndet_builder.tune import Setting, options_of, tune
-
-from .toy_bundle import image, write_toy_bundle
+from tests.support.toy_bundle import image, write_toy_bundle
 
 
 def test_the_repository_gets_the_best_of_the_settings_that_were_measured(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .toy_bundle import image
+from tests.support.toy_bundle import image
 
 
 def encode(pixels: Any, kind: str = "PNG", **options: Any) -> bytes:

@@ -19,8 +19,7 @@ from dyndet_builder.operating_points import (
     RouteLatency,
 )
 from dyndet_builder.render import RenderOptions, render
-
-from ..triton.toy_bundle import write_toy_bundle
+from tests.support.toy_bundle import write_toy_bundle
 
 KINDS = {
     "cpu": RenderOptions(encoded=True, threads=2),
