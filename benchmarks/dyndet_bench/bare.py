@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dynamicdet.errors import InputError, MissingExtraError
-from dyndet_bench.served import ALL_EASY, ALL_HARD, STAGES
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, STAGES
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]

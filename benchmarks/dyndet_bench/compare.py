@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dynamicdet.errors import InputError
-from dyndet_bench.load import Load
+from dyndet_bench.measuring.load import Load
 from dyndet_bench.sweep_record import Cell, Sweep, read_sweep
 
 Metric = Literal["mean latency", "p99 latency", "throughput"]

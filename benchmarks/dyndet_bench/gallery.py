@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dynamicdet.images import read_image
-from dyndet_bench.served import ALL_EASY, ALL_HARD, Served
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.sweep_record import Picture, Role
 from dyndet_client import Detections, Detector
 

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dynamicdet.errors import InputError
 from dyndet_bench.bare import BareStages
-from dyndet_bench.perf_analyzer import find_perf_analyzer
-from dyndet_bench.records import Circumstances, circumstances
-from dyndet_bench.rounds import Rounds
-from dyndet_bench.served import ALL_EASY, ALL_HARD, Served
-from dyndet_bench.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
+from dyndet_bench.measuring.records import Circumstances, circumstances
+from dyndet_bench.measuring.rounds import Rounds
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
+from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynamicdet.thresholds import is_hard
-from dyndet_bench.perf_run import repeats_text
+from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_bench.report_facts import Facts, Load, Measured, load_range
 from dyndet_bench.report_text import counted, milliseconds, number, percent, plain, sentence, shortened
 from dyndet_bench.sweep_record import Latency, PaperCheck, Split

@@ -12,7 +12,7 @@ from typing import get_args
 from dynamicdet.errors import InputError, MissingExtraError
 from dynamicdet.images import read_image
 from dyndet_bench import report_findings as findings
-from dyndet_bench.machine import summary
+from dyndet_bench.measuring.machine import summary
 from dyndet_bench.report_facts import Facts
 from dyndet_bench.report_plots import Plots
 from dyndet_bench.report_svg import Plot

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from dyndet_bench import report_findings as findings
-from dyndet_bench.machine import summary
+from dyndet_bench.measuring.machine import summary
 from dyndet_bench.report_facts import Facts
 from dyndet_bench.report_plots import Plots
 from dyndet_bench.report_tables import Row, Table, cells_table, points_table

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from dynamicdet.errors import InputError
 from dynamicdet.images import UInt8Array, read_image
 from dynamicdet.letterbox import letterbox
-from dyndet_bench.records import Circumstances, circumstances
-from dyndet_bench.served import ALL_EASY, Served
-from dyndet_bench.workload import image_files
+from dyndet_bench.measuring.records import Circumstances, circumstances
+from dyndet_bench.measuring.served import ALL_EASY, Served
+from dyndet_bench.measuring.workload import image_files
 from dyndet_client import AsyncDetector, Detector, SharedMemoryError, TransportChoice
 from dyndet_client.codec import OUTPUTS
 

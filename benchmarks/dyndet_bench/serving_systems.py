@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dyndet_bench.bare import BareStages
-from dyndet_bench.load import Load
-from dyndet_bench.perf_analyzer import PerfAnalyzer
-from dyndet_bench.perf_run import perf_run
-from dyndet_bench.workload import Workload
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
+from dyndet_bench.measuring.perf_run import perf_run
+from dyndet_bench.measuring.workload import Workload
 
 UInt8Array = npt.NDArray[np.uint8]
 Eager = Callable[[UInt8Array, float], object]

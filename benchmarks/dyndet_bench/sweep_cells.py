@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dyndet_bench.journal import Journal, Round
-from dyndet_bench.load import Load
-from dyndet_bench.measure import PERCENTILES, Run, measure
-from dyndet_bench.perf_analyzer import PerfAnalyzer
-from dyndet_bench.rounds import Rounds
-from dyndet_bench.served import ALL_EASY, ALL_HARD, Served
-from dyndet_bench.statistic import MEAN, THROUGHPUT, Statistic, bootstrap_interval
+from dyndet_bench.measuring.journal import Journal, Round
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.measure import PERCENTILES, Run, measure
+from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
+from dyndet_bench.measuring.rounds import Rounds
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
+from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, Statistic, bootstrap_interval
+from dyndet_bench.measuring.workload import Workload
 from dyndet_bench.sweep_record import Cell, Latency, Split
-from dyndet_bench.workload import Workload
 
 _RESUMED_S = 24 * 3600.0
 _LEAST_REQUESTS_PER_CONNECTION = 20

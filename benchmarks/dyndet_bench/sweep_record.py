@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynamicdet.errors import InputError
-from dyndet_bench.records import Circumstances
+from dyndet_bench.measuring.records import Circumstances
 
 FILE_NAME = "sweep.json"
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from dynamicdet.errors import InputError, ServerError
-from dyndet_bench.load import Load
-from dyndet_bench.machine import describe_machine, describe_versions
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.machine import describe_machine, describe_versions
 from dyndet_builder.build_engines import engines_fit, provide_engines
 from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle import Precision, file_sha256, read_bundle

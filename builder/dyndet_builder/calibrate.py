@@ -15,16 +15,16 @@ import numpy.typing as npt
 
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.thresholds import easy_share
-from dyndet_bench.journal import Journal
-from dyndet_bench.load import Load
-from dyndet_bench.machine import describe_machine
-from dyndet_bench.measure import PERCENTILES, Run
-from dyndet_bench.perf_analyzer import PerfAnalyzer, find_perf_analyzer
-from dyndet_bench.records import Circumstances, circumstances
-from dyndet_bench.rounds import Rounds
-from dyndet_bench.served import Served
-from dyndet_bench.statistic import MEAN, REPORTED, THROUGHPUT, Statistic
-from dyndet_bench.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.journal import Journal
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.machine import describe_machine
+from dyndet_bench.measuring.measure import PERCENTILES, Run
+from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer, find_perf_analyzer
+from dyndet_bench.measuring.records import Circumstances, circumstances
+from dyndet_bench.measuring.rounds import Rounds
+from dyndet_bench.measuring.served import Served
+from dyndet_bench.measuring.statistic import MEAN, REPORTED, THROUGHPUT, Statistic
+from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import (

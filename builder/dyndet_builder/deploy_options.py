@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, fields
 
 from dynamicdet.errors import InputError
-from dyndet_bench.statistic import THROUGHPUT
+from dyndet_bench.measuring.statistic import THROUGHPUT
 from dyndet_builder.server_docker import IMAGE
 from dyndet_builder.targets import Target, parse_target
 

@@ -98,7 +98,7 @@ def _libpython() -> Finding:
 
 
 def _perf_analyzer() -> Finding:
-    from dyndet_bench.perf_analyzer import find_perf_analyzer
+    from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 
     try:
         found = find_perf_analyzer()

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from dynamicdet.errors import InputError
-from dyndet_bench.statistic import Statistic
+from dyndet_bench.measuring.statistic import Statistic
 
 FEWEST_IMAGES = 8
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dynamicdet.errors import InputError, TargetOutOfReachError
-from dyndet_bench.statistic import THROUGHPUT, Statistic
+from dyndet_bench.measuring.statistic import THROUGHPUT, Statistic
 from dyndet_bench.sweep_record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep_record import Sweep, read_sweep
 from dyndet_builder.deployed import read_deployed

@@ -17,7 +17,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
-from dyndet_bench.served import Served
+from dyndet_bench.measuring.served import Served
 from dyndet_builder.deploy_server import ADMIN_HEADER, ADMIN_VARIABLE
 from dyndet_builder.engines_record import check_engines_there
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from dynamicdet.errors import TargetOutOfReachError
 from dynamicdet.latency import Mixture
 from dynamicdet.thresholds import easy_share_for_target
-from dyndet_bench.measure import Run
-from dyndet_bench.statistic import MEAN, pooled
+from dyndet_bench.measuring.measure import Run
+from dyndet_bench.measuring.statistic import MEAN, pooled
 from dyndet_builder.targets import Target
 
 FloatArray = npt.NDArray[np.float64]

@@ -268,7 +268,7 @@ class TritonServer:
             connection.close()
 
     def _warm(self) -> None:
-        from dyndet_bench.served import Served, served_detectors
+        from dyndet_bench.measuring.served import Served, served_detectors
 
         self.detectors = tuple(served_detectors(self.grpc_url))
         for name in self.detectors:

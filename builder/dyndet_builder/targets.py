@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import click
 
 from dynamicdet.errors import InputError
-from dyndet_bench.statistic import MEAN, THROUGHPUT, Statistic
+from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, Statistic
 
 _NUMBER = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,3}))?"
 _MS_PER_UNIT = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}

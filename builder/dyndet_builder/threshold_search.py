@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from dynamicdet.errors import TargetOutOfReachError, TooNoisyError
 from dynamicdet.thresholds import threshold_for_easy_share
-from dyndet_bench.measure import Run
-from dyndet_bench.rounds import Rounds
-from dyndet_bench.served import ALL_EASY, ALL_HARD
+from dyndet_bench.measuring.measure import Run
+from dyndet_bench.measuring.rounds import Rounds
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD
 from dyndet_builder.effort import Effort
 from dyndet_builder.route_model import corrected_easy_share, first_easy_share
 from dyndet_builder.targets import Target

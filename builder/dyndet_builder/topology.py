@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from dynamicdet.errors import InputError
-from dyndet_bench.load import Load
-from dyndet_bench.perf_analyzer import find_perf_analyzer
-from dyndet_bench.rounds import Rounds
-from dyndet_bench.served import ALL_EASY, ALL_HARD, Served
-from dyndet_bench.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
+from dyndet_bench.measuring.rounds import Rounds
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
+from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.bundle import read_bundle
 from dyndet_builder.engines_record import gpus_here
 from dyndet_builder.render import render

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from dyndet_bench.measure import Run
-from dyndet_bench.statistic import Statistic, bootstrap_interval, pooled
+from dyndet_bench.measuring.measure import Run
+from dyndet_bench.measuring.statistic import Statistic, bootstrap_interval, pooled
 from dyndet_builder.targets import Target
 
 

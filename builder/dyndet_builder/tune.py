@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from dynamicdet.errors import InputError
-from dyndet_bench.load import Load
-from dyndet_bench.measure import Run
-from dyndet_bench.perf_analyzer import find_perf_analyzer
-from dyndet_bench.rounds import Rounds
-from dyndet_bench.served import Served
-from dyndet_bench.statistic import MEAN, THROUGHPUT, Statistic
-from dyndet_bench.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.measure import Run
+from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
+from dyndet_bench.measuring.rounds import Rounds
+from dyndet_bench.measuring.served import Served
+from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, Statistic
+from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle import STAGES, file_sha256, read_bundle
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE

@@ -10,7 +10,7 @@ import pytest
 
 from dynamicdet.errors import InputError
 from dyndet_bench.compare import compare, compare_sweeps
-from dyndet_bench.records import Circumstances
+from dyndet_bench.measuring.records import Circumstances
 from dyndet_bench.sweep_record import Accuracy, Cell, Latency, RouteLatencies, Sweep
 from dyndet_builder.cli import dyndet, run
 

@@ -99,7 +99,7 @@ def test_both_routes_are_timed_on_a_gpu() -> None:
 
 def test_the_benchmarks_load_no_torch() -> None:
     code = (
-        "import sys, dyndet_bench.open_loop, dyndet_bench.paper, dyndet_bench.compare, dyndet_builder.paper\n"
+        "import sys, dyndet_bench.measuring.open_loop, dyndet_bench.paper, dyndet_bench.compare, dyndet_builder.paper\n"
         "sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

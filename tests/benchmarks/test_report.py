@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dyndet_bench.records import Circumstances
+from dyndet_bench.measuring.records import Circumstances
 from dyndet_bench.report import CSV_NAME, HTML_NAME, MARKDOWN_NAME, write_report
 from dyndet_bench.report_facts import Facts
 from dyndet_bench.report_markdown import inert

@@ -15,8 +15,8 @@ import pytest
 
 from dynamicdet.errors import TargetOutOfReachError, TooNoisyError
 from dynamicdet.thresholds import is_hard
-from dyndet_bench.measure import PERCENTILES, Run
-from dyndet_bench.served import RouteCounts
+from dyndet_bench.measuring.measure import PERCENTILES, Run
+from dyndet_bench.measuring.served import RouteCounts
 from dyndet_builder.effort import Effort
 from dyndet_builder.targets import parse_targets
 from dyndet_builder.threshold_search import ThresholdSearch

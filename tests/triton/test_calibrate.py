@@ -17,9 +17,9 @@ import pytest
 
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.thresholds import easy_share
-from dyndet_bench.load import Load
-from dyndet_bench.served import Served
-from dyndet_bench.workload import image_files, read_letterboxed
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.served import Served
+from dyndet_bench.measuring.workload import image_files, read_letterboxed
 from dyndet_builder.calibrate import Calibration, calibrate
 from dyndet_builder.effort import Effort
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, read_operating_points

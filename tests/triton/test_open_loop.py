@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.thresholds import is_hard
-from dyndet_bench.load import Load
-from dyndet_bench.open_loop import FloatArray, OpenLoopRun, UInt8Array, arrivals_s, measure_open_loop
-from dyndet_bench.served import ALL_EASY, ALL_HARD, RouteCounts, Served
-from dyndet_bench.workload import image_files, read_letterboxed
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.open_loop import FloatArray, OpenLoopRun, UInt8Array, arrivals_s, measure_open_loop
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, RouteCounts, Served
+from dyndet_bench.measuring.workload import image_files, read_letterboxed
 from dyndet_builder.server import TritonServer
 
 
@@ -144,7 +144,7 @@ def test_a_server_that_cannot_keep_up_ends_the_run_and_no_later_one(
 def test_a_backlog_beyond_memory_ends_the_run(
     served: Served, images: list[UInt8Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dyndet_bench.open_loop._MAX_BACKLOG_BYTES", 10 * images[0].nbytes)
+    monkeypatch.setattr("dyndet_bench.measuring.open_loop._MAX_BACKLOG_BYTES", 10 * images[0].nbytes)
     with pytest.raises(ServerError, match="does not keep up with 5000 requests/s"):
         measure_open_loop(served, images, load=Load(request_rate=5000.0), threshold=ALL_HARD, requests=500)
 
@@ -167,8 +167,8 @@ def test_ctrl_c_ends_the_run(server: TritonServer) -> None:
     code = (
         "import signal, sys, threading, os; import numpy as np\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from dyndet_bench.load import Load; from dyndet_bench.open_loop import measure_open_loop\n"
-        "from dyndet_bench.served import Served\n"
+        "from dyndet_bench.measuring.load import Load; from dyndet_bench.measuring.open_loop import measure_open_loop\n"
+        "from dyndet_bench.measuring.served import Served\n"
         "threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "with Served(sys.argv[1]) as served:\n"
         "    image = np.zeros((320, 320, 3), np.uint8)\n"

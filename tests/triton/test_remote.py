@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
-from dyndet_bench.served import Served
+from dyndet_bench.measuring.served import Served
 from dyndet_builder.build import BuildOptions, build
 from dyndet_builder.bundle import read_bundle
 from dyndet_builder.cli import dyndet, run

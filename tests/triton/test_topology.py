@@ -16,7 +16,7 @@ from PIL import Image
 from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.bare import BareStages
 from dyndet_bench.baselines import write_baselines
-from dyndet_bench.served import Served
+from dyndet_bench.measuring.served import Served
 from dyndet_bench.serving import FLOOR, MIXES, measure_serving
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.render import MARKER_FILE, RenderOptions, render

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from dynamicdet.architectures import ARCHITECTURES
-from dyndet_bench.load import Load
+from dyndet_bench.measuring.load import Load
 from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.bundle import Precision
 from dyndet_builder.cli.measured import show_measured

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from dynamicdet.cache import cache_folder
-from dyndet_bench.load import Load
+from dyndet_bench.measuring.load import Load
 from dyndet_builder.calibrate import Calibration, calibrate
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars

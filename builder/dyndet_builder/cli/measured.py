@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from dyndet_bench.machine import summary
-from dyndet_bench.perf_run import repeats_text
+from dyndet_bench.measuring.machine import summary
+from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_builder.operating_points import Evidence, OperatingPoint, Reach
 
 

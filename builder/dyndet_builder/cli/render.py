@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dyndet_bench.perf_run import repeats_text
+from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_builder.cli.numbers import Numbers
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_images

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from dynamicdet.cache import cache_folder
 from dynamicdet.errors import InputError
-from dyndet_bench.load import Load
-from dyndet_bench.perf_run import repeats_text
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_bench.sweep import SweepPlan, sweep
 from dyndet_bench.sweep_record import Accuracy, Cell, Point, Sweep
 from dyndet_builder.cli.progress import step_bars

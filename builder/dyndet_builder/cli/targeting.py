@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dynamicdet.errors import InputError
-from dyndet_bench.load import Load
+from dyndet_bench.measuring.load import Load
 from dyndet_builder.effort import Effort
 from dyndet_builder.targets import TargetsParameter
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.errors import InputError
-from dyndet_bench.load import Load
-from dyndet_bench.perf_run import repeats_text
-from dyndet_bench.statistic import Statistic
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.perf_run import repeats_text
+from dyndet_bench.measuring.statistic import Statistic
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.tune import Tuning, tune
 

@@ -15,7 +15,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import DyndetError, ServerError
-from dyndet_bench.own_metrics import OwnMetrics, default_metrics_url
+from dyndet_bench.measuring.own_metrics import OwnMetrics, default_metrics_url
 from dyndet_client.codec import ServedModel, parse_model
 from dyndet_client.errors import ServerUnreachableError
 from dyndet_client.transport import GrpcTransport, parse_url

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from dynamicdet.errors import DyndetError, ServerError
-from dyndet_bench.perf_analyzer import Patience, PerfAnalyzer
+from dyndet_bench.measuring.perf_analyzer import Patience, PerfAnalyzer
 
 _MEASURES = re.compile(rb"^Request (concurrency|Rate): ", re.MULTILINE)
 _MEASURED = re.compile(rb"^\s*Client: ", re.MULTILINE)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from dynamicdet.errors import InputError
 from dynamicdet.latency import Mixture
 from dynamicdet.thresholds import mixture_latency
-from dyndet_bench.measure import Run
+from dyndet_bench.measuring.measure import Run
 
 FloatArray = npt.NDArray[np.float64]
 T = TypeVar("T")

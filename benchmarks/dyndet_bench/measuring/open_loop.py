@@ -22,8 +22,8 @@ import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 
 from dynamicdet.errors import InputError, ServerError
-from dyndet_bench.load import Load
-from dyndet_bench.served import RouteCounts, Served
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.served import RouteCounts, Served
 from dyndet_client.codec import OUTPUTS
 from dyndet_client.errors import ServerUnreachableError
 

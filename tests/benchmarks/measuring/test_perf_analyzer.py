@@ -18,14 +18,14 @@ import psutil
 import pytest
 
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
-from dyndet_bench import perf_analyzer as module
-from dyndet_bench.interleaved import measure_interleaved
-from dyndet_bench.load import Load
-from dyndet_bench.measure import Run, measure
-from dyndet_bench.perf_analyzer import Patience, PerfAnalyzer, find_perf_analyzer
-from dyndet_bench.perf_run import MOST_REPEATS, read_profile_export, read_table
-from dyndet_bench.served import ALL_EASY, ALL_HARD, Served, served_detectors
-from dyndet_bench.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring import perf_analyzer as module
+from dyndet_bench.measuring.interleaved import measure_interleaved
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.measure import Run, measure
+from dyndet_bench.measuring.perf_analyzer import Patience, PerfAnalyzer, find_perf_analyzer
+from dyndet_bench.measuring.perf_run import MOST_REPEATS, read_profile_export, read_table
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served, served_detectors
+from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.server import TritonServer
 
 
@@ -124,8 +124,9 @@ def test_ctrl_c_ends_perf_analyzer(server: TritonServer, demo_images: Path) -> N
         "import signal, sys; from pathlib import Path\n"
         # A shell starts background jobs with Ctrl-C ignored, which this process would inherit.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from dyndet_bench.measure import measure; from dyndet_bench.perf_analyzer import find_perf_analyzer\n"
-        "from dyndet_bench.served import Served; from dyndet_bench.workload import *\n"
+        "from dyndet_bench.measuring.measure import measure\n"
+        "from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer\n"
+        "from dyndet_bench.measuring.served import Served; from dyndet_bench.measuring.workload import *\n"
         "with Served(sys.argv[1]) as served, Workload(read_letterboxed([Path(sys.argv[2])], 320)) as load:\n"
         "    sys.stdout.write('go\\n'); sys.stdout.flush()\n"
         "    measure(served, find_perf_analyzer(), load, threshold=0.0, requests=100000)\n"

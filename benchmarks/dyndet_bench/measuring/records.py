@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dyndet_bench.machine import describe_machine, describe_versions
+from dyndet_bench.measuring.machine import describe_machine, describe_versions
 
 
 class Circumstances(BaseModel):

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dyndet_bench.load import Load
-from dyndet_bench.perf_analyzer import PerfAnalyzer
-from dyndet_bench.perf_run import PERCENTILES, perf_run, warm_up_requests
-from dyndet_bench.served import RouteCounts, Served, ServerTimes
-from dyndet_bench.workload import Workload
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
+from dyndet_bench.measuring.perf_run import PERCENTILES, perf_run, warm_up_requests
+from dyndet_bench.measuring.served import RouteCounts, Served, ServerTimes
+from dyndet_bench.measuring.workload import Workload
 
 __all__ = ["PERCENTILES", "Counters", "Run", "measure"]
 

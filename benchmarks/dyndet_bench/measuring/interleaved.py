@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamicdet.errors import ServerError
-from dyndet_bench.load import Load
-from dyndet_bench.measure import PERCENTILES, Counters, Run
-from dyndet_bench.perf_analyzer import PerfAnalyzer
-from dyndet_bench.perf_run import PerfRun, perf_run, warm_up_requests
-from dyndet_bench.served import RouteCounts, Served
-from dyndet_bench.workload import Workload
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.measure import PERCENTILES, Counters, Run
+from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
+from dyndet_bench.measuring.perf_run import PerfRun, perf_run, warm_up_requests
+from dyndet_bench.measuring.served import RouteCounts, Served
+from dyndet_bench.measuring.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
 

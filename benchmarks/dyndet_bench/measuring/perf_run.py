@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamicdet.errors import InputError, ServerError
-from dyndet_bench.load import Load
-from dyndet_bench.perf_analyzer import PerfAnalyzer
-from dyndet_bench.perf_process import LostRequestsError, run_process
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
+from dyndet_bench.measuring.perf_process import LostRequestsError, run_process
 
 FloatArray = npt.NDArray[np.float64]
 

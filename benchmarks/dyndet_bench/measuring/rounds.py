@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dyndet_bench.interleaved import measure_interleaved
-from dyndet_bench.journal import Journal, Round
-from dyndet_bench.load import Load
-from dyndet_bench.measure import PERCENTILES, Run, measure
-from dyndet_bench.open_loop import measure_open_loop
-from dyndet_bench.perf_analyzer import PerfAnalyzer
-from dyndet_bench.served import Served
-from dyndet_bench.workload import Workload
+from dyndet_bench.measuring.interleaved import measure_interleaved
+from dyndet_bench.measuring.journal import Journal, Round
+from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.measure import PERCENTILES, Run, measure
+from dyndet_bench.measuring.open_loop import measure_open_loop
+from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
+from dyndet_bench.measuring.served import Served
+from dyndet_bench.measuring.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
 

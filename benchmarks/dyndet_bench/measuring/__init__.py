@@ -1,0 +1,1 @@
+"""One run against a server: workloads, perf_analyzer, the open loop, rounds, counters and their records."""
