@@ -11,7 +11,7 @@ from dyndet_bench.report_html import report_html
 from dyndet_bench.report_markdown import summary_markdown
 from dyndet_bench.report_plots import draw_plots
 from dyndet_bench.report_tables import cells_csv
-from dyndet_bench.sweep_record import Sweep
+from dyndet_bench.sweep.record import Sweep
 
 HTML_NAME, MARKDOWN_NAME, CSV_NAME = "report.html", "summary.md", "cells.csv"
 

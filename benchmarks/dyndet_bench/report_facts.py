@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from dyndet_bench.report_text import threshold_decimals
-from dyndet_bench.sweep_record import Accuracy, Cell, Latency, Sweep
+from dyndet_bench.sweep.record import Accuracy, Cell, Latency, Sweep
 
 _Item = TypeVar("_Item")
 

@@ -18,7 +18,7 @@ from dyndet_bench.report_plots import Plots
 from dyndet_bench.report_svg import Plot
 from dyndet_bench.report_tables import Table, accuracy_table, cells_table, points_table, routes_table, split_table
 from dyndet_bench.report_text import counted, plain
-from dyndet_bench.sweep_record import Picture, Role
+from dyndet_bench.sweep.record import Picture, Role
 
 try:
     import jinja2

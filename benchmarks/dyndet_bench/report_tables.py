@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from dyndet_bench.report_facts import Facts, load_of
 from dyndet_bench.report_findings import PARTS
 from dyndet_bench.report_text import MISSING, column_texts, plain
-from dyndet_bench.sweep_record import Accuracy, Cell, Latency, Split
+from dyndet_bench.sweep.record import Accuracy, Cell, Latency, Split
 
 _QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dyndet_bench.paper import FITTED_ROWS, PAPER, PaperModel, PaperRow, RouteTimes, fit_routes
+from dyndet_bench.sweep.paper import FITTED_ROWS, PAPER, PaperModel, PaperRow, RouteTimes, fit_routes
 
 if TYPE_CHECKING:
     from dynamicdet.network import DynamicDetector, Route

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dyndet_bench.measuring.statistic import Statistic
-from dyndet_bench.sweep_record import Latency, Sweep
+from dyndet_bench.sweep.record import Latency, Sweep
 from dyndet_builder.plan_replica import FloatArray, replica_of_sweep
 
 _CHECKED = ("mean", "p50", "p95", "p99")

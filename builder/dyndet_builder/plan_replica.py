@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dynamicdet.errors import InputError
 from dynamicdet.queueing import closed_loop, waits
-from dyndet_bench.sweep_record import Cell, Sweep
+from dyndet_bench.sweep.record import Cell, Sweep
 from dyndet_builder.operating_points import OperatingPoints, RouteLatency
 
 FloatArray = npt.NDArray[np.float64]

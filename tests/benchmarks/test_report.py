@@ -21,7 +21,7 @@ from dyndet_bench.report import CSV_NAME, HTML_NAME, MARKDOWN_NAME, write_report
 from dyndet_bench.report_facts import Facts
 from dyndet_bench.report_markdown import inert
 from dyndet_bench.report_tables import cells_csv
-from dyndet_bench.sweep_record import (
+from dyndet_bench.sweep.record import (
     Accuracy,
     Cell,
     Latency,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dynamicdet.errors import InputError, TargetOutOfReachError
 from dyndet_bench.measuring.records import circumstances
-from dyndet_bench.sweep_record import FILE_NAME, Cell, Latency, RouteLatencies, Sweep
+from dyndet_bench.sweep.record import FILE_NAME, Cell, Latency, RouteLatencies, Sweep
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.plan import plan
 from dyndet_builder.plan_check import check_against

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.sweep import SweepPlan, sweep
+from dyndet_bench.sweep.sweep import SweepPlan, sweep
 from dyndet_builder.plan import plan
 from dyndet_builder.plan_check import check_against, typical_error
 from dyndet_builder.server import TritonServer

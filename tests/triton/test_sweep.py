@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from dynamicdet.errors import InputError, ServerError
-from dyndet_bench.gallery import chosen_pictures
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.sweep import SweepPlan, sweep
-from dyndet_bench.sweep_record import Cell, read_sweep
+from dyndet_bench.sweep.gallery import chosen_pictures
+from dyndet_bench.sweep.record import Cell, read_sweep
+from dyndet_bench.sweep.sweep import SweepPlan, sweep
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.server import TritonServer
 

@@ -10,11 +10,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dyndet_bench.compare import THRESHOLD, THRESHOLD_P99, Change, ComparedCell, Comparison, compare
 from dyndet_bench.measuring.machine import summary
 from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_bench.overhead import OverheadRecord, measure_overhead
-from dyndet_bench.paper import FITTED_ROWS
+from dyndet_bench.sweep.compare import THRESHOLD, THRESHOLD_P99, Change, ComparedCell, Comparison, compare
+from dyndet_bench.sweep.paper import FITTED_ROWS
 from dyndet_builder.cli.bench_client import command as client_command
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.serving import command as serving_command

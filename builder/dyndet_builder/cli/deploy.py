@@ -10,8 +10,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dyndet_bench.sweep_record import FILE_NAME as SWEEP_FILE
-from dyndet_bench.sweep_record import read_sweep
+from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
+from dyndet_bench.sweep.record import read_sweep
 from dyndet_builder.deploy import DeployOptions, deploy
 from dyndet_builder.plan import DEFAULT_MARGIN, Plan, plan
 from dyndet_builder.plan_check import Check, check_against, typical_error

@@ -14,8 +14,8 @@ from dynamicdet.cache import cache_folder
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_run import repeats_text
-from dyndet_bench.sweep import SweepPlan, sweep
-from dyndet_bench.sweep_record import Accuracy, Cell, Point, Sweep
+from dyndet_bench.sweep.record import Accuracy, Cell, Point, Sweep
+from dyndet_bench.sweep.sweep import SweepPlan, sweep
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
 from dyndet_builder.operating_points import FILE_NAME, OperatingPoint, read_operating_points

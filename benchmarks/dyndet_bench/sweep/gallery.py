@@ -12,7 +12,7 @@ from PIL import Image
 
 from dynamicdet.images import read_image
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
-from dyndet_bench.sweep_record import Picture, Role
+from dyndet_bench.sweep.record import Picture, Role
 from dyndet_client import Detections, Detector
 
 FloatArray = npt.NDArray[np.float64]

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import dynamicdet
 from dynamicdet.errors import InputError
 from dynamicdet.thresholds import easy_share_for_target
-from dyndet_bench.paper import PAPER, PaperModel, check_paper, fit_routes
+from dyndet_bench.sweep.paper import PAPER, PaperModel, check_paper, fit_routes
 from dyndet_builder.cli.bench import command
 from dyndet_builder.paper import compare_with_paper, infer_once, measure_routes
 
@@ -99,7 +99,8 @@ def test_both_routes_are_timed_on_a_gpu() -> None:
 
 def test_the_benchmarks_load_no_torch() -> None:
     code = (
-        "import sys, dyndet_bench.measuring.open_loop, dyndet_bench.paper, dyndet_bench.compare, dyndet_builder.paper\n"
+        "import sys, dyndet_bench.measuring.open_loop, dyndet_bench.sweep.paper\n"
+        "import dyndet_bench.sweep.compare, dyndet_builder.paper\n"
         "sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dynamicdet.thresholds import threshold_for_easy_share
-from dyndet_bench.gallery import make_gallery
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.machine import describe_machine
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
@@ -23,9 +22,10 @@ from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, pooled
 from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
-from dyndet_bench.paper import check_paper
-from dyndet_bench.sweep_cells import CellRuns, Measurer
-from dyndet_bench.sweep_record import FILE_NAME, Accuracy, Point, RouteLatencies, Sweep
+from dyndet_bench.sweep.cells import CellRuns, Measurer
+from dyndet_bench.sweep.gallery import make_gallery
+from dyndet_bench.sweep.paper import check_paper
+from dyndet_bench.sweep.record import FILE_NAME, Accuracy, Point, RouteLatencies, Sweep
 from dyndet_client.errors import ServerUnreachableError
 
 Progress = Callable[[str, int, int], None]

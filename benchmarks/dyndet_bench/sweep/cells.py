@@ -17,7 +17,7 @@ from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, Statistic, bootstrap_interval
 from dyndet_bench.measuring.workload import Workload
-from dyndet_bench.sweep_record import Cell, Latency, Split
+from dyndet_bench.sweep.record import Cell, Latency, Split
 
 _RESUMED_S = 24 * 3600.0
 _LEAST_REQUESTS_PER_CONNECTION = 20

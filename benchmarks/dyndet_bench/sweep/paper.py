@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dynamicdet.errors import InputError
 from dynamicdet.thresholds import mixture_latency
-from dyndet_bench.sweep_record import PaperCheck
+from dyndet_bench.sweep.record import PaperCheck
 
 FITTED_ROWS = (10, 100)
 """Hard percentages of the two rows that give lat1 and lat2: those furthest apart, so that the rounding of their FPS to

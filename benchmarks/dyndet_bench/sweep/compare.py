@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.sweep_record import Cell, Sweep, read_sweep
+from dyndet_bench.sweep.record import Cell, Sweep, read_sweep
 
 Metric = Literal["mean latency", "p99 latency", "throughput"]
 Verdict = Literal["slower", "faster", "within noise"]
