@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dyndet_bench.baselines import write_baselines
-from dyndet_bench.serving import Eager, Mix, Progress, ServingRecord, measure_serving
+from dyndet_bench.comparisons.baselines import write_baselines
+from dyndet_bench.comparisons.serving import Eager, Mix, Progress, ServingRecord, measure_serving
 from dyndet_builder.bundle import read_bundle
 from dyndet_builder.evaluate import evaluate
 from dyndet_builder.render import render

@@ -14,10 +14,10 @@ import tritonclient.grpc as triton
 from PIL import Image
 
 from dynamicdet.errors import InputError, ServerError
-from dyndet_bench.bare import BareStages
-from dyndet_bench.baselines import write_baselines
+from dyndet_bench.comparisons.bare import BareStages
+from dyndet_bench.comparisons.baselines import write_baselines
+from dyndet_bench.comparisons.serving import FLOOR, MIXES, measure_serving
 from dyndet_bench.measuring.served import Served
-from dyndet_bench.serving import FLOOR, MIXES, measure_serving
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.render import MARKER_FILE, RenderOptions, render
 from dyndet_builder.server import TritonServer

@@ -10,9 +10,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from dyndet_bench.comparisons.overhead import OverheadRecord, measure_overhead
 from dyndet_bench.measuring.machine import summary
 from dyndet_bench.measuring.perf_run import repeats_text
-from dyndet_bench.overhead import OverheadRecord, measure_overhead
 from dyndet_bench.sweep.compare import THRESHOLD, THRESHOLD_P99, Change, ComparedCell, Comparison, compare
 from dyndet_bench.sweep.paper import FITTED_ROWS
 from dyndet_builder.cli.bench_client import command as client_command

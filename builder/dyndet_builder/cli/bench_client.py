@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.errors import InputError
+from dyndet_bench.comparisons.client import SdkOverheadRecord, measure_sdk_overhead
 from dyndet_bench.measuring.machine import summary
-from dyndet_bench.sdk_overhead import SdkOverheadRecord, measure_sdk_overhead
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.server import TritonServer
 

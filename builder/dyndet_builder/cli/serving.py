@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.cache import cache_folder
+from dyndet_bench.comparisons.serving import MIXES, Mix, ServingRecord
 from dyndet_bench.measuring.machine import summary
 from dyndet_bench.measuring.perf_run import repeats_text
-from dyndet_bench.serving import MIXES, Mix, ServingRecord
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.render import RenderOptions, shipped_warmup_image
 from dyndet_builder.serving import ServingComparison, compare_serving

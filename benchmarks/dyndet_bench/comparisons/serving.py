@@ -14,12 +14,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from dynamicdet.errors import InputError
-from dyndet_bench.baselines import DETECTOR1, STATIC, TEXTBOOK
-from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
-from dyndet_bench.measuring.records import Circumstances, circumstances
-from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
-from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
-from dyndet_bench.serving_systems import (
+from dyndet_bench.comparisons.baselines import DETECTOR1, STATIC, TEXTBOOK
+from dyndet_bench.comparisons.systems import (
     FLOOR,
     MIXES,
     POOLED,
@@ -33,6 +29,10 @@ from dyndet_bench.serving_systems import (
     own_process,
     pooled_loop,
 )
+from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
+from dyndet_bench.measuring.records import Circumstances, circumstances
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
+from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
 
 __all__ = ["FLOOR", "MIXES", "Eager", "Mix", "Progress", "ServingCell", "ServingRecord", "measure_serving"]
 
