@@ -92,7 +92,7 @@ def command(
       dyndet bench sweep build/demo/model_repository --images benchmarks/demo/val/images --data benchmarks/demo/val
       dyndet bench sweep --url gpu-box:8001 --images photos --concurrency 1,2,4,8 --request-rate 50,100
     """
-    from dyndet_bench.report import write_report  # what it draws with may be missing: say so before measuring
+    from dyndet_bench.report.write import write_report  # what it draws with may be missing: say so before measuring
 
     if (repository is None) == (url is None):
         raise InputError("sweep a model repository (a server is started) or the --url of a server, one of both")

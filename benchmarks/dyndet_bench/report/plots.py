@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dyndet_bench import report_findings as findings
-from dyndet_bench.report_facts import Facts, spread
-from dyndet_bench.report_plots_accuracy import draw_frontiers
-from dyndet_bench.report_plots_load import draw_over_load, draw_splits
-from dyndet_bench.report_svg import MUTED, PAPER, SERIES, Plot, add_legend, drawing, finish, new_axes
-from dyndet_bench.report_text import milliseconds, shortened
+from dyndet_bench.report import findings
+from dyndet_bench.report.facts import Facts, spread
+from dyndet_bench.report.plots_accuracy import draw_frontiers
+from dyndet_bench.report.plots_load import draw_over_load, draw_splits
+from dyndet_bench.report.svg import MUTED, PAPER, SERIES, Plot, add_legend, drawing, finish, new_axes
+from dyndet_bench.report.text import milliseconds, shortened
 
 _BINS = 20
 _ROUTES_TITLE = "Latency of single requests by route"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from dyndet_bench import report_findings as findings
 from dyndet_bench.measuring.machine import summary
-from dyndet_bench.report_facts import Facts
-from dyndet_bench.report_plots import Plots
-from dyndet_bench.report_tables import Row, Table, cells_table, points_table
-from dyndet_bench.report_text import counted, plain
+from dyndet_bench.report import findings
+from dyndet_bench.report.facts import Facts
+from dyndet_bench.report.plots import Plots
+from dyndet_bench.report.tables import Row, Table, cells_table, points_table
+from dyndet_bench.report.text import counted, plain
 
 _ACTIVE = re.compile(r"([\\`*_\[\]|~$])")
 

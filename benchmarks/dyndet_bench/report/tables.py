@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel
 
-from dyndet_bench.report_facts import Facts, load_of
-from dyndet_bench.report_findings import PARTS
-from dyndet_bench.report_text import MISSING, column_texts, plain
+from dyndet_bench.report.facts import Facts, load_of
+from dyndet_bench.report.findings import PARTS
+from dyndet_bench.report.text import MISSING, column_texts, plain
 from dyndet_bench.sweep.record import Accuracy, Cell, Latency, Split
 
 _QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
-from dyndet_bench.report_text import threshold_decimals
+from dyndet_bench.report.text import threshold_decimals
 from dyndet_bench.sweep.record import Accuracy, Cell, Latency, Sweep
 
 _Item = TypeVar("_Item")

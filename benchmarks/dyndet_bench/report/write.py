@@ -6,11 +6,11 @@ from pathlib import Path
 from uuid import uuid4
 
 from dynamicdet.errors import InputError
-from dyndet_bench.report_facts import Facts
-from dyndet_bench.report_html import report_html
-from dyndet_bench.report_markdown import summary_markdown
-from dyndet_bench.report_plots import draw_plots
-from dyndet_bench.report_tables import cells_csv
+from dyndet_bench.report.facts import Facts
+from dyndet_bench.report.html import report_html
+from dyndet_bench.report.markdown import summary_markdown
+from dyndet_bench.report.plots import draw_plots
+from dyndet_bench.report.tables import cells_csv
 from dyndet_bench.sweep.record import Sweep
 
 HTML_NAME, MARKDOWN_NAME, CSV_NAME = "report.html", "summary.md", "cells.csv"

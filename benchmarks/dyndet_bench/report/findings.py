@@ -9,8 +9,8 @@ import numpy as np
 
 from dynamicdet.thresholds import is_hard
 from dyndet_bench.measuring.perf_run import repeats_text
-from dyndet_bench.report_facts import Facts, Load, Measured, load_range
-from dyndet_bench.report_text import counted, milliseconds, number, percent, plain, sentence, shortened
+from dyndet_bench.report.facts import Facts, Load, Measured, load_range
+from dyndet_bench.report.text import counted, milliseconds, number, percent, plain, sentence, shortened
 from dyndet_bench.sweep.record import Latency, PaperCheck, Split
 
 PARTS = {"queue_ms": "queue", "compute_ms": "compute", "routing_ms": "routing", "network_ms": "network"}

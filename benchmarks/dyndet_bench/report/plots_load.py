@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dyndet_bench import report_findings as findings
-from dyndet_bench.report_facts import Facts, Load, Measured, load_range, spread
-from dyndet_bench.report_svg import (
+from dyndet_bench.report import findings
+from dyndet_bench.report.facts import Facts, Load, Measured, load_range, spread
+from dyndet_bench.report.svg import (
     INK,
     MUTED,
     PAPER,

@@ -11,13 +11,13 @@ from typing import get_args
 
 from dynamicdet.errors import InputError, MissingExtraError
 from dynamicdet.images import read_image
-from dyndet_bench import report_findings as findings
 from dyndet_bench.measuring.machine import summary
-from dyndet_bench.report_facts import Facts
-from dyndet_bench.report_plots import Plots
-from dyndet_bench.report_svg import Plot
-from dyndet_bench.report_tables import Table, accuracy_table, cells_table, points_table, routes_table, split_table
-from dyndet_bench.report_text import counted, plain
+from dyndet_bench.report import findings
+from dyndet_bench.report.facts import Facts
+from dyndet_bench.report.plots import Plots
+from dyndet_bench.report.svg import Plot
+from dyndet_bench.report.tables import Table, accuracy_table, cells_table, points_table, routes_table, split_table
+from dyndet_bench.report.text import counted, plain
 from dyndet_bench.sweep.record import Picture, Role
 
 try:
@@ -27,7 +27,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("a report needs jinja2 and Pillow; `pip install 'dyndet[bench]'` installs them") from error
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = Path(__file__).parent
 _TEMPLATE = "report.html.jinja"
 _LARGEST_SIDE = 640
 """Pixels of a gallery picture: sharp at the size it is shown, and a report that can be mailed."""

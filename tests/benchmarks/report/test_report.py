@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dyndet_bench.measuring.records import Circumstances
-from dyndet_bench.report import CSV_NAME, HTML_NAME, MARKDOWN_NAME, write_report
-from dyndet_bench.report_facts import Facts
-from dyndet_bench.report_markdown import inert
-from dyndet_bench.report_tables import cells_csv
+from dyndet_bench.report.facts import Facts
+from dyndet_bench.report.markdown import inert
+from dyndet_bench.report.tables import cells_csv
+from dyndet_bench.report.write import CSV_NAME, HTML_NAME, MARKDOWN_NAME, write_report
 from dyndet_bench.sweep.record import (
     Accuracy,
     Cell,
@@ -310,7 +310,7 @@ def test_nothing_but_failed_cells_is_still_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
 def test_without_an_extra_the_error_says_what_to_install(package: str) -> None:
-    code = f"import sys; sys.modules[{package!r}] = None; import dyndet_bench.report"
+    code = f"import sys; sys.modules[{package!r}] = None; import dyndet_bench.report.write"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "MissingExtraError" in result.stderr and "pip install 'dyndet[bench]'" in result.stderr
 

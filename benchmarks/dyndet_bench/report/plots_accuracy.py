@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from dyndet_bench import report_findings as findings
-from dyndet_bench.report_facts import Facts, Load, Measured, spread
-from dyndet_bench.report_svg import INK, SERIES, Plot, add_legend, finish, log_if_wide, new_axes
+from dyndet_bench.report import findings
+from dyndet_bench.report.facts import Facts, Load, Measured, spread
+from dyndet_bench.report.svg import INK, SERIES, Plot, add_legend, finish, log_if_wide, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
