@@ -38,7 +38,7 @@ def demo_checkpoint() -> Path:
 @pytest.fixture(scope="session")
 def bundle_folder(demo_checkpoint: Path, demo_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo checkpoint, exported."""
-    from dyndet_builder.export import export
+    from dyndet_builder.bundle.export import export
 
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     export(demo_checkpoint, folder, images=demo_images, parity_images=30)
@@ -48,7 +48,7 @@ def bundle_folder(demo_checkpoint: Path, demo_images: Path, tmp_path_factory: py
 @pytest.fixture(scope="session")
 def half_bundle_folder(demo_checkpoint: Path, demo_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo checkpoint, exported in half precision."""
-    from dyndet_builder.export import export
+    from dyndet_builder.bundle.export import export
 
     folder = tmp_path_factory.mktemp("half") / "bundle"
     export(demo_checkpoint, folder, images=demo_images, precision="fp16", parity_images=12, route_images=12)

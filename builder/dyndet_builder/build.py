@@ -10,13 +10,13 @@ from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.machine import describe_machine, describe_versions
 from dyndet_builder.build_engines import engines_fit, provide_engines
-from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle import Precision, file_sha256, read_bundle
+from dyndet_builder.bundle.export import export
+from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle.manifest import Precision, file_sha256, read_bundle
 from dyndet_builder.calibrate import calibrate
 from dyndet_builder.effort import Effort
 from dyndet_builder.engines_record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines_record import gpus_here
-from dyndet_builder.export import export
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import Evidence, OperatingPoint, OperatingPoints, read_operating_points
 from dyndet_builder.remote import RemoteServer

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dynamicdet.errors import InputError, MissingExtraError
-from dyndet_builder.bundle import Bundle, StageName, read_bundle
+from dyndet_builder.bundle.manifest import Bundle, StageName, read_bundle
 from dyndet_builder.engines_build import Built, build_stage
 from dyndet_builder.engines_options import EngineOptions, profile_of
 from dyndet_builder.engines_precision import check_bundle_precision, check_precision

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamicdet.errors import DyndetError, InputError
-from dyndet_builder.bundle import Stage
+from dyndet_builder.bundle.manifest import Stage
 from dyndet_builder.engines_options import EngineOptions, profile_of
 from dyndet_builder.engines_precision import network_shares
 from dyndet_templates.engines.layers import precision_shares

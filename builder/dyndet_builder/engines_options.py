@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from dynamicdet.errors import InputError
-from dyndet_builder.bundle import Stage
+from dyndet_builder.bundle.manifest import Stage
 from dyndet_builder.engines_record import HardwareCompatibility, Profile
 
 HARDWARE_COMPATIBILITIES: tuple[HardwareCompatibility, ...] = get_args(HardwareCompatibility)

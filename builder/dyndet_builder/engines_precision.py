@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 
 from dynamicdet.errors import ParityError
-from dyndet_builder.bundle import Bundle, Precision
+from dyndet_builder.bundle.manifest import Bundle, Precision
 from dyndet_templates.engines.layers import precision_error
 
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)

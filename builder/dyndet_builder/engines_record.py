@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynamicdet.errors import InputError
-from dyndet_builder.bundle import STAGES, Bundle, Precision, StageName, file_sha256
+from dyndet_builder.bundle.manifest import STAGES, Bundle, Precision, StageName, file_sha256
 
 FILE_NAME = "engines.json"
 PLAN = "model.plan"

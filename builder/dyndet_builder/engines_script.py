@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from dyndet_builder.bundle import Bundle, Stage, StageName
+from dyndet_builder.bundle.manifest import Bundle, Stage, StageName
 from dyndet_builder.engines_options import EngineOptions, profile_of
 from dyndet_builder.engines_record import Profile
 from dyndet_builder.render_models import TEMPLATES

@@ -23,8 +23,8 @@ from dynamicdet.errors import InputError, ServerError
 from dynamicdet.routes import BatchAnswers, Progress, RouteResults, check_contract, collect, run_routes
 from dynamicdet.suppression import Detections, suppression_for
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
-from dyndet_builder.bundle import FILE_NAME, STAGES, file_sha256, read_bundle
-from dyndet_builder.runner import BundleRunner, Tensors
+from dyndet_builder.bundle.manifest import FILE_NAME, STAGES, file_sha256, read_bundle
+from dyndet_builder.bundle.runner import BundleRunner, Tensors
 from dyndet_client.codec import parse_model
 from dyndet_client.detections import Detections as Answer
 from dyndet_client.detector import Detector

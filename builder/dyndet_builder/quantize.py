@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dynamicdet.errors import InputError
-from dyndet_builder.bundle import (
+from dyndet_builder.bundle.export import letterboxed, pictures_in, spread, stage_of
+from dyndet_builder.bundle.manifest import (
     FILE_NAME,
     STAGES,
     AveragePrecision,
@@ -17,11 +18,10 @@ from dyndet_builder.bundle import (
     StageName,
     file_sha256,
 )
-from dyndet_builder.export import letterboxed, pictures_in, spread, stage_of
+from dyndet_builder.bundle.runner import BundleRunner, StageRunner, Tensors
 from dyndet_builder.folders import whole_folder
 from dyndet_builder.quantize_compare import FROM_SCORE, Differences, compare
 from dyndet_builder.quantize_graph import CHUNK, PERCENTILE, Counts, quantize_graph
-from dyndet_builder.runner import BundleRunner, StageRunner, Tensors
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dyndet_builder.parity import BARS, UInt8Array, route_flip_share
-from dyndet_builder.runner import StageRunner, Tensors
+from dyndet_builder.bundle.parity import BARS, UInt8Array, route_flip_share
+from dyndet_builder.bundle.runner import StageRunner, Tensors
 
 FROM_SCORE = 0.25
 """detections that are compared; below it, which candidates survive suppression is noise"""

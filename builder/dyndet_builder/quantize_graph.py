@@ -28,7 +28,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from dyndet_builder.runner import Tensors
+from dyndet_builder.bundle.runner import Tensors
 
 PERCENTILE = 99.99
 """Values beyond it saturate. With the largest value of all instead, the demo model lost 1.3 AP on the hard route."""

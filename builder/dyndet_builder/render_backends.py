@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dyndet_builder.bundle import Precision
+from dyndet_builder.bundle.manifest import Precision
 from dyndet_builder.render_options import RenderOptions
 
 if TYPE_CHECKING:

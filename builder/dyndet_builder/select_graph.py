@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from dyndet_builder.bundle import Bundle, Tensor
+from dyndet_builder.bundle.manifest import Bundle, Tensor
 
 _TYPES = {"uint8": TensorProto.UINT8, "float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
 _IR_VERSION = 8  # that of the stages' graphs

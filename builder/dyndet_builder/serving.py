@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import Eager, Mix, Progress, ServingRecord, measure_serving
-from dyndet_builder.bundle import read_bundle
+from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.evaluate import evaluate
 from dyndet_builder.render import render
 from dyndet_builder.render_options import TOPOLOGIES, RenderOptions
@@ -100,8 +100,8 @@ def eager_detector(checkpoint: Path, architecture: str) -> Eager:
     import torch
 
     import dynamicdet
-    from dyndet_builder.bundle import Nms
-    from dyndet_builder.stages import Backbone1Stage, Detector2Stage, Head1Stage
+    from dyndet_builder.bundle.manifest import Nms
+    from dyndet_builder.bundle.stages import Backbone1Stage, Detector2Stage, Head1Stage
 
     network = dynamicdet.load(checkpoint, architecture=architecture).deploy()
     nms = Nms()

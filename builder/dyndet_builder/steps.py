@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dynamicdet.errors import InputError
-from dyndet_builder.bundle import file_sha256
+from dyndet_builder.bundle.manifest import file_sha256
 from dyndet_builder.folders import check_creatable
 
 _STATE = "build.json"

@@ -16,7 +16,7 @@ from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
-from dyndet_builder.bundle import read_bundle
+from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.engines_record import gpus_here
 from dyndet_builder.render import render
 from dyndet_builder.render_options import TOPOLOGIES, RenderOptions, Topology

@@ -23,8 +23,8 @@ from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, Statistic
 from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
-from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle import STAGES, file_sha256, read_bundle
+from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle.manifest import STAGES, file_sha256, read_bundle
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.render import MARKER_FILE, graph_file, render

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dynamicdet.errors import InputError, MissingExtraError
-from dyndet_builder.bundle import STAGES, read_bundle
+from dyndet_builder.bundle.manifest import STAGES, read_bundle
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.engines import EngineOptions, engines, trtexec_lines, write_engines_script
 from dyndet_builder.engines_options import profile_of

@@ -10,12 +10,12 @@ import onnx
 import pytest
 
 from dynamicdet.errors import InputError
-from dyndet_builder.bundle import STAGES, Bundle, read_bundle
+from dyndet_builder.bundle.export import letterboxed, pictures_in
+from dyndet_builder.bundle.manifest import STAGES, Bundle, read_bundle
+from dyndet_builder.bundle.runner import BundleRunner
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.engines_precision import check_bundle_precision, graph_shares
-from dyndet_builder.export import letterboxed, pictures_in
 from dyndet_builder.quantize import quantize
-from dyndet_builder.runner import BundleRunner
 
 
 @pytest.fixture(scope="module")

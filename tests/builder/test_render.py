@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2
 
 import dynamicdet
 from dynamicdet.errors import InputError
-from dyndet_builder.bundle import FILE_NAME, file_sha256
+from dyndet_builder.bundle.manifest import FILE_NAME, file_sha256
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.render import MARKER_FILE, RenderOptions, render

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from dynamicdet.errors import DyndetError, InputError, MissingExtraError, ParityError
-from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle import STAGES, Stage, Tensor, file_sha256, read_bundle
+from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle.manifest import STAGES, Stage, Tensor, file_sha256, read_bundle
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.engines import EngineOptions, engines
 from dyndet_builder.engines_build import build_stage

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dyndet_builder.bundle import FILE_NAME, Bundle, Nms, Parity, Source, Stage, StageName, Tensor, file_sha256
+from dyndet_builder.bundle.manifest import FILE_NAME, Bundle, Nms, Parity, Source, Stage, StageName, Tensor, file_sha256
 
 SIZE, ROWS = 32, 4
 FAIL_DETECTOR2, FAIL_HEAD1, FAIL_BACKBONE1 = 200, 201, 202

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from dyndet_builder.bundle import STAGES, Bundle
+from dyndet_builder.bundle.manifest import STAGES, Bundle
 from dyndet_builder.engines import EngineOptions
 from dyndet_builder.engines_options import profile_of
 from dyndet_builder.engines_record import FILE_NAME, Engine, Engines, Gpu

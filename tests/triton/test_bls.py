@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
-from dyndet_builder.bundle import read_bundle
+from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints
 from dyndet_builder.render import RenderOptions, render
 from dyndet_builder.server import TritonServer

@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dyndet_bench.comparisons.client import measure_sdk_overhead
-from dyndet_builder.bundle import read_bundle
+from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.cli import dyndet, run
 from dyndet_client import (
     BadRequestError,

@@ -13,11 +13,11 @@ import pytest
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.build import BuildOptions, build
-from dyndet_builder.bundle import read_bundle
+from dyndet_builder.bundle.export import export
+from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.deploy_server import ADMIN_HEADER, ADMIN_VARIABLE, RESTRICTED
 from dyndet_builder.effort import Effort
-from dyndet_builder.export import export
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.remote import RemoteServer
 from dyndet_builder.render import RenderOptions, render

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from dynamicdet.architectures import ARCHITECTURES
 from dynamicdet.errors import InputError
-from dyndet_builder.bundle import Bundle, Precision
-from dyndet_builder.export import PARITY_IMAGES, PRECISIONS, export
-from dyndet_builder.parity import BARS
+from dyndet_builder.bundle.export import PARITY_IMAGES, PRECISIONS, export
+from dyndet_builder.bundle.manifest import Bundle, Precision
+from dyndet_builder.bundle.parity import BARS
 
 _DEMO_IMAGES = Path(__file__).parents[3] / "benchmarks" / "demo" / "val" / "images"
 

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dyndet_builder.bundle import Bundle
+from dyndet_builder.bundle.manifest import Bundle
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.quantize import CALIBRATION_IMAGES, COMPARED_IMAGES, quantize
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dynamicdet.network import DynamicDetector
-from dyndet_builder.bundle import Nms, Precision
-from dyndet_builder.nms import keep_mask
+from dyndet_builder.bundle.manifest import Nms, Precision
+from dyndet_builder.bundle.nms import keep_mask
 
 DETECTIONS = ("num_detections", "boxes", "scores", "classes")
 CANDIDATES = ("candidate_rows", "candidate_boxes", "candidate_scores", "candidate_classes")

@@ -26,10 +26,10 @@ import torch
 
 from dynamicdet.errors import ParityError
 from dynamicdet.network import DynamicDetector
-from dyndet_builder.bundle import Nms, Parity, Precision
-from dyndet_builder.nms import suppress
-from dyndet_builder.runner import StageRunner, Tensors
-from dyndet_builder.stages import CANDIDATES, DETECTIONS
+from dyndet_builder.bundle.manifest import Nms, Parity, Precision
+from dyndet_builder.bundle.nms import suppress
+from dyndet_builder.bundle.runner import StageRunner, Tensors
+from dyndet_builder.bundle.stages import CANDIDATES, DETECTIONS
 
 FloatArray = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]

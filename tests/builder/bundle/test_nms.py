@@ -16,9 +16,9 @@ from hypothesis.extra.numpy import arrays
 
 import dynamicdet
 from dynamicdet.network import DynamicDetector
-from dyndet_builder import nms as suppression
-from dyndet_builder.bundle import Nms
-from dyndet_builder.stages import DETECTIONS, Finish
+from dyndet_builder.bundle import nms as suppression
+from dyndet_builder.bundle.manifest import Nms
+from dyndet_builder.bundle.stages import DETECTIONS, Finish
 
 IOU = 0.65
 CLASSES = 3
@@ -101,7 +101,7 @@ def small_network() -> DynamicDetector:
 @pytest.fixture(scope="module")
 def finish(small_network: DynamicDetector, tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
     """Decoding and suppression of raw maps, as the end of a stage: 40 candidates, at most 12 detections."""
-    from dyndet_builder.graphs import export_module
+    from dyndet_builder.bundle.graphs import export_module
 
     module = _FromMaps(Finish(small_network, Nms(pre_top_k=40, max_detections=12))).eval()
     maps = {f"map{stride}": torch.zeros(2, 3, 64 // stride, 64 // stride, 5 + CLASSES) for stride in (8, 16, 32)}

@@ -18,14 +18,14 @@ from dynamicdet.images import SUFFIXES, read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.network import DynamicDetector
 from dynamicdet.suppression import candidates_for
-from dyndet_builder.bundle import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle import STAGES, Bundle, Nms, Precision, Source, Stage, StageName, Tensor, file_sha256
+from dyndet_builder.bundle.graphs import OPSET, Exporter, StageGraph, export_graphs
+from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle.manifest import STAGES, Bundle, Nms, Precision, Source, Stage, StageName, Tensor, file_sha256
+from dyndet_builder.bundle.parity import BARS, UInt8Array, check_parity, measure_flips, measure_parity
+from dyndet_builder.bundle.runner import StageRunner
+from dyndet_builder.bundle.stages import at_precision, rows_of
 from dyndet_builder.folders import check_creatable
-from dyndet_builder.graphs import OPSET, Exporter, StageGraph, export_graphs
 from dyndet_builder.operating_points import read_operating_points
-from dyndet_builder.parity import BARS, UInt8Array, check_parity, measure_flips, measure_parity
-from dyndet_builder.runner import StageRunner
-from dyndet_builder.stages import at_precision, rows_of
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""

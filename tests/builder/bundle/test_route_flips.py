@@ -9,10 +9,10 @@ import pytest
 
 import dynamicdet
 from dynamicdet.errors import InputError, ParityError
-from dyndet_builder.bundle import Parity
-from dyndet_builder.export import export, letterboxed, pictures_in, spread
-from dyndet_builder.parity import BARS, check_parity, measure_flips, route_flip_share
-from dyndet_builder.runner import BundleRunner
+from dyndet_builder.bundle.export import export, letterboxed, pictures_in, spread
+from dyndet_builder.bundle.manifest import Parity
+from dyndet_builder.bundle.parity import BARS, check_parity, measure_flips, route_flip_share
+from dyndet_builder.bundle.runner import BundleRunner
 
 
 def test_an_image_counts_once_however_many_thresholds_it_flips_at() -> None:

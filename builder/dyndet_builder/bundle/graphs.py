@@ -19,9 +19,16 @@ from torch import Tensor, nn
 
 from dynamicdet.errors import ParityError
 from dynamicdet.network import DynamicDetector
-from dyndet_builder import nms as suppression
-from dyndet_builder.bundle import STAGES, Nms, StageName
-from dyndet_builder.stages import CANDIDATES, DETECTIONS, Backbone1Stage, Detector2Stage, Head1Stage, feature_outputs
+from dyndet_builder.bundle import nms as suppression
+from dyndet_builder.bundle.manifest import STAGES, Nms, StageName
+from dyndet_builder.bundle.stages import (
+    CANDIDATES,
+    DETECTIONS,
+    Backbone1Stage,
+    Detector2Stage,
+    Head1Stage,
+    feature_outputs,
+)
 
 Exporter = Literal["dynamo", "torchscript"]
 

@@ -15,13 +15,13 @@ from click.testing import CliRunner
 from dynamicdet.errors import CheckpointError, InputError, ParityError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
-from dyndet_builder import export as export_module
-from dyndet_builder import nms
-from dyndet_builder.bundle import STAGES, Bundle, read_bundle
+from dyndet_builder.bundle import export as export_module
+from dyndet_builder.bundle import nms
+from dyndet_builder.bundle.export import export
+from dyndet_builder.bundle.manifest import STAGES, Bundle, read_bundle
+from dyndet_builder.bundle.parity import BARS, Bars, route_flip_share
+from dyndet_builder.bundle.runner import BundleRunner
 from dyndet_builder.cli import export as cli_export
-from dyndet_builder.export import export
-from dyndet_builder.parity import BARS, Bars, route_flip_share
-from dyndet_builder.runner import BundleRunner
 
 
 def _pictures(folder: Path, count: int, size: int) -> np.ndarray:

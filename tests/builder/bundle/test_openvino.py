@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dyndet_builder.bundle import STAGES
-from dyndet_builder.export import letterboxed, pictures_in, spread
-from dyndet_builder.runner import BundleRunner, Tensors
+from dyndet_builder.bundle.export import letterboxed, pictures_in, spread
+from dyndet_builder.bundle.manifest import STAGES
+from dyndet_builder.bundle.runner import BundleRunner, Tensors
 
 openvino = pytest.importorskip("openvino", reason="`pip install 'dyndet[openvino]'` installs it")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dyndet_builder.bundle import STAGES, Bundle, StageName, read_bundle
+from dyndet_builder.bundle.manifest import STAGES, Bundle, StageName, read_bundle
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
 
