@@ -15,8 +15,8 @@ from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import Precision, file_sha256, read_bundle
 from dyndet_builder.calibrate import calibrate
 from dyndet_builder.effort import Effort
-from dyndet_builder.engines_record import FILE_NAME as ENGINES_FILE
-from dyndet_builder.engines_record import gpus_here
+from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
+from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import Evidence, OperatingPoint, OperatingPoints, read_operating_points
 from dyndet_builder.remote import RemoteServer

@@ -19,7 +19,7 @@ from dyndet_builder.deploy_server import (
     server_arguments,
 )
 from dyndet_builder.deployed import Deployed
-from dyndet_builder.engines_record import Target, check_engines, tensorrt_of
+from dyndet_builder.engines.record import Target, check_engines, tensorrt_of
 
 KSERVE_MODELS = "/mnt/models"
 """where KServe's storage initializer puts them"""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import InputError
-from dyndet_builder.engines_record import version_arguments
+from dyndet_builder.engines.record import version_arguments
 from dyndet_builder.operating_points import FILE_NAME, OperatingPoint, OperatingPoints, read_operating_points
 from dyndet_builder.render import MARKER_FILE
 from dyndet_builder.repository_check import check_repository, read_configs

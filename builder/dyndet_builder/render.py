@@ -15,8 +15,8 @@ from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import Bundle, StageName, file_sha256, read_bundle
-from dyndet_builder.engines_record import FILE_NAME as ENGINES_FILE
-from dyndet_builder.engines_record import PLAN, Engines, read_engines
+from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
+from dyndet_builder.engines.record import PLAN, Engines, read_engines
 from dyndet_builder.folders import check_replaceable, whole_folder
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import uncalibrated

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, Literal
 
 from dynamicdet.errors import InputError, ServerError
-from dyndet_builder.engines_record import check_engines_here
+from dyndet_builder.engines.record import check_engines_here
 from dyndet_builder.repository_check import check_repository
 from dyndet_builder.server_embedded import EmbeddedServer, find_server, server_environment
 from dyndet_builder.server_flags import gpus_of, memory_needs

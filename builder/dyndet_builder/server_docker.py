@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from dyndet_builder.engines_record import check_engines_here, version_arguments
+from dyndet_builder.engines.record import check_engines_here, version_arguments
 from dyndet_builder.render_backends import ENGINE_CACHE
 from dyndet_builder.repository_check import check_repository, is_empty
 from dyndet_builder.server import DEFAULT_PORTS

@@ -17,7 +17,7 @@ from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.bundle.manifest import read_bundle
-from dyndet_builder.engines_record import gpus_here
+from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.render import render
 from dyndet_builder.render_options import TOPOLOGIES, RenderOptions, Topology
 from dyndet_builder.server import TritonServer

@@ -14,7 +14,7 @@ from dyndet_builder.bundle.export import letterboxed, pictures_in
 from dyndet_builder.bundle.manifest import STAGES, Bundle, read_bundle
 from dyndet_builder.bundle.runner import BundleRunner
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.engines_precision import check_bundle_precision, graph_shares
+from dyndet_builder.engines.precision import check_bundle_precision, graph_shares
 from dyndet_builder.quantize import quantize
 
 
@@ -79,8 +79,8 @@ def test_graphs_run_and_the_account_is_kept(int8_folder: Path, bundle_folder: Pa
 
 def test_tensorrt_builds_it(int8_folder: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="`pip install 'dyndet[tensorrt-rtx]'` installs it")
-    from dyndet_builder.engines_build import build_stage
-    from dyndet_builder.engines_options import EngineOptions
+    from dyndet_builder.engines.options import EngineOptions
+    from dyndet_builder.engines.tensorrt import build_stage
 
     stage = read_bundle(int8_folder).stages["head1"]
     options = EngineOptions(compute_capabilities=("8.6",))

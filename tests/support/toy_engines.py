@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dyndet_builder.bundle.manifest import STAGES, Bundle
-from dyndet_builder.engines import EngineOptions
-from dyndet_builder.engines_options import profile_of
-from dyndet_builder.engines_record import FILE_NAME, Engine, Engines, Gpu
+from dyndet_builder.engines.create import EngineOptions
+from dyndet_builder.engines.options import profile_of
+from dyndet_builder.engines.record import FILE_NAME, Engine, Engines, Gpu
 
 A10 = Gpu(name="NVIDIA A10", compute_capability="8.6")
 

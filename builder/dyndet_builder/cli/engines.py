@@ -11,10 +11,10 @@ from rich.table import Table
 from dynamicdet.errors import InputError
 from dyndet_builder.cli.numbers import Numbers
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.engines import EngineOptions, engines, tensorrt_here, trtexec_lines, write_engines_script
-from dyndet_builder.engines_options import HARDWARE_COMPATIBILITIES
-from dyndet_builder.engines_precision import share_of
-from dyndet_builder.engines_record import Engines
+from dyndet_builder.engines.create import EngineOptions, engines, tensorrt_here, trtexec_lines, write_engines_script
+from dyndet_builder.engines.options import HARDWARE_COMPATIBILITIES
+from dyndet_builder.engines.precision import share_of
+from dyndet_builder.engines.record import Engines
 
 _DEFAULTS = EngineOptions()
 

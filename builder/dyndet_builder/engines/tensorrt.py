@@ -18,8 +18,8 @@ from typing import Any
 
 from dynamicdet.errors import DyndetError, InputError
 from dyndet_builder.bundle.manifest import Stage
-from dyndet_builder.engines_options import EngineOptions, profile_of
-from dyndet_builder.engines_precision import network_shares
+from dyndet_builder.engines.options import EngineOptions, profile_of
+from dyndet_builder.engines.precision import network_shares
 from dyndet_templates.engines.layers import precision_shares
 
 Report = Callable[[int, int], None]

@@ -10,8 +10,8 @@ from typing import Any
 import jinja2
 
 from dyndet_builder.bundle.manifest import Bundle, Stage, StageName
-from dyndet_builder.engines_options import EngineOptions, profile_of
-from dyndet_builder.engines_record import Profile
+from dyndet_builder.engines.options import EngineOptions, profile_of
+from dyndet_builder.engines.record import Profile
 from dyndet_builder.render_models import TEMPLATES
 from dyndet_builder.server_docker import IMAGE
 

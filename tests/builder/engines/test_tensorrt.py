@@ -13,10 +13,10 @@ from dynamicdet.errors import DyndetError, InputError, MissingExtraError, Parity
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import STAGES, Stage, Tensor, file_sha256, read_bundle
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.engines import EngineOptions, engines
-from dyndet_builder.engines_build import build_stage
-from dyndet_builder.engines_precision import graph_shares
-from dyndet_builder.engines_record import FILE_NAME, Engines, read_engines
+from dyndet_builder.engines.create import EngineOptions, engines
+from dyndet_builder.engines.precision import graph_shares
+from dyndet_builder.engines.record import FILE_NAME, Engines, read_engines
+from dyndet_builder.engines.tensorrt import build_stage
 from dyndet_builder.render import RenderOptions, render
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="`pip install 'dyndet[tensorrt-rtx]'` installs it")

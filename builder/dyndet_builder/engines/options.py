@@ -8,7 +8,7 @@ from typing import get_args
 
 from dynamicdet.errors import InputError
 from dyndet_builder.bundle.manifest import Stage
-from dyndet_builder.engines_record import HardwareCompatibility, Profile
+from dyndet_builder.engines.record import HardwareCompatibility, Profile
 
 HARDWARE_COMPATIBILITIES: tuple[HardwareCompatibility, ...] = get_args(HardwareCompatibility)
 _CAPABILITY = re.compile(r"\d{1,2}\.\d")

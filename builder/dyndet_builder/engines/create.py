@@ -11,11 +11,11 @@ from typing import Any, cast
 
 from dynamicdet.errors import InputError, MissingExtraError
 from dyndet_builder.bundle.manifest import Bundle, StageName, read_bundle
-from dyndet_builder.engines_build import Built, build_stage
-from dyndet_builder.engines_options import EngineOptions, profile_of
-from dyndet_builder.engines_precision import check_bundle_precision, check_precision
-from dyndet_builder.engines_record import FILE_NAME, Builder, Engine, Engines, gpus_here
-from dyndet_builder.engines_script import engines_script, plan_name, trtexec_line
+from dyndet_builder.engines.options import EngineOptions, profile_of
+from dyndet_builder.engines.precision import check_bundle_precision, check_precision
+from dyndet_builder.engines.record import FILE_NAME, Builder, Engine, Engines, gpus_here
+from dyndet_builder.engines.script import engines_script, plan_name, trtexec_line
+from dyndet_builder.engines.tensorrt import Built, build_stage
 from dyndet_builder.folders import whole_folder
 
 __all__ = ["EngineOptions", "engines", "tensorrt_here", "trtexec_lines", "write_engines_script"]
