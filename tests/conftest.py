@@ -58,7 +58,7 @@ def half_bundle_folder(demo_checkpoint: Path, demo_images: Path, tmp_path_factor
 @pytest.fixture(scope="session")
 def repository_folder(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle rendered as a model repository. Tests that change it work on a copy."""
-    from dyndet_builder.render import RenderOptions, render
+    from dyndet_builder.repository.render import RenderOptions, render
 
     return render(bundle_folder, tmp_path_factory.mktemp("repository") / "models", RenderOptions())
 

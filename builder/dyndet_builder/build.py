@@ -9,7 +9,6 @@ from pathlib import Path
 from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.machine import describe_machine, describe_versions
-from dyndet_builder.build_engines import engines_fit, provide_engines
 from dyndet_builder.bundle.export import export
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import Precision, file_sha256, read_bundle
@@ -20,7 +19,8 @@ from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import Evidence, OperatingPoint, OperatingPoints, read_operating_points
 from dyndet_builder.remote import RemoteServer
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.engines import engines_fit, provide_engines
+from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server import TritonServer
 from dyndet_builder.steps import FinishedSteps, images_digest, key_of, locked
 from dyndet_builder.targets import Target

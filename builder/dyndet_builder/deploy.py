@@ -15,9 +15,9 @@ from dyndet_builder.deploy_alerts import watched
 from dyndet_builder.deploy_dashboard import panels
 from dyndet_builder.deploy_options import DeployOptions
 from dyndet_builder.deploy_values import Values, notes, values
-from dyndet_builder.deployed import read_deployed
 from dyndet_builder.folders import check_replaceable, whole_folder
-from dyndet_builder.render_models import TEMPLATES
+from dyndet_builder.repository.models import TEMPLATES
+from dyndet_builder.repository.rendered import read_deployed
 
 __all__ = ["MARKER_FILE", "DeployOptions", "Deployment", "deploy"]
 

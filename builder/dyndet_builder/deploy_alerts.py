@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 
 from dyndet_builder.deploy_options import DeployOptions
-from dyndet_builder.deployed import Deployed
 from dyndet_builder.operating_points import OperatingPoint
+from dyndet_builder.repository.rendered import Deployed
 
 _WINDOW = "5m"
 _SHARE_WINDOW = "30m"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dyndet_builder.deployed import Deployed
+from dyndet_builder.repository.rendered import Deployed
 
 _RATE = "[$__rate_interval]"
 _COLUMNS = 24

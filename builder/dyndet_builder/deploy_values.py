@@ -18,8 +18,8 @@ from dyndet_builder.deploy_server import (
     restricted_endpoints,
     server_arguments,
 )
-from dyndet_builder.deployed import Deployed
 from dyndet_builder.engines.record import Target, check_engines, tensorrt_of
+from dyndet_builder.repository.rendered import Deployed
 
 KSERVE_MODELS = "/mnt/models"
 """where KServe's storage initializer puts them"""

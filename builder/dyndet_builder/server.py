@@ -17,9 +17,9 @@ from typing import IO, Literal
 
 from dynamicdet.errors import InputError, ServerError
 from dyndet_builder.engines.record import check_engines_here
-from dyndet_builder.repository_check import check_repository
+from dyndet_builder.repository.check import check_repository
+from dyndet_builder.repository.memory import gpus_of, memory_needs
 from dyndet_builder.server_embedded import EmbeddedServer, find_server, server_environment
-from dyndet_builder.server_flags import gpus_of, memory_needs
 from dyndet_builder.server_log import error_lines, open_log
 from dyndet_builder.server_ports import check_port_free, free_ports, is_free
 

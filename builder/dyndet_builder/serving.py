@@ -17,8 +17,8 @@ from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import Eager, Mix, Progress, ServingRecord, measure_serving
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.evaluate import evaluate
-from dyndet_builder.render import render
-from dyndet_builder.render_options import TOPOLOGIES, RenderOptions
+from dyndet_builder.repository.options import TOPOLOGIES, RenderOptions
+from dyndet_builder.repository.render import render
 from dyndet_builder.server import TritonServer
 
 

@@ -18,8 +18,8 @@ from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.engines.record import gpus_here
-from dyndet_builder.render import render
-from dyndet_builder.render_options import TOPOLOGIES, RenderOptions, Topology
+from dyndet_builder.repository.options import TOPOLOGIES, RenderOptions, Topology
+from dyndet_builder.repository.render import render
 from dyndet_builder.server import TritonServer
 
 Progress = Callable[[str, int, int], None]

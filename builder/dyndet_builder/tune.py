@@ -27,8 +27,8 @@ from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import STAGES, file_sha256, read_bundle
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import read_operating_points
-from dyndet_builder.render import MARKER_FILE, graph_file, render
-from dyndet_builder.render_options import RenderOptions
+from dyndet_builder.repository.options import RenderOptions
+from dyndet_builder.repository.render import MARKER_FILE, graph_file, render
 from dyndet_builder.server import TritonServer
 
 Progress = Callable[[str, int, int], None]

@@ -16,9 +16,9 @@ import yaml
 from dynamicdet.errors import InputError
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.deploy import MARKER_FILE, DeployOptions, deploy
-from dyndet_builder.render import RenderOptions, render
-from dyndet_builder.render_backends import ENGINE_CACHE
-from dyndet_builder.server_flags import memory_needs
+from dyndet_builder.repository.backends import ENGINE_CACHE
+from dyndet_builder.repository.memory import memory_needs
+from dyndet_builder.repository.render import RenderOptions, render
 from tests.support.deployments import KINDS, calibrate, documents, pod_of, points, render_kinds
 from tests.support.toy_bundle import write_toy_bundle
 

@@ -9,7 +9,7 @@ import pytest
 
 from dynamicdet.errors import InputError
 from dyndet_builder.deploy import MARKER_FILE, DeployOptions, deploy
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
 from tests.support.deployments import pod_of, render_kinds
 from tests.support.toy_bundle import write_toy_bundle
 

@@ -12,7 +12,7 @@ import yaml
 
 from dyndet_builder.deploy import DeployOptions, deploy
 from dyndet_builder.operating_points import OperatingPoints
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
 from tests.support.deployments import calibrate, points, program
 from tests.support.toy_bundle import write_toy_bundle
 

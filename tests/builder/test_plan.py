@@ -18,7 +18,7 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.plan import plan
 from dyndet_builder.plan_check import check_against
 from dyndet_builder.plan_replica import Replica, Route, replica_of_points, replica_of_sweep
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
 from tests.support.deployments import EASY_SHARE, calibrate, points
 from tests.support.toy_bundle import write_toy_bundle
 

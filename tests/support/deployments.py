@@ -18,7 +18,7 @@ from dyndet_builder.operating_points import (
     Reach,
     RouteLatency,
 )
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
 from tests.support.toy_bundle import write_toy_bundle
 
 KINDS = {

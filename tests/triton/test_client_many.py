@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server import TritonServer
 from dyndet_client import (
     AsyncDetector,

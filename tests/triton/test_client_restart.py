@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as triton
 
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server import TritonServer, free_ports
 from dyndet_client import (
     AccessDeniedError,

@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from dynamicdet.errors import InputError
 from dynamicdet.images import read_image
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server import TritonServer
 from dyndet_client import Detector
 from tests.support.picture_files import encode, jpeg_header, many_scans, png_header, turned, unusual_files

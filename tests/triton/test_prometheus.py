@@ -26,8 +26,8 @@ from dynamicdet.errors import ServerError
 from dyndet_builder.deploy import DeployOptions, deploy
 from dyndet_builder.deploy_alerts import watched
 from dyndet_builder.deploy_dashboard import panels
-from dyndet_builder.deployed import read_deployed
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.repository.rendered import read_deployed
 from dyndet_builder.server import TritonServer, free_ports
 from dyndet_client import Detector
 from tests.support.deployments import calibrate, points, program

@@ -11,8 +11,8 @@ from types import FrameType
 import click
 
 from dynamicdet.errors import ServerError
-from dyndet_builder.render_options import DETECTOR_PARAMETER
-from dyndet_builder.repository_check import read_configs
+from dyndet_builder.repository.check import read_configs
+from dyndet_builder.repository.options import DETECTOR_PARAMETER
 from dyndet_builder.server import DEFAULT_PORTS, TritonServer
 from dyndet_builder.server_docker import docker_command
 

@@ -14,7 +14,7 @@ from dyndet_bench.comparisons.serving import MIXES, Mix, ServingRecord
 from dyndet_bench.measuring.machine import summary
 from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.render import RenderOptions, shipped_warmup_image
+from dyndet_builder.repository.render import RenderOptions, shipped_warmup_image
 from dyndet_builder.serving import ServingComparison, compare_serving
 
 

@@ -19,7 +19,7 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.engines.create import EngineOptions, engines, trtexec_lines, write_engines_script
 from dyndet_builder.engines.options import profile_of
 from dyndet_builder.engines.record import FILE_NAME, Engines, Gpu, Target, check_engines, gpus_here
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server import DEFAULT_PORTS, TritonServer
 from dyndet_builder.server_docker import docker_command
 from dyndet_templates.engines.layers import precision_error, precision_shares, record, version_in

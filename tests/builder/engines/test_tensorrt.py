@@ -17,7 +17,7 @@ from dyndet_builder.engines.create import EngineOptions, engines
 from dyndet_builder.engines.precision import graph_shares
 from dyndet_builder.engines.record import FILE_NAME, Engines, read_engines
 from dyndet_builder.engines.tensorrt import build_stage
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="`pip install 'dyndet[tensorrt-rtx]'` installs it")
 

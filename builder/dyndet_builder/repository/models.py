@@ -14,8 +14,8 @@ from tritonclient.grpc import model_config_pb2
 import dyndet_templates
 from dynamicdet.errors import DyndetError, InputError
 from dyndet_builder.bundle.manifest import Bundle, StageName, Tensor
-from dyndet_builder.render_backends import accelerator_parameters, openvino_parameters, unbatched
-from dyndet_builder.render_options import RenderOptions, Topology
+from dyndet_builder.repository.backends import accelerator_parameters, openvino_parameters, unbatched
+from dyndet_builder.repository.options import RenderOptions, Topology
 
 TEMPLATES = Path(dyndet_templates.__file__).parent
 DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")

@@ -9,9 +9,9 @@ from pathlib import Path
 from dynamicdet.errors import InputError
 from dyndet_builder.engines.record import version_arguments
 from dyndet_builder.operating_points import FILE_NAME, OperatingPoint, OperatingPoints, read_operating_points
-from dyndet_builder.render import MARKER_FILE
-from dyndet_builder.repository_check import check_repository, read_configs
-from dyndet_builder.server_flags import MemoryNeeds, gpus_of, memory_needs
+from dyndet_builder.repository.check import check_repository, read_configs
+from dyndet_builder.repository.memory import MemoryNeeds, gpus_of, memory_needs
+from dyndet_builder.repository.render import MARKER_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

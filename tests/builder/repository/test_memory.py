@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dyndet_builder.render import RenderOptions, render
+from dyndet_builder.repository.memory import gpus_of, memory_needs
+from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server_docker import docker_command
-from dyndet_builder.server_flags import gpus_of, memory_needs
 from tests.support.toy_bundle import SIZE, write_toy_bundle
 
 _MIB = 1 << 20

@@ -20,8 +20,8 @@ from dyndet_builder.engines.record import PLAN, Engines, read_engines
 from dyndet_builder.folders import check_replaceable, whole_folder
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import uncalibrated
-from dyndet_builder.render_encoded import encoded_model, write_encoded
-from dyndet_builder.render_models import (
+from dyndet_builder.repository.encoded import encoded_model, write_encoded
+from dyndet_builder.repository.models import (
     DETECTION_OUTPUTS,
     TEMPLATES,
     PublicModel,
@@ -30,8 +30,8 @@ from dyndet_builder.render_models import (
     public_model,
     render_text,
 )
-from dyndet_builder.render_options import RenderOptions
-from dyndet_builder.select_graph import select_graph
+from dyndet_builder.repository.options import RenderOptions
+from dyndet_builder.repository.select_graph import select_graph
 
 __all__ = ["MARKER_FILE", "RenderOptions", "render", "shipped_warmup_image"]
 
@@ -88,7 +88,7 @@ def graph_file(repository: Path, model: str, stage: StageName) -> Path | None:
 
 def shipped_warmup_image() -> Path | None:
     """A photograph of the demo's validation set, where dyndet runs from its source folder."""
-    folder = Path(__file__).parents[2] / "benchmarks" / "demo" / "val" / "images"
+    folder = Path(__file__).parents[3] / "benchmarks" / "demo" / "val" / "images"
     return _first_image(folder) if folder.is_dir() else None
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dynamicdet
-from dyndet_builder.render_models import TEMPLATES, Model, ModelTensor, PublicModel, config_text
-from dyndet_builder.render_options import DETECTOR_PARAMETER, RenderOptions
+from dyndet_builder.repository.models import TEMPLATES, Model, ModelTensor, PublicModel, config_text
+from dyndet_builder.repository.options import DETECTOR_PARAMETER, RenderOptions
 
 SUFFIX = "_encoded"
 CLIENT_CODE = ("__init__.py", "errors.py", "images.py", "letterbox.py")

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dyndet_builder.bundle.manifest import Precision
-from dyndet_builder.render_options import RenderOptions
+from dyndet_builder.repository.options import RenderOptions
 
 if TYPE_CHECKING:
-    from dyndet_builder.render_models import ModelTensor, StageModel, Warmup
+    from dyndet_builder.repository.models import ModelTensor, StageModel, Warmup
 
 ENGINE_CACHE = "/engine-cache"
 """where ONNX Runtime keeps the engines that it builds; `dyndet serve --docker` mounts a volume there"""

@@ -8,8 +8,8 @@ from pathlib import Path
 from dynamicdet.errors import InputError, MissingExtraError
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.engines.create import EngineOptions, engines, tensorrt_here, write_engines_script
-from dyndet_builder.render import engines_for
-from dyndet_builder.render_options import RenderOptions
+from dyndet_builder.repository.options import RenderOptions
+from dyndet_builder.repository.render import engines_for
 
 Progress = Callable[[str, int, int], None]
 

@@ -1,0 +1,1 @@
+"""A Triton model repository: rendered from a bundle, and read back."""
