@@ -15,7 +15,7 @@ _ABOUT_STOPPING = ("test_serve.py", "test_client_restart.py")
 @pytest.fixture(scope="module", autouse=True)
 def servers_end_at_once(request: pytest.FixtureRequest) -> Iterator[None]:
     """Kill a server that only served a test: Triton takes 3.5 s to unload models. How it stops has tests of its own."""
-    from dyndet_builder.server import TritonServer
+    from dyndet_builder.server.triton import TritonServer
 
     with pytest.MonkeyPatch.context() as patch:
         if request.path.name not in _ABOUT_STOPPING:
@@ -65,8 +65,8 @@ def repository_folder(bundle_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def server(repository_folder: Path) -> Iterator[object]:
-    """A running `dyndet_builder.server.TritonServer` that serves `repository_folder`."""
-    from dyndet_builder.server import TritonServer
+    """A running `dyndet_builder.server.triton.TritonServer` that serves `repository_folder`."""
+    from dyndet_builder.server.triton import TritonServer
 
     with TritonServer(repository_folder, stop_timeout_s=0) as running:  # as `servers_end_at_once` says
         yield running

@@ -18,10 +18,10 @@ from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import Evidence, OperatingPoint, OperatingPoints, read_operating_points
-from dyndet_builder.remote import RemoteServer
 from dyndet_builder.repository.engines import engines_fit, provide_engines
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.remote import RemoteServer
+from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.steps import FinishedSteps, images_digest, key_of, locked
 from dyndet_builder.targets import Target
 from dyndet_builder.topology import choose_topology

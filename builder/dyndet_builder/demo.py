@@ -11,7 +11,7 @@ from dyndet_builder.build import BuildOptions, BuildResult, Progress, build
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.effort import Effort
 from dyndet_builder.repository.render import RenderOptions
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import Target
 from dyndet_client import Detections, Detector
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.statistic import THROUGHPUT
-from dyndet_builder.server_docker import IMAGE
+from dyndet_builder.server.docker import IMAGE
 from dyndet_builder.targets import Target, parse_target
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # a Service's; leaves room for suffixes

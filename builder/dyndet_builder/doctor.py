@@ -69,7 +69,7 @@ def _package(name: str, distribution: str, extra: str, *, needed: bool = True) -
 
 
 def _server() -> Finding:
-    from dyndet_builder.server import find_server
+    from dyndet_builder.server.triton import find_server
 
     remedy = "pip install 'dyndet[server]'"
     try:

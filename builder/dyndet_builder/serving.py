@@ -19,7 +19,7 @@ from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.evaluate import evaluate
 from dyndet_builder.repository.options import TOPOLOGIES, RenderOptions
 from dyndet_builder.repository.render import render
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.repository.options import TOPOLOGIES, RenderOptions, Topology
 from dyndet_builder.repository.render import render
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 
 Progress = Callable[[str, int, int], None]
 

@@ -29,7 +29,7 @@ from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import MARKER_FILE, graph_file, render
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 
 Progress = Callable[[str, int, int], None]
 

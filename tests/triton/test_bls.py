@@ -25,7 +25,7 @@ from dynamicdet.letterbox import letterbox
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 from tests.support.toy_bundle import FAIL_BACKBONE1, FAIL_DETECTOR2, FAIL_HEAD1, NAN, image, write_toy_bundle
 
 EASY, HARD, FALLBACK = 1, 2, -2

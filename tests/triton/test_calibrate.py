@@ -23,7 +23,7 @@ from dyndet_bench.measuring.workload import image_files, read_letterboxed
 from dyndet_builder.calibrate import Calibration, calibrate
 from dyndet_builder.effort import Effort
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, read_operating_points
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import parse_targets
 from dyndet_builder.threshold_search import Progress
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 from dyndet_client import (
     AsyncDetector,
     DeadlineExceededError,

@@ -15,7 +15,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.server import TritonServer, free_ports
+from dyndet_builder.server.triton import TritonServer, free_ports
 from dyndet_client import (
     AccessDeniedError,
     AsyncDetector,

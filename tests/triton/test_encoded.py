@@ -26,7 +26,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from dynamicdet.errors import InputError
 from dynamicdet.images import read_image
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 from dyndet_client import Detector
 from tests.support.picture_files import encode, jpeg_header, many_scans, png_header, turned, unusual_files
 from tests.support.toy_bundle import FAIL_HEAD1, SIZE, image, write_toy_bundle

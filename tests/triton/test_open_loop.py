@@ -22,7 +22,7 @@ from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.open_loop import FloatArray, OpenLoopRun, UInt8Array, arrivals_s, measure_open_loop
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, RouteCounts, Served
 from dyndet_bench.measuring.workload import image_files, read_letterboxed
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from dyndet_bench.measuring.load import Load
 from dyndet_bench.sweep.sweep import SweepPlan, sweep
 from dyndet_builder.plan import plan
 from dyndet_builder.plan_check import check_against, typical_error
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 
 _PLAN = SweepPlan(
     hard_shares=(0, 1),

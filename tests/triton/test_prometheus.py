@@ -28,7 +28,7 @@ from dyndet_builder.deploy_alerts import watched
 from dyndet_builder.deploy_dashboard import panels
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_deployed
-from dyndet_builder.server import TritonServer, free_ports
+from dyndet_builder.server.triton import TritonServer, free_ports
 from dyndet_client import Detector
 from tests.support.deployments import calibrate, points, program
 from tests.support.toy_bundle import FAIL_DETECTOR2, image, write_toy_bundle

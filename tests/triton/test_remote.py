@@ -19,9 +19,9 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.deploy_server import ADMIN_HEADER, ADMIN_VARIABLE, RESTRICTED
 from dyndet_builder.effort import Effort
 from dyndet_builder.operating_points import read_operating_points
-from dyndet_builder.remote import RemoteServer
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.remote import RemoteServer
+from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import parse_targets
 from dyndet_client import Detector
 from tests.support.toy_bundle import image, write_toy_bundle

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from dynamicdet.errors import InputError, ServerError
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 
 _DYNDET = Path(sys.executable).parent / "dyndet"
 _DOUBLE = """
@@ -90,7 +90,7 @@ def test_a_killed_server_is_noticed_and_leaves_nothing(tmp_path: Path) -> None:
 def test_killing_the_parent_stops_the_server(tmp_path: Path) -> None:
     repository = _repository(tmp_path / "models", _DOUBLE)
     code = (
-        "import sys, time; from pathlib import Path; from dyndet_builder.server import TritonServer\n"
+        "import sys, time; from pathlib import Path; from dyndet_builder.server.triton import TritonServer\n"
         "with TritonServer(Path(sys.argv[1])) as server:\n"
         "    sys.stdout.write(str(server.log_file.parent) + '\\n'); sys.stdout.flush(); time.sleep(600)\n"
     )

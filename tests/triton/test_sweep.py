@@ -20,7 +20,7 @@ from dyndet_bench.sweep.gallery import chosen_pictures
 from dyndet_bench.sweep.record import Cell, read_sweep
 from dyndet_bench.sweep.sweep import SweepPlan, sweep
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 
 _LOADS = (Load(), Load(request_rate=20))
 _TOO_LARGE = Load(batch=64)

@@ -20,7 +20,7 @@ from dyndet_bench.comparisons.serving import FLOOR, MIXES, measure_serving
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.repository.render import MARKER_FILE, RenderOptions, render
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.topology import choose_topology
 from tests.support.toy_bundle import image, write_toy_bundle
 

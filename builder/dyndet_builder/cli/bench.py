@@ -21,7 +21,7 @@ from dyndet_builder.cli.serving import command as serving_command
 from dyndet_builder.cli.sweep import command as sweep_command
 from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
 from dyndet_builder.paper import SOURCE, PaperComparison, compare_with_paper
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 
 
 @click.group("bench")

@@ -13,7 +13,7 @@ from dynamicdet.errors import InputError
 from dyndet_bench.comparisons.client import SdkOverheadRecord, measure_sdk_overhead
 from dyndet_bench.measuring.machine import summary
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 
 
 @click.command("client")

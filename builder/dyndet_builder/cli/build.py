@@ -26,9 +26,9 @@ from dyndet_builder.cli.targeting import (
 )
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.effort import Effort
-from dyndet_builder.remote import RemoteServer, admin_headers
 from dyndet_builder.repository.options import BACKENDS, TOPOLOGIES, Backend
 from dyndet_builder.repository.render import RenderOptions, shipped_warmup_image
+from dyndet_builder.server.remote import RemoteServer, admin_headers
 from dyndet_builder.targets import Target
 from dyndet_client.cli import read_headers
 

@@ -13,8 +13,8 @@ import click
 from dynamicdet.errors import ServerError
 from dyndet_builder.repository.check import read_configs
 from dyndet_builder.repository.options import DETECTOR_PARAMETER
-from dyndet_builder.server import DEFAULT_PORTS, TritonServer
-from dyndet_builder.server_docker import docker_command
+from dyndet_builder.server.docker import docker_command
+from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
 
 _POLL_S = 0.3
 

@@ -19,7 +19,7 @@ from dyndet_bench.sweep.sweep import SweepPlan, sweep
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
 from dyndet_builder.operating_points import FILE_NAME, OperatingPoint, read_operating_points
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 
 _PLAN = SweepPlan()
 

@@ -13,7 +13,7 @@ from dyndet_builder.bundle.manifest import Bundle, Stage, StageName
 from dyndet_builder.engines.options import EngineOptions, profile_of
 from dyndet_builder.engines.record import Profile
 from dyndet_builder.repository.models import TEMPLATES
-from dyndet_builder.server_docker import IMAGE
+from dyndet_builder.server.docker import IMAGE
 
 _TEMPLATES = TEMPLATES / "engines"
 

@@ -26,7 +26,7 @@ from dyndet_bench.measuring.perf_analyzer import Patience, PerfAnalyzer, find_pe
 from dyndet_bench.measuring.perf_run import MOST_REPEATS, read_profile_export, read_table
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served, served_detectors
 from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
-from dyndet_builder.server import TritonServer
+from dyndet_builder.server.triton import TritonServer
 
 
 @pytest.fixture(scope="module")

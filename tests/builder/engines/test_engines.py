@@ -20,8 +20,8 @@ from dyndet_builder.engines.create import EngineOptions, engines, trtexec_lines,
 from dyndet_builder.engines.options import profile_of
 from dyndet_builder.engines.record import FILE_NAME, Engines, Gpu, Target, check_engines, gpus_here
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.server import DEFAULT_PORTS, TritonServer
-from dyndet_builder.server_docker import docker_command
+from dyndet_builder.server.docker import docker_command
+from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
 from dyndet_templates.engines.layers import precision_error, precision_shares, record, version_in
 from tests.support.toy_bundle import write_toy_bundle
 from tests.support.toy_engines import A10, write_toy_engines

@@ -8,7 +8,7 @@ import pytest
 
 from dyndet_builder.repository.memory import gpus_of, memory_needs
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.server_docker import docker_command
+from dyndet_builder.server.docker import docker_command
 from tests.support.toy_bundle import SIZE, write_toy_bundle
 
 _MIB = 1 << 20

@@ -22,8 +22,8 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.memory import memory_needs
 from dyndet_builder.repository.render import MARKER_FILE, RenderOptions, render
-from dyndet_builder.server import DEFAULT_PORTS
-from dyndet_builder.server_docker import docker_command
+from dyndet_builder.server.docker import docker_command
+from dyndet_builder.server.triton import DEFAULT_PORTS
 from dyndet_client.codec import parse_model
 from dyndet_client.errors import NotADetectorError
 from tests.support.toy_bundle import SIZE, write_toy_bundle

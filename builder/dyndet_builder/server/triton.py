@@ -19,9 +19,9 @@ from dynamicdet.errors import InputError, ServerError
 from dyndet_builder.engines.record import check_engines_here
 from dyndet_builder.repository.check import check_repository
 from dyndet_builder.repository.memory import gpus_of, memory_needs
-from dyndet_builder.server_embedded import EmbeddedServer, find_server, server_environment
-from dyndet_builder.server_log import error_lines, open_log
-from dyndet_builder.server_ports import check_port_free, free_ports, is_free
+from dyndet_builder.server.embedded import EmbeddedServer, find_server, server_environment
+from dyndet_builder.server.log import error_lines, open_log
+from dyndet_builder.server.ports import check_port_free, free_ports, is_free
 
 __all__ = [
     "DEFAULT_PORTS",
@@ -218,7 +218,7 @@ class TritonServer:
             *memory_needs(self._repository).arguments(gpus_of(self._repository)),
             *self._arguments,
         ]
-        guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("server_guard.py"))]
+        guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py"))]
         guard += [f"--run-folder={run_folder}", f"--log={self._log_file.resolve()}", f"--shm-prefix={prefix}"]
         guard += [f"--grace-s={self._stop_timeout_s}", "--"]
         self._guard = subprocess.Popen(

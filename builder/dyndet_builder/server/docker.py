@@ -10,7 +10,7 @@ from dyndet_builder.engines.record import check_engines_here, version_arguments
 from dyndet_builder.repository.backends import ENGINE_CACHE
 from dyndet_builder.repository.check import check_repository, is_empty
 from dyndet_builder.repository.memory import gpus_of, memory_needs
-from dyndet_builder.server import DEFAULT_PORTS
+from dyndet_builder.server.triton import DEFAULT_PORTS
 
 IMAGE = "nvcr.io/nvidia/tritonserver:24.10-py3"
 """The release that the embedded server (2.51.0) comes from: the one that dyndet is tested with."""

@@ -1,9 +1,9 @@
 """Owns one tritonserver process and leaves nothing of it behind, however its own parent ends.
 
-Run as a script by `dyndet_builder.server` with nothing but the standard library. Standard input is a pipe that the
-parent holds open: when it closes, or the parent is gone, the server is stopped, and its stubs and its shared memory go
-too, and the run folder where the parent cannot remove it. The guard prints the server's process id; its exit status is
-the server's.
+Run as a script by `dyndet_builder.server.triton` with nothing but the standard library. Standard input is a pipe that
+the parent holds open: when it closes, or the parent is gone, the server is stopped, and its stubs and its shared memory
+go too, and the run folder where the parent cannot remove it. The guard prints the server's process id; its exit status
+is the server's.
 """
 
 from __future__ import annotations

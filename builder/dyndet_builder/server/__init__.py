@@ -1,0 +1,1 @@
+"""A Triton server: started here, in Docker, or running elsewhere."""
