@@ -12,8 +12,9 @@ from dyndet_bench.measuring.machine import describe_machine, describe_versions
 from dyndet_builder.bundle.export import export
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import Precision, file_sha256, read_bundle
-from dyndet_builder.calibrate import calibrate
-from dyndet_builder.effort import Effort
+from dyndet_builder.calibration.calibrate import calibrate
+from dyndet_builder.calibration.effort import Effort
+from dyndet_builder.calibration.topology import choose_topology
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
@@ -24,7 +25,6 @@ from dyndet_builder.server.remote import RemoteServer
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.steps import FinishedSteps, images_digest, key_of, locked
 from dyndet_builder.targets import Target
-from dyndet_builder.topology import choose_topology
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dynamicdet.images import read_image
 from dyndet_builder.build import BuildOptions, BuildResult, Progress, build
+from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
-from dyndet_builder.effort import Effort
 from dyndet_builder.repository.render import RenderOptions
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import Target

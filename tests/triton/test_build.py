@@ -12,7 +12,7 @@ from dynamicdet import create, load, save
 from dynamicdet.errors import InputError, TargetOutOfReachError
 from dyndet_builder.build import BuildOptions, build
 from dyndet_builder.bundle.export import export
-from dyndet_builder.effort import Effort
+from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.repository.render import RenderOptions
 from dyndet_builder.steps import locked
 from dyndet_builder.targets import parse_targets

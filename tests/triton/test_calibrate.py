@@ -20,12 +20,12 @@ from dynamicdet.thresholds import easy_share
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import image_files, read_letterboxed
-from dyndet_builder.calibrate import Calibration, calibrate
-from dyndet_builder.effort import Effort
+from dyndet_builder.calibration.calibrate import Calibration, calibrate
+from dyndet_builder.calibration.effort import Effort
+from dyndet_builder.calibration.search import Progress
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, read_operating_points
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import parse_targets
-from dyndet_builder.threshold_search import Progress
 
 _EFFORT = Effort(
     max_images=24,

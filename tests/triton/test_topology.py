@@ -18,10 +18,10 @@ from dyndet_bench.comparisons.bare import BareStages
 from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import FLOOR, MIXES, measure_serving
 from dyndet_bench.measuring.served import Served
+from dyndet_builder.calibration.topology import choose_topology
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.repository.render import MARKER_FILE, RenderOptions, render
 from dyndet_builder.server.triton import TritonServer
-from dyndet_builder.topology import choose_topology
 from tests.support.toy_bundle import image, write_toy_bundle
 
 
@@ -162,7 +162,7 @@ def test_render_auto_keeps_the_faster_topology_and_says_why(
 def test_auto_says_that_it_needs_the_gpu_here(
     bundle: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("dyndet_builder.topology.gpus_here", lambda: ())
+    monkeypatch.setattr("dyndet_builder.calibration.topology.gpus_here", lambda: ())
     with pytest.raises(InputError, match=r"this machine, which has no GPU 1 \(nvidia-smi lists none\)"):
         choose_topology(bundle, pictures, RenderOptions(gpus=(0, 1)))
 

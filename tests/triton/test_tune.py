@@ -11,9 +11,9 @@ from PIL import Image
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.statistic import THROUGHPUT
+from dyndet_builder.calibration.tune import Setting, options_of, tune
 from dyndet_builder.operating_points import UNCALIBRATED, read_operating_points
 from dyndet_builder.repository.render import MARKER_FILE, RenderOptions, render
-from dyndet_builder.tune import Setting, options_of, tune
 from tests.support.toy_bundle import image, write_toy_bundle
 
 

@@ -15,6 +15,7 @@ from dyndet_bench.measuring.load import Load
 from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.bundle.export import PRECISIONS
 from dyndet_builder.bundle.manifest import Precision
+from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import (
@@ -25,7 +26,6 @@ from dyndet_builder.cli.targeting import (
     targets_option,
 )
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
-from dyndet_builder.effort import Effort
 from dyndet_builder.repository.options import BACKENDS, TOPOLOGIES, Backend
 from dyndet_builder.repository.render import RenderOptions, shipped_warmup_image
 from dyndet_builder.server.remote import RemoteServer, admin_headers

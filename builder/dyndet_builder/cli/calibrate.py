@@ -11,11 +11,11 @@ from rich.console import Console
 
 from dynamicdet.cache import cache_folder
 from dyndet_bench.measuring.load import Load
-from dyndet_builder.calibrate import Calibration, calibrate
+from dyndet_builder.calibration.calibrate import Calibration, calibrate
+from dyndet_builder.calibration.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import effort_options, load_options, metrics_url_option, targets_option
-from dyndet_builder.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.targets import Target
 
 _EFFORT = Effort()

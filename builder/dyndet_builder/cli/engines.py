@@ -84,7 +84,7 @@ def command(
     """
     output = output or bundle.parent / "engines"
     if repository is not None:
-        from dyndet_builder.tune import options_of
+        from dyndet_builder.calibration.tune import options_of
 
         rendered = options_of(repository)
         max_batch, preferred_batches = rendered.max_batch, rendered.preferred_batches

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from dyndet_bench.measuring.perf_run import repeats_text
+from dyndet_builder.calibration.topology import TopologyChoice, choose_topology
 from dyndet_builder.cli.numbers import Numbers
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_images
 from dyndet_builder.repository.options import ACCELERATORS, BACKENDS, TOPOLOGIES
 from dyndet_builder.repository.render import RenderOptions, render, shipped_warmup_image
-from dyndet_builder.topology import TopologyChoice, choose_topology
 
 _DEFAULTS = RenderOptions()
 

@@ -10,7 +10,7 @@ import click
 
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
-from dyndet_builder.effort import Effort
+from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.targets import TargetsParameter
 
 Command = Callable[..., Any]

@@ -14,8 +14,8 @@ from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_bench.measuring.statistic import Statistic
+from dyndet_builder.calibration.tune import Tuning, tune
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.tune import Tuning, tune
 
 
 @click.command("tune")

@@ -25,7 +25,9 @@ from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, REPORTED, THROUGHPUT, Statistic
 from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
-from dyndet_builder.effort import FEWEST_IMAGES, Effort
+from dyndet_builder.calibration.effort import FEWEST_IMAGES, Effort
+from dyndet_builder.calibration.search import Progress, ThresholdSearch
+from dyndet_builder.calibration.trial import Trial
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import (
     UNCALIBRATED,
@@ -37,8 +39,6 @@ from dyndet_builder.operating_points import (
     read_operating_points,
 )
 from dyndet_builder.targets import Target
-from dyndet_builder.threshold_search import Progress, ThresholdSearch
-from dyndet_builder.trial import Trial
 
 __all__ = ["Calibration", "Effort", "calibrate"]
 

@@ -15,10 +15,10 @@ from dynamicdet.thresholds import threshold_for_easy_share
 from dyndet_bench.measuring.measure import Run
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD
-from dyndet_builder.effort import Effort
-from dyndet_builder.route_model import corrected_easy_share, first_easy_share
+from dyndet_builder.calibration.effort import Effort
+from dyndet_builder.calibration.route_model import corrected_easy_share, first_easy_share
+from dyndet_builder.calibration.trial import Trial, TrialRound
 from dyndet_builder.targets import Target
-from dyndet_builder.trial import Trial, TrialRound
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""

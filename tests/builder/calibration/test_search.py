@@ -17,10 +17,10 @@ from dynamicdet.errors import TargetOutOfReachError, TooNoisyError
 from dynamicdet.thresholds import is_hard
 from dyndet_bench.measuring.measure import PERCENTILES, Run
 from dyndet_bench.measuring.served import RouteCounts
-from dyndet_builder.effort import Effort
+from dyndet_builder.calibration.effort import Effort
+from dyndet_builder.calibration.search import ThresholdSearch
+from dyndet_builder.calibration.trial import Trial
 from dyndet_builder.targets import parse_targets
-from dyndet_builder.threshold_search import ThresholdSearch
-from dyndet_builder.trial import Trial
 
 _EASY_MS, _HARD_MS = 10.0, 18.0
 

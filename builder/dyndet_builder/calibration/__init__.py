@@ -1,0 +1,1 @@
+"""Finds thresholds, topologies and settings by measuring a served detector."""
