@@ -127,7 +127,7 @@ def _account(found: Differences, counts: list[Counts], images: int, source: str)
 
 def _with_precision(result: Bundle, before: Path, after: Path, data: Path, tell: Progress) -> Bundle:
     """The bundle with both average precisions, measured on a COCO data set."""
-    from dyndet_builder.evaluate import evaluate  # needs the extra `train`
+    from dyndet_builder.evaluation.evaluate import evaluate  # needs the extra `train`
 
     measured = []
     for folder, name in ((before, "fp32"), (after, "int8")):

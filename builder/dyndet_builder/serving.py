@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import Eager, Mix, Progress, ServingRecord, measure_serving
 from dyndet_builder.bundle.manifest import read_bundle
-from dyndet_builder.evaluate import evaluate
+from dyndet_builder.evaluation.evaluate import evaluate
 from dyndet_builder.repository.options import TOPOLOGIES, RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.server.triton import TritonServer

@@ -9,8 +9,8 @@ import pytest
 
 import dynamicdet
 from dynamicdet.dataset import read_dataset
-from dyndet_builder.evaluate import evaluate
-from dyndet_builder.evaluate_sources import BundleSource, ServedSource
+from dyndet_builder.evaluation.evaluate import evaluate
+from dyndet_builder.evaluation.sources import BundleSource, ServedSource
 from dyndet_builder.server.triton import TritonServer
 from tests.support.small_data import write_small_data
 

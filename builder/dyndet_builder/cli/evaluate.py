@@ -13,7 +13,7 @@ from dynamicdet.architectures import ARCHITECTURES
 from dynamicdet.cache import cache_folder
 from dynamicdet.evaluation import Evaluation
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.evaluate import EvaluationReport, evaluate
+from dyndet_builder.evaluation.evaluate import EvaluationReport, evaluate
 
 
 @click.command("evaluate")

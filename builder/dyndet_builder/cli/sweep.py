@@ -160,7 +160,7 @@ def _accuracy(
     url: str, model: str, data: Path, show: Callable[[str, int, int], None]
 ) -> Callable[[Sequence[float]], list[Accuracy]]:
     # Needs what training needs: pycocotools and torch.
-    from dyndet_builder.evaluate import evaluate
+    from dyndet_builder.evaluation.evaluate import evaluate
 
     def ask(thresholds: Sequence[float]) -> list[Accuracy]:
         report = evaluate(

@@ -13,7 +13,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.evaluation import DEFAULT_HARD_SHARES, Evaluation, check_points, evaluate_results
 from dynamicdet.route_cache import data_sha256, read_results, results_file, write_results
 from dynamicdet.routes import RouteResults, check_contract
-from dyndet_builder.evaluate_sources import Source, open_source
+from dyndet_builder.evaluation.sources import Source, open_source
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""
@@ -109,7 +109,7 @@ def _drawing(plot: Path) -> Callable[[Evaluation, str], None]:
         raise InputError(f"a plot is a {' or '.join(_PLOT_SUFFIXES)} file, not {plot}")
     if not plot.resolve().parent.is_dir():
         raise InputError(f"the folder of the plot {plot} does not exist")
-    drawing = importlib.import_module("dyndet_builder.evaluate_plot")
+    drawing = importlib.import_module("dyndet_builder.evaluation.plot")
     return lambda evaluation, caption: drawing.draw(evaluation, plot, caption=caption)
 
 

@@ -17,9 +17,9 @@ from dynamicdet.dataset import read_dataset
 from dynamicdet.errors import MissingExtraError
 from dynamicdet.route_cache import read_results
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.evaluate import EvaluationReport
-from dyndet_builder.evaluate import evaluate as evaluate_with_draws
-from dyndet_builder.evaluate_sources import BundleSource, CheckpointSource
+from dyndet_builder.evaluation.evaluate import EvaluationReport
+from dyndet_builder.evaluation.evaluate import evaluate as evaluate_with_draws
+from dyndet_builder.evaluation.sources import BundleSource, CheckpointSource
 from tests.support.small_data import write_small_data
 
 _IMAGES = 10
@@ -165,7 +165,7 @@ def test_the_command_prints_numbers_and_times_and_draws(
 def test_without_matplotlib_a_plot_says_what_to_install(
     demo_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "dyndet_builder.evaluate_plot", raising=False)
+    monkeypatch.delitem(sys.modules, "dyndet_builder.evaluation.plot", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'dyndet\[train\]'"):
         evaluate(demo_checkpoint, data=data, plot=tmp_path / "ap.png")

@@ -1,0 +1,1 @@
+"""COCO average precision of a checkpoint, a bundle or a server at any threshold."""
