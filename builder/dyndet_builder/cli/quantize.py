@@ -10,7 +10,7 @@ from rich.table import Table
 
 from dyndet_builder.bundle.manifest import Bundle
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.quantize import CALIBRATION_IMAGES, COMPARED_IMAGES, quantize
+from dyndet_builder.quantization.quantize import CALIBRATION_IMAGES, COMPARED_IMAGES, quantize
 
 
 @click.command("quantize")

@@ -20,8 +20,8 @@ from dyndet_builder.bundle.manifest import (
 )
 from dyndet_builder.bundle.runner import BundleRunner, StageRunner, Tensors
 from dyndet_builder.folders import whole_folder
-from dyndet_builder.quantize_compare import FROM_SCORE, Differences, compare
-from dyndet_builder.quantize_graph import CHUNK, PERCENTILE, Counts, quantize_graph
+from dyndet_builder.quantization.compare import FROM_SCORE, Differences, compare
+from dyndet_builder.quantization.graph import CHUNK, PERCENTILE, Counts, quantize_graph
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""

@@ -15,7 +15,7 @@ from dyndet_builder.bundle.manifest import STAGES, Bundle, read_bundle
 from dyndet_builder.bundle.runner import BundleRunner
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.engines.precision import check_bundle_precision, graph_shares
-from dyndet_builder.quantize import quantize
+from dyndet_builder.quantization.quantize import quantize
 
 
 @pytest.fixture(scope="module")

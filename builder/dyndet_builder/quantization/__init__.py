@@ -1,0 +1,1 @@
+"""int8 bundles by explicit Q/DQ, and what they cost."""
