@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.sweep.sweep import SweepPlan, sweep
-from dyndet_builder.plan import plan
-from dyndet_builder.plan_check import check_against, typical_error
+from dyndet_builder.deployment.plan import plan
+from dyndet_builder.deployment.plan_check import check_against, typical_error
 from dyndet_builder.server.triton import TritonServer
 
 _PLAN = SweepPlan(

@@ -23,9 +23,9 @@ import yaml
 from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import ServerError
-from dyndet_builder.deploy import DeployOptions, deploy
-from dyndet_builder.deploy_alerts import watched
-from dyndet_builder.deploy_dashboard import panels
+from dyndet_builder.deployment.alerts import watched
+from dyndet_builder.deployment.dashboard import panels
+from dyndet_builder.deployment.deploy import DeployOptions, deploy
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_deployed
 from dyndet_builder.server.triton import TritonServer, free_ports

@@ -17,7 +17,7 @@ from dyndet_builder.bundle.export import export
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.deploy_server import ADMIN_HEADER, ADMIN_VARIABLE, RESTRICTED
+from dyndet_builder.deployment.server import ADMIN_HEADER, ADMIN_VARIABLE, RESTRICTED
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.remote import RemoteServer

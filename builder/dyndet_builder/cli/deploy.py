@@ -12,9 +12,9 @@ from rich.table import Table
 
 from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import read_sweep
-from dyndet_builder.deploy import DeployOptions, deploy
-from dyndet_builder.plan import DEFAULT_MARGIN, Plan, plan
-from dyndet_builder.plan_check import Check, check_against, typical_error
+from dyndet_builder.deployment.deploy import DeployOptions, deploy
+from dyndet_builder.deployment.plan import DEFAULT_MARGIN, Plan, plan
+from dyndet_builder.deployment.plan_check import Check, check_against, typical_error
 
 _DEFAULTS = DeployOptions()
 

@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
 from dyndet_bench.measuring.served import Served
-from dyndet_builder.deploy_server import ADMIN_HEADER, ADMIN_VARIABLE
+from dyndet_builder.deployment.server import ADMIN_HEADER, ADMIN_VARIABLE
 from dyndet_builder.engines.record import check_engines_there
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_client.errors import ServerUnreachableError

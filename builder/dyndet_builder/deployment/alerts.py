@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dyndet_builder.deploy_options import DeployOptions
+from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.operating_points import OperatingPoint
 from dyndet_builder.repository.rendered import Deployed
 

@@ -11,10 +11,10 @@ import jinja2
 import yaml
 
 from dynamicdet.errors import DyndetError
-from dyndet_builder.deploy_alerts import watched
-from dyndet_builder.deploy_dashboard import panels
-from dyndet_builder.deploy_options import DeployOptions
-from dyndet_builder.deploy_values import Values, notes, values
+from dyndet_builder.deployment.alerts import watched
+from dyndet_builder.deployment.dashboard import panels
+from dyndet_builder.deployment.options import DeployOptions
+from dyndet_builder.deployment.values import Values, notes, values
 from dyndet_builder.folders import check_replaceable, whole_folder
 from dyndet_builder.repository.models import TEMPLATES
 from dyndet_builder.repository.rendered import read_deployed

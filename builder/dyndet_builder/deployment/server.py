@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynamicdet.errors import InputError
-from dyndet_builder.deploy_options import DeployOptions
+from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.repository.rendered import Deployed
 from dyndet_builder.server.docker import CUPY, ONNXRUNTIME
 

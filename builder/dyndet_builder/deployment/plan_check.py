@@ -9,7 +9,7 @@ import numpy as np
 
 from dyndet_bench.measuring.statistic import Statistic
 from dyndet_bench.sweep.record import Latency, Sweep
-from dyndet_builder.plan_replica import FloatArray, replica_of_sweep
+from dyndet_builder.deployment.plan_replica import FloatArray, replica_of_sweep
 
 _CHECKED = ("mean", "p50", "p95", "p99")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dyndet_builder.deploy import DeployOptions, deploy
+from dyndet_builder.deployment.deploy import DeployOptions, deploy
 from dyndet_builder.operating_points import OperatingPoints
 from dyndet_builder.repository.render import RenderOptions, render
 from tests.support.deployments import calibrate, points, program

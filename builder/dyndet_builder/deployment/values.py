@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import InputError
-from dyndet_builder.deploy_alerts import queue_target_ms
-from dyndet_builder.deploy_options import DeployOptions
-from dyndet_builder.deploy_server import (
+from dyndet_builder.deployment.alerts import queue_target_ms
+from dyndet_builder.deployment.options import DeployOptions
+from dyndet_builder.deployment.server import (
     ADMIN_HEADER,
     ADMIN_VARIABLE,
     MODELS,

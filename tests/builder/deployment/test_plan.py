@@ -15,9 +15,9 @@ from dynamicdet.errors import InputError, TargetOutOfReachError
 from dyndet_bench.measuring.records import circumstances
 from dyndet_bench.sweep.record import FILE_NAME, Cell, Latency, RouteLatencies, Sweep
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.plan import plan
-from dyndet_builder.plan_check import check_against
-from dyndet_builder.plan_replica import Replica, Route, replica_of_points, replica_of_sweep
+from dyndet_builder.deployment.plan import plan
+from dyndet_builder.deployment.plan_check import check_against
+from dyndet_builder.deployment.plan_replica import Replica, Route, replica_of_points, replica_of_sweep
 from dyndet_builder.repository.render import RenderOptions, render
 from tests.support.deployments import EASY_SHARE, calibrate, points
 from tests.support.toy_bundle import write_toy_bundle

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dynamicdet.errors import InputError
-from dyndet_builder.deploy import MARKER_FILE, DeployOptions, deploy
+from dyndet_builder.deployment.deploy import MARKER_FILE, DeployOptions, deploy
 from dyndet_builder.repository.render import RenderOptions, render
 from tests.support.deployments import pod_of, render_kinds
 from tests.support.toy_bundle import write_toy_bundle
@@ -83,7 +83,7 @@ def test_what_cannot_work_is_refused_and_nothing_is_written(repositories: dict[s
 
 def test_options_are_all_on_the_command_line() -> None:
     from dyndet_builder.cli.deploy import render_command
-    from dyndet_builder.deploy_options import OPTION_NAMES
+    from dyndet_builder.deployment.options import OPTION_NAMES
 
     others = {"repository", "output", "debug"}
     assert {parameter.name for parameter in render_command.params} - others == set(OPTION_NAMES)

@@ -15,7 +15,7 @@ import yaml
 
 from dynamicdet.errors import InputError
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.deploy import MARKER_FILE, DeployOptions, deploy
+from dyndet_builder.deployment.deploy import MARKER_FILE, DeployOptions, deploy
 from dyndet_builder.repository.backends import ENGINE_CACHE
 from dyndet_builder.repository.memory import memory_needs
 from dyndet_builder.repository.render import RenderOptions, render

@@ -1,0 +1,1 @@
+"""Files that deploy a repository, and how many replicas a promise needs."""
