@@ -25,7 +25,7 @@ _COMMANDS = {
     "deploy": ("dyndet_builder.cli.deploy", "Render a deployment, and plan how many replicas a promise needs."),
     "calibrate": ("dyndet_builder.cli.calibrate", "Find the threshold that meets a latency target."),
     "tune": ("dyndet_builder.cli.tune", "Find the instances, threads and batching that serve a load fastest."),
-    "bench": ("dyndet_builder.cli.bench", "Measure a served detector."),
+    "bench": ("dyndet_builder.cli.bench.group", "Measure a served detector."),
     "detect": ("dyndet_client.cli", "Detect objects in pictures through a server."),
     "train": ("dyndet_builder.cli.train", "Train the detectors, then the router."),
     "evaluate": ("dyndet_builder.cli.evaluate", "Measure COCO average precision of both routes and any mix."),

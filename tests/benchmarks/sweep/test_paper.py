@@ -15,7 +15,7 @@ import dynamicdet
 from dynamicdet.errors import InputError
 from dynamicdet.thresholds import easy_share_for_target
 from dyndet_bench.sweep.paper import PAPER, PaperModel, check_paper, fit_routes
-from dyndet_builder.cli.bench import command
+from dyndet_builder.cli.bench.group import command
 from dyndet_builder.paper import compare_with_paper, infer_once, measure_routes
 
 

@@ -15,10 +15,10 @@ from dyndet_bench.measuring.machine import summary
 from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_bench.sweep.compare import THRESHOLD, THRESHOLD_P99, Change, ComparedCell, Comparison, compare
 from dyndet_bench.sweep.paper import FITTED_ROWS
-from dyndet_builder.cli.bench_client import command as client_command
+from dyndet_builder.cli.bench.client import command as client_command
+from dyndet_builder.cli.bench.serving import command as serving_command
+from dyndet_builder.cli.bench.sweep import command as sweep_command
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.serving import command as serving_command
-from dyndet_builder.cli.sweep import command as sweep_command
 from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
 from dyndet_builder.paper import SOURCE, PaperComparison, compare_with_paper
 from dyndet_builder.server.triton import TritonServer

@@ -1,0 +1,1 @@
+"""`dyndet bench` and its commands."""
