@@ -32,7 +32,7 @@ from dyndet_client import (
     NotADetectorError,
     ServerError,
 )
-from dyndet_client.video import VideoReader, VideoWriter
+from dyndet_client.cli.video import VideoReader, VideoWriter
 
 
 @pytest.fixture

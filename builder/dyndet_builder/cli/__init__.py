@@ -26,7 +26,7 @@ _COMMANDS = {
     "calibrate": ("dyndet_builder.cli.calibrate", "Find the threshold that meets a latency target."),
     "tune": ("dyndet_builder.cli.tune", "Find the instances, threads and batching that serve a load fastest."),
     "bench": ("dyndet_builder.cli.bench.group", "Measure a served detector."),
-    "detect": ("dyndet_client.cli", "Detect objects in pictures through a server."),
+    "detect": ("dyndet_client.cli.detect", "Detect objects in pictures through a server."),
     "train": ("dyndet_builder.cli.train", "Train the detectors, then the router."),
     "evaluate": ("dyndet_builder.cli.evaluate", "Measure COCO average precision of both routes and any mix."),
     "data": ("dyndet_builder.cli.data", "Build data sets of real images."),

@@ -30,7 +30,7 @@ from dyndet_builder.repository.options import BACKENDS, TOPOLOGIES, Backend
 from dyndet_builder.repository.render import RenderOptions, shipped_warmup_image
 from dyndet_builder.server.remote import RemoteServer, admin_headers
 from dyndet_builder.targets import Target
-from dyndet_client.cli import read_headers
+from dyndet_client.cli.detect import read_headers
 
 _EFFORT = Effort()
 _RENDERING = RenderOptions()

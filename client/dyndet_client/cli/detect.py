@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dynamicdet.errors import DyndetError, InputError
 from dynamicdet.images import UInt8Array
-from dyndet_client.cli_output import OutputFiles, Summary
-from dyndet_client.cli_sources import Picture, Source, expected_count, find_sources, read_pictures
+from dyndet_client.cli.output import OutputFiles, Summary
+from dyndet_client.cli.sources import Picture, Source, expected_count, find_sources, read_pictures
 from dyndet_client.codec import Options
 from dyndet_client.detections import Detections
 from dyndet_client.detector import Detector

@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dynamicdet.errors import InputError
-from dyndet_client.cli_sources import Picture, Source
+from dyndet_client.cli.sources import Picture, Source
+from dyndet_client.cli.video import VideoWriter
 from dyndet_client.detections import Detections
 from dyndet_client.protocol import printable
-from dyndet_client.video import VideoWriter
 
 _JPEG_LIMIT = 65_000  # longer sides do not fit into a JPEG
 

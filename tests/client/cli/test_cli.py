@@ -11,7 +11,7 @@ from PIL import Image
 
 from dyndet_builder.cli import dyndet, run
 from dyndet_client import DeadlineExceededError, Detector, InputError, ServerUnreachableError
-from dyndet_client.cli_sources import Source, read_pictures
+from dyndet_client.cli.sources import Source, read_pictures
 from dyndet_client.codec import Options, ServedModel, encode
 
 
@@ -92,7 +92,7 @@ def test_a_closed_detector_says_so(picture) -> None:
 
 
 def test_importing_the_client_imports_no_framework() -> None:
-    code = "import sys, json, dyndet_client, dyndet_client.cli; print(json.dumps(sorted(sys.modules)))"
+    code = "import sys, json, dyndet_client, dyndet_client.cli.detect; print(json.dumps(sorted(sys.modules)))"
     modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     heavy = {"torch", "onnx", "onnxruntime", "dyndet_builder", "pydantic", "safetensors"}
     optional = {"aiohttp", "gevent", "tritonclient.http", "tritonclient.grpc.aio", "av", "supervision"}
@@ -103,7 +103,7 @@ def test_importing_the_client_imports_no_framework() -> None:
     ("missing", "code", "extra"),
     [
         ("aiohttp", "dyndet_client.Detector('http://localhost')", "dyndet[http]"),
-        ("av", "from dyndet_client.video import VideoReader; VideoReader('clip.mp4')", "dyndet[video]"),
+        ("av", "from dyndet_client.cli.video import VideoReader; VideoReader('clip.mp4')", "dyndet[video]"),
         ("supervision", "found.to_supervision()", "dyndet[supervision]"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 from dynamicdet.errors import InputError
 from dynamicdet.images import SUFFIXES as PICTURE_SUFFIXES
 from dynamicdet.images import UInt8Array, read_image
-from dyndet_client import video
+from dyndet_client.cli import video
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from dyndet_client import InputError
-from dyndet_client.cli_sources import expected_count, find_sources, read_pictures
-from dyndet_client.video import VideoReader, VideoWriter
+from dyndet_client.cli.sources import expected_count, find_sources, read_pictures
+from dyndet_client.cli.video import VideoReader, VideoWriter
 
 pytest.importorskip("av")
 COLOURS = [(250, 20, 20), (20, 250, 20), (20, 20, 250), (200, 200, 20), (20, 200, 200)]

@@ -1,0 +1,1 @@
+"""`dyndet detect`: pictures, videos and folders through a server."""
