@@ -9,16 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynamicdet.checkpoints import load, save
-    from dynamicdet.network import DynamicDetector, create
+    from dynamicdet.networks.checkpoints import load, save
+    from dynamicdet.networks.network import DynamicDetector, create
 
 __all__ = ["DynamicDetector", "create", "load", "save"]
 
 _HOMES = {
-    "DynamicDetector": "dynamicdet.network",
-    "create": "dynamicdet.network",
-    "load": "dynamicdet.checkpoints",
-    "save": "dynamicdet.checkpoints",
+    "DynamicDetector": "dynamicdet.networks.network",
+    "create": "dynamicdet.networks.network",
+    "load": "dynamicdet.networks.checkpoints",
+    "save": "dynamicdet.networks.checkpoints",
 }
 
 

@@ -29,7 +29,7 @@ from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation import check_fits
 from dynamicdet.losses import DetectionLoss, LossWeights
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector
 
 _COLLECTED = 16  # images that run through both detectors together
 _LEAST_DEVIATION = 1e-6

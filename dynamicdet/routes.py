@@ -15,7 +15,7 @@ from dynamicdet.batches import objects_of
 from dynamicdet.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.losses import DetectionLoss, LossWeights
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.suppression import Detections, Suppression, suppress_rows, suppression_for
 
 FloatArray = npt.NDArray[np.float64]

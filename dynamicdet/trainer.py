@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dynamicdet.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.errors import InputError
 from dynamicdet.losses import DetectionLoss
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.recipe import DetectorRecipe, EpochReport, StepReport
 
 _STATE_VERSION = 2

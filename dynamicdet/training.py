@@ -14,11 +14,11 @@ import torch
 from lightning_fabric import Fabric
 
 from dynamicdet.batches import EpochBatches
-from dynamicdet.checkpoints import check_target, load, save
 from dynamicdet.dataset import CocoDataset
 from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
-from dynamicdet.network import DynamicDetector, create
+from dynamicdet.networks.checkpoints import check_target, load, save
+from dynamicdet.networks.network import DynamicDetector, create
 from dynamicdet.recipe import DetectorRecipe, EpochReport, StepReport
 from dynamicdet.trainer import Trainer
 

@@ -11,7 +11,7 @@ import numpy as np
 from dyndet_bench.sweep.paper import FITTED_ROWS, PAPER, PaperModel, PaperRow, RouteTimes, fit_routes
 
 if TYPE_CHECKING:
-    from dynamicdet.network import DynamicDetector, Route
+    from dynamicdet.networks.network import DynamicDetector, Route
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""
@@ -82,7 +82,7 @@ def compare_with_paper(*, gpu: bool = True, progress: Progress | None = None) ->
 
 
 def _compare(model: PaperModel, measured: RouteTimes | None) -> ComparedModel:
-    from dynamicdet.info import info
+    from dynamicdet.networks.info import info
 
     costs = info(model.architecture)
     fitted = fit_routes(model)

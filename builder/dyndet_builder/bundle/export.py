@@ -16,7 +16,7 @@ import dynamicdet
 from dynamicdet.errors import InputError
 from dynamicdet.images import SUFFIXES, read_image
 from dynamicdet.letterbox import letterbox
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.suppression import candidates_for
 from dyndet_builder.bundle.graphs import OPSET, Exporter, StageGraph, export_graphs
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicdet.errors import ParityError
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector
 from dyndet_builder.bundle import nms as suppression
 from dyndet_builder.bundle.manifest import STAGES, Nms, StageName
 from dyndet_builder.bundle.stages import (

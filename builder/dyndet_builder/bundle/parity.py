@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 
 from dynamicdet.errors import ParityError
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector
 from dyndet_builder.bundle.manifest import Nms, Parity, Precision
 from dyndet_builder.bundle.nms import suppress
 from dyndet_builder.bundle.runner import StageRunner, Tensors

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector
 from dyndet_builder.bundle.manifest import Nms, Precision
 from dyndet_builder.bundle.nms import keep_mask
 

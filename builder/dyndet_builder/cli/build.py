@@ -10,7 +10,7 @@ from typing import Literal
 import click
 from rich.console import Console
 
-from dynamicdet.architectures import ARCHITECTURES
+from dynamicdet.networks.architectures import ARCHITECTURES
 from dyndet_bench.measuring.load import Load
 from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.bundle.export import PRECISIONS

@@ -9,9 +9,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dynamicdet.architectures import ARCHITECTURES
 from dynamicdet.cache import cache_folder
 from dynamicdet.evaluation import Evaluation
+from dynamicdet.networks.architectures import ARCHITECTURES
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.evaluation.evaluate import EvaluationReport, evaluate
 

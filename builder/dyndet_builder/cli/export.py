@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dynamicdet.architectures import ARCHITECTURES
 from dynamicdet.errors import InputError
+from dynamicdet.networks.architectures import ARCHITECTURES
 from dyndet_builder.bundle.export import PARITY_IMAGES, PRECISIONS, export
 from dyndet_builder.bundle.manifest import Bundle, Precision
 from dyndet_builder.bundle.parity import BARS

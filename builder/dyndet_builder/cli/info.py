@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dynamicdet.info import NetworkInfo, info
+from dynamicdet.networks.info import NetworkInfo, info
 
 _HARD_SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dynamicdet.annotations import read_annotations
-from dynamicdet.architectures import ARCHITECTURES, architecture
-from dynamicdet.checkpoints import check_target, load, save
 from dynamicdet.dataset import read_dataset
 from dynamicdet.devices import Accelerator, Precision, make_fabric
 from dynamicdet.losses import LossWeights
+from dynamicdet.networks.architectures import ARCHITECTURES, architecture
+from dynamicdet.networks.checkpoints import check_target, load, save
 from dynamicdet.recipe import DetectorRecipe, EpochReport, StepReport
 from dynamicdet.router_training import OBJECTIVES, Objective, RouterRecipe, train_router
 from dynamicdet.training import train_detectors

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dynamicdet.checkpoints import load
 from dynamicdet.dataset import CocoDataset
 from dynamicdet.errors import InputError, ServerError
+from dynamicdet.networks.checkpoints import load
 from dynamicdet.routes import BatchAnswers, Progress, RouteResults, check_contract, collect, run_routes
 from dynamicdet.suppression import Detections, suppression_for
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served

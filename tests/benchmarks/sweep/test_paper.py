@@ -83,7 +83,7 @@ def test_the_command_prints_a_table_and_json() -> None:
 
 
 @pytest.mark.parametrize("route", ["easy", "hard"])
-def test_what_is_timed_runs_in_half_precision(route: dynamicdet.network.Route) -> None:
+def test_what_is_timed_runs_in_half_precision(route: dynamicdet.networks.network.Route) -> None:
     model = dynamicdet.create("dy-yolov7-pico", input_size=64).eval().deploy().to(torch.float16)
     with torch.inference_mode():
         rows = infer_once(model, torch.rand(1, 3, 64, 64, dtype=torch.float16), route)

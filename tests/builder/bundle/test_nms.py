@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import dynamicdet
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector
 from dyndet_builder.bundle import nms as suppression
 from dyndet_builder.bundle.manifest import Nms
 from dyndet_builder.bundle.stages import DETECTIONS, Finish

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynamicdet.architectures import ARCHITECTURES
-from dynamicdet.checkpoints import load
 from dynamicdet.errors import InputError
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.architectures import ARCHITECTURES
+from dynamicdet.networks.checkpoints import load
+from dynamicdet.networks.network import DynamicDetector
 
 _FLOAT32_BYTES = 4
 

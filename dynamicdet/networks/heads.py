@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dynamicdet.architectures import Activation, Detector
-from dynamicdet.blocks import Conv, DownPool, RepConv, SppCsp, block_module, down_module
+from dynamicdet.networks.architectures import Activation, Detector
+from dynamicdet.networks.blocks import Conv, DownPool, RepConv, SppCsp, block_module, down_module
 
 _OBJECTS_PER_IMAGE = 8  # prior of an untrained head, in a 640 px image as in the published recipe
 _PRIOR_SIZE = 640

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamicdet.architectures import Model
 from dynamicdet.errors import CheckpointError
-from dynamicdet.network import DynamicDetector
-from dynamicdet.published_keys import NEGATED, PUBLISHED, AnchorKeys, anchor_keys, key_map
-from dynamicdet.weights import check_names, network_with
+from dynamicdet.networks.architectures import Model
+from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.published_keys import NEGATED, PUBLISHED, AnchorKeys, anchor_keys, key_map
+from dynamicdet.networks.weights import check_names, network_with
 
 _HALF_PRECISION = 2e-3  # relative; published anchors are stored twice, rounded to half precision
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dynamicdet.architectures import Model
 from dynamicdet.errors import CheckpointError, InputError
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.architectures import Model
+from dynamicdet.networks.network import DynamicDetector
 
 _SHOWN = 3
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import dynamicdet
 from dynamicdet.errors import CheckpointError, InputError
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector
 
 NAMES = ("bird", "cat", "traffic sign")
 HEADER = {

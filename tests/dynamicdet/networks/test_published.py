@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 import dynamicdet
-from dynamicdet.architectures import ARCHITECTURES
-from dynamicdet.blocks import space_to_depth
 from dynamicdet.errors import CheckpointError, InputError
-from dynamicdet.network import DynamicDetector
-from dynamicdet.published_keys import NEGATED, PUBLISHED, anchor_keys, key_map
+from dynamicdet.networks.architectures import ARCHITECTURES
+from dynamicdet.networks.blocks import space_to_depth
+from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.published_keys import NEGATED, PUBLISHED, anchor_keys, key_map
 
 NAMES = [spec.name for spec in PUBLISHED]
 # First 16 hex digits of the SHA-256 of the sorted lines "key AxBxC\n" of the published files.

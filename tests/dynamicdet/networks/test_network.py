@@ -10,7 +10,7 @@ import torch
 
 import dynamicdet
 from dynamicdet.errors import InputError
-from dynamicdet.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector
 
 CLASSES = 3
 SIZE = 96

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dynamicdet.architectures import DY_YOLOV7, DY_YOLOV7_W6, DY_YOLOV7_X, Block, Conv3, Detector, Down, Model
+from dynamicdet.networks.architectures import DY_YOLOV7, DY_YOLOV7_W6, DY_YOLOV7_X, Block, Conv3, Detector, Down, Model
 
 PUBLISHED = (DY_YOLOV7, DY_YOLOV7_X, DY_YOLOV7_W6)
 

@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dynamicdet.architectures import Model, architecture
-from dynamicdet.backbone import Backbone, Links
-from dynamicdet.blocks import Router
-from dynamicdet.class_names import default_class_names
 from dynamicdet.errors import InputError
-from dynamicdet.fusing import fuse
-from dynamicdet.heads import Head, NeckLayers, decode
+from dynamicdet.networks.architectures import Model, architecture
+from dynamicdet.networks.backbone import Backbone, Links
+from dynamicdet.networks.blocks import Router
+from dynamicdet.networks.class_names import default_class_names
+from dynamicdet.networks.fusing import fuse
+from dynamicdet.networks.heads import Head, NeckLayers, decode
 
 Route = Literal["easy", "hard"]
 

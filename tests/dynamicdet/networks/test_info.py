@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import dynamicdet
 from dynamicdet.errors import InputError
-from dynamicdet.info import info
+from dynamicdet.networks.info import info
 from dyndet_builder.cli.info import command
 
 # GFLOPs at a share of hard images, as in the paper's table of trade-offs.

@@ -12,11 +12,11 @@ import safetensors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dynamicdet.architectures import ARCHITECTURES, architecture
 from dynamicdet.errors import CheckpointError, InputError
-from dynamicdet.network import DynamicDetector
-from dynamicdet.published import read_published
-from dynamicdet.weights import network_with
+from dynamicdet.networks.architectures import ARCHITECTURES, architecture
+from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.published import read_published
+from dynamicdet.networks.weights import network_with
 
 FORMAT = "dyndet"
 FORMAT_VERSION = "1"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dynamicdet.architectures import Activation, Block, Conv3, Down, Elan, Stem
+from dynamicdet.networks.architectures import Activation, Block, Conv3, Down, Elan, Stem
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU}
 

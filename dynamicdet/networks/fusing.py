@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dynamicdet.blocks import Conv, RepConv
-from dynamicdet.heads import Predict, split_anchors
+from dynamicdet.networks.blocks import Conv, RepConv
+from dynamicdet.networks.heads import Predict, split_anchors
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dynamicdet.architectures import Activation, Detector, Model
-from dynamicdet.blocks import DownPool, StemLayer, block_module, down_module
+from dynamicdet.networks.architectures import Activation, Detector, Model
+from dynamicdet.networks.blocks import DownPool, StemLayer, block_module, down_module
 
 Features = Mapping[int, Tensor]
 

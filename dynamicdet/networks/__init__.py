@@ -1,0 +1,1 @@
+"""Networks as data, their checkpoints, and what they cost."""
