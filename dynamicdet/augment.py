@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dynamicdet.dataset import FloatArray, IntArray, Labels
+from dynamicdet.datasets.dataset import FloatArray, IntArray, Labels
 from dynamicdet.images import BACKGROUND, UInt8Array
 
 Sample = tuple[UInt8Array, Labels]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dynamicdet.assignment import Objects
 from dynamicdet.augment import Augmentation, Sample, augment
-from dynamicdet.dataset import CocoDataset, Labels
+from dynamicdet.datasets.dataset import CocoDataset, Labels
 
 _AHEAD = 6
 _STEP = 32  # sizes are multiples of it

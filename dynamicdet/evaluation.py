@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dynamicdet.dataset import CocoDataset
+from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.precision import MixedPrecision, Precision, average_precision

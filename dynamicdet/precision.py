@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from dynamicdet.dataset import CocoDataset
+from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.routes import BoolArray, FloatArray, RouteResults
 from dynamicdet.suppression import Detections

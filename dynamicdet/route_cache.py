@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dynamicdet.dataset import CocoDataset
+from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.routes import RouteResults
 from dynamicdet.suppression import Detections
 

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from dynamicdet.augment import Augmentation
 from dynamicdet.batches import Batch, EpochBatches, load_ahead
-from dynamicdet.dataset import CocoDataset
+from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation import check_fits

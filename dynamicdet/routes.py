@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from dynamicdet.batches import objects_of
-from dynamicdet.dataset import CocoDataset
+from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.losses import DetectionLoss, LossWeights
 from dynamicdet.networks.network import DynamicDetector

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 
 from dynamicdet.batches import EpochBatches
-from dynamicdet.dataset import CocoDataset
+from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
 from dynamicdet.networks.checkpoints import check_target, load, save

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dynamicdet import create
-from dynamicdet.dataset import CocoDataset, read_dataset
+from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation import (
     CURVE_HARD_SHARES,

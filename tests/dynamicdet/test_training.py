@@ -19,10 +19,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from dynamicdet import create, load, save
-from dynamicdet.annotations import read_annotations
 from dynamicdet.augment import NONE, Augmentation, Sample, augment
 from dynamicdet.batches import EpochBatches
-from dynamicdet.dataset import CocoDataset, read_dataset
+from dynamicdet.datasets.annotations import read_annotations
+from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation import evaluate

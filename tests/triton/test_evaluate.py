@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dynamicdet
-from dynamicdet.dataset import read_dataset
+from dynamicdet.datasets.dataset import read_dataset
 from dyndet_builder.evaluation.evaluate import evaluate
 from dyndet_builder.evaluation.sources import BundleSource, ServedSource
 from dyndet_builder.server.triton import TritonServer

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dynamicdet.annotations import read_annotations
 from dynamicdet.cache import cache_folder
-from dynamicdet.cutpaste import Sources, Summary, build, check_output, download, locate
+from dynamicdet.datasets.annotations import read_annotations
+from dynamicdet.datasets.cutpaste import Sources, Summary, build, check_output, download, locate
 
 
 @click.group("data")

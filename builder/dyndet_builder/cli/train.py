@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dynamicdet.annotations import read_annotations
-from dynamicdet.dataset import read_dataset
+from dynamicdet.datasets.annotations import read_annotations
+from dynamicdet.datasets.dataset import read_dataset
 from dynamicdet.devices import Accelerator, Precision, make_fabric
 from dynamicdet.losses import LossWeights
 from dynamicdet.networks.architectures import ARCHITECTURES, architecture

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamicdet.dataset import CocoDataset, read_dataset
+from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation import DEFAULT_HARD_SHARES, Evaluation, check_points, evaluate_results
 from dynamicdet.route_cache import data_sha256, read_results, results_file, write_results

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dynamicdet.dataset import CocoDataset
+from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.networks.checkpoints import load
 from dynamicdet.routes import BatchAnswers, Progress, RouteResults, check_contract, collect, run_routes

@@ -13,7 +13,7 @@ from PIL import Image
 
 import dynamicdet
 from dynamicdet.cache import cache_folder
-from dynamicdet.dataset import read_dataset
+from dynamicdet.datasets.dataset import read_dataset
 from dynamicdet.errors import MissingExtraError
 from dynamicdet.route_cache import read_results
 from dyndet_builder.cli import dyndet, run

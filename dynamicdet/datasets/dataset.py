@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dynamicdet.annotations import DataSummary, read_annotations
+from dynamicdet.datasets.annotations import DataSummary, read_annotations
 from dynamicdet.errors import InputError
 from dynamicdet.images import UInt8Array, read_image
 from dynamicdet.letterbox import Letterboxed, letterbox

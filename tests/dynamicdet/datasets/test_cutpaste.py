@@ -12,10 +12,10 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
-from dynamicdet.cutpaste import Sources, Summary, build, locate
-from dynamicdet.cutpaste.assets import OPAQUE, load, names_of_split
-from dynamicdet.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER
-from dynamicdet.cutpaste.scene import (
+from dynamicdet.datasets.cutpaste import Sources, Summary, build, locate
+from dynamicdet.datasets.cutpaste.assets import OPAQUE, load, names_of_split
+from dynamicdet.datasets.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER
+from dynamicdet.datasets.cutpaste.scene import (
     SMALLEST_SIDE,
     SMALLEST_VISIBLE_SHARE,
     Placed,
@@ -23,11 +23,11 @@ from dynamicdet.cutpaste.scene import (
     make,
     visible_masks,
 )
-from dynamicdet.cutpaste.splits import divide
+from dynamicdet.datasets.cutpaste.splits import divide
 from dynamicdet.errors import InputError
 from dyndet_builder.cli import dyndet, run
 
-SHIPPED = Path(__file__).parents[2] / "benchmarks" / "demo" / "val"
+SHIPPED = Path(__file__).parents[3] / "benchmarks" / "demo" / "val"
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from dynamicdet.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER, ObjectClass
-from dynamicdet.cutpaste.sources import Sources
-from dynamicdet.cutpaste.splits import Split, divide
+from dynamicdet.datasets.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER, ObjectClass
+from dynamicdet.datasets.cutpaste.sources import Sources
+from dynamicdet.datasets.cutpaste.splits import Split, divide
 from dynamicdet.errors import InputError
 
 OPAQUE = 128  # alpha from which a pixel belongs to its object

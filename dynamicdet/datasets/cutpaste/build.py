@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from dynamicdet.cutpaste.assets import Assets, load, picture_count
-from dynamicdet.cutpaste.catalogue import CLASSES
-from dynamicdet.cutpaste.scene import box_of, make
-from dynamicdet.cutpaste.sources import Sources
-from dynamicdet.cutpaste.splits import Split
+from dynamicdet.datasets.cutpaste.assets import Assets, load, picture_count
+from dynamicdet.datasets.cutpaste.catalogue import CLASSES
+from dynamicdet.datasets.cutpaste.scene import box_of, make
+from dynamicdet.datasets.cutpaste.sources import Sources
+from dynamicdet.datasets.cutpaste.splits import Split
 from dynamicdet.errors import InputError
 
 _SPLIT_NUMBER: dict[Split, int] = {"train": 0, "val": 1}  # keeps the splits' random numbers apart

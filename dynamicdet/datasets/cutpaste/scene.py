@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 
-from dynamicdet.cutpaste.assets import OPAQUE, Assets, Cutout
-from dynamicdet.cutpaste.catalogue import CLASSES, CLUTTER, ObjectClass
+from dynamicdet.datasets.cutpaste.assets import OPAQUE, Assets, Cutout
+from dynamicdet.datasets.cutpaste.catalogue import CLASSES, CLUTTER, ObjectClass
 
 SMALLEST_VISIBLE_SHARE = 0.3  # of an object's own area; less is taken out of the scene
 SMALLEST_SIDE = 8  # pixels of a visible box

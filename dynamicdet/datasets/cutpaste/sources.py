@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamicdet.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER, PACKAGES
+from dynamicdet.datasets.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER, PACKAGES
 from dynamicdet.errors import InputError, MissingExtraError
 
 _FEWEST_BACKGROUNDS = 4

@@ -1,0 +1,1 @@
+"""COCO data sets: annotations, letterboxed pictures, and the builder of the demo's."""
