@@ -27,7 +27,7 @@ from dynamicdet.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
-from dynamicdet.evaluation import check_fits
+from dynamicdet.evaluation.evaluate import check_fits
 from dynamicdet.losses import DetectionLoss, LossWeights
 from dynamicdet.networks.network import DynamicDetector
 

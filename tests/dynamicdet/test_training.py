@@ -25,7 +25,7 @@ from dynamicdet.datasets.annotations import read_annotations
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
-from dynamicdet.evaluation import evaluate
+from dynamicdet.evaluation.evaluate import evaluate
 from dynamicdet.losses import LossWeights
 from dynamicdet.recipe import DetectorRecipe, EpochReport
 from dynamicdet.router_training import (

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.cache import cache_folder
-from dynamicdet.evaluation import Evaluation
+from dynamicdet.evaluation.evaluate import Evaluation
 from dynamicdet.networks.architectures import ARCHITECTURES
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.evaluation.evaluate import EvaluationReport, evaluate

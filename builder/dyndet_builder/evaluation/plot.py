@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dynamicdet.errors import MissingExtraError
-from dynamicdet.evaluation import Evaluation
+from dynamicdet.evaluation.evaluate import Evaluation
 
 try:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from dynamicdet import create
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
-from dynamicdet.evaluation import (
+from dynamicdet.evaluation.evaluate import (
     CURVE_HARD_SHARES,
     RouteResults,
     average_precision,
@@ -22,10 +22,10 @@ from dynamicdet.evaluation import (
     evaluate_results,
     run_routes,
 )
-from dynamicdet.precision import MixedPrecision
+from dynamicdet.evaluation.precision import MixedPrecision
 from dynamicdet.suppression import Detections, Suppression, greedy_keep, suppress_rows
 
-VAL = Path(__file__).parents[2] / "benchmarks" / "demo" / "val"
+VAL = Path(__file__).parents[3] / "benchmarks" / "demo" / "val"
 
 
 @pytest.fixture(scope="module")

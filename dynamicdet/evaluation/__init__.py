@@ -1,0 +1,1 @@
+"""COCO average precision of both routes and any mix of them."""
