@@ -18,7 +18,7 @@ from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.precision import MixedPrecision, Precision, average_precision
 from dynamicdet.networks.network import DynamicDetector
-from dynamicdet.routes import BoolArray, FloatArray, RouteResults, check_fits, run_routes
+from dynamicdet.routing.routes import BoolArray, FloatArray, RouteResults, check_fits, run_routes
 from dynamicdet.thresholds import is_hard, threshold_for_easy_share
 
 __all__ = [

@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval, Params
 
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
-from dynamicdet.routes import BoolArray, FloatArray, RouteResults
+from dynamicdet.routing.routes import BoolArray, FloatArray, RouteResults
 from dynamicdet.suppression import Detections
 
 _Match = Mapping[str, Any] | None

@@ -28,7 +28,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import evaluate
 from dynamicdet.losses import LossWeights
 from dynamicdet.recipe import DetectorRecipe, EpochReport
-from dynamicdet.router_training import (
+from dynamicdet.routing.training import (
     RouterExamples,
     RouterRecipe,
     RunningMedian,

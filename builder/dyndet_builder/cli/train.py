@@ -18,7 +18,7 @@ from dynamicdet.losses import LossWeights
 from dynamicdet.networks.architectures import ARCHITECTURES, architecture
 from dynamicdet.networks.checkpoints import check_target, load, save
 from dynamicdet.recipe import DetectorRecipe, EpochReport, StepReport
-from dynamicdet.router_training import OBJECTIVES, Objective, RouterRecipe, train_router
+from dynamicdet.routing.training import OBJECTIVES, Objective, RouterRecipe, train_router
 from dynamicdet.training import train_detectors
 from dyndet_builder.cli.progress import step_bars
 

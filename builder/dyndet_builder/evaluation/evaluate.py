@@ -11,8 +11,8 @@ from typing import Any
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import DEFAULT_HARD_SHARES, Evaluation, check_points, evaluate_results
-from dynamicdet.route_cache import data_sha256, read_results, results_file, write_results
-from dynamicdet.routes import RouteResults, check_contract
+from dynamicdet.routing.cache import data_sha256, read_results, results_file, write_results
+from dynamicdet.routing.routes import RouteResults, check_contract
 from dyndet_builder.evaluation.sources import Source, open_source
 
 Progress = Callable[[str, int, int], None]

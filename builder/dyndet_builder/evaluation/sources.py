@@ -20,7 +20,7 @@ import torch
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.networks.checkpoints import load
-from dynamicdet.routes import BatchAnswers, Progress, RouteResults, check_contract, collect, run_routes
+from dynamicdet.routing.routes import BatchAnswers, Progress, RouteResults, check_contract, collect, run_routes
 from dynamicdet.suppression import Detections, suppression_for
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_builder.bundle.manifest import FILE_NAME, STAGES, file_sha256, read_bundle

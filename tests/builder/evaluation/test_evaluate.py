@@ -15,7 +15,7 @@ import dynamicdet
 from dynamicdet.cache import cache_folder
 from dynamicdet.datasets.dataset import read_dataset
 from dynamicdet.errors import MissingExtraError
-from dynamicdet.route_cache import read_results
+from dynamicdet.routing.cache import read_results
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.evaluation.evaluate import EvaluationReport
 from dyndet_builder.evaluation.evaluate import evaluate as evaluate_with_draws

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from dynamicdet.datasets.dataset import CocoDataset
-from dynamicdet.routes import RouteResults
+from dynamicdet.routing.routes import RouteResults
 from dynamicdet.suppression import Detections
 
 _FORMAT = 2
