@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dynamicdet.batches import objects_of
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
-from dynamicdet.losses import DetectionLoss, LossWeights
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.suppression import Detections, Suppression, suppress_rows, suppression_for
+from dynamicdet.training.batches import objects_of
+from dynamicdet.training.losses import DetectionLoss, LossWeights
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

@@ -22,14 +22,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dynamicdet.augment import Augmentation
-from dynamicdet.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.datasets.dataset import CocoDataset
-from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import check_fits
-from dynamicdet.losses import DetectionLoss, LossWeights
 from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.training.augment import Augmentation
+from dynamicdet.training.batches import Batch, EpochBatches, load_ahead
+from dynamicdet.training.devices import make_fabric
+from dynamicdet.training.losses import DetectionLoss, LossWeights
 
 _COLLECTED = 16  # images that run through both detectors together
 _LEAST_DEVIATION = 1e-6

@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dynamicdet.datasets.annotations import read_annotations
 from dynamicdet.datasets.dataset import read_dataset
-from dynamicdet.devices import Accelerator, Precision, make_fabric
-from dynamicdet.losses import LossWeights
 from dynamicdet.networks.architectures import ARCHITECTURES, architecture
 from dynamicdet.networks.checkpoints import check_target, load, save
-from dynamicdet.recipe import DetectorRecipe, EpochReport, StepReport
 from dynamicdet.routing.training import OBJECTIVES, Objective, RouterRecipe, train_router
-from dynamicdet.training import train_detectors
+from dynamicdet.training.detectors import train_detectors
+from dynamicdet.training.devices import Accelerator, Precision, make_fabric
+from dynamicdet.training.losses import LossWeights
+from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
 from dyndet_builder.cli.progress import step_bars
 
 _DEFAULTS = DetectorRecipe()

@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from dynamicdet.batches import EpochBatches
 from dynamicdet.datasets.dataset import CocoDataset
-from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
 from dynamicdet.networks.checkpoints import check_target, load, save
 from dynamicdet.networks.network import DynamicDetector, create
-from dynamicdet.recipe import DetectorRecipe, EpochReport, StepReport
-from dynamicdet.trainer import Trainer
+from dynamicdet.training.batches import EpochBatches
+from dynamicdet.training.devices import make_fabric
+from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
+from dynamicdet.training.trainer import Trainer
 
 
 def train_detectors(

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dynamicdet.assignment import Objects
-from dynamicdet.augment import Augmentation, Sample, augment
 from dynamicdet.datasets.dataset import CocoDataset, Labels
+from dynamicdet.training.assignment import Objects
+from dynamicdet.training.augment import Augmentation, Sample, augment
 
 _AHEAD = 6
 _STEP = 32  # sizes are multiples of it

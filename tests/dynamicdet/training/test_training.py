@@ -19,15 +19,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from dynamicdet import create, load, save
-from dynamicdet.augment import NONE, Augmentation, Sample, augment
-from dynamicdet.batches import EpochBatches
 from dynamicdet.datasets.annotations import read_annotations
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
-from dynamicdet.devices import make_fabric
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import evaluate
-from dynamicdet.losses import LossWeights
-from dynamicdet.recipe import DetectorRecipe, EpochReport
 from dynamicdet.routing.training import (
     RouterExamples,
     RouterRecipe,
@@ -36,7 +31,12 @@ from dynamicdet.routing.training import (
     routing_objective,
     train_router,
 )
-from dynamicdet.training import state_file, train_detectors
+from dynamicdet.training.augment import NONE, Augmentation, Sample, augment
+from dynamicdet.training.batches import EpochBatches
+from dynamicdet.training.detectors import state_file, train_detectors
+from dynamicdet.training.devices import make_fabric
+from dynamicdet.training.losses import LossWeights
+from dynamicdet.training.recipe import DetectorRecipe, EpochReport
 
 RECIPE = DetectorRecipe(
     epochs=3, final_epochs=0, size=64, batch=4, warmup_steps=1, learning_rate=2e-3, average_steps=1.0,

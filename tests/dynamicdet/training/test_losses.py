@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynamicdet.assignment import Objects, assign, rows_of
 from dynamicdet.boxes import elementwise_ciou, elementwise_iou
-from dynamicdet.losses import DetectionLoss
+from dynamicdet.training.assignment import Objects, assign, rows_of
+from dynamicdet.training.losses import DetectionLoss
 
 ANCHORS = torch.tensor([[[12.0, 16], [20, 27]], [[36, 42], [60, 47]]])
 STRIDES = (8, 16)

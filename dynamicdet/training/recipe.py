@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from dynamicdet.augment import Augmentation
 from dynamicdet.errors import InputError
-from dynamicdet.losses import LossWeights
+from dynamicdet.training.augment import Augmentation
+from dynamicdet.training.losses import LossWeights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from dynamicdet.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.errors import InputError
-from dynamicdet.losses import DetectionLoss
 from dynamicdet.networks.network import DynamicDetector
-from dynamicdet.recipe import DetectorRecipe, EpochReport, StepReport
+from dynamicdet.training.batches import Batch, EpochBatches, load_ahead
+from dynamicdet.training.losses import DetectionLoss
+from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
 
 _STATE_VERSION = 2
 _MAY_CHANGE = ("epochs", "final_epochs")  # of a recipe, when a training goes on

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dynamicdet.assignment import Matches, Objects, Rows, assign, rows_of
 from dynamicdet.boxes import elementwise_ciou
 from dynamicdet.errors import InputError
+from dynamicdet.training.assignment import Matches, Objects, Rows, assign, rows_of
 
 _LEVEL_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
 _REFERENCE_SIZE = 640

@@ -1,0 +1,1 @@
+"""Training of both detectors: batches, augmentation, assignment, losses, the loop."""
