@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamicdet.errors import DyndetError
+from dynamicdet.errors import DyndetError, MissingExtraError
+from dyndet_bench.measuring.machine import describe_gpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def _package(name: str, distribution: str, extra: str, *, needed: bool = True) -
 
 
 def _server() -> Finding:
-    from dyndet_builder.server.triton import find_server
+    from dyndet_builder.server.embedded import find_server
 
     remedy = "pip install 'dyndet[server]'"
     try:
@@ -109,28 +110,13 @@ def _perf_analyzer() -> Finding:
     return Finding(name="perf_analyzer", present=True, detail=found.version)
 
 
-def _command_line(name: str, arguments: list[str], remedy: str) -> Finding:
-    path = shutil.which(name)
-    detail = "not found"
-    good = False
-    if path is not None:
-        try:
-            answer = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=20, check=False)
-            lines = (answer.stdout if answer.returncode == 0 else answer.stderr or answer.stdout).strip().splitlines()
-            good = answer.returncode == 0 and bool(lines)
-            detail = lines[0] if lines else f"{path} printed nothing (exit status {answer.returncode})"
-        except (OSError, subprocess.TimeoutExpired) as error:
-            detail = f"{path} does not run: {error}"
-    return Finding(name=name, present=good, detail=detail, remedy=remedy, needed=False)
-
-
 def _gpu() -> Finding:
-    found = _command_line(
-        "nvidia-smi",
-        ["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
-        "an NVIDIA GPU with its driver; without one, stages run on the CPU",
-    )
-    return Finding(name="GPU", present=found.present, detail=found.detail, remedy=found.remedy, needed=False)
+    try:
+        present, detail = True, describe_gpus()
+    except MissingExtraError as error:
+        present, detail = False, str(error)
+    remedy = "an NVIDIA GPU with its driver; without one, stages run on the CPU"
+    return Finding(name="GPU", present=present, detail=detail, remedy=remedy, needed=False)
 
 
 def _tensorrt() -> Finding:
@@ -146,9 +132,20 @@ def _tensorrt() -> Finding:
 
 
 def _docker() -> Finding:
-    return _command_line(
-        "docker", ["info", "--format", "{{.ServerVersion}}"], "docker with a running engine (https://docs.docker.com)"
-    )
+    path = shutil.which("docker")
+    detail = "not found"
+    good = False
+    if path is not None:
+        command = [path, "info", "--format", "{{.ServerVersion}}"]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+            lines = (answer.stdout if answer.returncode == 0 else answer.stderr or answer.stdout).strip().splitlines()
+            good = answer.returncode == 0 and bool(lines)
+            detail = lines[0] if lines else f"{path} printed nothing (exit status {answer.returncode})"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            detail = f"{path} does not run: {error}"
+    remedy = "docker with a running engine (https://docs.docker.com)"
+    return Finding(name="docker", present=good, detail=detail, remedy=remedy, needed=False)
 
 
 _CHECKS: dict[str, Callable[[], Finding]] = {

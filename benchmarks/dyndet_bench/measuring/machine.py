@@ -7,7 +7,10 @@ import os
 import platform
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
+
+from dynamicdet.errors import MissingExtraError
 
 _PACKAGES = ("dyndet", "numpy", "onnxruntime", "tritonclient", "nvidia-pytriton", "torch")
 
@@ -21,8 +24,36 @@ def describe_machine() -> dict[str, str]:
         "os": _operating_system(),
         "kernel": platform.release(),
     }
-    gpu = _gpu()
-    return found | ({"gpu": gpu} if gpu else {})
+    with suppress(MissingExtraError):
+        found["gpu"] = describe_gpus()
+    return found
+
+
+def describe_gpus() -> str:
+    """Name, driver and memory of each GPU of this machine. Raises MissingExtraError as `query_gpus` does."""
+    return "; ".join(", ".join(gpu) for gpu in query_gpus("name", "driver_version", "memory.total"))
+
+
+def query_gpus(*fields: str) -> list[tuple[str, ...]]:
+    """The values of some of nvidia-smi's fields, for each GPU of this machine; `name` must be the first field.
+
+    Raises MissingExtraError, with nvidia-smi's own words, where it is not installed or finds no GPU.
+    """
+    path = shutil.which("nvidia-smi")
+    if path is None:
+        raise MissingExtraError("nvidia-smi is not installed; it comes with the driver of an NVIDIA GPU")
+    command = [path, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise MissingExtraError(f"{path} does not run: {error}") from error
+    lines = answer.stdout.splitlines()
+    rows = [line.rsplit(",", len(fields) - 1) for line in lines]  # a name may hold commas
+    gpus = [tuple(value.strip() for value in row) for row in rows if len(row) == len(fields)]
+    if answer.returncode != 0 or not gpus:
+        words = (answer.stderr or answer.stdout).strip().splitlines() or ["it printed nothing"]
+        raise MissingExtraError(f"{path} finds no GPU (exit status {answer.returncode}): {words[0]}")
+    return gpus
 
 
 def describe_versions() -> dict[str, str]:
@@ -62,15 +93,3 @@ def _operating_system() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         return platform.system()
-
-
-def _gpu() -> str | None:
-    path = shutil.which("nvidia-smi")
-    if path is None:
-        return None
-    command = [path, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return "; ".join(line.strip() for line in answer.stdout.splitlines() if line.strip()) or None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dynamicdet.errors import InputError
+from dynamicdet.errors import InputError, MissingExtraError
+from dyndet_bench.measuring.machine import query_gpus
 from dyndet_builder.bundle.manifest import STAGES, Bundle, Precision, StageName, file_sha256
 
 FILE_NAME = "engines.json"
@@ -214,14 +212,8 @@ def _number(capability: str) -> tuple[int, ...]:
 
 def gpus_here() -> tuple[Gpu, ...]:
     """This machine's GPUs, as nvidia-smi lists them."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    query = [program, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
+        gpus = query_gpus("name", "compute_cap")
+    except MissingExtraError:
         return ()
-    lines: Sequence[str] = [line for line in answer.stdout.splitlines() if "," in line]
-    parts = [line.rsplit(",", 1) for line in lines]
-    return tuple(Gpu(name=name.strip(), compute_capability=capability.strip()) for name, capability in parts)
+    return tuple(Gpu(name=name, compute_capability=capability) for name, capability in gpus)
