@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import tritonclient.grpc as triton
+
 from dynamicdet.errors import InputError
 from dyndet_client.address import parse_address
 from dyndet_client.drive import GrpcSender, run
@@ -27,6 +29,11 @@ def parse_url(url: str) -> str:
             "(Triton's gRPC port is 8001 unless it was changed)"
         )
     return str(address)
+
+
+def triton_client(url: str) -> triton.InferenceServerClient:
+    """Triton's own client of a server; a context manager. Raises InputError as `parse_url` does."""
+    return triton.InferenceServerClient(parse_url(url), channel_args=[("grpc.enable_http_proxy", 0)])
 
 
 class GrpcTransport:

@@ -22,6 +22,7 @@ from dyndet_bench.measuring.served import ALL_EASY, Served
 from dyndet_bench.measuring.workload import image_files
 from dyndet_client import AsyncDetector, Detector, SharedMemoryError, TransportChoice
 from dyndet_client.codec import OUTPUTS
+from dyndet_client.transport import triton_client
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""
@@ -149,8 +150,7 @@ def _senders(stack: ExitStack, address: str, model: str) -> dict[str, _Send]:
 
 
 def _raw(stack: ExitStack, address: str, model: str) -> _Send:
-    client = triton.InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)])
-    stack.callback(client.close)
+    client = stack.enter_context(triton_client(address))
 
     def send(square: UInt8Array) -> float:
         started = time.perf_counter()

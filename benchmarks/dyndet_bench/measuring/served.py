@@ -18,7 +18,7 @@ from dynamicdet.errors import DyndetError, ServerError
 from dyndet_bench.measuring.own_metrics import OwnMetrics, default_metrics_url
 from dyndet_client.codec import ServedModel, parse_model
 from dyndet_client.errors import ServerUnreachableError
-from dyndet_client.transport import GrpcTransport, parse_url
+from dyndet_client.transport import GrpcTransport, parse_url, triton_client
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
@@ -92,7 +92,7 @@ class Served:
         self.topology: str = self._parameter("dyndet_topology") or "bls"
         where = default_metrics_url(self.address) if metrics_url is None else metrics_url
         self.metrics = OwnMetrics(where, self.name)
-        self._client = triton.InferenceServerClient(self.address, channel_args=[("grpc.enable_http_proxy", 0)])
+        self._client = triton_client(url)
 
     def __enter__(self) -> Served:
         return self
@@ -229,15 +229,10 @@ class Served:
 
 def served_detectors(url: str) -> list[str]:
     """Names of the dyndet detectors that are ready on this server."""
-    address = parse_url(url)
-    client = triton.InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)])
-    try:
-        with _server_errors(address, "repository index"):
-            index = client.get_model_repository_index(as_json=True)
-            ready = [model["name"] for model in index.get("models", []) if model.get("state") == "READY"]
-            configs = [client.get_model_config(name, as_json=True)["config"] for name in ready]
-    finally:
-        client.close()
+    with _server_errors(parse_url(url), "repository index"), triton_client(url) as client:
+        index = client.get_model_repository_index(as_json=True)
+        ready = [model["name"] for model in index.get("models", []) if model.get("state") == "READY"]
+        configs = [client.get_model_config(name, as_json=True)["config"] for name in ready]
     names = []
     for config in configs:
         with suppress(DyndetError):

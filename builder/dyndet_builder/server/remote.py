@@ -10,10 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import fsspec
-import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
@@ -23,7 +21,7 @@ from dyndet_builder.engines.record import check_engines_there
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_client.errors import ServerUnreachableError
 from dyndet_client.settings import Connection
-from dyndet_client.transport import parse_url
+from dyndet_client.transport import triton_client
 
 _LOAD_S = 1800.0
 """the server may build engines while it loads"""
@@ -100,7 +98,7 @@ class RemoteServer:
 
     def _check_controllable(self, detector: str, repository: Path) -> None:
         """Find out before anything is written that the server lets models be loaded, and can run them."""
-        with _server_errors(self.url), _client(self.url) as client:
+        with _server_errors(self.url), triton_client(self.url) as client:
             check_engines_there(repository, self.url, str(client.get_server_metadata().version))
             client.get_model_repository_index(headers=self.admin_headers)
             try:
@@ -113,7 +111,7 @@ class RemoteServer:
                     ) from error
 
     def _load(self, name: str) -> None:
-        with _server_errors(self.url), _client(self.url) as client:
+        with _server_errors(self.url), triton_client(self.url) as client:
             client.load_model(name, headers=self.admin_headers, client_timeout=_LOAD_S)
             deadline = time.monotonic() + _LOAD_S
             while not client.is_model_ready(name):
@@ -136,15 +134,6 @@ def _replace(source: Path, target: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
-
-
-@contextmanager
-def _client(url: str) -> Iterator[Any]:
-    client = triton.InferenceServerClient(parse_url(url), channel_args=[("grpc.enable_http_proxy", 0)])
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 @contextmanager
