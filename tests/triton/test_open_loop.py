@@ -141,12 +141,10 @@ def test_a_server_that_cannot_keep_up_ends_the_run_and_no_later_one(
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
-def test_a_backlog_beyond_memory_ends_the_run(
-    served: Served, images: list[UInt8Array], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dyndet_bench.measuring.open_loop._MAX_BACKLOG_BYTES", 10 * images[0].nbytes)
+def test_a_backlog_beyond_memory_ends_the_run(served: Served, images: list[UInt8Array]) -> None:
+    load, backlog = Load(request_rate=5000.0), 10 * images[0].nbytes
     with pytest.raises(ServerError, match="does not keep up with 5000 requests/s"):
-        measure_open_loop(served, images, load=Load(request_rate=5000.0), threshold=ALL_HARD, requests=500)
+        measure_open_loop(served, images, load=load, threshold=ALL_HARD, requests=500, max_backlog_bytes=backlog)
 
 
 def test_a_server_killed_in_the_middle_is_one_sentence(repository_folder: Path, images: list[UInt8Array]) -> None:

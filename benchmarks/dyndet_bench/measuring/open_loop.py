@@ -40,7 +40,6 @@ _CHANNEL_OPTIONS = (
 )
 _WARM_UP = 4  # the first request of a connection is slower
 _CLIENT_LIMIT = 0.1
-_MAX_BACKLOG_BYTES = 2**29
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +98,7 @@ def measure_open_loop(
     requests: int,
     seed: int = 0,
     timeout_s: float = 300.0,
+    max_backlog_bytes: int = 2**29,
 ) -> OpenLoopRun:
     """Send `requests` requests at `load.request_rate`, and measure each one's latency from the time it was due.
 
@@ -106,7 +106,8 @@ def measure_open_loop(
     outputs are asked for, as by a client that detects objects. Requests are encoded before the clock starts.
 
     Raises InputError for a load without a rate, and where the arrivals alone take longer than `timeout_s`; ServerError
-    where the server fails or dies, has not answered everything after `timeout_s`, or falls 512 MiB of requests behind.
+    where the server fails or dies, has not answered everything after `timeout_s`, or leaves more than
+    `max_backlog_bytes` of requests unanswered.
     """
     rate = load.request_rate
     if rate is None:
@@ -117,7 +118,7 @@ def measure_open_loop(
     if due[-1] >= timeout_s:
         raise InputError(f"{requests} requests at {rate:g} a second take {due[-1]:.0f} s, more than {timeout_s:g} s")
     encoded = _encode(served, images, load.batch, requests, threshold)
-    loop = _Loop(served, load, encoded, due, timeout_s)
+    loop = _Loop(served, load, encoded, due, timeout_s, max_backlog_bytes)
     _run(loop.measure())
     return OpenLoopRun(
         threshold=threshold,
@@ -133,12 +134,21 @@ def measure_open_loop(
 class _Loop:
     """One measurement: what to send when, and what came back. Times are seconds from the start."""
 
-    def __init__(self, served: Served, load: Load, encoded: Sequence[bytes], due: FloatArray, timeout_s: float) -> None:
+    def __init__(
+        self,
+        served: Served,
+        load: Load,
+        encoded: Sequence[bytes],
+        due: FloatArray,
+        timeout_s: float,
+        max_backlog_bytes: int,
+    ) -> None:
         self._served = served
         self._load = load
         self._encoded = encoded
         self._due = due
         self._timeout_s = timeout_s
+        self._max_backlog_bytes = max_backlog_bytes
         self.sent_s = np.full(due.shape, np.nan)
         self.answered_s = np.full(due.shape, np.nan)
         self.routes: IntArray = np.zeros((due.size, load.batch), np.int32)
@@ -175,7 +185,8 @@ class _Loop:
         await asyncio.sleep(self._due[number] - self._now())
         self.sent_s[number] = self._now()
         # Sending can keep the event loop too busy to see the time run out.
-        if self.sent_s[number] > self._timeout_s or self._unanswered * len(self._encoded[0]) > _MAX_BACKLOG_BYTES:
+        backlog_bytes = self._unanswered * len(self._encoded[0])
+        if self.sent_s[number] > self._timeout_s or backlog_bytes > self._max_backlog_bytes:
             raise self._behind()
         self._unanswered += 1
         self.routes[number] = await self._answer(send, number)
