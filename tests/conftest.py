@@ -9,17 +9,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-_ABOUT_STOPPING = ("test_serve.py", "test_client_restart.py")
-
 
 @pytest.fixture(scope="module", autouse=True)
-def servers_end_at_once(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Kill a server that only served a test: Triton takes 3.5 s to unload models. How it stops has tests of its own."""
-    from dyndet_builder.server.triton import TritonServer
+def servers_end_at_once() -> Iterator[None]:
+    """Kill a server that only served a test, also in a process of its own: Triton takes 3.5 s to unload models.
 
+    Modules with tests of how a server stops have a fixture of this name that changes nothing.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        if request.path.name not in _ABOUT_STOPPING:
-            patch.setitem(TritonServer.__init__.__kwdefaults__, "stop_timeout_s", 0.0)
+        patch.setenv("DYNDET_STOP_TIMEOUT_S", "0")
         yield
 
 
@@ -66,7 +64,8 @@ def repository_folder(bundle_folder: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session")
 def server(repository_folder: Path) -> Iterator[object]:
     """A running `dyndet_builder.server.triton.TritonServer` that serves `repository_folder`."""
+    from dyndet_builder.server.options import ServerOptions
     from dyndet_builder.server.triton import TritonServer
 
-    with TritonServer(repository_folder, stop_timeout_s=0) as running:  # as `servers_end_at_once` says
+    with TritonServer(repository_folder, ServerOptions(stop_timeout_s=0)) as running:  # see `servers_end_at_once`
         yield running

@@ -21,6 +21,7 @@ from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import Evidence, OperatingPoint, OperatingPoints, read_operating_points
 from dyndet_builder.repository.engines import engines_fit, provide_engines
 from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.remote import RemoteServer
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.steps import FinishedSteps, images_digest, key_of, locked
@@ -249,7 +250,7 @@ class _Build:
                 f"{self._repository}` there, or build with --url and --models"
             )
         self._tell("start the server", 0, 1)
-        with TritonServer(self._repository, log_file=self._log) as server:
+        with TritonServer(self._repository, ServerOptions(log_file=self._log)) as server:
             self._tell("start the server", 1, 1)
             self._calibrate_at(server.grpc_url, server.metrics_url)
 

@@ -11,6 +11,7 @@ from dyndet_builder.build import BuildOptions, BuildResult, Progress, build
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.repository.render import RenderOptions
+from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import Target
 from dyndet_client import Detections, Detector
@@ -48,7 +49,7 @@ def demo(output: Path, *, targets: Sequence[Target], progress: Progress) -> tupl
     answers = []
     progress("detect in pictures", 0, len(chosen))
     with (
-        TritonServer(result.repository, log_file=output / "server.log") as server,
+        TritonServer(result.repository, ServerOptions(log_file=output / "server.log")) as server,
         Detector(server.grpc_url, model=result.model) as detector,
     ):
         for number, picture in enumerate(chosen, start=1):

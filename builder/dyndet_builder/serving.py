@@ -19,6 +19,7 @@ from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.evaluation.evaluate import evaluate
 from dyndet_builder.repository.options import TOPOLOGIES, RenderOptions
 from dyndet_builder.repository.render import render
+from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 
 
@@ -76,8 +77,8 @@ def compare_serving(
                 detectors[label] = name
         first, *others = detectors.values()
         write_baselines(folder / first, folder / "baselines", name=first)
-        extra = [f"--model-repository={folder / other}" for other in (*others, "baselines")]
-        server = stack.enter_context(TritonServer(folder / first, extra_arguments=extra))
+        extra = tuple(f"--model-repository={folder / other}" for other in (*others, "baselines"))
+        server = stack.enter_context(TritonServer(folder / first, ServerOptions(extra_arguments=extra)))
         record = measure_serving(
             server.grpc_url,
             repository=folder / first,

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tritonclient.grpc as triton
 
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.server.triton import TritonServer, free_ports
+from dyndet_builder.server.options import ServerOptions
+from dyndet_builder.server.ports import free_ports
+from dyndet_builder.server.triton import TritonServer
 from dyndet_client import (
     AccessDeniedError,
     AsyncDetector,
@@ -28,6 +31,11 @@ from dyndet_client import (
 )
 from dyndet_client.shared_memory import FOLDER, SLOTS
 from tests.support.toy_bundle import image, write_toy_bundle
+
+
+@pytest.fixture(scope="module", autouse=True)
+def servers_end_at_once() -> None:
+    """No: one of these tests is about a server that stops as it would for an operator."""
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +53,11 @@ def regions(address: str) -> set[str]:
 
 def test_a_server_that_restarts_and_clients_that_are_killed(repository) -> None:
     http, grpc, metrics = free_ports(3)
-    ports = {"http_port": http, "grpc_port": grpc, "metrics_port": metrics}
+    options = ServerOptions(http_port=http, grpc_port=grpc, metrics_port=metrics)
     address = f"127.0.0.1:{grpc}"
     patient = Detector(address, "toy", retries=Retries(attempts=100, longest_wait_s=0.5), timeout=60)
     hasty = Detector(address, "toy")
-    with TritonServer(repository, **ports) as server:
+    with TritonServer(repository, options) as server:
         _check_killed_client(address)
         for detector in (patient, hasty):
             assert detector.detect(image(51)).difficulty == pytest.approx(0.2)
@@ -63,7 +71,7 @@ def test_a_server_that_restarts_and_clients_that_are_killed(repository) -> None:
     found = []
     waiting = threading.Thread(target=lambda: found.append(patient.detect(image(102))))
     waiting.start()
-    with TritonServer(repository, warm_up=False, **ports):
+    with TritonServer(repository, replace(options, warm_up=False)):
         waiting.join()
         assert found[0].difficulty == pytest.approx(0.4)  # the call outlived the restart
         together = [answer.difficulty for answer in hasty.detect_many([image(51)] * 80, concurrency=SLOTS + 8)]
@@ -111,14 +119,15 @@ def certificates(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def guarded(repository, certificates):
     """A server that speaks TLS over gRPC, and answers inferences with the right header alone."""
-    arguments = [
+    arguments = (
         "--grpc-use-ssl=1",
         f"--grpc-server-cert={certificates / 'cert.pem'}",
         f"--grpc-server-key={certificates / 'key.pem'}",
         "--grpc-restricted-protocol=inference:team=yellow",
         "--http-restricted-api=inference:authorization=Bearer yellow",
-    ]
-    with TritonServer(repository, warm_up=False, log_verbose=1, extra_arguments=arguments) as server:
+    )
+    options = ServerOptions(warm_up=False, log_verbose=1, extra_arguments=arguments)
+    with TritonServer(repository, options) as server:
         yield server
 
 

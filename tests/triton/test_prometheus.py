@@ -28,7 +28,9 @@ from dyndet_builder.deployment.dashboard import panels
 from dyndet_builder.deployment.deploy import DeployOptions, deploy
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_deployed
-from dyndet_builder.server.triton import TritonServer, free_ports
+from dyndet_builder.server.options import ServerOptions
+from dyndet_builder.server.ports import free_ports
+from dyndet_builder.server.triton import TritonServer
 from dyndet_client import Detector
 from tests.support.deployments import calibrate, points, program
 from tests.support.toy_bundle import FAIL_DETECTOR2, image, write_toy_bundle
@@ -61,12 +63,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     arguments = [argument.replace("$(DYNDET_ADMIN_KEY)", _KEY) for argument in container["args"]]
     # The launcher gives these itself; and its warming asks for the list of models, which the flags restrict.
     own = ("--model-repository", "--exit-timeout-secs")
-    with TritonServer(
-        repository,
+    server_options = ServerOptions(
         metrics_port=metrics_port,
-        extra_arguments=[argument for argument in arguments if not argument.startswith(own)],
+        extra_arguments=tuple(argument for argument in arguments if not argument.startswith(own)),
         warm_up=False,
-    ) as server:
+    )
+    with TritonServer(repository, server_options) as server:
         stop = threading.Event()
         thread = threading.Thread(target=_ask, args=(server.grpc_url, stop))
         thread.start()

@@ -20,6 +20,7 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.deployment.server import ADMIN_HEADER, ADMIN_VARIABLE, RESTRICTED
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.remote import RemoteServer
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import parse_targets
@@ -39,8 +40,9 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TritonServ
     folder = tmp_path_factory.mktemp("there") / "models"
     render(write_toy_bundle(folder.parent / "bundle"), folder, RenderOptions(name="stranger", topology="fused"))
     restricted = ",".join((*RESTRICTED, "shared-memory"))
-    arguments = [f"--grpc-restricted-protocol={restricted}:{ADMIN_HEADER}={_KEY}"]
-    with TritonServer(folder, model_control="explicit", warm_up=False, extra_arguments=arguments) as server:
+    arguments = (f"--grpc-restricted-protocol={restricted}:{ADMIN_HEADER}={_KEY}",)
+    options = ServerOptions(model_control="explicit", warm_up=False, extra_arguments=arguments)
+    with TritonServer(folder, options) as server:
         yield server, folder
 
 

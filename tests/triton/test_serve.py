@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from dynamicdet.errors import InputError, ServerError
+from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 
 _DYNDET = Path(sys.executable).parent / "dyndet"
@@ -32,12 +33,25 @@ class TritonPythonModel:
     def execute(self, requests):
         return []
 """
+_SLOW_TO_STOP = (
+    _DOUBLE
+    + """
+    def finalize(self):
+        import time
+        time.sleep(60)
+"""
+)
 _CONFIG = """
 backend: "python"
 max_batch_size: 4
 input { name: "x" data_type: TYPE_FP32 dims: [4] }
 output { name: "y" data_type: TYPE_FP32 dims: [4] }
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def servers_end_at_once() -> None:
+    """No: these tests are about how a server stops."""
 
 
 def _repository(folder: Path, code: str) -> Path:
@@ -75,6 +89,16 @@ def test_stopping_leaves_no_process_and_no_shared_memory(tmp_path: Path) -> None
     assert _traces(str(repository)) == []
     assert _shared_memory(os.getpid()) <= of_others
     assert not run_folder.exists()
+
+
+def test_a_stop_takes_no_longer_than_the_environment_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = _repository(tmp_path / "models", _SLOW_TO_STOP)
+    monkeypatch.setenv("DYNDET_STOP_TIMEOUT_S", "1")
+    with TritonServer(repository) as server:
+        started = time.monotonic()
+        server.stop()
+    assert time.monotonic() - started < 8  # 10 s pass by default before Triton gives the model up
+    assert _traces(str(repository)) == []
 
 
 def test_a_killed_server_is_noticed_and_leaves_nothing(tmp_path: Path) -> None:
@@ -137,7 +161,8 @@ def test_an_occupied_port_is_named_before_anything_starts(tmp_path: Path) -> Non
         taken.listen()
         port = taken.getsockname()[1]
         log = tmp_path / "server.log"
-        with pytest.raises(ServerError, match=f"port {port} for grpc"), TritonServer(repository, grpc_port=port):
+        options = ServerOptions(grpc_port=port, log_file=log)
+        with pytest.raises(ServerError, match=f"port {port} for grpc"), TritonServer(repository, options):
             pass
         assert not log.exists()
 
@@ -155,7 +180,7 @@ def test_a_log_that_cannot_be_written_is_refused_before_the_start(tmp_path: Path
     repository = _repository(tmp_path / "models", _DOUBLE)
     with (
         pytest.raises(InputError, match=r"nowhere/server\.log"),
-        TritonServer(repository, log_file=tmp_path / "nowhere" / "server.log"),
+        TritonServer(repository, ServerOptions(log_file=tmp_path / "nowhere" / "server.log")),
     ):
         pass
 

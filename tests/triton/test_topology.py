@@ -21,6 +21,7 @@ from dyndet_bench.measuring.served import Served
 from dyndet_builder.calibration.topology import choose_topology
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.repository.render import MARKER_FILE, RenderOptions, render
+from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 from tests.support.toy_bundle import image, write_toy_bundle
 
@@ -46,8 +47,8 @@ def both(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     for topology in ("bls", "fused"):
         render(bundle, folder / topology, RenderOptions(name=topology, topology=topology))  # type: ignore[arg-type]
     write_baselines(folder / "bls", folder / "baselines", name="bls")
-    others = [f"--model-repository={folder / other}" for other in ("fused", "baselines")]
-    with TritonServer(folder / "bls", extra_arguments=others) as server:
+    others = tuple(f"--model-repository={folder / other}" for other in ("fused", "baselines"))
+    with TritonServer(folder / "bls", ServerOptions(extra_arguments=others)) as server:
         yield server, folder / "bls"
 
 
@@ -60,7 +61,7 @@ def test_the_server_counts_hard_images_in_either_topology(both: tuple[TritonServ
         before, times = served.counts(), served.times()
         for red in (10, 20, 200, 240, 250):
             served.infer(image(red), threshold=0.5, outputs=("num_detections",))
-        counted, spent = served.counts().since(before), served.times().since(times)
+        counted, spent = served.counts_after(before, 5).since(before), served.times().since(times)
     assert (counted.total, counted.hard) == (5, 3)
     assert spent.requests == 5
     assert 0 < spent.compute_ms < spent.inside_ms
@@ -70,7 +71,7 @@ def test_metrics_of_another_server_are_refused(both: tuple[TritonServer, Path], 
     """A fused detector is counted by its metrics: those of a server that answered other requests are no evidence."""
     server, _ = both
     render(bundle, tmp_path / "other", RenderOptions(name="fused", topology="fused"))
-    with TritonServer(tmp_path / "other", warm_up=False) as other:
+    with TritonServer(tmp_path / "other", ServerOptions(warm_up=False)) as other:
         _wait_for(other.metrics_url)  # opened last of the three ports
         with Served(server.grpc_url, "fused", metrics_url=other.metrics_url) as served:
             served.metrics.patience_s = 0.2
@@ -141,16 +142,13 @@ def test_every_way_to_serve_is_measured_beside_the_floor(both: tuple[TritonServe
 
 
 def test_render_auto_keeps_the_faster_topology_and_says_why(
-    bundle: Path,
-    pictures: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    bundle: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(choose_topology.__kwdefaults__, "rounds", 2)
     output = tmp_path / "models"
-    assert run(dyndet, ["render", str(bundle), str(output), "--topology", "auto", "--images", str(pictures)]) == 0
+    words = ["render", str(bundle), str(output), "--topology", "auto", "--images", str(pictures), "--rounds", "2"]
+    assert run(dyndet, words) == 0
     marker = json.loads((output / MARKER_FILE).read_text())
+    assert marker["chosen_by"]["rounds"] == 2
     measured = marker["chosen_by"]["measured"]
     sums = {topology: means["easy_ms"] + means["hard_ms"] for topology, means in measured.items()}
     assert set(sums) == {"bls", "fused"}
@@ -162,7 +160,7 @@ def test_render_auto_keeps_the_faster_topology_and_says_why(
 def test_auto_says_that_it_needs_the_gpu_here(
     bundle: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("dyndet_builder.calibration.topology.gpus_here", lambda: ())
+    monkeypatch.setenv("PATH", str(tmp_path))  # without nvidia-smi
     with pytest.raises(InputError, match=r"this machine, which has no GPU 1 \(nvidia-smi lists none\)"):
         choose_topology(bundle, pictures, RenderOptions(gpus=(0, 1)))
 

@@ -20,11 +20,12 @@ from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.repository.options import TOPOLOGIES, RenderOptions, Topology
 from dyndet_builder.repository.render import render
+from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 
 Progress = Callable[[str, int, int], None]
 
-_ROUNDS = 5
+ROUNDS = 5
 _IMAGES = 32
 
 
@@ -54,7 +55,7 @@ def choose_topology(
     options: RenderOptions,
     *,
     load: Load | None = None,
-    rounds: int = _ROUNDS,
+    rounds: int = ROUNDS,
     progress: Progress | None = None,
 ) -> TopologyChoice | None:
     """Serve a bundle in both topologies at once on the embedded server, and take the one of the smaller latency.
@@ -79,9 +80,8 @@ def choose_topology(
         for topology, name in names.items():
             render(bundle, folder / topology, replace(options, name=name, topology=topology))
         first, *others = (folder / topology for topology in TOPOLOGIES)
-        server = stack.enter_context(
-            TritonServer(first, extra_arguments=[f"--model-repository={other}" for other in others])
-        )
+        extra = tuple(f"--model-repository={other}" for other in others)
+        server = stack.enter_context(TritonServer(first, ServerOptions(extra_arguments=extra)))
         served = {
             topology: stack.enter_context(Served(server.grpc_url, name, metrics_url=server.metrics_url))
             for topology, name in names.items()

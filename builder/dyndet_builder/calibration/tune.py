@@ -29,6 +29,7 @@ from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import MARKER_FILE, graph_file, render
+from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 
 Progress = Callable[[str, int, int], None]
@@ -288,8 +289,8 @@ class _Heats:
             repositories.append(repository)
         first, *others = repositories
         with ExitStack() as stack:
-            extra = [f"--model-repository={other}" for other in others]
-            server = stack.enter_context(TritonServer(first, extra_arguments=extra))
+            extra = tuple(f"--model-repository={other}" for other in others)
+            server = stack.enter_context(TritonServer(first, ServerOptions(extra_arguments=extra)))
             measurers = [self._measurer(stack, server, place) for place in range(len(settings))]
             runs: list[list[Run]] = [[] for _ in settings]
             for number in range(self._rounds):

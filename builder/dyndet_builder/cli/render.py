@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from dyndet_bench.measuring.perf_run import repeats_text
-from dyndet_builder.calibration.topology import TopologyChoice, choose_topology
+from dyndet_builder.calibration.topology import ROUNDS, TopologyChoice, choose_topology
 from dyndet_builder.cli.numbers import Numbers
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_images
@@ -46,6 +46,7 @@ _DEFAULTS = RenderOptions()
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of real pictures that --topology auto measures with.  [default: the demo's]",
 )
+@click.option("--rounds", type=click.IntRange(1), help=f"Rounds that --topology auto measures.  [default: {ROUNDS}]")
 @click.option("--instances", type=int, default=_DEFAULTS.instances, show_default=True, help="Instances of each stage.")
 @click.option(
     "--bls-instances",
@@ -96,6 +97,7 @@ def command(
     output: Path,
     topology: str,
     images: Path | None,
+    rounds: int | None,
     warmup_image: Path | None,
     no_warmup: bool,
     gpus: tuple[int, ...],
@@ -119,20 +121,21 @@ def command(
     if no_warmup and warmup_image is not None:
         raise click.UsageError("--warmup-image and --no-warmup exclude each other")
     image = None if no_warmup else warmup_image or shipped_warmup_image()
-    if images is not None and topology != "auto":
-        raise click.UsageError("--images is for --topology auto, which measures with them")
     auto = topology == "auto"
+    if not auto and (images is not None or rounds is not None):
+        raise click.UsageError("--images and --rounds are for --topology auto, which measures")
     options = RenderOptions(warmup_image=image, gpus=gpus, topology="bls" if auto else topology, **given)  # type: ignore[arg-type]
-    choice = _choose(bundle, images, options) if auto else None
+    choice = _choose(bundle, images, options, rounds=rounds or ROUNDS) if auto else None
     if choice is not None:
         options = replace(options, topology=choice.topology)
     folder = render(bundle, output, options, chosen_by=None if choice is None else asdict(choice))
     click.echo(f"Rendered {folder}; next: dyndet serve {folder}")
 
 
-def _choose(bundle: Path, images: Path | None, options: RenderOptions) -> TopologyChoice | None:
+def _choose(bundle: Path, images: Path | None, options: RenderOptions, *, rounds: int) -> TopologyChoice | None:
     with step_bars() as show:
-        choice = choose_topology(bundle, demo_images() if images is None else images, options, progress=show)
+        images = demo_images() if images is None else images
+        choice = choose_topology(bundle, images, options, rounds=rounds, progress=show)
     if choice is None:
         click.echo(f"The backend {options.backend} has the topology bls alone.")
         return None

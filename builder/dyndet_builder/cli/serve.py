@@ -14,6 +14,7 @@ from dynamicdet.errors import ServerError
 from dyndet_builder.repository.check import read_configs
 from dyndet_builder.repository.options import DETECTOR_PARAMETER
 from dyndet_builder.server.docker import docker_command
+from dyndet_builder.server.options import MODEL_CONTROLS, ModelControl, ServerOptions
 from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
 
 _POLL_S = 0.3
@@ -33,7 +34,7 @@ _POLL_S = 0.3
 @click.option("--log-verbose", type=click.IntRange(0), default=0, help="Triton's verbosity.")
 @click.option(
     "--model-control",
-    type=click.Choice(("none", "poll", "explicit")),
+    type=click.Choice(MODEL_CONTROLS),
     default="none",
     show_default=True,
     help="Whether models can be loaded and unloaded while the server runs; explicit starts with none, or with an empty "
@@ -48,10 +49,13 @@ def command(
     host: str,
     log_file: Path | None,
     log_verbose: int,
-    model_control: str,
+    model_control: ModelControl,
     docker: bool,
 ) -> None:
     """Serve a model repository on this machine with the embedded Triton server, until Ctrl-C.
+
+    A server has 20 s to stop and is killed after that. The environment variable DYNDET_STOP_TIMEOUT_S sets another
+    number of seconds, for every command that starts a server.
 
     \b
     Examples:
@@ -69,8 +73,7 @@ def command(
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    server = TritonServer(
-        repository,
+    options = ServerOptions(
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
@@ -78,8 +81,9 @@ def command(
         host=host,
         log_file=log_file,
         log_verbose=log_verbose,
-        model_control=model_control,  # type: ignore[arg-type] # click has checked it
+        model_control=model_control,
     )
+    server = TritonServer(repository, options)
     click.echo("Starting the server (Ctrl-C stops it) ...", err=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it runs, both end it by an exception
     with server:

@@ -7,7 +7,6 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def find_server() -> EmbeddedServer:
     return found
 
 
-def server_environment(embedded: EmbeddedServer, extra: Mapping[str, str]) -> dict[str, str]:
+def server_environment(embedded: EmbeddedServer) -> dict[str, str]:
     """Environment of the server process: its libraries, and this interpreter for its Python backend."""
     environment = dict(os.environ)
     libraries = [str(embedded.libraries), sysconfig.get_config_var("LIBDIR"), environment.get("LD_LIBRARY_PATH")]
@@ -70,4 +69,4 @@ def server_environment(embedded: EmbeddedServer, extra: Mapping[str, str]) -> di
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
     environment["ORT_DISABLE_TELEMETRY"] = "1"
     environment.pop("PYTHONHOME", None)
-    return environment | dict(extra)
+    return environment

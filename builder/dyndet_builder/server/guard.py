@@ -1,6 +1,6 @@
 """Owns one tritonserver process and leaves nothing of it behind, however its own parent ends.
 
-Run as a script by `dyndet_builder.server.triton` with nothing but the standard library. Standard input is a pipe that
+Run as a script by `dyndet_builder.server.process` with nothing but the standard library. Standard input is a pipe that
 the parent holds open: when it closes, or the parent is gone, the server is stopped, and its stubs and its shared memory
 go too, and the run folder where the parent cannot remove it. The guard prints the server's process id; its exit status
 is the server's.
