@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
 
-UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.generic]"
 )

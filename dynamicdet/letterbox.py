@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
-from dynamicdet.images import BACKGROUND, UInt8Array
+from dynamicdet.images import BACKGROUND
 
 PADDING = BACKGROUND
 

@@ -12,9 +12,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def utilisation(rate: float, mean_service: float, servers: int = 1) -> float:

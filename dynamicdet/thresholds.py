@@ -12,9 +12,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError, TargetOutOfReachError
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def easy_share_for_target(lat1: float, lat2: float, target: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.machine import describe_machine, describe_versions
@@ -26,9 +27,6 @@ from dyndet_builder.server.remote import RemoteServer
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.steps import FinishedSteps, images_digest, key_of, locked
 from dyndet_builder.targets import Target
-
-Progress = Callable[[str, int, int], None]
-"""Told the step, how much of it is done, and of how much."""
 
 STEPS = ("export", "engines", "render", "calibrate")
 
@@ -73,7 +71,7 @@ def build(
     images: Path,
     targets: Sequence[Target],
     options: BuildOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> BuildResult:
     """Turn a checkpoint into a calibrated model repository in `output`, measured on the embedded or a remote server.
 
@@ -93,7 +91,7 @@ def build(
         if not path.exists():
             raise InputError(f"the {what} {path} does not exist")
     with locked(output):
-        return _Build(checkpoint, output, images, targets, options, progress or (lambda _step, _done, _of: None)).run()
+        return _Build(checkpoint, output, images, targets, options, progress).run()
 
 
 class _Build:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynamicdet.aliases import Progress
 from dynamicdet.images import read_image
-from dyndet_builder.build import BuildOptions, BuildResult, Progress, build
+from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.repository.render import RenderOptions

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamicdet.aliases import Progress, silent
 from dyndet_bench.sweep.paper import FITTED_ROWS, PAPER, PaperModel, PaperRow, RouteTimes, fit_routes
 
 if TYPE_CHECKING:
     from dynamicdet.networks.network import DynamicDetector, Route
 
-Progress = Callable[[str, int, int], None]
-"""Told the step, how much of it is done, and of how much."""
 
 _WARM_UP, _ROUNDS, _IMAGES_PER_ROUND = 50, 20, 20
 SOURCE = "DynamicDet (CVPR 2023), FPS on one V100, fp16, batch 1"
@@ -62,20 +60,19 @@ class PaperComparison:
         }
 
 
-def compare_with_paper(*, gpu: bool = True, progress: Progress | None = None) -> PaperComparison:
+def compare_with_paper(*, gpu: bool = True, progress: Progress = silent) -> PaperComparison:
     """Compute GFLOPs of the paper's networks, predict their FPS, and measure it where torch finds a GPU.
 
     Random weights serve: neither depends on them. `gpu=False` leaves the GPU alone.
     """
     import torch
 
-    tell = progress or (lambda _step, _done, _of: None)
     device = torch.device("cuda") if gpu and torch.cuda.is_available() else None
     models = []
     for number, model in enumerate(PAPER):
-        tell("compare networks", number, len(PAPER))
+        progress("compare networks", number, len(PAPER))
         models.append(_compare(model, None if device is None else measure_routes(model.architecture, device)))
-    tell("compare networks", len(PAPER), len(PAPER))
+    progress("compare networks", len(PAPER), len(PAPER))
     return PaperComparison(
         models=tuple(models), gpu=None if device is None else str(torch.cuda.get_device_name(device))
     )

@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from dynamicdet.aliases import Progress, UInt8Array, silent
 from dyndet_bench.comparisons.baselines import write_baselines
-from dyndet_bench.comparisons.serving import Eager, Mix, Progress, ServingRecord, measure_serving
+from dyndet_bench.comparisons.serving import Eager, Mix, ServingRecord, measure_serving
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.evaluation.evaluate import evaluate
 from dyndet_builder.repository.options import TOPOLOGIES, RenderOptions
@@ -47,7 +45,7 @@ def compare_serving(
     concurrency: int = 8,
     rounds: int = 5,
     max_images: int = 40,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> ServingComparison:
     """Render a bundle in both topologies and as baselines, serve all on the embedded server, and measure.
 
@@ -113,7 +111,7 @@ def eager_detector(checkpoint: Path, architecture: str) -> Eager:
     )
 
     @torch.inference_mode()
-    def answer(image: npt.NDArray[np.uint8], threshold: float) -> object:
+    def answer(image: UInt8Array, threshold: float) -> object:
         pixels = torch.from_numpy(image[None])
         difficulty, *features = backbone1(pixels)
         named = dict(zip(backbone1.outputs, features, strict=True))

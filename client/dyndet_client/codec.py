@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
-from dynamicdet.images import ImageSource, UInt8Array, read_image
+from dynamicdet.images import ImageSource, read_image
 from dynamicdet.letterbox import Letterboxed, letterbox
 from dyndet_client.checks import shown
 from dyndet_client.detections import Detections, Route

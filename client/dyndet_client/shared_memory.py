@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dynamicdet.images import UInt8Array
+from dynamicdet.aliases import UInt8Array
 from dyndet_client.errors import MissingExtraError, SharedMemoryError
 from dyndet_client.protocol import Slot
 from dyndet_client.settings import TransportChoice

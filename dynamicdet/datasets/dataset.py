@@ -7,29 +7,25 @@ memory-mapped file that survives the process.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from dynamicdet.aliases import Float32Array, IntArray, Progress, UInt8Array, silent
 from dynamicdet.datasets.annotations import DataSummary, read_annotations
 from dynamicdet.errors import InputError
-from dynamicdet.images import UInt8Array, read_image
+from dynamicdet.images import read_image
 from dynamicdet.letterbox import Letterboxed, letterbox
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Labels:
     """Objects of one image: boxes (n, 4) as x1 y1 x2 y2 in pixels of the square, class indices (n,)."""
 
-    boxes: FloatArray
+    boxes: Float32Array
     classes: IntArray
 
 
@@ -76,7 +72,7 @@ def read_dataset(
     *,
     images: Path | str | None = None,
     cache: Path | str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> CocoDataset:
     """Read a data set at an input size in pixels.
 
@@ -140,19 +136,18 @@ def _decode(
     entries: Sequence[Mapping[str, Any]],
     images: UInt8Array,
     sides: IntArray,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     """Fill `images` and `sides` (N, 2), the width and height of the originals."""
     for index, entry in enumerate(entries):
         picture = read_image(folder / str(entry["file_name"]))
         images[index] = letterbox(picture, images.shape[1]).image
         sides[index] = picture.shape[1], picture.shape[0]
-        if progress is not None:
-            progress(index + 1, len(entries))
+        progress("read images", index + 1, len(entries))
 
 
 def _cached(
-    folder: Path, entries: Sequence[Mapping[str, Any]], size: int, stem: Path, progress: Progress | None
+    folder: Path, entries: Sequence[Mapping[str, Any]], size: int, stem: Path, progress: Progress
 ) -> tuple[UInt8Array, IntArray]:
     """Images and sides from the files of this stem, which are written first where they are missing."""
     pixels, sides_file = stem.with_name(f"{stem.name}.images.npy"), stem.with_name(f"{stem.name}.sides.npy")

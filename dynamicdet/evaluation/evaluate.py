@@ -7,18 +7,19 @@ images gain most by it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dynamicdet.aliases import BoolArray, FloatArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.precision import MixedPrecision, Precision, average_precision
 from dynamicdet.networks.network import DynamicDetector
-from dynamicdet.routing.routes import BoolArray, FloatArray, RouteResults, check_fits, run_routes
+from dynamicdet.routing.routes import RouteResults, check_fits, run_routes
 from dynamicdet.thresholds import is_hard, threshold_for_easy_share
 
 __all__ = [
@@ -132,7 +133,7 @@ def evaluate(
     batch: int = 16,
     random_draws: int = 10,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Evaluation:
     """Average precision of a network on a data set read at its input size.
 

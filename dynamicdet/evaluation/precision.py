@@ -19,9 +19,10 @@ import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
+from dynamicdet.aliases import BoolArray, FloatArray
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
-from dynamicdet.routing.routes import BoolArray, FloatArray, RouteResults
+from dynamicdet.routing.routes import RouteResults
 from dynamicdet.suppression import Detections
 
 _Match = Mapping[str, Any] | None

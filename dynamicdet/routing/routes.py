@@ -11,16 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dynamicdet.aliases import BoolArray, FloatArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.suppression import Detections, Suppression, suppress_rows, suppression_for
 from dynamicdet.training.batches import objects_of
 from dynamicdet.training.losses import DetectionLoss, LossWeights
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def run_routes(
     batch: int = 16,
     settings: Suppression | None = None,
     loss: LossWeights | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> RouteResults:
     """One pass of all images through both routes of a network, with the detection losses of both.
 
@@ -90,7 +87,7 @@ def run_routes(
 
 
 def collect(
-    data: CocoDataset, answer: Callable[[slice], BatchAnswers], *, batch: int, progress: Progress | None = None
+    data: CocoDataset, answer: Callable[[slice], BatchAnswers], *, batch: int, progress: Progress = silent
 ) -> RouteResults:
     """Ask for the answers about each slice of `batch` images in turn, and map the boxes to the original pictures."""
     easy: list[Detections] = []
@@ -108,8 +105,7 @@ def collect(
         difficulties.append(answers.difficulties)
         if answers.loss_gains is not None:
             gains.append(answers.loss_gains)
-        if progress is not None:
-            progress(len(easy), len(data))
+        progress("run both routes", len(easy), len(data))
     return RouteResults(
         easy=tuple(easy),
         hard=tuple(hard),

@@ -13,7 +13,7 @@ takes seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -22,6 +22,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import check_fits
@@ -120,7 +121,7 @@ def train_router(
     recipe: RouterRecipe | None = None,
     fabric: Fabric | None = None,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> RouterReport:
     """Train the router of a network in place; no other weight or buffer changes. One process does it.
 
@@ -253,7 +254,7 @@ def _views(
     data: CocoDataset,
     recipe: RouterRecipe,
     workers: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress,
 ) -> Iterable[Batch]:
     done = 0
     view = 0
@@ -264,8 +265,7 @@ def _views(
         for batch in load_ahead(batches, workers=workers):
             yield batch
             done += len(batch.images)
-            if progress is not None:
-                progress(min(done, recipe.examples), recipe.examples)
+            progress("run both detectors", min(done, recipe.examples), recipe.examples)
             if done >= recipe.examples:
                 return
         view += 1

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dynamicdet.datasets.dataset import FloatArray, IntArray, Labels
-from dynamicdet.images import BACKGROUND, UInt8Array
+from dynamicdet.aliases import Float32Array, IntArray, UInt8Array
+from dynamicdet.datasets.dataset import Labels
+from dynamicdet.images import BACKGROUND
 
 Sample = tuple[UInt8Array, Labels]
 Draw = Callable[[], Sample]
@@ -104,7 +105,9 @@ def _offset(room: int, length: int, focus: tuple[float, float] | None, rng: np.r
     return int(rng.integers(low, high + 1))
 
 
-def _visible(boxes: FloatArray, classes: IntArray, region: tuple[int, int, int, int], options: Augmentation) -> Labels:
+def _visible(
+    boxes: Float32Array, classes: IntArray, region: tuple[int, int, int, int], options: Augmentation
+) -> Labels:
     x1, y1, x2, y2 = region
     clipped = np.stack([boxes[:, 0].clip(x1, x2), boxes[:, 1].clip(y1, y2), boxes[:, 2].clip(x1, x2),
                         boxes[:, 3].clip(y1, y2)], axis=1)  # fmt: skip

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError
-from dynamicdet.queueing import FloatArray, closed_loop, erlang_c, mean_wait, utilisation, waits
+from dynamicdet.queueing import closed_loop, erlang_c, mean_wait, utilisation, waits
 
 _REQUESTS = 400_000
 

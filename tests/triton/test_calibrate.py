@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.thresholds import easy_share
 from dyndet_bench.measuring.load import Load
@@ -22,7 +23,6 @@ from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import image_files, read_letterboxed
 from dyndet_builder.calibration.calibrate import Calibration, calibrate
 from dyndet_builder.calibration.effort import Effort
-from dyndet_builder.calibration.search import Progress
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, read_operating_points
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import parse_targets
@@ -178,7 +178,7 @@ def test_several_targets_share_their_rounds_and_an_interruption_loses_nothing(
     with kept.open("a") as file:
         file.write('{"time": 1e12, "runs": [{"thresh')  # what a power cut leaves
 
-    result = calibrated(lambda _step, _done, _of: None)
+    result = calibrated(silent)
     assert result.evidence.rounds_replayed >= rounds
     assert list(result.points) == ["30%", "p95:60%", "throughput:50%"]
     assert [point.statistic for point in result.points.values()] == ["mean", "p95", "throughput"]
@@ -189,7 +189,7 @@ def test_several_targets_share_their_rounds_and_an_interruption_loses_nothing(
     assert result.points["throughput:50%"].goodput is None
 
     # The same again measures nothing, and gives the same.
-    again = calibrated(lambda _step, _done, _of: None)
+    again = calibrated(silent)
     assert [point.threshold for point in again.points.values()] == [point.threshold for point in result.points.values()]
     assert again.evidence.rounds_replayed > result.evidence.rounds_replayed
 

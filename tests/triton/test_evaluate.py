@@ -44,7 +44,7 @@ def test_both_routes_arrive_whole_through_the_server(bundle_folder: Path, server
     bundle, served = BundleSource(bundle_folder), ServedSource(server.grpc_url, "dyndet")
     assert served.class_names == bundle.class_names
     truth = read_dataset(data, served.input_size)
-    one, two = (source.run(truth, None) for source in (bundle, served))
+    one, two = (source.run(truth) for source in (bundle, served))
     np.testing.assert_allclose(one.difficulties, two.difficulties, atol=1e-4)
     for first, second in zip(one.easy + one.hard, two.easy + two.hard, strict=True):
         assert len(first.scores) == len(second.scores)

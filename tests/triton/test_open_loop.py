@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynamicdet.aliases import FloatArray, UInt8Array
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.thresholds import is_hard
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.open_loop import FloatArray, OpenLoopRun, UInt8Array, arrivals_s, measure_open_loop
+from dyndet_bench.measuring.open_loop import OpenLoopRun, arrivals_s, measure_open_loop
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, RouteCounts, Served
 from dyndet_bench.measuring.workload import image_files, read_letterboxed
 from dyndet_builder.server.triton import TritonServer

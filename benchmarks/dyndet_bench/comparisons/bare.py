@@ -14,11 +14,11 @@ import numpy.typing as npt
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError, MissingExtraError
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, STAGES
 
 Array = npt.NDArray[Any]
-FloatArray = npt.NDArray[np.float64]
 
 
 class BareStages:

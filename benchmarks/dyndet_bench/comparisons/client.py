@@ -14,8 +14,9 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from pydantic import BaseModel, ConfigDict, Field
 
+from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.errors import InputError
-from dynamicdet.images import UInt8Array, read_image
+from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dyndet_bench.measuring.records import Circumstances, circumstances
 from dyndet_bench.measuring.served import ALL_EASY, Served
@@ -23,9 +24,6 @@ from dyndet_bench.measuring.workload import image_files
 from dyndet_client import AsyncDetector, Detector, SharedMemoryError, TransportChoice
 from dyndet_client.codec import OUTPUTS
 from dyndet_client.transport import triton_client
-
-Progress = Callable[[str, int, int], None]
-"""Told the step, how much of it is done, and of how much."""
 
 _Send = Callable[[UInt8Array], float]
 """Sends one letterboxed image and tells how many milliseconds passed."""
@@ -70,7 +68,7 @@ def measure_sdk_overhead(
     images: Path,
     rounds: int = 5,
     max_images: int = 40,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> SdkOverheadRecord:
     """Send each image of a folder by every client in turn, `rounds` times, one request at a time.
 
@@ -80,7 +78,6 @@ def measure_sdk_overhead(
     """
     if rounds < 1 or max_images < 1:
         raise InputError(f"rounds and max_images must be at least 1, got {rounds} and {max_images}")
-    tell = progress or (lambda _step, _done, _of: None)
     with Served(url, model) as served:
         served.warm_up()
         versions = served.versions()
@@ -94,10 +91,10 @@ def measure_sdk_overhead(
             send(squares[0])
         times: dict[str, list[list[float]]] = {name: [] for name in senders}
         for number in range(rounds):
-            tell("send by each client in turn", number, rounds)
+            progress("send by each client in turn", number, rounds)
             for name, row in _round(senders, squares).items():
                 times[name].append(row)
-        tell("send by each client in turn", rounds, rounds)
+        progress("send by each client in turn", rounds, rounds)
     return SdkOverheadRecord(
         model=model,
         image_bytes=squares[0].nbytes,

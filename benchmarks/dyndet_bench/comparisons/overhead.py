@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dyndet_bench.comparisons.bare import BareStages
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
@@ -15,9 +15,6 @@ from dyndet_bench.measuring.records import Circumstances, circumstances
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
-
-Progress = Callable[[str, int, int], None]
-"""Told the step, how much of it is done, and of how much."""
 
 
 class RouteOverhead(BaseModel):
@@ -58,7 +55,7 @@ def measure_overhead(
     rounds: int = 5,
     max_images: int = 40,
     metrics_url: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> OverheadRecord:
     """Measure both routes of the detector at `url`, and in turn its graphs from `repository` in bare ONNX Runtime.
 
@@ -67,7 +64,6 @@ def measure_overhead(
     """
     if rounds < 1 or max_images < 1:
         raise InputError(f"rounds and max_images must be at least 1, got {rounds} and {max_images}")
-    tell = progress or (lambda _step, _done, _of: None)
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:
         bare = BareStages(repository, model)
@@ -81,13 +77,13 @@ def measure_overhead(
             runner = Rounds(served, perf_analyzer, workload)
             for number in range(rounds):
                 for part, (route, threshold) in enumerate((("easy", ALL_EASY), ("hard", ALL_HARD))):
-                    tell("serve and run bare, in turn", 2 * number + part, 2 * rounds)
+                    progress("serve and run bare, in turn", 2 * number + part, 2 * rounds)
                     bare_ms = bare.time_ms(letterboxed, hard=route == "hard")
                     (run,) = runner.measure((threshold,))
                     again_ms = bare.time_ms(letterboxed, hard=route == "hard")
                     both = float(np.median(np.concatenate([bare_ms, again_ms])))
                     times[route].append((run.percentiles_ms[50], both))
-            tell("serve and run bare, in turn", 2 * rounds, 2 * rounds)
+            progress("serve and run bare, in turn", 2 * rounds, 2 * rounds)
         versions = {**served.versions(), "perf_analyzer": perf_analyzer.version}
     return OverheadRecord(
         model=model,

@@ -6,13 +6,14 @@ measured within seconds of each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dyndet_bench.comparisons.baselines import DETECTOR1, STATIC, TEXTBOOK
 from dyndet_bench.comparisons.systems import (
@@ -36,7 +37,6 @@ from dyndet_bench.measuring.workload import Workload, image_files, read_letterbo
 
 __all__ = ["FLOOR", "MIXES", "Eager", "Mix", "Progress", "ServingCell", "ServingRecord", "measure_serving"]
 
-Progress = Callable[[str, int, int], None]
 
 PYTORCH = "PyTorch eager"
 SHARED_MEMORY = "shared memory"
@@ -101,7 +101,7 @@ def measure_serving(
     rounds: int = 5,
     max_images: int = 40,
     cores: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> ServingRecord:
     """Measure detectors (label to model) and the baselines of the name `baselines`, all served at `url`.
 
@@ -116,7 +116,6 @@ def measure_serving(
             "rounds and max_images must be at least 1, concurrency at least 2, and the hard share between 0 and 1, got "
             f"{rounds}, {max_images}, {concurrency} and {hard_share}"
         )
-    tell = progress or (lambda _step, _done, _of: None)
     perf_analyzer = find_perf_analyzer()
     first = next(iter(detectors.values()))
     with Served(url, first) as served:
@@ -147,7 +146,7 @@ def measure_serving(
                     )
             if eager is not None:
                 systems.append(System(PYTORCH, MIXES, loop(eager, letterboxed), concurrent=False))
-            found = _rounds(systems, thresholds, (1, concurrency), rounds, tell)
+            found = _rounds(systems, thresholds, (1, concurrency), rounds, progress)
         versions = {**served.versions(), "perf_analyzer": perf_analyzer.version}
     return ServingRecord(
         cells=tuple(_cell(key, figures, found) for key, figures in found.items()),
@@ -165,7 +164,7 @@ _Key = tuple[str, Mix, int]
 
 
 def _rounds(
-    systems: Sequence[System], thresholds: dict[Mix, float], loads: Sequence[int], rounds: int, tell: Progress
+    systems: Sequence[System], thresholds: dict[Mix, float], loads: Sequence[int], rounds: int, progress: Progress
 ) -> dict[_Key, list[Figures]]:
     """Figures of each cell, one per round, after one round that is not counted."""
     keys = [
@@ -182,10 +181,10 @@ def _rounds(
     done = 0
     for number in range(rounds):
         for system, mix, load in keys[:: -1 if number % 2 else 1]:
-            tell("serve in every way, in turn", done, rounds * len(keys))
+            progress("serve in every way, in turn", done, rounds * len(keys))
             found[system.name, mix, load].append(system.measure(thresholds[mix], load))
             done += 1
-    tell("serve in every way, in turn", done, rounds * len(keys))
+    progress("serve in every way, in turn", done, rounds * len(keys))
     return found
 
 

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
+from dynamicdet.aliases import UInt8Array
 from dyndet_bench.comparisons.bare import BareStages
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
 from dyndet_bench.measuring.perf_run import perf_run
 from dyndet_bench.measuring.workload import Workload
 
-UInt8Array = npt.NDArray[np.uint8]
 Eager = Callable[[UInt8Array, float], object]
 """Answers one letterboxed image (S, S, 3) at a threshold."""
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import ServerError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.measure import PERCENTILES, Counters, Run
@@ -20,8 +20,6 @@ from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
 from dyndet_bench.measuring.perf_run import PerfRun, perf_run, warm_up_requests
 from dyndet_bench.measuring.served import RouteCounts, Served
 from dyndet_bench.measuring.workload import Workload
-
-FloatArray = npt.NDArray[np.float64]
 
 _REQUESTS = 110
 """of one process: perf_analyzer keeps every pixel sent, some 17 MB per 320 x 320 picture, and writes them down"""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from dynamicdet.aliases import FloatArray
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
 from dyndet_bench.measuring.perf_run import PERCENTILES, perf_run, warm_up_requests
@@ -15,8 +13,6 @@ from dyndet_bench.measuring.served import RouteCounts, Served, ServerTimes
 from dyndet_bench.measuring.workload import Workload
 
 __all__ = ["PERCENTILES", "Counters", "Run", "measure"]
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,15 +21,13 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 
+from dynamicdet.aliases import FloatArray, UInt8Array
 from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.served import RouteCounts, Served
 from dyndet_client.codec import OUTPUTS
 from dyndet_client.errors import ServerUnreachableError
 
-UInt8Array = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int32]
 _Send = Callable[..., Awaitable[Any]]
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -52,7 +50,7 @@ class OpenLoopRun:
     """(requests,) from the time a request was due to its answer"""
     send_lag_ms: FloatArray
     """(requests,) how late each request left the client; part of its latency"""
-    routes: IntArray
+    routes: npt.NDArray[np.int32]
     """(requests, batch) as answered: 1 easy, 2 hard, negative where detector 1 stood in for detector 2"""
     achieved_rate_per_s: float
     """requests answered a second, from the start to the last answer"""
@@ -151,7 +149,7 @@ class _Loop:
         self._max_backlog_bytes = max_backlog_bytes
         self.sent_s = np.full(due.shape, np.nan)
         self.answered_s = np.full(due.shape, np.nan)
-        self.routes: IntArray = np.zeros((due.size, load.batch), np.int32)
+        self.routes: npt.NDArray[np.int32] = np.zeros((due.size, load.batch), np.int32)
         self.counts = RouteCounts(total=0, hard=0)
         self._unanswered = 0  # requests
         self._start = 0.0
@@ -193,7 +191,7 @@ class _Loop:
         self.answered_s[number] = self._now()
         self._unanswered -= 1
 
-    async def _answer(self, send: _Send, number: int, *, deadline_s: float | None = None) -> IntArray:
+    async def _answer(self, send: _Send, number: int, *, deadline_s: float | None = None) -> npt.NDArray[np.int32]:
         name, address = self._served.name, self._served.address
         try:
             response = await send(self._encoded[number % len(self._encoded)], timeout=deadline_s)

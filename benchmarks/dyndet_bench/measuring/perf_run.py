@@ -12,14 +12,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
-import numpy.typing as npt
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
 from dyndet_bench.measuring.perf_process import LostRequestsError, run_process
-
-FloatArray = npt.NDArray[np.float64]
 
 PERCENTILES = (50, 90, 95, 99)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from dynamicdet.aliases import FloatArray
 from dyndet_bench.measuring.interleaved import measure_interleaved
 from dyndet_bench.measuring.journal import Journal, Round
 from dyndet_bench.measuring.load import Load
@@ -15,8 +15,6 @@ from dyndet_bench.measuring.open_loop import measure_open_loop
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import Workload
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class Rounds:

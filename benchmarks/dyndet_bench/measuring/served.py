@@ -14,14 +14,12 @@ import numpy.typing as npt
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from dynamicdet.aliases import FloatArray, UInt8Array
 from dynamicdet.errors import DyndetError, ServerError
 from dyndet_bench.measuring.own_metrics import OwnMetrics, default_metrics_url
 from dyndet_client.codec import ServedModel, parse_model
 from dyndet_client.errors import ServerUnreachableError
 from dyndet_client.transport import GrpcTransport, parse_url, triton_client
-
-UInt8Array = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float64]
 
 ALL_EASY, ALL_HARD = 1.0, 0.0
 """Thresholds that send every image one way."""

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError
 from dynamicdet.latency import Mixture
 from dynamicdet.thresholds import mixture_latency
 from dyndet_bench.measuring.measure import Run
 
-FloatArray = npt.NDArray[np.float64]
 T = TypeVar("T")
 
 _DRAWS = 400

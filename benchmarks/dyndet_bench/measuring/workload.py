@@ -13,11 +13,10 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
 from dynamicdet.images import SUFFIXES, read_image
 from dynamicdet.letterbox import letterbox
-
-UInt8Array = npt.NDArray[np.uint8]
 
 
 def image_files(folder: Path) -> list[Path]:

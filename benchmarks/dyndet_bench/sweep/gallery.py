@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.images import read_image
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.sweep.record import Picture, Role
 from dyndet_client import Detections, Detector
-
-FloatArray = npt.NDArray[np.float64]
 
 _EACH = 4
 _SIDE = 320

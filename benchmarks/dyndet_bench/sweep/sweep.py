@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
+from dynamicdet.aliases import FloatArray, Progress, UInt8Array, silent
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dynamicdet.thresholds import threshold_for_easy_share
 from dyndet_bench.measuring.load import Load
@@ -27,12 +27,6 @@ from dyndet_bench.sweep.gallery import make_gallery
 from dyndet_bench.sweep.paper import check_paper
 from dyndet_bench.sweep.record import FILE_NAME, Accuracy, Point, RouteLatencies, Sweep
 from dyndet_client.errors import ServerUnreachableError
-
-Progress = Callable[[str, int, int], None]
-"""Told the step, how much of it is done, and of how much."""
-
-FloatArray = npt.NDArray[np.float64]
-UInt8Array = npt.NDArray[np.uint8]
 
 Route = Literal["easy", "hard"]
 
@@ -84,7 +78,7 @@ def sweep(
     points: Sequence[Point] = (),
     fresh: bool = False,
     metrics_url: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Sweep:
     """Measure the detector at `url` with perf_analyzer, and write `sweep.json`, raw outputs and pictures to `output`.
 
@@ -97,17 +91,16 @@ def sweep(
     Raises ServerError where the server dies, after what was measured is written; InputError, MissingExtraError.
     """
     plan = plan or SweepPlan()
-    tell = progress or (lambda _step, _done, _of: None)
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:
         files = _draw(image_files(images), plan)
         letterboxed = read_letterboxed(files, served.detector.input_size)
         _check_output(output)
         served.warm_up()
-        tell("ask for difficulties", 0, len(letterboxed))
+        progress("ask for difficulties", 0, len(letterboxed))
         counter = itertools.count(1)
         difficulties = served.difficulties(
-            letterboxed, lambda: tell("ask for difficulties", next(counter), len(letterboxed))
+            letterboxed, lambda: progress("ask for difficulties", next(counter), len(letterboxed))
         )
         thresholds = _thresholds(plan, difficulties)
         found = () if accuracy is None else tuple(accuracy(thresholds))
@@ -115,9 +108,9 @@ def sweep(
         with Workload(letterboxed) as workload:
             identity = {"server": served.identity(), "client": describe_machine(), "images": _digest(letterboxed)}
             measurer = Measurer(served, perf_analyzer, workload, output, identity, requests=plan.requests, fresh=fresh)
-            routes = _routes(Rounds(served, perf_analyzer, workload), measurer, tell)
+            routes = _routes(Rounds(served, perf_analyzer, workload), measurer, progress)
             cells = [CellRuns(threshold, load) for load in plan.loads for threshold in thresholds]
-            death = _measure(cells, measurer, plan.repetitions, tell)
+            death = _measure(cells, measurer, plan.repetitions, progress)
         seen = circumstances(perf_analyzer=perf_analyzer.version, **({} if death else served.versions()))
     if death is None and not any(cell.runs for cell in cells):
         raise ServerError(f"no cell could be measured; the first says: {cells[0].error}")
@@ -149,11 +142,11 @@ def sweep(
 
 
 def _measure(
-    cells: Sequence[CellRuns], measurer: Measurer, repetitions: int, tell: Progress
+    cells: Sequence[CellRuns], measurer: Measurer, repetitions: int, progress: Progress
 ) -> ServerUnreachableError | None:
     """Measure each cell once per repetition; the error that ended it all, if any."""
     step, total = "measure cells", len(cells) * repetitions
-    tell(step, 0, total)
+    progress(step, 0, total)
     done = 0
     for repetition in range(repetitions):
         for cell in cells[:: 1 if repetition % 2 == 0 else -1]:
@@ -167,15 +160,15 @@ def _measure(
             except DyndetError as error:
                 cell.error = str(error)
             done += 1
-            tell(step, done, total)
+            progress(step, done, total)
     return None
 
 
-def _routes(rounds: Rounds, measurer: Measurer, tell: Progress) -> dict[Route, RouteLatencies]:
+def _routes(rounds: Rounds, measurer: Measurer, progress: Progress) -> dict[Route, RouteLatencies]:
     """Latencies of single requests down each route, one at a time."""
     step = "measure both routes"
-    tell(step, 0, 2 * _ROUTE_ROUNDS)
-    found = measurer.routes(rounds, _ROUTE_ROUNDS, lambda done: tell(step, done, 2 * _ROUTE_ROUNDS))
+    progress(step, 0, 2 * _ROUTE_ROUNDS)
+    found = measurer.routes(rounds, _ROUTE_ROUNDS, lambda done: progress(step, done, 2 * _ROUTE_ROUNDS))
     routes: dict[Route, RouteLatencies] = {}
     for name, runs in zip(_ROUTES, zip(*found, strict=True), strict=True):
         quantiles = np.quantile(pooled(runs), np.linspace(0, 1, 101), method="inverted_cdf")

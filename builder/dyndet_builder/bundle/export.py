@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 
 import dynamicdet
+from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.errors import InputError
 from dynamicdet.images import SUFFIXES, read_image
 from dynamicdet.letterbox import letterbox
@@ -21,14 +22,11 @@ from dynamicdet.suppression import candidates_for
 from dyndet_builder.bundle.graphs import OPSET, Exporter, StageGraph, export_graphs
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import STAGES, Bundle, Nms, Precision, Source, Stage, StageName, Tensor, file_sha256
-from dyndet_builder.bundle.parity import BARS, UInt8Array, check_parity, measure_flips, measure_parity
+from dyndet_builder.bundle.parity import BARS, check_parity, measure_flips, measure_parity
 from dyndet_builder.bundle.runner import StageRunner
 from dyndet_builder.bundle.stages import at_precision, rows_of
 from dyndet_builder.folders import check_creatable
 from dyndet_builder.operating_points import read_operating_points
-
-Progress = Callable[[str, int, int], None]
-"""Told the step, how much of it is done, and of how much."""
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 PARITY_IMAGES = 36
@@ -57,7 +55,7 @@ def export(
     route_images: int | None = None,
     operating_points: Path | None = None,
     exporter: Exporter | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Bundle:
     """Export a checkpoint to the folder `output`, which appears whole or not at all; a bundle there is replaced.
 
@@ -70,7 +68,6 @@ def export(
     Raises InputError for options, pictures or an output folder that cannot be used, CheckpointError for a checkpoint
     that cannot be loaded, ParityError where a graph differs from the network by more than `parity.BARS` accepts.
     """
-    tell = progress or (lambda _step, _done, _of: None)
     _check_options(name, precision, max_detections, parity_images)
     _check_replaceable(output)
     check_creatable(output.parent)
@@ -78,21 +75,21 @@ def export(
     thresholds = () if operating_points is None else _thresholds(operating_points)
     if route_images is None and (precision == "fp16" or thresholds):
         route_images = ROUTE_IMAGES
-    tell("load checkpoint", 0, 1)
+    progress("load checkpoint", 0, 1)
     network = dynamicdet.load(checkpoint, architecture)
     nms = _suppression(network, max_detections)
-    tell("load checkpoint", 1, 1)
+    progress("load checkpoint", 1, 1)
     for _ in letterboxed(pictures, network.input_size):
         pass  # one that cannot be read shows now, not after the graphs are made
 
     started: list[StageName] = []
 
     def on_stage(stage: StageName) -> None:
-        tell("export graphs", len(started), len(STAGES))
+        progress("export graphs", len(started), len(STAGES))
         started.append(stage)
 
     graphs, used = export_graphs(at_precision(network, precision), nms, exporter=exporter, report=on_stage)
-    tell("export graphs", len(STAGES), len(STAGES))
+    progress("export graphs", len(STAGES), len(STAGES))
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with _beside(output) as folder, tempfile.TemporaryDirectory() as probes:
@@ -102,14 +99,14 @@ def export(
             stages[stage] = stage_of(folder / f"{stage}.onnx", graph.model)
         runner = _probe_runner(graphs, Path(probes))
         del graphs
-        tell("compare with the network", 0, len(pictures))
+        progress("compare with the network", 0, len(pictures))
         parity = measure_parity(
             network,
             runner,
             letterboxed(pictures, network.input_size),
             nms=nms,
             bars=BARS[precision],
-            report=lambda done: tell("compare with the network", done, len(pictures)),
+            report=lambda done: progress("compare with the network", done, len(pictures)),
         )
         if route_images is not None:
             routed = spread(pictures_in(images), route_images)
@@ -119,7 +116,7 @@ def export(
                 letterboxed(routed, network.input_size),
                 thresholds=thresholds,
                 tie=BARS[precision].tie,
-                report=lambda done: tell("count flipped routes", done, len(routed)),
+                report=lambda done: progress("count flipped routes", done, len(routed)),
             )
             flipped = {"route_flip_share": flips, "route_images": counted, "route_thresholds": thresholds}
             parity = parity.model_copy(update=flipped)

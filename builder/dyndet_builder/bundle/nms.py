@@ -23,7 +23,7 @@ import onnxscript
 import torch
 from torch import Tensor
 
-FloatArray = npt.NDArray[np.float32]
+from dynamicdet.aliases import Float32Array
 
 DOMAIN = "dyndet"
 _OP = "KeepMask"
@@ -106,7 +106,7 @@ _NODE = onnxscript.values.Op(
 
 
 def suppress(
-    boxes: FloatArray, scores: FloatArray, classes: npt.NDArray[np.int64], *, iou_threshold: float
+    boxes: Float32Array, scores: Float32Array, classes: npt.NDArray[np.int64], *, iou_threshold: float
 ) -> npt.NDArray[np.bool_]:
     """Which of one image's candidates stay: boxes (K, 4), scores (K,) falling, classes (K,) to a mask (K,).
 
@@ -119,7 +119,7 @@ def suppress(
     return keep
 
 
-def overlaps(boxes: FloatArray, *, iou_threshold: float) -> npt.NDArray[np.bool_]:
+def overlaps(boxes: Float32Array, *, iou_threshold: float) -> npt.NDArray[np.bool_]:
     """Whether the intersection over union of each box (K, 4) with each other exceeds the threshold, (K, K)."""
     left, top, right, bottom = (column[:, None] for column in boxes.T)
     zero = np.float32(0)

@@ -21,18 +21,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from dynamicdet.aliases import Float32Array, UInt8Array
 from dynamicdet.errors import ParityError
 from dynamicdet.networks.network import DynamicDetector
 from dyndet_builder.bundle.manifest import Nms, Parity, Precision
 from dyndet_builder.bundle.nms import suppress
 from dyndet_builder.bundle.runner import StageRunner, Tensors
 from dyndet_builder.bundle.stages import CANDIDATES, DETECTIONS
-
-FloatArray = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
 
 BATCH_SIZES = (1, 3)
 _GROUP = 6  # images the network sees at once; a multiple of every batch size
@@ -138,7 +135,7 @@ def check_parity(parity: Parity, bars: Bars, precision: Precision) -> None:
 
 
 def route_flip_share(
-    expected: FloatArray, measured: FloatArray, *, tie: float, thresholds: Sequence[float] = ()
+    expected: Float32Array, measured: Float32Array, *, tie: float, thresholds: Sequence[float] = ()
 ) -> float:
     """Share of images whose route differs at any of the thresholds.
 
@@ -163,8 +160,8 @@ class _Truth:
     """What the network says of one image: difficulty, and decoded rows (N, 5 + classes) of both routes."""
 
     difficulty: float
-    easy: FloatArray
-    hard: FloatArray
+    easy: Float32Array
+    hard: Float32Array
 
 
 def _ask_network(network: DynamicDetector, images: list[UInt8Array]) -> list[_Truth]:
@@ -185,7 +182,7 @@ class _Worst:
     score: float = 0.0
     suppressions: int = 0
 
-    def take(self, found: Tensors, rows: FloatArray, *, size: int, nms: Nms, bars: Bars) -> None:
+    def take(self, found: Tensors, rows: Float32Array, *, size: int, nms: Nms, bars: Bars) -> None:
         """Compare one image's outputs, candidates included, with the network's rows (N, 5 + classes)."""
         index, boxes, scores, classes = (found[name] for name in CANDIDATES)
         pairs = rows[:, 4:5] * rows[:, 5:]  # (N, classes)
@@ -220,7 +217,7 @@ def _groups(images: Iterable[UInt8Array], size: int) -> Iterator[list[UInt8Array
         yield group
 
 
-def _largest(differences: FloatArray) -> float:
+def _largest(differences: Float32Array) -> float:
     """Largest absolute value, 0 of none; NaN stays NaN, and so is over every bar."""
     return float(np.abs(differences).max()) if differences.size else 0.0
 

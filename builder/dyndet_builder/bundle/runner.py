@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
+from dynamicdet.aliases import Float32Array
 from dyndet_builder.bundle.manifest import STAGES, Bundle, StageName, read_bundle
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
@@ -29,9 +29,9 @@ class Answer:
     detector: Tensors
 
     @property
-    def difficulty(self) -> npt.NDArray[np.float32]:
+    def difficulty(self) -> Float32Array:
         """Difficulty of each image, (B,)."""
-        difficulty: npt.NDArray[np.float32] = self.backbone1["difficulty"][:, 0]
+        difficulty: Float32Array = self.backbone1["difficulty"][:, 0]
         return difficulty
 
 

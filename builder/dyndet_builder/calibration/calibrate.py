@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from dynamicdet.aliases import FloatArray, Progress, UInt8Array, silent
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.thresholds import easy_share
 from dyndet_bench.measuring.journal import Journal
@@ -26,7 +26,7 @@ from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, REPORTED, THROUGHPUT, Statistic
 from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.calibration.effort import FEWEST_IMAGES, Effort
-from dyndet_builder.calibration.search import Progress, ThresholdSearch
+from dyndet_builder.calibration.search import ThresholdSearch
 from dyndet_builder.calibration.trial import Trial
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import (
@@ -42,8 +42,6 @@ from dyndet_builder.targets import Target
 
 __all__ = ["Calibration", "Effort", "calibrate"]
 
-FloatArray = npt.NDArray[np.float64]
-UInt8Array = npt.NDArray[np.uint8]
 
 _REPLAYED_S = 3600.0
 """how old a measured round may be to count: machines change their speed"""
@@ -76,7 +74,7 @@ def calibrate(
     measurements: Path | None = None,
     fresh: bool = False,
     metrics_url: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Calibration:
     """Find the thresholds that meet `targets` on the server at `url`; the first becomes the default operating point.
 
@@ -102,7 +100,6 @@ def calibrate(
     effort, load = effort or Effort(), load or Load()
     if load.open and any(target.statistic == THROUGHPUT for target in targets):
         raise InputError(f"at {load} the throughput is given, not to be found; ask for it at a --concurrency")
-    tell = progress or (lambda _step, _done, _of: None)
     files = _destinations(repository, output, model)
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:
@@ -110,11 +107,11 @@ def calibrate(
         _check_load(load, served, effort.requests_per_run or len(pictures) // 2 // load.batch)
         letterboxed = []
         for number, file in enumerate(pictures):
-            tell("read pictures", number, len(pictures))
+            progress("read pictures", number, len(pictures))
             letterboxed += read_letterboxed([file], served.detector.input_size)
-        tell("read pictures", len(pictures), len(pictures))
+        progress("read pictures", len(pictures), len(pictures))
         served.warm_up()
-        difficulties = _difficulties(served, letterboxed, tell)
+        difficulties = _difficulties(served, letterboxed, progress)
         half = len(letterboxed) // 2
         journal = None
         if measurements is not None:
@@ -130,7 +127,7 @@ def calibrate(
                 journal=journal,
                 difficulties=difficulties[half:],
             )
-            search = ThresholdSearch(rounds, targets, difficulties[:half], effort, tell)
+            search = ThresholdSearch(rounds, targets, difficulties[:half], effort, progress)
             verified = search.find()
         seen = circumstances(**served.versions(), perf_analyzer=perf_analyzer.version)
     warnings = [*search.warnings, *([] if rounds.warning is None else [rounds.warning])]
@@ -256,15 +253,15 @@ def _draw(files: Sequence[Path], most: int, seed: int) -> list[Path]:
     return [files[index] for index in order]
 
 
-def _difficulties(served: Served, images: Sequence[npt.NDArray[np.uint8]], tell: Progress) -> FloatArray:
+def _difficulties(served: Served, images: Sequence[UInt8Array], progress: Progress) -> FloatArray:
     done = 0
 
     def count() -> None:
         nonlocal done
         done += 1
-        tell("ask for difficulties", done, len(images))
+        progress("ask for difficulties", done, len(images))
 
-    tell("ask for difficulties", 0, len(images))
+    progress("ask for difficulties", 0, len(images))
     found = served.difficulties(images, count)
     if not np.isfinite(found).any():
         raise ServerError(f"model {served.name!r} gives no picture a difficulty (all NaN); its router is broken")

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import TargetOutOfReachError
 from dynamicdet.latency import Mixture
 from dynamicdet.thresholds import easy_share_for_target
 from dyndet_bench.measuring.measure import Run
 from dyndet_bench.measuring.statistic import MEAN, pooled
 from dyndet_builder.targets import Target
-
-FloatArray = npt.NDArray[np.float64]
 
 _SHARES = np.linspace(0.0, 1.0, 1001)
 _SAME = 0.05

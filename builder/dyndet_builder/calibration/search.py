@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
+from dynamicdet.aliases import FloatArray, Progress
 from dynamicdet.errors import TargetOutOfReachError, TooNoisyError
 from dynamicdet.thresholds import threshold_for_easy_share
 from dyndet_bench.measuring.measure import Run
@@ -20,13 +18,8 @@ from dyndet_builder.calibration.route_model import corrected_easy_share, first_e
 from dyndet_builder.calibration.trial import Trial, TrialRound
 from dyndet_builder.targets import Target
 
-Progress = Callable[[str, int, int], None]
-"""Told the step, how much of it is done, and of how much."""
-
 _RECENT = 5
 """rounds of both routes that a correction rests on: earlier the machine may have had another speed"""
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass

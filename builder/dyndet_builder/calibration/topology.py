@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
@@ -22,8 +23,6 @@ from dyndet_builder.repository.options import TOPOLOGIES, RenderOptions, Topolog
 from dyndet_builder.repository.render import render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
-
-Progress = Callable[[str, int, int], None]
 
 ROUNDS = 5
 _IMAGES = 32
@@ -56,7 +55,7 @@ def choose_topology(
     *,
     load: Load | None = None,
     rounds: int = ROUNDS,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> TopologyChoice | None:
     """Serve a bundle in both topologies at once on the embedded server, and take the one of the smaller latency.
 
@@ -70,7 +69,6 @@ def choose_topology(
             f"the topology auto is measured on this machine, which has no GPU {max(options.gpus)} (nvidia-smi lists "
             f"{count or 'none'}); choose the topology bls or fused, or render on a machine with that GPU"
         )
-    tell = progress or (lambda _step, _done, _of: None)
     load = load or Load()
     perf_analyzer = find_perf_analyzer()
     detector = options.name or read_bundle(bundle).name
@@ -98,9 +96,9 @@ def choose_topology(
         means: dict[Topology, list[list[float]]] = {topology: [] for topology in TOPOLOGIES}
         for number in range(rounds):
             for topology in TOPOLOGIES[:: -1 if number % 2 else 1]:
-                tell("compare topologies", number, rounds)
+                progress("compare topologies", number, rounds)
                 means[topology].append([run.mean_ms for run in measurers[topology].measure((ALL_EASY, ALL_HARD))])
-        tell("compare topologies", rounds, rounds)
+        progress("compare topologies", rounds, rounds)
     measured = {
         topology: RouteMeans(easy_ms=float(easy), hard_ms=float(hard))
         for topology, (easy, hard) in ((one, np.median(values, axis=0)) for one, values in means.items())

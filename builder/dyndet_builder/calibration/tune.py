@@ -8,13 +8,14 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.measure import Run
@@ -31,8 +32,6 @@ from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import MARKER_FILE, graph_file, render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
-
-Progress = Callable[[str, int, int], None]
 
 _TOGETHER = 4
 """configurations that one server holds at once"""
@@ -103,7 +102,7 @@ def tune(
     statistic: Statistic = MEAN,
     rounds: int = 3,
     max_images: int = 64,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Tuning:
     """Render a repository again with the settings that serve `load` best, measured on the embedded server.
 
@@ -254,13 +253,13 @@ class _Heats:
         threshold: float,
         workload: Workload,
         rounds: int,
-        progress: Progress | None,
+        progress: Progress,
     ) -> None:
         self.tried: list[Tried] = []
         self._bundle, self._folder, self._options = bundle, folder, options
         self._load, self._statistic, self._threshold = load, statistic, threshold
         self._workload, self._rounds = workload, rounds
-        self._tell = progress or (lambda _step, _done, _of: None)
+        self._progress = progress
         self._number = 0
 
     def winner(self, settings: Sequence[Setting]) -> Setting:
@@ -281,7 +280,7 @@ class _Heats:
         """Serve some settings at once and measure them in turn."""
         self._number += 1
         step = f"heat {self._number}: {' | '.join(map(str, settings))}"
-        self._tell(step, 0, self._rounds)
+        self._progress(step, 0, self._rounds)
         repositories = []
         for place, setting in enumerate(settings):
             repository = self._folder / f"{self._number}-{place}"
@@ -296,7 +295,7 @@ class _Heats:
             for number in range(self._rounds):
                 for place in range(len(settings))[:: -1 if number % 2 else 1]:
                     runs[place] += measurers[place].measure((self._threshold,), latencies_of=self._exported())
-                self._tell(step, number + 1, self._rounds)
+                self._progress(step, number + 1, self._rounds)
         for repository in repositories:
             shutil.rmtree(repository)
         tried = [self._tried(setting, found) for setting, found in zip(settings, runs, strict=True)]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from dynamicdet.aliases import Progress
 
 
 @contextmanager
-def step_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function to be told the step, how much of it is done, and of how much."""
+def step_bars() -> Iterator[Progress]:
+    """Yield a callback that draws one bar for each step."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -27,7 +22,7 @@ def step_bars() -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(step: str, done: int, of: int) -> None:

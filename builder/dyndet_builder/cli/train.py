@@ -240,7 +240,7 @@ def router(
             recipe=recipe,
             fabric=fabric,
             workers=workers,
-            progress=lambda done, of: show("run both detectors", done, of),
+            progress=show,
         )
     save(model, output or checkpoint, half=half)
     low, middle, high = report.quantiles

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError, TargetOutOfReachError
 from dyndet_bench.measuring.statistic import THROUGHPUT, Statistic
 from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import Sweep, read_sweep
 from dyndet_builder.deployment.plan_check import correction_of, of_latencies
-from dyndet_builder.deployment.plan_replica import FloatArray, Replica, replica_of_points, replica_of_sweep
+from dyndet_builder.deployment.plan_replica import Replica, replica_of_points, replica_of_sweep
 from dyndet_builder.repository.render import MARKER_FILE
 from dyndet_builder.repository.rendered import read_deployed
 from dyndet_builder.targets import parse_target

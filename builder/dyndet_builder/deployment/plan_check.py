@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynamicdet.aliases import FloatArray
 from dyndet_bench.measuring.statistic import Statistic
 from dyndet_bench.sweep.record import Latency, Sweep
-from dyndet_builder.deployment.plan_replica import FloatArray, replica_of_sweep
+from dyndet_builder.deployment.plan_replica import replica_of_sweep
 
 _CHECKED = ("mean", "p50", "p95", "p99")
 

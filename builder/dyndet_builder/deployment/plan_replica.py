@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError
 from dynamicdet.queueing import closed_loop, waits
 from dyndet_bench.sweep.record import Cell, Sweep
 from dyndet_builder.operating_points import OperatingPoints, RouteLatency
-
-FloatArray = npt.NDArray[np.float64]
 
 _REQUESTS = 200_000
 _FIRST = _REQUESTS // 10  # find an empty queue

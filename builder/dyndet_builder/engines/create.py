@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError, MissingExtraError
 from dyndet_builder.bundle.manifest import Bundle, StageName, read_bundle
 from dyndet_builder.engines.options import EngineOptions, profile_of
@@ -20,8 +21,6 @@ from dyndet_builder.folders import whole_folder
 
 __all__ = ["EngineOptions", "engines", "tensorrt_here", "trtexec_lines", "write_engines_script"]
 
-Progress = Callable[[str, int, int], None]
-"""Told the step, how much of it is done, and of how much."""
 
 TIMING_CACHE = "timing.cache"
 
@@ -38,7 +37,7 @@ def engines(
     *,
     builder: Builder = "tensorrt",
     timing_cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Engines:
     """Build the engines of a bundle into the folder `output`, which appears whole or not at all.
 
@@ -71,10 +70,9 @@ def engines(
                 options,
                 timing_cache=cache,
                 inspect=bool(gpus),
-                report=lambda done, of, step=step: progress(step, done, of) if progress else None,  # type: ignore[misc]
+                report=partial(progress, step),
             )
-            if progress:
-                progress(step, 1, 1)
+            progress(step, 1, 1)
             check_precision(result.shares, described.precision, f"the engine of {name}")
             cache = result.timing_cache
             (folder / plan_name(name)).write_bytes(result.plan)

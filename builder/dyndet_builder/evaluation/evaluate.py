@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import DEFAULT_HARD_SHARES, Evaluation, check_points, evaluate_results
 from dynamicdet.routing.cache import data_sha256, read_results, results_file, write_results
 from dynamicdet.routing.routes import RouteResults, check_contract
 from dyndet_builder.evaluation.sources import Source, open_source
-
-Progress = Callable[[str, int, int], None]
-"""Told the step, how much of it is done, and of how much."""
 
 _PLOT_SUFFIXES = (".png", ".svg")
 
@@ -61,7 +59,7 @@ def evaluate(
     seed: int = 0,
     cache: Path | None = None,
     plot: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> EvaluationReport:
     """COCO average precision of a checkpoint file, a bundle folder, or (`url`, `model`) a served detector.
 
@@ -73,14 +71,13 @@ def evaluate(
     check_points(hard_shares, thresholds)
     draw = None if plot is None else _drawing(plot)
     detector = open_source(source, url=url, model=model, architecture=architecture)
-    show = progress or (lambda _step, _done, _of: None)
-    truth = read_dataset(data, detector.input_size, images=images, progress=lambda *done: show("read images", *done))
+    truth = read_dataset(data, detector.input_size, images=images, progress=progress)
     check_contract(f"the {detector.label}", detector.class_names, detector.input_size, truth)
     file = None if cache is None else _file(cache, detector, truth)
     results = None if file is None else read_results(file, len(truth))
     from_cache = results is not None
     if results is None:
-        results = detector.run(truth, lambda *done: show("run both routes", *done))
+        results = detector.run(truth, progress)
         file = None if file is None else _kept(file, results)
     evaluation = evaluate_results(
         results,

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.networks.checkpoints import load
-from dynamicdet.routing.routes import BatchAnswers, Progress, RouteResults, check_contract, collect, run_routes
+from dynamicdet.routing.routes import BatchAnswers, RouteResults, check_contract, collect, run_routes
 from dynamicdet.suppression import Detections, suppression_for
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_builder.bundle.manifest import FILE_NAME, STAGES, file_sha256, read_bundle
@@ -48,7 +48,7 @@ class Source(Protocol):
     def identity(self) -> Mapping[str, str]:
         """Everything but the images that its detections depend on: hashes of contents, settings, tool versions."""
 
-    def run(self, data: CocoDataset, progress: Progress | None) -> RouteResults:
+    def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
         """All images through both routes. Raises InputError where classes or size do not fit."""
 
 
@@ -70,7 +70,7 @@ class CheckpointSource:
             **_versions("dyndet", "torch"),
         }
 
-    def run(self, data: CocoDataset, progress: Progress | None) -> RouteResults:
+    def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
         """In batches, backbone 1 once for both routes."""
         return run_routes(self._network, data, batch=_BATCH, progress=progress)
 
@@ -88,7 +88,7 @@ class BundleSource:
         """Content of bundle.json, which has the stages' hashes and the suppression, and ONNX Runtime's version."""
         return {"bundle": file_sha256(self._folder / FILE_NAME), **_versions("dyndet", "onnxruntime")}
 
-    def run(self, data: CocoDataset, progress: Progress | None) -> RouteResults:
+    def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
         """In batches, backbone 1 once for both routes."""
         check_contract("the bundle", self.class_names, self.input_size, data)
         runner = BundleRunner(self._folder)
@@ -130,7 +130,7 @@ class ServedSource:
         rendered_by = parameters.get("dyndet_version", {}).get("string_value", "")
         return {"served_bundle": bundle, "rendered_by": rendered_by, **versions, **self._backends()}
 
-    def run(self, data: CocoDataset, progress: Progress | None) -> RouteResults:
+    def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
         """Two requests per image, a few at a time. Raises ServerError where an image does not take the forced route."""
         check_contract("the served detector", self.class_names, self.input_size, data)
         with (
@@ -148,7 +148,7 @@ class ServedSource:
 
             return collect(data, answer, batch=_BATCH, progress=progress)
 
-    def _both(self, detector: Detector, image: npt.NDArray[np.uint8]) -> tuple[Answer, Answer]:
+    def _both(self, detector: Detector, image: UInt8Array) -> tuple[Answer, Answer]:
         """Answers by the easy and the hard route about a letterboxed image, boxes in pixels of the square."""
         easy = detector.detect(image, threshold=ALL_EASY, min_score=0.0)
         hard = detector.detect(image, threshold=ALL_HARD, min_score=0.0)

@@ -6,16 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from dyndet_builder.bundle.parity import BARS, UInt8Array, route_flip_share
+from dynamicdet.aliases import Float32Array, UInt8Array
+from dyndet_builder.bundle.parity import BARS, route_flip_share
 from dyndet_builder.bundle.runner import StageRunner, Tensors
 
 FROM_SCORE = 0.25
 """detections that are compared; below it, which candidates survive suppression is noise"""
 _MATCHES = 0.5
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +74,10 @@ def _matched(old: Tensors, new: Tensors) -> tuple[list[tuple[float, float]], int
     return pairs, int(likely.sum())
 
 
-def _overlaps(box: FloatArray, others: FloatArray) -> FloatArray:
+def _overlaps(box: Float32Array, others: Float32Array) -> Float32Array:
     """Intersection over union of a box with each of (N, 4)."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     shared = np.prod(np.maximum(high - low, 0), axis=1)
     area = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1)
-    overlaps: FloatArray = shared / np.maximum(area - shared, 1e-9)
+    overlaps: Float32Array = shared / np.maximum(area - shared, 1e-9)
     return overlaps

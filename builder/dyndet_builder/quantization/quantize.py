@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dyndet_builder.bundle.export import letterboxed, pictures_in, spread, stage_of
 from dyndet_builder.bundle.manifest import (
@@ -23,9 +23,6 @@ from dyndet_builder.folders import whole_folder
 from dyndet_builder.quantization.compare import FROM_SCORE, Differences, compare
 from dyndet_builder.quantization.graph import CHUNK, PERCENTILE, Counts, quantize_graph
 
-Progress = Callable[[str, int, int], None]
-"""Told the step, how much of it is done, and of how much."""
-
 CALIBRATION_IMAGES = 64
 COMPARED_IMAGES = 36
 
@@ -38,7 +35,7 @@ def quantize(
     data: Path | None = None,
     calibration_images: int = CALIBRATION_IMAGES,
     compared_images: int = COMPARED_IMAGES,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Bundle:
     """Write an int8 bundle to the folder `output`, which appears whole or not at all, and return its description.
 
@@ -48,7 +45,6 @@ def quantize(
 
     Raises InputError for a bundle that is not fp32, and for bad pictures and options.
     """
-    tell = progress or (lambda _step, _done, _of: None)
     runner = BundleRunner(bundle)
     described = runner.bundle
     if described.precision != "fp32":
@@ -61,7 +57,7 @@ def quantize(
         stages: dict[StageName, Stage] = {}
         counts: list[Counts] = []
         for index, (name, stage) in enumerate(described.stages.items()):
-            tell("quantize the graphs", index, len(STAGES))
+            progress("quantize the graphs", index, len(STAGES))
             feeds = [{tensor.name: each[tensor.name] for tensor in stage.inputs} for each in known]
             counts.append(quantize_graph(bundle / stage.file, folder / stage.file, feeds))
             stages[name] = stage_of(folder / stage.file)
@@ -69,11 +65,11 @@ def quantize(
                 raise InputError(
                     f"quantizing changed the inputs or outputs of {name}; this ONNX Runtime cannot be used"
                 )
-        tell("quantize the graphs", len(STAGES), len(STAGES))
-        tell("compare with fp32", 0, 1)
+        progress("quantize the graphs", len(STAGES), len(STAGES))
+        progress("compare with fp32", 0, 1)
         quantized = StageRunner({name: folder / stage.file for name, stage in stages.items()})
         found = compare(runner, quantized, letterboxed(compared, size))
-        tell("compare with fp32", 1, 1)
+        progress("compare with fp32", 1, 1)
         result = described.model_copy(
             update={
                 "precision": "int8",
@@ -84,7 +80,7 @@ def quantize(
         )
         (folder / FILE_NAME).write_text(result.model_dump_json(indent=2) + "\n")
         if data is not None:
-            result = _with_precision(result, bundle, folder, data, tell)
+            result = _with_precision(result, bundle, folder, data, progress)
             (folder / FILE_NAME).write_text(result.model_dump_json(indent=2) + "\n")
     return result
 
@@ -125,13 +121,13 @@ def _account(found: Differences, counts: list[Counts], images: int, source: str)
     )
 
 
-def _with_precision(result: Bundle, before: Path, after: Path, data: Path, tell: Progress) -> Bundle:
+def _with_precision(result: Bundle, before: Path, after: Path, data: Path, progress: Progress) -> Bundle:
     """The bundle with both average precisions, measured on a COCO data set."""
     from dyndet_builder.evaluation.evaluate import evaluate  # needs the extra `train`
 
     measured = []
     for folder, name in ((before, "fp32"), (after, "int8")):
-        report = evaluate(folder, data=data, progress=lambda step, *done, name=name: tell(f"{name}: {step}", *done))
+        report = evaluate(folder, data=data, progress=lambda step, *done, name=name: progress(f"{name}: {step}", *done))
         ap = report.as_json()["ap"]
         measured.append(AveragePrecision(easy=ap["easy"]["ap"], hard=ap["hard"]["ap"]))
     assert result.quantization is not None

@@ -11,7 +11,7 @@ from dyndet_builder.repository.models import TEMPLATES, Model, ModelTensor, Publ
 from dyndet_builder.repository.options import DETECTOR_PARAMETER, RenderOptions
 
 SUFFIX = "_encoded"
-CLIENT_CODE = ("__init__.py", "errors.py", "images.py", "letterbox.py")
+CLIENT_CODE = ("__init__.py", "aliases.py", "errors.py", "images.py", "letterbox.py")
 """files of the package `dynamicdet` that decode and letterbox, in the server as in the client"""
 
 

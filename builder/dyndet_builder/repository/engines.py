@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+from dynamicdet.aliases import Progress
 from dynamicdet.errors import InputError, MissingExtraError
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.engines.create import EngineOptions, engines, tensorrt_here, write_engines_script
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import engines_for
-
-Progress = Callable[[str, int, int], None]
 
 
 def engines_fit(bundle: Path, folder: Path, rendering: RenderOptions) -> bool:

@@ -15,8 +15,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import DyndetError, InputError
-from dynamicdet.images import UInt8Array
 from dyndet_client.cli.output import OutputFiles, Summary
 from dyndet_client.cli.sources import Picture, Source, expected_count, find_sources, read_pictures
 from dyndet_client.codec import Options

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
 from dynamicdet.images import SUFFIXES as PICTURE_SUFFIXES
-from dynamicdet.images import UInt8Array, read_image
+from dynamicdet.images import read_image
 from dyndet_client.cli import video
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError, MissingExtraError
-from dynamicdet.images import UInt8Array
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.cutpaste.assets import Assets, load, picture_count
 from dynamicdet.datasets.cutpaste.catalogue import CLASSES
 from dynamicdet.datasets.cutpaste.scene import box_of, make
@@ -22,7 +22,6 @@ from dynamicdet.errors import InputError
 
 _SPLIT_NUMBER: dict[Split, int] = {"train": 0, "val": 1}  # keeps the splits' random numbers apart
 _CHUNK = 25  # images per task
-Progress = Callable[[str, int, int], None]  # step, done, of
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,13 @@ def build(
     seed: int = 0,
     workers: int = 2,
     overwrite: bool = False,
-    progress: Progress = lambda _step, _done, _of: None,
+    progress: Progress = silent,
 ) -> tuple[Summary, ...]:
     """Write ``output/train`` and ``output/val``, each ``images/*.jpg`` with ``annotations.json`` (COCO).
 
     The bytes depend on the seed and the sources (and Pillow's version), not on ``workers``. The folder appears when
-    all is written. ``progress`` is told the step, how much of it is done, and of how much. Raises InputError for a
-    count or seed below 0, nothing to write, or an output that is not empty (``overwrite`` replaces a data set only).
+    all is written. Raises InputError for a count or seed below 0, nothing to write, or an output that is not empty
+    (``overwrite`` replaces a data set only).
     """
     if min(train_images, val_images) < 0 or train_images + val_images == 0:
         raise InputError(

@@ -6,10 +6,10 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER, PACKAGES
 from dynamicdet.errors import InputError, MissingExtraError
 
@@ -26,9 +26,7 @@ class Sources:
     backgrounds: dict[str, Path]
 
 
-def download(
-    cache: Path, on_package: Callable[[str, int, int], None] = lambda _name, _done, _of: None
-) -> tuple[Path, ...]:
+def download(cache: Path, on_package: Progress = silent) -> tuple[Path, ...]:
     """Download and unpack the Debian packages into ``cache``; what is there already is not fetched again.
 
     Nothing is installed into the system and no rights are needed. ``on_package`` is told the package that comes next

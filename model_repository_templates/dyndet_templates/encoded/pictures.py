@@ -13,8 +13,9 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
-from dynamicdet.images import FORMATS, MAX_PIXELS, UInt8Array, read_image
+from dynamicdet.images import FORMATS, MAX_PIXELS, read_image
 from dynamicdet.letterbox import Letterboxed, letterbox
 
 try:

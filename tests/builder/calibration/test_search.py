@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dynamicdet.aliases import silent
 from dynamicdet.errors import TargetOutOfReachError, TooNoisyError
 from dynamicdet.thresholds import is_hard
 from dyndet_bench.measuring.measure import PERCENTILES, Run
@@ -66,7 +67,7 @@ def _find(formula: Formula, targets: str, **effort: Any) -> tuple[list[Trial], T
         parse_targets(targets),
         calibration,
         Effort(time_budget_s=1, **effort),
-        lambda _step, _done, _of: None,
+        silent,
     )
     return search.find(), search
 
@@ -122,7 +123,7 @@ def test_a_target_between_two_thresholds_is_refused_with_what_is_near() -> None:
         parse_targets("12ms"),
         np.repeat([0.2, 0.8], 200),
         Effort(time_budget_s=1),
-        lambda _step, _done, _of: None,
+        silent,
     )
     with pytest.raises(TargetOutOfReachError, match=r"12ms lies between two thresholds: .* give more images"):
         search.find()

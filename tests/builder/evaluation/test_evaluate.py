@@ -48,7 +48,7 @@ def test_a_bundle_agrees_with_its_checkpoint(demo_checkpoint: Path, bundle_folde
     """In AP, and in what leads to it, which says more while weights are random: difficulties and scores."""
     checkpoint, bundle = CheckpointSource(demo_checkpoint), BundleSource(bundle_folder)
     truth = read_dataset(data, checkpoint.input_size)
-    one, two = (source.run(truth, None) for source in (checkpoint, bundle))
+    one, two = (source.run(truth) for source in (checkpoint, bundle))
     np.testing.assert_allclose(one.difficulties, two.difficulties, atol=1e-3)
     for first, second in zip(one.easy + one.hard, two.easy + two.hard, strict=True):
         assert len(first.scores) == pytest.approx(len(second.scores), abs=1)

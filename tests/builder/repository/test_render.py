@@ -250,7 +250,7 @@ def test_variant_for_picture_files_is_whole_in_itself(topology: Any, bundle: Pat
     assert (config.max_batch_size, config.instance_group[0].count) == (detector.max_batch_size, 3)
     assert config.parameters["dyndet_class_names"] == detector.parameters["dyndet_class_names"]
     copied = _files(repository / "toy_encoded" / "1" / "dynamicdet")
-    assert sorted(copied) == ["__init__.py", "errors.py", "images.py", "letterbox.py"]
+    assert sorted(copied) == ["__init__.py", "aliases.py", "errors.py", "images.py", "letterbox.py"]
     for name, content in copied.items():
         assert content == (Path(dynamicdet.__file__).parent / name).read_bytes()
     with pytest.raises(NotADetectorError, match="it has no input image"):

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from dynamicdet.aliases import Progress
 from dynamicdet.cache import cache_folder
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
@@ -156,9 +157,7 @@ def _loads(
     return loads + [Load(request_rate=rate, batch=int(size)) for size in batch for rate in request_rate or ()]
 
 
-def _accuracy(
-    url: str, model: str, data: Path, show: Callable[[str, int, int], None]
-) -> Callable[[Sequence[float]], list[Accuracy]]:
+def _accuracy(url: str, model: str, data: Path, show: Progress) -> Callable[[Sequence[float]], list[Accuracy]]:
     # Needs what training needs: pycocotools and torch.
     from dyndet_builder.evaluation.evaluate import evaluate
 
