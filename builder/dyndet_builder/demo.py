@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.aliases import Progress
+from dynamicdet.files import whole_file
 from dynamicdet.images import read_image
 from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.calibration.effort import Effort
@@ -56,9 +57,8 @@ def demo(output: Path, *, targets: Sequence[Target], progress: Progress) -> tupl
         for number, picture in enumerate(chosen, start=1):
             found = detector.detect(picture, min_score=0.3)
             saved = folder / f"{picture.stem}-detected.png"
-            temporary = saved.with_name(f".{saved.name}")
-            found.draw(read_image(picture)).save(temporary, format="PNG")
-            temporary.replace(saved)
+            with whole_file(saved, durable=False) as temporary:
+                found.draw(read_image(picture)).save(temporary, format="PNG")
             answers.append(Answer(picture=picture, detections=found, saved=saved))
             progress("detect in pictures", number, len(chosen))
     return result, answers

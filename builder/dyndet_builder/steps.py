@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dynamicdet.errors import InputError
+from dynamicdet.files import check_creatable, whole_file
 from dyndet_builder.bundle.manifest import file_sha256
-from dyndet_builder.folders import check_creatable
 
 _STATE = "build.json"
 _LOCK = ".lock"
@@ -82,6 +82,5 @@ class FinishedSteps:
         self._write()
 
     def _write(self) -> None:
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"schema_version": 1, "steps": self._keys}, indent=2) + "\n")
-        temporary.replace(self._path)
+        with whole_file(self._path) as temporary:
+            temporary.write_text(json.dumps({"schema_version": 1, "steps": self._keys}, indent=2) + "\n")

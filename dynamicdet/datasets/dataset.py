@@ -6,7 +6,6 @@ memory-mapped file that survives the process.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from dynamicdet.aliases import Float32Array, IntArray, Progress, UInt8Array, silent
 from dynamicdet.datasets.annotations import DataSummary, read_annotations
 from dynamicdet.errors import InputError
+from dynamicdet.files import whole_file
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import Letterboxed, letterbox
 
@@ -154,15 +154,13 @@ def _cached(
     if not (pixels.exists() and sides_file.exists()):
         stem.parent.mkdir(parents=True, exist_ok=True)
         sides = np.empty((len(entries), 2), np.int64)
-        with tempfile.TemporaryDirectory(dir=stem.parent) as scratch:
+        with whole_file(pixels, durable=False) as new_pixels, whole_file(sides_file, durable=False) as new_sides:
             images = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-                Path(scratch) / "images.npy", "w+", np.uint8, (len(entries), size, size, 3)
+                new_pixels, "w+", np.uint8, (len(entries), size, size, 3)
             )
             _decode(folder, entries, images, sides, progress)
             images.flush()
-            np.save(Path(scratch) / "sides.npy", sides)
-            (Path(scratch) / "images.npy").replace(pixels)
-            (Path(scratch) / "sides.npy").replace(sides_file)
+            np.save(new_sides, sides)
     try:
         return np.load(pixels, mmap_mode="r"), np.load(sides_file)
     except (ValueError, OSError) as error:

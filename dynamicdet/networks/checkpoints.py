@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dynamicdet.errors import CheckpointError, InputError
+from dynamicdet.files import check_writable, whole_file
 from dynamicdet.networks.architectures import ARCHITECTURES, architecture
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.networks.published import read_published
@@ -34,7 +34,7 @@ def save(model: DynamicDetector, path: str | os.PathLike[str], *, half: bool = F
     if model.deployed:
         raise InputError("a deployed copy cannot be saved; save the network it was made from")
     target = Path(path)
-    check_target(target)
+    check_writable(target)
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -43,26 +43,11 @@ def save(model: DynamicDetector, path: str | os.PathLike[str], *, half: bool = F
         "input_size": str(model.input_size),
     }
     tensors = {name: _stored(tensor, half=half) for name, tensor in model.state_dict().items()}
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        save_file(tensors, temporary, metadata=header)
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{target} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_target(path: Path) -> None:
-    """Raise InputError where no checkpoint can be written to this path."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name the file to write")
-    if not path.parent.is_dir():
-        found = "is a file" if path.parent.exists() else "does not exist"
-        raise InputError(f"{path} cannot be written: the folder {path.parent} {found}")
+    with whole_file(target) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except safetensors.SafetensorError as error:
+            raise InputError(f"{target} cannot be written: {error}") from error
 
 
 def _stored(tensor: Tensor, *, half: bool) -> Tensor:

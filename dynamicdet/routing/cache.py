@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from dynamicdet.datasets.dataset import CocoDataset
+from dynamicdet.files import whole_file
 from dynamicdet.routing.routes import RouteResults
 from dynamicdet.suppression import Detections
 
@@ -54,16 +53,9 @@ def read_results(path: Path, images: int) -> RouteResults | None:
 
 
 def write_results(path: Path, results: RouteResults) -> None:
-    """Keep results, so that a reader sees all of them or none. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **_packed(results))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Keep results, so that a reader sees all of them or none. Raises InputError where they cannot be written."""
+    with whole_file(path, durable=False) as temporary:
+        np.savez(temporary, **_packed(results))
 
 
 def _packed(results: RouteResults) -> Arrays:

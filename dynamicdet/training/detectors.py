@@ -15,7 +15,8 @@ from lightning_fabric import Fabric
 
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
-from dynamicdet.networks.checkpoints import check_target, load, save
+from dynamicdet.files import check_writable
+from dynamicdet.networks.checkpoints import load, save
 from dynamicdet.networks.network import DynamicDetector, create
 from dynamicdet.training.batches import EpochBatches
 from dynamicdet.training.devices import make_fabric
@@ -49,7 +50,7 @@ def train_detectors(
     recipe = recipe or DetectorRecipe()
     fabric = fabric or make_fabric()
     target = Path(output)
-    check_target(target)
+    check_writable(target)
     _check_split(recipe, fabric.world_size, len(data))
     torch.manual_seed(recipe.seed)
     model = _first_network(architecture, data, start)

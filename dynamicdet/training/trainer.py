@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dynamicdet.errors import InputError
+from dynamicdet.files import whole_file
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.training.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.training.losses import DetectionLoss
@@ -165,11 +165,11 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "recipe": asdict(self.recipe),
         }
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            temporary = Path(folder) / "state.pt"
-            self.fabric.save(temporary, content)
-            if self.fabric.is_global_zero:
-                temporary.replace(path)
+        if self.fabric.is_global_zero:
+            with whole_file(path) as temporary:
+                self.fabric.save(temporary, content)
+        else:
+            self.fabric.save(path, content)  # writes nothing, but the first process waits for the others in it
         self.fabric.barrier()
 
     def restore(self, path: Path) -> int:

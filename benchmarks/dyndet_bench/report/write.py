@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from uuid import uuid4
 
-from dynamicdet.errors import InputError
+from dynamicdet.files import whole_file
 from dyndet_bench.report.facts import Facts
 from dyndet_bench.report.html import report_html
 from dyndet_bench.report.markdown import summary_markdown
@@ -29,16 +28,10 @@ def write_report(sweep: Sweep, folder: Path) -> tuple[Path, ...]:
         MARKDOWN_NAME: summary_markdown(facts, plots),
         CSV_NAME: cells_csv(facts),
     }
-    return tuple(_write_whole(folder / name, text) for name, text in texts.items())
+    return tuple(_write(folder / name, text) for name, text in texts.items())
 
 
-def _write_whole(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
+def _write(path: Path, text: str) -> Path:
+    with whole_file(path, durable=False) as temporary:
         temporary.write_bytes(text.encode())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

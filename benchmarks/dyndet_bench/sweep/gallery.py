@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dynamicdet.aliases import FloatArray
+from dynamicdet.files import whole_file
 from dynamicdet.images import read_image
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.sweep.record import Picture, Role
@@ -66,9 +67,8 @@ def chosen_pictures(difficulties: FloatArray, middle: float) -> list[tuple[Role,
 
 def _save(picture: Image.Image, path: Path) -> None:
     picture.thumbnail((_SIDE, _SIDE))
-    temporary = path.with_name(f".{path.name}")
-    picture.convert("RGB").save(temporary, format="JPEG", quality=80, optimize=True)
-    temporary.replace(path)
+    with whole_file(path, durable=False) as temporary:
+        picture.convert("RGB").save(temporary, format="JPEG", quality=80, optimize=True)
 
 
 def _counted(found: Detections) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from dynamicdet.aliases import FloatArray, Progress, UInt8Array, silent
 from dynamicdet.errors import DyndetError, InputError, ServerError
+from dynamicdet.files import whole_file
 from dynamicdet.thresholds import threshold_for_easy_share
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.machine import describe_machine
@@ -133,9 +134,8 @@ def sweep(
         gallery=gallery,
         circumstances=seen,
     )
-    temporary = output / f".{FILE_NAME}"
-    temporary.write_text(record.model_dump_json(indent=1) + "\n")
-    temporary.replace(output / FILE_NAME)
+    with whole_file(output / FILE_NAME) as temporary:
+        temporary.write_text(record.model_dump_json(indent=1) + "\n")
     if death is not None:
         raise ServerError(f"{death}; what was measured is kept in {output}, and the same command goes on") from death
     return record

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import onnx
 import dynamicdet
 from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.errors import InputError
+from dynamicdet.files import check_creatable, check_replaceable, whole_folder
 from dynamicdet.images import SUFFIXES, read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.networks.network import DynamicDetector
@@ -25,7 +24,6 @@ from dyndet_builder.bundle.manifest import STAGES, Bundle, Nms, Precision, Sourc
 from dyndet_builder.bundle.parity import BARS, check_parity, measure_flips, measure_parity
 from dyndet_builder.bundle.runner import StageRunner
 from dyndet_builder.bundle.stages import at_precision, rows_of
-from dyndet_builder.folders import check_creatable
 from dyndet_builder.operating_points import read_operating_points
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
@@ -69,7 +67,7 @@ def export(
     that cannot be loaded, ParityError where a graph differs from the network by more than `parity.BARS` accepts.
     """
     _check_options(name, precision, max_detections, parity_images)
-    _check_replaceable(output)
+    check_replaceable(output, BUNDLE_FILE)
     check_creatable(output.parent)
     pictures = spread(pictures_in(images), parity_images)
     thresholds = () if operating_points is None else _thresholds(operating_points)
@@ -91,8 +89,7 @@ def export(
     graphs, used = export_graphs(at_precision(network, precision), nms, exporter=exporter, report=on_stage)
     progress("export graphs", len(STAGES), len(STAGES))
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(output) as folder, tempfile.TemporaryDirectory() as probes:
+    with whole_folder(output, marker=BUNDLE_FILE) as folder, tempfile.TemporaryDirectory() as probes:
         stages: dict[StageName, Stage] = {}
         for stage, graph in graphs.items():
             onnx.save(graph.model, folder / f"{stage}.onnx")
@@ -136,7 +133,6 @@ def export(
             parity=parity,
         )
         (folder / BUNDLE_FILE).write_text(bundle.model_dump_json(indent=2) + "\n")
-        _put(folder, output)
     return bundle
 
 
@@ -154,14 +150,6 @@ def _check_options(name: str, precision: str, max_detections: int, parity_images
 def _thresholds(file: Path) -> tuple[float, ...]:
     """The thresholds of a file of operating points, ascending."""
     return tuple(sorted({point.threshold for point in read_operating_points(file).points.values()}))
-
-
-def _check_replaceable(output: Path) -> None:
-    if not output.exists() and not output.is_symlink():
-        return
-    if output.is_dir() and ((output / BUNDLE_FILE).is_file() or not any(output.iterdir())):
-        return
-    raise InputError(f"{output} exists and is no bundle (it has no {BUNDLE_FILE}); give another folder, or remove it")
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -218,28 +206,3 @@ def _probe_runner(graphs: dict[StageName, StageGraph], folder: Path) -> StageRun
     for stage, path in files.items():
         onnx.save(graphs[stage].probe, path)
     return StageRunner(files)
-
-
-@contextmanager
-def _beside(output: Path) -> Iterator[Path]:
-    """A temporary folder next to `output`, removed unless it was renamed."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put(folder: Path, output: Path) -> None:
-    """Rename a finished bundle into place; the old one goes only after that has worked."""
-    if not output.exists():
-        folder.rename(output)
-        return
-    with _beside(output) as old:
-        output.rename(old)
-        try:
-            folder.rename(output)
-        except OSError:
-            old.rename(output)
-            raise

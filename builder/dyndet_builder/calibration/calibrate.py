@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 
 from dynamicdet.aliases import FloatArray, Progress, UInt8Array, silent
 from dynamicdet.errors import InputError, ServerError
+from dynamicdet.files import check_writable, whole_file
 from dynamicdet.thresholds import easy_share
 from dyndet_bench.measuring.journal import Journal
 from dyndet_bench.measuring.load import Load
@@ -281,14 +280,11 @@ def _destinations(repository: Path | None, output: Path | None, model: str) -> l
             raise InputError(f"{repository} is no repository with a model {model!r}: {folder} does not exist")
         files.append(folder / POINTS_FILE)
     if output is not None:
-        if output.is_dir():
-            raise InputError(f"{output} is a folder; give the name of a file")
         files.append(output)
     for file in files:
+        check_writable(file)
         if file.exists():
             read_operating_points(file)
-        if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-            raise InputError(f"{file} cannot be written: {file.parent} does not exist or allows no writing")
     return files
 
 
@@ -297,14 +293,5 @@ def _write(path: Path, points: Mapping[str, OperatingPoint], evidence: Evidence)
     kept = read_operating_points(path).points if path.exists() else {}
     merged = {key: value for key, value in kept.items() if key != UNCALIBRATED} | dict(points)
     content = OperatingPoints(default=next(iter(points)), points=merged, evidence=evidence)
-    text = content.model_dump_json(indent=2) + "\n"
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole_file(path) as temporary:
+        temporary.write_text(content.model_dump_json(indent=2) + "\n")

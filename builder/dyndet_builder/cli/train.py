@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dynamicdet.datasets.annotations import read_annotations
 from dynamicdet.datasets.dataset import read_dataset
+from dynamicdet.files import check_writable
 from dynamicdet.networks.architectures import ARCHITECTURES, architecture
-from dynamicdet.networks.checkpoints import check_target, load, save
+from dynamicdet.networks.checkpoints import load, save
 from dynamicdet.routing.training import OBJECTIVES, Objective, RouterRecipe, train_router
 from dynamicdet.training.detectors import train_detectors
 from dynamicdet.training.devices import Accelerator, Precision, make_fabric
@@ -141,7 +142,7 @@ def detectors(
         loss=LossWeights(classes=class_gain),
         seed=seed,
     )
-    check_target(output)
+    check_writable(output)
     folder = output.with_name(f"{output.name}.logs") if logs is None else logs
     fabric = make_fabric(accelerator=accelerator, precision=precision, log_folder=folder)
     if fabric.is_global_zero:
@@ -228,7 +229,7 @@ def router(
         loss=LossWeights(classes=class_gain),
         seed=seed,
     )
-    check_target(output or checkpoint)
+    check_writable(output or checkpoint)
     model = load(checkpoint)
     fabric = make_fabric(accelerator=accelerator, precision="32-true")
     _echo_summary(data, images)

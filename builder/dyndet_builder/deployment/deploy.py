@@ -11,11 +11,11 @@ import jinja2
 import yaml
 
 from dynamicdet.errors import DyndetError
+from dynamicdet.files import check_replaceable, whole_folder
 from dyndet_builder.deployment.alerts import watched
 from dyndet_builder.deployment.dashboard import panels
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.deployment.values import Values, notes, values
-from dyndet_builder.folders import check_replaceable, whole_folder
 from dyndet_builder.repository.models import TEMPLATES
 from dyndet_builder.repository.rendered import read_deployed
 
@@ -60,7 +60,7 @@ def deploy(repository: Path, output: Path, options: DeployOptions | None = None)
     texts = {name: _render(name, {**shared, **_pod(name, filled)}) for name in _names() if _wanted(name, filled)}
     for name, text in texts.items():
         _read_back(name, text)
-    with whole_folder(output, MARKER_FILE) as temporary:
+    with whole_folder(output, marker=MARKER_FILE) as temporary:
         for name, text in texts.items():
             path = temporary / name
             path.parent.mkdir(exist_ok=True)

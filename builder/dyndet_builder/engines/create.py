@@ -11,13 +11,13 @@ from typing import Any, cast
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.files import whole_folder
 from dyndet_builder.bundle.manifest import Bundle, StageName, read_bundle
 from dyndet_builder.engines.options import EngineOptions, profile_of
 from dyndet_builder.engines.precision import check_bundle_precision, check_precision
 from dyndet_builder.engines.record import FILE_NAME, Builder, Engine, Engines, gpus_here
 from dyndet_builder.engines.script import engines_script, plan_name, trtexec_line
 from dyndet_builder.engines.tensorrt import Built, build_stage
-from dyndet_builder.folders import whole_folder
 
 __all__ = ["EngineOptions", "engines", "tensorrt_here", "trtexec_lines", "write_engines_script"]
 
@@ -60,7 +60,7 @@ def engines(
     cache_file = timing_cache or output / TIMING_CACHE
     cache = cache_file.read_bytes() if cache_file.is_file() else b""
     built: dict[StageName, Engine] = {}
-    with whole_folder(output, FILE_NAME) as folder:
+    with whole_folder(output, marker=FILE_NAME) as folder:
         for name, stage in described.stages.items():
             step = f"build {name}"
             result = build_stage(

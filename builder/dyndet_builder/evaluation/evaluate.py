@@ -122,6 +122,6 @@ def _kept(file: Path, results: RouteResults) -> Path | None:
     """The file; None where it could not be written, which is no reason to lose what was found."""
     try:
         write_results(file, results)
-    except OSError:
+    except InputError:
         return None
     return file

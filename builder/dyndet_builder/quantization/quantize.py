@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
+from dynamicdet.files import whole_folder
 from dyndet_builder.bundle.export import letterboxed, pictures_in, spread, stage_of
 from dyndet_builder.bundle.manifest import (
     FILE_NAME,
@@ -19,7 +20,6 @@ from dyndet_builder.bundle.manifest import (
     file_sha256,
 )
 from dyndet_builder.bundle.runner import BundleRunner, StageRunner, Tensors
-from dyndet_builder.folders import whole_folder
 from dyndet_builder.quantization.compare import FROM_SCORE, Differences, compare
 from dyndet_builder.quantization.graph import CHUNK, PERCENTILE, Counts, quantize_graph
 
@@ -51,7 +51,7 @@ def quantize(
         raise InputError(f"{bundle} is {described.precision}; int8 is made of an fp32 bundle")
     calibration, compared = _pictures(images, calibration_images, compared_images)
     size = described.input_size
-    with whole_folder(output, FILE_NAME) as folder:
+    with whole_folder(output, marker=FILE_NAME) as folder:
         batches = [image[None] for image in letterboxed(calibration, size)]
         known: list[Tensors] = [{**runner.backbone1(batch), "image": batch} for batch in batches]
         stages: dict[StageName, Stage] = {}

@@ -11,13 +11,13 @@ from pathlib import Path
 import onnx
 
 from dynamicdet.errors import InputError
+from dynamicdet.files import check_replaceable, whole_folder
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import Bundle, StageName, file_sha256, read_bundle
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import PLAN, Engines, read_engines
-from dyndet_builder.folders import check_replaceable, whole_folder
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import uncalibrated
 from dyndet_builder.repository.encoded import encoded_model, write_encoded
@@ -59,7 +59,7 @@ def render(
     check_replaceable(output, MARKER_FILE)
     warmup = None if options.warmup_image is None else _warmup_bytes(options.warmup_image, described.input_size)
     engines = None if options.engines is None else engines_for(options.engines, described, options)
-    with whole_folder(output, MARKER_FILE) as temporary:
+    with whole_folder(output, marker=MARKER_FILE) as temporary:
         bundle_sha256 = file_sha256(bundle / BUNDLE_FILE)
         detector = public_model(described, name, options, bundle_sha256)
         for model in detector.stages:

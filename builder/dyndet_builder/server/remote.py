@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import fsspec
 from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
+from dynamicdet.files import whole_file, whole_folder
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.deployment.server import ADMIN_HEADER, ADMIN_VARIABLE
 from dyndet_builder.engines.record import check_engines_there
@@ -123,15 +123,12 @@ class RemoteServer:
 def _replace(source: Path, target: Path) -> None:
     """Put a file or folder in the place of another; a reader sees the old or the new one, or for a moment none."""
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            new = temporary / "new"
-            (shutil.copytree if source.is_dir() else shutil.copy2)(source, new)
-            if target.is_dir():
-                target.rename(temporary / "old")
-            new.replace(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if source.is_dir():
+            with whole_folder(target, marker=None) as folder:
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+        else:
+            with whole_file(target) as file:
+                shutil.copy2(source, file)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
 

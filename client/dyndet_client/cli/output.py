@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dynamicdet.errors import InputError
+from dynamicdet.files import whole_file
 from dyndet_client.cli.sources import Picture, Source
 from dyndet_client.cli.video import VideoWriter
 from dyndet_client.detections import Detections
@@ -66,18 +67,8 @@ class OutputFiles:
         drawn = found.draw(picture.pixels)
         kind = "JPEG" if max(drawn.size) <= _JPEG_LIMIT else "PNG"
         target = self._free_name(picture.source.path.stem, ".jpg" if kind == "JPEG" else ".png")
-        try:
-            handle, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    drawn.save(file, kind, quality=92, subsampling=0)
-                Path(name).chmod(0o644)
-                Path(name).replace(target)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+        with whole_file(target, durable=False) as temporary:
+            drawn.save(temporary, kind, quality=92, subsampling=0)
         return target
 
     def _free_name(self, stem: str, suffix: str) -> Path:

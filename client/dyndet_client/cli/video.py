@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image
 
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.files import whole_file
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
@@ -90,12 +91,14 @@ class VideoWriter:
     """Writes pictures of one size into an MP4 file, which has its name once it is closed."""
 
     def __init__(self, path: Path, rate: Fraction) -> None:
-        self._path, self._part = path, path.with_name(f".{path.name}.part")
+        self._path = path
         self._rate = rate.limit_denominator(1001)
         self._av = _pyav(path)
         self._stream: Any = None
+        self._whole = ExitStack()
+        self._temporary = self._whole.enter_context(whole_file(path, durable=False))
         try:
-            self._container = self._av.open(str(self._part), "w", format="mp4")
+            self._container = self._av.open(str(self._temporary), "w", format="mp4")
         except OSError as error:
             raise InputError(f"cannot write {path}: {_reason(error)}") from error
 
@@ -120,17 +123,18 @@ class VideoWriter:
             for packet in self._stream.encode() if self._stream is not None else ():
                 self._container.mux(packet)
             self._container.close()
-            self._part.replace(self._path)
+            self._whole.close()
         except OSError as error:
             raise InputError(f"cannot write {self._path}: {_reason(error)}") from error
         finally:
-            self._part.unlink(missing_ok=True)
+            self.discard()  # nothing is left to remove where all went well
 
     def discard(self) -> None:
         """Remove what was written so far."""
         with suppress(Exception):
             self._container.close()
-        self._part.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)  # so that closing puts nothing in place
+        self._whole.close()
 
     def _new_stream(self, size: tuple[int, int]) -> Any:
         for codec, options in _CODECS:

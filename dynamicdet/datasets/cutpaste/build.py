@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from dynamicdet.datasets.cutpaste.scene import box_of, make
 from dynamicdet.datasets.cutpaste.sources import Sources
 from dynamicdet.datasets.cutpaste.splits import Split
 from dynamicdet.errors import InputError
+from dynamicdet.files import whole_folder
 
 _SPLIT_NUMBER: dict[Split, int] = {"train": 0, "val": 1}  # keeps the splits' random numbers apart
 _CHUNK = 25  # images per task
@@ -60,16 +60,13 @@ def build(
     if seed < 0:
         raise InputError(f"the seed must be 0 or more, got {seed}")
     check_output(output, overwrite=overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
     counts: dict[Split, int] = {"train": train_images, "val": val_images}
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        whole = Path(scratch) / "whole"
+    with whole_folder(output, marker=None) as whole:
         summaries = [
             _write_split(whole / split, output / split, split, sources, count, seed, workers, progress)
             for split, count in counts.items()
             if count
         ]
-        _put_in_place(whole, output, Path(scratch) / "old")
     return tuple(summaries)
 
 
@@ -85,18 +82,6 @@ def check_output(output: Path, *, overwrite: bool = False) -> None:
         raise InputError(
             f"{output} holds more than a data set ({strange[0]!r}), so it is not overwritten; choose another"
         )
-
-
-def _put_in_place(whole: Path, output: Path, aside: Path) -> None:
-    """Swap the finished folder in; what was there returns if that fails."""
-    if output.exists():
-        output.rename(aside)
-    try:
-        whole.rename(output)
-    except OSError:
-        if aside.exists():
-            aside.rename(output)
-        raise
 
 
 def _write_split(

@@ -12,6 +12,7 @@ from pathlib import Path
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER, PACKAGES
 from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.files import whole_folder
 
 _FEWEST_BACKGROUNDS = 4
 _FEWEST_PER_CLASS = 3
@@ -84,11 +85,10 @@ def _download_one(package: str, folder: Path) -> None:
                 f"apt-get could not download {package} ({lines[-1].removeprefix('E: ')}); check the network, run "
                 "`sudo apt-get update`, or give a folder with the unpacked packages with --sources"
             )
-        unpacked = Path(scratch) / "unpacked"
-        done = subprocess.run(["dpkg-deb", "-x", archives[0], unpacked], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise InputError(f"the downloaded {archives[0].name} cannot be unpacked: {done.stderr.strip()}")
-        unpacked.rename(folder)
+        with whole_folder(folder, marker=None) as unpacked:
+            done = subprocess.run(["dpkg-deb", "-x", archives[0], unpacked], capture_output=True, text=True)
+            if done.returncode != 0:
+                raise InputError(f"the downloaded {archives[0].name} cannot be unpacked: {done.stderr.strip()}")
 
 
 def _share_folders(root: Path) -> list[Path]:

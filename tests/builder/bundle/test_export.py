@@ -152,7 +152,7 @@ def test_bad_input_gets_one_sentence(demo_checkpoint: Path, demo_images: Path, t
     broken.mkdir()
     (broken / "a.jpg").write_bytes(b"")
     output = tmp_path / "bundle"
-    with pytest.raises(InputError, match="is no bundle"):
+    with pytest.raises(InputError, match="dyndet did not write it"):
         export(demo_checkpoint, precious, images=demo_images)
     with pytest.raises(InputError, match="no folder"):
         export(demo_checkpoint, output, images=tmp_path / "missing")

@@ -157,7 +157,7 @@ def test_rendering_again_replaces_and_starts_uncalibrated(bundle: Path, tmp_path
 
 def test_a_folder_of_somebody_else_is_left_alone(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="dyndet did not render it"):
+    with pytest.raises(InputError, match="dyndet did not write it"):
         render(bundle, tmp_path)
     assert _files(tmp_path) == {"thesis.txt": b"years of work"}
 
