@@ -166,7 +166,7 @@ def test_a_failed_rendering_leaves_the_old_repository_whole(bundle: Path, tmp_pa
     """A file system that refuses to write, a damaged bundle, a picture that is none."""
     output = render(bundle, tmp_path / "models")
     before = _files(output)
-    with _files_of_at_most(700), pytest.raises(OSError, match="File too large"):
+    with _files_of_at_most(700), pytest.raises(InputError, match="models cannot be written: File too large"):
         render(bundle, output)
     damaged = write_toy_bundle(tmp_path / "damaged")
     (damaged / "head1.onnx").write_bytes(b"")
