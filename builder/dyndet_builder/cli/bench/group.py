@@ -16,6 +16,7 @@ from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_bench.sweep.compare import THRESHOLD, THRESHOLD_P99, Change, ComparedCell, Comparison, compare
 from dyndet_bench.sweep.paper import FITTED_ROWS
 from dyndet_builder.cli.bench.client import command as client_command
+from dyndet_builder.cli.bench.plot import command as plot_command
 from dyndet_builder.cli.bench.serving import command as serving_command
 from dyndet_builder.cli.bench.sweep import command as sweep_command
 from dyndet_builder.cli.progress import step_bars
@@ -30,6 +31,7 @@ def command() -> None:
 
 
 command.add_command(sweep_command)
+command.add_command(plot_command)
 command.add_command(serving_command)
 command.add_command(client_command)
 
