@@ -92,7 +92,7 @@ def test_the_command_writes_reports_that_hold_the_figures(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "one of both"),
+        ([], "either a model repository"),
         (["--url", "127.0.0.1:9", "--hard-shares", "0,2"], "must lie in 0..1, got 2"),
         (["--url", "127.0.0.1:9", "--concurrency", "1.5"], "--concurrency takes whole numbers, got 1.5"),
         (["--url", "127.0.0.1:9", "--concurrency", "one"], "numbers separated by commas"),

@@ -15,21 +15,21 @@ from dynamicdet.errors import DyndetError, InputError
 # name -> (module with a click command named `command`, one line of help). Modules load only when their command runs,
 # so that `dyndet detect` starts without torch.
 _COMMANDS = {
-    "build": ("dyndet_builder.cli.build", "Export, render, serve, calibrate and verify in one go."),
+    "build": ("dyndet_builder.cli.build", "Export, render, serve, calibrate and verify in one command."),
     "info": ("dyndet_builder.cli.info", "Show parameters, GFLOPs and features of a network or checkpoint."),
     "export": ("dyndet_builder.cli.export", "Export a checkpoint as a bundle of three ONNX stages."),
-    "quantize": ("dyndet_builder.cli.quantize", "Make an int8 bundle of an fp32 one, and measure what it costs."),
-    "engines": ("dyndet_builder.cli.engines", "Build TensorRT engines, or a script that does."),
+    "quantize": ("dyndet_builder.cli.quantize", "Make an int8 bundle from an fp32 bundle, and measure the cost."),
+    "engines": ("dyndet_builder.cli.engines", "Build TensorRT engines, or write a script that builds them."),
     "render": ("dyndet_builder.cli.render", "Render a bundle as a Triton model repository."),
-    "serve": ("dyndet_builder.cli.serve", "Serve a model repository on a Triton server of this machine."),
-    "deploy": ("dyndet_builder.cli.deploy", "Render a deployment, and plan how many replicas a promise needs."),
+    "serve": ("dyndet_builder.cli.serve", "Serve a model repository with a Triton server on this machine."),
+    "deploy": ("dyndet_builder.cli.deploy", "Render a deployment, and plan the number of replicas."),
     "calibrate": ("dyndet_builder.cli.calibrate", "Find the threshold that meets a latency target."),
-    "tune": ("dyndet_builder.cli.tune", "Find the instances, threads and batching that serve a load fastest."),
+    "tune": ("dyndet_builder.cli.tune", "Find the fastest instances, threads and batching for a load."),
     "bench": ("dyndet_builder.cli.bench.group", "Measure a served detector."),
-    "detect": ("dyndet_client.cli.detect", "Detect objects in pictures through a server."),
+    "detect": ("dyndet_client.cli.detect", "Detect objects in images through a server."),
     "train": ("dyndet_builder.cli.train", "Train the detectors, then the router."),
-    "evaluate": ("dyndet_builder.cli.evaluate", "Measure COCO average precision of both routes and any mix."),
-    "data": ("dyndet_builder.cli.data", "Build data sets of real images."),
+    "evaluate": ("dyndet_builder.cli.evaluate", "Measure COCO average precision of both routes and of mixes."),
+    "data": ("dyndet_builder.cli.data", "Build and check data sets of real images."),
     "doctor": ("dyndet_builder.cli.doctor", "Show what is installed here, and how to install what is missing."),
     "demo": ("dyndet_builder.cli.demo", "Build, serve and try the demo model."),
 }
@@ -59,7 +59,7 @@ def _load(name: str) -> click.Command:
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"`dyndet {name}` needs the package {error.name!r}, which is not installed; "
-            "`pip install 'dyndet[build,bench,server,train]'` installs everything"
+            "`pip install 'dyndet[build,bench,server,train]'` installs all packages"
         ) from error
     command: click.Command = module.command
     return command
@@ -71,7 +71,7 @@ def _remember_debug(ctx: click.Context, _param: click.Parameter, value: bool) ->
 
 def _debug_option() -> click.Option:
     return click.Option(
-        ["--debug"], is_flag=True, expose_value=False, callback=_remember_debug, help="Show tracebacks of errors."
+        ["--debug"], is_flag=True, expose_value=False, callback=_remember_debug, help="Show the traceback of an error."
     )
 
 
@@ -124,16 +124,14 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if debug:
             raise
-        where = f"{error.filename} cannot be used: " if error.filename else ""
+        where = f"cannot use {error.filename}: " if error.filename else ""
         click.echo(f"Error: {where}{error.strerror or error}", err=True)
         return InputError.exit_code if where else 1
     except Exception as error:
         if debug:
             raise
         text = str(error).strip().partition("\n")[0]
-        click.echo(
-            f"Error: {type(error).__name__}: {text} (this is a fault of dyndet; `--debug` shows where)", err=True
-        )
+        click.echo(f"Error: {type(error).__name__}: {text} (this is a bug in dyndet; `--debug` shows where)", err=True)
         return 70
 
 

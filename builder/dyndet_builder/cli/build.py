@@ -39,52 +39,51 @@ _RENDERING = RenderOptions()
 @click.command("build")
 @targets_option
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Published or own.  [default: the demo's, in a clone]"
+    "--checkpoint", type=click.Path(path_type=Path), help="Published or own checkpoint.  [default: the demo's]"
 )
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
-    help="Folder of real pictures like those that will be served; half calibrate, half verify.  [default: the demo's]",
+    help="Folder of images like those that will be served; half calibrate, half verify.  [default: the demo's]",
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("build/dyndet"), show_default=True)
 @click.option("--name", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
-@click.option("--architecture", type=click.Choice(tuple(ARCHITECTURES)), help="Of a published checkpoint, if unclear.")
-@click.option("--max-detections", type=int, default=100, show_default=True, help="Detections per image at most.")
+@click.option("--architecture", type=click.Choice(tuple(ARCHITECTURES)), help="Architecture of a published checkpoint.")
+@click.option("--max-detections", type=int, default=100, show_default=True, help="Most detections per image.")
 @click.option(
     "--topology",
     type=click.Choice(("auto", *TOPOLOGIES)),
     default="auto",
     show_default=True,
-    help="Three stage models behind the public one, or all in one process; auto measures both and keeps the faster.",
+    help="bls: the public model calls three stage models; fused: it runs their graphs in its own process; auto: the "
+    "faster of both, by measurement.",
 )
 @click.option("--instances", type=int, default=_RENDERING.instances, show_default=True, help="Instances of each stage.")
 @click.option("--threads", type=int, default=_RENDERING.threads, help="CPU threads of one instance.  [default: all]")
-@click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG or PNG files.")
+@click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG and PNG files.")
 @click.option(
-    "--url", help="gRPC address of a running server to load the models on and to calibrate.  [default: one is started]"
+    "--url", help="gRPC address of a running server that loads the models and is calibrated.  [default: one is started]"
 )
-@click.option(
-    "--models", help="With --url: where that server reads its models, a folder as seen from here, or s3://, gs://."
-)
+@click.option("--models", help="With --url: model folder of that server, as a path on this machine, s3:// or gs://.")
 @metrics_url_option
 @click.option(
     "--admin-header",
     metavar="'NAME: VALUE'",
-    help="With --url: what that server asks for before it loads models.  [default: that of `dyndet deploy`, with the "
-    "key in DYNDET_ADMIN_KEY]",
+    help="With --url: header that the server requires before it loads models.  [default: that of `dyndet deploy`, with "
+    "the key in DYNDET_ADMIN_KEY]",
 )
 @click.option("--backend", type=click.Choice(BACKENDS), default=_RENDERING.backend, show_default=True)
 @click.option(
     "--engines",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that `dyndet engines` or its script wrote, for --backend tensorrt.  [default: OUTPUT/engines, built "
-    "where TensorRT and a GPU are]",
+    help="With --backend tensorrt: folder that `dyndet engines` or its script wrote.  [default: OUTPUT/engines, built "
+    "here if TensorRT and a GPU are present]",
 )
 @click.option("--gpu", "gpus", type=int, multiple=True, help="Run the stages on this GPU (repeatable).  [default: CPU]")
 @load_options
 @effort_options
-@click.option("--fresh", is_flag=True, help="Do every step again, also those whose inputs are unchanged.")
+@click.option("--fresh", is_flag=True, help="Repeat every step, even if its inputs are unchanged.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     targets: tuple[Target, ...],
@@ -112,11 +111,11 @@ def command(
     fresh: bool,
     as_json: bool,
 ) -> None:
-    """Build a model repository that keeps a latency target: export, render, serve, calibrate and verify.
+    """Build a model repository that meets a latency target: export, render, serve, calibrate and verify.
 
-    Measured on the embedded server of this machine or, with --url and --models, on a running server in explicit
-    model-control mode. Finished steps are reused when nothing they depend on has changed. Exit status 3: no threshold
-    reaches a target; 7: this machine is too noisy to tell.
+    The latency is measured on the embedded server of this machine. With --url and --models, it is measured on a running
+    server in explicit model-control mode. A finished step is reused if its inputs are unchanged. Exit status 3: no
+    threshold reaches a target. Exit status 7: this machine is too noisy to tell.
 
     \b
     Examples:
@@ -166,7 +165,7 @@ def command(
         return
     console = Console(highlight=False)
     if result.reused:
-        console.print(f"Unchanged, and reused: {', '.join(result.reused)}.")
+        console.print(f"Reused because unchanged: {', '.join(result.reused)}.")
     show_measured(console, result.points, result.evidence)
     if remote is None:
         console.print(
@@ -188,10 +187,10 @@ def _remote(
 ) -> RemoteServer | None:
     check_metrics_url(metrics_url, url)
     if (url is None) != (models is None):
-        raise click.UsageError("--url and --models belong together: a server, and where it reads its models")
+        raise click.UsageError("--url and --models belong together: give the server and its model folder")
     if url is None or models is None:
         if admin_header is not None:
-            raise click.UsageError("--admin-header belongs to --url: it is for a server that is running")
+            raise click.UsageError("--admin-header needs --url: it is for a running server")
         return None
     headers = admin_headers() if admin_header is None else read_headers([admin_header])
     return RemoteServer(url=url, models=models, metrics_url=metrics_url, admin_headers=headers)

@@ -27,7 +27,7 @@ _EFFORT = Effort()
     "--images",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder of real pictures like those that will be served; half calibrate, half verify.",
+    help="Folder of images like those that will be served; half calibrate, half verify.",
 )
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="gRPC address of the server.")
 @metrics_url_option
@@ -35,33 +35,34 @@ _EFFORT = Effort()
 @click.option(
     "--repository",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The served repository, where it lies on this machine: the result goes in, and takes effect at once.",
+    help="Folder of the served repository, if it is on this machine; the result goes there and takes effect at once.",
 )
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write operating_points.json to this file, too.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Also write the operating points to this file.")
 @load_options
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw that halves the images."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed that splits the images into two halves."
 )
 @click.option(
     "--max-images",
     type=click.IntRange(FEWEST_IMAGES),
     default=_EFFORT.max_images,
     show_default=True,
-    help="Pictures drawn from the folder.",
+    help="Images drawn from the folder.",
 )
-@click.option("--requests", type=click.IntRange(1), help="Requests of one run.  [default: each held-out image once]")
+@click.option("--requests", type=click.IntRange(1), help="Requests per run.  [default: each held-out image once]")
 @click.option(
     "--rounds",
     type=click.IntRange(1),
     default=_EFFORT.verification_rounds,
     show_default=True,
-    help="Rounds of the verification; noise adds a few more. Fewer than 3 make the other steps shorter, too.",
+    help="Rounds of the verification; noise adds a few more. Fewer than 3 also shorten the other steps.",
 )
 @effort_options
 @click.option(
     "--measurements",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder where rounds are kept, for a calibration that goes on.  [default: ~/.cache/dyndet/measurements]",
+    help="Folder that stores rounds, so that an interrupted calibration can continue.  [default: "
+    "~/.cache/dyndet/measurements]",
 )
 @click.option("--fresh", is_flag=True, help="Measure everything again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -84,11 +85,12 @@ def command(
     fresh: bool,
     as_json: bool,
 ) -> None:
-    """Find the thresholds that keep latency targets on a running server, and prove it on held-out images.
+    """Find the thresholds that meet latency targets on a running server, and verify them on held-out images.
 
-    Measures with perf_analyzer, on any Triton server that serves a dyndet detector. An interrupted calibration goes on
-    where it stopped, within an hour. Exit status 3: no threshold reaches a target, the message states the reachable
-    range; 7: the machine is too noisy to tell. Nothing is overwritten then.
+    The command measures with perf_analyzer, on any Triton server that serves a dyndet detector. If you repeat an
+    interrupted calibration within an hour, it continues where it stopped. Exit status 3: no threshold reaches a target;
+    the message states the achievable range. Exit status 7: the machine is too noisy to tell. Nothing is overwritten in
+    either case.
 
     \b
     Examples:
@@ -131,7 +133,7 @@ def command(
         for path in result.written:
             console.print(f"Wrote {path}.", soft_wrap=True)
     else:
-        console.print("Nothing was written; --repository or --output keeps the result.")
+        console.print("Nothing was written; --repository or --output stores the result.")
     console.print(f"Next: dyndet detect PICTURE... --url {url} --model {model}", soft_wrap=True)
 
 

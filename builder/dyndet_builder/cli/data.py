@@ -17,24 +17,26 @@ from dynamicdet.datasets.cutpaste import Sources, Summary, build, check_output, 
 
 @click.group("data")
 def command() -> None:
-    """Build data sets of real images, and check any before it is trained on."""
+    """Build data sets of real images, and check any data set before training."""
 
 
 @command.command("cutpaste")
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--train-images", type=click.IntRange(min=0), default=6000, show_default=True, help="Training images.")
 @click.option("--val-images", type=click.IntRange(min=0), default=500, show_default=True, help="Validation images.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same images.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same images."
+)
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),
-    help="Where downloaded packages are kept.  [default: ~/.cache/dyndet/debian]",
+    help="Folder for downloaded packages.  [default: ~/.cache/dyndet/debian]",
 )
 @click.option(
-    "--sources", type=click.Path(path_type=Path), help="Folder with the unpacked packages, instead of downloading them."
+    "--sources", type=click.Path(path_type=Path), help="Folder with the unpacked packages; nothing is downloaded."
 )
-@click.option("--workers", type=click.IntRange(min=1), default=min(2, os.cpu_count() or 1), help="Processes to use.")
-@click.option("--overwrite", is_flag=True, help="Replace the data set that OUTPUT holds.")
+@click.option("--workers", type=click.IntRange(min=1), default=min(2, os.cpu_count() or 1), help="Number of processes.")
+@click.option("--overwrite", is_flag=True, help="Replace the data set in OUTPUT.")
 def cutpaste(
     output: Path,
     train_images: int,
@@ -47,9 +49,9 @@ def cutpaste(
 ) -> None:
     """Paste photographic cut-outs on photographs, with COCO annotations.
 
-    Both come from Debian packages (about 320 MB), which are downloaded with apt-get into a cache; nothing is installed.
-    OUTPUT receives train/ and val/, each with images/ and annotations.json. Backgrounds of val/ and a quarter of the
-    cut-outs are in no training image.
+    The photographs come from Debian packages (about 320 MB). apt-get downloads them into a cache; nothing is installed.
+    OUTPUT receives train/ and val/, each with images/ and annotations.json. The backgrounds of val/ and a quarter of
+    its cut-outs are in no training image.
 
     \b
     Example:
@@ -85,10 +87,10 @@ def cutpaste(
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
-    help="Folder of the pictures.  [default: images/ beside the annotations]",
+    help="Folder of the images.  [default: images/ beside the annotations]",
 )
 def check(data: Path, images: Path | None) -> None:
-    """Check COCO annotations and their pictures; exit status 2 where they cannot be used.
+    """Check COCO annotations and their images; exit status 2 means that they cannot be used.
 
     DATA is a folder with images/ and annotations.json, or a COCO JSON file.
 

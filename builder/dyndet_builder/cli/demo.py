@@ -19,9 +19,9 @@ from dyndet_builder.targets import Target, TargetsParameter
 @click.option("--target-latency", "targets", type=TargetsParameter(), default="50%", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("build/demo"), show_default=True)
 def command(targets: tuple[Target, ...], output: Path) -> None:
-    """Build the demo model for a latency target, serve it, and detect objects in a few pictures.
+    """Build the demo model for a latency target, serve it, and detect objects in a few images.
 
-    Needs a clone of the repository, where the demo's checkpoint and pictures lie.
+    This needs a clone of the repository, which contains the demo's checkpoint and images.
 
     \b
     Example:
@@ -32,10 +32,10 @@ def command(targets: tuple[Target, ...], output: Path) -> None:
     console = Console(highlight=False)
     console.print()
     console.print(_pictures_table(answers))
-    console.print(f"Annotated pictures: {answers[0].saved.parent}\n", soft_wrap=True)
+    console.print(f"Annotated images: {answers[0].saved.parent}\n", soft_wrap=True)
     show_measured(console, result.points, result.evidence)
     console.print(
-        "\nWhat to type next:\n"
+        "\nNext steps:\n"
         "  source .venv/bin/activate\n"
         f"  dyndet serve {result.repository} --grpc-port 8001     # in another terminal\n"
         "  dyndet detect YOUR.jpg --url 127.0.0.1:8001\n"
@@ -46,9 +46,9 @@ def command(targets: tuple[Target, ...], output: Path) -> None:
 
 
 def _pictures_table(answers: list[Answer]) -> Table:
-    table = Table("picture", "route", "difficulty", "found", box=None, header_style="bold", pad_edge=False)
+    table = Table("image", "route", "difficulty", "objects", box=None, header_style="bold", pad_edge=False)
     for answer in answers:
         found = answer.detections
         counted = ", ".join(f"{count} {name}" for name, count in Counter(found.names).items())
-        table.add_row(answer.picture.name, found.route, f"{found.difficulty:.2f}", counted or "nothing")
+        table.add_row(answer.picture.name, found.route, f"{found.difficulty:.2f}", counted or "none")
     return table

@@ -21,57 +21,59 @@ _DEFAULTS = DeployOptions()
 
 @click.group("deploy")
 def command() -> None:
-    """Render what deploys a model repository, and estimate how many replicas a promise needs."""
+    """Render the files of a deployment, and estimate how many replicas a promise needs."""
 
 
 @command.command("render")
 @click.argument("repository", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", help="Name of the Kubernetes objects and the compose service.  [default: the model's]")
-@click.option("--base-image", default=_DEFAULTS.base_image, show_default=True, help="Triton image to build on.")
-@click.option("--image", help="Name of the image that is built.  [default: the name and the bundle's hash]")
+@click.option("--base-image", default=_DEFAULTS.base_image, show_default=True, help="Triton image to start from.")
+@click.option("--image", help="Name of the new image.  [default: the name and the bundle's hash]")
 @click.option("--triton-version", help="Release of the base image, such as 24.10.  [default: from its tag]")
 @click.option(
     "--storage",
     default=_DEFAULTS.storage,
     show_default=True,
-    help="Where the models lie: image, pvc://CLAIM/PATH, s3://BUCKET/PATH, gs://BUCKET/PATH.",
+    help="Place of the models: image, pvc://CLAIM/PATH, s3://BUCKET/PATH, gs://BUCKET/PATH.",
 )
-@click.option("--replicas", type=int, default=_DEFAULTS.replicas, show_default=True, help="At least so many.")
+@click.option(
+    "--replicas", type=int, default=_DEFAULTS.replicas, show_default=True, help="Smallest number of replicas."
+)
 @click.option(
     "--max-replicas",
     type=int,
     default=_DEFAULTS.max_replicas,
     show_default=True,
-    help="Where autoscaling stops; equal to --replicas: no autoscaling.",
+    help="Largest number of replicas; equal to --replicas: no autoscaling.",
 )
 @click.option(
     "--queue-target-ms",
     type=float,
-    help="Replicas are added where requests wait longer on average.  [default: half the calibrated mean latency]",
+    help="Average queueing time above which replicas are added.  [default: half the calibrated mean latency]",
 )
 @click.option(
     "--gpu-resource",
     default=_DEFAULTS.gpu_resource,
     show_default=True,
-    help="What the cluster calls a GPU or a share of one, such as nvidia.com/mig-1g.10gb.",
+    help="The cluster's name for a GPU or a share of one, such as nvidia.com/mig-1g.10gb.",
 )
-@click.option("--cpu", default=_DEFAULTS.cpu, show_default=True, help="Cores that a pod asks for.")
+@click.option("--cpu", default=_DEFAULTS.cpu, show_default=True, help="Cores that a pod requests.")
 @click.option("--memory", help="Memory of a pod, such as 8Gi.  [default: estimated]")
-@click.option("--service-account", help="Of the pods; opens a bucket.")
+@click.option("--service-account", help="Service account of the pods, for access to a bucket.")
 @click.option("--admin-secret", help="Secret with the key of the administrative endpoints.  [default: NAME-admin]")
 @click.option(
-    "--client-shm", "client_shared_memory", is_flag=True, help="Clients on the same machine may use shared memory."
+    "--client-shm", "client_shared_memory", is_flag=True, help="Let clients on the same machine use shared memory."
 )
-@click.option("--startup-s", type=int, help="Time to load the models.  [default: 180, with engines to build 1200]")
+@click.option("--startup-s", type=int, help="Seconds to load the models.  [default: 180; 1200 if engines are built]")
 @click.option(
     "--exit-timeout-s",
     type=int,
     default=_DEFAULTS.exit_timeout_s,
     show_default=True,
-    help="Time that requests in flight have when a replica stops.",
+    help="Seconds that a stopping replica gives to requests in flight.",
 )
-@click.option("--promise", help="Latency that alerts watch, such as p99:20ms.  [default: the calibration's]")
+@click.option("--promise", help="Latency that the alerts watch, such as p99:20ms.  [default: the calibrated promise]")
 @click.option("--scrape-interval-s", type=int, default=_DEFAULTS.scrape_interval_s, show_default=True)
 @click.option(
     "--metrics-target",
@@ -82,8 +84,8 @@ def command() -> None:
 def render_command(repository: Path, output: Path, **given: object) -> None:
     """Render Dockerfile, compose file, Kubernetes and KServe manifests, Prometheus rules and a Grafana dashboard.
 
-    OUTPUT is written whole or not at all; a deployment that dyndet rendered there before is replaced. The limits of
-    the alerts come from the repository's calibration: render again after a new one.
+    OUTPUT is written completely or not at all. A deployment that dyndet rendered there before is replaced. The limits
+    of the alerts come from the repository's calibration: render again after a new calibration.
 
     \b
     Examples:
@@ -99,16 +101,18 @@ def render_command(repository: Path, output: Path, **given: object) -> None:
 
 @command.command("plan")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--request-rate", type=float, required=True, help="Requests a second, of all clients together.")
-@click.option("--promise", required=True, help="Latency to keep, such as p95:20ms or 12ms (the mean).")
-@click.option("--operating-point", help="Whose share of hard images counts.  [default: the default one]")
-@click.option("--hard-share", type=float, help="Share of hard images, 0 to 1, instead of an operating point's.")
+@click.option("--request-rate", type=float, required=True, help="Requests per second of all clients together.")
+@click.option("--promise", required=True, help="Promised latency, such as p95:20ms or 12ms (the mean).")
+@click.option(
+    "--operating-point", help="Operating point whose share of hard images is used.  [default: the default one]"
+)
+@click.option("--hard-share", type=float, help="Share of hard images, 0 to 1, instead of that of an operating point.")
 @click.option(
     "--margin",
     type=float,
     default=DEFAULT_MARGIN,
     show_default=True,
-    help="To stay below the promise, as a share of it.",
+    help="Distance to keep from the promise, as a share of it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def plan_command(
@@ -122,8 +126,8 @@ def plan_command(
 ) -> None:
     """Estimate how many replicas a latency promise needs at a request rate.
 
-    SOURCE is a calibrated model repository, or a sweep, which also shows how requests overlap and by how much the
-    estimate is wrong at the points that were measured. What is assumed is printed with the answer.
+    SOURCE is a calibrated model repository or a sweep. A sweep also shows how requests overlap, and how much the
+    estimate differs from the measured values. The output states the assumptions.
 
     \b
     Examples:
@@ -152,8 +156,10 @@ def plan_command(
         f"of {result.margin:.0%} ({result.limit_ms:.4g} ms), {result.hard_share:.0%} of the images hard"
     )
     if result.correction > 1:
-        console.print(f"times are multiplied by {result.correction:.2f}: so far above the estimate the sweep measured")
-    console.print(f"measured on {result.measured_on}\nassumed:")
+        console.print(
+            f"times are scaled by {result.correction:.2f}, the factor by which the sweep exceeded the estimate"
+        )
+    console.print(f"measured on {result.measured_on}\nassumptions:")
     for assumption in result.assumptions:
         console.print(f"- {assumption}")
     if checks:

@@ -14,15 +14,14 @@ from dyndet_builder.doctor import CHECKS, Finding, doctor
 
 
 @click.command("doctor")
-@click.option(
-    "--check", "names", multiple=True, type=click.Choice(CHECKS), help="Look at this part alone (repeatable)."
-)
-@click.option("--quiet", is_flag=True, help="Show only what is missing and needed.")
+@click.option("--check", "names", multiple=True, type=click.Choice(CHECKS), help="Check only this part (repeatable).")
+@click.option("--quiet", is_flag=True, help="Show only required parts that are missing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
-    """Show what is present here, what is missing, and the one command that installs it.
+    """Show what is installed here, what is missing, and the one command that installs it.
 
-    Exit status 0 when `dyndet-build` can run on this machine (or all parts named by --check are present), else 4.
+    The exit status is 0 if `dyndet-build` can run on this machine, or if all parts named by --check are present.
+    Otherwise it is 4.
 
     \b
     Example:
@@ -38,7 +37,7 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
             Console(highlight=False).print(_table(shown))
         if not quiet:
             click.echo(
-                "Everything that `dyndet-build` needs on this machine is here."
+                "This machine has everything that `dyndet-build` needs."
                 if not lacking
                 else f"Missing: {', '.join(finding.name for finding in lacking)}."
             )
@@ -46,7 +45,7 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
 
 
 def _table(findings: list[Finding]) -> Table:
-    table = Table("part", "", "found", "what installs it", box=None, header_style="bold", pad_edge=False)
+    table = Table("part", "", "version", "how to install it", box=None, header_style="bold", pad_edge=False)
     for finding in findings:
         mark = "[green]yes[/]" if finding.present else "[red]no[/]" if finding.needed else "[yellow]no[/]"
         # Extras stand in square brackets, which would be taken for markup.

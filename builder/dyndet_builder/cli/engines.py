@@ -29,34 +29,34 @@ _DEFAULTS = EngineOptions()
     type=click.Path(dir_okay=False, path_type=Path),
     help="Build nothing; write a script that builds inside NVIDIA's image.  [default without TensorRT: OUTPUT.sh]",
 )
-@click.option("--repository", type=click.Path(path_type=Path), help="Take the batch sizes of this rendered repository.")
-@click.option(
-    "--max-batch", type=int, default=_DEFAULTS.max_batch, show_default=True, help="Images of one run at most."
-)
+@click.option("--repository", type=click.Path(path_type=Path), help="Use the batch sizes of this rendered repository.")
+@click.option("--max-batch", type=int, default=_DEFAULTS.max_batch, show_default=True, help="Most images per run.")
 @click.option("--preferred-batches", type=Numbers(int), default=(), help="Tune for the largest of these, such as 4,8.")
-@click.option("--workspace-mib", type=int, help="Memory that a layer may use.  [default: all]")
+@click.option("--workspace-mib", type=int, help="Most memory for one layer.  [default: all]")
 @click.option("--optimization-level", type=int, help="0 (fast build) to 5 (fast engine).")
 @click.option(
     "--hardware-compatibility",
     type=click.Choice(HARDWARE_COMPATIBILITIES),
     default=_DEFAULTS.hardware_compatibility,
     show_default=True,
-    help="Which other GPUs the engines run on; costs speed.",
+    help="Other GPUs that the engines run on; slower.",
 )
-@click.option("--version-compatible", is_flag=True, help="Engines run with later releases of the same major version.")
+@click.option(
+    "--version-compatible", is_flag=True, help="Engines also run with later releases of the same major version."
+)
 @click.option("--timing-cache", type=click.Path(dir_okay=False, path_type=Path), help="[default: the one in OUTPUT]")
 @click.option(
     "--builder",
     type=click.Choice(("tensorrt", "tensorrt-rtx")),
     default="tensorrt",
     show_default=True,
-    help="tensorrt-rtx proves on any machine that NVIDIA's builder takes the graphs; Triton does not run its engines.",
+    help="tensorrt-rtx shows on any machine that NVIDIA's builder accepts the graphs; Triton cannot run its engines.",
 )
 @click.option(
     "--compute-capability",
     "compute_capabilities",
     multiple=True,
-    help="Build ahead of time for these GPUs, such as 8.6 (repeatable; tensorrt-rtx alone).",
+    help="Build ahead of time for these GPUs, such as 8.6 (repeatable; only for tensorrt-rtx).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print engines.json instead of a table.")
 def command(
@@ -73,8 +73,8 @@ def command(
 ) -> None:
     """Build a bundle's TensorRT engines, one per stage.
 
-    Precision is that of the graphs (`dyndet export --precision fp16`, `dyndet quantize`) and is checked in the engines.
-    Where TensorRT or a GPU is missing, a script is written that builds them inside NVIDIA's image.
+    The precision is that of the graphs (`dyndet export --precision fp16`, `dyndet quantize`); it is checked in the
+    engines. If TensorRT or a GPU is missing, the command writes a script that builds them inside NVIDIA's image.
 
     \b
     Examples:
@@ -91,7 +91,9 @@ def command(
     options = EngineOptions(max_batch=max_batch, preferred_batches=preferred_batches, **given)  # type: ignore[arg-type]
     if script is not None or (builder == "tensorrt" and not tensorrt_here()):
         if as_json:
-            raise InputError("--json prints what was built, and nothing can be built here; see `dyndet engines --help`")
+            raise InputError(
+                "--json prints the built engines, but nothing can be built here; see `dyndet engines --help`"
+            )
         _write_script(bundle, output, script or output.with_name(f"{output.name}.sh"), options)
         return
     with step_bars() as show:
@@ -114,20 +116,20 @@ def command(
             f"Wrote {output}. Next: dyndet render {bundle} REPOSITORY --backend tensorrt --gpu 0 --engines {output}"
         )
     else:
-        click.echo(f"Wrote {output}: the builder takes these graphs; Triton does not run TensorRT-RTX engines.")
+        click.echo(f"Wrote {output}: the builder accepts these graphs. Triton cannot run TensorRT-RTX engines.")
 
 
 def _write_script(bundle: Path, output: Path, script: Path, options: EngineOptions) -> None:
     write_engines_script(bundle, output, script, options)
-    click.echo("What it runs:\n" + "\n".join(f"  {line}" for line in trtexec_lines(bundle, output, options)))
-    click.echo(f"Wrote {script}; its head says how to run it inside NVIDIA's image.")
+    click.echo("The script runs:\n" + "\n".join(f"  {line}" for line in trtexec_lines(bundle, output, options)))
+    click.echo(f"Wrote {script}; its first lines say how to run it inside NVIDIA's image.")
 
 
 def _table(record: Engines) -> Table:
     where = record.gpu.name if record.gpu is not None else f"for {', '.join(record.compute_capabilities)}"
     kind = "TensorRT" if record.builder == "tensorrt" else "TensorRT-RTX"
     title = f"{kind} {record.tensorrt_version}, {where}"
-    columns = (title, "MB", "batch", "seconds", f"{record.precision} layers", "told by")
+    columns = (title, "MB", "batch", "seconds", f"{record.precision} layers", "source")
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for name, engine in record.stages.items():
         shares = {"half": engine.half_share, "int8": engine.int8_share}

@@ -24,33 +24,37 @@ from dyndet_builder.evaluation.evaluate import EvaluationReport, evaluate
     required=True,
     help="Folder with images/ and annotations.json, or a COCO JSON file.",
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures.  [default: images/ in --data]")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the images.  [default: images/ in --data]")
 @click.option("--url", help="gRPC address of a server, instead of SOURCE.")
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option(
     "--architecture",
     type=click.Choice(tuple(ARCHITECTURES)),
-    help="Of a published checkpoint; our own files know theirs.",
+    help="Architecture of a published checkpoint; other files contain it.",
 )
 @click.option(
     "--hard-share",
     "hard_shares",
     type=float,
     multiple=True,
-    help="Share of images for detector 2, 0 to 1; may be repeated.  [default: 0, 0.1, 0.2, 0.5, 0.9, 1]",
+    help="Share of hard images, 0 to 1 (repeatable).  [default: 0, 0.1, 0.2, 0.5, 0.9, 1]",
 )
 @click.option(
-    "--threshold", "thresholds", type=float, multiple=True, help="Threshold of the router, 0 to 1; may be repeated."
+    "--threshold", "thresholds", type=float, multiple=True, help="Threshold of the router, 0 to 1 (repeatable)."
 )
-@click.option("--random-draws", type=int, default=10, show_default=True, help="To average chance over.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random draws.")
+@click.option(
+    "--random-draws", type=int, default=10, show_default=True, help="Draws that random routing is averaged over."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random draws.")
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),
-    help="Folder that keeps detections for a later run.  [default: $XDG_CACHE_HOME/dyndet/detections]",
+    help="Folder that stores detections for a later run.  [default: $XDG_CACHE_HOME/dyndet/detections]",
 )
-@click.option("--no-cache", is_flag=True, help="Run all images, and keep nothing.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw AP over hard share into this .png or .svg file.")
+@click.option("--no-cache", is_flag=True, help="Run all images, and store nothing.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Draw AP over the hard share into this .png or .svg file."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     source: Path | None,
@@ -70,10 +74,9 @@ def command(
 ) -> None:
     """Measure COCO average precision of both routes and of mixes of them.
 
-    SOURCE is a checkpoint file or a bundle folder; --url and --model stand for a detector on a Triton server. Every
-    image takes each route once, whatever the number of thresholds. The router's choice of hard images is set beside as
-    many images chosen at random, and those that an oracle would choose which knows both detectors' losses (checkpoints
-    alone).
+    SOURCE is a checkpoint file or a bundle folder; --url and --model select a detector on a Triton server instead.
+    Every image takes each route once, whatever the number of thresholds. The router is compared with random routing
+    and, for checkpoints, with an oracle that knows both detectors' losses.
 
     \b
     Examples:
@@ -135,7 +138,7 @@ def _table(result: Evaluation) -> Table:
             *(f"{one.ap:.1f}" for one in precisions),
             *("-" if share is None else f"{share:.0%}" for share in kept),
         )
-    table.caption = "gap: share of the gain from all easy to all hard that is kept"
+    table.caption = "gap: kept share of the gain from all easy to all hard"
     table.caption_justify = "left"
     return table
 
@@ -144,8 +147,8 @@ def _times(report: EvaluationReport) -> str:
     seconds = report.evaluation.seconds
     passes = f"both routes {seconds.passes:.1f} s"
     if report.from_cache:
-        passes += " (in an earlier run, whose detections were kept)"
+        passes += " (in an earlier run, whose detections were stored)"
     if seconds.losses:
         passes += f", losses {seconds.losses:.1f} s"
-    ratio = "" if seconds.ratio is None else f": together {seconds.ratio:.2f} times the routes alone"
+    ratio = "" if seconds.ratio is None else f": together {seconds.ratio:.2f} x the routes alone"
     return f"{passes}, scoring {seconds.scoring:.1f} s for {seconds.thresholds} thresholds{ratio}"

@@ -24,26 +24,28 @@ _DEMO_IMAGES = Path(__file__).parents[3] / "benchmarks" / "demo" / "val" / "imag
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
-    help="Folder of real pictures that prove the graphs right.  [default: the demo's, in a clone]",
+    help="Folder of real images to compare the graphs with PyTorch.  [default: the demo's]",
 )
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of the weights.")
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Precision of the weights."
+)
 @click.option("--name", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option(
     "--architecture",
     type=click.Choice(tuple(ARCHITECTURES)),
-    help="Of a published checkpoint; our own files know theirs.",
+    help="Architecture of a published checkpoint; other files contain it.",
 )
-@click.option("--max-detections", type=int, default=100, show_default=True, help="Detections per image at most.")
-@click.option("--parity-images", type=int, default=PARITY_IMAGES, show_default=True, help="Pictures compared at most.")
+@click.option("--max-detections", type=int, default=100, show_default=True, help="Most detections per image.")
+@click.option("--parity-images", type=int, default=PARITY_IMAGES, show_default=True, help="Most images to compare.")
 @click.option(
     "--route-images",
     type=int,
-    help="Pictures on which flipped routes are counted.  [default: fp16 200, fp32 those of --parity-images]",
+    help="Images on which flipped routes are counted.  [default: fp16 200, fp32 those of --parity-images]",
 )
 @click.option(
     "--operating-points",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="operating_points.json whose thresholds no route may flip at.  [default: the pictures' deciles]",
+    help="operating_points.json with the thresholds for flipped routes.  [default: deciles of the images]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print bundle.json instead of a table.")
 def command(
@@ -61,7 +63,7 @@ def command(
 ) -> None:
     """Export a checkpoint as a bundle: three ONNX graphs, with pre- and post-processing inside.
 
-    The graphs are compared with the PyTorch network on real pictures; nothing is written where they differ too much.
+    The graphs are compared with the PyTorch network on real images. If they differ too much, nothing is written.
 
     \b
     Example:
@@ -70,7 +72,7 @@ def command(
     """
     if images is None:
         if not _DEMO_IMAGES.is_dir():
-            raise InputError("--images is missing: give a folder of real pictures, as the detector will see them")
+            raise InputError("--images is missing: give a folder of real images like those that will be served")
         images = _DEMO_IMAGES
     with _bars() as bars:
         tasks: dict[str, TaskID] = {}
@@ -109,9 +111,9 @@ def _bars() -> Progress:
 def _table(bundle: Bundle) -> Table:
     parity, bars = bundle.parity, BARS[bundle.precision]
     batches = " and ".join(str(size) for size in parity.batch_sizes)
-    title = f"{bundle.precision} graphs, {parity.images} pictures, batch {batches}"
+    title = f"{bundle.precision} graphs, {parity.images} images, batch {batches}"
     table = Table(title, "largest", "accepted", box=None, header_style="bold", pad_edge=False)
-    flips = f"routes that flip, of {parity.route_images or parity.images} pictures"
+    flips = f"routes that flip, of {parity.route_images or parity.images} images"
     rows = (
         ("box error, pixels", parity.box_px, bars.box_px),
         ("score error", parity.score, bars.score),

@@ -21,7 +21,7 @@ _HARD_SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 def command(source: str, num_classes: int | None, input_size: int | None, as_json: bool) -> None:
     """Show parameters, GFLOPs of both routes and the features that cross stages.
 
-    NAME is a network (dy-yolov7, dy-yolov7-x, dy-yolov7-w6, dy-yolov7-pico), FILE a checkpoint.
+    NAME is a network (dy-yolov7, dy-yolov7-x, dy-yolov7-w6, dy-yolov7-pico). FILE is a checkpoint.
 
     \b
     Examples:

@@ -31,8 +31,8 @@ def show_measured(console: Console, points: Mapping[str, OperatingPoint], eviden
 def _one(point: OperatingPoint, evidence: Evidence) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     rows = (
-        ("lat1, every image easy", f"{evidence.easy.mean_ms:.2f} ms"),
-        ("lat2, every image hard", f"{evidence.hard.mean_ms:.2f} ms"),
+        ("all images easy (lat1)", f"{evidence.easy.mean_ms:.2f} ms"),
+        ("all images hard (lat2)", f"{evidence.hard.mean_ms:.2f} ms"),
         (f"target ({point.target})", _figure(point, point.goal)),
         ("threshold", f"{point.threshold:.4g}"),
         ("hard share", _hard_share(point)),
@@ -71,10 +71,10 @@ def _several(points: Mapping[str, OperatingPoint]) -> Table:
 def _circumstances(evidence: Evidence) -> tuple[tuple[str, str], ...]:
     reach = evidence.reachable
     latencies = ", ".join(f"{name} {_span(reach[name])}" for name in ("mean", "p50", "p95", "p99"))
-    rounds = f", {evidence.rounds_replayed} rounds of it earlier" if evidence.rounds_replayed else ""
+    rounds = f", {evidence.rounds_replayed} rounds from an earlier run" if evidence.rounds_replayed else ""
     return (
-        ("within reach, ms", latencies),
-        ("within reach, images/s", _span(reach["throughput"])),
+        ("achievable, ms", latencies),
+        ("achievable, images/s", _span(reach["throughput"])),
         ("measured with", f"{evidence.held_out_images} held-out images, {evidence.load}{rounds}"),
         ("measured on", f"{summary(evidence.machine)}, {evidence.date}"),
         *((("repeats", repeats_text(evidence.repeats)),) if evidence.repeats else ()),
@@ -87,7 +87,7 @@ def _span(reach: Reach) -> str:
 
 def _hard_share(point: OperatingPoint) -> str:
     counted, calibrated = point.easy_share or 0.0, point.easy_share_calibrated or 0.0
-    return f"{1 - counted:.1%} of the held-out images, {1 - calibrated:.1%} of those it was set with"
+    return f"{1 - counted:.1%} of the held-out images, {1 - calibrated:.1%} of the calibration images"
 
 
 def _error(point: OperatingPoint) -> str:

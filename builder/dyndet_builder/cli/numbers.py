@@ -20,4 +20,4 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
         try:
             return tuple(self._kind(part) for part in str(value).split(",") if part.strip())
         except ValueError:
-            self.fail(f"{value!r} is no list of numbers, such as 1,4,8", param, ctx)
+            self.fail(f"{value!r} is not a list of numbers such as 1,4,8", param, ctx)

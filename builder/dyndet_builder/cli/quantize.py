@@ -20,14 +20,18 @@ from dyndet_builder.quantization.quantize import CALIBRATION_IMAGES, COMPARED_IM
     "--images",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    help="Folder of pictures as the detector will see them; best none of those it is evaluated with.",
+    help="Folder of images like those that will be served; preferably not the evaluation images.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="COCO data set to measure the AP cost on.")
 @click.option(
-    "--calibration-images", type=int, default=CALIBRATION_IMAGES, show_default=True, help="Pictures that set ranges."
+    "--calibration-images", type=int, default=CALIBRATION_IMAGES, show_default=True, help="Images that set the ranges."
 )
 @click.option(
-    "--compared-images", type=int, default=COMPARED_IMAGES, show_default=True, help="Other pictures, to compare with."
+    "--compared-images",
+    type=int,
+    default=COMPARED_IMAGES,
+    show_default=True,
+    help="Other images, for the comparison with fp32.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the new bundle.json instead of a table.")
 def command(
@@ -39,10 +43,10 @@ def command(
     compared_images: int,
     as_json: bool,
 ) -> None:
-    """Make an int8 bundle of an fp32 one, and measure what it costs.
+    """Make an int8 bundle from an fp32 bundle, and measure the cost.
 
-    Convolutions get explicit Q/DQ pairs; the router, decoding and suppression stay fp32. Difficulties shift all the
-    same, since the router reads int8 features: calibrate thresholds again.
+    Convolutions get explicit Q/DQ pairs. The router, decoding and suppression stay in fp32. The difficulties still
+    change, because the router reads int8 features: calibrate the thresholds again.
 
     \b
     Example:
@@ -71,16 +75,16 @@ def command(
 def _table(result: Bundle) -> Table:
     account, parity = result.quantization, result.parity
     assert account is not None
-    table = Table(f"int8, {account.calibration_images} pictures calibrated", "", box=None, pad_edge=False)
+    table = Table(f"int8, {account.calibration_images} images for calibration", "", box=None, pad_edge=False)
     table.add_row("convolutions in int8", f"{account.quantized} of {account.convolutions}")
     if account.ap_before is not None and account.ap_after is not None:
         for route in ("easy", "hard"):
             before, after = getattr(account.ap_before, route), getattr(account.ap_after, route)
             table.add_row(f"AP, {route} route", f"{before:.2f} -> {after:.2f} ({after - before:+.2f})")
-    table.add_row(f"compared on {parity.images} other pictures", "")
+    table.add_row(f"compared on {parity.images} other images", "")
     table.add_row("  boxes moved, pixels", f"median {account.box_px_median:.2f}, largest {parity.box_px:.1f}")
     table.add_row("  score, largest difference", f"{parity.score:.3f}")
-    table.add_row(f"  detections from score {account.from_score} without partner", f"{account.unmatched_share:.1%}")
+    table.add_row(f"  detections from score {account.from_score} without a match", f"{account.unmatched_share:.1%}")
     table.add_row("  difficulty, largest difference", f"{parity.difficulty:.3f}")
     table.add_row("  routes that flip at the deciles", f"{parity.route_flip_share:.1%}")
     return table

@@ -26,25 +26,25 @@ _DEFAULTS = RenderOptions()
 @click.option(
     "--accelerator",
     type=click.Choice(ACCELERATORS),
-    help="What --backend onnxruntime runs on a GPU with; tensorrt builds and caches engines at the first start.",
+    help="Provider for --backend onnxruntime on a GPU; tensorrt builds and caches engines at the first start.",
 )
 @click.option(
     "--engines",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that `dyndet engines` wrote, for --backend tensorrt.",
+    help="With --backend tensorrt: folder that `dyndet engines` wrote.",
 )
 @click.option(
     "--topology",
     type=click.Choice((*TOPOLOGIES, "auto")),
     default=_DEFAULTS.topology,
     show_default=True,
-    help="bls: the public model calls three stage models; fused: it runs their graphs in its own process; auto: serve "
-    "both here and keep the faster.",
+    help="bls: the public model calls three stage models; fused: it runs their graphs in its own process; auto: the "
+    "faster of both, measured here.",
 )
 @click.option(
     "--images",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of real pictures that --topology auto measures with.  [default: the demo's]",
+    help="Folder of real images for the measurement of --topology auto.  [default: the demo's]",
 )
 @click.option("--rounds", type=click.IntRange(1), help=f"Rounds that --topology auto measures.  [default: {ROUNDS}]")
 @click.option("--instances", type=int, default=_DEFAULTS.instances, show_default=True, help="Instances of each stage.")
@@ -59,9 +59,7 @@ _DEFAULTS = RenderOptions()
     "--threads", type=int, default=_DEFAULTS.threads, help="CPU threads of one stage instance.  [default: all]"
 )
 @click.option("--gpu", "gpus", type=int, multiple=True, help="Run the stages on this GPU (repeatable).  [default: CPU]")
-@click.option(
-    "--max-batch", type=int, default=_DEFAULTS.max_batch, show_default=True, help="Images of one run at most."
-)
+@click.option("--max-batch", type=int, default=_DEFAULTS.max_batch, show_default=True, help="Most images per run.")
 @click.option(
     "--preferred-batches", type=Numbers(int), default=(), help="Batch sizes that stages wait for, such as 4,8."
 )
@@ -70,14 +68,14 @@ _DEFAULTS = RenderOptions()
     type=int,
     default=_DEFAULTS.queue_delay_us,
     show_default=True,
-    help="How long a stage waits for a preferred batch, microseconds.",
+    help="Microseconds that a stage waits for a preferred batch.",
 )
 @click.option(
     "--warmup-image",
     type=click.Path(path_type=Path),
-    help="Picture (or folder of pictures) that warms the stages.  [default: one of the demo's, if they are here]",
+    help="Image, or folder of images, that warms up the stages.  [default: one of the demo's, if present]",
 )
-@click.option("--no-warmup", is_flag=True, help="Do not warm the stages while they load.")
+@click.option("--no-warmup", is_flag=True, help="Do not warm up the stages while they load.")
 @click.option(
     "--latency-buckets-ms",
     type=Numbers(float),
@@ -89,9 +87,9 @@ _DEFAULTS = RenderOptions()
     type=float,
     default=_DEFAULTS.threshold,
     show_default=True,
-    help="Threshold until `dyndet calibrate` finds one.",
+    help="Initial threshold, before `dyndet calibrate`.",
 )
-@click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG or PNG files.")
+@click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG and PNG files.")
 def command(
     bundle: Path,
     output: Path,
@@ -105,8 +103,8 @@ def command(
 ) -> None:
     """Render a bundle as a Triton model repository.
 
-    OUTPUT is written whole or not at all. A repository that dyndet rendered there before is replaced, and is
-    uncalibrated afterwards: latencies measured on another configuration say nothing about the new one.
+    OUTPUT is written completely or not at all. A repository that dyndet rendered there before is replaced. The new one
+    is not calibrated, because latencies of another configuration say nothing about it.
 
     \b
     Examples:
@@ -123,7 +121,7 @@ def command(
     image = None if no_warmup else warmup_image or shipped_warmup_image()
     auto = topology == "auto"
     if not auto and (images is not None or rounds is not None):
-        raise click.UsageError("--images and --rounds are for --topology auto, which measures")
+        raise click.UsageError("--images and --rounds need --topology auto, which measures with them")
     options = RenderOptions(warmup_image=image, gpus=gpus, topology="bls" if auto else topology, **given)  # type: ignore[arg-type]
     choice = _choose(bundle, images, options, rounds=rounds or ROUNDS) if auto else None
     if choice is not None:
@@ -137,7 +135,7 @@ def _choose(bundle: Path, images: Path | None, options: RenderOptions, *, rounds
         images = demo_images() if images is None else images
         choice = choose_topology(bundle, images, options, rounds=rounds, progress=show)
     if choice is None:
-        click.echo(f"The backend {options.backend} has the topology bls alone.")
+        click.echo(f"The backend {options.backend} supports only the topology bls.")
         return None
     for topology, means in choice.measured.items():
         chosen = "  <- faster" if topology == choice.topology else ""

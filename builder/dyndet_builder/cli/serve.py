@@ -22,14 +22,22 @@ _POLL_S = 0.3
 
 @click.command("serve")
 @click.argument("repository", type=click.Path(path_type=Path))
-@click.option("--http-port", type=click.IntRange(1, 65535), help="[default: 8000 if it is free, else any free one]")
-@click.option("--grpc-port", type=click.IntRange(1, 65535), help="[default: 8001 if it is free, else any free one]")
-@click.option("--metrics-port", type=click.IntRange(1, 65535), help="[default: 8002 if it is free, else any free one]")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every network.")
+@click.option(
+    "--http-port", type=click.IntRange(1, 65535), help="[default: 8000 if it is free, otherwise any free port]"
+)
+@click.option(
+    "--grpc-port", type=click.IntRange(1, 65535), help="[default: 8001 if it is free, otherwise any free port]"
+)
+@click.option(
+    "--metrics-port", type=click.IntRange(1, 65535), help="[default: 8002 if it is free, otherwise any free port]"
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 listens on every network."
+)
 @click.option(
     "--log-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Append the server's log to this file.  [default: none is kept]",
+    help="Append the server's log to this file.  [default: no log]",
 )
 @click.option("--log-verbose", type=click.IntRange(0), default=0, help="Triton's verbosity.")
 @click.option(
@@ -37,10 +45,10 @@ _POLL_S = 0.3
     type=click.Choice(MODEL_CONTROLS),
     default="none",
     show_default=True,
-    help="Whether models can be loaded and unloaded while the server runs; explicit starts with none, or with an empty "
-    "folder.",
+    help="Whether models can be loaded and unloaded while the server runs. explicit starts without models, and accepts "
+    "an empty folder.",
 )
-@click.option("--docker", is_flag=True, help="Print the command that serves with NVIDIA's official image instead.")
+@click.option("--docker", is_flag=True, help="Print a docker command for NVIDIA's image, and start nothing.")
 def command(
     repository: Path,
     http_port: int | None,
@@ -52,7 +60,7 @@ def command(
     model_control: ModelControl,
     docker: bool,
 ) -> None:
-    """Serve a model repository on this machine with the embedded Triton server, until Ctrl-C.
+    """Serve a model repository on this machine with the embedded Triton server until Ctrl-C.
 
     A server has 20 s to stop and is killed after that. The environment variable DYNDET_STOP_TIMEOUT_S sets another
     number of seconds, for every command that starts a server.

@@ -22,20 +22,20 @@ targets_option = click.option(
     "targets",
     type=TargetsParameter(),
     required=True,
-    help="What to keep, several separated by commas: a mean (12ms), a percentile (p95:15ms), a throughput "
+    help="One or several targets, separated by commas: a mean (12ms), a percentile (p95:15ms), a throughput "
     "(throughput:80/s), or a share of the way from all-easy to all-hard (50%, p95:50%). The first becomes the default.",
 )
 
 metrics_url_option = click.option(
     "--metrics-url",
-    help="Address of the server's metrics, read where the topology is fused.  [default: port 8002 of its host]",
+    help="Address of the server's metrics, for the topology fused.  [default: port 8002 of its host]",
 )
 
 
 def check_metrics_url(metrics_url: str | None, url: str | None) -> None:
     """Raise UsageError where --metrics-url would be ignored: a server that is started here has its own."""
     if metrics_url is not None and url is None:
-        raise click.UsageError("--metrics-url belongs to --url: a server that is started here has its own metrics")
+        raise click.UsageError("--metrics-url needs --url: a server that is started here has its own metrics")
 
 
 def load_options(command: Command) -> Command:
@@ -45,13 +45,14 @@ def load_options(command: Command) -> Command:
     @click.option(
         "--request-rate",
         type=float,
-        help="Instead: requests a second, with Poisson arrivals; latency then counts from when a request was due.",
+        help="Requests per second with Poisson arrivals, instead of --concurrency; latency counts from when a request "
+        "is due.",
     )
-    @click.option("--batch", type=int, default=1, show_default=True, help="Pictures in one request.")
+    @click.option("--batch", type=int, default=1, show_default=True, help="Images per request.")
     @functools.wraps(command)
     def with_load(*, concurrency: int | None, request_rate: float | None, batch: int, **options: Any) -> Any:
         if concurrency is not None and request_rate is not None:
-            raise InputError("--concurrency and --request-rate exclude each other: a closed loop or an open one")
+            raise InputError("--concurrency and --request-rate exclude each other: give one of them")
         in_flight = 1 if concurrency is None else concurrency
         return command(load=Load(concurrency=in_flight, request_rate=request_rate, batch=batch), **options)
 
@@ -65,10 +66,10 @@ def effort_options(command: Command) -> Command:
         type=click.FloatRange(0),
         default=_EFFORT.time_budget_s / 60,
         show_default=True,
-        help="Minutes after which a verification is no longer repeated, however noisy it is.",
+        help="Minutes after which a verification stops, however noisy it is.",
     )(command)
     return click.option(
         "--tolerance",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        help="Largest accepted relative difference from a target.  [default: 0.03, for percentiles 0.08]",
+        help="Largest accepted relative error of a target.  [default: 0.03, for percentiles 0.08]",
     )(command)

@@ -28,15 +28,13 @@ _ROUTER = RouterRecipe()
 _PATH = click.Path(path_type=Path)
 _MULTI_SCALE = 0.25
 
-_images = click.option(
-    "--images", type=_PATH, help="Folder of the pictures.  [default: images/ beside the annotations]"
-)
-_cache = click.option("--cache", type=_PATH, help="Folder that keeps the decoded images for the next time.")
+_images = click.option("--images", type=_PATH, help="Folder of the images.  [default: images/ beside the annotations]")
+_cache = click.option("--cache", type=_PATH, help="Folder that stores the decoded images for the next run.")
 _accelerator = click.option(
     "--accelerator", type=click.Choice(get_args(Accelerator)), default="auto", show_default=True
 )
 _workers = click.option(
-    "--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that make batches."
+    "--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that prepare batches."
 )
 
 
@@ -45,14 +43,14 @@ def command() -> None:
     """Train a dynamic detector: first both detectors together, then the router.
 
     DATA is a folder with images/ and annotations.json (COCO), such as `dyndet data cutpaste` builds, or a COCO JSON
-    file with --images. It is checked before training begins; `dyndet data check DATA` does that alone.
+    file with --images. It is checked before training begins; `dyndet data check DATA` only checks it.
     """
 
 
 @command.command("detectors")
 @click.argument("data", type=_PATH)
 @_images
-@click.option("--output", "-o", type=_PATH, required=True, help="Checkpoint to write after every epoch.")
+@click.option("--output", "-o", type=_PATH, required=True, help="Checkpoint, written after every epoch.")
 @click.option(
     "--architecture",
     "name",
@@ -61,28 +59,38 @@ def command() -> None:
     show_default=True,
     help="Network to train.",
 )
-@click.option("--start", type=_PATH, help="Checkpoint to begin with, own or published.  [default: random weights]")
+@click.option(
+    "--start", type=_PATH, help="Checkpoint with the initial weights, own or published.  [default: random weights]"
+)
 @click.option("--epochs", type=click.IntRange(min=1), default=_DEFAULTS.epochs, show_default=True)
 @click.option(
     "--final-epochs",
     type=click.IntRange(min=0),
     default=_DEFAULTS.final_epochs,
     show_default=True,
-    help="Of these, how many run at the full input size.",
+    help="How many of these epochs run at the full input size.",
 )
 @click.option(
-    "--size", type=click.IntRange(min=32), default=_DEFAULTS.size, show_default=True, help="Pixels before that."
+    "--size",
+    type=click.IntRange(min=32),
+    default=_DEFAULTS.size,
+    show_default=True,
+    help="Image size in pixels of the other epochs.",
 )
 @click.option(
-    "--multi-scale", is_flag=True, help=f"Draw each batch's size within {_MULTI_SCALE:.0%} of that, in steps of 32."
+    "--multi-scale",
+    is_flag=True,
+    help=f"Draw the size of each batch within {_MULTI_SCALE:.0%} of --size, in steps of 32.",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=_DEFAULTS.batch, show_default=True, help="Images a step.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=_DEFAULTS.batch, show_default=True, help="Images per step."
+)
 @click.option(
     "--accumulate",
     type=click.IntRange(min=1),
     default=_DEFAULTS.accumulate,
     show_default=True,
-    help="Parts a batch is computed in, to save memory.",
+    help="Parts in which a batch is computed, to save memory.",
 )
 @click.option("--learning-rate", type=float, default=_DEFAULTS.learning_rate, show_default=True)
 @click.option(
@@ -94,7 +102,7 @@ def command() -> None:
 @_accelerator
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True)
 @click.option("--logs", type=_PATH, help="Folder for TensorBoard.  [default: OUTPUT.logs]")
-@click.option("--resume", is_flag=True, help="Go on where a stopped training left off.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted training.")
 def detectors(
     data: Path,
     images: Path | None,
@@ -119,7 +127,7 @@ def detectors(
 ) -> None:
     """Train both detectors of a network together.
 
-    Several GPUs, or several processes on a CPU, are used through torchrun.
+    torchrun starts several GPUs, or several processes on a CPU.
 
     \b
     Example:
@@ -130,7 +138,7 @@ def detectors(
       torchrun --nproc-per-node 4 -m dyndet_builder.cli train detectors coco -o coco.safetensors
     """
     if size % 32:
-        raise click.BadParameter(f"{size} is no multiple of 32", param_hint="--size")
+        raise click.BadParameter(f"{size} is not a multiple of 32", param_hint="--size")
     recipe = DetectorRecipe(
         epochs=epochs,
         final_epochs=min(final_epochs, epochs),
@@ -163,7 +171,7 @@ def detectors(
             on_epoch=on_epoch,
         )
     if fabric.is_global_zero:
-        click.echo(f"{output} is trained; next: dyndet train router {output} {data}")
+        click.echo(f"Trained {output}. Next: dyndet train router {output} {data}")
 
 
 @command.command("router")
@@ -176,15 +184,15 @@ def detectors(
     type=click.Choice(OBJECTIVES),
     default=_ROUTER.objective,
     show_default=True,
-    help="The paper's three; adaptive has nothing to tune.",
+    help="One of the paper's objectives; adaptive needs no tuning.",
 )
-@click.option("--penalty", type=float, help="Cost of detector 2, for --objective penalty alone.")
+@click.option("--penalty", type=float, help="With --objective penalty: cost of detector 2.")
 @click.option(
     "--examples",
     type=click.IntRange(min=1),
     default=_ROUTER.examples,
     show_default=True,
-    help="Augmented pictures to learn from.",
+    help="Augmented images for the training.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=_ROUTER.epochs, show_default=True)
 @click.option("--learning-rate", type=float, default=_ROUTER.learning_rate, show_default=True)
@@ -192,7 +200,7 @@ def detectors(
     "--class-gain", type=float, default=_ROUTER.loss.classes, show_default=True, help="Weight of the class loss."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--half", is_flag=True, help="Store weights as float16, in half the space.")
+@click.option("--half", is_flag=True, help="Store the weights as float16, which halves the file.")
 @_cache
 @_workers
 @_accelerator
@@ -213,7 +221,7 @@ def router(
     workers: int,
     accelerator: Accelerator,
 ) -> None:
-    """Train the router of a network whose detectors are trained; nothing else in it changes.
+    """Train the router of a network whose detectors are trained; the detectors do not change.
 
     \b
     Example:

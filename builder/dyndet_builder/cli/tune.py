@@ -20,14 +20,18 @@ from dyndet_builder.cli.progress import step_bars
 
 @click.command("tune")
 @click.argument("repository", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real pictures to send.")
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real images to send.")
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option("--concurrency", type=int, help="Requests in flight.  [default: 8]")
-@click.option("--request-rate", type=float, help="Instead: requests a second, with Poisson arrivals.")
-@click.option("--batch", type=int, default=1, show_default=True, help="Pictures in one request.")
-@click.option("--statistic", default="mean", show_default=True, help="What decides: mean, p50 to p99.9, throughput.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each setting in a heat.")
-@click.option("--max-images", type=click.IntRange(1), default=64, show_default=True, help="Pictures of one run.")
+@click.option("--request-rate", type=float, help="Requests per second with Poisson arrivals, instead of --concurrency.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Images per request.")
+@click.option(
+    "--statistic", default="mean", show_default=True, help="Statistic that decides: mean, p50 to p99.9, throughput."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each setting per comparison."
+)
+@click.option("--max-images", type=click.IntRange(1), default=64, show_default=True, help="Images per run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     repository: Path,
@@ -41,10 +45,11 @@ def command(
     max_images: int,
     as_json: bool,
 ) -> None:
-    """Find the instances, threads and batching that serve a load fastest here, and render REPOSITORY with them.
+    """Find the fastest instances, threads and batching for a load on this machine, and render REPOSITORY with them.
 
-    A bounded search: settings meet in heats of four, served at once and measured in turn; the last heat is the winner
-    against the defaults. Calibrate afterwards: latencies measured on another setting say nothing about the new one.
+    The search is bounded. It serves up to four settings at once and measures them in turn; the winner meets the next
+    settings. The last comparison is the winner against the defaults. Calibrate afterwards, because latencies of another
+    setting say nothing about the new one.
 
     \b
     Examples:
@@ -52,7 +57,7 @@ def command(
       dyndet tune build/models --images photos --concurrency 16 --statistic p99
     """
     if concurrency is not None and request_rate is not None:
-        raise InputError("--concurrency and --request-rate exclude each other: a closed loop or an open one")
+        raise InputError("--concurrency and --request-rate exclude each other: give one of them")
     load = Load(concurrency=8 if concurrency is None else concurrency, request_rate=request_rate, batch=batch)
     with step_bars() as show:
         result = tune(
@@ -79,7 +84,7 @@ def command(
             soft_wrap=True,
         )
     else:
-        console.print(f"{repository} has the best of these settings already; it is as it was.", soft_wrap=True)
+        console.print(f"{repository} already has the best of these settings; it is unchanged.", soft_wrap=True)
 
 
 def _table(result: Tuning) -> Table:
@@ -94,5 +99,5 @@ def _table(result: Tuning) -> Table:
         table.add_row(name, f"{one.mean_ms:.2f}", f"{one.p99_ms:.2f}", f"{one.throughput_per_s:.1f}")
     ratio = result.best.throughput_per_s / result.default.throughput_per_s
     table.add_row("")
-    table.add_row(f"best beside the default ({result.default.setting})", "", "", f"x {ratio:.2f}")
+    table.add_row(f"best / default ({result.default.setting})", "", "", f"x {ratio:.2f}")
     return table

@@ -187,7 +187,7 @@ def test_the_commands_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     assert run(dyndet, ["bench", "compare", str(old), str(same)]) == 0
     printed = capsys.readouterr().out
-    assert "in the old sweep alone: threshold 0.5, 4 at a time, batches of 2" in printed
+    assert "only in the old sweep: threshold 0.5, 4 at a time, batches of 2" in printed
     assert "not measured: threshold 0.5, 1 at a time, batches of 3: the server stopped answering" in printed
     assert "Warning" not in printed
 

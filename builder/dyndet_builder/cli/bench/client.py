@@ -18,23 +18,25 @@ from dyndet_builder.server.triton import TritonServer
 
 @click.command("client")
 @click.argument("repository", required=False, type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real pictures to send.")
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real images to send.")
 @click.option("--url", help="gRPC address of a server.  [default: one is started that serves REPOSITORY]")
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
-@click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Pictures of one round.")
+@click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Images per round.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def command(
     repository: Path | None, images: Path, url: str | None, model: str, rounds: int, max_images: int, as_json: bool
 ) -> None:
-    """Set the client SDK beside Triton's own client: what `Detector.detect` adds, what shared memory saves.
+    """Compare the client SDK with Triton's own client.
+
+    The result shows what `Detector.detect` adds and what shared memory saves.
 
     \b
     Example:
       dyndet bench client build/models --images benchmarks/demo/val/images
     """
     if (repository is None) == (url is None):
-        raise InputError("give a model repository (a server is started) or the --url of a server, one of both")
+        raise InputError("give either a model repository, which is then served, or the --url of a server")
     with ExitStack() as stack:
         if url is None:
             assert repository is not None
@@ -50,14 +52,14 @@ def command(
     console.print(_table(record))
     console.print(
         f"easy route, {record.image_bytes / 1e3:.0f} kB of pixels; decoding and letterboxing a file takes "
-        f"{record.read_ms:.2f} ms more; {record.rounds} rounds of {record.images} pictures; "
+        f"{record.read_ms:.2f} ms more; {record.rounds} rounds of {record.images} images; "
         f"{summary(record.circumstances.machine)}; {record.circumstances.date}",
         soft_wrap=True,
     )
 
 
 def _table(record: SdkOverheadRecord) -> Table:
-    table = Table("client", "ms", "Triton's own, ms", "ratio", "of single rounds", box=None, header_style="bold")
+    table = Table("client", "ms", "Triton's own, ms", "ratio", "range of the rounds", box=None, header_style="bold")
     for name, times in (
         ("Detector, network", record.network),
         ("AsyncDetector, network", record.network_async),

@@ -39,13 +39,13 @@ command.add_command(client_command)
 @command.command("overhead")
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.option(
-    "--images", type=click.Path(path_type=Path), required=True, help="Folder of real pictures to send and to run."
+    "--images", type=click.Path(path_type=Path), required=True, help="Folder of real images to send and to run."
 )
 @click.option("--url", help="gRPC address of a server that serves REPOSITORY.  [default: one is started]")
 @metrics_url_option
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Pictures of one run.")
+@click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Images per run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def overhead(
     repository: Path,
@@ -57,7 +57,9 @@ def overhead(
     max_images: int,
     as_json: bool,
 ) -> None:
-    """Compare a served answer with the bare ONNX Runtime calls of the same stages.
+    """Compare a served answer with bare ONNX Runtime calls.
+
+    Both run the same stages on the same images.
 
     \b
     Example:
@@ -85,13 +87,13 @@ def overhead(
     console = Console(highlight=False)
     console.print(_overhead_table(record))
     seen = record.circumstances
-    console.print(f"{record.rounds} rounds of {record.images} pictures; {summary(seen.machine)}; {seen.date}")
+    console.print(f"{record.rounds} rounds of {record.images} images; {summary(seen.machine)}; {seen.date}")
     if record.repeats:
         console.print(repeats_text(record.repeats))
 
 
 def _overhead_table(record: OverheadRecord) -> Table:
-    table = Table("route", "served, ms", "bare, ms", "ratio", "of single rounds", box=None, header_style="bold")
+    table = Table("route", "served, ms", "bare, ms", "ratio", "range of the rounds", box=None, header_style="bold")
     for name, route in (("easy", record.easy), ("hard", record.hard)):
         spread = f"{route.ratio_low:.2f} to {route.ratio_high:.2f}"
         table.add_row(name, f"{route.served_ms:.2f}", f"{route.bare_ms:.2f}", f"{route.ratio:.3f}", spread)
@@ -99,13 +101,13 @@ def _overhead_table(record: OverheadRecord) -> Table:
 
 
 @command.command("paper")
-@click.option("--no-gpu", is_flag=True, help="Do not measure, even where there is a GPU.")
+@click.option("--no-gpu", is_flag=True, help="Do not measure, even if there is a GPU.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def paper(no_gpu: bool, as_json: bool) -> None:
-    """Set the paper's table of trade-offs beside this project's figures.
+    """Print the paper's table of trade-offs beside our values.
 
-    GFLOPs are computed from the networks. FPS are predicted by the latency model of `dyndet calibrate`, fitted to two
-    rows of the paper, and measured where there is a GPU: fp16, one image at a time, random weights, without NMS.
+    GFLOPs are computed from the networks. The latency model of `dyndet calibrate`, fitted to two rows of the paper,
+    predicts FPS. If there is a GPU, FPS are also measured: fp16, one image at a time, random weights, without NMS.
 
     \b
     Example:
@@ -161,7 +163,7 @@ class _Percent(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             number = -1.0
         if not 0 <= number < 1:  # 5 would be 500 %
-            self.fail(f"{text!r} is no relative change; accepted are 5% or 0.05", param, ctx)
+            self.fail(f"{text!r} is not a relative change; give one such as 5% or 0.05", param, ctx)
         return number
 
 
@@ -173,28 +175,30 @@ class _Percent(click.ParamType):  # type: ignore[type-arg]
     type=_Percent(),
     default=f"{THRESHOLD:.0%}",
     show_default=True,
-    help="Change of mean latency or throughput that counts.",
+    help="Smallest change of mean latency or throughput that counts.",
 )
 @click.option(
     "--threshold-p99",
     type=_Percent(),
     default=f"{THRESHOLD_P99:.0%}",
     show_default=True,
-    help="Change of p99 that counts.",
+    help="Smallest change of p99 that counts.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def compare_command(
     ctx: click.Context, old: Path, new: Path, threshold: float, threshold_p99: float, as_json: bool
 ) -> None:
-    """Compare two sweeps: folders of `dyndet bench sweep`, or their sweep.json.
+    """Compare two sweeps.
 
-    A cell is slower or faster where its mean latency or throughput changed by more than --threshold and the 95 %
-    intervals of the two sweeps do not overlap, or its p99, which has no interval, by more than --threshold-p99; so
-    does any figure of a sweep without repetitions.
+    OLD and NEW are folders of `dyndet bench sweep`, or their sweep.json.
 
-    Exit status 0: nothing is slower beyond noise. 1: something is, or can no longer be measured. 2: a sweep cannot be
-    read, or the two have no cell in common.
+    A cell is slower or faster if its mean latency or throughput changed by more than --threshold and the 95 % intervals
+    of the two sweeps do not overlap. p99 has no interval: it counts if it changed by more than --threshold-p99. Values
+    of a sweep without repetitions have no intervals either.
+
+    Exit status 0: nothing is slower beyond noise. Exit status 1: a cell is slower, or can no longer be measured. Exit
+    status 2: a sweep cannot be read, or the two sweeps have no cell in common.
 
     \b
     Example:
@@ -216,8 +220,8 @@ def _print_comparison(result: Comparison) -> None:
     for title, names in (
         ("no longer measurable", result.newly_failed),
         ("not measured", result.failed),
-        ("in the old sweep alone", result.only_old),
-        ("in the new sweep alone", result.only_new),
+        ("only in the old sweep", result.only_old),
+        ("only in the new sweep", result.only_new),
     ):
         for name in names:
             console.print(f"{title}: {name}")

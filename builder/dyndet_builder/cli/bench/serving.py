@@ -20,13 +20,19 @@ from dyndet_builder.serving import ServingComparison, compare_serving
 
 @click.command("serving")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real pictures to send.")
-@click.option("--data", type=click.Path(path_type=Path), help="COCO data set: adds average precision.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="The bundle's checkpoint: adds PyTorch.")
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real images to send.")
+@click.option("--data", type=click.Path(path_type=Path), help="COCO data set; adds average precision.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="The bundle's checkpoint; adds PyTorch.")
 @click.option("--hard-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.3, show_default=True)
-@click.option("--concurrency", type=click.IntRange(2), default=8, show_default=True, help="Beside one at a time.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(2),
+    default=8,
+    show_default=True,
+    help="Second load, after one request at a time.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Pictures of one run.")
+@click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Images per run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def command(
     bundle: Path,
@@ -39,11 +45,11 @@ def command(
     max_images: int,
     as_json: bool,
 ) -> None:
-    """Serve one bundle in every way there is, side by side: what serving adds, and what the textbook ways cost.
+    """Compare the ways to serve one bundle.
 
-    One embedded server serves the topologies bls and fused, a BLS model as Triton's examples write it, an ensemble that
-    always runs both detectors, and one of detector 1 alone; the floor is ONNX Runtime in a loop. All are measured in
-    turn, in rounds.
+    One embedded server serves the topologies bls and fused, a BLS model in the style of Triton's examples, an ensemble
+    of both detectors, and an ensemble of detector 1 alone. The reference is ONNX Runtime in a loop. All of them are
+    measured in turn, in rounds.
 
     \b
     Example:
@@ -72,7 +78,7 @@ def command(
     record = result.record
     seen = record.circumstances
     console.print(
-        f"(ratio to the floor in brackets) {record.rounds} rounds of {record.images} pictures, "
+        f"In brackets: the ratio to the first row. {record.rounds} rounds of {record.images} images, "
         f"{summary(seen.machine)}; {seen.date}",
         soft_wrap=True,
     )

@@ -43,25 +43,27 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 
 @click.command("sweep")
 @click.argument("repository", type=click.Path(path_type=Path), required=False)
-@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real pictures to send.")
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real images to send.")
 @click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), default=Path("build/sweep"),
-              show_default=True, help="Folder for sweep.json, the reports, and perf_analyzer's own files.")  # fmt: skip
+              show_default=True, help="Folder for sweep.json, the reports and perf_analyzer's files.")  # fmt: skip
 @click.option("--url", help="gRPC address of a server.  [default: one is started that serves REPOSITORY]")
 @metrics_url_option
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option("--hard-shares", type=Numbers(), default=_PLAN.hard_shares, show_default="0,0.25,0.5,0.75,1",
-              help="Shares of the pictures sent to detector 2; each gives a threshold.")  # fmt: skip
-@click.option("--thresholds", type=Numbers(), default=(), help="Further thresholds.")
+              help="Shares of hard images; each gives a threshold.")  # fmt: skip
+@click.option("--thresholds", type=Numbers(), default=(), help="Additional thresholds.")
 @click.option("--concurrency", type=Numbers(), help="Closed loops: requests in flight.  [default: 1,4]")
-@click.option("--request-rate", type=Numbers(), help="Open loops: requests a second, Poisson arrivals.")
-@click.option("--batch", type=Numbers(), default=(1.0,), show_default="1", help="Pictures in one request.")
+@click.option("--request-rate", type=Numbers(), help="Open loops: requests per second, Poisson arrivals.")
+@click.option("--batch", type=Numbers(), default=(1.0,), show_default="1", help="Images per request.")
 @click.option("--repetitions", type=int, default=_PLAN.repetitions, show_default=True, help="Runs of each cell.")
-@click.option("--max-images", type=int, default=_PLAN.max_images, show_default=True, help="Pictures of one run.")
-@click.option("--requests", type=int, help="Requests of one run.  [default: each picture once]")
-@click.option("--data", type=click.Path(path_type=Path), help="COCO validation set that gives each threshold's AP.")
+@click.option("--max-images", type=int, default=_PLAN.max_images, show_default=True, help="Images per run.")
+@click.option("--requests", type=int, help="Requests per run.  [default: each image once]")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="COCO validation set, to measure the AP of each threshold."
+)
 @click.option("--operating-points", "points_file", type=click.Path(path_type=Path),
               help="operating_points.json to show.  [default: that of REPOSITORY]")  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Measure again what an earlier sweep in this folder measured.")
+@click.option("--fresh", is_flag=True, help="Repeat the measurements of an earlier sweep in this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def command(
     repository: Path | None,
@@ -83,10 +85,11 @@ def command(
     fresh: bool,
     as_json: bool,
 ) -> None:
-    """Measure thresholds x loads x batches with perf_analyzer, and write a report to read, a summary and a table.
+    """Measure thresholds x loads x batches, and write a report.
 
-    Every figure carries the share of hard images that the server counted. An interrupted sweep goes on where it
-    stopped when the same command is typed again. Give REPOSITORY or the --url of a server.
+    The command measures with perf_analyzer. Every cell contains the share of hard images that the server counted. If
+    you repeat the command of an interrupted sweep, it continues where it stopped. Give REPOSITORY or the --url of a
+    server.
 
     \b
     Examples:
@@ -96,7 +99,7 @@ def command(
     from dyndet_bench.report.write import write_report  # what it draws with may be missing: say so before measuring
 
     if (repository is None) == (url is None):
-        raise InputError("sweep a model repository (a server is started) or the --url of a server, one of both")
+        raise InputError("give either a model repository, which is then served, or the --url of a server")
     check_metrics_url(metrics_url, url)
     plan = SweepPlan(
         hard_shares=hard_shares,
