@@ -1,6 +1,6 @@
-"""Client of a served dynamic detector: pictures in, boxes, classes, difficulty and route out.
+"""Client of a served dynamic detector: images in, boxes, classes, difficulty and route out.
 
-Imports neither torch nor onnx.
+It imports neither torch nor onnx.
 """
 
 from dyndet_client.async_detector import AsyncDetector

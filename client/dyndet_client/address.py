@@ -22,7 +22,7 @@ _SCHEMES: dict[str, tuple[Protocol, bool]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where a server listens, and what it speaks there."""
+    """Where a server listens, and which protocol it speaks."""
 
     protocol: Protocol
     tls: bool
@@ -45,7 +45,7 @@ class Address:
 def parse_address(url: str) -> Address:
     """Read `host`, `host:port` (both gRPC), or `grpc://`, `grpcs://`, `http://` or `https://` and `host[:port]`.
 
-    Without a port Triton's own is meant: 8001 for gRPC, 8000 for HTTP. Raises InputError for what is no address.
+    The default port is Triton's own: 8001 for gRPC, 8000 for HTTP. Raises InputError if the text is not an address.
 
     >>> parse_address("localhost").protocol, str(parse_address("https://[::1]/"))
     ('grpc', '[::1]:8000')
@@ -55,13 +55,13 @@ def parse_address(url: str) -> Address:
     scheme, separator, rest = url.strip().rpartition("://")
     if separator and scheme.lower() not in _SCHEMES:
         raise InputError(
-            f"{url!r} asks for {scheme!r}, but the client speaks grpc, grpcs, http and https: "
-            f"give host:port or, for instance, grpc://host:port (Triton's gRPC port is 8001 unless it was changed)"
+            f"{url!r} has the scheme {scheme!r}, but the client supports only grpc, grpcs, http and https: "
+            f"give host:port or, for instance, grpc://host:port (Triton's default gRPC port is 8001)"
         )
     protocol, tls = _SCHEMES[scheme.lower() if separator else "grpc"]
     default = DEFAULT_PORTS[protocol]
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::([0-9]{1,5}))?/?", rest)
     port = int(match[2] or default) if match else 0
     if match is None or not 0 < port < 65536:
-        raise InputError(f"{url!r} is no server address: give host:port, such as 127.0.0.1:{default}")
+        raise InputError(f"{url!r} is not a server address: give host:port, such as 127.0.0.1:{default}")
     return Address(protocol=protocol, tls=tls, host=match[1], port=port, has_scheme=bool(separator))

@@ -23,10 +23,10 @@ T = TypeVar("T")
 
 
 class AsyncDetector(BaseDetector):
-    """`Detector` for an event loop: the same arguments, methods, results and errors, to be awaited.
+    """`Detector` for an event loop: the same arguments, methods, results and errors, but its methods are awaited.
 
-    It belongs to the event loop that uses it first. Pictures are decoded and resized in threads, so that the loop goes
-    on. `class_names`, `input_size` and `transport` are known once it is connected.
+    It belongs to the event loop that uses it first. It decodes and resizes images in threads, so the loop is not
+    blocked. `class_names`, `input_size` and `transport` are available once it is connected.
 
     ::
 
@@ -42,7 +42,7 @@ class AsyncDetector(BaseDetector):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def connect(self) -> None:
-        """Connect and check the model, unless that was done."""
+        """Connect and check the model, if this was not done yet."""
         await self._connect(self._deadline())
 
     async def detect(
@@ -55,7 +55,7 @@ class AsyncDetector(BaseDetector):
         timeout: float | None = None,
         request_id: str = "",
     ) -> Detections:
-        """Detect the objects in one picture; `Detector.detect` describes the arguments and errors."""
+        """Detect the objects in one image; `Detector.detect` describes the arguments and errors."""
         options = Options(
             threshold=threshold, operating_point=operating_point, min_score=min_score, request_id=request_id
         )
@@ -98,9 +98,9 @@ class AsyncDetector(BaseDetector):
         min_score: float = 0.25,
         timeout: float | None = None,
     ) -> AsyncIterator[Detections | InputError]:
-        """Detect the objects in many pictures; `Detector.detect_many` describes the arguments.
+        """Detect the objects in many images; `Detector.detect_many` describes the arguments.
 
-        Takes asynchronous iterables too. A plain one is drawn from in the event loop and should not block.
+        It also takes asynchronous iterables. A plain iterable is read in the event loop and should not block.
         """
         many.check(images, concurrency, errors, in_loop=True)
         options = Options(threshold=threshold, operating_point=operating_point, min_score=min_score)
@@ -164,7 +164,7 @@ class AsyncDetector(BaseDetector):
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
         if self._loop is not loop:
-            raise InputError("this AsyncDetector belongs to the event loop that used it first; make one in each loop")
+            raise InputError("this AsyncDetector belongs to the event loop that used it first; create one in each loop")
 
     async def _try(self, flow: Callable[[], Flow[T]], deadline: Deadline) -> T:
         try:  # as in Detector

@@ -49,12 +49,12 @@ class BaseDetector:
 
     @property
     def input_size(self) -> int:
-        """Side of the square, in pixels, that pictures are fitted into."""
+        """Side in pixels of the square into which images are fitted."""
         return self._known().input_size
 
     @property
     def transport(self) -> TransportChoice:
-        """How pictures reach the server: `network`, `shared-memory` or `cuda-shared-memory`."""
+        """How images reach the server: `network`, `shared-memory` or `cuda-shared-memory`."""
         self._known()
         return self._session.transport
 
@@ -68,4 +68,4 @@ class BaseDetector:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise InputError("this detector is closed; make a new one")
+            raise InputError("this detector is closed; create a new one")

@@ -1,4 +1,4 @@
-"""Checks of what a program gives: a value of the wrong type is refused where it is given, not deep in gRPC."""
+"""Checks of arguments: a value of the wrong type is refused at once, not deep in gRPC."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def shown(value: object) -> str:
 
 
 def optional(name: str, value: object, kind: type) -> None:
-    """Raise InputError for what is neither None nor of this type. The value may be a secret: it is not shown."""
+    """Raise InputError if the value is neither None nor of this type. It may be a secret, so it is not shown."""
     if value is not None and not isinstance(value, kind):
         raise InputError(f"{name} must be of type {kind.__name__}, not {type(value).__name__}")
 
 
 def seconds(name: str, value: float) -> float:
-    """The value as a float. Raises InputError for what is no positive, finite number."""
+    """The value as a float. Raises InputError if it is not a positive, finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise InputError(f"{name} must be a positive number of seconds, not {shown(value)}")
     return float(value)

@@ -1,6 +1,6 @@
-"""Turns pictures into requests and responses into detections; no input or output happens here.
+"""Turns images into requests and responses into detections; no input or output happens here.
 
-Every transport and every kind of detector sends the same `Request` and hands the same tensors to `decode`.
+Every transport and every kind of detector sends the same `Request` and passes the same tensors to `decode`.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class ServedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What one call asks for. Raises InputError for values the server would refuse."""
+    """Options of one call. Raises InputError for values that the server would refuse."""
 
     threshold: float | None = None
-    """pictures with a larger difficulty take the hard route; none: the operating point's"""
+    """images with a larger difficulty take the hard route; None: the threshold of the operating point"""
     operating_point: str | None = None
-    """a name from the server's `operating_points.json`; none: its default"""
+    """a name from the server's `operating_points.json`; None: its default"""
     min_score: float = 0.25
-    """objects below this score are left out"""
+    """objects below this score are dropped"""
     request_id: str = ""
     """shown in the server's logs and traces"""
 
@@ -68,7 +68,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One picture, ready to send, and what is needed to map its answer back."""
+    """One image, ready to send, with the data that maps its answer back."""
 
     tensors: Tensors
     """inputs with their batch dimension"""
@@ -79,14 +79,14 @@ class Request:
 
     @property
     def image(self) -> npt.NDArray[np.uint8]:
-        """The picture in the network's square, (S, S, 3)."""
+        """The image in the network's square, (S, S, 3)."""
         return self.letterboxed.image
 
 
 def parse_model(config: Mapping[str, Any]) -> ServedModel:
     """Read a detector's contract from its model configuration, as Triton gives it in JSON.
 
-    Raises NotADetectorError, which names the first thing that a dyndet detector has and this model lacks.
+    Raises NotADetectorError, which names the first part of a dyndet detector that this model lacks.
     """
     name = str(config.get("name", ""))
     inputs = {tensor["name"]: tensor for tensor in config.get("input", ())}
@@ -103,18 +103,18 @@ def parse_model(config: Mapping[str, Any]) -> ServedModel:
     except (KeyError, TypeError, ValueError) as error:
         raise NotADetectorError(f"model {name!r} has damaged dyndet parameters: {error}") from error
     if not isinstance(class_names, list) or not all(isinstance(entry, str) for entry in class_names):
-        raise NotADetectorError(f"model {name!r} has a {_CLASS_NAMES} parameter that is no list of names")
+        raise NotADetectorError(f"model {name!r} has a {_CLASS_NAMES} parameter that is not a list of names")
     found = (inputs["image"].get("data_type"), [int(side) for side in inputs["image"].get("dims", ())])
     if found != ("TYPE_UINT8", [size, size, 3]) or int(config.get("max_batch_size", 0)) < 1:
         raise NotADetectorError(
             f"model {name!r} takes images as {found[0]} {found[1]} with max_batch_size "
-            f"{config.get('max_batch_size', 0)}, expected TYPE_UINT8 [{size}, {size}, 3] and at least 1"
+            f"{config.get('max_batch_size', 0)}; a dyndet detector takes TYPE_UINT8 [{size}, {size}, 3] with at least 1"
         )
     return ServedModel(name=name, input_size=size, class_names=tuple(class_names))
 
 
 def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
-    """Read and letterbox a picture into a request. Raises InputError where the picture cannot be read."""
+    """Read and letterbox an image into a request. Raises InputError if the image cannot be read."""
     letterboxed = _fit(read_image(image), model.input_size)
     tensors: dict[str, npt.NDArray[Any]] = {"image": letterboxed.image[None]}  # (1, S, S, 3)
     if options.threshold is not None:
@@ -130,15 +130,15 @@ def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
 
 
 def is_ready_made(model: ServedModel, image: ImageSource) -> bool:
-    """Whether encoding this picture is a matter of microseconds: nothing is decoded or resized."""
+    """Whether encoding this image takes only microseconds, because nothing is decoded or resized."""
     side = model.input_size
     return isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == (side, side, 3)
 
 
 def decode(model: ServedModel, request: Request, response: Tensors) -> Detections:
-    """Turn the server's output tensors into detections in pixels of the original picture, best first.
+    """Turn the server's output tensors into detections in pixels of the original image, best first.
 
-    Raises ServerError where the tensors break the detectors' contract.
+    Raises ServerError if the tensors break the detectors' contract.
     """
     try:
         count = int(response["num_detections"].item())
@@ -147,15 +147,17 @@ def decode(model: ServedModel, request: Request, response: Tensors) -> Detection
         classes = response["classes"].reshape(-1)
         difficulty, route = float(response["difficulty"].item()), int(response["route"].item())
     except (KeyError, ValueError) as error:
-        raise ServerError(f"model {model.name!r} gave a malformed answer: {error}") from error
+        raise ServerError(f"model {model.name!r} returned a malformed answer: {error}") from error
     if not 0 <= count <= min(len(boxes), len(scores), len(classes)):
-        raise ServerError(f"model {model.name!r} gave {count} detections in {len(boxes)} rows")
+        raise ServerError(f"model {model.name!r} returned {count} detections in {len(boxes)} rows")
     kept = (scores[:count] >= request.min_score).nonzero()[0]
     if len(kept) > 1:
         kept = kept[(-scores[kept]).argsort(kind="stable")]
     numbers = classes[kept].tolist()
     if numbers and not 0 <= min(numbers) <= max(numbers) < len(model.class_names):
-        raise ServerError(f"model {model.name!r} gave a class number beyond its {len(model.class_names)} class names")
+        raise ServerError(
+            f"model {model.name!r} returned a class number beyond its {len(model.class_names)} class names"
+        )
     boxed = request.letterboxed
     try:
         return Detections(
@@ -168,11 +170,11 @@ def decode(model: ServedModel, request: Request, response: Tensors) -> Detection
             image_size=(boxed.original_width, boxed.original_height),
         )
     except InputError as error:
-        raise ServerError(f"model {model.name!r} gave a malformed answer: {error}") from error
+        raise ServerError(f"model {model.name!r} returned a malformed answer: {error}") from error
 
 
 def _fit(pixels: UInt8Array, side: int) -> Letterboxed:
-    """`letterbox`; a picture that fills the square already is not copied."""
+    """`letterbox`; an image that already fills the square is not copied."""
     if pixels.shape != (side, side, 3):
         return letterbox(pixels, side)
     return Letterboxed(

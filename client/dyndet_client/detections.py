@@ -1,4 +1,4 @@
-"""What a detector answers for one picture."""
+"""The answer of a detector for one image."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _FLOAT, _INT = np.dtype(np.float32), np.dtype(np.int32)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Detections:
-    """Objects found in one picture, best first, and the route the picture took.
+    """Objects found in one image, best first, and the route of the image.
 
-    Raises InputError on creation where shapes, types or ranges do not fit together.
+    Raises InputError on creation if shapes, types or ranges do not match.
 
     >>> found = Detections(
     ...     boxes=np.array([[10, 20, 110, 220]], np.float32), scores=np.array([0.9], np.float32),
@@ -35,7 +35,7 @@ class Detections:
     """
 
     boxes: npt.NDArray[np.float32]
-    """(N, 4): x1 y1 x2 y2 in pixels of the original picture"""
+    """(N, 4): x1 y1 x2 y2 in pixels of the original image"""
     scores: npt.NDArray[np.float32]
     """(N,): 0 to 1"""
     classes: npt.NDArray[np.int32]
@@ -43,11 +43,11 @@ class Detections:
     names: tuple[str, ...]
     """N class names, one per object"""
     difficulty: float
-    """the router's output, 0 to 1; NaN where the router gave none, which counts as hard"""
+    """the router's output, 0 to 1; NaN if the router gave none, which counts as hard"""
     route: Route
-    """easy: detector 1; hard: detector 2; fallback: detector 2 was due but failed, so that detector 1 answered"""
+    """easy: detector 1; hard: detector 2; fallback: detector 2 was due but failed, so detector 1 answered"""
     image_size: tuple[int, int]
-    """(width, height) of the original picture"""
+    """(width, height) of the original image"""
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -92,10 +92,10 @@ class Detections:
     def to_coco(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Entries of a COCO results file, as pycocotools' `loadRes` reads them: boxes are x y width height.
 
-        `category_ids` has the category of each class number. Without it the class number itself is written, which is
-        right where the data set counts its categories from 0 in the order of the model's classes.
+        `category_ids` has the category of each class number. Without it, the class number itself is written. This is
+        correct if the data set counts its categories from 0 in the order of the model's classes.
 
-        Raises InputError where a class number has no entry in `category_ids`.
+        Raises InputError if a class number has no entry in `category_ids`.
         """
         numbers = self.classes.tolist()
         if category_ids is not None and any(number >= len(category_ids) for number in numbers):
@@ -115,9 +115,9 @@ class Detections:
         ]
 
     def to_supervision(self) -> Any:
-        """The same objects as `supervision.Detections`, with the names in `data["class_name"]`, where it expects them.
+        """The same objects as `supervision.Detections`, with the class names in `data["class_name"]`.
 
-        Route and difficulty are in its `metadata`. Raises MissingExtraError where supervision is not installed.
+        Route and difficulty are in its `metadata`. Raises MissingExtraError if supervision is not installed.
         """
         try:
             supervision = importlib.import_module("supervision")  # imported by who needs it alone
@@ -132,10 +132,10 @@ class Detections:
         )
 
     def draw(self, image: ImageSource, *, header: bool = True) -> Image.Image:
-        """A copy of the picture with boxes, labels and, above it, a strip with the route and the difficulty.
+        """A copy of the image with boxes and labels, and above it a strip with the route and the difficulty.
 
-        Without `header` the result has the size of the picture. Raises InputError where the picture cannot be read, or
-        is not as large as the one these objects were found in.
+        Without `header`, the result has the size of the image. Raises InputError if the image cannot be read, or if its
+        size differs from that of the image with these objects.
         """
         return draw_detections(
             image,

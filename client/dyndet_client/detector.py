@@ -27,22 +27,22 @@ T = TypeVar("T")
 class Detector(BaseDetector):
     """Detects objects through a Triton server that serves a dyndet model repository.
 
-    Entering the context connects and checks the model, so that a wrong address or model shows at once; without `with`,
-    the first use does, and `close` ends the connection. Threads may share a detector; processes may not: a forked one
-    makes its own.
+    Entering the context connects and checks the model, so a wrong address or model is reported at once. Without `with`,
+    the first call does this, and `close` ends the connection. Threads may share a detector. A forked process must
+    create its own.
 
     Args:
-        url: the server's address: `host`, `host:port` or `grpc://host:port` for gRPC (port 8001 unless it is given),
+        url: the server's address: `host`, `host:port` or `grpc://host:port` for gRPC (default port 8001),
             `http://host:port` (8000) for HTTP, `grpcs://` and `https://` for both with TLS.
         model: the public model's name.
-        timeout: seconds that a call may take in all, retries included; also for the first connection.
-        transport: `auto` hands pictures over in shared memory where the server is on this machine, and sends them
-            otherwise; `network` always sends; `shared-memory` and `cuda-shared-memory` fail where they cannot be had.
+        timeout: the most seconds for a call, retries included; also for the first connection.
+        transport: `auto` passes images through shared memory if the server is on this machine, and sends them
+            otherwise; `network` always sends; `shared-memory` and `cuda-shared-memory` fail if they do not work.
         tls: certificates, for servers that speak TLS.
         headers: sent with every request.
         token: sent with every request as `authorization: Bearer TOKEN`.
         retries: how often a call is tried while the server cannot be reached.
-        keep_alive: when gRPC asks whether a silent connection still lives.
+        keep_alive: when gRPC checks whether a silent connection is still alive.
 
     Raises InputError for a malformed address or setting, and on connecting ServerUnreachableError, ModelNotReadyError
     or NotADetectorError (`dyndet_client.errors` shows the tree).
@@ -61,7 +61,7 @@ class Detector(BaseDetector):
         self._end = weakref.finalize(self, _end, self._session, self._sender, os.getpid())
 
     def connect(self) -> None:
-        """Connect and check the model, unless that was done."""
+        """Connect and check the model, if this was not done yet."""
         self._connect(self._deadline())
 
     def detect(
@@ -74,17 +74,17 @@ class Detector(BaseDetector):
         timeout: float | None = None,
         request_id: str = "",
     ) -> Detections:
-        """Detect the objects in one picture.
+        """Detect the objects in one image.
 
         Args:
             image: a path, the bytes of an image file, a PIL image or an RGB array (`dynamicdet.images.read_image`).
-            threshold: pictures with a larger difficulty take the hard route; 1 makes every picture easy, 0 hard.
-            operating_point: a threshold by the name the calibration gave it. Without either the server's default rules.
-            min_score: objects below this score are left out.
-            timeout: seconds that the call may take, retries included, instead of the detector's own.
-            request_id: shown in the server's logs and traces.
+            threshold: images with a larger difficulty take the hard route; 1 makes every image easy, 0 makes it hard.
+            operating_point: the name of a calibrated threshold. Without both, the server uses its default.
+            min_score: objects below this score are dropped.
+            timeout: the most seconds for this call, retries included, instead of the detector's value.
+            request_id: a text for the server's logs and traces.
 
-        Raises InputError for a picture that cannot be read or an option out of range, ServerUnreachableError,
+        Raises InputError for an image that cannot be read or an option out of range, ServerUnreachableError,
         BadRequestError (such as an unknown operating point), DeadlineExceededError, or another ServerError.
         """
         options = Options(
@@ -129,21 +129,21 @@ class Detector(BaseDetector):
         min_score: float = 0.25,
         timeout: float | None = None,
     ) -> Iterator[Detections | InputError]:
-        """Detect the objects in many pictures; the answers come one by one, in the order of the pictures.
+        """Detect the objects in many images; the answers come one by one, in the order of the images.
 
-        At most `concurrency` requests are under way, and at most twice as many pictures are drawn from `images` beyond
-        the answers that were taken: a generator of any length needs constant memory. Who stops early leaves nothing
-        running.
+        At most `concurrency` requests are in flight, and at most `2 * concurrency` images are read ahead of the answers
+        that were taken, so a generator of any length needs constant memory. If the caller stops early, pending requests
+        are cancelled.
 
         Args:
-            images: pictures as `detect` takes them; a list, or a generator that makes them one by one.
-            concurrency: requests under way at once.
-            errors: `raise` ends at a picture that cannot be read; `return` gives its InputError in its place and goes
-                on. An error of the server is raised in both cases.
+            images: a list or a generator of images as `detect` takes them.
+            concurrency: requests in flight.
+            errors: `raise` stops at an image that cannot be read; `return` yields its InputError in its place and
+                continues. A server error is raised in both cases.
             threshold: see `detect`, as the other options.
             operating_point: likewise.
             min_score: likewise.
-            timeout: seconds for each picture, from when its turn comes.
+            timeout: the most seconds for each image, from the time when its turn comes.
         """
         many.check(images, concurrency, errors)
         options = Options(threshold=threshold, operating_point=operating_point, min_score=min_score)

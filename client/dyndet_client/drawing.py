@@ -40,14 +40,14 @@ def draw_detections(
     names: Sequence[str],
     header: tuple[str, float] | None,
 ) -> Image.Image:
-    """A copy of the picture with (N, 4) boxes in its pixels, and, given (route, difficulty), a strip above it.
+    """A copy of the image with (N, 4) boxes in its pixels and, given (route, difficulty), a strip above it.
 
-    Raises InputError where the picture cannot be read or is not `image_size` (width, height).
+    Raises InputError if the image cannot be read or if its size is not `image_size` (width, height).
     """
     picture = Image.fromarray(read_image(image))
     if picture.size != tuple(image_size):
         raise InputError(
-            f"the picture has {picture.width} x {picture.height} pixels, but the objects were found in one of "
+            f"the image has {picture.width} x {picture.height} pixels, but the objects were found in an image of "
             f"{image_size[0]} x {image_size[1]}"
         )
     side = math.sqrt(picture.width * picture.height)

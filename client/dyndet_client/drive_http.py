@@ -1,6 +1,6 @@
 """Makes the calls that a session asks for over HTTP, with Triton's asyncio client (the extra `dyndet[http]`).
 
-A `Detector` runs it in a thread of its own: Triton's blocking HTTP client may not be shared by threads, and knows no
+A `Detector` runs it in its own thread: threads must not share Triton's blocking HTTP client, and that client has no
 deadline per call.
 """
 
@@ -57,10 +57,10 @@ class AsyncHttpSender:
         except asyncio.TimeoutError as error:
             raise InferenceServerException("no answer in time", status="DEADLINE_EXCEEDED") from error
         except self._no_http as error:
-            raise InferenceServerException("what answers there is not HTTP", status="UNAVAILABLE") from error
+            raise InferenceServerException("the answer is not HTTP", status="UNAVAILABLE") from error
         except self._no_json as error:
             raise InferenceServerException(
-                "what answers there is not Triton's endpoint", status="UNAVAILABLE"
+                "the answer is not from Triton's HTTP endpoint", status="UNAVAILABLE"
             ) from error
         except self._failures as error:
             cause = str(error) or type(error).__name__
@@ -131,5 +131,5 @@ def _ssl_context(connection: Connection) -> Any:
         if tls.certificate_file is not None:
             context.load_cert_chain(tls.certificate_file, tls.key_file)
     except ssl.SSLError as error:
-        raise InputError(f"the certificates or the key that were given are damaged: {error}") from error
+        raise InputError(f"the given certificates or key are damaged: {error}") from error
     return context

@@ -1,19 +1,19 @@
-"""Errors of the client: one sentence each, that says what was wrong, what was found and what is accepted.
+"""Errors of the client: one sentence each that says what was wrong, what was found and what is accepted.
 
 ::
 
     dynamicdet.errors.DyndetError
-    ├── InputError (also a ValueError)    a picture or an option is wrong; found before anything is sent
-    ├── MissingExtraError                 an optional package is not installed; the message says what installs it
-    └── ServerError                       the server answered with an error, or not at all
-        ├── ServerUnreachableError        nothing answers at this address, or the server cannot take requests now
-        ├── AccessDeniedError             the server wants a header, a token or a certificate that was not given
+    ├── InputError (also a ValueError)    an image or an option is wrong; raised before anything is sent
+    ├── MissingExtraError                 an optional package is not installed; the message says how to install it
+    └── ServerError                       the server answered with an error or not at all
+        ├── ServerUnreachableError        nothing answers at this address, or the server takes no requests now
+        ├── AccessDeniedError             the server requires a header, a token or a certificate
         ├── ModelNotReadyError            the server has no such model, or it is not ready
         ├── NotADetectorError             the model is served, but it is not a dyndet detector
         ├── BadRequestError               the server refused this request; it serves others
-        │   └── UnknownOperatingPointError  the message names those that are known
-        ├── SharedMemoryError             shared memory was asked for, and the server cannot use it
-        └── DeadlineExceededError         no answer within the time that was allowed
+        │   └── UnknownOperatingPointError  the message names the known operating points
+        ├── SharedMemoryError             shared memory was requested, but the server cannot use it
+        └── DeadlineExceededError         no answer within the allowed time
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ __all__ = [
 
 
 class ServerUnreachableError(ServerError):
-    """Nothing answers at this address, the connection broke, or the server cannot take requests now."""
+    """Nothing answers at this address, the connection broke, or the server takes no requests now."""
 
 
 class AccessDeniedError(ServerError):
-    """The server wants a header, a token or a certificate that was not given, or is another."""
+    """The server requires a header, a token or a certificate that is missing or wrong."""
 
 
 class ModelNotReadyError(ServerError):
@@ -53,18 +53,18 @@ class NotADetectorError(ServerError):
 
 
 class BadRequestError(ServerError):
-    """The server refused this request: a wrong shape, an unknown operating point. It keeps serving others."""
+    """The server refused this request, such as a wrong shape or an unknown operating point. It serves others."""
 
 
 class UnknownOperatingPointError(BadRequestError):
-    """The server knows no operating point of this name; the message names those that it knows."""
+    """The server has no operating point of this name; the message names those that it has."""
 
     exit_code = 2
 
 
 class SharedMemoryError(ServerError):
-    """Shared memory was asked for, but this machine has none, or the server cannot or may not use it."""
+    """Shared memory was requested, but this machine has none, or the server cannot or must not use it."""
 
 
 class DeadlineExceededError(ServerError):
-    """The server did not answer within the time that was allowed."""
+    """The server did not answer within the allowed time."""

@@ -1,4 +1,4 @@
-"""Answers many pictures at once, in their order, with a bounded number under way."""
+"""Answers many images at once, in their order, with a bounded number of requests in flight."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def check(images: object, concurrency: int, errors: str, *, in_loop: bool = Fals
     """Raise InputError for what `detect_many` does not take; in an event loop it takes asynchronous iterables too."""
     one_picture = isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image)
     if one_picture or (isinstance(images, np.ndarray) and images.ndim < 4):
-        raise InputError("detect_many takes a list or a generator of pictures, not one picture: use detect")
+        raise InputError("detect_many takes a list or a generator of images, not one image: use detect")
     if not any(hasattr(images, name) for name in ("__iter__", "__getitem__", *(("__aiter__",) if in_loop else ()))):
-        raise InputError(f"detect_many takes a list or a generator of pictures, not {shown(images)}")
+        raise InputError(f"detect_many takes a list or a generator of images, not {shown(images)}")
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= 1000:
         raise InputError(f"concurrency must be a whole number from 1 to 1000, not {shown(concurrency)}")
     if not isinstance(errors, str) or errors not in ("raise", "return"):
@@ -85,7 +85,7 @@ async def _result(task: asyncio.Task[T]) -> T:
     """Of a task, which waiting for it does not cancel. Raises InputError where closing the detector has."""
     await asyncio.wait((task,))
     if task.cancelled():
-        raise InputError("this detector was closed while it answered; make a new one")
+        raise InputError("this detector was closed while it answered; create a new one")
     return task.result()
 
 

@@ -59,7 +59,7 @@ class Session:
         """The model's configuration as JSON. Raises ServerUnreachableError or ModelNotReadyError."""
         try:
             if not (yield self._call("is_server_live", deadline)):
-                raise self._nobody("it says that it is not live")
+                raise self._nobody("it reports that it is not live")
         except InferenceServerException as error:
             denied = self._translate(error, deadline)
             raise denied if isinstance(denied, AccessDeniedError) else self._nobody(cause_of(error)) from error
@@ -85,7 +85,7 @@ class Session:
                         raise self._translate(error, deadline) from error
                 if not (yield from self._register(pool, deadline)):  # the server was started anew, and may not any more
                     if self._choice != "auto":
-                        raise SharedMemoryError(f"the server at {self.address} does not take shared memory any more")
+                        raise SharedMemoryError(f"the server at {self.address} no longer accepts shared memory")
                     self.pool = None
                     pool.release(slot)
                     slot = None
@@ -132,8 +132,8 @@ class Session:
         except InferenceServerException as error:
             raise SharedMemoryError(
                 f"the server at {self.address} cannot read this client's shared memory ({reason_of(error)}): "
-                "it has to run on the same machine (in a container: with --ipc=host), and Triton 26.05 or later be "
-                "started with --allow-client-shm=true; without transport= the client uses the network by itself"
+                "it must run on the same machine (in a container: with --ipc=host), and Triton 26.05 or later needs "
+                "--allow-client-shm=true; without transport= the client falls back to the network"
             ) from error
 
     def _register(self, pool: Pool, deadline: Deadline) -> Flow[bool]:

@@ -14,7 +14,7 @@ from dyndet_client.address import Address, parse_address
 from dyndet_client.checks import optional, seconds, shown
 
 TransportChoice: TypeAlias = Literal["auto", "network", "shared-memory", "cuda-shared-memory"]
-"""How pictures reach the server; auto: shared memory where the server is on this machine and can read it."""
+"""How images reach the server; auto: shared memory if the server is on this machine and can read it."""
 
 _FilePath: TypeAlias = "str | os.PathLike[str]"
 _LONGEST_SILENCE_S = 2_147_483  # gRPC counts milliseconds in 32 bits
@@ -29,9 +29,9 @@ class Tls:
     """Certificates for a server that speaks TLS, PEM files. Raises InputError for files that cannot be read."""
 
     ca_file: _FilePath | None = None
-    """certificates that the server's is checked against; none: the usual public ones"""
+    """authorities that the server's certificate is checked against; None: the usual public ones"""
     certificate_file: _FilePath | None = None
-    """this client's certificate, for servers that want one"""
+    """this client's certificate, for servers that require one"""
     key_file: _FilePath | None = None
     """the key of this client's certificate"""
 
@@ -44,10 +44,10 @@ class Tls:
 
 @dataclass(frozen=True, kw_only=True)
 class KeepAlive:
-    """When gRPC asks whether a silent connection still lives.
+    """When gRPC checks whether a silent connection is still alive.
 
-    Triton's own limits allow a ping every 300 s and none while nothing is under way; a server that is pinged more often
-    ends the connection, unless it was started with other `--grpc-http2-*` and `--grpc-keepalive-*` options.
+    Triton's default limits allow a ping every 300 s, and none while no request is in flight. If it gets more pings, the
+    server ends the connection, unless its `--grpc-http2-*` and `--grpc-keepalive-*` options allow them.
     """
 
     interval_s: float = 300.0
@@ -55,7 +55,7 @@ class KeepAlive:
     timeout_s: float = 20.0
     """seconds to wait for the answer to a ping before the connection counts as broken"""
     while_idle: bool = False
-    """also while no request is under way"""
+    """also while no request is in flight"""
 
     def __post_init__(self) -> None:
         for name in ("interval_s", "timeout_s"):
@@ -68,15 +68,15 @@ class KeepAlive:
 
 @dataclass(frozen=True, kw_only=True)
 class Retries:
-    """How often a call that failed because the server could not be reached is tried, within the call's deadline.
+    """How often a call is tried if the server cannot be reached, within the call's deadline.
 
-    The wait before attempt n + 1 is drawn evenly between 0 and `first_wait_s` * 2^(n - 1), at most `longest_wait_s`, so
-    that clients that lost a server together do not come back together. A detection has no side effects, so that it may
-    be sent twice; what the server refused is never sent again.
+    The wait before attempt n + 1 is drawn evenly between 0 and `first_wait_s` * 2^(n - 1), at most `longest_wait_s`. So
+    clients that lost a server together do not come back together. A detection has no side effects, so it may be sent
+    twice. A request that the server refused is never sent again.
     """
 
     attempts: int = 3
-    """in all; 1: no retries"""
+    """attempts in total; 1: no retries"""
     first_wait_s: float = 0.1
     longest_wait_s: float = 2.0
     on_not_ready: bool = False
@@ -91,7 +91,7 @@ class Retries:
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """Everything that decides how a server is reached. Raises InputError for what contradicts itself."""
+    """Everything that decides how a server is reached. Raises InputError for contradictory values."""
 
     address: Address
     tls: Tls | None = None
@@ -108,14 +108,14 @@ class Connection:
         token: str | None = None,
         keep_alive: KeepAlive | None = None,
     ) -> Connection:
-        """From what a detector is created with. A token becomes the header `authorization: Bearer TOKEN`."""
+        """From the arguments of a detector. A token becomes the header `authorization: Bearer TOKEN`."""
         address = parse_address(url)
         optional("tls", tls, Tls)
         optional("headers", headers, Mapping)
         optional("token", token, str)
         optional("keep_alive", keep_alive, KeepAlive)
         if tls is not None and not address.tls and address.has_scheme:
-            raise InputError(f"{url!r} asks for a connection without TLS, but tls was given: use grpcs:// or https://")
+            raise InputError(f"{url!r} means a connection without TLS, but tls was given: use grpcs:// or https://")
         given = {_header_name(name, address): _header_value(name, value) for name, value in (headers or {}).items()}
         if token is not None:
             if "authorization" in given:
@@ -138,7 +138,7 @@ def check_transport(choice: str) -> TransportChoice:
 
 
 def read_pem(path: _FilePath | None, name: str) -> bytes | None:
-    """The file's content; none for no file. Raises InputError where it cannot be read or holds no PEM block."""
+    """The file's content; None for no file. Raises InputError if it cannot be read or has no PEM block."""
     if path is None:
         return None
     if not isinstance(path, str | os.PathLike):
@@ -149,18 +149,18 @@ def read_pem(path: _FilePath | None, name: str) -> bytes | None:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name} {os.fspath(path)} cannot be read: {reason}") from error
     if b"-----BEGIN " not in content:
-        raise InputError(f"{name} {os.fspath(path)} holds no certificate or key in PEM form")
+        raise InputError(f"{name} {os.fspath(path)} contains no certificate or key in PEM format")
     return content
 
 
 def _header_name(name: str, address: Address) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z_.-]+", name):
-        raise InputError(f"{shown(name)} is no name of a header: letters, digits, '-', '_' and '.' are")
+        raise InputError(f"{shown(name)} is not a header name: use letters, digits, '-', '_' and '.'")
     lower = name.lower()
     if lower in _HEADERS_OF_THE_CONNECTION:
-        raise InputError(f"the header {name} is set by the connection itself: leave it out")
+        raise InputError(f"the connection itself sets the header {name}: leave it out")
     if address.protocol == "grpc" and (lower.startswith("grpc-") or lower.endswith("-bin")):
-        raise InputError(f"the header {name} cannot be sent: gRPC keeps names like grpc-* and *-bin for itself")
+        raise InputError(f"the header {name} cannot be sent: gRPC reserves names like grpc-* and *-bin")
     return lower
 
 

@@ -79,7 +79,7 @@ class SystemPool:
             self._file = _create_locked(FOLDER / self.name, size)
             memory = mmap.mmap(self._file, size)
         except OSError as error:
-            raise SharedMemoryError(f"this machine gives no shared memory: {error.strerror or error}") from error
+            raise SharedMemoryError(f"this machine provides no shared memory: {error.strerror or error}") from error
         self._pixels = np.frombuffer(memory, np.uint8)
         # Runs when the pool is closed, forgotten, or the interpreter ends; a process that was forked owns nothing.
         self._remove = weakref.finalize(self, _remove_own, FOLDER / self.name, self._file, os.getpid())
@@ -138,7 +138,7 @@ class CudaPool:
             self._handle = self._cuda.create_shared_memory_region(self.name, image_bytes, device)
             raw = self._cuda.get_raw_handle(self._handle)
         except Exception as error:  # the driver's own errors, of several packages
-            raise SharedMemoryError(f"GPU {device} gives no shared memory: {error}") from error
+            raise SharedMemoryError(f"GPU {device} provides no shared memory: {error}") from error
         self.registration: Mapping[str, Any] = {"raw_handle": raw, "device_id": device, "byte_size": image_bytes}
         self._slot = Slot(self.name, 0, image_bytes)
         self._destroy = weakref.finalize(self, self._cuda.destroy_shared_memory_region, self._handle)

@@ -15,9 +15,9 @@ from dyndet_client.settings import Connection
 
 
 def parse_url(url: str) -> str:
-    """`host:port` from `host`, `host:port` or `grpc://host:port`; the port is 8001 unless it is given.
+    """`host:port` from `host`, `host:port` or `grpc://host:port`; the default port is 8001.
 
-    Raises InputError for another scheme and for what is no address.
+    Raises InputError for another scheme, or if the text is not an address.
 
     >>> parse_url("grpc://localhost"), parse_url("[::1]:9001")
     ('localhost:8001', '[::1]:9001')
@@ -25,8 +25,8 @@ def parse_url(url: str) -> str:
     address = parse_address(url)
     if address.protocol != "grpc" or address.tls:
         raise InputError(
-            f"{url!r} is no address for this: it speaks gRPC without TLS; give host:port or grpc://host:port "
-            "(Triton's gRPC port is 8001 unless it was changed)"
+            f"{url!r} cannot be used here, because this tool speaks only gRPC without TLS: give host:port or "
+            "grpc://host:port (Triton's default gRPC port is 8001)"
         )
     return str(address)
 

@@ -68,7 +68,7 @@ def test_contradictions_are_refused(tmp_path) -> None:
     for make, reason in (
         (lambda: Connection.make("grpc://host", tls=Tls(ca_file=pem)), "without TLS"),
         (lambda: Connection.make("host", token="a", headers={"Authorization": "b"}), "exclude each other"),
-        (lambda: Connection.make("host", headers={"a b": "c"}), "name of a header"),
+        (lambda: Connection.make("host", headers={"a b": "c"}), "not a header name"),
         (lambda: Connection.make("host", headers={"a": "secret\r\nx: y"}), "must be printable"),
         (lambda: Tls(certificate_file=pem), "both"),
         (lambda: Tls(ca_file=tmp_path / "absent.pem"), "cannot be read"),
@@ -78,7 +78,7 @@ def test_contradictions_are_refused(tmp_path) -> None:
         (lambda: Detector("host", transport="pigeon"), "auto, network"),
         (lambda: Detector("host").detect_many([], concurrency=0), "concurrency"),
         (lambda: Detector("host").detect_many([], errors="ignore"), "errors"),
-        (lambda: Detector("host").detect_many("street.jpg"), "not one picture"),
+        (lambda: Detector("host").detect_many("street.jpg"), "not one image"),
     ):
         with pytest.raises(InputError, match=reason) as caught:
             make()
@@ -127,7 +127,7 @@ def test_wrong_types_are_refused_where_a_detector_is_made(kind, wrong) -> None:
     ],
 )
 def test_wrong_values_are_named(make, wrong) -> None:
-    with pytest.raises(InputError, match="pictures" if wrong == {"images": 5} else list(wrong)[-1]):
+    with pytest.raises(InputError, match="images" if wrong == {"images": 5} else list(wrong)[-1]):
         make(**wrong)
 
 

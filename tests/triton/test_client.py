@@ -194,7 +194,7 @@ def test_detect_saves_annotated_pictures_and_never_touches_its_input(server, in_
     captured = capsys.readouterr()
     assert all(path.read_bytes() == content for path, content in before.items())
     assert captured.err.count("Error: ") == 2 and "notes.jpg" in captured.err and "cut.jpg" in captured.err
-    assert "2 pictures answered" in captured.out
+    assert "2 images answered" in captured.out
     saved = sorted(set(in_folder.rglob("*.*")) - set(before))
     assert [path.name for path in saved] == ["street-detected-2.jpg", "street-detected.jpg"]
     with Image.open("street.jpg") as source, Image.open("street-detected.jpg") as annotated:

@@ -272,5 +272,5 @@ def test_a_very_long_timeout_is_no_short_one(toy, protocol) -> None:
 
 
 def test_the_metrics_port_is_no_server(toy) -> None:
-    with pytest.raises(ServerUnreachableError, match="what answers there is not"):
+    with pytest.raises(ServerUnreachableError, match="the answer is not"):
         Detector(toy.metrics_url.removesuffix("/metrics"), "toy", timeout=5).connect()

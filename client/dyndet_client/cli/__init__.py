@@ -1,1 +1,1 @@
-"""`dyndet detect`: pictures, videos and folders through a server."""
+"""`dyndet detect`: images, videos and folders through a server."""

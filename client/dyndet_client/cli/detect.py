@@ -36,7 +36,8 @@ Examples:
   dyndet detect clip.mp4 --every 5 --concurrency 8
   dyndet detect street.jpg --threshold 0.3 --json | jq .route
 
-A file that cannot be read is named on the error output and does not stop the others; the exit status is then 2.
+If a file cannot be read, the command names it on the error output, continues with the other files, and exits with
+status 2.
 """
 
 
@@ -46,34 +47,37 @@ A file that cannot be read is named on the error output and does not stop the ot
     "--url",
     default="127.0.0.1:8001",
     show_default=True,
-    help="The server's address: HOST:PORT or grpc://, grpcs://, http://, https:// and HOST[:PORT].",
+    help="Address of the server: HOST:PORT, or grpc://, grpcs://, http:// or https:// with HOST[:PORT].",
 )
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served detector.")
-@click.option("--threshold", type=float, help="Pictures more difficult than this (0 to 1) take the hard route.")
-@click.option("--operating-point", metavar="NAME", help="Use the threshold that was calibrated under this name.")
-@click.option("--min-score", type=float, default=0.25, show_default=True, help="Leave out objects below this score.")
+@click.option("--threshold", type=float, help="Images with a larger difficulty (0 to 1) take the hard route.")
+@click.option("--operating-point", metavar="NAME", help="Name of a calibrated threshold.")
+@click.option("--min-score", type=float, default=0.25, show_default=True, help="Drop objects below this score.")
 @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds to wait for each answer.")
-@click.option("--concurrency", type=int, default=4, show_default=True, help="Requests under way at once.")
-@click.option("--recursive", is_flag=True, help="Take what is in the folders of folders as well.")
-@click.option("--every", type=int, default=1, show_default=True, metavar="N", help="Take each N-th frame of a video.")
+@click.option("--concurrency", type=int, default=4, show_default=True, help="Requests in flight.")
+@click.option("--recursive", is_flag=True, help="Also read subfolders.")
+@click.option("--every", type=int, default=1, show_default=True, metavar="N", help="Use every N-th frame of a video.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder for what is annotated (NAME-detected.jpg, .mp4)  [default: detections; with --json none].",
+    help="Folder for annotated copies (NAME-detected.jpg, .mp4).  [default: detections; with --json, none]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per picture or frame instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image or frame instead of a table.")
 @click.option(
     "--transport",
     type=click.Choice(get_args(TransportChoice)),
     default="auto",
     show_default=True,
-    help="How pictures reach the server; auto: shared memory where it runs on this machine.",
+    help="How images reach the server; auto: shared memory if the server is on this machine.",
 )
-@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Send this with every request.")
-@click.option("--token", envvar="DYNDET_TOKEN", help="Bearer token; better in the variable DYNDET_TOKEN.")
+@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Header to send with every request.")
+@click.option("--token", envvar="DYNDET_TOKEN", help="Bearer token; the variable DYNDET_TOKEN is safer.")
 @click.option(
-    "--ca-file", type=click.Path(path_type=Path), metavar="PEM", help="Certificates to check a server with TLS."
+    "--ca-file",
+    type=click.Path(path_type=Path),
+    metavar="PEM",
+    help="Certificates of authorities that check a server with TLS.",
 )
 @click.pass_context
 def command(
@@ -95,7 +99,7 @@ def command(
     token: str | None,
     ca_file: Path | None,
 ) -> None:
-    """Detect objects in pictures, videos and folders of them through a running server, and save annotated copies."""
+    """Detect objects in images, videos and folders through a running server, and save annotated copies."""
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such pictures get an error of ours
     folder = Path("detections") if output is None and not as_json else output
     with _printable_errors():

@@ -83,7 +83,7 @@ class OutputFiles:
 
 @dataclass
 class _Row:
-    """What is told about one file."""
+    """The line of one file."""
 
     saved: Path | None
     routes: Counter[str] = field(default_factory=Counter)
@@ -98,7 +98,7 @@ class Summary:
         self._with_files = with_files
         self._last: tuple[Source, _Row] | None = None
         self._table = Table(box=None, pad_edge=False)
-        for name in ("picture", "route", "difficulty", "objects", *(("saved as",) if with_files else ())):
+        for name in ("image", "route", "difficulty", "objects", *(("saved as",) if with_files else ())):
             self._table.add_column(name, justify="right" if name == "difficulty" else "left", overflow="fold")
         self._routes: Counter[str] = Counter()
 
@@ -121,7 +121,7 @@ class Summary:
         console = Console()
         console.print(self._table)
         total = self._routes.total()
-        pictures = "1 picture" if total == 1 else f"{total} pictures"
+        pictures = "1 image" if total == 1 else f"{total} images"
         console.print(f"{pictures} answered: {_counts(self._routes, sort=True)}", highlight=False)
 
     def _end_row(self) -> None:

@@ -105,8 +105,8 @@ def _in_folder(folder: Path, *, recursive: bool) -> list[Source]:
         and path.is_file()
     ]
     if not sources:
-        hint = "" if recursive else "; --recursive looks in its folders too"
-        raise InputError(f"there are no pictures and no videos in the folder {folder}{hint}")
+        hint = "" if recursive else "; --recursive also reads its subfolders"
+        raise InputError(f"there are no images and no videos in the folder {folder}{hint}")
     return sources
 
 

@@ -48,10 +48,10 @@ class VideoReader:
         try:
             self._container = self._av.open(str(path))
         except (self._av.FFmpegError, OSError, ValueError) as error:
-            raise InputError(f"{path}: no video that can be read ({_reason(error)})") from error
+            raise InputError(f"{path} is not a video that can be read ({_reason(error)})") from error
         if not self._container.streams.video:
             self._container.close()
-            raise InputError(f"{path}: there is no video in this file")
+            raise InputError(f"{path} contains no video")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
 
@@ -76,7 +76,7 @@ class VideoReader:
                     time_s = float(frame.time) if frame.time is not None else number / float(self.rate * self._every)
                     yield Frame(number=number, time_s=time_s, pixels=_pixels(frame))
         except (self._av.FFmpegError, OSError, ValueError) as error:
-            raise InputError(f"{self._path}: damaged or cut off ({_reason(error)})") from error
+            raise InputError(f"{self._path} is damaged or cut off ({_reason(error)})") from error
 
     def __enter__(self) -> VideoReader:
         return self
@@ -156,9 +156,7 @@ def _pyav(path: Path) -> Any:
         import av  # imported by who needs it alone
         import av.logging
     except ImportError as error:
-        raise MissingExtraError(
-            f'{path}: videos need PyAV, which is not installed: pip install "dyndet[video]"'
-        ) from error
+        raise MissingExtraError(f'{path} needs PyAV, which is not installed: pip install "dyndet[video]"') from error
     av.logging.set_level(None)  # FFmpeg's own lines would go to the terminal
     return av
 

@@ -41,7 +41,7 @@ def test_frames_come_one_by_one_with_number_and_time(clip: Path) -> None:
 def test_what_is_no_video_and_what_is_cut_off_end_in_one_sentence(tmp_path: Path, clip: Path) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("no video")
-    with pytest.raises(InputError, match=r"notes\.mp4: no video"):
+    with pytest.raises(InputError, match=r"notes\.mp4 is not a video"):
         VideoReader(text)
     clip.write_bytes(clip.read_bytes()[:300])
     with pytest.raises(InputError, match=r"clip\.mp4"), VideoReader(clip) as reader:
@@ -74,5 +74,5 @@ def test_folders_give_their_pictures_and_videos_in_order(tmp_path: Path, clip: P
     with pytest.raises(InputError, match="does not exist"):
         find_sources([tmp_path / "absent.jpg"], recursive=False)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="no images"):
         find_sources([tmp_path / "empty"], recursive=False)
