@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import jinja2
 import yaml
 
 from dynamicdet.errors import DyndetError
@@ -16,14 +14,15 @@ from dyndet_builder.deployment.alerts import watched
 from dyndet_builder.deployment.dashboard import panels
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.deployment.values import Values, notes, values
-from dyndet_builder.repository.models import TEMPLATES
 from dyndet_builder.repository.rendered import read_deployed
+from dyndet_builder.templates import TEMPLATES, fill
 
 __all__ = ["MARKER_FILE", "DeployOptions", "Deployment", "deploy"]
 
 MARKER_FILE = "dyndet-deploy.json"
 """Lies at the top of a rendered deployment: what it was rendered from and how."""
 
+_TEMPLATES = TEMPLATES / "deploy"
 _AUTOSCALER = "kubernetes/hpa.yaml"
 
 
@@ -57,7 +56,7 @@ def deploy(repository: Path, output: Path, options: DeployOptions | None = None)
         "panels": panels(deployed, job=filled.name),
         "notes": [note[0].upper() + note[1:] for note in told],
     }
-    texts = {name: _render(name, {**shared, **_pod(name, filled)}) for name in _names() if _wanted(name, filled)}
+    texts = {name: _render(name, **shared, **_pod(name, filled)) for name in _names() if _wanted(name, filled)}
     for name, text in texts.items():
         _read_back(name, text)
     with whole_folder(output, marker=MARKER_FILE) as temporary:
@@ -72,8 +71,7 @@ def deploy(repository: Path, output: Path, options: DeployOptions | None = None)
 
 def _names() -> list[str]:
     """The files to render: every template but those that others are made of."""
-    folder = TEMPLATES / "deploy"
-    found = (path.relative_to(folder) for path in sorted(folder.rglob("*.jinja")))
+    found = (path.relative_to(_TEMPLATES) for path in sorted(_TEMPLATES.rglob("*.jinja")))
     return [str(path.with_suffix("")) for path in found if not path.name.startswith("_")]
 
 
@@ -94,23 +92,13 @@ def _pod(name: str, filled: Values) -> dict[str, object]:
         "extra_environment": {"STORAGE_URI": filled.storage_uri} if kserve and filled.storage_uri else {},
     }
     return {
-        "pod": _render("kubernetes/_pod", parts).rstrip(),
-        "container": _render("kubernetes/_container", parts).rstrip(),
+        "pod": _render("kubernetes/_pod", **parts).rstrip(),
+        "container": _render("kubernetes/_container", **parts).rstrip(),
     }
 
 
-def _render(name: str, given: Mapping[str, object]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES / "deploy"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    # Not jinja's own, which writes < and > as escapes for HTML.
-    environment.filters["tojson"] = json.dumps
-    return environment.get_template(f"{name}.jinja").render(given)
+def _render(name: str, **values: object) -> str:
+    return fill(_TEMPLATES / f"{name}.jinja", **values)
 
 
 def _read_back(name: str, text: str) -> None:

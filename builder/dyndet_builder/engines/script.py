@@ -7,13 +7,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from dyndet_builder.bundle.manifest import Bundle, Stage, StageName
 from dyndet_builder.engines.options import EngineOptions, profile_of
 from dyndet_builder.engines.record import Profile
-from dyndet_builder.repository.models import TEMPLATES
 from dyndet_builder.server.docker import IMAGE
+from dyndet_builder.templates import TEMPLATES, fill
 
 _TEMPLATES = TEMPLATES / "engines"
 
@@ -35,16 +33,6 @@ def engines_script(bundle: Bundle, options: EngineOptions, *, folder: Path, outp
     `folder` and `output` are the bundle's and the engines' folders on the machine that has the GPU, `script` is where
     the text will lie: the head of the script names them.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    environment.filters["shell"] = shlex.quote
-    environment.filters["comment"] = lambda text: " ".join(str(text).split())
     stages = [
         {
             "graph": stage.file,
@@ -54,7 +42,8 @@ def engines_script(bundle: Bundle, options: EngineOptions, *, folder: Path, outp
         }
         for name, stage in bundle.stages.items()
     ]
-    return environment.get_template("build_engines.sh.jinja").render(
+    return fill(
+        _TEMPLATES / "build_engines.sh.jinja",
         name=bundle.name,
         precision=bundle.precision,
         image=IMAGE,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dynamicdet
-from dyndet_builder.repository.models import TEMPLATES, Model, ModelTensor, PublicModel, config_text
+from dyndet_builder.repository.models import Model, ModelTensor, PublicModel, config_text
 from dyndet_builder.repository.options import DETECTOR_PARAMETER, RenderOptions
+from dyndet_builder.templates import TEMPLATES
 
 SUFFIX = "_encoded"
 CLIENT_CODE = ("__init__.py", "aliases.py", "errors.py", "images.py", "letterbox.py")

@@ -5,19 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import jinja2
-from google.protobuf import text_encoding, text_format
+from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-import dyndet_templates
 from dynamicdet.errors import DyndetError, InputError
 from dyndet_builder.bundle.manifest import Bundle, StageName, Tensor
 from dyndet_builder.repository.backends import accelerator_parameters, openvino_parameters, unbatched
 from dyndet_builder.repository.options import RenderOptions, Topology
+from dyndet_builder.templates import TEMPLATES, fill
 
-TEMPLATES = Path(dyndet_templates.__file__).parent
 DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")
 
 _IMAGE, _DIFFICULTY = "image", "difficulty"
@@ -187,16 +184,7 @@ def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha25
 
 def render_text(template: str, model: Model) -> str:
     """A template with a model's values filled in."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    environment.filters["quoted"] = _quoted
-    return environment.get_template(template).render(model=model)
+    return fill(TEMPLATES / template, model=model)
 
 
 def config_text(template: str, model: Model) -> str:
@@ -253,7 +241,3 @@ def _warmups(inputs: tuple[Tensor, ...], options: RenderOptions) -> tuple[Warmup
     )
     batches = sorted({1, options.max_batch, *options.preferred_batches} if options.stages_merge else {1})
     return tuple(Warmup(name=f"batch {batch}", batch=batch, inputs=tensors) for batch in batches)
-
-
-def _quoted(text: str) -> str:
-    return f'"{text_encoding.CEscape(text.encode(), as_utf8=False)}"'

@@ -23,7 +23,6 @@ from dyndet_builder.operating_points import uncalibrated
 from dyndet_builder.repository.encoded import encoded_model, write_encoded
 from dyndet_builder.repository.models import (
     DETECTION_OUTPUTS,
-    TEMPLATES,
     PublicModel,
     StageModel,
     config_text,
@@ -32,6 +31,7 @@ from dyndet_builder.repository.models import (
 )
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.select_graph import select_graph
+from dyndet_builder.templates import TEMPLATES
 
 __all__ = ["MARKER_FILE", "RenderOptions", "render", "shipped_warmup_image"]
 

@@ -1,0 +1,40 @@
+"""Fills in the templates of `dyndet_templates`: configurations, deployments and scripts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import jinja2
+from google.protobuf import text_encoding
+
+import dyndet_templates
+
+TEMPLATES = Path(dyndet_templates.__file__).parent
+
+
+def fill(template: Path, /, **values: object) -> str:
+    """A template with values filled in. It may include templates of its own folder and of `TEMPLATES`.
+
+    Filters beside jinja's own: `quoted` (a string of a config.pbtxt), `shell` (a word of a shell command), `comment`
+    (text on one line), `tojson`. A value that the template uses and that is not given is an error.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([template.parent, TEMPLATES]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["quoted"] = _quoted
+    environment.filters["shell"] = shlex.quote
+    environment.filters["comment"] = lambda text: " ".join(str(text).split())
+    # Not jinja's own, which writes < and > as escapes for HTML.
+    environment.filters["tojson"] = json.dumps
+    return environment.get_template(template.name).render(values)
+
+
+def _quoted(text: str) -> str:
+    return f'"{text_encoding.CEscape(text.encode(), as_utf8=False)}"'
