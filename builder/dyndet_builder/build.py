@@ -20,6 +20,7 @@ from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import Evidence, OperatingPoint, OperatingPoints, read_operating_points
+from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.engines import engines_fit, provide_engines
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
@@ -111,7 +112,7 @@ class _Build:
         self._targets = targets
         self._options = options
         self._rendering = options.rendering
-        self._own_engines = self._rendering.backend == "tensorrt" and self._rendering.engines is None
+        self._own_engines = BACKENDS[self._rendering.backend].needs_plan and self._rendering.engines is None
         if self._own_engines:
             self._rendering = replace(self._rendering, engines=output / "engines")
         self._tell = progress
@@ -241,7 +242,7 @@ class _Build:
             self._calibrate_at(remote.url, remote.metrics_url)
             remote.update_points(self._repository, self._options.name)
             return
-        if self._rendering.backend != "python":
+        if not BACKENDS[self._rendering.backend].embedded:
             raise ServerError(
                 f"the embedded server has no backend {self._rendering.backend}; serve {self._repository} with NVIDIA's "
                 f"image (`dyndet serve {self._repository} --docker` prints how) and run `dyndet calibrate --repository "

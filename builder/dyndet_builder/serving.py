@@ -15,7 +15,8 @@ from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import Eager, Mix, ServingRecord, measure_serving
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.evaluation.evaluate import evaluate
-from dyndet_builder.repository.options import TOPOLOGIES, RenderOptions
+from dyndet_builder.repository.config import TOPOLOGIES
+from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer

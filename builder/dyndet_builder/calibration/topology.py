@@ -19,7 +19,9 @@ from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.engines.record import gpus_here
-from dyndet_builder.repository.options import TOPOLOGIES, RenderOptions, Topology
+from dyndet_builder.repository.backends import BACKENDS
+from dyndet_builder.repository.config import TOPOLOGIES, Topology
+from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
@@ -60,9 +62,9 @@ def choose_topology(
     """Serve a bundle in both topologies at once on the embedded server, and take the one of the smaller latency.
 
     What counts is the sum of both routes' mean latencies at `load`, measured in turn. None where there is no choice:
-    only the backend `python` has a fused topology. Raises InputError, ServerError, MissingExtraError.
+    the stages' backend has no fused topology. Raises InputError, ServerError, MissingExtraError.
     """
-    if options.backend != "python":
+    if not BACKENDS[options.backend].fused:
         return None
     if options.gpus and max(options.gpus) >= (count := len(gpus_here())):
         raise InputError(

@@ -26,7 +26,8 @@ from dyndet_builder.cli.targeting import (
     targets_option,
 )
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
-from dyndet_builder.repository.options import BACKENDS, TOPOLOGIES, Backend
+from dyndet_builder.repository.backends import BACKENDS
+from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.render import RenderOptions, shipped_warmup_image
 from dyndet_builder.server.remote import RemoteServer, admin_headers
 from dyndet_builder.targets import Target
@@ -73,7 +74,7 @@ _RENDERING = RenderOptions()
     help="With --url: header that the server requires before it loads models.  [default: that of `dyndet deploy`, with "
     "the key in DYNDET_ADMIN_KEY]",
 )
-@click.option("--backend", type=click.Choice(BACKENDS), default=_RENDERING.backend, show_default=True)
+@click.option("--backend", type=click.Choice(tuple(BACKENDS)), default=_RENDERING.backend, show_default=True)
 @click.option(
     "--engines",
     type=click.Path(file_okay=False, path_type=Path),
@@ -102,7 +103,7 @@ def command(
     models: str | None,
     metrics_url: str | None,
     admin_header: str | None,
-    backend: Backend,
+    backend: str,
     engines: Path | None,
     gpus: tuple[int, ...],
     load: Load,
@@ -127,7 +128,7 @@ def command(
     images = demo_images() if images is None else images
     remote = _remote(url, models, metrics_url, admin_header)
     # Both topologies are measured on the embedded server, whose speed says nothing about another one's.
-    choose = topology == "auto" and remote is None and backend == "python" and not gpus
+    choose = topology == "auto" and remote is None and BACKENDS[backend].fused and not gpus
     options = BuildOptions(
         name=name,
         precision=precision,

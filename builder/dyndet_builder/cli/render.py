@@ -12,7 +12,8 @@ from dyndet_builder.calibration.topology import ROUNDS, TopologyChoice, choose_t
 from dyndet_builder.cli.numbers import Numbers
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_images
-from dyndet_builder.repository.options import ACCELERATORS, BACKENDS, TOPOLOGIES
+from dyndet_builder.repository.backends import BACKENDS, accelerators
+from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.render import RenderOptions, render, shipped_warmup_image
 
 _DEFAULTS = RenderOptions()
@@ -22,10 +23,10 @@ _DEFAULTS = RenderOptions()
 @click.argument("bundle", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", help="Name of the served model.  [default: the bundle's]")
-@click.option("--backend", type=click.Choice(BACKENDS), default=_DEFAULTS.backend, show_default=True)
+@click.option("--backend", type=click.Choice(tuple(BACKENDS)), default=_DEFAULTS.backend, show_default=True)
 @click.option(
     "--accelerator",
-    type=click.Choice(ACCELERATORS),
+    type=click.Choice(accelerators()),
     help="Provider for --backend onnxruntime on a GPU; tensorrt builds and caches engines at the first start.",
 )
 @click.option(

@@ -12,7 +12,7 @@ import click
 
 from dynamicdet.errors import ServerError
 from dyndet_builder.repository.check import read_configs
-from dyndet_builder.repository.options import DETECTOR_PARAMETER
+from dyndet_builder.repository.config import DETECTOR_PARAMETER
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import MODEL_CONTROLS, ModelControl, ServerOptions
 from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer

@@ -1,32 +1,82 @@
-"""Settings of the stage backends that need more than a graph and a batch size: ONNX Runtime on a GPU, OpenVINO."""
+"""The backends that can run stages. All that dyndet knows of one is its entry in `BACKENDS`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
-from dyndet_builder.bundle.manifest import Precision
-from dyndet_builder.repository.options import RenderOptions
+from dyndet_builder.repository.config import Accelerator, ModelTensor, StageModel, Warmup
+from dyndet_builder.templates import TEMPLATES
 
-if TYPE_CHECKING:
-    from dyndet_builder.repository.models import ModelTensor, StageModel, Warmup
+Device = Literal["cpu", "gpu"]
+Parameters = Callable[[StageModel], Mapping[str, str]]
+"""Parameters of a stage's configuration, from the rest of it."""
 
 ENGINE_CACHE = "/engine-cache"
 """where ONNX Runtime keeps the engines that it builds; `dyndet serve --docker` mounts a volume there"""
 
+_STAGES = TEMPLATES / "stages"
 _WORKSPACE = 1 << 30  # bytes
 
 
-def accelerator_parameters(precision: Precision, options: RenderOptions) -> dict[str, str]:
-    """Parameters of an execution accelerator, as Triton's onnxruntime backend names them.
+def _no_parameters(_stage: StageModel) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """How stages are configured for a backend, and what it can do."""
+
+    triton: str
+    """name that Triton has for it"""
+    template: Path
+    """folder with `config.pbtxt.jinja`, which writes a `StageModel` down and may include `_model.pbtxt.jinja`, and with
+    the `*.py` that go beside each stage's `model.onnx`; with `needs_plan` also `PUT_MODEL_PLAN_HERE.txt.jinja`"""
+    parameters: Parameters = _no_parameters
+    """of a stage, beside those that every stage has"""
+    devices: tuple[Device, ...] = ("cpu", "gpu")
+    accelerators: Mapping[str, Parameters] = field(default_factory=dict)
+    """what it can run graphs with on a GPU instead of its default, and the parameters of each"""
+    batched: bool = True
+    """whether Triton may batch for it; otherwise the batch is the first dimension of every tensor"""
+    needs_plan: bool = False
+    """runs the TensorRT engines that `dyndet engines` builds, not the graphs"""
+    embedded: bool = False
+    """whether the embedded server has it"""
+    fused: bool = False
+    """whether the public model can run the same graphs in its own process, in the topology `fused`"""
+
+    def configured(self, stage: StageModel, *, accelerator: str | None = None) -> StageModel:
+        """A stage as this backend needs it."""
+        if accelerator is not None:
+            settings = dict(self.accelerators[accelerator](stage))
+            stage = replace(stage, accelerator=Accelerator(name=accelerator, parameters=settings))
+        stage = replace(stage, parameters={**stage.parameters, **self.parameters(stage)})
+        return stage if self.batched else _unbatched(stage)
+
+
+def _python(stage: StageModel) -> dict[str, str]:
+    return {"dyndet_threads": str(stage.threads)}
+
+
+def _onnxruntime(stage: StageModel) -> dict[str, str]:
+    return {} if stage.gpus else {"intra_op_thread_count": str(stage.threads), "inter_op_thread_count": "1"}
+
+
+def _cuda(_stage: StageModel) -> dict[str, str]:
+    return {"cudnn_conv_use_max_workspace": "1"}
+
+
+def _tensorrt(stage: StageModel) -> dict[str, str]:
+    """Parameters as Triton's onnxruntime backend names them.
 
     No shapes of a profile are given: they would be needed for every subgraph that TensorRT takes. The stages' warm-up
     with one image and with a full batch makes ONNX Runtime build engines for that range, and it keeps them.
     """
-    if options.accelerator == "cuda":
-        return {"cudnn_conv_use_max_workspace": "1"}
     return {
-        "precision_mode": precision.upper(),
+        "precision_mode": stage.precision.upper(),
         "max_workspace_size_bytes": str(_WORKSPACE),
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": ENGINE_CACHE,
@@ -35,27 +85,52 @@ def accelerator_parameters(precision: Precision, options: RenderOptions) -> dict
     }
 
 
-def openvino_parameters(options: RenderOptions) -> dict[str, str]:
-    """Parameters of Triton's openvino backend: each instance is one stream, which answers one request at a time."""
-    parameters = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(options.instances)}
-    if options.threads:
-        parameters["INFERENCE_NUM_THREADS"] = str(options.threads * options.instances)
+def _openvino(stage: StageModel) -> dict[str, str]:
+    """Each instance is one stream, which answers one request at a time."""
+    parameters = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(stage.instances)}
+    if stage.threads:
+        parameters["INFERENCE_NUM_THREADS"] = str(stage.threads * stage.instances)
     return parameters
 
 
-def unbatched(model: StageModel) -> StageModel:
-    """The same stage to a server that knows of no batches: the batch is the first of its dimensions, and may be any.
+BACKENDS: dict[str, Backend] = {
+    # ONNX Runtime inside Triton's Python backend
+    "python": Backend(triton="python", template=_STAGES / "python", parameters=_python, embedded=True, fused=True),
+    "onnxruntime": Backend(
+        triton="onnxruntime",
+        template=_STAGES / "onnxruntime",
+        parameters=_onnxruntime,
+        accelerators={"cuda": _cuda, "tensorrt": _tensorrt},
+    ),
+    "tensorrt": Backend(triton="tensorrt", template=_STAGES / "tensorrt", devices=("gpu",), needs_plan=True),
+    # It fixes a batching model's batch to the largest, and pads every smaller request to it.
+    "openvino": Backend(
+        triton="openvino", template=_STAGES / "openvino", parameters=_openvino, devices=("cpu",), batched=False
+    ),
+}
+"""By the name that `RenderOptions.backend` and `--backend` take. A program may add its own before it renders."""
 
-    Triton's openvino backend fixes a batching model's batch to the largest, and pads every smaller request to it.
-    """
+
+def accelerators() -> tuple[str, ...]:
+    """Names of the accelerators that some backend has."""
+    return tuple(dict.fromkeys(name for backend in BACKENDS.values() for name in backend.accelerators))
+
+
+def names_of(fits: Callable[[Backend], bool]) -> str:
+    """The backends that a condition fits, for a message."""
+    return " or ".join(name for name, backend in BACKENDS.items() if fits(backend))
+
+
+def _unbatched(stage: StageModel) -> StageModel:
+    """The same stage, declared without Triton's batching: the batch is the first of its dimensions, and may be any."""
     return replace(
-        model,
+        stage,
         max_batch=0,
         merges=False,
         preferred_batches=(),
-        inputs=tuple(_any_batch(tensor) for tensor in model.inputs),
-        outputs=tuple(_any_batch(tensor) for tensor in model.outputs),
-        warmups=tuple(_one_image(warmup) for warmup in model.warmups[:1]),
+        inputs=tuple(_any_batch(tensor) for tensor in stage.inputs),
+        outputs=tuple(_any_batch(tensor) for tensor in stage.outputs),
+        warmups=tuple(_one_image(warmup) for warmup in stage.warmups[:1]),
     )
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dynamicdet
-from dyndet_builder.repository.models import Model, ModelTensor, PublicModel, config_text
-from dyndet_builder.repository.options import DETECTOR_PARAMETER, RenderOptions
+from dyndet_builder.repository.config import DETECTOR_PARAMETER, Model, ModelTensor, PublicModel
+from dyndet_builder.repository.models import config_text
+from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.templates import TEMPLATES
 
 SUFFIX = "_encoded"
@@ -52,4 +53,5 @@ def write_encoded(repository: Path, model: EncodedModel) -> None:
         shutil.copyfile(source, version / source.name)
     for name in CLIENT_CODE:
         shutil.copyfile(Path(dynamicdet.__file__).parent / name, version / "dynamicdet" / name)
-    (repository / model.name / "config.pbtxt").write_text(config_text("encoded/config.pbtxt.jinja", model))
+    text = config_text(TEMPLATES / "encoded" / "config.pbtxt.jinja", model)
+    (repository / model.name / "config.pbtxt").write_text(text)

@@ -6,10 +6,23 @@ from pathlib import Path
 
 from dynamicdet.aliases import Progress
 from dynamicdet.errors import InputError, MissingExtraError
-from dyndet_builder.bundle.manifest import read_bundle
+from dyndet_builder.bundle.manifest import Bundle, read_bundle
 from dyndet_builder.engines.create import EngineOptions, engines, tensorrt_here, write_engines_script
+from dyndet_builder.engines.record import Engines, read_engines
 from dyndet_builder.repository.options import RenderOptions
-from dyndet_builder.repository.render import engines_for
+
+
+def engines_for(folder: Path, bundle: Bundle, options: RenderOptions) -> Engines:
+    """The engines of a folder. Raises InputError where they are not this bundle's, or cannot serve these options."""
+    record = read_engines(folder, bundle)
+    if record.builder != "tensorrt":
+        raise InputError(f"{folder} holds engines of TensorRT-RTX, which Triton does not run; build them with TensorRT")
+    if record.max_batch < options.max_batch:
+        raise InputError(
+            f"the engines in {folder} take at most {record.max_batch} images, but max_batch is {options.max_batch}; "
+            f"build engines for that, or give --max-batch {record.max_batch}"
+        )
+    return record
 
 
 def engines_fit(bundle: Path, folder: Path, rendering: RenderOptions) -> bool:

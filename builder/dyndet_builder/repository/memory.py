@@ -10,7 +10,7 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as pb
 
 from dyndet_builder.repository.check import read_configs
-from dyndet_builder.repository.options import DETECTOR_PARAMETER
+from dyndet_builder.repository.config import DETECTOR_PARAMETER
 
 _MIB = 1 << 20
 _PYTHON_DEFAULT, _CUDA_DEFAULT, _PINNED_DEFAULT = _MIB, 64 * _MIB, 256 * _MIB  # Triton's own

@@ -7,19 +7,10 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from dynamicdet.errors import InputError
-
-Backend = Literal["python", "onnxruntime", "tensorrt", "openvino"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
-Accelerator = Literal["cuda", "tensorrt"]
-ACCELERATORS: tuple[Accelerator, ...] = get_args(Accelerator)
-Topology = Literal["bls", "fused"]
-TOPOLOGIES: tuple[Topology, ...] = get_args(Topology)
-
-DETECTOR_PARAMETER = "dyndet_detector"
-"""parameter of a model that takes picture files: the detector that it asks"""
+from dyndet_builder.repository.backends import BACKENDS, accelerators, names_of
+from dyndet_builder.repository.config import TOPOLOGIES, Topology
 
 _INT32_MAX = 2**31 - 1  # what Triton's configurations hold
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -31,9 +22,10 @@ class RenderOptions:
 
     name: str | None = None
     """name of the public model; none: the bundle's"""
-    backend: Backend = "python"
-    """what runs the stages: `python` (ONNX Runtime, on any Triton), `onnxruntime`, `tensorrt`, `openvino` (CPU)"""
-    accelerator: Accelerator | None = None
+    backend: str = "python"
+    """what runs the stages, a name of `BACKENDS`: `python` (ONNX Runtime, on any Triton), `onnxruntime`, `tensorrt`,
+    `openvino` (CPU)"""
+    accelerator: str | None = None
     """what ONNX Runtime runs the stages of the backend `onnxruntime` with on a GPU; none: its default, CUDA"""
     engines: Path | None = None
     """folder that `dyndet engines` wrote, for the backend `tensorrt`; none: plans are put in place by hand"""
@@ -99,10 +91,10 @@ class RenderOptions:
             raise InputError(f"backend {self.backend!r} is not known; choose one of {', '.join(BACKENDS)}")
         if self.topology not in TOPOLOGIES:
             raise InputError(f"topology {self.topology!r} is not known; choose one of {', '.join(TOPOLOGIES)}")
-        if self.topology == "fused" and self.backend != "python":
+        if self.topology == "fused" and not BACKENDS[self.backend].fused:
             raise InputError(
                 f"the fused topology runs its stages with ONNX Runtime inside the python backend, not with "
-                f"{self.backend}; choose the topology bls, or the backend python"
+                f"{self.backend}; choose the topology bls, or the backend {names_of(lambda one: one.fused)}"
             )
         for field, least in (
             ("instances", 1),
@@ -128,19 +120,23 @@ class RenderOptions:
             raise InputError(f"threshold must be a finite number from 0 to 1, not {self.threshold}")
 
     def _check_backend(self) -> None:
-        if self.backend == "tensorrt" and not self.gpus:
-            raise InputError("the tensorrt backend needs a GPU; name at least one, such as --gpu 0")
-        if self.backend == "openvino" and self.gpus:
-            raise InputError("Triton's openvino backend runs on CPUs alone; leave the GPUs out")
-        if self.accelerator is not None and self.accelerator not in ACCELERATORS:
-            raise InputError(f"accelerator {self.accelerator!r} is not known; choose one of {', '.join(ACCELERATORS)}")
-        if self.accelerator is not None and (self.backend != "onnxruntime" or not self.gpus):
+        backend = BACKENDS[self.backend]
+        if not self.gpus and "cpu" not in backend.devices:
+            raise InputError(f"the {self.backend} backend needs a GPU; name at least one, such as --gpu 0")
+        if self.gpus and "gpu" not in backend.devices:
+            raise InputError(f"the {self.backend} backend runs on CPUs alone; leave the GPUs out")
+        if (name := self.accelerator) is not None:
+            if name not in accelerators():
+                raise InputError(f"accelerator {name!r} is not known; choose one of {', '.join(accelerators())}")
+            if name not in backend.accelerators or not self.gpus:
+                raise InputError(
+                    f"the accelerator {name} belongs to the backend {names_of(lambda one: name in one.accelerators)} "
+                    "on a GPU; choose that backend and name a GPU, such as --gpu 0"
+                )
+        if self.engines is not None and not backend.needs_plan:
             raise InputError(
-                f"the accelerator {self.accelerator} belongs to the backend onnxruntime on a GPU; choose that backend "
-                "and name a GPU, such as --gpu 0"
+                f"engines are run by the backend {names_of(lambda one: one.needs_plan)}, not by {self.backend}"
             )
-        if self.engines is not None and self.backend != "tensorrt":
-            raise InputError(f"engines are run by the backend tensorrt, not by {self.backend}")
 
 
 def _check_integer(name: str, value: int, least: int, most: int) -> None:

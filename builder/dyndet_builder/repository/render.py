@@ -9,29 +9,25 @@ from dataclasses import asdict
 from pathlib import Path
 
 import onnx
+from onnx import TensorProto, helper
 
 from dynamicdet.errors import InputError
 from dynamicdet.files import check_replaceable, whole_folder
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle.manifest import Bundle, StageName, file_sha256, read_bundle
+from dyndet_builder.bundle.manifest import Bundle, StageName, Tensor, file_sha256, read_bundle
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
-from dyndet_builder.engines.record import PLAN, Engines, read_engines
+from dyndet_builder.engines.record import PLAN, Engines
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import uncalibrated
+from dyndet_builder.repository.backends import BACKENDS, Backend
+from dyndet_builder.repository.config import DETECTION_OUTPUTS, PublicModel, StageModel
 from dyndet_builder.repository.encoded import encoded_model, write_encoded
-from dyndet_builder.repository.models import (
-    DETECTION_OUTPUTS,
-    PublicModel,
-    StageModel,
-    config_text,
-    public_model,
-    render_text,
-)
+from dyndet_builder.repository.engines import engines_for
+from dyndet_builder.repository.models import config_text, public_model
 from dyndet_builder.repository.options import RenderOptions
-from dyndet_builder.repository.select_graph import select_graph
-from dyndet_builder.templates import TEMPLATES
+from dyndet_builder.templates import TEMPLATES, fill
 
 __all__ = ["MARKER_FILE", "RenderOptions", "render", "shipped_warmup_image"]
 
@@ -39,6 +35,9 @@ MARKER_FILE = "dyndet.json"
 """Lies at the top of a rendered repository: what it was rendered from and how."""
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_NO_PLAN = "PUT_MODEL_PLAN_HERE.txt"
+_ONNX_TYPES = {"uint8": TensorProto.UINT8, "float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
+_IR_VERSION = 8  # that of the stages' graphs
 
 
 def render(
@@ -64,7 +63,8 @@ def render(
         detector = public_model(described, name, options, bundle_sha256)
         for model in detector.stages:
             plan = None if engines is None else _plan(engines, model.stage, options.engines)
-            _write_stage(temporary, model, bundle / described.stages[model.stage].file, warmup, plan=plan)
+            graph = bundle / described.stages[model.stage].file
+            _write_stage(temporary, model, BACKENDS[options.backend], graph, warmup, plan=plan)
         if options.engines is not None:
             shutil.copyfile(options.engines / ENGINES_FILE, temporary / ENGINES_FILE)
         version = _write_public(temporary, detector, described, options)
@@ -92,44 +92,29 @@ def shipped_warmup_image() -> Path | None:
     return _first_image(folder) if folder.is_dir() else None
 
 
-def engines_for(folder: Path, bundle: Bundle, options: RenderOptions) -> Engines:
-    """The engines of a folder. Raises InputError where they are not this bundle's, or cannot serve these options."""
-    engines = read_engines(folder, bundle)
-    if engines.builder != "tensorrt":
-        raise InputError(f"{folder} holds engines of TensorRT-RTX, which Triton does not run; build them with TensorRT")
-    if engines.max_batch < options.max_batch:
-        raise InputError(
-            f"the engines in {folder} take at most {engines.max_batch} images, but max_batch is {options.max_batch}; "
-            f"build engines for that, or give --max-batch {engines.max_batch}"
-        )
-    return engines
-
-
 def _plan(engines: Engines, stage: StageName, folder: Path | None) -> Path:
     assert folder is not None
     return folder / engines.stages[stage].file
 
 
 def _write_stage(
-    repository: Path, model: StageModel, graph: Path, warmup: bytes | None, *, plan: Path | None = None
+    repository: Path, model: StageModel, backend: Backend, graph: Path, warmup: bytes | None, *, plan: Path | None
 ) -> None:
     folder = repository / model.name
     version = folder / "1"
     version.mkdir(parents=True)
     shutil.copyfile(graph, version / "model.onnx")
-    template = f"stages/{model.template}"
-    if model.template == "python":
-        shutil.copyfile(TEMPLATES / template / "model.py", version / "model.py")
+    for source in backend.template.glob("*.py"):
+        shutil.copyfile(source, version / source.name)
     if plan is not None:
         shutil.copyfile(plan, version / PLAN)
-    elif model.template == "tensorrt":
-        note = render_text(f"{template}/PUT_MODEL_PLAN_HERE.txt.jinja", model)
-        (version / "PUT_MODEL_PLAN_HERE.txt").write_text(note)
+    elif backend.needs_plan:
+        (version / _NO_PLAN).write_text(fill(backend.template / f"{_NO_PLAN}.jinja", model=model))
     for name in {tensor.file for each in model.warmups for tensor in each.inputs if tensor.file}:
         assert warmup is not None
         (folder / "warmup").mkdir(exist_ok=True)
         (folder / "warmup" / name).write_bytes(warmup)
-    (folder / "config.pbtxt").write_text(config_text(f"{template}/config.pbtxt.jinja", model))
+    (folder / "config.pbtxt").write_text(config_text(backend.template / "config.pbtxt.jinja", model))
 
 
 def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options: RenderOptions) -> Path:
@@ -163,7 +148,7 @@ def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options:
         }
     _write_json(version / "dyndet.json", settings)
     (version / POINTS_FILE).write_text(uncalibrated(options.threshold).model_dump_json(indent=2) + "\n")
-    (folder / "config.pbtxt").write_text(config_text("public/config.pbtxt.jinja", model))
+    (folder / "config.pbtxt").write_text(config_text(TEMPLATES / "public" / "config.pbtxt.jinja", model))
     return version
 
 
@@ -171,9 +156,33 @@ def _write_graphs(version: Path, bundle: Path, described: Bundle, warmup: bytes 
     """What a fused model runs itself."""
     for name, stage in described.stages.items():
         shutil.copyfile(bundle / stage.file, version / f"{name}.onnx")
-    onnx.save(select_graph(described), version / "select.onnx")
+    onnx.save(_select_graph(described), version / "select.onnx")
     if warmup is not None:
         (version / "warmup_image.raw").write_bytes(warmup)
+
+
+def _select_graph(bundle: Bundle) -> onnx.ModelProto:
+    """The graph by which a fused detector takes some images out of a batch without leaving the device.
+
+    `rows` int64 [n] and what the detectors read (B, ...) to `<name>_selected` (n, ...).
+    """
+    tensors = {tensor.name: tensor for stage in bundle.stages.values() for tensor in stage.inputs}
+    rows = helper.make_tensor_value_info("rows", TensorProto.INT64, ["n"])
+    graph = helper.make_graph(
+        [helper.make_node("Gather", [name, "rows"], [f"{name}_selected"], axis=0) for name in tensors],
+        "select",
+        [rows, *(_value_info(tensor, name, "batch") for name, tensor in tensors.items())],
+        [_value_info(tensor, f"{name}_selected", "n") for name, tensor in tensors.items()],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", bundle.opset)], ir_version=_IR_VERSION, producer_name="dyndet"
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _value_info(tensor: Tensor, name: str, batch: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, _ONNX_TYPES[tensor.dtype], [batch, *tensor.shape])
 
 
 def _warmup_bytes(image: Path, size: int) -> bytes:

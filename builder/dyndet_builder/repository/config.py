@@ -1,0 +1,110 @@
+"""What the configuration of a model says, as values: decided by `models` and `backends`, written down by templates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from dyndet_builder.bundle.manifest import Precision, StageName, Tensor
+
+Topology = Literal["bls", "fused"]
+TOPOLOGIES: tuple[Topology, ...] = get_args(Topology)
+
+IMAGE, DIFFICULTY = "image", "difficulty"
+DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")
+
+DETECTOR_PARAMETER = "dyndet_detector"
+"""parameter of a model that takes picture files: the detector that it asks"""
+
+DATA_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float16": "TYPE_FP16", "float32": "TYPE_FP32"}
+"""Triton's names of a bundle's types"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTensor:
+    """An input or output in a configuration. `dims` leaves the batch out."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    optional: bool = False
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> ModelTensor:
+        """A bundle's tensor."""
+        return cls(name=tensor.name, data_type=DATA_TYPES[tensor.dtype], dims=tensor.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupTensor:
+    """An input of a warm-up request: the bytes of a file in the model's folder `warmup`, or zeros."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    file: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warmup:
+    """A request that Triton sends while it loads a model."""
+
+    name: str
+    batch: int
+    inputs: tuple[WarmupTensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What a configuration says, as values."""
+
+    name: str
+    backend: str
+    """as Triton calls it"""
+    max_batch: int
+    inputs: tuple[ModelTensor, ...]
+    outputs: tuple[ModelTensor, ...]
+    kind: str
+    instances: int
+    gpus: tuple[int, ...]
+    merges: bool
+    preferred_batches: tuple[int, ...]
+    queue_delay_us: int
+    warmups: tuple[Warmup, ...] = ()
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accelerator:
+    """What ONNX Runtime runs a graph with, and its settings."""
+
+    name: str
+    parameters: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageModel(Model):
+    """A stage."""
+
+    stage: StageName
+    detector: str
+    precision: Precision
+    threads: int
+    """of one instance on the CPU; 0: as many as the machine has cores"""
+    accelerator: Accelerator | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicModel(Model):
+    """The public detector."""
+
+    topology: Topology
+    stages: tuple[StageModel, ...]
+    """the stage models that it calls; none where it is fused"""
+
+    @property
+    def described(self) -> str:
+        """What it does, for the comment at the head of its configuration."""
+        if self.topology == "fused":
+            return "routes each image through the stages' graphs, in one process"
+        return f"routes each image through the stages {', '.join(stage.name for stage in self.stages)}"
