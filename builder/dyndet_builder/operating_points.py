@@ -102,6 +102,11 @@ def uncalibrated(threshold: float = 0.5) -> OperatingPoints:
     return OperatingPoints(default=UNCALIBRATED, points={UNCALIBRATED: OperatingPoint(threshold=threshold)})
 
 
+def points_file(repository: Path, model: str) -> Path:
+    """Where a repository keeps the operating points of a detector."""
+    return repository / model / "1" / FILE_NAME
+
+
 def read_operating_points(path: Path) -> OperatingPoints:
     """Read and check a file of operating points. Raises InputError where it is missing or damaged."""
     try:

@@ -18,6 +18,7 @@ from dyndet_builder.evaluation.evaluate import evaluate
 from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
+from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 
@@ -75,12 +76,13 @@ def compare_serving(
                 render(bundle, folder / name, own)
                 detectors[label] = name
         first, *others = detectors.values()
-        write_baselines(folder / first, folder / "baselines", name=first)
+        rendered = read_rendered(folder / first)
+        write_baselines(rendered.stage_configs, folder / "baselines", name=first)
         extra = tuple(f"--model-repository={folder / other}" for other in (*others, "baselines"))
         server = stack.enter_context(TritonServer(folder / first, ServerOptions(extra_arguments=extra)))
         record = measure_serving(
             server.grpc_url,
-            repository=folder / first,
+            graphs=rendered.cpu_graphs,
             images=images,
             detectors=detectors,
             baselines=first,

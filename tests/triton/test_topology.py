@@ -20,7 +20,8 @@ from dyndet_bench.comparisons.serving import FLOOR, MIXES, measure_serving
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.calibration.topology import choose_topology
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.repository.render import MARKER_FILE, RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.repository.rendered import MARKER_FILE, read_rendered
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 from tests.support.toy_bundle import image, write_toy_bundle
@@ -46,7 +47,7 @@ def both(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     folder = tmp_path_factory.mktemp("both")
     for topology in ("bls", "fused"):
         render(bundle, folder / topology, RenderOptions(name=topology, topology=topology))  # type: ignore[arg-type]
-    write_baselines(folder / "bls", folder / "baselines", name="bls")
+    write_baselines(read_rendered(folder / "bls").stage_configs, folder / "baselines", name="bls")
     others = tuple(f"--model-repository={folder / other}" for other in ("fused", "baselines"))
     with TritonServer(folder / "bls", ServerOptions(extra_arguments=others)) as server:
         yield server, folder / "bls"
@@ -99,7 +100,7 @@ def test_baselines_answer_as_the_detector_does(both: tuple[TritonServer, Path]) 
     """Textbook BLS on both routes, and the two ensembles, each on its one."""
     server, repository = both
     client = triton.InferenceServerClient(server.grpc_url)
-    bare = BareStages(repository, "bls")
+    bare = BareStages(read_rendered(repository).graphs)
     for picture, threshold in ((image(102, blue=7), 0.9), (image(102, blue=7), 0.1)):
         expected = bare.answer(picture, threshold)
         models = ["bls_textbook", "bls_detector1" if threshold == 0.9 else "bls_static"]
@@ -118,9 +119,10 @@ def test_baselines_answer_as_the_detector_does(both: tuple[TritonServer, Path]) 
 
 def test_every_way_to_serve_is_measured_beside_the_floor(both: tuple[TritonServer, Path], pictures: Path) -> None:
     server, repository = both
+    graphs = read_rendered(repository).cpu_graphs
     record = measure_serving(
         server.grpc_url,
-        repository=repository,
+        graphs=graphs,
         images=pictures,
         detectors={"bls": "bls"},
         concurrency=2,
@@ -138,7 +140,7 @@ def test_every_way_to_serve_is_measured_beside_the_floor(both: tuple[TritonServe
             figures = (cell.p50_ms, floor.p50_ms) if load == 1 else (cell.throughput_per_s, floor.throughput_per_s)
             assert cell.ratio == pytest.approx(figures[0] / figures[1])
     with pytest.raises(InputError, match="hard share between 0 and 1"):
-        measure_serving(server.grpc_url, repository=repository, images=pictures, detectors={"bls": "bls"}, hard_share=1)
+        measure_serving(server.grpc_url, graphs=graphs, images=pictures, detectors={"bls": "bls"}, hard_share=1)
 
 
 def test_render_auto_keeps_the_faster_topology_and_says_why(

@@ -11,9 +11,10 @@ from PIL import Image
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.statistic import THROUGHPUT
-from dyndet_builder.calibration.tune import Setting, options_of, tune
+from dyndet_builder.calibration.tune import Setting, tune
 from dyndet_builder.operating_points import UNCALIBRATED, read_operating_points
-from dyndet_builder.repository.render import MARKER_FILE, RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.repository.rendered import MARKER_FILE
 from tests.support.toy_bundle import image, write_toy_bundle
 
 
@@ -70,12 +71,3 @@ def test_a_damaged_repository_is_named_as_the_user_did(
         tune(repository, images=tmp_path, model="toy")
     text = str(caught.value)
     assert "\n" not in text and "dyndet-tune-" not in text and "Expecting" not in text
-
-
-def test_options_that_are_refused_are_named(tmp_path: Path) -> None:
-    repository = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions())
-    marker = json.loads((repository / MARKER_FILE).read_text())
-    marker["options"]["max_batch"] = "8"
-    (repository / MARKER_FILE).write_text(json.dumps(marker))
-    with pytest.raises(InputError, match=r"dyndet\.json: max_batch must be a whole number from 1 to"):
-        options_of(repository)

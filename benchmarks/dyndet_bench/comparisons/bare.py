@@ -1,38 +1,34 @@
-"""The stages of a model repository as bare ONNX Runtime calls: what serving is compared with."""
+"""A detector's stages as bare ONNX Runtime calls: what serving is compared with."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from dynamicdet.aliases import FloatArray
-from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.errors import MissingExtraError
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, STAGES
 
 Array = npt.NDArray[Any]
 
 
 class BareStages:
-    """Sessions of the stages' graphs, with the thread counts they are served with and else ONNX Runtime's defaults.
+    """Sessions of the stages' ONNX files on the CPU, with ONNX Runtime's defaults.
 
-    `threads` are those of a graph, by default as it is served. With `shared_pool` all graphs of this process take
-    turns with the same threads, one per core. Raises InputError where the repository holds no ONNX graphs that run on
-    the CPU.
+    `threads` are those of a graph; 0: as many as there are cores. With `shared_pool` all graphs of this process take
+    turns with the same threads, one per core.
     """
 
-    def __init__(self, repository: Path, model: str, *, threads: int | None = None, shared_pool: bool = False) -> None:
+    def __init__(self, graphs: Mapping[str, Path], *, threads: int = 0, shared_pool: bool = False) -> None:
         if shared_pool:
             _onnxruntime().set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
-        self._sessions = {stage: _session(*_graph(repository, model, stage), threads, shared_pool) for stage in STAGES}
+        self._sessions = {stage: _session(graphs[stage], threads, shared_pool) for stage in STAGES}
         names = {
             stage: ([tensor.name for tensor in one.get_inputs()], [tensor.name for tensor in one.get_outputs()])
             for stage, one in self._sessions.items()
@@ -61,23 +57,11 @@ class BareStages:
         return np.array(times, np.float64)
 
 
-def _graph(repository: Path, model: str, stage: str) -> tuple[Path, Path]:
-    """The graph of a stage and the configuration of the model that runs it: its own, or the fused detector."""
-    own, fused = repository / f"{model}_{stage}", repository / model
-    for graph, folder in ((own / "1" / "model.onnx", own), (fused / "1" / f"{stage}.onnx", fused)):
-        if graph.is_file():
-            return graph, folder / "config.pbtxt"
-    raise InputError(f"{repository} cannot be compared with ONNX Runtime: {own / '1' / 'model.onnx'} does not exist")
-
-
-def _session(graph: Path, config_file: Path, threads: int | None, shared_pool: bool) -> Any:
+def _session(graph: Path, threads: int, shared_pool: bool) -> Any:
     onnxruntime = _onnxruntime()
-    config = text_format.Parse(config_file.read_text(), model_config_pb2.ModelConfig())
-    if any(group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU for group in config.instance_group):
-        raise InputError(f"{config.name} is served on a GPU; the comparison with ONNX Runtime is for stages on the CPU")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = _threads(config, graph) if threads is None else threads
+    options.intra_op_num_threads = threads
     if shared_pool:
         options.use_per_session_threads = False
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -90,14 +74,3 @@ def _onnxruntime() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError("onnxruntime is not installed; `pip install 'dyndet[build]'` installs it") from error
     return onnxruntime
-
-
-def _threads(config: model_config_pb2.ModelConfig, graph: Path) -> int:
-    """Threads that a graph is served with; 0: as many as there are cores."""
-    settings = graph.with_name("dyndet.json")
-    if settings.is_file():
-        return int(json.loads(settings.read_bytes())["fused"]["threads"])
-    for name in ("dyndet_threads", "intra_op_thread_count"):
-        if name in config.parameters:
-            return int(config.parameters[name].string_value)
-    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -49,24 +50,26 @@ class OverheadRecord(BaseModel):
 def measure_overhead(
     url: str,
     *,
-    repository: Path,
+    graphs: Mapping[str, Path],
     images: Path,
+    threads: int = 0,
     model: str = "dyndet",
     rounds: int = 5,
     max_images: int = 40,
     metrics_url: str | None = None,
     progress: Progress = silent,
 ) -> OverheadRecord:
-    """Measure both routes of the detector at `url`, and in turn its graphs from `repository` in bare ONNX Runtime.
+    """Measure both routes of the detector at `url`, and in turn its stages' ONNX files in bare ONNX Runtime.
 
-    Meant for a server on this machine. Bare and served runs alternate, and each round gives a ratio of its own, so that
-    other work on the machine disturbs both. Raises ServerError, InputError, MissingExtraError.
+    `threads` are those that each graph is served with; 0: as many as there are cores. Meant for a server on this
+    machine. Bare and served runs alternate, and each round gives a ratio of its own, so that other work on the machine
+    disturbs both. Raises ServerError, InputError, MissingExtraError.
     """
     if rounds < 1 or max_images < 1:
         raise InputError(f"rounds and max_images must be at least 1, got {rounds} and {max_images}")
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:
-        bare = BareStages(repository, model)
+        bare = BareStages(graphs, threads=threads)
         files = image_files(images)
         chosen = files[:: max(1, len(files) // max_images)][:max_images]
         letterboxed = read_letterboxed(chosen, served.detector.input_size)

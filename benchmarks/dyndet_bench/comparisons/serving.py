@@ -91,7 +91,7 @@ class ServingRecord(BaseModel):
 def measure_serving(
     url: str,
     *,
-    repository: Path,
+    graphs: Mapping[str, Path],
     images: Path,
     detectors: Mapping[str, str],
     baselines: str | None = None,
@@ -105,9 +105,9 @@ def measure_serving(
 ) -> ServingRecord:
     """Measure detectors (label to model) and the baselines of the name `baselines`, all served at `url`.
 
-    `repository` holds the first detector, of topology `bls`; its graphs give the floor, a loop over bare calls of ONNX
-    Runtime as it comes, and above concurrency 1 the faster of that and one loop per core of `cores` with a thread each.
-    A second loop, whose graphs share one pool of threads, shows what is left. Meant for a server on this machine.
+    `graphs`, the stages' ONNX files, give the floor: a loop over bare calls of ONNX Runtime as it comes, and above
+    concurrency 1 the faster of that and one loop per core of `cores` with a thread each. A second loop, whose graphs
+    share one pool of threads, shows what is left. Meant for a server on this machine.
 
     Raises ServerError, InputError, MissingExtraError.
     """
@@ -131,9 +131,9 @@ def measure_serving(
             Workload(letterboxed, dtype=np.float32) as floats,
         ):
             harness = Harness(perf_analyzer, served.address, letterboxed)
-            pool = stack.enter_context(own_process(repository, first, letterboxed))
+            pool = stack.enter_context(own_process(graphs, letterboxed))
             pooled = System(POOLED, MIXES, lambda value, _: pool.submit(pooled_loop, value).result(), concurrent=False)
-            systems = [floor(repository, first, letterboxed, cores), pooled]
+            systems = [floor(graphs, letterboxed, cores), pooled]
             for label, name in detectors.items():
                 systems.append(harness.system(label, name, workload))
                 if label == "fused":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,16 +91,16 @@ _pooled: Callable[[float, int], Figures] | None = None
 """in the process of `own_process`: the loop whose graphs share a pool of threads"""
 
 
-def own_process(repository: Path, model: str, images: Sequence[UInt8Array]) -> ProcessPoolExecutor:
+def own_process(graphs: Mapping[str, Path], images: Sequence[UInt8Array]) -> ProcessPoolExecutor:
     """A process for the loop with one pool: ONNX Runtime sizes that before a process loads its first graph."""
     return ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), initializer=_prepare_pooled, initargs=(repository, model, images)
+        1, multiprocessing.get_context("spawn"), initializer=_prepare_pooled, initargs=(graphs, images)
     )
 
 
-def _prepare_pooled(repository: Path, model: str, images: Sequence[UInt8Array]) -> None:
+def _prepare_pooled(graphs: Mapping[str, Path], images: Sequence[UInt8Array]) -> None:
     global _pooled
-    _pooled = loop(BareStages(repository, model, shared_pool=True).answer, images)
+    _pooled = loop(BareStages(graphs, shared_pool=True).answer, images)
 
 
 def pooled_loop(threshold: float) -> Figures:
@@ -109,10 +109,10 @@ def pooled_loop(threshold: float) -> Figures:
     return _pooled(threshold, 1)
 
 
-def floor(repository: Path, model: str, images: Sequence[UInt8Array], cores: int) -> System:
+def floor(graphs: Mapping[str, Path], images: Sequence[UInt8Array], cores: int) -> System:
     """Bare ONNX Runtime: one loop, and above concurrency 1 the faster of that and one loop per core."""
-    alone_loop = loop(BareStages(repository, model).answer, images)
-    single = [BareStages(repository, model, threads=1) for _ in range(cores)]
+    alone_loop = loop(BareStages(graphs).answer, images)
+    single = [BareStages(graphs, threads=1) for _ in range(cores)]
 
     def measure(threshold: float, concurrency: int) -> Figures:
         alone = alone_loop(threshold, 1)

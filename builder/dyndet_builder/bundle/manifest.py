@@ -127,7 +127,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_bundle(folder: Path, *, check_hashes: bool = True) -> Bundle:
+def read_bundle(folder: Path) -> Bundle:
     """Read a bundle and check its schema version and the hash of each stage.
 
     Raises InputError where the folder is no bundle, was written by another schema version, or a file was changed.
@@ -135,6 +135,18 @@ def read_bundle(folder: Path, *, check_hashes: bool = True) -> Bundle:
     path = folder / FILE_NAME
     if not path.is_file():
         raise InputError(f"{folder} is not a bundle: it has no {FILE_NAME}; `dyndet export` writes one")
+    bundle = read_manifest(path)
+    for name in STAGES:
+        file = folder / bundle.stages[name].file
+        if not file.is_file():
+            raise InputError(f"bundle {folder} lacks the file {file.name} of stage {name!r}; export it again")
+        if file_sha256(file) != bundle.stages[name].sha256:
+            raise InputError(f"{file} has changed since it was exported (its SHA-256 differs); export the bundle again")
+    return bundle
+
+
+def read_manifest(path: Path) -> Bundle:
+    """Read `bundle.json` alone. Raises InputError for another schema version, and where a stage is missing."""
     try:
         bundle = Bundle.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -144,9 +156,4 @@ def read_bundle(folder: Path, *, check_hashes: bool = True) -> Bundle:
     for name in STAGES:
         if name not in bundle.stages:
             raise InputError(f"{path} lacks stage {name!r}; a bundle has {', '.join(STAGES)}")
-        file = folder / bundle.stages[name].file
-        if not file.is_file():
-            raise InputError(f"bundle {folder} lacks the file {file.name} of stage {name!r}; export it again")
-        if check_hashes and file_sha256(file) != bundle.stages[name].sha256:
-            raise InputError(f"{file} has changed since it was exported (its SHA-256 differs); export the bundle again")
     return bundle

@@ -27,7 +27,6 @@ from dyndet_bench.measuring.workload import Workload, image_files, read_letterbo
 from dyndet_builder.calibration.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.calibration.search import ThresholdSearch
 from dyndet_builder.calibration.trial import Trial
-from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.operating_points import (
     UNCALIBRATED,
     Evidence,
@@ -35,6 +34,7 @@ from dyndet_builder.operating_points import (
     OperatingPoints,
     Reach,
     RouteLatency,
+    points_file,
     read_operating_points,
 )
 from dyndet_builder.targets import Target
@@ -278,7 +278,7 @@ def _destinations(repository: Path | None, output: Path | None, model: str) -> l
         folder = repository / model / "1"
         if not folder.is_dir():
             raise InputError(f"{repository} is no repository with a model {model!r}: {folder} does not exist")
-        files.append(folder / POINTS_FILE)
+        files.append(points_file(repository, model))
     if output is not None:
         files.append(output)
     for file in files:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +23,9 @@ from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, Statistic
 from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
-from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle.manifest import STAGES, file_sha256, read_bundle
-from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
-from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.options import RenderOptions
-from dyndet_builder.repository.render import MARKER_FILE, graph_file, render
+from dyndet_builder.repository.render import render
+from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 
@@ -117,18 +113,17 @@ def tune(
     if rounds < 1 or max_images < 1:
         raise InputError(f"rounds and max_images must be at least 1, got {rounds} and {max_images}")
     load = load or Load(concurrency=8)
-    options = options_of(repository)
-    threshold = _threshold(repository, model)
+    rendered = read_rendered(repository, model=model)
+    options, threshold = rendered.options, rendered.threshold
     find_perf_analyzer()
     if load.batch > options.max_batch:
         raise InputError(f"model {model!r} takes batches of at most {options.max_batch}, not of {load.batch}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dyndet-tune-")))
-        bundle = bundle_of(repository, model, folder / "bundle")
-        size = read_bundle(bundle).input_size
+        bundle = rendered.link_bundle(folder / "bundle")
         files = image_files(images)
         chosen = files[:: max(1, len(files) // max_images)][:max_images]
-        workload = stack.enter_context(Workload(read_letterboxed(chosen, size)))
+        workload = stack.enter_context(Workload(read_letterboxed(chosen, rendered.bundle.input_size)))
         heats = _Heats(bundle, folder, options, load, statistic, threshold, workload, rounds, progress)
         default = Setting(instances=RenderOptions().instances, threads=RenderOptions().threads)
         own = Setting(
@@ -154,71 +149,6 @@ def tune(
         threshold=threshold,
         written=best != own,
     )
-
-
-def options_of(repository: Path) -> RenderOptions:
-    """What a repository was rendered with. Raises InputError where dyndet did not render it, or another version did."""
-    path = repository / MARKER_FILE
-    try:
-        marker = json.loads(path.read_bytes())
-        given = dict(marker["options"])
-        known = {field.name for field in fields(RenderOptions)}
-        for name in ("gpus", "preferred_batches", "latency_buckets_ms"):
-            given[name] = tuple(given[name])
-        if given["warmup_image"] is not None:
-            image = Path(given["warmup_image"])
-            given["warmup_image"] = image if image.exists() else None
-        if given.get("engines") is not None:
-            given["engines"] = Path(given["engines"])
-        return replace(
-            RenderOptions(**{key: value for key, value in given.items() if key in known}), name=str(marker["model"])
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{path} is damaged, or was written by another version"
-        if isinstance(error, InputError):
-            reason = f"{path}: {error}"
-        elif isinstance(error, OSError):
-            reason = f"{path}: {error.strerror or error}"
-        raise InputError(
-            f"{repository} was not rendered by this version of dyndet ({reason}); `dyndet render` it from its bundle"
-        ) from error
-
-
-def bundle_of(repository: Path, model: str, folder: Path) -> Path:
-    """The bundle that a repository was rendered from, put together in `folder` from what lies in it.
-
-    Raises InputError where the repository is damaged.
-    """
-    folder.mkdir(parents=True)
-    source = repository / BUNDLE_FILE
-    if not source.is_file():
-        raise InputError(f"{repository} holds no {BUNDLE_FILE}; `dyndet render` it from its bundle")
-    shutil.copyfile(source, folder / BUNDLE_FILE)
-    graphs = {}
-    for stage in STAGES:
-        graph = graph_file(repository, model, stage)
-        if graph is None:
-            raise InputError(f"{repository} holds no detector {model!r} with a stage {stage}")
-        (folder / f"{stage}.onnx").symlink_to(graph.resolve())
-        graphs[stage] = graph
-    try:
-        described = read_bundle(folder, check_hashes=False)
-    except InputError as error:  # names the copy
-        raise InputError(str(error).replace(str(folder), str(repository))) from error
-    for stage, graph in graphs.items():
-        if file_sha256(graph) != described.stages[stage].sha256:
-            raise InputError(
-                f"{graph} has changed since it was rendered (its SHA-256 differs); `dyndet render` it from its bundle"
-            )
-    return folder
-
-
-def _threshold(repository: Path, model: str) -> float:
-    path = repository / model / "1" / POINTS_FILE
-    points = read_operating_points(path)
-    if points.default not in points.points:
-        raise InputError(f"{path} has no point {points.default!r}, which it names as its default; render it again")
-    return points.points[points.default].threshold
 
 
 def _divisions(cores: int, *, on_gpu: bool) -> list[Setting]:

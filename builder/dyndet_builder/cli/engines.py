@@ -15,6 +15,7 @@ from dyndet_builder.engines.create import EngineOptions, engines, tensorrt_here,
 from dyndet_builder.engines.options import HARDWARE_COMPATIBILITIES
 from dyndet_builder.engines.precision import share_of
 from dyndet_builder.engines.record import Engines
+from dyndet_builder.repository.rendered import read_rendered
 
 _DEFAULTS = EngineOptions()
 
@@ -84,9 +85,7 @@ def command(
     """
     output = output or bundle.parent / "engines"
     if repository is not None:
-        from dyndet_builder.calibration.tune import options_of
-
-        rendered = options_of(repository)
+        rendered = read_rendered(repository).options
         max_batch, preferred_batches = rendered.max_batch, rendered.preferred_batches
     options = EngineOptions(max_batch=max_batch, preferred_batches=preferred_batches, **given)  # type: ignore[arg-type]
     if script is not None or (builder == "tensorrt" and not tensorrt_here()):

@@ -11,8 +11,7 @@ from types import FrameType
 import click
 
 from dynamicdet.errors import ServerError
-from dyndet_builder.repository.check import read_configs
-from dyndet_builder.repository.config import DETECTOR_PARAMETER
+from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import MODEL_CONTROLS, ModelControl, ServerOptions
 from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
@@ -97,8 +96,8 @@ def command(
     with server:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, ask_to_stop)
-        asked_by = {one.name: one.parameters[DETECTOR_PARAMETER].string_value for one in read_configs(repository)}
-        encoded = [name for name, detector in asked_by.items() if detector in server.detectors]
+        asked = read_repository(repository, explicit=model_control == "explicit").encoded
+        encoded = [name for name, detector in asked.items() if detector in server.detectors]
         click.echo(
             f"Serving {repository}: {', '.join((*server.detectors, *encoded)) or 'no dyndet detector'}\n"
             f"  gRPC     {server.grpc_url}\n"

@@ -14,8 +14,7 @@ from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import Sweep, read_sweep
 from dyndet_builder.deployment.plan_check import correction_of, of_latencies
 from dyndet_builder.deployment.plan_replica import Replica, replica_of_points, replica_of_sweep
-from dyndet_builder.repository.render import MARKER_FILE
-from dyndet_builder.repository.rendered import read_deployed
+from dyndet_builder.repository.rendered import MARKER_FILE, read_deployed
 from dyndet_builder.targets import parse_target
 
 DEFAULT_MARGIN = 0.1

@@ -76,7 +76,7 @@ def read_engines(folder: Path, bundle: Bundle | None = None) -> Engines:
 
     Raises InputError where it is none, a plan is missing or changed, or belongs to another bundle.
     """
-    engines = _parse(folder / FILE_NAME)
+    engines = read_record(folder)
     for stage in STAGES:
         if stage not in engines.stages:
             raise InputError(f"{folder / FILE_NAME} lacks stage {stage!r}; build the engines again")
@@ -89,9 +89,11 @@ def read_engines(folder: Path, bundle: Bundle | None = None) -> Engines:
     return engines
 
 
-def _parse(path: Path) -> Engines:
+def read_record(folder: Path) -> Engines:
+    """Read `engines.json` alone. Raises InputError where there is none, and for another schema version."""
+    path = folder / FILE_NAME
     if not path.is_file():
-        raise InputError(f"{path.parent} holds no engines (it has no {FILE_NAME}); `dyndet engines` builds them")
+        raise InputError(f"{folder} holds no engines (it has no {FILE_NAME}); `dyndet engines` builds them")
     try:
         return Engines.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -119,7 +121,7 @@ def check_engines(repository: Path, target: Target) -> None:
     if not (repository / FILE_NAME).is_file():
         _check_plans(repository)
         return
-    engines = _parse(repository / FILE_NAME)
+    engines = read_record(repository)
     if target.tensorrt is not None and not _version_fits(engines, target.tensorrt):
         accepted = "this major version" if engines.version_compatible else "this version"
         raise InputError(
@@ -162,10 +164,9 @@ def tensorrt_of(version: str) -> str | None:
     return _TENSORRT.get(version)
 
 
-def version_arguments(repository: Path) -> tuple[str, ...]:
+def version_arguments(engines: Engines | None) -> tuple[str, ...]:
     """The flag that Triton needs to run engines of another TensorRT than its own."""
-    path = repository / FILE_NAME
-    compatible = path.is_file() and _parse(path).version_compatible
+    compatible = engines is not None and engines.version_compatible
     return ("--backend-config=tensorrt,version-compatible=true",) if compatible else ()
 
 

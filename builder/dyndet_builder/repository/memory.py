@@ -1,15 +1,13 @@
-"""Server flags that a repository needs: sizes of shared memory and of CUDA's pool, from its tensors and instances."""
+"""Server flags that models need: sizes of shared memory and of CUDA's pool, from their tensors and instances."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from dyndet_builder.repository.check import read_configs
 from dyndet_builder.repository.config import DETECTOR_PARAMETER
 
 _MIB = 1 << 20
@@ -43,14 +41,13 @@ class MemoryNeeds:
         return found
 
 
-def memory_needs(repository: Path) -> MemoryNeeds:
+def memory_needs(configs: Sequence[pb.ModelConfig]) -> MemoryNeeds:
     """What the models of a repository need with full batches on all instances; models that are not ours count as well.
 
     A Python instance holds the tensors of one full batch, and a public model that calls stages (`bls`) or a detector
     (`<name>_encoded`) what passes between them too. On a GPU each instance may have a batch being made and one being
     read. An empty repository gets room for a few of them.
     """
-    configs = read_configs(repository)
     regions, cuda, pinned = [], 0, 0
     for config in configs:
         instances = sum(max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group) or 1
@@ -70,15 +67,6 @@ def memory_needs(repository: Path) -> MemoryNeeds:
         cuda_pool=max(_round_up(cuda), _CUDA_DEFAULT) if cuda else 0,
         pinned_pool=max(_round_up(pinned), _PINNED_DEFAULT),
     )
-
-
-def gpus_of(repository: Path) -> tuple[int, ...]:
-    """GPUs that a repository's models name."""
-    found: set[int] = set()
-    for config in read_configs(repository):
-        for group in config.instance_group:
-            found.update(group.gpus)
-    return tuple(sorted(found))
 
 
 def _passed(config: pb.ModelConfig, configs: Iterable[pb.ModelConfig]) -> int:

@@ -19,20 +19,17 @@ from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import Bundle, StageName, Tensor, file_sha256, read_bundle
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import PLAN, Engines
-from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
-from dyndet_builder.operating_points import uncalibrated
+from dyndet_builder.operating_points import points_file, uncalibrated
 from dyndet_builder.repository.backends import BACKENDS, Backend
 from dyndet_builder.repository.config import DETECTION_OUTPUTS, PublicModel, StageModel
 from dyndet_builder.repository.encoded import encoded_model, write_encoded
 from dyndet_builder.repository.engines import engines_for
 from dyndet_builder.repository.models import config_text, public_model
 from dyndet_builder.repository.options import RenderOptions
+from dyndet_builder.repository.rendered import MARKER_FILE
 from dyndet_builder.templates import TEMPLATES, fill
 
-__all__ = ["MARKER_FILE", "RenderOptions", "render", "shipped_warmup_image"]
-
-MARKER_FILE = "dyndet.json"
-"""Lies at the top of a rendered repository: what it was rendered from and how."""
+__all__ = ["RenderOptions", "render", "shipped_warmup_image"]
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _NO_PLAN = "PUT_MODEL_PLAN_HERE.txt"
@@ -78,12 +75,6 @@ def render(
         _write_json(temporary / MARKER_FILE, marker)
         shutil.copyfile(bundle / BUNDLE_FILE, temporary / BUNDLE_FILE)
     return output
-
-
-def graph_file(repository: Path, model: str, stage: StageName) -> Path | None:
-    """The ONNX graph of a detector's stage in a rendered repository; none where there is no such detector."""
-    places = (repository / f"{model}_{stage}" / "1" / "model.onnx", repository / model / "1" / f"{stage}.onnx")
-    return next((place for place in places if place.is_file()), None)
 
 
 def shipped_warmup_image() -> Path | None:
@@ -147,7 +138,8 @@ def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options:
             "image_shape": [bundle.input_size, bundle.input_size, 3],
         }
     _write_json(version / "dyndet.json", settings)
-    (version / POINTS_FILE).write_text(uncalibrated(options.threshold).model_dump_json(indent=2) + "\n")
+    points = uncalibrated(options.threshold)
+    points_file(repository, model.name).write_text(points.model_dump_json(indent=2) + "\n")
     (folder / "config.pbtxt").write_text(config_text(TEMPLATES / "public" / "config.pbtxt.jinja", model))
     return version
 

@@ -1,49 +1,162 @@
-"""Reads of a rendered repository what its deployment depends on."""
+"""Reads a model repository back: its configurations, once, and what dyndet wrote beside them, when it is asked for."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
 
 from dynamicdet.errors import InputError
-from dyndet_builder.engines.record import version_arguments
-from dyndet_builder.operating_points import FILE_NAME, OperatingPoint, OperatingPoints, read_operating_points
-from dyndet_builder.repository.check import check_repository, read_configs
-from dyndet_builder.repository.memory import MemoryNeeds, gpus_of, memory_needs
-from dyndet_builder.repository.render import MARKER_FILE
+from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle.manifest import STAGES, Bundle, file_sha256, read_manifest
+from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
+from dyndet_builder.engines.record import Engines, read_record, version_arguments
+from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, points_file, read_operating_points
+from dyndet_builder.repository.config import DETECTOR_PARAMETER
+from dyndet_builder.repository.memory import MemoryNeeds, memory_needs
+from dyndet_builder.repository.options import RenderOptions
+
+MARKER_FILE = "dyndet.json"
+"""Lies at the top of a rendered repository: what it was rendered from and how."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deployed:
-    """A rendered repository."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Repository:
+    """A Triton model repository, whoever wrote it."""
 
     folder: Path
+    configs: tuple[pb.ModelConfig, ...]
+    """of all models, but those that Triton's message cannot read: the server complains about them"""
+
+    @cached_property
+    def models(self) -> tuple[str, ...]:
+        """Names of all models."""
+        return tuple(sorted(config.name for config in self.configs))
+
+    @cached_property
+    def encoded(self) -> Mapping[str, str]:
+        """Models that take picture files, and the detector that each asks."""
+        return {
+            config.name: config.parameters[DETECTOR_PARAMETER].string_value
+            for config in self.configs
+            if DETECTOR_PARAMETER in config.parameters
+        }
+
+    @cached_property
+    def is_empty(self) -> bool:
+        """Whether the folder waits for its first model."""
+        return not any(self.folder.iterdir())
+
+    @cached_property
+    def gpus(self) -> tuple[int, ...]:
+        """GPUs that the models name."""
+        return tuple(sorted({gpu for config in self.configs for group in config.instance_group for gpu in group.gpus}))
+
+    @cached_property
+    def memory(self) -> MemoryNeeds:
+        """Sizes of shared memory and pools that the models need."""
+        return memory_needs(self.configs)
+
+    @cached_property
+    def engines(self) -> Engines | None:
+        """Where its TensorRT engines came from; none where it has no engines, or they were put in place by hand."""
+        return read_record(self.folder) if (self.folder / ENGINES_FILE).is_file() else None
+
+    @property
+    def engine_arguments(self) -> tuple[str, ...]:
+        """Flags that the repository's own engines need."""
+        return version_arguments(self.engines)
+
+    @property
+    def builds_engines(self) -> bool:
+        """Whether ONNX Runtime builds TensorRT engines while the models load."""
+        return any(accelerator.name == "tensorrt" for accelerator in self._accelerators)
+
+    @property
+    def engine_cache(self) -> str:
+        """Folder of the server that keeps such engines; empty: none is kept."""
+        return max((one.parameters.get("trt_engine_cache_path", "") for one in self._accelerators), default="")
+
+    @property
+    def runs_onnx_in_python(self) -> bool:
+        """Whether ONNX Runtime runs inside the Python backend, which the image has no package for."""
+        return any((graph.parent / "model.py").is_file() for graph in self.folder.glob("*/1/*.onnx"))
+
+    @property
+    def decodes_pictures(self) -> bool:
+        """Whether a model takes picture files."""
+        return any(self.folder.glob("*/1/pictures.py"))
+
+    @property
+    def python_instances(self) -> int:
+        """Processes that Triton's Python backend starts."""
+        return sum(
+            max(1, group.count) * max(1, len(group.gpus))
+            for config in self.configs
+            if config.backend == "python"
+            for group in config.instance_group
+        )
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of all files."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    @property
+    def _accelerators(self) -> list[Any]:
+        return [
+            accelerator
+            for config in self.configs
+            for accelerator in config.optimization.execution_accelerators.gpu_execution_accelerator
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rendered(Repository):
+    """A repository that dyndet rendered. What is damaged raises InputError when it is asked for."""
+
     model: str
     """name of the public detector"""
     bundle_sha256: str
-    models: tuple[str, ...]
-    """names of all models"""
-    gpus: tuple[int, ...]
-    memory: MemoryNeeds
-    points: OperatingPoints
-    points_file: Path
-    runs_onnx_in_python: bool
-    """whether ONNX Runtime runs inside the Python backend, which the image has no package for"""
-    passes_gpu_features: bool
-    """whether the public model passes features from stage to stage in a GPU's memory"""
-    decodes_pictures: bool
-    builds_engines: bool
-    """whether ONNX Runtime builds TensorRT engines while the models load"""
-    engine_cache: str
-    """folder of the server that keeps such engines; empty: none is kept"""
-    engine_arguments: tuple[str, ...]
-    """flags that the repository's own engines need"""
-    all_cores: bool
-    """whether the stages take as many threads as the machine has cores"""
-    python_instances: int
-    """processes that Triton's Python backend starts"""
-    bytes_on_disk: int
+    written_options: Mapping[str, Any]
+    """those of the rendering, as the marker has them: another version's may not make `RenderOptions`"""
+
+    @cached_property
+    def options(self) -> RenderOptions:
+        """What it was rendered with. Raises InputError for those of another version, and of an unknown backend."""
+        try:
+            return replace(_options(self.written_options), name=self.model)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            path = self.folder / MARKER_FILE
+            reason = f"{path}: {error}" if isinstance(error, InputError) else _damaged(path)
+            raise _not_ours(self.folder, reason) from error
+
+    @property
+    def passes_gpu_features(self) -> bool:
+        """Whether the public model passes features from stage to stage in a GPU's memory."""
+        return bool(self.gpus) and self.written_options.get("topology", "bls") == "bls"
+
+    @property
+    def all_cores(self) -> bool:
+        """Whether the stages take as many threads as the machine has cores."""
+        return not self.gpus and not self.written_options.get("threads")
+
+    @property
+    def points_file(self) -> Path:
+        """Where the operating points lie."""
+        return points_file(self.folder, self.model)
+
+    @cached_property
+    def points(self) -> OperatingPoints:
+        """The operating points."""
+        return read_operating_points(self.points_file)
 
     def point(self, name: str) -> OperatingPoint:
         """An operating point by its name. Raises InputError where there is none."""
@@ -53,45 +166,141 @@ class Deployed:
             )
         return self.points.points[name]
 
+    @property
+    def threshold(self) -> float:
+        """Threshold of the default operating point."""
+        default = self.points.default
+        if default not in self.points.points:
+            raise InputError(
+                f"{self.points_file} has no point {default!r}, which it names as its default; render it again"
+            )
+        return self.points.points[default].threshold
 
-def read_deployed(repository: Path) -> Deployed:
-    """Raises InputError where the folder is no repository that dyndet rendered."""
-    check_repository(repository)
+    @cached_property
+    def bundle(self) -> Bundle:
+        """Description of the bundle that it was rendered from."""
+        path = self.folder / BUNDLE_FILE
+        if not path.is_file():
+            raise InputError(f"{self.folder} holds no {BUNDLE_FILE}; `dyndet render` it from its bundle")
+        return read_manifest(path)
+
+    @property
+    def stage_configs(self) -> Mapping[str, pb.ModelConfig]:
+        """Configurations of the stage models by stage. Raises InputError where one is missing, as in `fused`."""
+        named = {config.name: config for config in self.configs}
+        lacking = [stage for stage in STAGES if f"{self.model}_{stage}" not in named]
+        if lacking:
+            raise InputError(f"{self.folder} has no stage model {self.model}_{lacking[0]}; render it with topology bls")
+        return {stage: named[f"{self.model}_{stage}"] for stage in STAGES}
+
+    @cached_property
+    def graphs(self) -> Mapping[str, Path]:
+        """The stages' ONNX files by stage. Raises InputError where one is missing or was changed."""
+        found: dict[str, Path] = {}
+        for stage in STAGES:
+            own = self.folder / f"{self.model}_{stage}" / "1" / "model.onnx"
+            path = own if own.is_file() else self.folder / self.model / "1" / f"{stage}.onnx"
+            if not path.is_file():
+                raise InputError(f"{self.folder} holds no detector {self.model!r} with a stage {stage}")
+            if file_sha256(path) != self.bundle.stages[stage].sha256:
+                raise InputError(
+                    f"{path} has changed since it was rendered (its SHA-256 differs); `dyndet render` the repository "
+                    "from its bundle"
+                )
+            found[stage] = path
+        return found
+
+    @property
+    def cpu_graphs(self) -> Mapping[str, Path]:
+        """`graphs` to run on the CPU as they are served. Raises InputError where a GPU runs them."""
+        if self.gpus:
+            raise InputError(
+                f"{self.folder} is served on a GPU; the comparison with ONNX Runtime is for stages on the CPU"
+            )
+        return self.graphs
+
+    def link_bundle(self, folder: Path) -> Path:
+        """Put the bundle that it was rendered from together in a new folder, with links to the graphs; returns that."""
+        graphs = self.graphs
+        folder.mkdir(parents=True)
+        shutil.copyfile(self.folder / BUNDLE_FILE, folder / BUNDLE_FILE)
+        for stage, described in self.bundle.stages.items():
+            (folder / described.file).symlink_to(graphs[stage].resolve())
+        return folder
+
+
+def read_repository(folder: Path, *, explicit: bool = False) -> Repository:
+    """Read a model repository, and find before a server is started what it would only wait for.
+
+    With `explicit` model control it may be empty: models are pushed and loaded later. Raises InputError where the
+    folder is no model repository, or a Python model has no code: Triton 2.51 waits for its file without an end.
+    """
+    return Repository(folder=folder, configs=_checked_configs(folder, explicit=explicit))
+
+
+def read_rendered(folder: Path, *, model: str | None = None) -> Rendered:
+    """Read a repository that dyndet rendered. Raises InputError where it did not, or its detector is not `model`."""
+    configs = _checked_configs(folder, explicit=False)
+    path = folder / MARKER_FILE
     try:
-        marker = json.loads((repository / MARKER_FILE).read_text())
-        model, bundle, options = str(marker["model"]), str(marker["bundle_sha256"]), dict(marker["options"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{repository} was not rendered by dyndet: it has no readable {MARKER_FILE}") from error
-    points_file = repository / model / "1" / FILE_NAME
-    configs = read_configs(repository)
-    accelerators = [
-        accelerator
-        for config in configs
-        for accelerator in config.optimization.execution_accelerators.gpu_execution_accelerator
-    ]
-    gpus = gpus_of(repository)
-    bls = options.get("topology", "bls") == "bls"
-    return Deployed(
-        folder=repository,
-        model=model,
-        bundle_sha256=bundle,
-        models=tuple(sorted(config.name for config in configs)),
-        gpus=gpus,
-        memory=memory_needs(repository),
-        points=read_operating_points(points_file),
-        points_file=points_file,
-        runs_onnx_in_python=any((graph.parent / "model.py").is_file() for graph in repository.glob("*/1/*.onnx")),
-        passes_gpu_features=bool(gpus) and bls,
-        decodes_pictures=any(repository.glob("*/1/pictures.py")),
-        builds_engines=any(accelerator.name == "tensorrt" for accelerator in accelerators),
-        engine_cache=max((one.parameters.get("trt_engine_cache_path", "") for one in accelerators), default=""),
-        engine_arguments=version_arguments(repository),
-        all_cores=not gpus and not options.get("threads"),
-        python_instances=sum(
-            max(1, group.count) * max(1, len(group.gpus))
-            for config in configs
-            if config.backend == "python"
-            for group in config.instance_group
-        ),
-        bytes_on_disk=sum(path.stat().st_size for path in repository.rglob("*") if path.is_file()),
+        marker = json.loads(path.read_bytes())
+        name, bundle, options = str(marker["model"]), str(marker["bundle_sha256"]), dict(marker["options"])
+    except OSError as error:
+        raise _not_ours(folder, f"{path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _not_ours(folder, _damaged(path)) from error
+    if model is not None and model != name:
+        raise InputError(f"{folder} holds no detector {model!r}; its detector is {name!r}")
+    return Rendered(folder=folder, configs=configs, model=name, bundle_sha256=bundle, written_options=options)
+
+
+def _checked_configs(folder: Path, *, explicit: bool) -> tuple[pb.ModelConfig, ...]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no model repository: no such folder; `dyndet render` writes one")
+    paths = sorted(folder.glob("*/config.pbtxt"))
+    if not paths and not (explicit and not any(folder.iterdir())):
+        raise InputError(f"{folder} is no model repository: no */config.pbtxt in it; `dyndet render` writes one")
+    configs = []
+    for path in paths:
+        try:
+            config = text_format.Parse(path.read_text(), pb.ModelConfig())
+        except (text_format.ParseError, UnicodeDecodeError):
+            continue
+        config.name = config.name or path.parent.name
+        if config.backend == "python" and not config.default_model_filename:
+            _check_code(folder / config.name)
+        configs.append(config)
+    return tuple(configs)
+
+
+def _check_code(folder: Path) -> None:
+    for version in sorted(folder.glob("[0-9]*")):
+        if not (version / "model.py").is_file():
+            raise InputError(f"{version} lacks model.py, the code of a Python model; render the repository again")
+
+
+def _options(written: Mapping[str, Any]) -> RenderOptions:
+    given = dict(written)
+    for name in ("gpus", "preferred_batches", "latency_buckets_ms"):
+        given[name] = tuple(given[name])
+    if given["warmup_image"] is not None:
+        image = Path(given["warmup_image"])
+        given["warmup_image"] = image if image.exists() else None
+    if given.get("engines") is not None:
+        given["engines"] = Path(given["engines"])
+    known = {field.name for field in fields(RenderOptions)}
+    return RenderOptions(**{name: value for name, value in given.items() if name in known})
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged, or was written by another version"
+
+
+def _not_ours(folder: Path, reason: str) -> InputError:
+    return InputError(
+        f"{folder} was not rendered by this version of dyndet ({reason}); `dyndet render` it from its bundle"
     )
+
+
+Deployed = Rendered
+read_deployed = read_rendered

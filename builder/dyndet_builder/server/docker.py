@@ -6,10 +6,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from dyndet_builder.engines.record import check_engines_here, version_arguments
-from dyndet_builder.repository.backends import ENGINE_CACHE
-from dyndet_builder.repository.check import check_repository, is_empty
-from dyndet_builder.repository.memory import gpus_of, memory_needs
+from dyndet_builder.engines.record import check_engines_here
+from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.triton import DEFAULT_PORTS
 
 IMAGE = "nvcr.io/nvidia/tritonserver:24.10-py3"
@@ -34,19 +32,16 @@ def docker_command(
     Raises InputError where the folder is no repository, or its engines do not run on this machine's GPUs (where it has
     any) or with the TensorRT of the image.
     """
-    check_repository(repository, explicit=model_control == "explicit")
+    contents = read_repository(repository, explicit=model_control == "explicit")
     check_engines_here(repository, IMAGE)
-    # ONNX graphs beside Python code are run by ONNX Runtime inside the Python backend.
-    any_model = is_empty(repository)
-    graphs = repository.glob("*/1/*.onnx")
-    needs_onnxruntime = any_model or any((graph.parent / "model.py").is_file() for graph in graphs)
-    decodes = any_model or any(repository.glob("*/1/pictures.py"))
-    gpus = gpus_of(repository)
+    needs_onnxruntime = contents.is_empty or contents.runs_onnx_in_python
+    decodes = contents.is_empty or contents.decodes_pictures
+    gpus = contents.gpus
     # cupy: features stay in the GPU's memory
     onnxruntime = f"onnxruntime-gpu=={ONNXRUNTIME} {CUPY}" if gpus else f"onnxruntime=={ONNXRUNTIME}"
     packages = " ".join([onnxruntime] * needs_onnxruntime + ["pillow simplejpeg"] * decodes)
-    needs = memory_needs(repository)
-    arguments = [*needs.arguments(gpus), *version_arguments(repository)]
+    needs = contents.memory
+    arguments = [*needs.arguments(gpus), *contents.engine_arguments]
     if model_control != "none":
         arguments.append(f"--model-control-mode={model_control}")
     serve = " ".join([_SERVE, *arguments])
@@ -55,10 +50,7 @@ def docker_command(
         command += ["--gpus", "all"]
     for kind, port in ports.items():
         command += ["-p", f"{host}:{port}:{DEFAULT_PORTS[kind]}"]
-    if any(ENGINE_CACHE in config.read_text() for config in repository.glob("*/config.pbtxt")):
-        command += [
-            "-v",
-            f"dyndet{ENGINE_CACHE.replace('/', '-')}:{ENGINE_CACHE}",
-        ]  # a volume of docker's: engines are built once
+    if cache := contents.engine_cache:  # a volume of docker's: engines are built once
+        command += ["-v", f"dyndet{cache.replace('/', '-')}:{cache}"]
     command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1", IMAGE]
     return [*command, "bash", "-c", f"{_INSTALL} {packages} && {serve}" if packages else serve]

@@ -10,8 +10,7 @@ from types import TracebackType
 from dynamicdet.errors import ServerError
 from dyndet_bench.measuring.served import Served, served_detectors
 from dyndet_builder.engines.record import check_engines_here
-from dyndet_builder.repository.check import check_repository
-from dyndet_builder.repository.memory import gpus_of, memory_needs
+from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.embedded import find_server
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.ports import check_port_free, free_ports, is_free
@@ -34,7 +33,7 @@ class TritonServer:
 
     def __init__(self, repository: Path, options: ServerOptions | None = None) -> None:
         self._options = options or ServerOptions()
-        check_repository(repository, explicit=self._options.model_control == "explicit")
+        self._contents = read_repository(repository, explicit=self._options.model_control == "explicit")
         self._repository = repository.resolve()
         self._ports: dict[str, int] = {}
         self._process: ServerProcess | None = None
@@ -133,7 +132,7 @@ class TritonServer:
             f"--model-repository={self._repository}",
             *(f"--{kind}-address={options.host}" for kind in self._ports),
             *(f"--{kind}-port={port}" for kind, port in self._ports.items()),
-            *memory_needs(self._repository).arguments(gpus_of(self._repository)),
+            *self._contents.memory.arguments(self._contents.gpus),
             f"--log-verbose={options.log_verbose}",
             f"--model-control-mode={options.model_control}",
             *options.extra_arguments,

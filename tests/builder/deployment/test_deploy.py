@@ -17,8 +17,8 @@ from dynamicdet.errors import InputError
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.deployment.deploy import MARKER_FILE, DeployOptions, deploy
 from dyndet_builder.repository.backends import ENGINE_CACHE
-from dyndet_builder.repository.memory import memory_needs
 from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.repository.rendered import read_repository
 from tests.support.deployments import KINDS, calibrate, documents, pod_of, points, render_kinds
 from tests.support.toy_bundle import write_toy_bundle
 
@@ -136,7 +136,7 @@ def test_a_pod_is_confined_and_has_what_the_models_need(
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    needs, gpus = memory_needs(repositories[kind]), KINDS[kind].gpus
+    needs, gpus = read_repository(repositories[kind]).memory, KINDS[kind].gpus
     assert set(needs.arguments(gpus)) <= set(container["args"])
     assert container["resources"]["limits"].get("nvidia.com/mig-1g.10gb") == (len(gpus) or None)
     volumes = {volume["name"]: volume for volume in pod["volumes"]}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dyndet_builder.repository.memory import gpus_of, memory_needs
 from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.docker import docker_command
 from tests.support.toy_bundle import SIZE, write_toy_bundle
 
@@ -21,15 +21,17 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_small_tensors_need_no_flags(bundle: Path, tmp_path: Path) -> None:
-    needs = memory_needs(render(bundle, tmp_path / "models"))
-    assert needs.arguments(gpus_of(tmp_path / "models")) == []
+    repository = read_repository(render(bundle, tmp_path / "models"))
+    needs = repository.memory
+    assert needs.arguments(repository.gpus) == []
     assert (needs.python_region, needs.cuda_pool) == (_MIB, 0)
 
 
 @pytest.mark.parametrize("topology", ["bls", "fused"])
 def test_a_region_holds_a_full_batch(bundle: Path, tmp_path: Path, topology: str) -> None:
     batch = 512
-    needs = memory_needs(render(bundle, tmp_path / "models", RenderOptions(topology=topology, max_batch=batch)))  # type: ignore[arg-type]
+    options = RenderOptions(topology=topology, max_batch=batch)  # type: ignore[arg-type]
+    needs = read_repository(render(bundle, tmp_path / "models", options)).memory
     holds = _IMAGE + (_FEATURES if topology == "bls" else 0)  # a fused detector's features never enter Triton's memory
     assert batch * holds <= needs.python_region < batch * (holds + 1024) + _MIB
     assert needs.arguments() == [f"--backend-config=python,shm-default-byte-size={needs.python_region}"]
@@ -38,8 +40,8 @@ def test_a_region_holds_a_full_batch(bundle: Path, tmp_path: Path, topology: str
 def test_gpus_get_a_pool_for_what_stages_hand_over(bundle: Path, tmp_path: Path) -> None:
     options = RenderOptions(backend="onnxruntime", gpus=(0, 1), max_batch=512, instances=4)
     repository = render(bundle, tmp_path / "models", options)
-    needs = memory_needs(repository)
-    assert gpus_of(repository) == (0, 1)
+    needs = read_repository(repository).memory
+    assert read_repository(repository).gpus == (0, 1)
     assert needs.cuda_pool >= 2 * 4 * 512 * 3 * _FEATURES  # made by backbone1, read by both others, two batches each
     flags = needs.arguments((0, 1))
     assert [flag for flag in flags if "cuda" in flag] == [

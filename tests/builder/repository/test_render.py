@@ -20,8 +20,8 @@ from dynamicdet.errors import InputError
 from dyndet_builder.bundle.manifest import FILE_NAME, file_sha256
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.operating_points import read_operating_points
-from dyndet_builder.repository.memory import memory_needs
-from dyndet_builder.repository.render import MARKER_FILE, RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.repository.rendered import MARKER_FILE, read_repository
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.triton import DEFAULT_PORTS
 from dyndet_client.codec import parse_model
@@ -261,8 +261,8 @@ def test_variant_for_picture_files_is_whole_in_itself(topology: Any, bundle: Pat
 
 def test_variant_for_picture_files_needs_memory_of_its_own(bundle: Path, tmp_path: Path) -> None:
     """For files and what it hands to the detector; the detector's own share stays what it was."""
-    without = memory_needs(render(bundle, tmp_path / "without", RenderOptions()))
-    needs = memory_needs(render(bundle, tmp_path / "with", RenderOptions(encoded=True)))
+    without = read_repository(render(bundle, tmp_path / "without", RenderOptions())).memory
+    needs = read_repository(render(bundle, tmp_path / "with", RenderOptions(encoded=True))).memory
     mib = 1 << 20
     assert without.python_region == mib  # 8 pictures of 32 x 32
     assert needs.python_region == 9 * mib  # 8 files of 1 MiB, and those

@@ -11,31 +11,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
-
-from dynamicdet.errors import InputError
 
 DETECTIONS = ("num_detections", "boxes", "scores", "classes")
 TEXTBOOK, STATIC, DETECTOR1 = "textbook", "static", "detector1"
 BASELINES = (TEXTBOOK, STATIC, DETECTOR1)
 
 
-def write_baselines(repository: Path, output: Path, *, name: str = "dyndet") -> tuple[str, ...]:
-    """Write the baselines of a detector of topology `bls` as a second repository; returns the names of its models.
+def write_baselines(stages: Mapping[str, pb.ModelConfig], output: Path, *, name: str = "dyndet") -> tuple[str, ...]:
+    """Write the baselines of a detector of topology `bls` as a repository; returns the names of its models.
 
-    Both repositories must be served together: the baselines call the stage models of the first. Raises InputError
-    where `repository` has no such stage models.
+    `stages` are the configurations of the stage models, which the baselines call: both repositories must be served
+    together.
     """
-    try:
-        stages = {
-            stage: text_format.Parse((repository / f"{name}_{stage}" / "config.pbtxt").read_text(), pb.ModelConfig())
-            for stage in ("backbone1", "head1", "detector2")
-        }
-    except OSError as error:
-        raise InputError(f"{repository} has no stage models of {name!r} to build baselines from: {error}") from error
     for kind, last in ((STATIC, "detector2"), (DETECTOR1, "head1")):
         _write(output, _ensemble(f"{name}_{kind}", stages["backbone1"], stages[last]))
     textbook = _textbook(f"{name}_{TEXTBOOK}", stages)
@@ -71,7 +63,7 @@ def _ensemble(name: str, backbone1: pb.ModelConfig, last: pb.ModelConfig) -> pb.
     return config
 
 
-def _textbook(name: str, stages: dict[str, pb.ModelConfig]) -> pb.ModelConfig:
+def _textbook(name: str, stages: Mapping[str, pb.ModelConfig]) -> pb.ModelConfig:
     config = pb.ModelConfig(name=name, backend="python", max_batch_size=stages["backbone1"].max_batch_size)
     config.input.add(name="image", data_type=pb.TYPE_FP32, dims=list(stages["backbone1"].input[0].dims))
     config.input.add(name="threshold", data_type=pb.TYPE_FP32, dims=[1])

@@ -22,6 +22,7 @@ from dyndet_builder.cli.bench.sweep import command as sweep_command
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
 from dyndet_builder.paper import SOURCE, PaperComparison, compare_with_paper
+from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.triton import TritonServer
 
 
@@ -66,6 +67,7 @@ def overhead(
       dyndet bench overhead build/models --images benchmarks/demo/val/images
     """
     check_metrics_url(metrics_url, url)
+    rendered = read_rendered(repository, model=model)
     with ExitStack() as stack:
         if url is None:
             server = stack.enter_context(TritonServer(repository))
@@ -73,7 +75,8 @@ def overhead(
         show = stack.enter_context(step_bars())
         record = measure_overhead(
             url,
-            repository=repository,
+            graphs=rendered.cpu_graphs,
+            threads=rendered.options.threads,
             metrics_url=metrics_url,
             images=images,
             model=model,

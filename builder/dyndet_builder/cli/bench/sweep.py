@@ -19,7 +19,7 @@ from dyndet_bench.sweep.record import Accuracy, Cell, Point, Sweep
 from dyndet_bench.sweep.sweep import SweepPlan, sweep
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
-from dyndet_builder.operating_points import FILE_NAME, OperatingPoint, read_operating_points
+from dyndet_builder.operating_points import OperatingPoint, points_file, read_operating_points
 from dyndet_builder.server.triton import TritonServer
 
 _PLAN = SweepPlan()
@@ -178,7 +178,7 @@ def _accuracy(url: str, model: str, data: Path, show: Progress) -> Callable[[Seq
 
 def _points(file: Path | None, repository: Path | None, model: str) -> list[Point]:
     if file is None:
-        known = None if repository is None else repository / model / "1" / FILE_NAME
+        known = None if repository is None else points_file(repository, model)
         if known is None or not known.is_file():
             return []
         file = known
