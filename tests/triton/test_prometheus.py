@@ -27,7 +27,7 @@ from dyndet_builder.deployment.alerts import watched
 from dyndet_builder.deployment.dashboard import panels
 from dyndet_builder.deployment.deploy import DeployOptions, deploy
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.repository.rendered import read_deployed
+from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.ports import free_ports
 from dyndet_builder.server.triton import TritonServer
@@ -140,7 +140,7 @@ def _values(prometheus: str, expr: str) -> list[float]:
 
 def _expressions(running: Running) -> dict[str, str]:
     """Everything that is asked of Prometheus, but what only a GPU gives; of alerts the value that they compare."""
-    deployed = read_deployed(running.repository)
+    deployed = read_rendered(running.repository)
     watch = watched(deployed, running.options, job="toy")
     found = {record.name: record.expr for record in watch.records}
     found |= {alert.name: alert.value for alert in watch.alerts if not alert.needs_gpu}
@@ -158,7 +158,7 @@ def test_every_expression_has_data_under_load(running: Running, prometheus: str)
     assert found["DyndetStageErrors"] != [0, 0, 0]
     assert 0.3 < found["dyndet:hard_share:increase30m"][0] < 0.9  # difficulties are even, the threshold is 0.4
     # The recorded series are what Prometheus has computed by the rendered rules itself.
-    for record in watched(read_deployed(running.repository), running.options, job="toy").records:
+    for record in watched(read_rendered(running.repository), running.options, job="toy").records:
         assert len(_values(prometheus, f'{record.name}{{job="toy"}}')) == 1
 
 

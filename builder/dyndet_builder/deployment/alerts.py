@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.operating_points import OperatingPoint
-from dyndet_builder.repository.rendered import Deployed
+from dyndet_builder.repository.rendered import Rendered
 
 _WINDOW = "5m"
 _SHARE_WINDOW = "30m"
@@ -58,7 +58,7 @@ class Watched:
     notes: tuple[str, ...]
 
 
-def watched(deployed: Deployed, options: DeployOptions, *, job: str) -> Watched:
+def watched(deployed: Rendered, options: DeployOptions, *, job: str) -> Watched:
     """The series and alerts of a deployment; `job` is Prometheus' name for its servers."""
     point = deployed.points.points[deployed.points.default]
     promise, promise_note = _promise(deployed, options, point, job)
@@ -72,13 +72,13 @@ def watched(deployed: Deployed, options: DeployOptions, *, job: str) -> Watched:
     )
 
 
-def queue_target_ms(deployed: Deployed, options: DeployOptions) -> float:
+def queue_target_ms(deployed: Rendered, options: DeployOptions) -> float:
     """Mean wait above which replicas are added: half of what a request takes, where one server works half its time."""
     mean = deployed.points.points[deployed.points.default].mean_ms
     return options.queue_target_ms or (5.0 if mean is None else max(1.0, round(mean / 2, 1)))
 
 
-def _records(deployed: Deployed, job: str) -> tuple[Record, ...]:
+def _records(deployed: Rendered, job: str) -> tuple[Record, ...]:
     mine = _mine(deployed, job)
     models = "|".join(name.replace(".", "[.]") for name in deployed.models)
     answered = f"sum by (job) (rate(nv_inference_request_success{{{mine}}}[{_WINDOW}]))"
@@ -103,7 +103,7 @@ def _records(deployed: Deployed, job: str) -> tuple[Record, ...]:
 
 
 def _promise(
-    deployed: Deployed, options: DeployOptions, point: OperatingPoint, job: str
+    deployed: Rendered, options: DeployOptions, point: OperatingPoint, job: str
 ) -> tuple[tuple[Alert, ...], str | None]:
     given = options.promised()
     if given is not None:
@@ -160,7 +160,7 @@ def _tail(point: OperatingPoint, job: str) -> tuple[Alert, ...]:
     )
 
 
-def _drift(deployed: Deployed, point: OperatingPoint, job: str) -> tuple[tuple[Alert, ...], str | None]:
+def _drift(deployed: Rendered, point: OperatingPoint, job: str) -> tuple[tuple[Alert, ...], str | None]:
     evidence = deployed.points.evidence
     if point.easy_share is None or evidence is None:
         return (), "the repository is uncalibrated, so that no alert watches the share of hard images"
@@ -182,7 +182,7 @@ def _drift(deployed: Deployed, point: OperatingPoint, job: str) -> tuple[tuple[A
     return (alert,), None
 
 
-def _failures(deployed: Deployed, job: str) -> tuple[Alert, ...]:
+def _failures(deployed: Rendered, job: str) -> tuple[Alert, ...]:
     mine = _mine(deployed, job)
     failed = f'nv_inference_request_failure{{{mine},reason=~"BACKEND|OTHER|REJECTED"}}'
     failing = f"sum by (job) (rate({failed}[{_WINDOW}]))"
@@ -217,7 +217,7 @@ def _failures(deployed: Deployed, job: str) -> tuple[Alert, ...]:
     )
 
 
-def _resources(deployed: Deployed, options: DeployOptions, job: str) -> tuple[Alert, ...]:
+def _resources(deployed: Rendered, options: DeployOptions, job: str) -> tuple[Alert, ...]:
     limit = 4 * queue_target_ms(deployed, options)
     found = [
         Alert(
@@ -258,7 +258,7 @@ def _resources(deployed: Deployed, options: DeployOptions, job: str) -> tuple[Al
     return tuple(found)
 
 
-def _mine(deployed: Deployed, job: str) -> str:
+def _mine(deployed: Rendered, job: str) -> str:
     return f'job="{job}",model="{deployed.model}"'
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dyndet_builder.repository.rendered import Deployed
+from dyndet_builder.repository.rendered import Rendered
 
 _RATE = "[$__rate_interval]"
 _COLUMNS = 24
@@ -42,7 +42,7 @@ class Placed:
     y: int
 
 
-def panels(deployed: Deployed, *, job: str) -> tuple[Placed, ...]:
+def panels(deployed: Rendered, *, job: str) -> tuple[Placed, ...]:
     """The dashboard's panels, row by row."""
     mine = f'job="{job}",model="{deployed.model}"'
     found = [*_overview(mine, job), *_latency(mine), *_routing(deployed, mine), *_server(deployed, mine, job)]
@@ -106,7 +106,7 @@ def _latency(mine: str) -> list[Panel]:
     ]
 
 
-def _routing(deployed: Deployed, mine: str) -> list[Panel]:
+def _routing(deployed: Rendered, mine: str) -> list[Panel]:
     routed = f"sum(increase(dyndet_routed_total{{{mine}}}[30m]))"
     hard = f'sum(increase(dyndet_routed_total{{{mine},route!="easy"}}[30m]))'
     shares = [Query(expr=f"{hard} / ({routed} > 0)", legend="last 30 minutes")]
@@ -137,7 +137,7 @@ def _routing(deployed: Deployed, mine: str) -> list[Panel]:
     ]
 
 
-def _server(deployed: Deployed, mine: str, job: str) -> list[Panel]:
+def _server(deployed: Rendered, mine: str, job: str) -> list[Panel]:
     ours = "|".join(name.replace(".", "[.]") for name in deployed.models)
     models = f'job="{job}",model=~"{ours}"'
 

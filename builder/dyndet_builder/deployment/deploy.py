@@ -14,7 +14,7 @@ from dyndet_builder.deployment.alerts import watched
 from dyndet_builder.deployment.dashboard import panels
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.deployment.values import Values, notes, values
-from dyndet_builder.repository.rendered import read_deployed
+from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.templates import TEMPLATES, fill
 
 __all__ = ["MARKER_FILE", "DeployOptions", "Deployment", "deploy"]
@@ -46,7 +46,7 @@ def deploy(repository: Path, output: Path, options: DeployOptions | None = None)
     """
     options = options or DeployOptions()
     check_replaceable(output, MARKER_FILE)
-    deployed = read_deployed(repository)
+    deployed = read_rendered(repository)
     filled = values(deployed, options, output=output)
     watch = watched(deployed, options, job=filled.name)
     told = (*watch.notes, *notes(deployed, options))

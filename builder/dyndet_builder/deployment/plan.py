@@ -14,7 +14,7 @@ from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import Sweep, read_sweep
 from dyndet_builder.deployment.plan_check import correction_of, of_latencies
 from dyndet_builder.deployment.plan_replica import Replica, replica_of_points, replica_of_sweep
-from dyndet_builder.repository.rendered import MARKER_FILE, read_deployed
+from dyndet_builder.repository.rendered import MARKER_FILE, read_rendered
 from dyndet_builder.targets import parse_target
 
 DEFAULT_MARGIN = 0.1
@@ -140,7 +140,7 @@ class _Given:
 
 def _read(source: Path, operating_point: str | None, hard_share: float | None) -> _Given:
     if (source / MARKER_FILE).is_file():
-        deployed = read_deployed(source)
+        deployed = read_rendered(source)
         name = operating_point or deployed.points.default
         deployed.point(name)
         replica = replica_of_points(deployed.points, name, deployed.points_file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dynamicdet.errors import InputError
 from dyndet_builder.deployment.options import DeployOptions
-from dyndet_builder.repository.rendered import Deployed
+from dyndet_builder.repository.rendered import Rendered
 from dyndet_builder.server.docker import CUPY, ONNXRUNTIME
 
 MODELS = "/models"
@@ -19,7 +19,7 @@ _NUMPY = "numpy==1.26.4"
 _PICTURES = ("pillow==12.3.0", "simplejpeg==1.9.0")
 
 
-def packages(deployed: Deployed) -> tuple[str, ...]:
+def packages(deployed: Rendered) -> tuple[str, ...]:
     """What models need and the image lacks, pinned; none where they need nothing."""
     found: list[str] = []
     if deployed.runs_onnx_in_python:
@@ -32,7 +32,7 @@ def packages(deployed: Deployed) -> tuple[str, ...]:
     return (_NUMPY, *found) if found else ()
 
 
-def server_arguments(deployed: Deployed, options: DeployOptions, *, admin_key: str) -> tuple[str, ...]:
+def server_arguments(deployed: Rendered, options: DeployOptions, *, admin_key: str) -> tuple[str, ...]:
     """The flags of tritonserver; `admin_key` stands for the secret, as the file that they go into writes variables.
 
     Raises InputError where clients may use shared memory and the release that is served cannot be told.
@@ -56,7 +56,7 @@ def restricted_endpoints(options: DeployOptions) -> tuple[str, ...]:
     return RESTRICTED if options.client_shared_memory else (*RESTRICTED, "shared-memory")
 
 
-def metrics_arguments(options: DeployOptions, deployed: Deployed) -> tuple[str, ...]:
+def metrics_arguments(options: DeployOptions, deployed: Rendered) -> tuple[str, ...]:
     """Percentiles of requests with their queue, which Triton (2.51) has as summaries alone and not unless asked."""
     levels = {0.5, 0.9, 0.95, 0.99}
     promised = options.promised()

@@ -19,7 +19,7 @@ from dyndet_builder.deployment.server import (
     server_arguments,
 )
 from dyndet_builder.engines.record import Target, check_engines, tensorrt_of
-from dyndet_builder.repository.rendered import Deployed
+from dyndet_builder.repository.rendered import Rendered
 
 KSERVE_MODELS = "/mnt/models"
 """where KServe's storage initializer puts them"""
@@ -93,7 +93,7 @@ class Values:
     dashboard_uid: str
 
 
-def values(deployed: Deployed, options: DeployOptions, *, output: Path) -> Values:
+def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Values:
     """Raises InputError for GPU ids that a container does not have, and engines that the image does not run."""
     _check_gpus(deployed)
     tag = "{:02}.{:02}".format(*release) if (release := options.release()) else ""
@@ -164,7 +164,7 @@ def values(deployed: Deployed, options: DeployOptions, *, output: Path) -> Value
     )
 
 
-def notes(deployed: Deployed, options: DeployOptions) -> tuple[str, ...]:
+def notes(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
     """What somebody who deploys this has to know, a sentence each."""
     found = []
     if deployed.engine_cache:
@@ -219,7 +219,7 @@ def _name_of(model: str) -> str:
     return name if name[0].isalpha() else f"m-{name}"[:40]
 
 
-def _check_gpus(deployed: Deployed) -> None:
+def _check_gpus(deployed: Rendered) -> None:
     if deployed.gpus != tuple(range(len(deployed.gpus))):
         named = ", ".join(map(str, deployed.gpus))
         flags = " ".join(f"--gpu {number}" for number in range(len(deployed.gpus)))
@@ -228,7 +228,7 @@ def _check_gpus(deployed: Deployed) -> None:
         )
 
 
-def _memory_mib(deployed: Deployed, shm_mib: int) -> int:
+def _memory_mib(deployed: Rendered, shm_mib: int) -> int:
     """The server, its Python processes and their graphs with room for what they compute, and shared memory."""
     graphs = 4 * (deployed.bytes_on_disk >> 20)
     needed = _SERVER_MIB + _PER_PROCESS_MIB * deployed.python_instances + graphs + shm_mib
@@ -236,7 +236,7 @@ def _memory_mib(deployed: Deployed, shm_mib: int) -> int:
     return -(-needed // 256) * 256
 
 
-def _adapter_query(deployed: Deployed) -> str:
+def _adapter_query(deployed: Rendered) -> str:
     """How long a request waits in a pod, milliseconds; <<...>> is filled in by prometheus-adapter."""
     ours = "|".join(re.escape(name) for name in deployed.models).replace("\\", "\\\\")
     by, where = "by (<<.GroupBy>>)", "<<.LabelMatchers>>"

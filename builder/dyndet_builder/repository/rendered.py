@@ -300,7 +300,3 @@ def _not_ours(folder: Path, reason: str) -> InputError:
     return InputError(
         f"{folder} was not rendered by this version of dyndet ({reason}); `dyndet render` it from its bundle"
     )
-
-
-Deployed = Rendered
-read_deployed = read_rendered
