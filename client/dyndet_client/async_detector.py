@@ -12,11 +12,13 @@ from tenacity import AsyncRetrying
 
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.images import ImageSource
-from dyndet_client import drive, many
+from dyndet_client import many
 from dyndet_client.base import BaseDetector
 from dyndet_client.codec import Options, ServedModel, decode, encode, is_ready_made
 from dyndet_client.detections import Detections
 from dyndet_client.retrying import Deadline, policy
+from dyndet_client.senders.connect import make_async_sender
+from dyndet_client.senders.run import run_async
 from dyndet_client.session import Flow
 
 T = TypeVar("T")
@@ -37,7 +39,7 @@ class AsyncDetector(BaseDetector):
     """
 
     def _start(self) -> None:
-        self._sender = drive.make_async_sender(self._connection)
+        self._sender = make_async_sender(self._connection)
         self._connecting = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -125,7 +127,7 @@ class AsyncDetector(BaseDetector):
         self._check_loop()
         self._closed = True
         try:
-            await drive.run_async(self._session.close(), self._sender)
+            await run_async(self._session.close(), self._sender)
         finally:
             await self._sender.close()
 
@@ -168,13 +170,13 @@ class AsyncDetector(BaseDetector):
 
     async def _try(self, flow: Callable[[], Flow[T]], deadline: Deadline) -> T:
         try:  # as in Detector
-            return await drive.run_async(flow(), self._sender)
+            return await run_async(flow(), self._sender)
         except ServerError as error:
             failures = [error]
 
         async def attempt() -> T:
             if failures:
                 raise failures.pop()
-            return await drive.run_async(flow(), self._sender)
+            return await run_async(flow(), self._sender)
 
         return await AsyncRetrying(**policy(self._retries, deadline))(attempt)

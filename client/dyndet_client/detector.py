@@ -14,11 +14,13 @@ from tenacity import Retrying, sleep_using_event
 
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.images import ImageSource
-from dyndet_client import drive, many
+from dyndet_client import many
 from dyndet_client.base import BaseDetector
 from dyndet_client.codec import Options, ServedModel, decode, encode
 from dyndet_client.detections import Detections
 from dyndet_client.retrying import Deadline, policy
+from dyndet_client.senders.connect import make_sender
+from dyndet_client.senders.run import InFlight, Sender, run
 from dyndet_client.session import Flow, Session
 
 T = TypeVar("T")
@@ -55,7 +57,7 @@ class Detector(BaseDetector):
     """
 
     def _start(self) -> None:
-        self._sender = drive.make_sender(self._connection)
+        self._sender = make_sender(self._connection)
         self._connecting = threading.Lock()
         # Runs on close, when the detector is forgotten, and when the interpreter ends.
         self._end = weakref.finalize(self, _end, self._session, self._sender, os.getpid())
@@ -149,7 +151,7 @@ class Detector(BaseDetector):
         options = Options(threshold=threshold, operating_point=operating_point, min_score=min_score)
         self._deadline(timeout)
         self._check_open()
-        in_flight = drive.InFlight()
+        in_flight = InFlight()
 
         def answer(image: ImageSource) -> Detections | InputError:
             try:
@@ -180,7 +182,7 @@ class Detector(BaseDetector):
         self.close()
 
     def _detect(
-        self, image: ImageSource, options: Options, deadline: Deadline, in_flight: drive.InFlight | None = None
+        self, image: ImageSource, options: Options, deadline: Deadline, in_flight: InFlight | None = None
     ) -> Detections:
         served = self._connect(deadline)
         request = encode(served, image, options)
@@ -198,9 +200,9 @@ class Detector(BaseDetector):
     def _known(self) -> ServedModel:
         return self._connect(self._deadline())
 
-    def _try(self, flow: Callable[[], Flow[T]], deadline: Deadline, in_flight: drive.InFlight | None = None) -> T:
+    def _try(self, flow: Callable[[], Flow[T]], deadline: Deadline, in_flight: InFlight | None = None) -> T:
         try:  # the first attempt is made without tenacity, which costs as much as everything else here
-            return drive.run(flow(), self._sender, in_flight)
+            return run(flow(), self._sender, in_flight)
         except ServerError as error:
             failures = [error]
         rules = policy(self._retries, deadline)
@@ -210,15 +212,15 @@ class Detector(BaseDetector):
         def attempt() -> T:
             if failures:
                 raise failures.pop()
-            return drive.run(flow(), self._sender, in_flight)
+            return run(flow(), self._sender, in_flight)
 
         return Retrying(**rules)(attempt)
 
 
-def _end(session: Session, sender: drive.Sender, owner: int) -> None:
+def _end(session: Session, sender: Sender, owner: int) -> None:
     if os.getpid() != owner:
         return  # a forked process has a copy that is not its own
     try:
-        drive.run(session.close(), sender)
+        run(session.close(), sender)
     finally:
         sender.close()

@@ -1,6 +1,6 @@
 """What is asked of a server, in which order, and what its answers mean, as generators that yield calls.
 
-`drive.run` makes the calls for a `Detector`, `drive.run_async` for an `AsyncDetector`; nothing here sends.
+`senders.run` makes the calls, `run` for a `Detector`, `run_async` for an `AsyncDetector`; nothing here sends.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ import tritonclient.grpc as triton
 
 from dynamicdet.errors import InputError
 from dyndet_client.address import parse_address
-from dyndet_client.drive import GrpcSender, run
 from dyndet_client.retrying import Deadline
+from dyndet_client.senders.grpc import GrpcSender
+from dyndet_client.senders.run import run
 from dyndet_client.session import Session
 from dyndet_client.settings import Connection
 

@@ -1,125 +1,19 @@
-"""Makes the calls that a session asks for, with Triton's own clients, and nothing else.
-
-This file has the gRPC clients; `drive_http` has those of HTTP and is imported by who needs it alone.
-"""
+"""Sends over gRPC, with Triton's own clients."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import grpc
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from dyndet_client.protocol import Call
+from dyndet_client.senders.run import InFlight
 from dyndet_client.settings import Connection, read_pem
-
-T = TypeVar("T")
-
-
-class InFlight:
-    """Calls under way in several threads that are cancelled together."""
-
-    def __init__(self) -> None:
-        self.cancelled = threading.Event()
-        self._lock = threading.Lock()
-        self._cancels: set[Callable[[], object]] = set()
-
-    def cancel(self) -> None:
-        """Cancel what is under way, and all that would come."""
-        with self._lock:
-            self.cancelled.set()
-            cancels = list(self._cancels)
-        for cancel in cancels:
-            cancel()
-
-    @contextmanager
-    def holding(self, cancel: Callable[[], object]) -> Iterator[None]:
-        """While a call is under way: `cancel` ends it."""
-        with self._lock:
-            self._cancels.add(cancel)
-            cancelled = self.cancelled.is_set()
-        if cancelled:
-            cancel()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._cancels.discard(cancel)
-
-
-class Sender(Protocol):
-    """A blocking connection to a server; threads may share it."""
-
-    def send(self, call: Call, in_flight: InFlight | None) -> Any:
-        """Triton's answer. Raises InferenceServerException alone."""
-
-    def close(self) -> None:
-        """End the connection."""
-
-
-class AsyncSender(Protocol):
-    """A connection to a server for one event loop."""
-
-    async def send(self, call: Call) -> Any:
-        """Triton's answer. Raises InferenceServerException alone."""
-
-    async def close(self) -> None:
-        """End the connection."""
-
-
-def run(flow: Generator[Call, Any, T], sender: Sender, in_flight: InFlight | None = None) -> T:
-    """Make each call that the flow asks for; its result."""
-    try:
-        call = next(flow)
-        while True:
-            try:
-                answer = sender.send(call, in_flight)
-            except BaseException as error:
-                call = flow.throw(error)
-            else:
-                call = flow.send(answer)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-
-
-async def run_async(flow: Generator[Call, Any, T], sender: AsyncSender) -> T:
-    """`run` for an event loop."""
-    try:
-        call = next(flow)
-        while True:
-            try:
-                answer = await sender.send(call)
-            except BaseException as error:
-                call = flow.throw(error)
-            else:
-                call = flow.send(answer)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-
-
-def make_sender(connection: Connection) -> Sender:
-    """The sender that the address asks for. Raises MissingExtraError where HTTP is not installed."""
-    if connection.address.protocol == "grpc":
-        return GrpcSender(connection)
-    from dyndet_client.drive_http import HttpSender
-
-    return HttpSender(connection)
-
-
-def make_async_sender(connection: Connection) -> AsyncSender:
-    """`make_sender` for an event loop."""
-    if connection.address.protocol == "grpc":
-        return AsyncGrpcSender(connection)
-    from dyndet_client.drive_http import AsyncHttpSender
-
-    return AsyncHttpSender(connection)
 
 
 class GrpcSender:

@@ -1,4 +1,4 @@
-"""Makes the calls that a session asks for over HTTP, with Triton's asyncio client (the extra `dyndet[http]`).
+"""Sends over HTTP, with Triton's asyncio client (the extra `dyndet[http]`).
 
 A `Detector` runs it in its own thread: threads must not share Triton's blocking HTTP client, and that client has no
 deadline per call.
@@ -14,9 +14,9 @@ from typing import Any
 from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import InputError
-from dyndet_client.drive import InFlight
 from dyndet_client.errors import MissingExtraError
 from dyndet_client.protocol import Call
+from dyndet_client.senders.run import InFlight
 from dyndet_client.settings import Connection
 
 _HTTP_CONNECTIONS = 100

@@ -1,0 +1,95 @@
+"""Makes the calls that a session asks for, through any sender, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+from dyndet_client.protocol import Call
+
+T = TypeVar("T")
+
+
+class InFlight:
+    """Calls under way in several threads that are cancelled together."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._cancels: set[Callable[[], object]] = set()
+
+    def cancel(self) -> None:
+        """Cancel what is under way, and all that would come."""
+        with self._lock:
+            self.cancelled.set()
+            cancels = list(self._cancels)
+        for cancel in cancels:
+            cancel()
+
+    @contextmanager
+    def holding(self, cancel: Callable[[], object]) -> Iterator[None]:
+        """While a call is under way: `cancel` ends it."""
+        with self._lock:
+            self._cancels.add(cancel)
+            cancelled = self.cancelled.is_set()
+        if cancelled:
+            cancel()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._cancels.discard(cancel)
+
+
+class Sender(Protocol):
+    """A blocking connection to a server; threads may share it."""
+
+    def send(self, call: Call, in_flight: InFlight | None) -> Any:
+        """Triton's answer. Raises InferenceServerException alone."""
+
+    def close(self) -> None:
+        """End the connection."""
+
+
+class AsyncSender(Protocol):
+    """A connection to a server for one event loop."""
+
+    async def send(self, call: Call) -> Any:
+        """Triton's answer. Raises InferenceServerException alone."""
+
+    async def close(self) -> None:
+        """End the connection."""
+
+
+def run(flow: Generator[Call, Any, T], sender: Sender, in_flight: InFlight | None = None) -> T:
+    """Make each call that the flow asks for; its result."""
+    try:
+        call = next(flow)
+        while True:
+            try:
+                answer = sender.send(call, in_flight)
+            except BaseException as error:
+                call = flow.throw(error)
+            else:
+                call = flow.send(answer)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def run_async(flow: Generator[Call, Any, T], sender: AsyncSender) -> T:
+    """`run` for an event loop."""
+    try:
+        call = next(flow)
+        while True:
+            try:
+                answer = await sender.send(call)
+            except BaseException as error:
+                call = flow.throw(error)
+            else:
+                call = flow.send(answer)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
