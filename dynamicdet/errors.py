@@ -4,7 +4,8 @@
 
     DyndetError (exit status 1)
     ├── InputError (2)            bad file, value, picture or option
-    │   └── CheckpointError       a checkpoint that cannot be loaded
+    │   ├── CheckpointError       a checkpoint that cannot be loaded
+    │   └── PictureTooLargeError  a picture with too many pixels
     ├── TargetOutOfReachError (3) no threshold gives this latency; the message states the reachable range
     ├── MissingExtraError (4)     an optional part is not installed; the message states the command that installs it
     ├── ParityError (5)           an exported graph differs from its network by more than is accepted
@@ -27,6 +28,10 @@ class InputError(DyndetError, ValueError):
 
 class CheckpointError(InputError):
     """A checkpoint is missing, damaged, unsafe or of another architecture."""
+
+
+class PictureTooLargeError(InputError):
+    """A picture has more pixels than are accepted; it was not decoded."""
 
 
 class TargetOutOfReachError(DyndetError):

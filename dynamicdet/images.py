@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from dynamicdet.aliases import UInt8Array
-from dynamicdet.errors import InputError
+from dynamicdet.errors import InputError, PictureTooLargeError
 
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.generic]"
@@ -42,8 +42,8 @@ def read_image(source: ImageSource) -> UInt8Array:
 
     The result may share memory with an array that was given: do not write to it.
 
-    Raises InputError for a path that is missing or no file, for what is no picture, cut off, or above `MAX_PIXELS`,
-    and for arrays of another type or shape (floats too: their range is unknown).
+    Raises InputError for a path that is missing or no file, for what is no picture or cut off, and for arrays of
+    another type or shape (floats too: their range is unknown); PictureTooLargeError above `MAX_PIXELS`.
 
     >>> read_image(np.zeros((2, 3), np.uint8)).shape
     (2, 3, 3)
@@ -89,7 +89,7 @@ def _decode(file: BinaryIO, name: str) -> UInt8Array:
     try:
         image = Image.open(file, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name}: too large, above the limit of {MAX_PIXELS} pixels") from error
+        raise PictureTooLargeError(f"{name}: too large, above the limit of {MAX_PIXELS} pixels") from error
     except Exception as error:  # Pillow's readers raise whatever damaged headers lead them to
         raise InputError(f"{name}: no picture that can be read (JPEG, PNG, WebP, BMP, GIF, TIFF or PPM)") from error
     with image:
@@ -101,7 +101,9 @@ def _to_rgb(image: Image.Image, name: str) -> UInt8Array:
     if width < 1 or height < 1:
         raise InputError(f"{name}: {width} x {height} pixels, expected at least 1 x 1")
     if width * height > MAX_PIXELS:
-        raise InputError(f"{name}: too large, {width} x {height} pixels, above the limit of {MAX_PIXELS} pixels")
+        raise PictureTooLargeError(
+            f"{name}: too large, {width} x {height} pixels, above the limit of {MAX_PIXELS} pixels"
+        )
     try:
         image.load()
     except Exception as error:  # as above; most often a file that is cut off

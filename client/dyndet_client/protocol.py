@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from dyndet_client.address import DEFAULT_PORTS, Protocol
 from dyndet_client.codec import OUTPUTS, Request
+from dyndet_client.codes import CODES, split_code
 from dyndet_client.errors import (
     AccessDeniedError,
     BadRequestError,
@@ -38,6 +39,15 @@ _HTTP_STATUS = {
     "502": "UNAVAILABLE",
     "503": "UNAVAILABLE",
     "504": "UNAVAILABLE",
+}
+_REFUSAL = "the server refused the request: {reason}"
+_SENTENCES: Mapping[type[ServerError], str] = {
+    AccessDeniedError: "the server at {address} denies access: {reason}",
+    ModelNotReadyError: "model {model!r} is not ready on the server at {address}: {reason}",
+    ServerUnreachableError: "the server at {address} takes no requests now ({cause})",
+    BadRequestError: _REFUSAL,
+    UnknownOperatingPointError: _REFUSAL,
+    ServerError: "model {model!r} at {address} failed: {reason}",
 }
 
 
@@ -134,13 +144,18 @@ def status_of(error: InferenceServerException) -> str:
     return _HTTP_STATUS.get(status, status)
 
 
-def reason_of(error: InferenceServerException) -> str:
-    """The part of Triton's message that says what happened: its last `message:`, first line, no closing full stop.
+def code_and_reason_of(error: InferenceServerException) -> tuple[str, str]:
+    """A detector's code, empty where Triton itself speaks, and what happened: one line without a closing full stop.
 
     Control characters are shown as escapes: the text comes from another machine and may reach a terminal.
     """
-    text = str(error.message() or "no reason given").rpartition("message: ")[2]
-    return printable(text.strip().partition("\n")[0].strip().rstrip("."))
+    code, sentence = split_code(str(error.message() or "no reason given"))
+    return code, printable(sentence.strip().partition("\n")[0].strip().rstrip("."))
+
+
+def reason_of(error: InferenceServerException) -> str:
+    """What happened, without a detector's code."""
+    return code_and_reason_of(error)[1]
 
 
 def cause_of(error: InferenceServerException) -> str:
@@ -157,24 +172,26 @@ def lost_region(error: InferenceServerException) -> bool:
 
 
 def translate(error: InferenceServerException, *, model: str, address: object, deadline: Deadline) -> ServerError:
-    """Our error for one of Triton's client."""
-    status, reason = status_of(error), reason_of(error)
+    """Our error for one of Triton's client: by the code of a detector's own error, else by what Triton says."""
+    status, (code, reason) = status_of(error), code_and_reason_of(error)
     if status == "DEADLINE_EXCEEDED":
         return deadline.exceeded(address)
-    if status in ("UNAUTHENTICATED", "PERMISSION_DENIED") or " is restricted, expecting header" in reason:
-        return AccessDeniedError(f"the server at {address} denies access: {reason}")
-    if status == "NOT_FOUND" or re.search(r"unknown model|is not (found|ready)|no available versions", reason):
-        return ModelNotReadyError(f"model {model!r} is not ready on the server at {address}: {reason}")
-    if status == "UNAVAILABLE":
-        return ServerUnreachableError(f"the server at {address} takes no requests now ({cause_of(error)})")
     if status == "CANCELLED":
         return ServerError(f"the request to {address} was cancelled ({reason})")
-    found = re.search(r"operating point .* is not known.*", reason)
-    if found:
-        return UnknownOperatingPointError(f"the server refused the request: {found[0]}")
-    if status in _REFUSED:
-        return BadRequestError(f"the server refused the request: {reason}")
-    return ServerError(f"model {model!r} at {address} failed: {reason}")
+    kind = CODES.get(code) or _kind(status, reason, coded=bool(code))
+    return kind(_SENTENCES[kind].format(model=model, address=address, reason=reason, cause=cause_of(error)))
+
+
+def _kind(status: str, reason: str, *, coded: bool) -> type[ServerError]:
+    """What an error without a code means, or one whose code this client does not know."""
+    usual = BadRequestError if status in _REFUSED else ServerError
+    if coded:
+        return usual
+    if status in ("UNAUTHENTICATED", "PERMISSION_DENIED") or " is restricted, expecting header" in reason:
+        return AccessDeniedError
+    if status == "NOT_FOUND" or re.search(r"unknown model|is not (found|ready)|no available versions", reason):
+        return ModelNotReadyError
+    return ServerUnreachableError if status == "UNAVAILABLE" else usual
 
 
 def printable(text: str) -> str:

@@ -166,7 +166,7 @@ def test_operating_points_by_name_by_default_and_replaced_while_serving(toy: Toy
         assert _route(toy.infer(picture, parameters={"dyndet_operating_point": "fast"})) == EASY
         assert _route(toy.infer(picture, threshold=0.2, parameters={"dyndet_operating_point": "fast"})) == HARD
         unknown = toy.error(picture, parameters={"dyndet_operating_point": "turbo"})
-        assert "'turbo'" in unknown
+        assert unknown.startswith("dyndet/unknown-operating-point: operating point 'turbo' is not known")
         assert "exact, fast" in unknown
         for damaged in (
             "{",
@@ -225,7 +225,7 @@ def test_detector1_answers_when_detector2_fails(toy: Toy) -> None:
 def test_a_failing_stage_gives_one_error_and_the_next_request_is_answered(toy: Toy, stage: str, green: int) -> None:
     errors = toy.metric("dyndet_stage_errors_total", stage=stage)
     named = f"toy_{stage}" if toy.kind == "bls" else stage
-    assert toy.error(image(red=10, green=green)).startswith(f"stage {named} failed: ")
+    assert toy.error(image(red=10, green=green)).startswith(f"dyndet/stage-failed: stage {named} failed: ")
     assert toy.metric("dyndet_stage_errors_total", stage=stage) == errors + 1
     assert _route(toy.infer(image(red=10))) == EASY
 
@@ -251,7 +251,7 @@ def test_concurrent_requests_merge_and_keep_order_and_errors_apart(toy: Toy) -> 
     for one, other in zip(alone, together, strict=True):
         if isinstance(one, str):
             assert isinstance(other, str)
-            assert one.split(":")[0] == other.split(":")[0]
+            assert one.split(":")[:2] == other.split(":")[:2]  # the code, and the stage that failed
         else:
             assert isinstance(other, dict)
             assert _same(one, other)
@@ -260,11 +260,11 @@ def test_concurrent_requests_merge_and_keep_order_and_errors_apart(toy: Toy) -> 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 2])
 def test_threshold_outside_0_to_1_is_refused(toy: Toy, value: float) -> None:
     said = toy.error(image(red=10), threshold=value)
-    assert said.startswith(f"threshold must be a finite number from 0 to 1, not {value:g}")
+    assert said.startswith(f"dyndet/bad-threshold: threshold must be a finite number from 0 to 1, not {value:g}")
 
 
 def test_wrong_shapes_and_types_are_refused_and_the_server_lives(toy: Toy) -> None:
-    with pytest.raises(InferenceServerException, match="the input image is missing"):
+    with pytest.raises(InferenceServerException, match="dyndet/missing-input: the input image is missing"):
         toy.client.infer("toy", [_input("threshold", np.array([[0.5]], np.float32))], client_timeout=30)
     assert "Expected [-1,32,32,3], got [1,31,32,3]" in toy.error(image(10)[:31])
     assert "expects 'UINT8'" in toy.error(image(10).astype(np.float32))
@@ -306,7 +306,7 @@ def test_metrics_count_images_by_route(toy: Toy) -> None:
 
 def test_cancelled_requests_leave_the_server_right(toy: Toy) -> None:
     pending = [
-        toy.client.async_infer("toy", [_input("image", image(240, seed=seed)[None])], callback=lambda *_: None)
+        toy.client.async_infer("toy", [_input("image", image(240, seed=seed)[None])], callback=lambda **_: None)
         for seed in range(40)
     ]
     for call in pending:

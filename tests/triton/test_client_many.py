@@ -26,7 +26,7 @@ from dyndet_client import (
     UnknownOperatingPointError,
 )
 from dyndet_client.many import AHEAD
-from tests.support.toy_bundle import image, write_toy_bundle
+from tests.support.toy_bundle import FAIL_HEAD1, image, write_toy_bundle
 
 REDS = [0, 51, 102, 204, 254]
 
@@ -231,8 +231,12 @@ def test_closing_a_detector_ends_what_other_threads_wait_for(toy, protocol) -> N
 def test_errors_are_the_same_over_both_protocols(toy, protocol) -> None:
     url = urls(toy)[protocol]
     with Detector(url, "toy") as detector:
-        with pytest.raises(UnknownOperatingPointError, match="'turbo' is not known; this model has"):
+        refused = "^the server refused the request: operating point 'turbo' is not known; this model has"
+        with pytest.raises(UnknownOperatingPointError, match=refused):
             detector.detect(image(51), operating_point="turbo")
+        with pytest.raises(ServerError, match=r"^model 'toy' at .* failed: stage .*head1 failed: ") as failed:
+            detector.detect(image(51, green=FAIL_HEAD1))
+        assert type(failed.value) is ServerError
     with pytest.raises(ModelNotReadyError, match=r"no model 'absent'; it serves .*toy"):
         Detector(url, "absent").connect()
     with pytest.raises(NotADetectorError, match="toy_head1"):

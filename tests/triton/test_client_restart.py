@@ -9,11 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tritonclient.grpc as triton
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
@@ -24,12 +28,14 @@ from dyndet_client import (
     AsyncDetector,
     Detector,
     MissingExtraError,
+    ModelNotReadyError,
     Retries,
     ServerUnreachableError,
     SharedMemoryError,
     Tls,
 )
 from dyndet_client.shared_memory import FOLDER, SLOTS
+from tests.support.picture_files import encode
 from tests.support.toy_bundle import image, write_toy_bundle
 
 
@@ -80,6 +86,66 @@ def test_a_server_that_restarts_and_clients_that_are_killed(repository) -> None:
         hasty.close()
         patient.close()
         assert not regions(address)
+
+
+def test_a_stage_that_is_not_loaded_and_a_server_that_stops_have_codes(tmp_path) -> None:
+    """To the SDK the one is a model that is not ready, the other a server that cannot be reached; never a failure."""
+    repository = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions(encoded=True))
+    models = ("toy_backbone1", "toy_head1", "toy_detector2", "toy", "toy_encoded")
+    with TritonServer(repository, model_control="explicit", load_models=models, warm_up=False) as server:
+        admin = triton.InferenceServerClient(server.grpc_url)
+        admin.unload_model("toy_head1")
+        while admin.is_model_ready("toy_head1"):
+            time.sleep(0.05)
+        for model in ("toy", "toy_encoded"):
+            for module, url, status in (
+                (triton, server.grpc_url, "StatusCode.UNAVAILABLE"),
+                (triton_http, server.http_url, "503"),
+            ):
+                refused = _error(module, url, model)
+                assert refused.message().startswith("dyndet/not-ready: stage toy_head1 failed: ")
+                assert refused.status() == status
+        for url in (server.grpc_url, f"http://{server.http_url}"):
+            with Detector(url, "toy") as detector, pytest.raises(ModelNotReadyError, match="stage toy_head1 failed: "):
+                detector.detect(image(51))
+        admin.load_model("toy_head1")
+        said, raised = _errors_while_it_stops(server)
+    assert any(text.startswith("dyndet/server-stopping: stage toy_") for text in said), said
+    assert set(raised) <= {ModelNotReadyError, ServerUnreachableError}
+
+
+def _errors_while_it_stops(server: TritonServer) -> tuple[list[str], list[type[Exception]]]:
+    """What a bare client and the SDK get, in threads that ask without a pause: most meet the end between two stages."""
+
+    def ask(detector: Detector) -> type[Exception]:
+        try:
+            while True:
+                detector.detect(image(51))
+        except Exception as error:
+            return type(error)
+
+    with ThreadPoolExecutor(8) as pool, Detector(server.grpc_url, "toy", retries=Retries(attempts=1)) as detector:
+        said = [pool.submit(_error, triton, server.grpc_url, "toy", attempts=100_000) for _ in range(6)]
+        raised = [pool.submit(ask, detector) for _ in range(2)]
+        time.sleep(0.5)
+        server.stop()
+        return [str(error.result().message()) for error in said], [kind.result() for kind in raised]
+
+
+def _error(module, url: str, model: str, *, attempts: int = 1) -> InferenceServerException:
+    array = image(51)[None] if model == "toy" else np.array([[encode(image(51))]], object)
+    given = module.InferInput(
+        "image" if model == "toy" else "image_bytes", list(array.shape), np_to_triton_dtype(array.dtype)
+    )
+    given.set_data_from_numpy(array)
+    client = module.InferenceServerClient(url)
+    try:
+        with pytest.raises(InferenceServerException) as caught:
+            for _ in range(attempts):
+                client.infer(model, [given])
+        return caught.value
+    finally:
+        client.close()
 
 
 def _check_killed_client(address: str) -> None:

@@ -164,7 +164,8 @@ def test_bad_files_get_an_error_and_the_server_lives(toy: Encoded) -> None:
     before = _peak_memory(toy)
     for name, (file, expected) in files.items():
         said = toy.error(file)
-        assert said.startswith("the picture's bytes: "), name
+        code = "picture-too-large" if "too large" in expected else "bad-picture"
+        assert said.startswith(f"dyndet/{code}: the picture's bytes: "), name
         assert expected in said, name
         toy.check_as_the_client(toy.infer(_good()), 0, _good())
     assert _peak_memory(toy) - before < 40e6
@@ -189,7 +190,9 @@ def test_large_pictures_are_decoded_one_at_a_time_and_their_memory_is_given_back
 
 def test_an_error_names_the_picture_of_a_batch(toy: Encoded) -> None:
     good = _good()
-    assert toy.error(good, b"text", good).startswith("image 2 of 3: the picture's bytes: no picture")
+    assert toy.error(good, b"text", good).startswith(
+        "dyndet/bad-picture: image 2 of 3: the picture's bytes: no picture"
+    )
     toy.check_as_the_client(toy.infer(good, encode(image(240)), good), 1, encode(image(240)))
 
 
@@ -209,7 +212,7 @@ def test_concurrent_requests_keep_order_and_errors_apart(toy: Encoded) -> None:
     assert after.execution_count - before.execution_count < len(files)  # else no call had two requests
     for file, answer in zip(files, answers, strict=True):
         if isinstance(answer, str):
-            assert (file, answer.startswith("the picture's bytes: ")) == (b"none", True)
+            assert (file, answer.startswith("dyndet/bad-picture: the picture's bytes: ")) == (b"none", True)
         else:
             toy.check_as_the_client(answer, 0, file)
 
@@ -219,9 +222,11 @@ def test_options_and_errors_are_those_of_the_detector(toy: Encoded) -> None:
     assert ROUTES[toy.infer(_good(), threshold=0.41)["route"].item()] == "easy"
     named = toy.infer(_good(), parameters={"dyndet_operating_point": "uncalibrated"})
     assert ROUTES[named["route"].item()] == "easy"
-    assert "'turbo' is not known" in toy.error(_good(), parameters={"dyndet_operating_point": "turbo"})
-    assert toy.error(_good(), threshold=2).startswith("threshold must be a finite number from 0 to 1, not 2")
-    with pytest.raises(InferenceServerException, match="stage toy_head1 failed"):
+    unknown = toy.error(_good(), parameters={"dyndet_operating_point": "turbo"})
+    assert unknown.startswith("dyndet/unknown-operating-point: operating point 'turbo' is not known")
+    threshold = toy.error(_good(), threshold=2)
+    assert threshold.startswith("dyndet/bad-threshold: threshold must be a finite number from 0 to 1, not 2")
+    with pytest.raises(InferenceServerException, match="dyndet/stage-failed: stage toy_head1 failed"):
         toy.infer(encode(image(10, green=FAIL_HEAD1)))
 
 
@@ -240,6 +245,7 @@ def test_what_is_not_wanted_is_not_computed(toy: Encoded) -> None:
 def test_other_inputs_are_refused_and_the_server_lives(toy: Encoded) -> None:
     pixels = np.zeros((1, SIZE, SIZE, 3), np.uint8)
     for given, said in (
+        (_input("threshold", np.array([[0.5]], np.float32)), "dyndet/missing-input: the input image_bytes is missing"),
         (_input("image_bytes", pixels.reshape(1, -1)[:, :1]), "expects 'BYTES'"),
         (_input("image", pixels), "unexpected inference input 'image'"),
         (_input("image_bytes", np.array([[_good(), _good()]], object)), r"Expected \[-1,1\], got \[1,2\]"),

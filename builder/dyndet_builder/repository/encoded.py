@@ -49,7 +49,7 @@ def write_encoded(repository: Path, model: EncodedModel) -> None:
     """Write the model's folder: configuration, code, and the client's code that decodes and letterboxes."""
     version = repository / model.name / "1"
     (version / "dynamicdet").mkdir(parents=True)
-    for source in (TEMPLATES / "encoded").glob("*.py"):
+    for source in (*(TEMPLATES / "encoded").glob("*.py"), TEMPLATES / "public" / "refusals.py"):
         shutil.copyfile(source, version / source.name)
     for name in CLIENT_CODE:
         shutil.copyfile(Path(dynamicdet.__file__).parent / name, version / "dynamicdet" / name)

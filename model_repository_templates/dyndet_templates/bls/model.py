@@ -21,6 +21,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from refusals import RequestError, error_of_call  # type: ignore[import-not-found]
 from serving import (  # type: ignore[import-not-found]
     DIFFICULTY,
     FALLBACK,
@@ -28,7 +29,6 @@ from serving import (  # type: ignore[import-not-found]
     Answer,
     Asked,
     PublicModel,
-    RequestError,
     array_of,
     first_number,
     route_of,
@@ -87,7 +87,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
             try:
                 return Answer(HARD, difficulty, self._run(self._stages["detector2"], asked, tensors, detections))
             except RequestError as error:
-                asked.warnings.append(f"detector 1 answers an image that was due to detector 2: {error}")
+                asked.warnings.append(f"detector 1 answers an image that was due to detector 2: {error.sentence}")
                 route = FALLBACK
         return Answer(route, difficulty, self._run(self._stages["head1"], asked, tensors, detections))
 
@@ -102,9 +102,8 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
             **self._memory,
         ).exec()
         if response.has_error():
-            error = response.error()
             asked.failed_stages.append(stage.role)
-            raise RequestError(f"stage {stage.model} failed: {error.message()}", error.code())
+            raise error_of_call(f"stage {stage.model}", response.error().message())
         return {tensor.name(): tensor for tensor in response.output_tensors()}
 
 

@@ -29,22 +29,13 @@ except ModuleNotFoundError as error:
     ) from error
 
 from pictures import fit_picture, simplejpeg  # type: ignore[import-not-found]
+from refusals import RequestError, error_of_call  # type: ignore[import-not-found]
 
-from dynamicdet.errors import InputError
+from dynamicdet.errors import InputError, PictureTooLargeError
 from dynamicdet.letterbox import Letterboxed
 
 _COUNT, _BOXES, _IMAGE_SIZE = "num_detections", "boxes", "image_size"
 _OWN_PARAMETERS = "dyndet_"
-# How the detector's sentences begin that blame the request: Triton (2.51) calls every error of a BLS call INTERNAL.
-_REFUSALS = ("threshold must be ", "operating point ")
-
-
-class RequestError(Exception):
-    """This request gets an error; the others of the same call do not."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class TritonPythonModel:
@@ -83,11 +74,11 @@ class TritonPythonModel:
         try:
             response = pb_utils.InferenceResponse(output_tensors=self._outputs(request))
         except RequestError as error:
-            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), error.code))
+            response = _refusal(error)
         except Exception as error:
-            text = f"answering pictures failed: {type(error).__name__}: {error}"
-            pb_utils.Logger.log_warn(text)
-            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(text))
+            sentence = f"answering pictures failed: {type(error).__name__}: {error}"
+            pb_utils.Logger.log_warn(sentence)
+            response = _refusal(RequestError("internal-error", sentence))
         request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _outputs(self, request: Any) -> list[Any]:
@@ -95,10 +86,10 @@ class TritonPythonModel:
         wanted = set(request.requested_output_names())
         files = pb_utils.get_input_tensor_by_name(request, "image_bytes")
         if files is None:  # Triton lets a request pass that has the optional input alone
-            raise RequestError("the input image_bytes is missing", pb_utils.TritonError.INVALID_ARG)
+            raise RequestError("missing-input", "the input image_bytes is missing")
         boxed = self._letterboxed(files.as_numpy().reshape(-1))
         if request.is_cancelled():
-            raise RequestError("the request was cancelled", pb_utils.TritonError.CANCELLED)
+            raise RequestError("cancelled", "the request was cancelled")
         tensors = self._detect(request, boxed, wanted - {_IMAGE_SIZE}) if wanted - {_IMAGE_SIZE} else {}
         if _BOXES in wanted:
             counts = tensors[_COUNT].as_numpy().reshape(-1)
@@ -118,7 +109,8 @@ class TritonPythonModel:
         try:
             found: Letterboxed = fit_picture(file, self._side)
         except InputError as error:
-            raise RequestError(f"{place}{error}", pb_utils.TritonError.INVALID_ARG) from error
+            code = "picture-too-large" if isinstance(error, PictureTooLargeError) else "bad-picture"
+            raise RequestError(code, f"{place}{error}") from error
         return found
 
     def _detect(self, request: Any, boxed: Sequence[Letterboxed], wanted: set[str]) -> dict[str, Any]:
@@ -136,10 +128,13 @@ class TritonPythonModel:
             preferred_memory=self._memory,
         ).exec()
         if response.has_error():
-            said = response.error().message()
-            refused = said.startswith(_REFUSALS)
-            raise RequestError(said, pb_utils.TritonError.INVALID_ARG if refused else response.error().code())
+            raise error_of_call(f"model {self._detector}", response.error().message())
         return {tensor.name(): tensor for tensor in response.output_tensors()}
+
+
+def _refusal(error: RequestError) -> Any:
+    sent = pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, error.status))
+    return pb_utils.InferenceResponse(error=sent)
 
 
 def _to_original(boxes: Any, counts: Any, boxed: Sequence[Letterboxed]) -> Any:

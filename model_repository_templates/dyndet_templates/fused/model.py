@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from refusals import RequestError  # type: ignore[import-not-found]
 from serving import (  # type: ignore[import-not-found]
     EASY,
     FALLBACK,
@@ -25,7 +26,6 @@ from serving import (  # type: ignore[import-not-found]
     Answer,
     Asked,
     PublicModel,
-    RequestError,
     first_number,
     route_of,
 )
@@ -74,7 +74,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
                 ]
         except StageError as error:
             asked.failed_stages.append(error.stage)
-            self.fail(asked, RequestError(str(error), pb_utils.TritonError.INTERNAL))
+            self.fail(asked, RequestError("stage-failed", str(error)))
         except Exception as error:
             self.fail(asked, error)
         else:

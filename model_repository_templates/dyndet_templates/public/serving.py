@@ -18,26 +18,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from metrics import Metrics  # type: ignore[import-not-found]
 from operating_points import FILE_NAME, OperatingPoints  # type: ignore[import-not-found]
+from refusals import RequestError  # type: ignore[import-not-found]
 
 EASY, HARD, FALLBACK = 1, 2, -2  # values of the output `route`
 ROUTE_NAMES = {EASY: "easy", HARD: "hard", FALLBACK: "fallback"}
 DIFFICULTY, ROUTE = "difficulty", "route"
 OPERATING_POINT = "dyndet_operating_point"
-
-
-class RequestError(Exception):
-    """This request gets an error; the others of the same call do not."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class CancelledError(RequestError):
-    """Nobody waits for the answer any more."""
-
-    def __init__(self) -> None:
-        super().__init__("the request was cancelled", pb_utils.TritonError.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -71,9 +57,9 @@ class Asked:
     response: Any = None
 
     def check_not_cancelled(self) -> None:
-        """Raise CancelledError where nobody waits for the answer any more."""
+        """Raise RequestError where nobody waits for the answer any more."""
         if self.request.is_cancelled():
-            raise CancelledError
+            raise RequestError("cancelled", "the request was cancelled")
 
 
 class PublicModel:
@@ -122,11 +108,11 @@ class PublicModel:
 
     def fail(self, asked: Asked, error: Exception) -> None:
         """Send an error."""
-        if isinstance(error, RequestError):
-            sent = pb_utils.TritonError(str(error), error.code)
-        else:
-            sent = pb_utils.TritonError(f"the detector failed: {type(error).__name__}: {error}")
-            asked.warnings.append(sent.message())
+        refusal: Any = error
+        if not isinstance(error, RequestError):
+            refusal = RequestError("internal-error", f"the detector failed: {type(error).__name__}: {error}")
+            asked.warnings.append(refusal.sentence)
+        sent = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, refusal.status))
         _respond(asked, pb_utils.InferenceResponse(error=sent))
         self.metrics.count((), None, asked.failed_stages)
         _log(asked.warnings)
@@ -137,7 +123,7 @@ class PublicModel:
         try:
             asked.image = pb_utils.get_input_tensor_by_name(request, "image")
             if asked.image is None:  # Triton lets a request pass that has the optional input alone
-                raise RequestError("the input image is missing", pb_utils.TritonError.INVALID_ARG)
+                raise RequestError("missing-input", "the input image is missing")
             asked.thresholds = self._thresholds(request, asked.image.shape()[0])
             asked.wanted = frozenset(request.requested_output_names())
             asked.detections = tuple(name for name in self._detections if name in asked.wanted)
@@ -154,9 +140,9 @@ class PublicModel:
             for threshold in thresholds:
                 if not 0 <= threshold <= 1:  # true for NaN
                     raise RequestError(
+                        "bad-threshold",
                         f"threshold must be a finite number from 0 to 1, not {threshold:g}; "
                         "0 sends every image to detector 2, 1 none",
-                        pb_utils.TritonError.INVALID_ARG,
                     )
             return thresholds
         parameters = json.loads(request.parameters() or "{}")
@@ -165,7 +151,7 @@ class PublicModel:
         try:
             return [self._points.threshold(str(parameters[OPERATING_POINT]))] * images
         except ValueError as error:
-            raise RequestError(str(error), pb_utils.TritonError.INVALID_ARG) from error
+            raise RequestError("unknown-operating-point", str(error)) from error
 
 
 def route_of(difficulty: float, threshold: float) -> int:

@@ -1,0 +1,46 @@
+"""Errors that a request can get from a detector: each has a code, and its text is `dyndet/CODE: sentence`.
+
+Clients tell errors apart by their code; the sentence is for people and may change. Rendering puts this file beside
+every public model. Needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import re
+
+STATUSES = {
+    "missing-input": "INVALID_ARG",
+    "bad-threshold": "INVALID_ARG",
+    "unknown-operating-point": "INVALID_ARG",
+    "bad-picture": "INVALID_ARG",
+    "picture-too-large": "INVALID_ARG",
+    "stage-failed": "INTERNAL",
+    "not-ready": "UNAVAILABLE",
+    "server-stopping": "UNAVAILABLE",
+    "cancelled": "CANCELLED",
+    "internal-error": "INTERNAL",
+}
+"""Every code, and the name of the status that Triton sends with it (`TritonError.INVALID_ARG`, ...)."""
+
+_CODED = re.compile(r"dyndet/([a-z-]+): (.*)", re.DOTALL)
+# Triton (2.51) gives every error of a BLS call the status INTERNAL: its sentence alone says that nothing was computed.
+_SAID_BY_TRITON = {"' is not ready": "not-ready", "Server not ready": "server-stopping"}
+
+
+class RequestError(Exception):
+    """This request gets an error; the others of the same call do not."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(f"dyndet/{code}: {sentence}")
+        self.sentence = sentence
+        self.status = STATUSES[code]
+        """its name in Triton's `TritonError`"""
+
+
+def error_of_call(called: str, text: str) -> RequestError:
+    """The error to answer with, where a model that was called failed: its own code and sentence if it has them."""
+    coded = _CODED.search(text)
+    if coded and coded[1] in STATUSES:
+        return RequestError(coded[1], coded[2])
+    code = next((code for sign, code in _SAID_BY_TRITON.items() if sign in text), "stage-failed")
+    return RequestError(code, f"{called} failed: {text}")

@@ -1,0 +1,107 @@
+"""The codes of a detector's errors: the server and the client have the same, and the code decides what is raised."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from dyndet_client import (
+    AccessDeniedError,
+    BadRequestError,
+    DeadlineExceededError,
+    ModelNotReadyError,
+    ServerError,
+    ServerUnreachableError,
+    UnknownOperatingPointError,
+)
+from dyndet_client.codes import CODES
+from dyndet_client.protocol import translate
+from dyndet_client.retrying import Deadline
+
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "model_repository_templates" / "dyndet_templates"
+refusals = importlib.import_module("dyndet_templates.public.refusals")
+
+
+def translated(text: str, status: str = "StatusCode.INTERNAL") -> ServerError:
+    error = InferenceServerException(text, status=status)
+    return translate(error, model="street", address="host:8001", deadline=Deadline(5))
+
+
+def test_server_client_and_documentation_have_the_same_codes() -> None:
+    documented = re.findall(r"^\| `([a-z-]+)` \| [A-Z_]+ \|", (ROOT / "docs" / "client.md").read_text(), re.MULTILINE)
+    assert documented == list(refusals.STATUSES) == list(CODES)
+
+
+def test_every_code_is_sent_by_a_model_of_the_server() -> None:
+    files = [path for name in ("public", "bls", "fused", "encoded") for path in (TEMPLATES / name).glob("*.py")]
+    text = "".join(
+        path.read_text().partition("STATUSES = {")[2].partition("}")[2] or path.read_text() for path in files
+    )
+    assert [code for code in CODES if f'"{code}"' not in text] == []
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_code_decides_the_error_and_is_not_shown(code: str) -> None:
+    """Whatever the sentence says: these words mean something else where a server without codes says them."""
+    sentence = "operating point 'a' is not known, unknown model, is not ready. message: none"
+    found = translated(f"dyndet/{code}: {sentence}")
+    assert type(found) is CODES[code]
+    assert "dyndet/" not in str(found)
+    if not isinstance(found, ServerUnreachableError):  # names the innermost cause alone
+        assert sentence in str(found)
+
+
+def test_a_code_is_found_behind_what_triton_puts_before_it() -> None:
+    text = "Failed to process the request(s) for model 'toy_0', message: dyndet/bad-threshold: it is 2.\nTraceback"
+    assert type(translated(text)) is BadRequestError
+    assert str(translated(text)) == "the server refused the request: it is 2"
+    path = "/models/dyndet/model: no such file"  # is no code
+    assert str(translated(path)) == f"model 'street' at host:8001 failed: {path}"
+
+
+def test_a_code_of_a_later_server_becomes_the_general_error() -> None:
+    for status, expected in (("INTERNAL", ServerError), ("UNAVAILABLE", ServerError), ("400", BadRequestError)):
+        found = translated("dyndet/too-blue: the picture is too blue", status)
+        assert type(found) is expected
+        assert str(found).endswith(": the picture is too blue")
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "expected"),
+    [
+        ("operating point 'x' is not known; this model has a, b", "INVALID_ARGUMENT", UnknownOperatingPointError),
+        ("operating point 'x' is not known; this model has a, b", "INTERNAL", UnknownOperatingPointError),
+        ("threshold must be a finite number from 0 to 1, not 2", "INVALID_ARGUMENT", BadRequestError),
+        ("stage toy_head1 failed: Model 'toy_head1' is not ready.", "INTERNAL", ModelNotReadyError),
+        ("Request for unknown model: 'toy' is not found", "NOT_FOUND", ModelNotReadyError),
+        ("This protocol is restricted, expecting header 'team'", "UNAVAILABLE", AccessDeniedError),
+        ("Server is stopping", "UNAVAILABLE", ServerUnreachableError),
+        ("anything", "DEADLINE_EXCEEDED", DeadlineExceededError),
+        ("stage toy_head1 failed: out of memory", "INTERNAL", ServerError),
+    ],
+)
+def test_errors_without_a_code_mean_what_they_meant(text: str, status: str, expected: type[ServerError]) -> None:
+    """Triton's own, and those of repositories that were rendered before there were codes."""
+    found = translated(text, status)
+    assert type(found) is expected
+    if expected is not DeadlineExceededError:
+        assert text.rstrip(".") in str(found)
+
+
+def test_an_error_of_a_called_model_keeps_its_code() -> None:
+    """As Triton (2.51) words them: a BLS call that fails has the status INTERNAL whatever happened."""
+    for text, code, sentence in (
+        ("dyndet/bad-threshold: it is 2", "bad-threshold", "it is 2"),
+        ("Model head1 - Error: Model 'head1' is not ready.", "not-ready", "stage head1 failed: Model head1 - Error: M"),
+        ("Model head1 - Error: Server not ready", "server-stopping", "stage head1 failed: Model head1 - Error: Server"),
+        ("out of memory", "stage-failed", "stage head1 failed: out of memory"),
+        ("dyndet/never-heard-of: it", "stage-failed", "stage head1 failed: dyndet/never-heard-of: it"),
+    ):
+        error = refusals.error_of_call("stage head1", text)
+        assert str(error).startswith(f"dyndet/{code}: {sentence}")
+        assert error.status == refusals.STATUSES[code]
