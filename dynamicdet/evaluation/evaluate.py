@@ -17,26 +17,10 @@ import numpy.typing as npt
 from dynamicdet.aliases import BoolArray, FloatArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
-from dynamicdet.evaluation.precision import MixedPrecision, Precision, average_precision
+from dynamicdet.evaluation.precision import MixedPrecision, Precision
 from dynamicdet.networks.network import DynamicDetector
-from dynamicdet.routing.routes import RouteResults, check_fits, run_routes
+from dynamicdet.routing.routes import RouteResults, run_routes
 from dynamicdet.thresholds import is_hard, threshold_for_easy_share
-
-__all__ = [
-    "CURVE_HARD_SHARES",
-    "DEFAULT_HARD_SHARES",
-    "Evaluation",
-    "OperatingPoint",
-    "Precision",
-    "RouteResults",
-    "Seconds",
-    "average_precision",
-    "check_fits",
-    "check_points",
-    "evaluate",
-    "evaluate_results",
-    "run_routes",
-]
 
 DEFAULT_HARD_SHARES = (0.0, 0.1, 0.2, 0.5, 0.9, 1.0)
 CURVE_HARD_SHARES = tuple(step / 20 for step in range(21))

@@ -25,8 +25,8 @@ from torch.nn import functional
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
-from dynamicdet.evaluation.evaluate import check_fits
 from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.routing.routes import check_fits
 from dynamicdet.training.augment import Augmentation
 from dynamicdet.training.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.training.devices import make_fabric

@@ -14,15 +14,9 @@ from pycocotools.cocoeval import COCOeval
 from dynamicdet import create
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
-from dynamicdet.evaluation.evaluate import (
-    CURVE_HARD_SHARES,
-    RouteResults,
-    average_precision,
-    check_points,
-    evaluate_results,
-    run_routes,
-)
-from dynamicdet.evaluation.precision import MixedPrecision
+from dynamicdet.evaluation.evaluate import CURVE_HARD_SHARES, check_points, evaluate_results
+from dynamicdet.evaluation.precision import MixedPrecision, average_precision
+from dynamicdet.routing.routes import RouteResults, run_routes
 from dynamicdet.suppression import Detections, Suppression, greedy_keep, suppress_rows
 
 VAL = Path(__file__).parents[3] / "benchmarks" / "demo" / "val"
