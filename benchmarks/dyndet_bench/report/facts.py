@@ -1,4 +1,4 @@
-"""A sweep seen as its reports need it: by load, by threshold, with the accuracy of each cell."""
+"""A sweep as its reports need it: by load, by threshold, with the accuracy of each cell."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, order=True)
 class Load:
-    """How requests reached the server; the order is the reader's: closed loop first, then by amount."""
+    """How requests reached the server, in the order of the reports: closed loops first, then by amount."""
 
     is_open_loop: bool
     amount: float
-    """requests in flight, or requests a second"""
+    """requests in flight, or requests per second"""
     batch: int
 
     @property
@@ -48,7 +48,7 @@ def load_of(cell: Cell) -> Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A cell that was measured, with the accuracy of its threshold where it is known."""
+    """A cell that was measured, with the accuracy of its threshold if it is known."""
 
     cell: Cell
     load: Load
@@ -74,7 +74,7 @@ class Facts:
 
     @cached_property
     def measured(self) -> tuple[Measured, ...]:
-        """The cells with figures, in the same order."""
+        """The cells with values, in the same order."""
         return tuple(
             Measured(cell=cell, load=load_of(cell), latency=cell.latency, accuracy=self.accuracy(cell.threshold))
             for cell in self.cells
@@ -83,7 +83,7 @@ class Facts:
 
     @cached_property
     def failed(self) -> tuple[Cell, ...]:
-        """The cells without figures."""
+        """The cells without values."""
         return tuple(cell for cell in self.cells if cell.error is not None or cell.latency is None)
 
     @cached_property
@@ -101,11 +101,11 @@ class Facts:
         return tuple(found for found in self.measured if found.load == load)
 
     def with_accuracy(self, load: Load) -> tuple[Measured, ...]:
-        """Those of one load whose accuracy is known."""
+        """The cells of one load whose accuracy is known."""
         return tuple(found for found in self.at(load) if found.accuracy is not None)
 
     def ends(self, load: Load) -> tuple[Measured, Measured] | None:
-        """The all-easy and the all-hard cell of one load, where both were measured."""
+        """The all-easy and the all-hard cell of one load, if both were measured."""
         easy = [found for found in self.at(load) if found.threshold >= 1.0]
         hard = [found for found in self.at(load) if found.threshold <= 0.0]
         return (easy[0], hard[-1]) if easy and hard else None
@@ -120,14 +120,14 @@ class Facts:
         return min(between, key=lambda pair: pair[0])[1] if between else None
 
     def accuracy(self, threshold: float) -> Accuracy | None:
-        """The accuracy of a threshold; one that travelled as a 32-bit float still finds it."""
+        """The accuracy of a threshold, also if the threshold was rounded to a 32-bit float."""
         for known in self.sweep.accuracy:
             if math.isclose(known.threshold, threshold, rel_tol=1e-6, abs_tol=1e-9):
                 return known
         return None
 
     def threshold_text(self, threshold: float) -> str:
-        """A threshold with the decimals that keep those of this sweep apart; the exact ends have none."""
+        """A threshold with enough decimals to distinguish the thresholds of this sweep; 0 and 1 have none."""
         if threshold in (0.0, 1.0):
             return f"{threshold:.0f}"
         return f"{threshold:.{self._threshold_decimals}f}"
@@ -139,7 +139,7 @@ class Facts:
 
 
 def spread(items: Sequence[_Item], most: int) -> tuple[_Item, ...]:
-    """At most so many of the items, first and last among them, evenly apart: what a plot can show at once."""
+    """At most this many items, evenly spaced, with the first and the last: what a plot can show at once."""
     if len(items) <= most:
         return tuple(items)
     return tuple(items[round(index * (len(items) - 1) / (most - 1))] for index in range(most))

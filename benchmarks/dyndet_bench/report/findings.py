@@ -1,4 +1,4 @@
-"""What a sweep shows, in sentences computed from its figures."""
+"""What a sweep shows, in sentences computed from its values."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PARTS = {"queue_ms": "queue", "compute_ms": "compute", "routing_ms": "routing", 
 
 
 def answer(facts: Facts) -> tuple[str, ...]:
-    """The answer in two lines: what the two ends cost and give, and what lies half way between them."""
+    """The answer in two lines: cost and gain of the two ends, and of the point half way between them."""
     if not facts.measured:
         failed = facts.failed
         reason = sentence(failed[0].error) if failed and failed[0].error else "No reason was recorded."
-        return (f"None of {counted(len(failed), 'cell')} could be measured.", f"The first says: {reason}")
+        return (f"None of {counted(len(failed), 'cell')} could be measured.", f"The first error is: {reason}")
     load = next((load for load in facts.loads if facts.ends(load)), facts.loads[0])
     return tuple(line for line in (_range(facts, load), _half_way(facts, load)) if line)
 
@@ -31,10 +31,12 @@ def _range(facts: Facts, load: Load) -> str:
     ends = facts.ends(load)
     if ends is None:
         fastest = min(facts.measured, key=lambda found: found.latency.mean_ms)
-        return f"{_at_threshold(facts, fastest)}, {plain(facts.sweep.model)} takes {_cost(fastest)}: its fastest cell."
+        return f"{_at_threshold(facts, fastest)}, {plain(facts.sweep.model)} takes {_cost(fastest)}, its fastest cell."
     easy, hard = ends
-    line = f"{plain(facts.sweep.model)} takes {milliseconds(easy.latency.mean_ms)} with every image easy "
-    line += f"and {milliseconds(hard.latency.mean_ms)} with every image hard, at {load.text}"
+    line = (
+        f"At {load.text}, {plain(facts.sweep.model)} takes {milliseconds(easy.latency.mean_ms)} if every image is easy "
+    )
+    line += f"and {milliseconds(hard.latency.mean_ms)} if every image is hard"
     if easy.accuracy and hard.accuracy:
         line += f"; AP goes from {easy.accuracy.ap:.1f} to {hard.accuracy.ap:.1f}"
     return f"{line}."
@@ -44,8 +46,8 @@ def _half_way(facts: Facts, load: Load) -> str:
     middle = facts.middle(load)
     if middle is None or middle.cell.hard_share is None:
         return ""
-    line = f"At {percent(middle.cell.hard_share)} hard (threshold {facts.threshold_text(middle.threshold)}): "
-    line += f"{_cost(middle)}{_worth(facts, middle)}"
+    line = f"With {percent(middle.cell.hard_share)} hard images (threshold {facts.threshold_text(middle.threshold)}), "
+    line += f"it takes {_cost(middle)}{_worth(facts, middle)}"
     return f"{line}."
 
 
@@ -55,7 +57,7 @@ def _cost(found: Measured) -> str:
 
 
 def _worth(facts: Facts, found: Measured) -> str:
-    """Which part of the gain for which part of the price, where both are positive."""
+    """The share of the gain and the share of the added latency, if both are positive."""
     ends = facts.ends(found.load)
     if ends is None:
         return ""
@@ -65,13 +67,13 @@ def _worth(facts: Facts, found: Measured) -> str:
         return ""
     paid = f"{percent((found.latency.mean_ms - easy.latency.mean_ms) / price)} of the added latency"
     if not (easy.accuracy and hard.accuracy and found.accuracy and hard.accuracy.ap > easy.accuracy.ap):
-        return f", {paid}"
+        return f": {paid}"
     gain = (found.accuracy.ap - easy.accuracy.ap) / (hard.accuracy.ap - easy.accuracy.ap)
-    return f", {percent(gain)} of the AP gain for {paid}"
+    return f": {percent(gain)} of the AP gain for {paid}"
 
 
 def frontier_latency(facts: Facts, loads: Sequence[Load]) -> str:
-    """What AP costs in latency, at the lowest and the highest load that the plot shows."""
+    """The cost of AP in latency, at the lowest and the highest load of the plot."""
     first, last = facts.with_accuracy(loads[0]), facts.with_accuracy(loads[-1])
     line = f"At {loads[0].text}, AP goes from {_ap_at_ms(first[0])} to {_ap_at_ms(first[-1])}"
     if len(loads) > 1:
@@ -80,11 +82,11 @@ def frontier_latency(facts: Facts, loads: Sequence[Load]) -> str:
 
 
 def frontier_throughput(facts: Facts, loads: Sequence[Load]) -> str:
-    """What AP costs in throughput, at the load with the most of it."""
+    """The cost of AP in throughput, at the load with the highest throughput."""
     cells = max((facts.with_accuracy(load) for load in loads), key=lambda found: max(_throughput(one) for one in found))
     easy, hard = cells[0], cells[-1]
     return (
-        f"Throughput is highest at {easy.load.text}: {number(_throughput(easy))} images/s at {_ap(easy)} AP, "
+        f"Throughput is highest at {easy.load.text}: {number(_throughput(easy))} images/s at {_ap(easy)} AP and "
         f"{number(_throughput(hard))} images/s at {_ap(hard)} AP."
     )
 
@@ -94,8 +96,8 @@ def _throughput(found: Measured) -> float:
 
 
 def omitted(count: int, shown: int, one: str) -> str:
-    """Says so where a plot shows fewer series than there are."""
-    return "" if count == shown else f"{shown} of {counted(count, one)} are drawn."
+    """A sentence if a plot shows fewer series than there are."""
+    return "" if count == shown else f"The plot shows {shown} of {counted(count, one)}."
 
 
 def routes(facts: Facts) -> str:
@@ -131,17 +133,17 @@ def _largest_part(found: Measured) -> str:
 
 
 def split_parts(found: Split | None) -> dict[str, float]:
-    """Milliseconds by the part's name. Small negative differences of two clocks count as nothing."""
+    """Milliseconds by the name of the part. Small negative differences of two clocks count as 0."""
     return {name: max(0.0, getattr(found, field)) for field, name in PARTS.items()} if found else {}
 
 
 def difficulties(facts: Facts, lines: Sequence[tuple[str, float]]) -> str:
-    """How the pictures' difficulties lie, and what the first of the thresholds makes of them."""
+    """The distribution of the difficulties, and the effect of the first threshold."""
     values = np.array(facts.sweep.difficulties, np.float64)
     known = values[np.isfinite(values)]
-    line = f"Half of the {counted(len(values), 'picture')} have a difficulty below {number(float(np.median(known)))}"
+    line = f"Half of the {counted(len(values), 'image')} have a difficulty below {number(float(np.median(known)))}"
     if len(known) < len(values):
-        line += f"; {len(values) - len(known)} have none and count as hard"
+        line += f"; {len(values) - len(known)} have no difficulty and count as hard"
     if lines:
         name, threshold = lines[0] if lines[0][0] else lines[len(lines) // 2]
         share = float(np.mean(is_hard(values, threshold)))
@@ -151,7 +153,7 @@ def difficulties(facts: Facts, lines: Sequence[tuple[str, float]]) -> str:
 
 
 def over_load(facts: Facts, cells: Sequence[Measured], field: str) -> str:
-    """How one statistic of the latency grows with the load, and what the open loop adds to it."""
+    """How one statistic of the latency grows with the load, and how much the open loop adds."""
     name = field.removesuffix("_ms")
     middle = facts.middle(cells[0].load)
     series = [found for found in cells if middle and found.threshold == middle.threshold]
@@ -167,7 +169,7 @@ def over_load(facts: Facts, cells: Sequence[Measured], field: str) -> str:
     line += f"{load_range(first.load, last.load, 'and')} (threshold {facts.threshold_text(first.threshold)})"
     waiting = _open_loop(last.cell.open_loop, field)
     if waiting is not None:
-        line += f"; from the intended send time it is {milliseconds(waiting)} there"
+        line += f"; counted from the intended send time, it is {milliseconds(waiting)} there"
     return f"{line}."
 
 
@@ -179,13 +181,13 @@ def paper(check: PaperCheck) -> str:
     """How well the latency model of calibration fits the paper's own table."""
     rows = " and ".join(f"{row} %" for row in check.fitted_rows)
     return (
-        f"{plain(check.model)}: with lat1 = {milliseconds(check.lat1_ms)} and lat2 = {milliseconds(check.lat2_ms)} "
-        f"from the rows at {rows} hard, the FPS of the other rows come out within {100 * check.largest_error:.1f} %."
+        f"{plain(check.model)}: lat1 = {milliseconds(check.lat1_ms)} and lat2 = {milliseconds(check.lat2_ms)}, "
+        f"from the rows at {rows} hard, predict the FPS of the other rows within {100 * check.largest_error:.1f} %."
     )
 
 
 def failures(facts: Facts) -> str:
-    """How many cells are missing and why the first of them is; empty where none is."""
+    """How many cells are missing, and the reason for the first; empty if no cell is missing."""
     if not facts.failed or not facts.measured:
         return ""
     reason = facts.failed[0].error or "no reason was recorded"
@@ -193,11 +195,12 @@ def failures(facts: Facts) -> str:
 
 
 def lateness(facts: Facts) -> str:
-    """Where the client of an open loop was late, so that latencies are not the server's alone; empty if it was not."""
+    """Where the client of an open loop was late, so latencies include the client; empty if it was never late."""
     late = [cell for cell in facts.cells if cell.warning]
     if not late:
         return ""
-    return f"In {counted(len(late), 'cell')} the open loop was not sent on time: {sentence(late[-1].warning or '')}"
+    cells = counted(len(late), "cell")
+    return f"In {cells}, the client of the open loop did not send on time: {sentence(late[-1].warning or '')}"
 
 
 def repeats(facts: Facts) -> str:

@@ -1,4 +1,4 @@
-"""The report of a sweep as one HTML file that needs nothing beside it."""
+"""The report of a sweep as one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ except ImportError as error:
 _TEMPLATES = Path(__file__).parent
 _TEMPLATE = "report.html.jinja"
 _LARGEST_SIDE = 640
-"""Pixels of a gallery picture: sharp at the size it is shown, and a report that can be mailed."""
+"""Longest side of a gallery image, pixels: sharp at its display size, and small enough to mail the report."""
 _ROLES = {
-    "easiest": "Easiest pictures",
-    "borderline": "Borderline pictures",
-    "hardest": "Hardest pictures",
+    "easiest": "Easiest images",
+    "borderline": "Borderline images",
+    "hardest": "Hardest images",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A picture of the gallery, ready to print; a data URI is empty where its file cannot be read."""
+    """An image of the gallery, ready to print; a data URI is empty if its file cannot be read."""
 
     difficulty: str
     objects: str
     sides: tuple[tuple[str, str], ...]
-    """what drew it, data URI"""
+    """detector, data URI"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page; `missing` says what would have filled it."""
+    """A part of the page; `missing` says which option fills it."""
 
     name: str
     title: str
     plots: tuple[Plot, ...] = ()
     tables: tuple[Table, ...] = ()
     folded: tuple[Table, ...] = ()
-    """tables that are opened on demand: the figures of a plot"""
+    """tables that are opened on demand: the values of a plot"""
     notes: tuple[str, ...] = ()
     gallery: tuple[tuple[str, tuple[Shown, ...]], ...] = ()
     """headings with the pictures below them"""
@@ -88,7 +88,7 @@ def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
 
 
 def _tied(text: str) -> str:
-    """Text whose lines do not break between a figure and its unit."""
+    """Text whose lines do not break between a value and its unit."""
     return re.sub(r"(?<=\d) (?=(?:%|ms|AP|images/s|requests/s)(?!\w))", "\N{NO-BREAK SPACE}", text)
 
 
@@ -101,9 +101,9 @@ def _setup(facts: Facts) -> dict[str, str]:
         "Model": f"{sweep.model} at {sweep.url}, {sweep.input_size} × {sweep.input_size}, "
         f"{len(sweep.class_names)} class{'' if len(sweep.class_names) == 1 else 'es'}",
         "Bundle": f"SHA-256 {sweep.bundle_sha256}" if sweep.bundle_sha256 else "",
-        "Pictures": f"{counted(sweep.image_count, 'picture')} from {sweep.images}",
+        "Images": f"{counted(sweep.image_count, 'image')} from {sweep.images}",
         "Accuracy": f"measured on {sweep.accuracy_data}" if sweep.accuracy and sweep.accuracy_data else "",
-        "Repetitions": f"{sweep.repetitions} of each cell, interleaved with the others",
+        "Repetitions": f"{sweep.repetitions} per cell; the cells take turns",
         "Repeats": findings.repeats(facts),
         "Command": circumstances.command,
         "Date": circumstances.date,
@@ -125,7 +125,9 @@ def _points(facts: Facts) -> Section:
         name="points",
         title="Operating points",
         tables=(points_table(facts),) if facts.sweep.points else (),
-        missing="" if facts.sweep.points else "--operating-points FILE shows calibrated operating points here.",
+        missing=""
+        if facts.sweep.points
+        else "With --operating-points FILE, calibrated operating points are shown here.",
     )
 
 
@@ -137,7 +139,9 @@ def _plotted(facts: Facts, plots: Plots) -> tuple[Section, ...]:
             title="Accuracy for latency and throughput",
             plots=plots.frontiers,
             folded=(accuracy_table(facts),) if has_accuracy else (),
-            missing="" if has_accuracy else "--data FOLDER measures AP on an annotated data set and draws it here.",
+            missing=""
+            if has_accuracy
+            else "With --data FOLDER, AP is measured on an annotated data set and shown here.",
         ),
         Section(
             name="routes",
@@ -161,7 +165,7 @@ def _cells(facts: Facts) -> Section:
 
 def _paper(facts: Facts) -> Section:
     notes = tuple(findings.paper(check) for check in facts.sweep.paper)
-    return Section(name="paper", title="The latency model against the paper", notes=notes)
+    return Section(name="paper", title="The latency model compared with the paper", notes=notes)
 
 
 def _gallery(facts: Facts, folder: Path) -> Section:
@@ -183,7 +187,7 @@ def _shown(picture: Picture, folder: Path) -> Shown:
 
 
 def _data_uri(folder: Path, name: str) -> str:
-    """A picture of the sweep's folder, small, as JPEG; empty where it lies elsewhere or is no picture."""
+    """An image of the sweep's folder as a small JPEG; empty if it is elsewhere or not an image."""
     path = folder / name
     try:
         if not path.resolve().is_relative_to(folder.resolve()):

@@ -31,7 +31,7 @@ def summary_markdown(facts: Facts, plots: Plots) -> str:
     parts += [_folded(replace(cells, title="All other cells" if first else cells.title, rows=others))] if others else []
     parts.append(
         inert(
-            f"Measured on {summary(sweep.circumstances.machine)}, with {counted(sweep.image_count, 'picture')} from "
+            f"Measured on {summary(sweep.circumstances.machine)}, with {counted(sweep.image_count, 'image')} from "
             f"{sweep.images}, {counted(sweep.repetitions, 'repetition')}, {sweep.circumstances.date}."
         )
     )

@@ -20,7 +20,7 @@ _ROUTE_NAMES = {"easy": "easy: detector 1 alone", "hard": "hard: both detectors"
 
 @dataclass(frozen=True, kw_only=True)
 class Plots:
-    """All plots of a report; a group is empty where its data is missing."""
+    """All plots of a report; a group is empty if its data is missing."""
 
     frontiers: tuple[Plot, ...]
     routes: tuple[Plot, ...]
@@ -30,7 +30,7 @@ class Plots:
 
 
 def draw_plots(facts: Facts) -> Plots:
-    """Draw whatever the sweep has figures for."""
+    """Draw every plot for which the sweep has values."""
     with drawing():
         return Plots(
             frontiers=draw_frontiers(facts),
@@ -46,7 +46,7 @@ def _routes(facts: Facts) -> tuple[Plot, ...]:
     if not found:
         return ()
     note = ""
-    figure, axes = new_axes("latency (ms)", "requests within it (%)")
+    figure, axes = new_axes("latency (ms)", "requests within this latency (%)")
     slowest = max(latencies.quantiles_ms[-1] for latencies in found.values())
     tail = max(float(np.percentile(latencies.quantiles_ms, 99)) for latencies in found.values())
     for (route, latencies), series in zip(found.items(), SERIES, strict=False):
@@ -70,7 +70,7 @@ def _difficulties(facts: Facts) -> tuple[Plot, ...]:
     named = [(point.name, point.threshold) for point in facts.sweep.points]
     unnamed = [("", threshold) for threshold in reversed(facts.thresholds) if 0.0 < threshold < 1.0]
     lines = spread(named or unnamed, len(SERIES))
-    figure, axes = new_axes("difficulty (0 easy, 1 hard)", "pictures")
+    figure, axes = new_axes("difficulty (0 easy, 1 hard)", "images")
     axes.hist(np.clip(values, 0.0, 1.0), bins=_BINS, range=(0.0, 1.0), color=MUTED, alpha=0.45, edgecolor=PAPER, lw=0.6)
     for (name, threshold), series in zip(lines, SERIES, strict=False):
         label = f"{shortened(name, 16) or 'threshold'}: {facts.threshold_text(threshold)}"
@@ -79,4 +79,4 @@ def _difficulties(facts: Facts) -> tuple[Plot, ...]:
     if lines:
         add_legend(figure)
     finding = findings.difficulties(facts, lines)
-    return (finish(figure, name="difficulties", title="Difficulty of the pictures", finding=finding),)
+    return (finish(figure, name="difficulties", title="Difficulty of the images", finding=finding),)

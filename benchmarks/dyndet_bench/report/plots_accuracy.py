@@ -1,4 +1,4 @@
-"""Plots of average precision over what it costs."""
+"""Plots of average precision over its cost."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _Cost = tuple[float, float | None, float | None]
-"""A figure and the interval around it, where it is known."""
+"""A value and the interval around it, if it is known."""
 
 
 def draw_frontiers(facts: Facts) -> tuple[Plot, ...]:
-    """AP over latency, for closed and for open loop, and AP over throughput, which an open loop cannot show."""
+    """AP over latency, for closed and open loops, and AP over throughput, for closed loops only."""
     loads = [load for load in facts.loads if len(facts.with_accuracy(load)) > 1]
     closed = [load for load in loads if not load.is_open_loop]
     opened = [load for load in loads if load.is_open_loop]
@@ -95,7 +95,7 @@ def _frontier(facts: Facts, loads: Sequence[Load], cost: Callable[[Measured], _C
 
 
 def _around(costs: Sequence[_Cost]) -> list[list[float]]:
-    """Distances to the lower and the upper ends of the intervals; nothing where there is none."""
+    """Distances to the lower and the upper ends of the intervals; 0 without an interval."""
     below = [max(0.0, middle - (middle if low is None else low)) for middle, low, _ in costs]
     above = [max(0.0, (middle if high is None else high) - middle) for middle, _, high in costs]
     return [below, above]

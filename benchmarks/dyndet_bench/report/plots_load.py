@@ -1,4 +1,4 @@
-"""Plots of what load does to latency, and of where the time goes."""
+"""Plots of the effect of load on latency, and of where the time goes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PART_SERIES = (SERIES[1], SERIES[0], SERIES[2], SERIES[3])
 
 
 def draw_splits(facts: Facts) -> tuple[Plot, ...]:
-    """One stacked bar per cell, for closed and open loop; in two plots side by side where there are many of them."""
+    """One stacked bar per cell, for closed and open loops; two plots side by side if there are many cells."""
     cells = [found for found in facts.measured if found.cell.split is not None]
     longest = max((sum(findings.split_parts(found.cell.split).values()) for found in cells), default=0.0)
     kinds = [[found for found in cells if found.load.is_open_loop == is_open_loop] for is_open_loop in (False, True)]
@@ -78,7 +78,7 @@ def _split_plot(facts: Facts, cells: Sequence[Measured], longest: float, name: s
 
 
 def _places(axes: Axes, cells: Sequence[Measured]) -> list[float]:
-    """Where each bar lies, from the top; writes each load above its bars."""
+    """The place of each bar, from the top; writes each load above its bars."""
     places: list[float] = []
     place = 0.0
     for load, group in groupby(cells, key=lambda found: found.load):
@@ -92,7 +92,7 @@ def _places(axes: Axes, cells: Sequence[Measured]) -> list[float]:
 
 
 def draw_over_load(facts: Facts) -> tuple[Plot, ...]:
-    """Median and 99th percentile over concurrency and over arrival rate, where several were measured."""
+    """Median and 99th percentile over concurrency and over arrival rate, if several were measured."""
     plots: list[Plot] = []
     for is_open_loop, batch in sorted({(load.is_open_loop, load.batch) for load in facts.loads}):
         cells = [found for found in facts.measured if _is_of(found.load, is_open_loop, batch)]
@@ -141,7 +141,7 @@ def _set_common_limits(axes: Axes, cells: Sequence[Measured]) -> None:
 
 
 def _plot_line(axes: Axes, line: Sequence[Measured], field: str, series: Series, label: str) -> None:
-    """One threshold over the loads, and, thinner and hollow, the same counted from the intended send time."""
+    """One threshold over the loads; thinner and hollow, the same counted from the intended send time."""
     amounts = [found.load.amount for found in line]
     values = [getattr(found.latency, field) for found in line]
     axes.plot(amounts, values, color=series.colour, ls=series.dash, marker=series.marker, ms=5, lw=1.7, label=label)

@@ -1,4 +1,4 @@
-"""Draws with matplotlib and hands out SVG that a page can inline: its text is text, its colours are the page's."""
+"""Draws with matplotlib and returns SVG that a page can inline: text stays text, colours are the page's."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ except ImportError as error:
     raise MissingExtraError("a report needs matplotlib; `pip install 'dyndet[bench]'` installs it") from error
 
 WIDTH, HEIGHT = 400.0, 290.0
-"""Size of a plot in CSS pixels; its text stays readable when a phone shows it at four fifths."""
+"""Size of a plot in CSS pixels; its text stays readable if a phone shows it at four fifths."""
 
 INK, MUTED, GRID, PAPER = "#1b1f23", "#59636e", "#dfe3e8", "#fdfdfc"
 
 
 @dataclass(frozen=True)
 class Series:
-    """How one series is told from the others: by colour, and by dash and marker where colour does not help."""
+    """How one series differs from the others: by colour, and by dash and marker without colour."""
 
     colour: str
     dash: str | tuple[int, tuple[float, ...]]
@@ -70,7 +70,7 @@ _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """An inline SVG and the sentence that says what to see in it; a note says what it leaves out."""
+    """An inline SVG and a sentence that says what it shows; a note says what it leaves out."""
 
     title: str
     finding: str
@@ -102,14 +102,14 @@ def new_axes(x_label: str, y_label: str, *, height: float = HEIGHT) -> tuple[Fig
 
 
 def add_legend(figure: Figure, *, columns: int = 2) -> None:
-    """Names of the series above the axes, where they cover nothing."""
+    """Names of the series above the axes, so they cover nothing."""
     figure.legend(
         loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK, handlelength=2.6, columnspacing=1.2
     )
 
 
 def log_if_wide(axis: Axis, values: Sequence[float]) -> bool:
-    """Make the axis logarithmic, with ordinary figures at 1, 2 and 5, where positive values lie far apart."""
+    """Make the axis logarithmic, with plain labels at 1, 2 and 5, if positive values are far apart."""
     if not values or not max(values) > _LOG_FROM_RATIO * min(values) > 0:
         return False
     set_scale = axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale
@@ -123,7 +123,7 @@ def log_if_wide(axis: Axis, values: Sequence[float]) -> bool:
 
 
 def finish(figure: Figure, *, name: str, title: str, finding: str, note: str = "") -> Plot:
-    """The plot of a finished figure; `name` is its own on the page, and keeps its ids apart from other plots'."""
+    """The plot of a finished figure; `name` is unique on the page and separates its ids from other plots'."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue())

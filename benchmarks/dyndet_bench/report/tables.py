@@ -20,7 +20,7 @@ _QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """Head of a column; the unit stands there and not beside every figure."""
+    """Head of a column; it contains the unit of all values."""
 
     name: str
     unit: str = ""
@@ -29,7 +29,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line; a `note` takes the place of the columns that `texts` leaves open."""
+    """One line; a `note` replaces the columns that `texts` leaves open."""
 
     texts: tuple[str, ...]
     note: str = ""
@@ -57,7 +57,7 @@ def _texts(name: str, values: Sequence[str | None], *, is_figure: bool = False) 
 
 
 def _table(title: str, filled: Sequence[_Filled], *, always: int = 1) -> Table:
-    """Columns that hold nothing are left out, except for the first `always`."""
+    """Columns without content are left out, except for the first `always`."""
     kept = [
         (column, texts)
         for index, (column, texts) in enumerate(filled)
@@ -68,7 +68,7 @@ def _table(title: str, filled: Sequence[_Filled], *, always: int = 1) -> Table:
 
 
 def points_table(facts: Facts) -> Table:
-    """The operating points as they were calibrated."""
+    """The calibrated operating points."""
     points = facts.sweep.points
     return _table(
         "Operating points",
@@ -87,7 +87,7 @@ def points_table(facts: Facts) -> Table:
 
 
 def cells_table(facts: Facts, *, short: bool = False) -> Table:
-    """All cells, the failed ones with their reason; `short` keeps the columns a first look needs."""
+    """All cells, failed ones with their reason; `short` keeps the columns for a first look."""
     cells = [found.cell for found in facts.measured]
     accuracies = [found.accuracy for found in facts.measured]
     latencies = [found.latency for found in facts.measured]
@@ -133,7 +133,7 @@ def _statistic(latencies: Sequence[Latency | None], field: str, prefix: str) -> 
 
 
 def _with_failures(table: Table, facts: Facts) -> Table:
-    """The table with the failed cells at their end: where they were, and why there are no figures."""
+    """The table with the failed cells at its end: their place, and why they have no values."""
     failed = tuple(
         Row(
             texts=(load_of(cell).text, facts.threshold_text(cell.threshold)),

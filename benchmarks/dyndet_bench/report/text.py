@@ -1,4 +1,4 @@
-"""Figures and foreign words as a report prints them."""
+"""Numbers and foreign texts as a report prints them."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def shortened(text: str, length: int) -> str:
 
 
 def sentence(text: str) -> str:
-    """A line that ends in a full stop, whatever it was given."""
+    """The text as one line that ends in a full stop."""
     return plain(text).rstrip(". ") + "."
 
 
 def column_decimals(values: Iterable[float | None]) -> int:
-    """Decimals that one column of figures shares, so that its points stand below each other."""
+    """The number of decimals for a column of numbers, so that the decimal points are aligned."""
     largest = max((abs(value) for value in values if value is not None and math.isfinite(value)), default=0.0)
     return 2 if largest < 20 else 1 if largest < 1000 else 0
 
 
 def column_texts(values: Sequence[float | None], decimals: int | None = None) -> tuple[str, ...]:
-    """The figures of one column with the decimals they share; what is not known is a dash."""
+    """The numbers of one column with the same number of decimals; an unknown number is a dash."""
     digits = column_decimals(values) if decimals is None else decimals
     return tuple(MISSING if value is None or not math.isfinite(value) else f"{value:.{digits}f}" for value in values)
 
 
 def number(value: float) -> str:
-    """A figure for a sentence, with about three digits."""
+    """A number for a sentence, with about three digits."""
     size = abs(value)
     return f"{value:.{2 if size < 10 else 1 if size < 100 else 0}f}"
 
@@ -48,7 +48,7 @@ def milliseconds(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share, 0 to 1, for a sentence; a small one does not become nothing."""
+    """A share, 0 to 1, for a sentence; a small share is not rounded to 0."""
     value = 100 * share
     return f"{value:.1f} %" if 0 < abs(value) < 1 or 99 < value < 100 else f"{value:.0f} %"
 
@@ -59,7 +59,7 @@ def counted(count: int, one: str) -> str:
 
 
 def threshold_decimals(thresholds: Iterable[float]) -> int:
-    """Decimals that keep these thresholds apart, from each other and from the static ends 0 and 1."""
+    """Enough decimals to distinguish these thresholds from each other and from 0 and 1."""
     values = {*thresholds, 0.0, 1.0}
     for digits in (3, 4, 5, 6, 7, 8):
         if len({f"{value:.{digits}f}" for value in values}) == len(values):

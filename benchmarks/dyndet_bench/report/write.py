@@ -1,4 +1,4 @@
-"""Writes the reports of a sweep: a page to read, a summary for a pull request, and the cells as a table."""
+"""Writes the reports of a sweep: a page to read, a summary for a pull request, and a table of the cells."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HTML_NAME, MARKDOWN_NAME, CSV_NAME = "report.html", "summary.md", "cells.csv"
 def write_report(sweep: Sweep, folder: Path) -> tuple[Path, ...]:
     """Write `report.html`, `summary.md` and `cells.csv` into the folder of the sweep and its gallery's pictures.
 
-    All three are made before the first is written, and each replaces its predecessor at once. Raises InputError where
-    the folder cannot be written to. Without matplotlib or jinja2, importing this module raises a MissingExtraError.
+    All three are created before the first is written, and each replaces its predecessor at once. Raises InputError if
+    the folder is not writable. Without matplotlib or jinja2, importing this module raises a MissingExtraError.
     """
     facts = Facts(sweep)
     plots = draw_plots(facts)

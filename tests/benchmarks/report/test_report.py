@@ -317,9 +317,12 @@ def test_without_an_extra_the_error_says_what_to_install(package: str) -> None:
 
 def test_sentences_say_what_the_figures_say(tmp_path: Path) -> None:
     _, markdown, _ = written(full(tmp_path), tmp_path)
-    assert "demo takes 13.5 ms with every image easy and 19.2 ms with every image hard, at concurrency 1" in markdown
+    assert "At concurrency 1, demo takes 13.5 ms if every image is easy and 19.2 ms if every image is hard" in markdown
     assert "AP goes from 35.5 to 40.3" in markdown
-    assert "At 75 % hard (threshold 0.250): 17.8 ms for 39.1 AP, 75 % of the AP gain for 75 %" in markdown
+    assert (
+        "With 75 % hard images (threshold 0.250), it takes 17.8 ms for 39.1 AP: 75 % of the AP gain for 75 %"
+        in markdown
+    )
     assert "p99 grows from 26.5 ms to 40.5 ms between concurrency 1 and 4 (threshold 0.250)" in markdown
 
 
@@ -334,5 +337,5 @@ def test_a_late_client_is_told_in_both_reports(tmp_path: Path) -> None:
     late = cell(0.0, None, 30.0).model_copy(update={"warning": "requests left 9.5 ms late"})
     text, markdown, _ = written(sweep((cell(1.0, None, 30.0), late)), tmp_path)
     for report in (text, markdown):
-        assert "In 1 cell the open loop was not sent on time" in report
+        assert "In 1 cell, the client of the open loop did not send on time" in report
         assert "9.5 ms late" in report.replace("\N{NO-BREAK SPACE}", " ")
