@@ -1,4 +1,4 @@
-"""What this machine has for dyndet, what it lacks, and the one command that installs each missing part."""
+"""What this machine has for dyndet, what is missing, and the one command that installs each missing part."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _tensorrt() -> Finding:
         name="TensorRT",
         present=present,
         detail=version if version is not None else "not installed",
-        remedy="build engines inside the official Triton image, which has it",
+        remedy="build engines inside NVIDIA's Triton image, which contains it",
         needed=False,
     )
 

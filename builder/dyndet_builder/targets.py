@@ -1,4 +1,4 @@
-"""What a user may promise, and how it is written."""
+"""The latency or throughput that a user can promise, and how it is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ACCEPTED = (
 
 @dataclass(frozen=True)
 class Target:
-    """A figure to reach: `value` in the statistic's unit, or as a share of the way from all-easy to all-hard."""
+    """A goal: `value` in the statistic's unit, or as a share of the way from all-easy to all-hard."""
 
     text: str
     """as it was written, without spaces; names the operating point"""
@@ -29,12 +29,12 @@ class Target:
     of_range: bool = False
 
     def resolve(self, easy: float, hard: float) -> float:
-        """The figure to reach on a server where the statistic is `easy` all-easy and `hard` all-hard."""
+        """The goal on a server where the statistic is `easy` all-easy and `hard` all-hard."""
         return easy + self.value * (hard - easy) if self.of_range else self.value
 
 
 def parse_target(text: str) -> Target:
-    """Read one target. Raises InputError for anything that is none.
+    """Read one target. Raises InputError if the text is not a target.
 
     >>> parse_target("0.012 s")
     Target(text='0.012s', statistic=Statistic(name='mean'), value=12.0, of_range=False)
@@ -47,23 +47,25 @@ def parse_target(text: str) -> Target:
     unit = "/s" if statistic == THROUGHPUT else "us|µs|ms|s"
     match = re.fullmatch(rf"{_NUMBER}({unit}|%)", amount)
     if match is None:
-        raise InputError(f"target {text!r} is not understood; give {_ACCEPTED}")
+        raise InputError(f"{text!r} is not a target; give {_ACCEPTED}")
     number = float(f"{match[1]}e{match[2] or 0}")
     if match[3] == "%":
         if number > 100:
-            raise InputError(f"target {text!r} is beyond the all-hard end of the range; give 0% to 100%")
+            raise InputError(f"target {text!r} exceeds the all-hard end of the range; give 0% to 100%")
         return Target(compact, statistic, number / 100, of_range=True)
     value = number * _MS_PER_UNIT.get(match[3], 1.0)
     if not 0 < value < 1e9:
-        raise InputError(f"target {text!r} is nothing a server can reach; give {_ACCEPTED}")
+        raise InputError(f"no server can reach the target {text!r}; give {_ACCEPTED}")
     return Target(compact, statistic, value)
 
 
 def parse_targets(text: str) -> tuple[Target, ...]:
-    """Read targets that are separated by commas. Raises InputError for one that is none, or is there twice."""
+    """Read targets that are separated by commas. Raises InputError if one is not a target or occurs twice."""
     parts = text.split(",")
     if len(parts) > 1 and not all(part.strip() for part in parts):
-        raise InputError(f"targets {text!r} have a comma too many; separate several by one each, such as 10ms,12ms")
+        raise InputError(
+            f"targets {text!r} have an extra comma; separate several targets by single commas, such as 10ms,12ms"
+        )
     targets = tuple(parse_target(part) for part in parts)
     known: dict[tuple[Statistic, float, bool], str] = {}
     for target in targets:
@@ -77,7 +79,7 @@ def _statistic(name: str, text: str) -> Statistic:
     try:
         return Statistic(name)
     except InputError as error:
-        raise InputError(f"target {text!r} is not understood; give {_ACCEPTED}") from error
+        raise InputError(f"{text!r} is not a target; give {_ACCEPTED}") from error
 
 
 class TargetsParameter(click.ParamType):  # type: ignore[type-arg]
