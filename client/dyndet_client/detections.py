@@ -120,7 +120,7 @@ class Detections:
         Route and difficulty are in its `metadata`. Raises MissingExtraError if supervision is not installed.
         """
         try:
-            supervision = importlib.import_module("supervision")  # imported by who needs it alone
+            supervision = importlib.import_module("supervision")  # imported only if it is used
         except ImportError as error:
             raise MissingExtraError('supervision is not installed: pip install "dyndet[supervision]"') from error
         return supervision.Detections(

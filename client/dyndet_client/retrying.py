@@ -1,4 +1,4 @@
-"""The time a call may take, and which failures are tried again meanwhile."""
+"""The deadline of a call, and the failures after which it is tried again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_S = 1e7
 
 
 class Deadline:
-    """Counts down from the moment it is made."""
+    """Counts down from its creation."""
 
     def __init__(self, total_s: float) -> None:
         self.total_s = total_s
@@ -39,7 +39,7 @@ def may_help(retries: Retries, error: BaseException) -> bool:
 def policy(retries: Retries, deadline: Deadline) -> dict[str, Any]:
     """Arguments of tenacity's `Retrying` and `AsyncRetrying`.
 
-    Only what is safe and may help is tried again, and never when the wait would outlast the deadline.
+    A call is tried again only if this is safe and may help, and never if the wait would exceed the deadline.
     """
 
     def stop(state: RetryCallState) -> bool:

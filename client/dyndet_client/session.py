@@ -1,4 +1,4 @@
-"""What is asked of a server, in which order, and what its answers mean, as generators that yield calls.
+"""The requests to a server, their order and the meaning of the answers, as generators that yield calls.
 
 `senders.run` makes the calls, `run` for a `Detector`, `run_async` for an `AsyncDetector`; nothing here sends.
 """
@@ -38,18 +38,18 @@ class Session:
     def __init__(self, address: Address, model: str, transport: TransportChoice = "network") -> None:
         self.address = address
         self.pool: Pool | None = None
-        """shared memory that the server reads pictures from; none: they are sent"""
+        """shared memory from which the server reads images; None: they are sent"""
         self._dialect = DIALECTS[address.protocol]
         self._model = model
         self._choice = transport
 
     @property
     def transport(self) -> TransportChoice:
-        """How pictures reach the server now."""
+        """How images reach the server now."""
         return "network" if self.pool is None else self.pool.transport
 
     def connect(self, deadline: Deadline) -> Flow[ServedModel]:
-        """Check server and model, and set up shared memory where it is wanted."""
+        """Check server and model, and set up shared memory if it is wanted."""
         served = parse_model((yield from self.model_config(deadline)))
         if self.pool is None:
             yield from self._open_pool(served, deadline)
@@ -95,7 +95,7 @@ class Session:
                 pool.release(slot)
 
     def close(self) -> Flow[None]:
-        """Give shared memory back; what cannot be told to the server is left to the next client on this machine."""
+        """Give shared memory back. If the server cannot be reached, the next client on this machine cleans up."""
         pool, self.pool = self.pool, None
         if pool is None:
             return

@@ -1,9 +1,9 @@
-"""Hands pictures to a server on the same machine without sending them: a pool of slots in one region of memory.
+"""Passes images to a server on the same machine without sending them: a pool of slots in one region of memory.
 
-The region is a file in /dev/shm that the server maps once. Its owner keeps the file locked (flock), and the kernel
-drops the lock however the owner ends: a file that can be locked was left behind and is removed by whoever finds it,
-whatever process number its owner had. `tritonclient.utils.shared_memory` is not used, since it needs `pkg_resources`,
-which setuptools does not have any more.
+The region is a file in /dev/shm that the server maps once. Its owner holds a lock on the file (flock), and the kernel
+releases the lock however the owner ends. So a file that can be locked was left behind; the client that finds it removes
+it, whatever process number its owner had. `tritonclient.utils.shared_memory` is not used, because it needs
+`pkg_resources`, which setuptools no longer has.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from dyndet_client.settings import TransportChoice
 
 FOLDER = Path("/dev/shm")
 SLOTS = 32
-"""Pictures in flight that a pool holds; those beyond are sent over the network."""
+"""Most images in flight in a pool; further images are sent over the network."""
 
 _PREFIX = "dyndet-client-"
 _PAGE = 4096
 
 
 class Pool(Protocol):
-    """Slots in a region that the server is told about once, by its registration."""
+    """Slots in a region that is registered with the server once."""
 
     transport: TransportChoice
     kind: str
@@ -46,22 +46,22 @@ class Pool(Protocol):
     registration: Mapping[str, Any]
 
     def put(self, image: UInt8Array) -> Slot | None:
-        """Copy a picture into a free slot; none where all are taken."""
+        """Copy an image into a free slot; None if all are taken."""
 
     def release(self, slot: Slot) -> None:
-        """Make a slot free. A request that was given up may still read it, but nobody waits for its answer."""
+        """Make a slot free. An abandoned request may still read it, but its answer is not used."""
 
     def close(self) -> None:
         """Give the memory back. May be called twice."""
 
 
 def make_pool(choice: TransportChoice, image_bytes: int) -> Pool:
-    """A pool for pictures of this size. Raises SharedMemoryError or MissingExtraError where it cannot be had."""
+    """A pool for images of this size. Raises SharedMemoryError or MissingExtraError if it is not available."""
     return CudaPool(image_bytes) if choice == "cuda-shared-memory" else SystemPool(image_bytes)
 
 
 class SystemPool:
-    """Slots in the main memory. Memory is taken from the system only for slots that are used."""
+    """Slots in main memory. Memory is allocated only for slots that are used."""
 
     transport: TransportChoice = "shared-memory"
     kind = "system"
@@ -85,7 +85,7 @@ class SystemPool:
         self._remove = weakref.finalize(self, _remove_own, FOLDER / self.name, self._file, os.getpid())
 
     def put(self, image: UInt8Array) -> Slot | None:
-        """Copy a picture into a free slot; none where all are taken or the memory is used up."""
+        """Copy an image into a free slot; None if all are taken or the memory is full."""
         with self._lock:
             if not self._free:
                 self._add_slot()
@@ -101,7 +101,7 @@ class SystemPool:
             self._free.append(slot.offset)
 
     def close(self) -> None:
-        """Remove the file; its memory goes when the server has let go of it as well."""
+        """Remove the file; its memory is freed when the server releases it as well."""
         self._remove()
 
     def _add_slot(self) -> None:
@@ -115,10 +115,10 @@ class SystemPool:
 
 
 class CudaPool:
-    """One slot in the memory of GPU 0; pictures beyond the one in flight are sent over the network.
+    """One slot in the memory of GPU 0; further images are sent over the network.
 
-    Written after Triton's documentation for machines with a GPU; it has not been run yet. One slot, since Triton's
-    client writes to the start of a region alone.
+    This follows Triton's documentation for machines with a GPU and was not run yet. There is one slot, because Triton's
+    client writes only to the start of a region.
     """
 
     transport: TransportChoice = "cuda-shared-memory"
@@ -144,7 +144,7 @@ class CudaPool:
         self._destroy = weakref.finalize(self, self._cuda.destroy_shared_memory_region, self._handle)
 
     def put(self, image: UInt8Array) -> Slot | None:
-        """Copy a picture to the GPU; none where the slot is taken."""
+        """Copy an image to the GPU; None if the slot is taken."""
         if not self._free.acquire(blocking=False):
             return None
         self._cuda.set_shared_memory_region(self._handle, [image])
@@ -161,7 +161,7 @@ class CudaPool:
 
 
 def remove_leftovers() -> None:
-    """Remove files of clients that ended without tidying up. Those of other users are left alone."""
+    """Remove files of clients that ended without cleaning up. Files of other users stay."""
     with suppress(OSError):
         for path in list(FOLDER.glob(f"{_PREFIX}*")):
             _remove_if_left(path)
@@ -179,7 +179,7 @@ def _new_name() -> str:
 
 
 def _create_locked(path: Path, size: int) -> int:
-    """The new file, which is never seen under its name without its lock."""
+    """The new file; it never appears under its name without its lock."""
     hidden = path.with_name(f".{path.name}")
     file = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -200,7 +200,7 @@ def _remove_own(path: Path, file: int, owner: int) -> None:
 
 
 def _remove_if_left(path: Path) -> bool:
-    """Remove the file where its owner has ended. True where it is gone."""
+    """Remove the file if its owner has ended. True if it is gone."""
     try:
         file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:

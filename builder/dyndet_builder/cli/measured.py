@@ -13,7 +13,7 @@ from dyndet_builder.operating_points import Evidence, OperatingPoint, Reach
 
 
 def show_measured(console: Console, points: Mapping[str, OperatingPoint], evidence: Evidence) -> None:
-    """What was measured: one row per figure for one point, one row per point for several."""
+    """Print what was measured: one row per value for one point, one row per point for several."""
     for warning in evidence.warnings:
         console.print(f"Warning: {warning}", style="yellow", soft_wrap=True)
     if len(points) == 1:

@@ -29,7 +29,7 @@ class Frame:
     """One picture of a video."""
 
     number: int
-    """from 0, counting also those that were left out"""
+    """from 0, counting skipped pictures as well"""
     time_s: float
     pixels: UInt8Array
 
@@ -37,7 +37,7 @@ class Frame:
 class VideoReader:
     """The pictures of a video file, upright; a context manager.
 
-    Raises MissingExtraError where PyAV is not installed, and InputError for a file that is no video.
+    Raises MissingExtraError if PyAV is not installed, and InputError if the file is not a video.
     """
 
     def __init__(self, path: Path, *, every: int = 1) -> None:
@@ -62,14 +62,14 @@ class VideoReader:
 
     @property
     def expected_frames(self) -> int | None:
-        """How many pictures will be read, as the file's header says; none where it does not."""
+        """How many pictures will be read, by the file's header; None if it does not say."""
         count = self._stream.frames
         if not count and self._container.duration:
             count = round(self._container.duration / 1e6 * float(self._stream.average_rate or 0))
         return math.ceil(count / self._every) if count else None
 
     def __iter__(self) -> Iterator[Frame]:
-        """Decode the pictures one by one. Raises InputError where the file is damaged, after what could be read."""
+        """Decode the pictures one by one. If the file is damaged, raises InputError after the last good picture."""
         try:
             for number, frame in enumerate(self._container.decode(self._stream)):
                 if number % self._every == 0:
@@ -153,7 +153,7 @@ def check_installed(path: Path) -> None:
 
 def _pyav(path: Path) -> Any:
     try:
-        import av  # imported by who needs it alone
+        import av  # imported only if it is used
         import av.logging
     except ImportError as error:
         raise MissingExtraError(f'{path} needs PyAV, which is not installed: pip install "dyndet[video]"') from error
