@@ -9,6 +9,7 @@ from pathlib import Path
 from dynamicdet.aliases import Progress
 from dynamicdet.files import whole_file
 from dynamicdet.images import read_image
+from dynamicdet.pictures import pictures_in, spread
 from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
@@ -44,8 +45,7 @@ def demo(output: Path, *, targets: Sequence[Target], progress: Progress) -> tupl
         effort=Effort(tolerance=TOLERANCE),
     )
     result = build(demo_checkpoint(), output, images=images, targets=targets, options=options, progress=progress)
-    pictures = sorted(images.iterdir())
-    chosen = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
+    chosen = spread(pictures_in(images), PICTURES)
     folder = output / "detections"
     folder.mkdir(exist_ok=True)
     answers = []

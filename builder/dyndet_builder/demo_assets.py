@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from dynamicdet.errors import InputError
+from dynamicdet.pictures import pictures_in
 
 _FOLDER = Path(__file__).parents[2] / "benchmarks" / "demo"
+_IMAGES = _FOLDER / "val" / "images"
 
 
 def demo_checkpoint() -> Path:
@@ -16,7 +18,12 @@ def demo_checkpoint() -> Path:
 
 def demo_images() -> Path:
     """Folder of the demo's validation images. Raises InputError outside a source tree."""
-    return _existing(_FOLDER / "val" / "images", "a folder of real pictures with --images")
+    return _existing(_IMAGES, "a folder of real pictures with --images")
+
+
+def demo_picture() -> Path | None:
+    """The first of the demo's validation images; None outside a source tree."""
+    return pictures_in(_IMAGES)[0] if _IMAGES.is_dir() else None
 
 
 def _existing(path: Path, instead: str) -> Path:

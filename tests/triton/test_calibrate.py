@@ -17,10 +17,11 @@ import pytest
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError, ServerError
+from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import easy_share
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.served import Served
-from dyndet_bench.measuring.workload import image_files, read_letterboxed
+from dyndet_bench.measuring.workload import read_letterboxed
 from dyndet_builder.calibration.calibrate import Calibration, calibrate
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, read_operating_points
@@ -81,8 +82,8 @@ def test_the_result_holds_together(server: TritonServer, repository: Path, demo_
     assert {"triton", "perf_analyzer", "python"} <= evidence.versions.keys()
 
     # The share that the server counted is the one that the held-out images' difficulties give at this threshold.
-    order = np.random.default_rng(0).permutation(len(image_files(demo_images)))[:24]
-    held_out = [image_files(demo_images)[index] for index in order[12:]]
+    order = np.random.default_rng(0).permutation(len(pictures_in(demo_images)))[:24]
+    held_out = [pictures_in(demo_images)[index] for index in order[12:]]
     with Served(server.grpc_url) as served:
         difficulties = served.difficulties(read_letterboxed(held_out, served.detector.input_size))
     expected = easy_share(difficulties, point.threshold)
@@ -220,13 +221,13 @@ def test_an_open_loop_counts_from_when_requests_were_due(server: TritonServer, d
 
 def _few(folder: Path, images: Path) -> None:
     folder.mkdir()
-    for file in image_files(images)[:3]:
+    for file in pictures_in(images)[:3]:
         shutil.copy(file, folder)
 
 
 def _broken(folder: Path, images: Path) -> None:
     folder.mkdir()
-    for file in image_files(images)[:20]:
+    for file in pictures_in(images)[:20]:
         shutil.copy(file, folder)
     (folder / "zero.jpg").write_bytes(b"")
 
@@ -234,7 +235,7 @@ def _broken(folder: Path, images: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [
-        (lambda folder, images: None, "no such folder"),
+        (lambda folder, images: None, "does not exist"),
         (lambda folder, images: folder.mkdir(), "holds no pictures"),
         (_few, "needs at least 8"),
         (_broken, r"zero\.jpg"),

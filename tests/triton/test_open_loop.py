@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from dynamicdet.aliases import FloatArray, UInt8Array
 from dynamicdet.errors import InputError, ServerError
+from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import is_hard
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.open_loop import OpenLoopRun, arrivals_s, measure_open_loop
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, RouteCounts, Served
-from dyndet_bench.measuring.workload import image_files, read_letterboxed
+from dyndet_bench.measuring.workload import read_letterboxed
 from dyndet_builder.server.triton import TritonServer
 
 
@@ -34,7 +35,7 @@ def served(server: TritonServer) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def images(demo_images: Path) -> list[UInt8Array]:
-    return read_letterboxed(image_files(demo_images)[:10], 320)
+    return read_letterboxed(pictures_in(demo_images)[:10], 320)
 
 
 @given(

@@ -18,9 +18,9 @@ from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.errors import InputError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
+from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.measuring.records import Circumstances, circumstances
 from dyndet_bench.measuring.served import ALL_EASY, Served
-from dyndet_bench.measuring.workload import image_files
 from dyndet_client import AsyncDetector, Detector, SharedMemoryError, TransportChoice
 from dyndet_client.codec import OUTPUTS
 from dyndet_client.transport import triton_client
@@ -82,8 +82,7 @@ def measure_sdk_overhead(
         served.warm_up()
         versions = served.versions()
         side, address = served.detector.input_size, served.address
-    files = image_files(images)
-    chosen = files[:: max(1, len(files) // max_images)][:max_images]
+    chosen = spread(pictures_in(images), max_images)
     squares, read_ms = _read(chosen, side)
     with ExitStack() as stack:
         senders = _senders(stack, address, model)

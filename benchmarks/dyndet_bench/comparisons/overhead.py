@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
+from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.comparisons.bare import BareStages
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_bench.measuring.records import Circumstances, circumstances
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
-from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.workload import Workload, read_letterboxed
 
 
 class RouteOverhead(BaseModel):
@@ -70,8 +71,7 @@ def measure_overhead(
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:
         bare = BareStages(graphs, threads=threads)
-        files = image_files(images)
-        chosen = files[:: max(1, len(files) // max_images)][:max_images]
+        chosen = spread(pictures_in(images), max_images)
         letterboxed = read_letterboxed(chosen, served.detector.input_size)
         served.warm_up()
         bare.time_ms(letterboxed[:3], hard=True)

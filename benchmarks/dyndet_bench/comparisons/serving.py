@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
+from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.comparisons.baselines import DETECTOR1, STATIC, TEXTBOOK
 from dyndet_bench.comparisons.systems import (
     FLOOR,
@@ -33,7 +34,7 @@ from dyndet_bench.comparisons.systems import (
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_bench.measuring.records import Circumstances, circumstances
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
-from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.workload import Workload, read_letterboxed
 
 __all__ = ["FLOOR", "MIXES", "Eager", "Mix", "Progress", "ServingCell", "ServingRecord", "measure_serving"]
 
@@ -119,8 +120,7 @@ def measure_serving(
     perf_analyzer = find_perf_analyzer()
     first = next(iter(detectors.values()))
     with Served(url, first) as served:
-        files = image_files(images)
-        chosen = files[:: max(1, len(files) // max_images)][:max_images]
+        chosen = spread(pictures_in(images), max_images)
         letterboxed = read_letterboxed(chosen, served.detector.input_size)
         served.warm_up()
         threshold = float(np.quantile(served.difficulties(letterboxed), 1 - hard_share, method="inverted_cdf"))

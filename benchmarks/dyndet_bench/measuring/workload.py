@@ -15,20 +15,8 @@ import numpy.typing as npt
 
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
-from dynamicdet.images import SUFFIXES, read_image
+from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The pictures directly inside a folder, sorted by name. Raises InputError where there are none."""
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder} is no folder of pictures: {'it is a file' if folder.exists() else 'no such folder'}"
-        )
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not files:
-        raise InputError(f"{folder} holds no pictures; accepted are files ending in {', '.join(SUFFIXES)}")
-    return files
 
 
 def read_letterboxed(files: Sequence[Path], size: int, progress: Callable[[], None] | None = None) -> list[UInt8Array]:

@@ -14,6 +14,7 @@ import numpy as np
 from dynamicdet.aliases import FloatArray, Progress, UInt8Array, silent
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dynamicdet.files import whole_file
+from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import threshold_for_easy_share
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.machine import describe_machine
@@ -22,7 +23,7 @@ from dyndet_bench.measuring.records import circumstances
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, pooled
-from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_bench.sweep.cells import CellRuns, Measurer
 from dyndet_bench.sweep.gallery import make_gallery
 from dyndet_bench.sweep.paper import check_paper
@@ -94,7 +95,7 @@ def sweep(
     plan = plan or SweepPlan()
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:
-        files = _draw(image_files(images), plan)
+        files = _draw(pictures_in(images), plan)
         letterboxed = read_letterboxed(files, served.detector.input_size)
         _check_output(output)
         served.warm_up()

@@ -14,9 +14,10 @@ import dynamicdet
 from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.errors import InputError
 from dynamicdet.files import check_creatable, check_replaceable, whole_folder
-from dynamicdet.images import SUFFIXES, read_image
+from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.pictures import pictures_in, spread
 from dynamicdet.suppression import candidates_for
 from dyndet_builder.bundle.graphs import OPSET, Exporter, StageGraph, export_graphs
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
@@ -150,23 +151,6 @@ def _check_options(name: str, precision: str, max_detections: int, parity_images
 def _thresholds(file: Path) -> tuple[float, ...]:
     """The thresholds of a file of operating points, ascending."""
     return tuple(sorted({point.threshold for point in read_operating_points(file).points.values()}))
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name. Raises InputError where it has none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give one with pictures ({', '.join(SUFFIXES)})")
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not pictures:
-        raise InputError(f"{folder} holds no pictures; accepted are {', '.join(SUFFIXES)}")
-    return pictures
-
-
-def spread(paths: list[Path], count: int) -> list[Path]:
-    """`count` of the paths, evenly over the list."""
-    if len(paths) <= count:
-        return paths
-    return [paths[index * len(paths) // count] for index in range(count)]
 
 
 def letterboxed(pictures: list[Path], size: int) -> Iterator[UInt8Array]:

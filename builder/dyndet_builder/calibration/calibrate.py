@@ -13,6 +13,7 @@ import numpy as np
 from dynamicdet.aliases import FloatArray, Progress, UInt8Array, silent
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.files import check_writable, whole_file
+from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import easy_share
 from dyndet_bench.measuring.journal import Journal
 from dyndet_bench.measuring.load import Load
@@ -23,7 +24,7 @@ from dyndet_bench.measuring.records import Circumstances, circumstances
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, REPORTED, THROUGHPUT, Statistic
-from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_builder.calibration.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.calibration.search import ThresholdSearch
 from dyndet_builder.calibration.trial import Trial
@@ -102,7 +103,7 @@ def calibrate(
     files = _destinations(repository, output, model)
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:
-        pictures = _draw(image_files(images), effort.max_images, seed)
+        pictures = _draw(pictures_in(images), effort.max_images, seed)
         _check_load(load, served, effort.requests_per_run or len(pictures) // 2 // load.batch)
         letterboxed = []
         for number, file in enumerate(pictures):

@@ -12,11 +12,12 @@ import numpy as np
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
+from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
-from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.repository.backends import BACKENDS
@@ -86,8 +87,7 @@ def choose_topology(
             topology: stack.enter_context(Served(server.grpc_url, name, metrics_url=server.metrics_url))
             for topology, name in names.items()
         }
-        files = image_files(images)
-        chosen = files[:: max(1, len(files) // _IMAGES)][:_IMAGES]
+        chosen = spread(pictures_in(images), _IMAGES)
         size = served["bls"].detector.input_size
         workload = stack.enter_context(Workload(read_letterboxed(chosen, size)))
         requests = max(load.concurrency, -(-len(workload) // load.batch))

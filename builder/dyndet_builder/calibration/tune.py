@@ -16,13 +16,14 @@ import numpy as np
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
+from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.measure import Run
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, Statistic
-from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.repository.rendered import read_rendered
@@ -121,8 +122,7 @@ def tune(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dyndet-tune-")))
         bundle = rendered.link_bundle(folder / "bundle")
-        files = image_files(images)
-        chosen = files[:: max(1, len(files) // max_images)][:max_images]
+        chosen = spread(pictures_in(images), max_images)
         workload = stack.enter_context(Workload(read_letterboxed(chosen, rendered.bundle.input_size)))
         heats = _Heats(bundle, folder, options, load, statistic, threshold, workload, rounds, progress)
         default = Setting(instances=RenderOptions().instances, threads=RenderOptions().threads)

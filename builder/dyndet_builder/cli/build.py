@@ -25,10 +25,10 @@ from dyndet_builder.cli.targeting import (
     metrics_url_option,
     targets_option,
 )
-from dyndet_builder.demo_assets import demo_checkpoint, demo_images
+from dyndet_builder.demo_assets import demo_checkpoint, demo_images, demo_picture
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import TOPOLOGIES
-from dyndet_builder.repository.render import RenderOptions, shipped_warmup_image
+from dyndet_builder.repository.render import RenderOptions
 from dyndet_builder.server.remote import RemoteServer, admin_headers
 from dyndet_builder.targets import Target
 from dyndet_client.cli.detect import read_headers
@@ -199,7 +199,7 @@ def _remote(
 
 def _first_of(images: Path) -> Path | None:
     """A picture that warms the stages: from the folder that calibrates, else the demo's."""
-    return images if images.is_dir() and any(images.iterdir()) else shipped_warmup_image()
+    return images if images.is_dir() and any(images.iterdir()) else demo_picture()
 
 
 def as_record(result: BuildResult) -> dict[str, object]:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dynamicdet.cache import cache_folder
 from dynamicdet.datasets.annotations import read_annotations
-from dynamicdet.datasets.cutpaste import Sources, Summary, build, check_output, download, locate
+from dynamicdet.datasets.cutpaste import Summary, build, check_output, download, locate
+from dyndet_builder.cli.progress import step_bars
 
 
 @click.group("data")
@@ -59,19 +59,11 @@ def cutpaste(
       dyndet data cutpaste build/small --train-images 500 --val-images 50 --seed 1
     """
     check_output(output, overwrite=overwrite)
-    console = Console(stderr=True)
-    with _progress(console) as bars:
-        found = locate((sources,)) if sources else _download(cache or cache_folder("debian"), bars)
-        tasks: dict[str, TaskID] = {}
-
-        def show(step: str, done: int, of: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=of)
-            bars.update(tasks[step], completed=done, total=of)
-
+    with step_bars() as show:
+        roots = (sources,) if sources else download(cache or cache_folder("debian"), progress=show)
         summaries = build(
             output,
-            found,
+            locate(roots),
             train_images=train_images,
             val_images=val_images,
             seed=seed,
@@ -101,20 +93,6 @@ def check(data: Path, images: Path | None) -> None:
     """
     for line in read_annotations(data, images).summary.sentences():
         click.echo(line)
-
-
-def _download(cache: Path, bars: Progress) -> Sources:
-    task = bars.add_task("packages", total=None)
-
-    def on_package(name: str, index: int, of: int) -> None:
-        bars.update(task, description=f"package {name}" if index < of else "packages", completed=index, total=of)
-
-    return locate(download(cache, on_package))
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
 
 
 def _table(summaries: tuple[Summary, ...]) -> Table:

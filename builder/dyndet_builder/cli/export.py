@@ -6,16 +6,14 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dynamicdet.errors import InputError
 from dynamicdet.networks.architectures import ARCHITECTURES
 from dyndet_builder.bundle.export import PARITY_IMAGES, PRECISIONS, export
 from dyndet_builder.bundle.manifest import Bundle, Precision
 from dyndet_builder.bundle.parity import BARS
-
-_DEMO_IMAGES = Path(__file__).parents[3] / "benchmarks" / "demo" / "val" / "images"
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.demo_assets import demo_images
 
 
 @click.command("export")
@@ -70,22 +68,11 @@ def command(
       dyndet export benchmarks/demo/dy-yolov7-pico-cutpaste.safetensors -o build/bundle
       dyndet export dy-yolov7.pt --architecture dy-yolov7 --images photos --precision fp16 -o bundle
     """
-    if images is None:
-        if not _DEMO_IMAGES.is_dir():
-            raise InputError("--images is missing: give a folder of real images like those that will be served")
-        images = _DEMO_IMAGES
-    with _bars() as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(step: str, done: int, of: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=of)
-            bars.update(tasks[step], completed=done, total=of)
-
+    with step_bars() as show:
         bundle = export(
             checkpoint,
             output,
-            images=images,
+            images=demo_images() if images is None else images,
             precision=precision,
             name=name,
             architecture=architecture,
@@ -101,11 +88,6 @@ def command(
         console = Console(highlight=False)
         console.print(_table(bundle))
         console.print(f"Wrote {output}. Next: dyndet render {output} model_repository", soft_wrap=True)
-
-
-def _bars() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 def _table(bundle: Bundle) -> Table:

@@ -11,10 +11,10 @@ from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_builder.calibration.topology import ROUNDS, TopologyChoice, choose_topology
 from dyndet_builder.cli.numbers import Numbers
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.demo_assets import demo_images
+from dyndet_builder.demo_assets import demo_images, demo_picture
 from dyndet_builder.repository.backends import BACKENDS, accelerators
 from dyndet_builder.repository.config import TOPOLOGIES
-from dyndet_builder.repository.render import RenderOptions, render, shipped_warmup_image
+from dyndet_builder.repository.render import RenderOptions, render
 
 _DEFAULTS = RenderOptions()
 
@@ -119,7 +119,7 @@ def command(
     """
     if no_warmup and warmup_image is not None:
         raise click.UsageError("--warmup-image and --no-warmup exclude each other")
-    image = None if no_warmup else warmup_image or shipped_warmup_image()
+    image = None if no_warmup else warmup_image or demo_picture()
     auto = topology == "auto"
     if not auto and (images is not None or rounds is not None):
         raise click.UsageError("--images and --rounds need --topology auto, which measures with them")

@@ -7,7 +7,8 @@ from pathlib import Path
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dynamicdet.files import whole_folder
-from dyndet_builder.bundle.export import letterboxed, pictures_in, spread, stage_of
+from dynamicdet.pictures import pictures_in, spread
+from dyndet_builder.bundle.export import letterboxed, stage_of
 from dyndet_builder.bundle.manifest import (
     FILE_NAME,
     STAGES,

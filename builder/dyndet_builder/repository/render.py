@@ -11,10 +11,10 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from dynamicdet.errors import InputError
 from dynamicdet.files import check_replaceable, whole_folder
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
+from dynamicdet.pictures import pictures_in
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import Bundle, StageName, Tensor, file_sha256, read_bundle
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
@@ -29,9 +29,8 @@ from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.rendered import MARKER_FILE
 from dyndet_builder.templates import TEMPLATES, fill
 
-__all__ = ["RenderOptions", "render", "shipped_warmup_image"]
+__all__ = ["RenderOptions", "render"]
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _NO_PLAN = "PUT_MODEL_PLAN_HERE.txt"
 _ONNX_TYPES = {"uint8": TensorProto.UINT8, "float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
 _IR_VERSION = 8  # that of the stages' graphs
@@ -75,12 +74,6 @@ def render(
         _write_json(temporary / MARKER_FILE, marker)
         shutil.copyfile(bundle / BUNDLE_FILE, temporary / BUNDLE_FILE)
     return output
-
-
-def shipped_warmup_image() -> Path | None:
-    """A photograph of the demo's validation set, where dyndet runs from its source folder."""
-    folder = Path(__file__).parents[3] / "benchmarks" / "demo" / "val" / "images"
-    return _first_image(folder) if folder.is_dir() else None
 
 
 def _plan(engines: Engines, stage: StageName, folder: Path | None) -> Path:
@@ -178,15 +171,8 @@ def _value_info(tensor: Tensor, name: str, batch: str) -> onnx.ValueInfoProto:
 
 
 def _warmup_bytes(image: Path, size: int) -> bytes:
-    path = _first_image(image) if image.is_dir() else image
+    path = pictures_in(image)[0] if image.is_dir() else image
     return letterbox(read_image(path), size).image.tobytes()
-
-
-def _first_image(folder: Path) -> Path:
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _IMAGE_SUFFIXES:
-            return path
-    raise InputError(f"{folder} holds no {', '.join(_IMAGE_SUFFIXES)} file to warm the stages with")
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -27,23 +27,20 @@ class Sources:
     backgrounds: dict[str, Path]
 
 
-def download(cache: Path, on_package: Progress = silent) -> tuple[Path, ...]:
+def download(cache: Path, *, progress: Progress = silent) -> tuple[Path, ...]:
     """Download and unpack the Debian packages into ``cache``; what is there already is not fetched again.
 
-    Nothing is installed into the system and no rights are needed. ``on_package`` is told the package that comes next
-    (at the end, the last one), how many are there, and of how many.
-    Returns one folder per package. Raises MissingExtraError without apt, InputError when a package cannot be had.
+    Nothing is installed into the system and no rights are needed. Returns one folder per package. Raises
+    MissingExtraError without apt, InputError when a package cannot be had.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    folders = []
-    for done, package in enumerate(PACKAGES):
-        on_package(package, done, len(PACKAGES))
-        folder = cache / package
+    folders = tuple(cache / package for package in PACKAGES)
+    for done, folder in enumerate(folders):
+        progress("downloading packages", done, len(folders))
         if not folder.is_dir():
-            _download_one(package, folder)
-        folders.append(folder)
-    on_package(PACKAGES[-1], len(PACKAGES), len(PACKAGES))
-    return tuple(folders)
+            _download_one(folder.name, folder)
+    progress("downloading packages", len(folders), len(folders))
+    return folders
 
 
 def locate(roots: tuple[Path, ...]) -> Sources:

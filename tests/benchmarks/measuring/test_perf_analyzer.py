@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
+from dynamicdet.pictures import pictures_in
 from dyndet_bench.measuring import perf_analyzer as module
 from dyndet_bench.measuring.interleaved import measure_interleaved
 from dyndet_bench.measuring.load import Load
@@ -25,7 +26,7 @@ from dyndet_bench.measuring.measure import Run, measure
 from dyndet_bench.measuring.perf_analyzer import Patience, PerfAnalyzer, find_perf_analyzer
 from dyndet_bench.measuring.perf_run import MOST_REPEATS, read_profile_export, read_table
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served, served_detectors
-from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_builder.server.triton import TritonServer
 
 
@@ -37,7 +38,7 @@ def served(server: TritonServer) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def workload(served: Served, demo_images: Path) -> Iterator[Workload]:
-    with Workload(read_letterboxed(image_files(demo_images)[:10], served.detector.input_size)) as pictures:
+    with Workload(read_letterboxed(pictures_in(demo_images)[:10], served.detector.input_size)) as pictures:
         yield pictures
 
 
@@ -93,7 +94,7 @@ def test_thresholds_take_turns_and_each_keeps_its_own_latencies(served: Served, 
 
 
 def test_pictures_and_thresholds_arrive_as_they_were(served: Served, workload: Workload, demo_images: Path) -> None:
-    pictures = read_letterboxed(image_files(demo_images)[:10], served.detector.input_size)
+    pictures = read_letterboxed(pictures_in(demo_images)[:10], served.detector.input_size)
     difficulties = served.difficulties(pictures)
     middle = float(np.median(difficulties))  # between two difficulties: ten pictures
     run = measure(served, find_perf_analyzer(), workload, threshold=middle)
@@ -109,7 +110,7 @@ def test_only_detectors_of_ours_are_listed(server: TritonServer) -> None:
 
 def test_a_server_that_dies_under_load_is_one_sentence(repository_folder: Path, demo_images: Path) -> None:
     with TritonServer(repository_folder) as own, Served(own.grpc_url) as connection:
-        pictures = read_letterboxed(image_files(demo_images)[:4], connection.detector.input_size)
+        pictures = read_letterboxed(pictures_in(demo_images)[:4], connection.detector.input_size)
         with Workload(pictures) as load:
             load.input_data(ALL_HARD)
             timer = threading.Timer(1.0, os.kill, (own.pid, signal.SIGKILL))
@@ -131,7 +132,7 @@ def test_ctrl_c_ends_perf_analyzer(server: TritonServer, demo_images: Path) -> N
         "    sys.stdout.write('go\\n'); sys.stdout.flush()\n"
         "    measure(served, find_perf_analyzer(), load, threshold=0.0, requests=100000)\n"
     )
-    picture = image_files(demo_images)[0]
+    picture = pictures_in(demo_images)[0]
     command = [sys.executable, "-c", code, server.grpc_url, str(picture)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
         try:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dyndet_builder.bundle.export import letterboxed, pictures_in, spread
+from dynamicdet.pictures import pictures_in, spread
+from dyndet_builder.bundle.export import letterboxed
 from dyndet_builder.bundle.manifest import STAGES
 from dyndet_builder.bundle.runner import BundleRunner, Tensors
 

@@ -9,7 +9,8 @@ import pytest
 
 import dynamicdet
 from dynamicdet.errors import InputError, ParityError
-from dyndet_builder.bundle.export import export, letterboxed, pictures_in, spread
+from dynamicdet.pictures import pictures_in, spread
+from dyndet_builder.bundle.export import export, letterboxed
 from dyndet_builder.bundle.manifest import Parity
 from dyndet_builder.bundle.parity import BARS, check_parity, measure_flips, route_flip_share
 from dyndet_builder.bundle.runner import BundleRunner

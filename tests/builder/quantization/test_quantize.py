@@ -10,7 +10,8 @@ import onnx
 import pytest
 
 from dynamicdet.errors import InputError
-from dyndet_builder.bundle.export import letterboxed, pictures_in
+from dynamicdet.pictures import pictures_in
+from dyndet_builder.bundle.export import letterboxed
 from dyndet_builder.bundle.manifest import STAGES, Bundle, read_bundle
 from dyndet_builder.bundle.runner import BundleRunner
 from dyndet_builder.cli import dyndet, run

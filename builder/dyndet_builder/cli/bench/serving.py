@@ -14,7 +14,8 @@ from dyndet_bench.comparisons.serving import MIXES, Mix, ServingRecord
 from dyndet_bench.measuring.machine import summary
 from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.repository.render import RenderOptions, shipped_warmup_image
+from dyndet_builder.demo_assets import demo_picture
+from dyndet_builder.repository.render import RenderOptions
 from dyndet_builder.serving import ServingComparison, compare_serving
 
 
@@ -55,7 +56,7 @@ def command(
     Example:
       dyndet bench serving build/demo/bundle --images benchmarks/demo/val/images --data benchmarks/demo/val
     """
-    options = RenderOptions(warmup_image=shipped_warmup_image())
+    options = RenderOptions(warmup_image=demo_picture())
     with step_bars() as show:
         result = compare_serving(
             bundle,

@@ -1,0 +1,30 @@
+"""Folders of pictures: which files in them are pictures, and some of them spread over the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from dynamicdet.errors import InputError
+from dynamicdet.images import SUFFIXES
+
+_Item = TypeVar("_Item")
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures directly inside a folder, sorted by name. Raises InputError where there are none."""
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"the folder of pictures {folder} {found}")
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not pictures:
+        raise InputError(f"{folder} holds no pictures; accepted are files ending in {', '.join(SUFFIXES)}")
+    return pictures
+
+
+def spread(items: Sequence[_Item], count: int) -> list[_Item]:
+    """At most `count` of the items, evenly over the sequence, the first among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
