@@ -9,7 +9,7 @@ from dyndet_client.settings import Connection
 
 
 def make_sender(connection: Connection) -> Sender:
-    """A connection that waits. Raises MissingExtraError where HTTP is asked for and its packages are not installed."""
+    """The sender for the address. Raises MissingExtraError if HTTP is not installed."""
     return GrpcSender(connection) if connection.address.protocol == "grpc" else HttpSender(connection)
 
 

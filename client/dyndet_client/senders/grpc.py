@@ -55,7 +55,7 @@ class AsyncGrpcSender:
     async def send(self, call: Call) -> Any:
         """Triton's answer."""
         if self._client is None:
-            import tritonclient.grpc.aio as triton_aio  # imported by who needs it alone
+            import tritonclient.grpc.aio as triton_aio  # imported only if it is used
 
             self._client = triton_aio.InferenceServerClient(**_grpc_arguments(self._connection))
         method = getattr(self._client, call.method)

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class InFlight:
-    """Calls under way in several threads that are cancelled together."""
+    """Calls in flight in several threads that are cancelled together."""
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
@@ -21,7 +21,7 @@ class InFlight:
         self._cancels: set[Callable[[], object]] = set()
 
     def cancel(self) -> None:
-        """Cancel what is under way, and all that would come."""
+        """Cancel all calls in flight and all later ones."""
         with self._lock:
             self.cancelled.set()
             cancels = list(self._cancels)
@@ -30,7 +30,7 @@ class InFlight:
 
     @contextmanager
     def holding(self, cancel: Callable[[], object]) -> Iterator[None]:
-        """While a call is under way: `cancel` ends it."""
+        """During a call: `cancel` ends it."""
         with self._lock:
             self._cancels.add(cancel)
             cancelled = self.cancelled.is_set()
@@ -47,7 +47,7 @@ class Sender(Protocol):
     """A blocking connection to a server; threads may share it."""
 
     def send(self, call: Call, in_flight: InFlight | None) -> Any:
-        """Triton's answer. Raises InferenceServerException alone."""
+        """Triton's answer. Raises only InferenceServerException."""
 
     def close(self) -> None:
         """End the connection."""
@@ -57,14 +57,14 @@ class AsyncSender(Protocol):
     """A connection to a server for one event loop."""
 
     async def send(self, call: Call) -> Any:
-        """Triton's answer. Raises InferenceServerException alone."""
+        """Triton's answer. Raises only InferenceServerException."""
 
     async def close(self) -> None:
         """End the connection."""
 
 
 def run(flow: Generator[Call, Any, T], sender: Sender, in_flight: InFlight | None = None) -> T:
-    """Make each call that the flow asks for; its result."""
+    """Make each call that the flow yields; returns its result."""
     try:
         call = next(flow)
         while True:
