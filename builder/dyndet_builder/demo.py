@@ -13,7 +13,6 @@ from dynamicdet.pictures import pictures_in, spread
 from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
-from dyndet_builder.repository.render import RenderOptions
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import Target
@@ -39,11 +38,7 @@ def demo(output: Path, *, targets: Sequence[Target], progress: Progress) -> tupl
     Raises what `build` raises.
     """
     images = demo_images()
-    options = BuildOptions(
-        rendering=RenderOptions(name="dyndet", warmup_image=images),
-        choose_topology=True,
-        effort=Effort(tolerance=TOLERANCE),
-    )
+    options = BuildOptions(effort=Effort(tolerance=TOLERANCE))
     result = build(demo_checkpoint(), output, images=images, targets=targets, options=options, progress=progress)
     chosen = spread(pictures_in(images), PICTURES)
     folder = output / "detections"

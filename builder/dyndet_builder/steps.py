@@ -1,4 +1,4 @@
-"""Remembers which steps of a build are finished, and from which inputs, so that a second run reuses them."""
+"""Runs steps and remembers what each finished one depended on, so a second run reuses what is unchanged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import InputError
@@ -18,17 +19,24 @@ _STATE = "build.json"
 _LOCK = ".lock"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a step does, beside everything that its result depends on."""
+
+    name: str
+    depends_on: Callable[[], Mapping[str, object]]
+    """asked when its turn comes, for it may look at what earlier steps left; the values must be JSON or paths"""
+    act: Callable[[], None]
+    is_whole: Callable[[], bool]
+    """whether the result of an earlier run is still there"""
+
+
 def images_digest(folder: Path) -> str:
     """SHA-256 over names and contents of the files below a folder of images."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(os.fsencode(path.relative_to(folder)) + f" {file_sha256(path)}\n".encode())
     return digest.hexdigest()
-
-
-def key_of(inputs: Mapping[str, object]) -> str:
-    """One hash of everything that a step's result depends on; the values must be JSON."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -56,7 +64,31 @@ def locked(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-class FinishedSteps:
+def run_steps(steps: Sequence[Step], folder: Path, *, fresh: bool = False) -> tuple[str, ...]:
+    """Do the steps in their order and return the names of those whose earlier result was reused.
+
+    A step is reused when it, and every step before it, depends on what it depended on when it finished, and its result
+    is whole. One that is done again takes all later ones with it. `fresh` does every step again.
+    """
+    finished = _FinishedSteps(folder)
+    reused: list[str] = []
+    key = ""
+    for number, step in enumerate(steps):
+        key = _key_of({"after": key, **step.depends_on()})
+        if not fresh and finished.done(step.name, key) and step.is_whole():
+            reused.append(step.name)
+            continue
+        finished.forget([later.name for later in steps[number:]])
+        step.act()
+        finished.finish(step.name, key)
+    return tuple(reused)
+
+
+def _key_of(inputs: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=os.fspath).encode()).hexdigest()
+
+
+class _FinishedSteps:
     """The finished steps of one build folder, kept in its `build.json`."""
 
     def __init__(self, folder: Path) -> None:
@@ -71,9 +103,11 @@ class FinishedSteps:
         """Whether this step finished with exactly these inputs."""
         return self._keys.get(step) == key
 
-    def start(self, step: str) -> None:
-        """Forget a step, because its result is about to change."""
-        if self._keys.pop(step, None) is not None:
+    def forget(self, steps: Sequence[str]) -> None:
+        """Forget steps, because their results are about to change."""
+        remaining = {step: key for step, key in self._keys.items() if step not in steps}
+        if remaining != self._keys:
+            self._keys = remaining
             self._write()
 
     def finish(self, step: str, key: str) -> None:

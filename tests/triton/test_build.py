@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from dynamicdet import create, load, save
 from dynamicdet.errors import InputError, TargetOutOfReachError
 from dyndet_builder.build import BuildOptions, build
-from dyndet_builder.bundle.export import export
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.repository.render import RenderOptions
 from dyndet_builder.steps import locked
@@ -44,7 +42,13 @@ def _build(
     output: Path, checkpoint: Path, images: Path, target: str = _HALF, *, threads: int = 0, told: set[str] | None = None
 ) -> tuple[str, ...]:
     """The steps that were reused; `told` gets the names of the steps that were done."""
-    options = BuildOptions(rendering=RenderOptions(name="dyndet", threads=threads), effort=_EFFORT)
+    options = BuildOptions(
+        topology="bls",
+        rendering=RenderOptions(threads=threads),
+        effort=_EFFORT,
+        exporter="torchscript",  # faster than the current one, which the bundle of all tests is made with
+        parity_images=4,
+    )
     steps = set() if told is None else told
     return build(
         checkpoint,
@@ -56,13 +60,8 @@ def _build(
     ).reused
 
 
-def test_a_second_run_repeats_only_what_changed(
-    small_checkpoint: Path, demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_run_repeats_only_what_changed(small_checkpoint: Path, demo_images: Path, tmp_path: Path) -> None:
     """A target out of reach repeats the calibration alone, and what was calibrated stays in force."""
-    monkeypatch.setattr(  # faster than the current exporter, which the bundle of all tests is made with
-        "dyndet_builder.build.export", functools.partial(export, exporter="torchscript", parity_images=4)
-    )
     built = tmp_path / "out"
     points = built / "model_repository" / "dyndet" / "1" / "operating_points.json"
     made, rendered, served = "export graphs", "render the repository", "start the server"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import pytest
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.build import BuildOptions, build
-from dyndet_builder.bundle.export import export
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.cli import dyndet, run
@@ -46,12 +44,6 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TritonServ
         yield server, folder
 
 
-@pytest.fixture
-def fast_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The older exporter takes a third of the time; the bundle of all tests is made with the current one."""
-    monkeypatch.setattr("dyndet_builder.build.export", partial(export, exporter="torchscript", parity_images=4))
-
-
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of somebody who may load models there."""
@@ -73,14 +65,15 @@ def test_models_are_pushed_loaded_and_replaced(there: tuple[TritonServer, Path],
     assert not list(folder.glob(".*"))
 
 
-@pytest.mark.usefixtures("fast_export")
 def test_a_build_calibrates_there_and_writes_back(
     there: tuple[TritonServer, Path], tmp_path: Path, demo_checkpoint: Path, demo_images: Path
 ) -> None:
     server, folder = there
     options = BuildOptions(
         name="demo",
-        rendering=RenderOptions(name="demo", topology="fused"),
+        exporter="torchscript",
+        parity_images=4,
+        topology="fused",
         effort=Effort(max_images=24, range_rounds=1, trial_rounds=1, verification_rounds=1, tolerance=0.5),
         remote=RemoteServer(url=server.grpc_url, models=str(folder), metrics_url=server.metrics_url),
     )
@@ -147,7 +140,6 @@ def test_engines_are_pushed_where_they_can_run(there: tuple[TritonServer, Path],
         assert pushed.is_file() == (version == "10.5.0")
 
 
-@pytest.mark.usefixtures("fast_export")
 def test_a_build_with_engines_goes_on_when_the_script_has_run_elsewhere(
     there: tuple[TritonServer, Path], tmp_path: Path, demo_checkpoint: Path, demo_images: Path
 ) -> None:
@@ -155,7 +147,9 @@ def test_a_build_with_engines_goes_on_when_the_script_has_run_elsewhere(
     server, folder = there
     options = BuildOptions(
         name="engined",
-        rendering=RenderOptions(name="engined", backend="tensorrt", gpus=(0,), max_batch=4),
+        exporter="torchscript",
+        parity_images=4,
+        rendering=RenderOptions(backend="tensorrt", gpus=(0,), max_batch=4),
         remote=RemoteServer(url=server.grpc_url, models=str(folder)),
     )
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 from rich.console import Console
 
 from dynamicdet.networks.architectures import ARCHITECTURES
-from dyndet_bench.measuring.load import Load
 from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.bundle.export import PRECISIONS
-from dyndet_builder.bundle.manifest import Precision
-from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import (
@@ -25,16 +23,80 @@ from dyndet_builder.cli.targeting import (
     metrics_url_option,
     targets_option,
 )
-from dyndet_builder.demo_assets import demo_checkpoint, demo_images, demo_picture
+from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import TOPOLOGIES
-from dyndet_builder.repository.render import RenderOptions
+from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.server.remote import RemoteServer, admin_headers
 from dyndet_builder.targets import Target
 from dyndet_client.cli.detect import read_headers
 
-_EFFORT = Effort()
-_RENDERING = RenderOptions()
+_DEFAULTS = BuildOptions()
+
+
+def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a repository is rendered with; the command gets it as one `rendering`."""
+    defaults = _DEFAULTS.rendering
+
+    @click.option("--backend", type=click.Choice(tuple(BACKENDS)), default=defaults.backend, show_default=True)
+    @click.option(
+        "--engines",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="With --backend tensorrt: folder that `dyndet engines` or its script wrote.  [default: OUTPUT/engines, "
+        "built here if TensorRT and a GPU are present]",
+    )
+    @click.option(
+        "--gpu", "gpus", type=int, multiple=True, help="Run the stages on this GPU (repeatable).  [default: CPU]"
+    )
+    @click.option(
+        "--instances", type=int, default=defaults.instances, show_default=True, help="Instances of each stage."
+    )
+    @click.option("--threads", type=int, default=defaults.threads, help="CPU threads of one instance.  [default: all]")
+    @click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG and PNG files.")
+    @functools.wraps(command)
+    def with_rendering(
+        *,
+        backend: str,
+        engines: Path | None,
+        gpus: tuple[int, ...],
+        instances: int,
+        threads: int,
+        encoded: bool,
+        **options: Any,
+    ) -> Any:
+        rendering = RenderOptions(
+            backend=backend, engines=engines, gpus=gpus, instances=instances, threads=threads, encoded=encoded
+        )
+        return command(rendering=rendering, **options)
+
+    return with_rendering
+
+
+def _remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what says which running server calibrates; the command gets it as one `remote`, None without --url."""
+
+    @click.option(
+        "--url",
+        help="gRPC address of a running server that loads the models and is calibrated.  [default: one is started]",
+    )
+    @click.option(
+        "--models",
+        help="With --url: model folder of that server, as a path on this machine, s3:// or gs://.",
+    )
+    @metrics_url_option
+    @click.option(
+        "--admin-header",
+        metavar="'NAME: VALUE'",
+        help="With --url: header that the server requires before it loads models.  [default: that of `dyndet deploy`, "
+        "with the key in DYNDET_ADMIN_KEY]",
+    )
+    @functools.wraps(command)
+    def with_remote(
+        *, url: str | None, models: str | None, metrics_url: str | None, admin_header: str | None, **options: Any
+    ) -> Any:
+        return command(remote=_remote(url, models, metrics_url, admin_header), **options)
+
+    return with_remote
 
 
 @click.command("build")
@@ -48,40 +110,26 @@ _RENDERING = RenderOptions()
     help="Folder of images like those that will be served; half calibrate, half verify.  [default: the demo's]",
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("build/dyndet"), show_default=True)
-@click.option("--name", default="dyndet", show_default=True, help="Name of the served model.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@click.option("--name", default=_DEFAULTS.name, show_default=True, help="Name of the served model.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=_DEFAULTS.precision, show_default=True)
 @click.option("--architecture", type=click.Choice(tuple(ARCHITECTURES)), help="Architecture of a published checkpoint.")
-@click.option("--max-detections", type=int, default=100, show_default=True, help="Most detections per image.")
+@click.option(
+    "--max-detections",
+    type=int,
+    default=_DEFAULTS.max_detections,
+    show_default=True,
+    help="Most detections per image.",
+)
 @click.option(
     "--topology",
     type=click.Choice(("auto", *TOPOLOGIES)),
-    default="auto",
+    default=_DEFAULTS.topology,
     show_default=True,
     help="bls: the public model calls three stage models; fused: it runs their graphs in its own process; auto: the "
     "faster of both, by measurement.",
 )
-@click.option("--instances", type=int, default=_RENDERING.instances, show_default=True, help="Instances of each stage.")
-@click.option("--threads", type=int, default=_RENDERING.threads, help="CPU threads of one instance.  [default: all]")
-@click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG and PNG files.")
-@click.option(
-    "--url", help="gRPC address of a running server that loads the models and is calibrated.  [default: one is started]"
-)
-@click.option("--models", help="With --url: model folder of that server, as a path on this machine, s3:// or gs://.")
-@metrics_url_option
-@click.option(
-    "--admin-header",
-    metavar="'NAME: VALUE'",
-    help="With --url: header that the server requires before it loads models.  [default: that of `dyndet deploy`, with "
-    "the key in DYNDET_ADMIN_KEY]",
-)
-@click.option("--backend", type=click.Choice(tuple(BACKENDS)), default=_RENDERING.backend, show_default=True)
-@click.option(
-    "--engines",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="With --backend tensorrt: folder that `dyndet engines` or its script wrote.  [default: OUTPUT/engines, built "
-    "here if TensorRT and a GPU are present]",
-)
-@click.option("--gpu", "gpus", type=int, multiple=True, help="Run the stages on this GPU (repeatable).  [default: CPU]")
+@_rendering_options
+@_remote_options
 @load_options
 @effort_options
 @click.option("--fresh", is_flag=True, help="Repeat every step, even if its inputs are unchanged.")
@@ -91,26 +139,8 @@ def command(
     checkpoint: Path | None,
     images: Path | None,
     output: Path,
-    name: str,
-    precision: Precision,
-    architecture: str | None,
-    max_detections: int,
-    topology: Literal["auto", "bls", "fused"],
-    instances: int,
-    threads: int,
-    encoded: bool,
-    url: str | None,
-    models: str | None,
-    metrics_url: str | None,
-    admin_header: str | None,
-    backend: str,
-    engines: Path | None,
-    gpus: tuple[int, ...],
-    load: Load,
-    tolerance: float | None,
-    time_budget: float,
-    fresh: bool,
     as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Build a model repository that meets a latency target: export, render, serve, calibrate and verify.
 
@@ -125,38 +155,12 @@ def command(
       dyndet-build --target-latency 50% --checkpoint dy-yolov7.pt --images photos -o build/street
       dyndet-build --target-latency 12ms --url gpu-host:8001 --models /mnt/models --backend tensorrt --gpu 0
     """
-    images = demo_images() if images is None else images
-    remote = _remote(url, models, metrics_url, admin_header)
-    # Both topologies are measured on the embedded server, whose speed says nothing about another one's.
-    choose = topology == "auto" and remote is None and BACKENDS[backend].fused and not gpus
-    options = BuildOptions(
-        name=name,
-        precision=precision,
-        architecture=architecture,
-        max_detections=max_detections,
-        rendering=replace(
-            _RENDERING,
-            name=name,
-            topology="bls" if topology == "auto" else topology,
-            backend=backend,
-            engines=engines,
-            gpus=gpus,
-            instances=instances,
-            threads=threads,
-            encoded=encoded,
-            warmup_image=_first_of(images),
-        ),
-        choose_topology=choose,
-        remote=remote,
-        load=load,
-        effort=replace(_EFFORT, tolerance=tolerance, time_budget_s=60 * time_budget),
-        fresh=fresh,
-    )
+    options = BuildOptions(**chosen)
     with step_bars() as show:
         result = build(
             demo_checkpoint() if checkpoint is None else checkpoint,
             output,
-            images=images,
+            images=demo_images() if images is None else images,
             targets=targets,
             options=options,
             progress=show,
@@ -168,19 +172,14 @@ def command(
     if result.reused:
         console.print(f"Reused because unchanged: {', '.join(result.reused)}.")
     show_measured(console, result.points, result.evidence)
-    if remote is None:
-        console.print(
-            f"The repository is {result.repository}. Next:\n"
-            f"  dyndet serve {result.repository} --grpc-port 8001\n"
-            f"  dyndet detect PICTURE... --url 127.0.0.1:8001 --model {result.model}",
-            soft_wrap=True,
-        )
+    url = "127.0.0.1:8001"
+    if options.remote is None:
+        console.print(f"The repository is {result.repository}. Next:", soft_wrap=True)
+        console.print(f"  dyndet serve {result.repository} --grpc-port 8001", soft_wrap=True)
     else:
-        console.print(
-            f"The repository is {result.repository}; {remote.url} serves it. Next:\n"
-            f"  dyndet detect PICTURE... --url {remote.url} --model {result.model}",
-            soft_wrap=True,
-        )
+        url = options.remote.url
+        console.print(f"The repository is {result.repository}; {url} serves it. Next:", soft_wrap=True)
+    console.print(f"  dyndet detect PICTURE... --url {url} --model {result.model}", soft_wrap=True)
 
 
 def _remote(
@@ -195,11 +194,6 @@ def _remote(
         return None
     headers = admin_headers() if admin_header is None else read_headers([admin_header])
     return RemoteServer(url=url, models=models, metrics_url=metrics_url, admin_headers=headers)
-
-
-def _first_of(images: Path) -> Path | None:
-    """A picture that warms the stages: from the folder that calibrates, else the demo's."""
-    return images if images.is_dir() and any(images.iterdir()) else demo_picture()
 
 
 def as_record(result: BuildResult) -> dict[str, object]:

@@ -79,8 +79,7 @@ def command(
     max_images: int,
     requests: int | None,
     rounds: int,
-    tolerance: float | None,
-    time_budget: float,
+    effort: Effort,
     measurements: Path | None,
     fresh: bool,
     as_json: bool,
@@ -99,14 +98,12 @@ def command(
       dyndet calibrate --target-latency p95:15ms,p99:20ms --request-rate 40 --images photos
     """
     effort = replace(
-        _EFFORT,
+        effort,
         max_images=max_images,
         requests_per_run=requests,
         range_rounds=min(rounds, _EFFORT.range_rounds),
         trial_rounds=min(rounds, _EFFORT.trial_rounds),
         verification_rounds=rounds,
-        tolerance=tolerance,
-        time_budget_s=60 * time_budget,
     )
     with step_bars() as show:
         result = calibrate(

@@ -60,16 +60,22 @@ def load_options(command: Command) -> Command:
 
 
 def effort_options(command: Command) -> Command:
-    """Add --tolerance and --time-budget (minutes)."""
-    command = click.option(
+    """Add --tolerance and --time-budget (minutes); the command gets them as one `effort`."""
+
+    @click.option(
+        "--tolerance",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="Largest accepted relative difference from a target.  [default: 0.03, for percentiles 0.08]",
+    )
+    @click.option(
         "--time-budget",
         type=click.FloatRange(0),
         default=_EFFORT.time_budget_s / 60,
         show_default=True,
         help="Minutes after which a verification stops, however noisy it is.",
-    )(command)
-    return click.option(
-        "--tolerance",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        help="Largest accepted relative error of a target.  [default: 0.03, for percentiles 0.08]",
-    )(command)
+    )
+    @functools.wraps(command)
+    def with_effort(*, tolerance: float | None, time_budget: float, **options: Any) -> Any:
+        return command(effort=Effort(tolerance=tolerance, time_budget_s=60 * time_budget), **options)
+
+    return with_effort

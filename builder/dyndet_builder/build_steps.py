@@ -1,0 +1,211 @@
+"""The steps of a build, in their order: what each depends on, beside what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from dynamicdet.aliases import Progress, silent
+from dynamicdet.errors import InputError, ServerError
+from dyndet_bench.measuring.machine import describe_machine, describe_versions
+from dyndet_builder.build_options import BuildOptions
+from dyndet_builder.bundle.export import export
+from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle.manifest import file_sha256, read_bundle
+from dyndet_builder.calibration.calibrate import calibrate
+from dyndet_builder.calibration.topology import choose_topology
+from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
+from dyndet_builder.engines.record import gpus_here
+from dyndet_builder.operating_points import OperatingPoints, points_file, read_operating_points
+from dyndet_builder.repository.backends import BACKENDS
+from dyndet_builder.repository.engines import engines_fit, provide_engines
+from dyndet_builder.repository.options import RenderOptions
+from dyndet_builder.repository.render import render
+from dyndet_builder.server.options import ServerOptions
+from dyndet_builder.server.remote import RemoteServer
+from dyndet_builder.server.triton import TritonServer
+from dyndet_builder.steps import Step, images_digest
+from dyndet_builder.targets import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One build: what goes in, how, and where its results lie below `output`."""
+
+    checkpoint: Path
+    output: Path
+    images: Path
+    targets: Sequence[Target]
+    options: BuildOptions
+    progress: Progress = silent
+
+    @property
+    def bundle(self) -> Path:
+        """Folder of the exported stages."""
+        return self.output / "bundle"
+
+    @property
+    def repository(self) -> Path:
+        """Folder that Triton serves."""
+        return self.output / "model_repository"
+
+    @cached_property
+    def rendering(self) -> RenderOptions:
+        """How the repository is rendered; its topology is a guess where it is measured."""
+        return self.options.rendering_with(self.images, engines=self.output / "engines")
+
+    def operating_points(self) -> OperatingPoints | None:
+        """The repository's; None where there are none that can be read."""
+        try:
+            return read_operating_points(points_file(self.repository, self.options.name))
+        except InputError:
+            return None
+
+    def calibrated(self) -> OperatingPoints | None:
+        """The operating points, if those of all targets are among them and the first is the default."""
+        points = self.operating_points()
+        if points is None or points.evidence is None or points.default != self.targets[0].text:
+            return None
+        return points if all(target.text in points.points for target in self.targets) else None
+
+
+def steps_of(job: Job) -> tuple[Step, ...]:
+    """Export, engines where the build provides them, render, calibrate."""
+    folder = job.rendering.engines
+    engines = () if folder is None or job.options.rendering.engines is not None else (_engines(job, folder),)
+    return (_export(job), *engines, _render(job), _calibrate(job))
+
+
+def _export(job: Job) -> Step:
+    options = job.options
+
+    def depends_on() -> Mapping[str, object]:
+        return {
+            "checkpoint": file_sha256(job.checkpoint) if job.checkpoint.is_file() else "",
+            "images": images_digest(job.images),
+            "options": [options.name, options.precision, options.architecture, options.max_detections],
+            "proof": [options.exporter, options.parity_images],
+            "versions": describe_versions(),
+        }
+
+    def act() -> None:
+        export(
+            job.checkpoint,
+            job.bundle,
+            images=job.images,
+            precision=options.precision,
+            name=options.name,
+            architecture=options.architecture,
+            max_detections=options.max_detections,
+            parity_images=options.parity_images,
+            exporter=options.exporter,
+            progress=job.progress,
+        )
+
+    def is_whole() -> bool:
+        try:
+            read_bundle(job.bundle)
+        except InputError:
+            return False
+        return True
+
+    return Step(name="export", depends_on=depends_on, act=act, is_whole=is_whole)
+
+
+def _engines(job: Job, folder: Path) -> Step:
+    """Engines are bound to the GPUs that they were built on."""
+
+    def depends_on() -> Mapping[str, object]:
+        return {"bundle": file_sha256(job.bundle / BUNDLE_FILE), "gpus": [str(gpu) for gpu in gpus_here()]}
+
+    return Step(
+        name="engines",
+        depends_on=depends_on,
+        act=lambda: provide_engines(job.bundle, folder, job.rendering, job.progress),
+        is_whole=lambda: engines_fit(job.bundle, folder, job.rendering),
+    )
+
+
+def _render(job: Job) -> Step:
+    """A topology that is measured is the faster one on this machine at this load, so both count."""
+    options, rendering = job.options, job.rendering
+
+    def depends_on() -> Mapping[str, object]:
+        engines = None if rendering.engines is None else rendering.engines / ENGINES_FILE
+        measured = {"load": str(options.load), "machine": describe_machine()}
+        return {
+            "bundle": file_sha256(job.bundle / BUNDLE_FILE),
+            "engines": file_sha256(engines) if engines is not None and engines.is_file() else None,
+            "options": asdict(rendering),
+            "topology": measured if options.measures_topology else "given",
+        }
+
+    def act() -> None:
+        choice = None
+        if options.measures_topology:
+            choice = choose_topology(job.bundle, job.images, rendering, load=options.load, progress=job.progress)
+        job.progress("render the repository", 0, 1)
+        chosen = rendering if choice is None else replace(rendering, topology=choice.topology)
+        render(job.bundle, job.repository, chosen, chosen_by=None if choice is None else asdict(choice))
+        job.progress("render the repository", 1, 1)
+
+    return Step(name="render", depends_on=depends_on, act=act, is_whole=lambda: job.operating_points() is not None)
+
+
+def _calibrate(job: Job) -> Step:
+    options, remote = job.options, job.options.remote
+
+    def depends_on() -> Mapping[str, object]:
+        return {
+            "targets": [target.text for target in job.targets],
+            "load": str(options.load),
+            "effort": asdict(options.effort),
+            "machine": describe_machine(),
+            "server": None if remote is None else [remote.url, remote.models, remote.metrics_url],
+        }
+
+    return Step(
+        name="calibrate",
+        depends_on=depends_on,
+        act=lambda: _calibrate_here(job) if remote is None else _calibrate_there(job, remote),
+        is_whole=lambda: job.calibrated() is not None,
+    )
+
+
+def _calibrate_there(job: Job, remote: RemoteServer) -> None:
+    job.progress("load the models on the server", 0, 1)
+    remote.deploy(job.repository, job.options.name)
+    job.progress("load the models on the server", 1, 1)
+    _calibrate_at(job, remote.url, remote.metrics_url)
+    remote.update_points(job.repository, job.options.name)
+
+
+def _calibrate_here(job: Job) -> None:
+    if not BACKENDS[job.rendering.backend].embedded:
+        raise ServerError(
+            f"the embedded server has no backend {job.rendering.backend}; serve {job.repository} with NVIDIA's image "
+            f"(`dyndet serve {job.repository} --docker` prints how) and run `dyndet calibrate --repository "
+            f"{job.repository}` there, or build with --url and --models"
+        )
+    job.progress("start the server", 0, 1)
+    with TritonServer(job.repository, ServerOptions(log_file=job.output / "server.log")) as server:
+        job.progress("start the server", 1, 1)
+        _calibrate_at(job, server.grpc_url, server.metrics_url)
+
+
+def _calibrate_at(job: Job, url: str, metrics_url: str | None) -> None:
+    calibrate(
+        url,
+        images=job.images,
+        targets=job.targets,
+        model=job.options.name,
+        repository=job.repository,
+        metrics_url=metrics_url,
+        load=job.options.load,
+        effort=job.options.effort,
+        measurements=job.output / "measurements",
+        fresh=job.options.fresh,
+        progress=job.progress,
+    )
