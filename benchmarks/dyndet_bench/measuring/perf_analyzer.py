@@ -25,11 +25,11 @@ _LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """When a perf_analyzer counts as hung: it wakes up once a second, to no effect."""
+    """When a perf_analyzer counts as hung: once a second it wakes up, and sleeps on."""
 
-    look_s: float = 1.0
-    """from one look at it to the next"""
-    rest_s: float = 5.0
+    look_s: float = 0.7
+    """from one look at it to the next; not a second, or all looks may find it awake"""
+    rest_s: float = 4.0
     """that it must have done nothing else"""
 
 

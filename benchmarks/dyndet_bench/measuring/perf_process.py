@@ -69,8 +69,8 @@ def run_process(
             if process.poll() is None:  # also on Ctrl-C
                 _kill(process.pid)
     said = output.decode(errors="replace")
-    if _FOUND_NONE.search(said):
-        raise LostRequestsError(f"perf_analyzer found no requests when it measured {what}")
+    if found_none := _FOUND_NONE.search(said):
+        raise LostRequestsError(f"perf_analyzer could not measure {what}: {found_none[1]}")
     # A run whose requests failed can end with status 0, and says so in its output alone.
     if process.returncode != 0 or re.search(r"^\s*(error|failed)\b", said, flags=re.IGNORECASE | re.MULTILINE):
         raise _failure(said, process.returncode, what, check_alive)
@@ -99,14 +99,16 @@ class _Watch:
     def __init__(self, pid: int, patience: Patience) -> None:
         self._pid = pid
         self._patience = patience
+        self._program: int | None = None
         self._first: _Look | None = None
         """of those that saw nothing else since"""
 
     def is_hung(self, said: bytes) -> bool:
         """Look at the process, which has printed this so far."""
-        measures = _MEASURES.search(said) is not None and _MEASURED.search(said) is None
-        now = _look(_program(self._pid)) if measures else None
-        first = self._first
+        now, first = None, self._first
+        if _MEASURES.search(said) and not _MEASURED.search(said):
+            self._program = self._program or _program(self._pid)
+            now = _look(self._program)
         if now is None or first is None or now.cpu_s - first.cpu_s > _BUSY_SHARE * (now.at - first.at):
             self._first = now
             return False
