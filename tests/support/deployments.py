@@ -36,10 +36,21 @@ EASY_SHARE = 0.7
 def render_kinds(folder: Path) -> dict[str, Path]:
     """A repository of each kind."""
     bundle = write_toy_bundle(folder / "bundle")
-    found = {kind: render(bundle, folder / kind, options) for kind, options in KINDS.items()}
-    for note in found["tensorrt"].glob("*/1/PUT_MODEL_PLAN_HERE.txt"):
-        note.with_name("model.plan").write_bytes(b"an engine, for as far as files go")
-    return found
+    return {kind: render_to_serve(bundle, folder / kind, options) for kind, options in KINDS.items()}
+
+
+def render_to_serve(bundle: Path, folder: Path, options: RenderOptions) -> Path:
+    """A repository whose engines, where it needs some, are there as far as files go."""
+    repository = render(bundle, folder, options)
+    for note in repository.glob("*/1/PUT_MODEL_PLAN_HERE.txt"):
+        note.with_name("model.plan").write_bytes(b"an engine, as far as files go")
+    return repository
+
+
+def installed_by(text: str) -> set[str]:
+    """The packages that a line of a Dockerfile or of a shell installs with pip."""
+    lines = [line.partition("&&")[0] for line in text.splitlines() if "pip install" in line]
+    return {word for line in lines for word in line.partition("pip install")[2].split() if not word.startswith("-")}
 
 
 def documents(folder: Path, name: str) -> list[Any]:

@@ -15,11 +15,11 @@ from dyndet_builder.build import BuildOptions, build
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.deployment.server import ADMIN_HEADER, ADMIN_VARIABLE, RESTRICTED
+from dyndet_builder.deployment.values import RESTRICTED
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
-from dyndet_builder.server.remote import RemoteServer
+from dyndet_builder.server.remote import ADMIN_HEADER, ADMIN_VARIABLE, RemoteServer
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import parse_targets
 from dyndet_client import Detector

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -15,8 +16,9 @@ import psutil
 import pytest
 
 from dynamicdet.errors import InputError, ServerError
+from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import ServerOptions
-from dyndet_builder.server.triton import TritonServer
+from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
 
 _DYNDET = Path(sys.executable).parent / "dyndet"
 _DOUBLE = """
@@ -206,6 +208,20 @@ def test_serve_prints_the_docker_command(repository_folder: Path) -> None:
     assert "-p 127.0.0.1:9001:8001" in printed
     assert f"-v {repository_folder.resolve()}:/models:ro" in printed
     assert "onnxruntime" in printed
+
+
+def test_the_real_server_takes_the_flags_of_an_empty_gpu_server(tmp_path: Path) -> None:
+    command = docker_command(tmp_path, ports=DEFAULT_PORTS, model_control="explicit", gpus=(0,))
+    flags = shlex.split(command[-1].partition("exec tritonserver ")[2])
+    ours = [flag for flag in flags if not flag.startswith(("--model-repository", "--model-control"))]
+    options = ServerOptions(model_control="explicit", warm_up=False, extra_arguments=tuple(ours))
+    with TritonServer(tmp_path, options) as server:
+        told = [
+            line.split("|")[1:3] for line in server.log_file.read_text().splitlines() if "memory_pool_byte_size" in line
+        ]
+    pools = {name.strip(): value.strip() for name, value in told}
+    sizes = [flag.rpartition(":")[2].rpartition("=")[2] for flag in ours if "pool" in flag]
+    assert [pools["cuda_memory_pool_byte_size{0}"], pools["pinned_memory_pool_byte_size"]] == sizes
 
 
 def _wait_until(condition: object, seconds: float = 60.0) -> None:

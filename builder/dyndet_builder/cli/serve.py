@@ -48,6 +48,14 @@ _POLL_S = 0.3
     "an empty folder.",
 )
 @click.option("--docker", is_flag=True, help="Print a docker command for NVIDIA's image, and start nothing.")
+@click.option(
+    "--gpu",
+    "gpus",
+    type=click.IntRange(0),
+    multiple=True,
+    help="With --docker: prepare the server for models on this GPU (repeatable).  [default: the GPUs that the models "
+    "name; with --model-control explicit, all GPUs of this machine]",
+)
 def command(
     repository: Path,
     http_port: int | None,
@@ -58,6 +66,7 @@ def command(
     log_verbose: int,
     model_control: ModelControl,
     docker: bool,
+    gpus: tuple[int, ...],
 ) -> None:
     """Serve a model repository on this machine with the embedded Triton server until Ctrl-C.
 
@@ -69,12 +78,16 @@ def command(
       dyndet serve build/models
       dyndet serve build/models --grpc-port 9001 --log-file server.log
       dyndet serve build/models --docker
+      dyndet serve /mnt/models --docker --model-control explicit --gpu 0
     """
     given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
     if docker:
         ports = {kind: port or DEFAULT_PORTS[kind] for kind, port in given.items()}
-        click.echo(shlex.join(docker_command(repository, ports=ports, host=host, model_control=model_control)))
+        words = docker_command(repository, ports=ports, host=host, model_control=model_control, gpus=gpus)
+        click.echo(shlex.join(words))
         return
+    if gpus:
+        raise click.UsageError("--gpu belongs to --docker: the embedded server uses the GPUs that its models name")
     stop = threading.Event()
 
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.statistic import THROUGHPUT
-from dyndet_builder.server.docker import IMAGE
+from dyndet_builder.pins import IMAGE, RELEASE
 from dyndet_builder.targets import Target, parse_target
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # a Service's; leaves room for suffixes
@@ -67,7 +67,7 @@ class DeployOptions:
             ("name", _NAME, "lower-case letters, digits and '-', at most 40, such as street"),
             ("base_image", _IMAGE, f"an image, such as {IMAGE}"),
             ("image", _IMAGE, "an image, such as registry.example/street:1"),
-            ("triton_version", _VERSION, "a release, such as 24.10"),
+            ("triton_version", _VERSION, f"a release, such as {RELEASE}"),
             ("gpu_resource", _RESOURCE, "an extended resource, such as nvidia.com/gpu"),
             ("cpu", _QUANTITY, "a quantity, such as 4 or 500m"),
             ("memory", _QUANTITY, "a quantity, such as 8Gi"),
@@ -118,6 +118,3 @@ class DeployOptions:
         match = _VERSION.fullmatch(self.triton_version) if self.triton_version else None
         match = match or re.search(rf":{_VERSION.pattern}(-|$|@)", self.base_image)
         return None if match is None else (int(match[1]), int(match[2]))
-
-
-OPTION_NAMES = tuple(field.name for field in fields(DeployOptions))

@@ -10,22 +10,19 @@ from pathlib import Path
 from dynamicdet.errors import InputError
 from dyndet_builder.deployment.alerts import queue_target_ms
 from dyndet_builder.deployment.options import DeployOptions
-from dyndet_builder.deployment.server import (
-    ADMIN_HEADER,
-    ADMIN_VARIABLE,
-    MODELS,
-    packages,
-    restricted_endpoints,
-    server_arguments,
-)
 from dyndet_builder.engines.record import Target, check_engines, tensorrt_of
+from dyndet_builder.pins import GRAFANA_IMAGE, PROMETHEUS_IMAGE, RELEASE, packages
 from dyndet_builder.repository.rendered import Rendered
+from dyndet_builder.server.remote import ADMIN_HEADER, ADMIN_VARIABLE
 
-KSERVE_MODELS = "/mnt/models"
-"""where KServe's storage initializer puts them"""
+RESTRICTED = ("model-repository", "logging", "trace")
+"""endpoints that no client needs; health, metadata, configuration, statistics and inference stay open"""
 
-_PROMETHEUS_IMAGE = "prom/prometheus:v2.53.5"
-_GRAFANA_IMAGE = "grafana/grafana:11.4.0"
+_MODELS = "/models"
+_KSERVE_MODELS = "/mnt/models"  # where KServe's storage initializer puts them
+_CLIENT_SHM_SINCE = (26, 5)
+_KEY_IN_POD = f"$({ADMIN_VARIABLE})"
+_KEY_IN_SHELL = f"${{{ADMIN_VARIABLE}:?is not set}}"
 _PRE_STOP_S = 5  # until every node's load balancing has heard that the pod goes
 _PROBE_S = 5
 _STARTUP_S, _STARTUP_WITH_ENGINES_S = 180, 1200
@@ -104,7 +101,7 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
     shm_mib = deployed.memory.shared_memory >> 20
     startup_s = options.startup_s or (_STARTUP_WITH_ENGINES_S if deployed.builds_engines else _STARTUP_S)
     in_image = options.storage == "image"
-    in_pod = server_arguments(deployed, options, admin_key=f"$({ADMIN_VARIABLE})")
+    in_pod = _server_arguments(deployed, options)
     # Relative, so that the folders can be moved together; resolved, since `..` after a link leads elsewhere.
     repository, folder = deployed.folder.resolve(), output.resolve()
     return Values(
@@ -113,13 +110,18 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
         bundle_sha256=deployed.bundle_sha256,
         base_image=options.base_image,
         image=options.image or f"{name}:{deployed.bundle_sha256[:12]}",
-        packages=packages(deployed),
+        packages=packages(
+            onnx_in_python=deployed.runs_onnx_in_python,
+            gpus=bool(deployed.gpus),
+            bls=deployed.calls_stages,
+            pictures=deployed.decodes_pictures,
+        ),
         arguments=in_pod,
-        kserve_arguments=in_pod if in_image else (f"--model-repository={KSERVE_MODELS}", *in_pod[1:]),
-        shell_command=_shell_command(server_arguments(deployed, options, admin_key=_IN_SHELL)),
+        kserve_arguments=in_pod if in_image else (f"--model-repository={_KSERVE_MODELS}", *in_pod[1:]),
+        shell_command=_shell_command(in_pod),
         build_context=os.path.relpath(repository, folder),
         dockerfile_from_context=os.path.relpath(folder / "Dockerfile", repository),
-        models_folder=MODELS,
+        models_folder=_MODELS,
         models_in_image=in_image,
         mounts_models=bool(claim),
         storage_uri="" if in_image else options.storage,
@@ -131,7 +133,7 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
         admin_secret=options.admin_secret or f"{name}-admin",
         admin_variable=ADMIN_VARIABLE,
         admin_header=ADMIN_HEADER,
-        restricted=restricted_endpoints(options),
+        restricted=_restricted(options),
         client_shared_memory=options.client_shared_memory,
         shm_mib=shm_mib,
         cpu=options.cpu,
@@ -158,8 +160,8 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
         selector={"app.kubernetes.io/name": "dyndet", "app.kubernetes.io/instance": name},
         scrape_interval_s=options.scrape_interval_s,
         metrics_targets=options.metrics_targets or (f"{name}:8002",),
-        prometheus_image=_PROMETHEUS_IMAGE,
-        grafana_image=_GRAFANA_IMAGE,
+        prometheus_image=PROMETHEUS_IMAGE,
+        grafana_image=GRAFANA_IMAGE,
         dashboard_uid=f"dyndet-{name}"[:40],
     )
 
@@ -197,17 +199,62 @@ def notes(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
     return tuple(found)
 
 
-_IN_SHELL = f"${{{ADMIN_VARIABLE}:?is not set}}"
+def _server_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
+    """The flags of tritonserver in a pod; the first one names the repository.
+
+    Raises InputError if clients may use shared memory and the base image's release is unknown.
+    """
+    repository = options.storage if options.bucket else _MODELS
+    restricted = ",".join(_restricted(options))
+    return (
+        f"--model-repository={repository}",
+        f"--exit-timeout-secs={options.exit_timeout_s}",
+        *_metrics_arguments(deployed, options),
+        *deployed.memory.arguments(deployed.gpus),
+        *deployed.engine_arguments,
+        f"--http-restricted-api={restricted}:{ADMIN_HEADER}={_KEY_IN_POD}",
+        f"--grpc-restricted-protocol={restricted}:{ADMIN_HEADER}={_KEY_IN_POD}",
+        *_client_shared_memory(options),
+    )
+
+
+def _restricted(options: DeployOptions) -> tuple[str, ...]:
+    """Endpoints that ask for the admin key, as Triton calls them."""
+    return RESTRICTED if options.client_shared_memory else (*RESTRICTED, "shared-memory")
+
+
+def _metrics_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
+    """Percentiles of requests with their queue: Triton 2.51 has only summaries of them, and only on request."""
+    levels = {0.5, 0.9, 0.95, 0.99}
+    promised = options.promised()
+    names = [point.statistic for point in deployed.points.points.values()]
+    for statistic in (*names, None if promised is None else promised.statistic.name):
+        if statistic is not None and statistic.startswith("p"):
+            levels.add(float(statistic[1:]) / 100)
+    quantiles = ",".join(f"{level:.6g}:{min(0.01, (1 - level) / 10):.2g}" for level in sorted(levels))
+    return ("--metrics-config=summary_latencies=true", f"--metrics-config=summary_quantiles={quantiles}")
+
+
+def _client_shared_memory(options: DeployOptions) -> tuple[str, ...]:
+    if not options.client_shared_memory:
+        return ()
+    release = options.release()
+    if release is None:
+        raise InputError(
+            f"the tag of {options.base_image} names no release, and shared memory of clients needs a flag from Triton "
+            f"26.05 on; give --triton-version, such as {RELEASE}"
+        )
+    return ("--allow-client-shm=true",) if release >= _CLIENT_SHM_SINCE else ()
 
 
 def _shell_command(arguments: tuple[str, ...]) -> str:
-    """What /bin/sh runs; it expands nothing in the flags but the admin key."""
+    """What /bin/sh runs, from a pod's flags; the shell expands nothing in them but the admin key."""
     words = []
     for argument in arguments:
-        plain, variable, _ = argument.partition(_IN_SHELL)
+        plain, key, _ = argument.partition(_KEY_IN_POD)
         if re.search(r"[\"$`\\]", plain):  # options are checked to hold none
             raise InputError(f"the flag {argument!r} cannot be written into a Dockerfile")
-        words.append(f'"{plain}{variable}"')
+        words.append(f'"{plain}{_KEY_IN_SHELL if key else ""}"')
     return " ".join(["exec tritonserver", *words, '"$@"'])
 
 

@@ -11,13 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dynamicdet.errors import InputError, MissingExtraError
 from dyndet_bench.measuring.machine import query_gpus
 from dyndet_builder.bundle.manifest import STAGES, Bundle, Precision, StageName, file_sha256
+from dyndet_builder.pins import RELEASE, SERVER_VERSION, TENSORRT
 
 FILE_NAME = "engines.json"
 PLAN = "model.plan"
 HardwareCompatibility = Literal["none", "ampere+", "same-compute-capability"]
 Builder = Literal["tensorrt", "tensorrt_rtx_bindings"]
 
-_TENSORRT = {"24.10": "10.5.0", "2.51.0": "10.5.0"}
+VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
+"""flag with which Triton takes engines of another TensorRT than its own"""
+
+_TENSORRT = {RELEASE: TENSORRT, SERVER_VERSION: TENSORRT}
 """TensorRT inside the Triton image that dyndet is tested with, by the image's release and the server's version"""
 
 
@@ -167,7 +171,7 @@ def tensorrt_of(version: str) -> str | None:
 def version_arguments(engines: Engines | None) -> tuple[str, ...]:
     """The flag that Triton needs to run engines of another TensorRT than its own."""
     compatible = engines is not None and engines.version_compatible
-    return ("--backend-config=tensorrt,version-compatible=true",) if compatible else ()
+    return (VERSION_COMPATIBLE,) if compatible else ()
 
 
 def _check_plans(repository: Path) -> None:

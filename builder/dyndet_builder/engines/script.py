@@ -10,7 +10,7 @@ from typing import Any
 from dyndet_builder.bundle.manifest import Bundle, Stage, StageName
 from dyndet_builder.engines.options import EngineOptions, profile_of
 from dyndet_builder.engines.record import Profile
-from dyndet_builder.server.docker import IMAGE
+from dyndet_builder.pins import IMAGE
 from dyndet_builder.templates import TEMPLATES, fill
 
 _TEMPLATES = TEMPLATES / "engines"

@@ -15,6 +15,8 @@ DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")
 
 DETECTOR_PARAMETER = "dyndet_detector"
 """parameter of a model that takes picture files: the detector that it asks"""
+TOPOLOGY_PARAMETER = "dyndet_topology"
+"""parameter of a public model: its topology"""
 
 DATA_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float16": "TYPE_FP16", "float32": "TYPE_FP32"}
 """Triton's names of a bundle's types"""

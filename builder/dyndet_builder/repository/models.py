@@ -17,6 +17,7 @@ from dyndet_builder.repository.config import (
     DETECTION_OUTPUTS,
     DIFFICULTY,
     IMAGE,
+    TOPOLOGY_PARAMETER,
     Model,
     ModelTensor,
     PublicModel,
@@ -65,7 +66,7 @@ def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha25
             "dyndet_input_size": str(side),
             "dyndet_version": importlib.metadata.version("dyndet"),
             "dyndet_bundle_sha256": bundle_sha256,
-            "dyndet_topology": options.topology,
+            TOPOLOGY_PARAMETER: options.topology,
         },
         stages=() if fused else tuple(_stage_model(bundle, stage, name, options) for stage in bundle.stages),
     )

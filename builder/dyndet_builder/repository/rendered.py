@@ -19,7 +19,7 @@ from dyndet_builder.bundle.manifest import STAGES, Bundle, file_sha256, read_man
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import Engines, read_record, version_arguments
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, points_file, read_operating_points
-from dyndet_builder.repository.config import DETECTOR_PARAMETER
+from dyndet_builder.repository.config import DETECTOR_PARAMETER, TOPOLOGY_PARAMETER
 from dyndet_builder.repository.memory import MemoryNeeds, memory_needs
 from dyndet_builder.repository.options import RenderOptions
 
@@ -95,6 +95,12 @@ class Repository:
         return any(self.folder.glob("*/1/pictures.py"))
 
     @property
+    def calls_stages(self) -> bool:
+        """Whether a public model calls stage models (topology `bls`)."""
+        named = (one.parameters[TOPOLOGY_PARAMETER] for one in self.configs if TOPOLOGY_PARAMETER in one.parameters)
+        return any(topology.string_value == "bls" for topology in named)
+
+    @property
     def python_instances(self) -> int:
         """Processes that Triton's Python backend starts."""
         return sum(
@@ -137,11 +143,6 @@ class Rendered(Repository):
             path = self.folder / MARKER_FILE
             reason = f"{path}: {error}" if isinstance(error, InputError) else _damaged(path)
             raise _not_ours(self.folder, reason) from error
-
-    @property
-    def passes_gpu_features(self) -> bool:
-        """Whether the public model passes features from stage to stage in a GPU's memory."""
-        return bool(self.gpus) and self.written_options.get("topology", "bls") == "bls"
 
     @property
     def all_cores(self) -> bool:

@@ -3,54 +3,92 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from dyndet_builder.engines.record import check_engines_here
-from dyndet_builder.repository.rendered import read_repository
+from dynamicdet.errors import InputError
+from dyndet_builder.engines.record import VERSION_COMPATIBLE, check_engines_here, gpus_here
+from dyndet_builder.pins import IMAGE, packages
+from dyndet_builder.repository.backends import ENGINE_CACHE
+from dyndet_builder.repository.memory import MemoryNeeds
+from dyndet_builder.repository.rendered import Repository, read_repository
 from dyndet_builder.server.triton import DEFAULT_PORTS
 
-IMAGE = "nvcr.io/nvidia/tritonserver:24.10-py3"
-"""The release that the embedded server (2.51.0) comes from: the one that dyndet is tested with."""
-
-ONNXRUNTIME = "1.23.2"
-CUPY = "cupy-cuda12x==13.6.0"
-"""Releases that the image's Python and CUDA can have."""
-
-_SERVE = "exec tritonserver --model-repository=/models"
-# What models need and the image lacks: stages of the `python` backend, and variants that take picture files.
-_INSTALL = "pip install --quiet 'numpy<2'"
+_MIB = 1 << 20
+# An explicit server has at least this, whatever is loaded later. The pools, which a GPU and the host reserve, hold what
+# the largest published network asks for in half precision. /dev/shm, which is only a limit, has room for it in single
+# precision, too. Both are for full batches of the default rendering.
+_EXPLICIT_CUDA_POOL, _EXPLICIT_PINNED_POOL, _EXPLICIT_SHARED_MEMORY = 2048 * _MIB, 1280 * _MIB, 8192 * _MIB
 
 
 def docker_command(
-    repository: Path, *, ports: Mapping[str, int], host: str = "127.0.0.1", model_control: str = "none"
+    repository: Path,
+    *,
+    ports: Mapping[str, int],
+    host: str = "127.0.0.1",
+    model_control: str = "none",
+    gpus: Collection[int] = (),
 ) -> list[str]:
-    """Words of the command. The repository is mounted read-only; what is changed in it on the host shows inside.
+    """Words of the command. The repository is mounted read-only; changes on the host are visible in the container.
 
-    With the model control `explicit` it may be empty: the server then has what any model pushed there needs.
+    With the model control `explicit`, the repository may be empty: the server has everything that a model loaded later
+    may need, on the GPUs `gpus` or, without them, on those that its models name and all of this machine.
 
-    Raises InputError where the folder is no repository, or its engines do not run on this machine's GPUs (where it has
-    any) or with the TensorRT of the image.
+    Raises InputError if the folder is no repository, `gpus` are not those of its models, or its engines run neither on
+    this machine's GPUs (if it has any) nor with the image's TensorRT.
     """
-    contents = read_repository(repository, explicit=model_control == "explicit")
+    explicit = model_control == "explicit"
+    contents = read_repository(repository, explicit=explicit)
     check_engines_here(repository, IMAGE)
-    needs_onnxruntime = contents.is_empty or contents.runs_onnx_in_python
-    decodes = contents.is_empty or contents.decodes_pictures
-    gpus = contents.gpus
-    # cupy: features stay in the GPU's memory
-    onnxruntime = f"onnxruntime-gpu=={ONNXRUNTIME} {CUPY}" if gpus else f"onnxruntime=={ONNXRUNTIME}"
-    packages = " ".join([onnxruntime] * needs_onnxruntime + ["pillow simplejpeg"] * decodes)
-    needs = contents.memory
-    arguments = [*needs.arguments(gpus), *contents.engine_arguments]
-    if model_control != "none":
-        arguments.append(f"--model-control-mode={model_control}")
-    serve = " ".join([_SERVE, *arguments])
-    command = ["docker", "run", "--rm", "--init", f"--shm-size={needs.shared_memory >> 20}m"]
-    if gpus or shutil.which("nvidia-smi") is not None:
+    used = _gpus(contents, gpus, explicit=explicit)
+    needs = _memory(contents, used, explicit=explicit)
+    command = ["docker", "run", "--rm", "--init", f"--shm-size={needs.shared_memory // _MIB}m"]
+    if used or shutil.which("nvidia-smi") is not None:
         command += ["--gpus", "all"]
     for kind, port in ports.items():
         command += ["-p", f"{host}:{port}:{DEFAULT_PORTS[kind]}"]
-    if cache := contents.engine_cache:  # a volume of docker's: engines are built once
-        command += ["-v", f"dyndet{cache.replace('/', '-')}:{cache}"]
+    if cache := contents.engine_cache or (ENGINE_CACHE if explicit and used else ""):
+        command += ["-v", f"dyndet{cache.replace('/', '-')}:{cache}"]  # a volume of docker's: engines are built once
     command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1", IMAGE]
-    return [*command, "bash", "-c", f"{_INSTALL} {packages} && {serve}" if packages else serve]
+    engines = (VERSION_COMPATIBLE,) if explicit and used else contents.engine_arguments
+    control = () if model_control == "none" else (f"--model-control-mode={model_control}",)
+    serve = " ".join(["exec tritonserver --model-repository=/models", *needs.arguments(used), *engines, *control])
+    installed = packages(
+        onnx_in_python=explicit or contents.runs_onnx_in_python,
+        gpus=bool(used),
+        bls=explicit or contents.calls_stages,
+        pictures=explicit or contents.decodes_pictures,
+    )
+    return [*command, "bash", "-c", f"pip install --quiet {' '.join(installed)} && {serve}" if installed else serve]
+
+
+def _gpus(repository: Repository, asked: Collection[int], *, explicit: bool) -> tuple[int, ...]:
+    """Those that the models name, and of an explicit server those that are asked for or, without any, all here."""
+    named = set(repository.gpus)
+    if not asked:
+        return tuple(sorted(named.union(range(len(gpus_here()))) if explicit else named))
+    if not (named <= set(asked) if explicit else named == set(asked)):
+        raise InputError(
+            f"the models in {repository.folder} run on {_text(named)}, but --gpu names {_text(asked)}; leave --gpu "
+            f"out, or render them with {' '.join(f'--gpu {number}' for number in sorted(set(asked)))}"
+        )
+    return tuple(sorted(set(asked)))
+
+
+def _text(gpus: Collection[int]) -> str:
+    return f"GPU {' and '.join(map(str, sorted(set(gpus))))}" if gpus else "the CPU"
+
+
+def _memory(repository: Repository, gpus: tuple[int, ...], *, explicit: bool) -> MemoryNeeds:
+    needs = repository.memory
+    if not explicit:
+        return needs
+    needs = replace(needs, shared_memory=max(needs.shared_memory, _EXPLICIT_SHARED_MEMORY))
+    if not gpus:
+        return needs
+    return replace(
+        needs,
+        cuda_pool=max(needs.cuda_pool, _EXPLICIT_CUDA_POOL),
+        pinned_pool=max(needs.pinned_pool, _EXPLICIT_PINNED_POOL),
+    )

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import MissingExtraError
+from dyndet_builder.pins import SERVER_VERSION
 
 _INSTALL = "`pip install 'dyndet[server]'` installs it"
-_TRITON_OF_WHEEL = {"0.7.0": "2.51.0"}
+_TRITON_OF_WHEEL = {"0.7.0": SERVER_VERSION}
 
 
 @dataclass(frozen=True, kw_only=True)

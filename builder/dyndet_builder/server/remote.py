@@ -16,12 +16,16 @@ from tritonclient.utils import InferenceServerException
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
 from dynamicdet.files import whole_file, whole_folder
 from dyndet_bench.measuring.served import Served
-from dyndet_builder.deployment.server import ADMIN_HEADER, ADMIN_VARIABLE
 from dyndet_builder.engines.record import check_engines_there
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_client.errors import ServerUnreachableError
 from dyndet_client.settings import Connection
 from dyndet_client.transport import triton_client
+
+ADMIN_HEADER = "dyndet-admin"
+"""in which a deployment's server expects the admin key"""
+ADMIN_VARIABLE = "DYNDET_ADMIN_KEY"
+"""environment variable that holds this key"""
 
 _LOAD_S = 1800.0
 """the server may build engines while it loads"""

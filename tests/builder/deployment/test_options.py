@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dynamicdet.errors import InputError
+from dyndet_builder.cli.deploy import render_command
 from dyndet_builder.deployment.deploy import MARKER_FILE, DeployOptions, deploy
 from dyndet_builder.repository.render import RenderOptions, render
 from tests.support.deployments import pod_of, render_kinds
@@ -82,8 +84,6 @@ def test_what_cannot_work_is_refused_and_nothing_is_written(repositories: dict[s
 
 
 def test_options_are_all_on_the_command_line() -> None:
-    from dyndet_builder.cli.deploy import render_command
-    from dyndet_builder.deployment.options import OPTION_NAMES
-
     others = {"repository", "output", "debug"}
-    assert {parameter.name for parameter in render_command.params} - others == set(OPTION_NAMES)
+    names = {field.name for field in fields(DeployOptions)}
+    assert {parameter.name for parameter in render_command.params} - others == names

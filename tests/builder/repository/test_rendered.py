@@ -99,7 +99,7 @@ def test_only_what_is_asked_for_has_to_be_whole(bundle: Path, tmp_path: Path) ->
         (repository / name).write_text("{}")
     found = read_rendered(repository)
     assert found.options.engines == engines
-    assert (found.gpus, found.passes_gpu_features, found.all_cores) == ((0,), True, False)
+    assert (found.gpus, found.calls_stages, found.all_cores) == ((0,), True, False)
     for name, file in (("bundle", "bundle"), ("engines", "engines"), ("points", "operating_points")):
         with pytest.raises(InputError, match=rf"{file}\.json"):
             getattr(found, name)
