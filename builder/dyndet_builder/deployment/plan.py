@@ -142,7 +142,6 @@ def _read(source: Path, operating_point: str | None, hard_share: float | None) -
     if (source / MARKER_FILE).is_file():
         deployed = read_rendered(source)
         name = operating_point or deployed.points.default
-        deployed.point(name)
         replica = replica_of_points(deployed.points, name, deployed.points_file)
         assert deployed.points.evidence is not None
         given = _Given(
@@ -154,7 +153,7 @@ def _read(source: Path, operating_point: str | None, hard_share: float | None) -
     elif source.is_file() or (source / SWEEP_FILE).is_file():
         sweep = read_sweep(source)
         given = _Given(
-            replica=replica_of_sweep(sweep, _shareof_latencies(sweep, operating_point, hard_share)),
+            replica=replica_of_sweep(sweep, _hard_share_of(sweep, operating_point, hard_share)),
             gpus=None,
             machine=sweep.circumstances.machine,
             assumed="requests overlap as in the closed loop with the highest throughput",
@@ -165,7 +164,7 @@ def _read(source: Path, operating_point: str | None, hard_share: float | None) -
     return given if hard_share is None else replace(given, replica=given.replica.with_hard_share(hard_share))
 
 
-def _shareof_latencies(sweep: Sweep, operating_point: str | None, hard_share: float | None) -> float:
+def _hard_share_of(sweep: Sweep, operating_point: str | None, hard_share: float | None) -> float:
     if hard_share is not None:
         return hard_share
     known = {point.name: point.hard_share for point in sweep.points if point.hard_share is not None}

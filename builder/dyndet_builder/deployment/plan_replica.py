@@ -93,8 +93,10 @@ def _arrivals() -> FloatArray:
 def replica_of_points(points: OperatingPoints, name: str, path: Path) -> Replica:
     """From a calibration. It tells no overlap of requests, so that each is taken to keep the replica to itself.
 
-    Raises InputError where it was not measured with single requests, one at a time.
+    Raises InputError if there is no such operating point, or it was not measured with single requests, one at a time.
     """
+    if name not in points.points:
+        raise InputError(f"operating point {name!r} is not known; {path} has {', '.join(points.points)}")
     evidence, point = points.evidence, points.points[name]
     if evidence is None or point.easy_share is None:
         raise InputError(
