@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError
-from dynamicdet.queueing import closed_loop, erlang_c, mean_wait, utilisation, waits
+from dynamicdet.queueing import closed_loop, waits
 
 _REQUESTS = 400_000
 
@@ -34,41 +34,18 @@ def test_one_server_with_equal_times_waits_as_m_d_1(busy: float) -> None:
     """Half as long as with exponential times."""
     waiting = waits(_arrivals(busy, _REQUESTS), np.ones(_REQUESTS))
     assert waiting.mean() == pytest.approx(busy / (2 * (1 - busy)), rel=0.06)
-    assert mean_wait(busy, np.ones(5)) == pytest.approx(busy / (2 * (1 - busy)))
-
-
-@pytest.mark.parametrize(("servers", "busy"), [(2, 0.5), (3, 0.8), (8, 0.9)])
-def test_many_servers_wait_as_erlang_says(servers: int, busy: float) -> None:
-    services = np.random.default_rng(1).exponential(1.0, _REQUESTS)
-    waiting = waits(_arrivals(busy * servers, _REQUESTS), services, servers)
-    waited = erlang_c(servers, busy * servers)
-    assert np.mean(waiting > 0) == pytest.approx(waited, rel=0.05)
-    assert waiting.mean() == pytest.approx(waited / (servers * (1 - busy)), rel=0.1)
-
-
-def test_erlang_c_of_known_tables() -> None:
-    assert erlang_c(1, 0.7) == pytest.approx(0.7)
-    assert erlang_c(2, 1.0) == pytest.approx(1 / 3)  # rho = 0.5: 2 rho^2 / (1 + rho)
-    assert erlang_c(3, 3.0) == 1.0
-    assert 0 < erlang_c(400, 380) < 1  # does not overflow
 
 
 @given(
     rate=st.floats(0.05, 3),
     faster=st.floats(1.01, 3),
-    servers=st.integers(1, 4),
     services=st.lists(st.floats(0.01, 5), min_size=2, max_size=80),
 )
-def test_nobody_waits_longer_with_fewer_requests_or_more_servers(
-    rate: float, faster: float, servers: int, services: list[float]
-) -> None:
+def test_nobody_waits_longer_with_fewer_requests(rate: float, faster: float, services: list[float]) -> None:
     due = _arrivals(rate, len(services))
-    waiting = waits(due, services, servers)
+    waiting = waits(due, services)
     assert np.all(waiting >= 0)
-    assert np.all(waits(due, services, servers + 1) <= waiting + 1e-9)
-    assert np.all(waits(due / faster, services, servers) >= waiting - 1e-9)
-    low, high = mean_wait(rate, services, servers + 1), mean_wait(rate, services, servers)
-    assert low <= high <= mean_wait(rate * faster, services, servers)
+    assert np.all(waits(due / faster, services) >= waiting - 1e-9)
 
 
 @given(services=st.lists(st.floats(0, 5), min_size=1, max_size=60), rate=st.floats(0.1, 5))
@@ -96,17 +73,11 @@ def test_a_closed_loop_without_delay_keeps_the_server_busy() -> None:
     ("call", "said"),
     [
         (lambda: waits([1, 0], [1, 1]), "ascending"),
-        (lambda: waits([0], [1], 0), "at least one server"),
         (lambda: waits([0], [math.nan]), "finite"),
-        (lambda: utilisation(0, 1), "arrival rate"),
-        (lambda: mean_wait(1, []), "at least one"),
+        (lambda: waits([], []), "at least one"),
         (lambda: closed_loop([1], [1], 0), "a client"),
     ],
 )
 def test_what_is_no_queue_is_refused(call: object, said: str) -> None:
     with pytest.raises(InputError, match=said):
         call()  # type: ignore[operator]
-
-
-def test_overload_is_infinite() -> None:
-    assert mean_wait(2, [1.0, 1.0], 2) == math.inf
