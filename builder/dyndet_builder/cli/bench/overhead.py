@@ -1,0 +1,84 @@
+"""`dyndet bench overhead`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dyndet_bench.comparisons.overhead import OverheadRecord, measure_overhead
+from dyndet_bench.measuring.machine import summary
+from dyndet_bench.measuring.perf_run import repeats_text
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
+from dyndet_builder.repository.rendered import read_rendered
+from dyndet_builder.server.triton import TritonServer
+
+
+@click.command("overhead")
+@click.argument("repository", type=click.Path(path_type=Path))
+@click.option(
+    "--images", type=click.Path(path_type=Path), required=True, help="Folder of real images to send and to run."
+)
+@click.option("--url", help="gRPC address of a server that serves REPOSITORY.  [default: one is started]")
+@metrics_url_option
+@click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Images per run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def command(
+    repository: Path,
+    images: Path,
+    url: str | None,
+    metrics_url: str | None,
+    model: str,
+    rounds: int,
+    max_images: int,
+    as_json: bool,
+) -> None:
+    """Compare a served answer with bare ONNX Runtime calls.
+
+    Both run the same stages on the same images.
+
+    \b
+    Example:
+      dyndet bench overhead build/models --images benchmarks/demo/val/images
+    """
+    check_metrics_url(metrics_url, url)
+    rendered = read_rendered(repository, model=model)
+    with ExitStack() as stack:
+        if url is None:
+            server = stack.enter_context(TritonServer(repository))
+            url, metrics_url = server.grpc_url, server.metrics_url
+        show = stack.enter_context(step_bars())
+        record = measure_overhead(
+            url,
+            graphs=rendered.cpu_graphs,
+            threads=rendered.options.threads,
+            metrics_url=metrics_url,
+            images=images,
+            model=model,
+            rounds=rounds,
+            max_images=max_images,
+            progress=show,
+        )
+    if as_json:
+        click.echo(record.model_dump_json(indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(_overhead_table(record))
+    seen = record.circumstances
+    console.print(f"{record.rounds} rounds of {record.images} images; {summary(seen.machine)}; {seen.date}")
+    if record.repeats:
+        console.print(repeats_text(record.repeats))
+
+
+def _overhead_table(record: OverheadRecord) -> Table:
+    table = Table("route", "served, ms", "bare, ms", "ratio", "range of the rounds", box=None, header_style="bold")
+    for name, route in (("easy", record.easy), ("hard", record.hard)):
+        spread = f"{route.ratio_low:.2f} to {route.ratio_high:.2f}"
+        table.add_row(name, f"{route.served_ms:.2f}", f"{route.bare_ms:.2f}", f"{route.ratio:.3f}", spread)
+    return table
