@@ -35,10 +35,6 @@ class Mixture:
                 raise InputError(f"the {name} route needs at least one positive, finite latency")
             object.__setattr__(self, name, values)
 
-    def within(self, limit: float, easy_share: float) -> float:
-        """F(limit): share of requests answered within a limit when this share of the images is easy."""
-        return easy_share * _within(self.easy, limit) + (1 - easy_share) * _within(self.hard, limit)
-
     def quantile(self, level: float, easy_share: float) -> float:
         """Smallest measured latency that a share `level` (0..1) of the requests does not exceed."""
         values = np.concatenate([self.easy, self.hard])

@@ -35,10 +35,6 @@ class RouteResults:
     loss_s: float = 0.0
     """seconds that the losses took on top"""
 
-    def mixed(self, hard: BoolArray) -> list[Detections]:
-        """Each image's detections by the route that `hard` (N,) sends it to."""
-        return [two if choice else one for one, two, choice in zip(self.easy, self.hard, hard, strict=True)]
-
 
 @dataclass(frozen=True)
 class BatchAnswers:

@@ -40,15 +40,6 @@ def test_the_share_found_is_the_smallest_that_keeps_the_target(
         assert mixture.quantile(level, share - 0.01) > target
 
 
-@given(easy=_LATENCIES, hard=_LATENCIES, share=st.floats(0, 1), limit=st.floats(0.1, 60))
-def test_distributions_mix_where_quantiles_do_not(
-    easy: list[float], hard: list[float], share: float, limit: float
-) -> None:
-    within = Mixture(np.array(easy), np.array(hard)).within(limit, share)
-    expected = share * np.mean(np.array(easy) <= limit) + (1 - share) * np.mean(np.array(hard) <= limit)
-    assert within == pytest.approx(expected)
-
-
 def test_a_median_of_two_separate_routes_jumps_and_a_target_in_between_is_refused() -> None:
     mixture = Mixture(np.linspace(9, 11, 100), np.linspace(19, 21, 100))
     assert mixture.quantile(0.5, 0.6) < 11 < 19 <= mixture.quantile(0.5, 0.4)

@@ -7,7 +7,7 @@ import inspect
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -73,15 +73,6 @@ def export_graphs(
         if exporter == "dynamo":
             raise
         return _export_all(plans, _by_torchscript, report), "torchscript"
-
-
-def export_module(
-    module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], *, exporter: Exporter
-) -> onnx.ModelProto:
-    """One module that takes its inputs as positional arguments; see `export_graphs`, which exports the stages."""
-    trace = _by_dynamo if exporter == "dynamo" else _by_torchscript
-    with torch.no_grad(), _quiet():
-        return _simplified(trace(_Plan(module, inputs, tuple(outputs))))
 
 
 def _plans(network: DynamicDetector, nms: Nms) -> dict[StageName, _Plan]:

@@ -17,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 import dynamicdet
 from dynamicdet.networks.network import DynamicDetector
 from dyndet_builder.bundle import nms as suppression
+from dyndet_builder.bundle.graphs import OPSET
 from dyndet_builder.bundle.manifest import Nms
 from dyndet_builder.bundle.stages import DETECTIONS, Finish
 
@@ -101,11 +102,22 @@ def small_network() -> DynamicDetector:
 @pytest.fixture(scope="module")
 def finish(small_network: DynamicDetector, tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
     """Decoding and suppression of raw maps, as the end of a stage: 40 candidates, at most 12 detections."""
-    from dyndet_builder.bundle.graphs import export_module
-
     module = _FromMaps(Finish(small_network, Nms(pre_top_k=40, max_detections=12))).eval()
     maps = {f"map{stride}": torch.zeros(2, 3, 64 // stride, 64 // stride, 5 + CLASSES) for stride in (8, 16, 32)}
-    model = export_module(module, maps, DETECTIONS, exporter="torchscript")
+    path = tmp_path_factory.mktemp("finish") / "finish.onnx"
+    suppression.register_for_torchscript(OPSET)
+    torch.onnx.export(
+        module,
+        tuple(maps.values()),
+        path,
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=list(maps),
+        output_names=list(DETECTIONS),
+        dynamic_axes={name: {0: "batch"} for name in (*maps, *DETECTIONS)},
+        custom_opsets={suppression.DOMAIN: 1},
+    )
+    model = suppression.inline_suppression(onnx.load(path))
     return onnxruntime.InferenceSession(model.SerializeToString())
 
 
