@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import click
-
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, Statistic
 
@@ -80,13 +78,3 @@ def _statistic(name: str, text: str) -> Statistic:
         return Statistic(name)
     except InputError as error:
         raise InputError(f"{text!r} is not a target; give {_ACCEPTED}") from error
-
-
-class TargetsParameter(click.ParamType):  # type: ignore[type-arg]
-    """A click parameter that takes one or several targets."""
-
-    name = "targets"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Target, ...]:
-        """Parse what was typed. Raises InputError."""
-        return value if isinstance(value, tuple) else parse_targets(str(value))

@@ -92,7 +92,7 @@ def points(*, statistic: str = "p99", goal: float = 20.0, unit: str = "ms", conc
             difficulty_quantiles=(0.0, 1.0),
             calibration_images=100,
             held_out_images=100,
-            load=f"{concurrency} at a time",
+            load=f"concurrency {concurrency}",
             concurrency=concurrency,
             request_rate=None,
             batch=1,

@@ -94,7 +94,10 @@ def test_the_command_writes_reports_that_hold_the_figures(
     [
         ([], "either a model repository"),
         (["--url", "127.0.0.1:9", "--hard-shares", "0,2"], "must lie in 0..1, got 2"),
-        (["--url", "127.0.0.1:9", "--concurrency", "1.5"], "--concurrency takes whole numbers, got 1.5"),
+        (
+            ["--url", "127.0.0.1:9", "--concurrency", "1.5"],
+            "--concurrency takes whole numbers separated by commas",
+        ),
         (["--url", "127.0.0.1:9", "--concurrency", "one"], "numbers separated by commas"),
         (["--url", "127.0.0.1:9", "--request-rate", "0"], "positive number of requests"),
         (["--url", "127.0.0.1:9", "--repetitions", "0"], "repetitions must be at least 1"),

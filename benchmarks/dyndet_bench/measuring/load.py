@@ -39,11 +39,14 @@ class Load:
         return self.request_rate is not None
 
     @property
-    def short(self) -> str:
-        """For tables: c4 (concurrency), 50/s (request rate), c4 b8 (batches of 8)."""
-        how = f"{self.request_rate:g}/s" if self.request_rate is not None else f"c{self.concurrency}"
-        return how if self.batch == 1 else f"{how} b{self.batch}"
+    def amount(self) -> float:
+        """Requests in flight, or requests a second."""
+        return self.concurrency if self.request_rate is None else self.request_rate
+
+    def __lt__(self, other: Load) -> bool:
+        """The order of a report: closed loops first, then by amount."""
+        return (self.open, self.amount, self.batch) < (other.open, other.amount, other.batch)
 
     def __str__(self) -> str:
-        how = f"{self.request_rate:g} requests/s" if self.request_rate is not None else f"{self.concurrency} at a time"
-        return how if self.batch == 1 else f"{how}, batches of {self.batch}"
+        amount = f"concurrency {self.concurrency}" if self.request_rate is None else f"{self.request_rate:g} requests/s"
+        return amount if self.batch == 1 else f"{amount}, batches of {self.batch}"

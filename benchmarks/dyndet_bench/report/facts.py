@@ -8,42 +8,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
+from dyndet_bench.measuring.load import Load
 from dyndet_bench.report.text import threshold_decimals
 from dyndet_bench.sweep.record import Accuracy, Cell, Latency, Sweep
 
 _Item = TypeVar("_Item")
 
 
-@dataclass(frozen=True, order=True)
-class Load:
-    """How requests reached the server, in the order of the reports: closed loops first, then by amount."""
-
-    is_open_loop: bool
-    amount: float
-    """requests in flight, or requests per second"""
-    batch: int
-
-    @property
-    def text(self) -> str:
-        """The load in words, for headings and sentences."""
-        amount = f"{self.amount:g} requests/s" if self.is_open_loop else f"concurrency {self.amount:g}"
-        return amount if self.batch == 1 else f"{amount}, batch {self.batch}"
-
-
 def load_range(first: Load, last: Load, joint: str) -> str:
     """Two loads of one kind in words, as in `concurrency 1 to 8` or `40 and 120 requests/s`."""
     if first == last:
-        return first.text
-    if last.is_open_loop:
-        return f"{first.amount:g} {joint} {last.text}"
-    return f"{replace(first, batch=1).text} {joint} {last.text.removeprefix('concurrency ')}"
-
-
-def load_of(cell: Cell) -> Load:
-    """The load a cell was measured at."""
-    if cell.concurrency is not None:
-        return Load(False, cell.concurrency, cell.batch)
-    return Load(True, cell.request_rate or 0.0, cell.batch)
+        return str(first)
+    if last.open:
+        return f"{first.amount:g} {joint} {last}"
+    return f"{replace(first, batch=1)} {joint} {str(last).removeprefix('concurrency ')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +48,13 @@ class Facts:
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """All cells, by load, from the easiest threshold to the hardest."""
-        return tuple(sorted(self.sweep.cells, key=lambda cell: (load_of(cell), -cell.threshold)))
+        return tuple(sorted(self.sweep.cells, key=lambda cell: (cell.load, -cell.threshold)))
 
     @cached_property
     def measured(self) -> tuple[Measured, ...]:
         """The cells with values, in the same order."""
         return tuple(
-            Measured(cell=cell, load=load_of(cell), latency=cell.latency, accuracy=self.accuracy(cell.threshold))
+            Measured(cell=cell, load=cell.load, latency=cell.latency, accuracy=self.accuracy(cell.threshold))
             for cell in self.cells
             if cell.error is None and cell.latency is not None
         )

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynamicdet.thresholds import is_hard
+from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_run import repeats_text
-from dyndet_bench.report.facts import Facts, Load, Measured, load_range
+from dyndet_bench.report.facts import Facts, Measured, load_range
 from dyndet_bench.report.text import counted, milliseconds, number, percent, plain, sentence, shortened
 from dyndet_bench.sweep.record import Latency, PaperCheck, Split
 
@@ -33,9 +34,7 @@ def _range(facts: Facts, load: Load) -> str:
         fastest = min(facts.measured, key=lambda found: found.latency.mean_ms)
         return f"{_at_threshold(facts, fastest)}, {plain(facts.sweep.model)} takes {_cost(fastest)}, its fastest cell."
     easy, hard = ends
-    line = (
-        f"At {load.text}, {plain(facts.sweep.model)} takes {milliseconds(easy.latency.mean_ms)} if every image is easy "
-    )
+    line = f"At {load}, {plain(facts.sweep.model)} takes {milliseconds(easy.latency.mean_ms)} if every image is easy "
     line += f"and {milliseconds(hard.latency.mean_ms)} if every image is hard"
     if easy.accuracy and hard.accuracy:
         line += f"; AP goes from {easy.accuracy.ap:.1f} to {hard.accuracy.ap:.1f}"
@@ -75,9 +74,9 @@ def _worth(facts: Facts, found: Measured) -> str:
 def frontier_latency(facts: Facts, loads: Sequence[Load]) -> str:
     """The cost of AP in latency, at the lowest and the highest load of the plot."""
     first, last = facts.with_accuracy(loads[0]), facts.with_accuracy(loads[-1])
-    line = f"At {loads[0].text}, AP goes from {_ap_at_ms(first[0])} to {_ap_at_ms(first[-1])}"
+    line = f"At {loads[0]}, AP goes from {_ap_at_ms(first[0])} to {_ap_at_ms(first[-1])}"
     if len(loads) > 1:
-        line += f"; at {loads[-1].text}, from {_ap_at_ms(last[0])} to {_ap_at_ms(last[-1])}"
+        line += f"; at {loads[-1]}, from {_ap_at_ms(last[0])} to {_ap_at_ms(last[-1])}"
     return f"{line}."
 
 
@@ -86,7 +85,7 @@ def frontier_throughput(facts: Facts, loads: Sequence[Load]) -> str:
     cells = max((facts.with_accuracy(load) for load in loads), key=lambda found: max(_throughput(one) for one in found))
     easy, hard = cells[0], cells[-1]
     return (
-        f"Throughput is highest at {easy.load.text}: {number(_throughput(easy))} images/s at {_ap(easy)} AP and "
+        f"Throughput is highest at {easy.load}: {number(_throughput(easy))} images/s at {_ap(easy)} AP and "
         f"{number(_throughput(hard))} images/s at {_ap(hard)} AP."
     )
 
@@ -209,7 +208,7 @@ def repeats(facts: Facts) -> str:
 
 
 def _at_threshold(facts: Facts, found: Measured) -> str:
-    return f"At threshold {facts.threshold_text(found.threshold)} and {found.load.text}"
+    return f"At threshold {facts.threshold_text(found.threshold)} and {found.load}"
 
 
 def _ap(found: Measured) -> str:

@@ -19,7 +19,7 @@ def summary_markdown(facts: Facts, plots: Plots) -> str:
     """Answer, findings, operating points and the cells of the lowest load; the other cells are folded."""
     sweep = facts.sweep
     cells = cells_table(facts, short=True)
-    first = tuple(row for row in cells.rows if facts.loads and row.texts[0] == facts.loads[0].text)
+    first = tuple(row for row in cells.rows if facts.loads and row.texts[0] == str(facts.loads[0]))
     others = tuple(row for row in cells.rows if row not in first)
     parts = [
         f"## Sweep of {inert(sweep.model)}",
@@ -27,7 +27,7 @@ def summary_markdown(facts: Facts, plots: Plots) -> str:
     ]
     parts.append("\n".join(f"- {inert(line)}" for line in _findings(facts, plots)))
     parts += [_table(points_table(facts))] if sweep.points else []
-    parts += [_table(replace(cells, title=facts.loads[0].text, rows=first))] if first else []
+    parts += [_table(replace(cells, title=str(facts.loads[0]), rows=first))] if first else []
     parts += [_folded(replace(cells, title="All other cells" if first else cells.title, rows=others))] if others else []
     parts.append(
         inert(

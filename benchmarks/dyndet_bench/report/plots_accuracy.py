@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dyndet_bench.measuring.load import Load
 from dyndet_bench.report import findings
-from dyndet_bench.report.facts import Facts, Load, Measured, spread
+from dyndet_bench.report.facts import Facts, Measured, spread
 from dyndet_bench.report.svg import INK, SERIES, Plot, add_legend, finish, log_if_wide, new_axes
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ _Cost = tuple[float, float | None, float | None]
 def draw_frontiers(facts: Facts) -> tuple[Plot, ...]:
     """AP over latency, for closed and open loops, and AP over throughput, for closed loops only."""
     loads = [load for load in facts.loads if len(facts.with_accuracy(load)) > 1]
-    closed = [load for load in loads if not load.is_open_loop]
-    opened = [load for load in loads if load.is_open_loop]
+    closed = [load for load in loads if not load.open]
+    opened = [load for load in loads if load.open]
     busy = [load for load in closed if all(_has_throughput(found) for found in facts.with_accuracy(load))]
     plots = []
     if closed:
@@ -83,7 +84,7 @@ def _frontier(facts: Facts, loads: Sequence[Load], cost: Callable[[Measured], _C
             ms=4.5,
             lw=1.7,
             elinewidth=1.1,
-            label=load.text,
+            label=str(load),
         )
         _mark_ends(axes, cells, middles, heights)
     for end, marker, _ in _ENDS:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dyndet_bench.measuring.load import Load
 from dyndet_bench.report import findings
-from dyndet_bench.report.facts import Facts, Load, Measured, load_range, spread
+from dyndet_bench.report.facts import Facts, Measured, load_range, spread
 from dyndet_bench.report.svg import (
     INK,
     MUTED,
@@ -39,7 +40,7 @@ def draw_splits(facts: Facts) -> tuple[Plot, ...]:
     """One stacked bar per cell, for closed and open loops; two plots side by side if there are many cells."""
     cells = [found for found in facts.measured if found.cell.split is not None]
     longest = max((sum(findings.split_parts(found.cell.split).values()) for found in cells), default=0.0)
-    kinds = [[found for found in cells if found.load.is_open_loop == is_open_loop] for is_open_loop in (False, True)]
+    kinds = [[found for found in cells if found.load.open == is_open_loop] for is_open_loop in (False, True)]
     halves = [half for kind in kinds for half in _halves(kind) if half]
     return tuple(_split_plot(facts, half, longest, f"split-{index}") for index, half in enumerate(halves))
 
@@ -82,7 +83,7 @@ def _places(axes: Axes, cells: Sequence[Measured]) -> list[float]:
     places: list[float] = []
     place = 0.0
     for load, group in groupby(cells, key=lambda found: found.load):
-        axes.text(0.0, place, f" {load.text}", transform=axes.get_yaxis_transform(), color=INK, va="center")
+        axes.text(0.0, place, f" {load}", transform=axes.get_yaxis_transform(), color=INK, va="center")
         place += _HEADING
         for _ in group:
             places.append(place)
@@ -94,7 +95,7 @@ def _places(axes: Axes, cells: Sequence[Measured]) -> list[float]:
 def draw_over_load(facts: Facts) -> tuple[Plot, ...]:
     """Median and 99th percentile over concurrency and over arrival rate, if several were measured."""
     plots: list[Plot] = []
-    for is_open_loop, batch in sorted({(load.is_open_loop, load.batch) for load in facts.loads}):
+    for is_open_loop, batch in sorted({(load.open, load.batch) for load in facts.loads}):
         cells = [found for found in facts.measured if _is_of(found.load, is_open_loop, batch)]
         if len({found.load for found in cells}) > 1:
             plots += [_over_load(facts, cells, field) for field in ("p50_ms", "p99_ms")]
@@ -102,12 +103,12 @@ def draw_over_load(facts: Facts) -> tuple[Plot, ...]:
 
 
 def _is_of(load: Load, is_open_loop: bool, batch: int) -> bool:
-    return load.is_open_loop == is_open_loop and load.batch == batch
+    return load.open == is_open_loop and load.batch == batch
 
 
 def _over_load(facts: Facts, cells: Sequence[Measured], field: str) -> Plot:
     load, statistic = cells[0].load, field.removesuffix("_ms")
-    amount = "arrivals (requests/s)" if load.is_open_loop else "concurrency (requests in flight)"
+    amount = "arrivals (requests/s)" if load.open else "concurrency (requests in flight)"
     figure, axes = new_axes(amount, f"{statistic} latency (ms)")
     thresholds = sorted({found.threshold for found in cells}, reverse=True)
     shown = spread(thresholds, len(SERIES))
@@ -119,12 +120,12 @@ def _over_load(facts: Facts, cells: Sequence[Measured], field: str) -> Plot:
     _set_common_limits(axes, cells)
     axes.set_xticks(sorted({found.load.amount for found in cells}))
     add_legend(figure)
-    kind = "rate" if load.is_open_loop else "concurrency"
-    title = f"{statistic} over {'arrival rate' if load.is_open_loop else 'concurrency'}"
+    kind = "rate" if load.open else "concurrency"
+    title = f"{statistic} over {'arrival rate' if load.open else 'concurrency'}"
     return finish(
         figure,
         name=f"load-{kind}-{load.batch}-{statistic}",
-        title=title if load.batch == 1 else f"{title}, batch {load.batch}",
+        title=title if load.batch == 1 else f"{title}, batches of {load.batch}",
         finding=findings.over_load(facts, cells, field),
         note=findings.omitted(len(thresholds), len(shown), "threshold"),
     )

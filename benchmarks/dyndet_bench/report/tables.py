@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel
 
-from dyndet_bench.report.facts import Facts, load_of
+from dyndet_bench.report.facts import Facts
 from dyndet_bench.report.findings import PARTS
 from dyndet_bench.report.text import MISSING, column_texts, plain
 from dyndet_bench.sweep.record import Accuracy, Cell, Latency, Split
@@ -92,7 +92,7 @@ def cells_table(facts: Facts, *, short: bool = False) -> Table:
     accuracies = [found.accuracy for found in facts.measured]
     latencies = [found.latency for found in facts.measured]
     filled = [
-        _texts("load", [found.load.text for found in facts.measured]),
+        _texts("load", [str(found.load) for found in facts.measured]),
         _texts("threshold", [facts.threshold_text(cell.threshold) for cell in cells], is_figure=True),
         _figures("hard share", "%", [_percent(cell.hard_share) for cell in cells], 1),
         _figures("AP", "%", [known.ap if known else None for known in accuracies], 1),
@@ -136,7 +136,7 @@ def _with_failures(table: Table, facts: Facts) -> Table:
     """The table with the failed cells at its end: their place, and why they have no values."""
     failed = tuple(
         Row(
-            texts=(load_of(cell).text, facts.threshold_text(cell.threshold)),
+            texts=(str(cell.load), facts.threshold_text(cell.threshold)),
             note=f"not measured: {plain(cell.error or 'no reason was recorded')}",
         )
         for cell in facts.failed
@@ -149,7 +149,7 @@ def split_table(facts: Facts) -> Table:
     """The parts of each cell's latency."""
     found = [(item, item.cell.split) for item in facts.measured if item.cell.split is not None]
     columns = [
-        _texts("load", [item.load.text for item, _ in found]),
+        _texts("load", [str(item.load) for item, _ in found]),
         _texts("threshold", [facts.threshold_text(item.threshold) for item, _ in found], is_figure=True),
         *(_figures(name, "ms", [getattr(split, field) for _, split in found], 2) for field, name in PARTS.items()),
     ]

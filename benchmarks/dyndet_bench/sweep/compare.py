@@ -150,7 +150,7 @@ def compare_sweeps(
             cells.append(
                 ComparedCell(
                     threshold=before.threshold,
-                    load=_load(before),
+                    load=before.load,
                     changes=changes,
                     old_hard_share=before.hard_share,
                     new_hard_share=after.hard_share,
@@ -178,12 +178,8 @@ def _key(cell: Cell) -> _Key:
     return round(cell.threshold, 6), cell.concurrency, cell.request_rate, cell.batch
 
 
-def _load(cell: Cell) -> Load:
-    return Load(concurrency=cell.concurrency or 1, request_rate=cell.request_rate, batch=cell.batch)
-
-
 def _name(cell: Cell) -> str:
-    return f"threshold {cell.threshold:.4g}, {_load(cell)}"
+    return f"threshold {cell.threshold:.4g}, {cell.load}"
 
 
 def _measured(cell: Cell) -> bool:

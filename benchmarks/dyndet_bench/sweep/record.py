@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynamicdet.errors import InputError
+from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.records import Circumstances
 
 FILE_NAME = "sweep.json"
@@ -67,6 +68,11 @@ class Cell(_Record):
         default=0, description="tries of perf_analyzer that hung or lost requests, and were made again"
     )
     raw: tuple[str, ...] = Field(default=(), description="perf_analyzer's own files, relative to this record")
+
+    @property
+    def load(self) -> Load:
+        """The load it was measured at. Raises InputError where the record holds an impossible one."""
+        return Load(concurrency=self.concurrency or 1, request_rate=self.request_rate, batch=self.batch)
 
 
 class RouteLatencies(_Record):

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.cli.targeting import TargetsParameter
 from dyndet_builder.demo import Answer, demo
-from dyndet_builder.targets import Target, TargetsParameter
+from dyndet_builder.targets import Target
 
 
 @click.command("demo")

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.errors import InputError
-from dyndet_builder.cli.numbers import Numbers
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.cli.targeting import Numbers
 from dyndet_builder.engines.create import EngineOptions, engines, tensorrt_here, trtexec_lines, write_engines_script
 from dyndet_builder.engines.options import HARDWARE_COMPATIBILITIES
 from dyndet_builder.engines.precision import share_of

@@ -9,8 +9,8 @@ import click
 
 from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_builder.calibration.topology import ROUNDS, TopologyChoice, choose_topology
-from dyndet_builder.cli.numbers import Numbers
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.cli.targeting import Numbers
 from dyndet_builder.demo_assets import demo_images, demo_picture
 from dyndet_builder.repository.backends import BACKENDS, accelerators
 from dyndet_builder.repository.config import TOPOLOGIES

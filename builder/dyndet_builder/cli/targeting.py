@@ -1,4 +1,4 @@
-"""Options of every command that calibrates: what is promised, at which load, and how carefully it is measured."""
+"""Options that several commands share: what is promised, at which load, and how carefully it is measured."""
 
 from __future__ import annotations
 
@@ -11,11 +11,43 @@ import click
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_builder.calibration.effort import Effort
-from dyndet_builder.targets import TargetsParameter
+from dyndet_builder.targets import Target, parse_targets
 
 Command = Callable[..., Any]
 
 _EFFORT = Effort()
+
+
+class TargetsParameter(click.ParamType):  # type: ignore[type-arg]
+    """A click parameter that takes one or several targets."""
+
+    name = "targets"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Target, ...]:
+        """Parse what was typed. Raises InputError."""
+        return value if isinstance(value, tuple) else parse_targets(str(value))
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """A click parameter that takes numbers separated by commas; an empty text is an empty tuple."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self._kind = kind
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse what was typed. Raises InputError."""
+        if isinstance(value, tuple):
+            return value
+        text = str(value).strip()
+        try:
+            return tuple(self._kind(part) for part in text.split(",")) if text else ()
+        except ValueError as error:
+            option = param.opts[0] if param is not None else "this option"
+            numbers = "whole numbers" if self._kind is int else "numbers"
+            raise InputError(f"{option} takes {numbers} separated by commas, such as 1,4,8; got {value!r}") from error
+
 
 targets_option = click.option(
     "--target-latency",

@@ -47,10 +47,10 @@ def check_against(sweep: Sweep) -> tuple[Check, ...]:
         if cell.request_rate is not None:
             if cell.request_rate * replica.busy_ms >= 1e3:  # its latency depends on how long it was measured
                 continue
-            latencies, load = replica.open_loop_ms(cell.request_rate), f"{cell.request_rate:g}/s"
+            latencies = replica.open_loop_ms(cell.request_rate)
         else:
-            latencies, load = replica.closed_loop_ms(cell.concurrency or 1), f"c{cell.concurrency}"
-        found += _checks(f"{load}, {cell.hard_share:.0%} hard", cell.request_rate is not None, measured, latencies)
+            latencies = replica.closed_loop_ms(cell.load.concurrency)
+        found += _checks(f"{cell.load}, {cell.hard_share:.0%} hard", cell.load.open, measured, latencies)
     return tuple(found)
 
 

@@ -189,7 +189,7 @@ def test_every_figure_reaches_the_page(tmp_path: Path) -> None:
     for item in record.cells:
         where = "requests/s" if item.concurrency is None else f"concurrency {item.concurrency}"
         where = f"{item.request_rate:g} {where}" if item.request_rate else where
-        where += ", batch 8" if item.batch == 8 else ""
+        where += ", batches of 8" if item.batch == 8 else ""
         where = rf"^(\| )?{where} (\| )?{item.threshold:.3f}".replace("1.000", "1").replace("0.000", "0")
         own = [numbers(row) for row in rows if re.search(where + r"(?![\w.])", row)]
         given = item.model_dump(exclude={"threshold", "concurrency", "request_rate", "batch"}, exclude_defaults=True)

@@ -136,8 +136,8 @@ def test_cells_are_matched_by_threshold_load_and_batch_and_the_worst_comes_first
     result = compare_sweeps(old, new)
     found = [(cell.threshold, cell.load.concurrency, cell.verdict) for cell in result.cells]
     assert found == [(0.5, 4, "slower"), (0.3, 1, "slower"), (0.9, 1, "faster"), (0.5, 1, "within noise")]
-    assert result.only_old == ("threshold 0.5, 1 at a time, batches of 2",)
-    assert result.only_new == ("threshold 0.5, 1 at a time, batches of 8",)
+    assert result.only_old == ("threshold 0.5, concurrency 1, batches of 2",)
+    assert result.only_new == ("threshold 0.5, concurrency 1, batches of 8",)
 
 
 def test_failed_cells_are_named() -> None:
@@ -145,7 +145,7 @@ def test_failed_cells_are_named() -> None:
     new = _sweep(_cell(), _cell(threshold=0.1), _failed(threshold=0.2), _failed(threshold=0.3))
     result = compare_sweeps(old, new)
     assert [cell.threshold for cell in result.cells] == [0.5]
-    assert result.newly_failed == ("threshold 0.3, 1 at a time: the server stopped answering",)
+    assert result.newly_failed == ("threshold 0.3, concurrency 1: the server stopped answering",)
     assert [text.partition(",")[0] for text in result.failed] == ["threshold 0.1", "threshold 0.2"]
     assert result.slower  # a cell that could be measured before
 
@@ -187,8 +187,8 @@ def test_the_commands_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     assert run(dyndet, ["bench", "compare", str(old), str(same)]) == 0
     printed = capsys.readouterr().out
-    assert "only in the old sweep: threshold 0.5, 4 at a time, batches of 2" in printed
-    assert "not measured: threshold 0.5, 1 at a time, batches of 3: the server stopped answering" in printed
+    assert "only in the old sweep: threshold 0.5, concurrency 4, batches of 2" in printed
+    assert "not measured: threshold 0.5, concurrency 1, batches of 3: the server stopped answering" in printed
     assert "Warning" not in printed
 
     assert run(dyndet, ["bench", "compare", str(old), str(slow / "sweep.json")]) == 1

@@ -98,13 +98,13 @@ _STYLES = {"slower": "bold red", "faster": "green", "within noise": ""}
 def _comparison_table(result: Comparison) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for header in ("threshold", "load", "mean, ms", "p99, ms", "images/s", "hard", "verdict"):
-        table.add_column(header, no_wrap=True)
+        table.add_column(header, no_wrap=header != "load")
     for cell in result.cells:
         changes = {change.metric: change for change in cell.changes}
         beyond = [f"{_SHORT[change.metric]} {change.verdict}" for change in cell.changes if change.beyond_noise]
         table.add_row(
             f"{cell.threshold:.4g}",
-            cell.load.short,
+            str(cell.load),
             *(_changed(changes.get(metric)) for metric in ("mean latency", "p99 latency", "throughput")),
             _hard(cell),
             "\n".join(beyond),

@@ -15,30 +15,14 @@ from dynamicdet.cache import cache_folder
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_run import repeats_text
-from dyndet_bench.sweep.record import Accuracy, Cell, Point, Sweep
+from dyndet_bench.sweep.record import Accuracy, Point, Sweep
 from dyndet_bench.sweep.sweep import SweepPlan, sweep
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
+from dyndet_builder.cli.targeting import Numbers, check_metrics_url, metrics_url_option
 from dyndet_builder.operating_points import OperatingPoint, points_file, read_operating_points
 from dyndet_builder.server.triton import TritonServer
 
 _PLAN = SweepPlan()
-
-
-class Numbers(click.ParamType):  # type: ignore[type-arg]
-    """Numbers separated by commas."""
-
-    name = "numbers"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Parse what was typed. Raises InputError."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError as error:
-            option = param.opts[0] if param is not None else "the option"
-            raise InputError(f"{option} takes numbers separated by commas such as 1,4,8; got {value!r}") from error
 
 
 @click.command("sweep")
@@ -49,12 +33,12 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option("--url", help="gRPC address of a server.  [default: one is started that serves REPOSITORY]")
 @metrics_url_option
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
-@click.option("--hard-shares", type=Numbers(), default=_PLAN.hard_shares, show_default="0,0.25,0.5,0.75,1",
+@click.option("--hard-shares", type=Numbers(float), default=_PLAN.hard_shares, show_default="0,0.25,0.5,0.75,1",
               help="Shares of hard images; each gives a threshold.")  # fmt: skip
-@click.option("--thresholds", type=Numbers(), default=(), help="Additional thresholds.")
-@click.option("--concurrency", type=Numbers(), help="Closed loops: requests in flight.  [default: 1,4]")
-@click.option("--request-rate", type=Numbers(), help="Open loops: requests per second, Poisson arrivals.")
-@click.option("--batch", type=Numbers(), default=(1.0,), show_default="1", help="Images per request.")
+@click.option("--thresholds", type=Numbers(float), default=(), help="Additional thresholds.")
+@click.option("--concurrency", type=Numbers(int), help="Closed loops: requests in flight.  [default: 1,4]")
+@click.option("--request-rate", type=Numbers(float), help="Open loops: requests per second, Poisson arrivals.")
+@click.option("--batch", type=Numbers(int), default=(1,), show_default="1", help="Images per request.")
 @click.option("--repetitions", type=int, default=_PLAN.repetitions, show_default=True, help="Runs of each cell.")
 @click.option("--max-images", type=int, default=_PLAN.max_images, show_default=True, help="Images per run.")
 @click.option("--requests", type=int, help="Requests per run.  [default: each image once]")
@@ -74,9 +58,9 @@ def command(
     model: str,
     hard_shares: tuple[float, ...],
     thresholds: tuple[float, ...],
-    concurrency: tuple[float, ...] | None,
+    concurrency: tuple[int, ...] | None,
     request_rate: tuple[float, ...] | None,
-    batch: tuple[float, ...],
+    batch: tuple[int, ...],
     repetitions: int,
     max_images: int,
     requests: int | None,
@@ -139,9 +123,9 @@ def command(
     console.print(_table(record))
     for cell in record.cells:
         if cell.error is not None:
-            console.print(f"Failed, {_load(cell)}, threshold {cell.threshold:.4g}: {cell.error}", soft_wrap=True)
+            console.print(f"Failed, {cell.load}, threshold {cell.threshold:.4g}: {cell.error}", soft_wrap=True)
         if cell.warning is not None:
-            console.print(f"Warning, {_load(cell)}, threshold {cell.threshold:.4g}: {cell.warning}", soft_wrap=True)
+            console.print(f"Warning, {cell.load}, threshold {cell.threshold:.4g}: {cell.warning}", soft_wrap=True)
     if record.repeats:
         console.print(repeats_text(record.repeats))
     for path in written:
@@ -149,15 +133,11 @@ def command(
 
 
 def _loads(
-    concurrency: Sequence[float] | None, request_rate: Sequence[float] | None, batch: Sequence[float]
+    concurrency: Sequence[int] | None, request_rate: Sequence[float] | None, batches: Sequence[int]
 ) -> list[Load]:
-    whole = [("--concurrency", value) for value in concurrency or ()] + [("--batch", value) for value in batch]
-    for option, value in whole:
-        if not value.is_integer():
-            raise InputError(f"{option} takes whole numbers, got {value:g}")
-    closed = concurrency or (() if request_rate else (1.0, 4.0))
-    loads = [Load(concurrency=int(number), batch=int(size)) for size in batch for number in closed]
-    return loads + [Load(request_rate=rate, batch=int(size)) for size in batch for rate in request_rate or ()]
+    closed = concurrency or (() if request_rate else (1, 4))
+    loads = [Load(concurrency=number, batch=batch) for batch in batches for number in closed]
+    return loads + [Load(request_rate=rate, batch=batch) for batch in batches for rate in request_rate or ()]
 
 
 def _accuracy(url: str, model: str, data: Path, show: Progress) -> Callable[[Sequence[float]], list[Accuracy]]:
@@ -201,13 +181,13 @@ def _point(name: str, point: OperatingPoint) -> Point:
 
 
 def _table(record: Sweep) -> Table:
-    heads = ("load", "batch", "threshold", "hard", "images/s", "mean ms", "p50", "p95", "p99", "AP")
+    heads = ("load", "threshold", "hard", "images/s", "mean ms", "p50", "p95", "p99", "AP")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in heads:
         table.add_column(head, justify="left" if head == "load" else "right")
     precision = {one.threshold: f"{one.ap:.1f}" for one in record.accuracy}
     for cell in record.cells:
-        first = (_load(cell), str(cell.batch), f"{cell.threshold:.4g}")
+        first = (str(cell.load), f"{cell.threshold:.4g}")
         if cell.latency is None:
             table.add_row(*first, "failed")
             continue
@@ -220,7 +200,3 @@ def _table(record: Sweep) -> Table:
             precision.get(cell.threshold, ""),
         )
     return table
-
-
-def _load(cell: Cell) -> str:
-    return f"{cell.concurrency} at a time" if cell.concurrency is not None else f"{cell.request_rate:g}/s"
