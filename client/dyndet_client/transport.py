@@ -8,6 +8,7 @@ import tritonclient.grpc as triton
 
 from dynamicdet.errors import InputError
 from dyndet_client.address import parse_address
+from dyndet_client.protocol import Call
 from dyndet_client.retrying import Deadline
 from dyndet_client.senders.grpc import GrpcSender
 from dyndet_client.senders.run import run
@@ -49,6 +50,10 @@ class GrpcTransport:
     def model_config(self, timeout_s: float) -> dict[str, Any]:
         """The model's configuration as JSON. Raises ServerUnreachableError or ModelNotReadyError."""
         return run(self._session.model_config(Deadline(timeout_s)), self._sender)
+
+    def ask(self, method: str, timeout_s: float, **arguments: Any) -> Any:
+        """Triton's answer to a call of its own client, by the method's name. Raises InferenceServerException alone."""
+        return self._sender.send(Call(method, arguments, timeout_s), None)
 
     def close(self) -> None:
         """Close the connection."""

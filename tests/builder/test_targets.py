@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamicdet.errors import InputError, TargetOutOfReachError
+from dyndet_bench.measuring.counters import RouteCounts
 from dyndet_bench.measuring.measure import Run
-from dyndet_bench.measuring.served import RouteCounts
 from dyndet_bench.measuring.statistic import MEAN, REPORTED, THROUGHPUT, Statistic, bootstrap_interval
 from dyndet_builder.calibration.route_model import corrected_easy_share, first_easy_share
 from dyndet_builder.targets import Target, parse_target, parse_targets

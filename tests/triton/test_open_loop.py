@@ -20,9 +20,10 @@ from dynamicdet.aliases import FloatArray, UInt8Array
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import is_hard
+from dyndet_bench.measuring.counters import RouteCounts
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.open_loop import OpenLoopRun, arrivals_s, measure_open_loop
-from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, RouteCounts, Served
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.workload import read_letterboxed
 from dyndet_builder.server.triton import TritonServer
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import MissingExtraError
-from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, STAGES
+from dyndet_bench.measuring.counters import STAGES
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD
 
 Array = npt.NDArray[Any]
 

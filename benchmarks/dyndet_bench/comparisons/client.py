@@ -19,7 +19,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.pictures import pictures_in, spread
-from dyndet_bench.measuring.records import Circumstances, circumstances
+from dyndet_bench.measuring.machine import Circumstances, circumstances
 from dyndet_bench.measuring.served import ALL_EASY, Served
 from dyndet_client import AsyncDetector, Detector, SharedMemoryError, TransportChoice
 from dyndet_client.codec import OUTPUTS

@@ -12,8 +12,8 @@ from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.comparisons.bare import BareStages
+from dyndet_bench.measuring.machine import Circumstances, circumstances
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
-from dyndet_bench.measuring.records import Circumstances, circumstances
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.workload import Workload, read_letterboxed

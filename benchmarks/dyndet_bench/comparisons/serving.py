@@ -31,8 +31,8 @@ from dyndet_bench.comparisons.systems import (
     own_process,
     pooled_loop,
 )
+from dyndet_bench.measuring.machine import Circumstances, circumstances
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
-from dyndet_bench.measuring.records import Circumstances, circumstances
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.workload import Workload, read_letterboxed
 

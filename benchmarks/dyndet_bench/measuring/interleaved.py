@@ -14,11 +14,12 @@ import numpy as np
 
 from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import ServerError
+from dyndet_bench.measuring.counters import RouteCounts
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.measure import PERCENTILES, Counters, Run
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
 from dyndet_bench.measuring.perf_run import PerfRun, perf_run, warm_up_requests
-from dyndet_bench.measuring.served import RouteCounts, Served
+from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import Workload
 
 _REQUESTS = 110

@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dynamicdet.errors import InputError
+from dyndet_bench.measuring.counters import RouteCounts, ServerTimes
 from dyndet_bench.measuring.measure import PERCENTILES, Run
-from dyndet_bench.measuring.served import RouteCounts, ServerTimes
 
 Wanted = tuple[tuple[float | None, bool], ...]
 """thresholds of a round, each with whether its single latencies are wanted"""

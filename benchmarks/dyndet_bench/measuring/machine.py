@@ -1,18 +1,46 @@
-"""Describes the machine and the software behind a measurement; a record without them is not written."""
+"""Describes where, with what, how and when something was measured; every record of a measurement says so."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import ClassVar
 
 from dynamicdet.errors import MissingExtraError
 
 _PACKAGES = ("dyndet", "numpy", "onnxruntime", "tritonclient", "nvidia-pytriton", "torch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """Where, with what, how and when something was measured."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # for the records that hold it
+
+    machine: dict[str, str]
+    versions: dict[str, str]
+    command: str
+    date: str
+    """UTC, ISO 8601"""
+
+
+def circumstances(**versions: str) -> Circumstances:
+    """Those of this process, here and now; `versions` names what the installed packages do not."""
+    return Circumstances(
+        machine=describe_machine(),
+        versions=describe_versions() | versions,
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
 
 
 def describe_machine() -> dict[str, str]:

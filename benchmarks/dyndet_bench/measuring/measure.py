@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dynamicdet.aliases import FloatArray
+from dyndet_bench.measuring.counters import RouteCounts, ServerTimes
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
 from dyndet_bench.measuring.perf_run import PERCENTILES, perf_run, warm_up_requests
-from dyndet_bench.measuring.served import RouteCounts, Served, ServerTimes
+from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import Workload
 
 __all__ = ["PERCENTILES", "Counters", "Run", "measure"]

@@ -23,8 +23,9 @@ from tritonclient.grpc import service_pb2
 
 from dynamicdet.aliases import FloatArray, UInt8Array
 from dynamicdet.errors import InputError, ServerError
+from dyndet_bench.measuring.counters import RouteCounts
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.served import RouteCounts, Served
+from dyndet_bench.measuring.served import Served
 from dyndet_client.codec import OUTPUTS
 from dyndet_client.errors import ServerUnreachableError
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.records import Circumstances
+from dyndet_bench.measuring.machine import Circumstances
 
 FILE_NAME = "sweep.json"
 

@@ -17,9 +17,8 @@ from dynamicdet.files import whole_file
 from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import threshold_for_easy_share
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.machine import describe_machine
+from dyndet_bench.measuring.machine import circumstances, describe_machine
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
-from dyndet_bench.measuring.records import circumstances
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, pooled

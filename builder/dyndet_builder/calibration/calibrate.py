@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,9 @@ from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import easy_share
 from dyndet_bench.measuring.journal import Journal
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.machine import describe_machine
+from dyndet_bench.measuring.machine import Circumstances, circumstances, describe_machine
 from dyndet_bench.measuring.measure import PERCENTILES, Run
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer, find_perf_analyzer
-from dyndet_bench.measuring.records import Circumstances, circumstances
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, REPORTED, THROUGHPUT, Statistic
@@ -202,7 +201,7 @@ def _evidence(
         rounds_replayed=0 if journal is None else journal.replayed,
         repeats=rounds.repeats,
         warnings=tuple(warnings),
-        **seen.model_dump(),
+        **asdict(seen),
     )
 
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamicdet.errors import InputError
+from dyndet_bench.measuring.counters import RouteCounts, ServerTimes
 from dyndet_bench.measuring.journal import Journal
 from dyndet_bench.measuring.measure import PERCENTILES, Run
-from dyndet_bench.measuring.served import RouteCounts, ServerTimes
 
 _WANTED = ((1.0, False), (0.25, True))
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dyndet_bench.measuring.records import Circumstances
+from dyndet_bench.measuring.machine import Circumstances
 from dyndet_bench.report.facts import Facts
 from dyndet_bench.report.markdown import inert
 from dyndet_bench.report.tables import cells_csv

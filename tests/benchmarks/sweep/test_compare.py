@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dynamicdet.errors import InputError
-from dyndet_bench.measuring.records import Circumstances
+from dyndet_bench.measuring.machine import Circumstances
 from dyndet_bench.sweep.compare import compare, compare_sweeps
 from dyndet_bench.sweep.record import Accuracy, Cell, Latency, RouteLatencies, Sweep
 from dyndet_builder.cli import dyndet, run

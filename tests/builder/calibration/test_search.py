@@ -16,8 +16,8 @@ import pytest
 from dynamicdet.aliases import silent
 from dynamicdet.errors import TargetOutOfReachError, TooNoisyError
 from dynamicdet.thresholds import is_hard
+from dyndet_bench.measuring.counters import RouteCounts
 from dyndet_bench.measuring.measure import PERCENTILES, Run
-from dyndet_bench.measuring.served import RouteCounts
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.calibration.search import ThresholdSearch
 from dyndet_builder.calibration.trial import Trial

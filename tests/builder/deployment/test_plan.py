@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamicdet.errors import InputError, TargetOutOfReachError
-from dyndet_bench.measuring.records import circumstances
+from dyndet_bench.measuring.machine import circumstances
 from dyndet_bench.sweep.record import FILE_NAME, Cell, Latency, RouteLatencies, Sweep
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.deployment.plan import plan

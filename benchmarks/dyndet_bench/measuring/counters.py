@@ -1,0 +1,116 @@
+"""What a server has counted of one detector: images by route, and where requests spent their time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dyndet_bench.measuring.own_metrics import OwnMetrics
+
+STAGES = ("backbone1", "head1", "detector2")
+_COUNTED_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteCounts:
+    """Images the server's own counters have seen since it started."""
+
+    total: int
+    hard: int
+
+    def since(self, before: RouteCounts) -> RouteCounts:
+        """What was counted between `before` and this."""
+        return RouteCounts(total=self.total - before.total, hard=self.hard - before.hard)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerTimes:
+    """Time the server's own statistics have seen requests spend since it started, milliseconds added up."""
+
+    requests: int = 0
+    """to the public model"""
+    inside_ms: float = 0.0
+    """from arrival to answer"""
+    queue_ms: float = 0.0
+    """waiting for an instance: of the public model, and of the stages for its calls"""
+    compute_ms: float = 0.0
+    """in the stages' graphs"""
+
+    def since(self, before: ServerTimes) -> ServerTimes:
+        """What was spent between `before` and this."""
+        return ServerTimes(
+            requests=self.requests - before.requests,
+            inside_ms=self.inside_ms - before.inside_ms,
+            queue_ms=self.queue_ms - before.queue_ms,
+            compute_ms=self.compute_ms - before.compute_ms,
+        )
+
+
+class ServerCounters:
+    """The counters of one detector: Triton's per model, or, for one without stage models, the detector's own.
+
+    Every method raises ServerError if the server does not answer, or counts other requests than its model takes.
+    """
+
+    def __init__(
+        self,
+        detector: str,
+        statistics: Callable[[str], Sequence[Mapping[str, Any]]],
+        own_metrics: OwnMetrics | None = None,
+    ) -> None:
+        """`statistics` returns the entries of Triton's `model_stats` for a model.
+
+        `own_metrics` are those of a detector without stage models, of the topology `fused`.
+        """
+        self._detector = detector
+        self._statistics = statistics
+        self._own_metrics = own_metrics
+
+    def counts(self) -> RouteCounts:
+        """Images answered, and images that reached detector 2."""
+        total = self._images(self._detector)
+        if self._own_metrics is not None:
+            return RouteCounts(total=total, hard=int(self._own_metrics.routed(images=total)["hard"]))
+        return RouteCounts(total=total, hard=self._images(f"{self._detector}_detector2"))
+
+    def counts_after(self, before: RouteCounts, images: int) -> RouteCounts:
+        """The counters once they hold so many images more: a server answers a request before it counts it.
+
+        Waits no longer than a second, then returns what is counted.
+        """
+        deadline = time.monotonic() + _COUNTED_S
+        while (counts := self.counts()).since(before).total < images and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return counts
+
+    def times(self) -> ServerTimes:
+        """Time spent in the public model and in the stages behind it."""
+        public = self._times(self._detector)
+        if self._own_metrics is not None:
+            self._own_metrics.routed(images=self._images(self._detector))
+            stage_seconds = self._own_metrics.read("dyndet_stage_seconds_total")
+            return replace(public, compute_ms=1e3 * sum(stage_seconds.values()))
+        stages = [self._times(f"{self._detector}_{stage}") for stage in STAGES]
+        return replace(
+            public,
+            queue_ms=public.queue_ms + sum(stage.queue_ms for stage in stages),
+            compute_ms=sum(stage.compute_ms for stage in stages),
+        )
+
+    def _images(self, model: str) -> int:
+        return sum(int(entry.get("inference_count", 0)) for entry in self._statistics(model))
+
+    def _times(self, model: str) -> ServerTimes:
+        statistics = [entry.get("inference_stats", {}) for entry in self._statistics(model)]
+
+        def spent_ms(*names: str) -> float:
+            return sum(int(entry.get(name, {}).get("ns", 0)) for entry in statistics for name in names) / 1e6
+
+        return ServerTimes(
+            requests=sum(int(entry.get("success", {}).get("count", 0)) for entry in statistics),
+            inside_ms=spent_ms("success"),
+            queue_ms=spent_ms("queue"),
+            compute_ms=spent_ms("compute_input", "compute_infer", "compute_output"),
+        )
