@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dyndet_bench.measuring.own_metrics import OwnMetrics
@@ -19,10 +19,14 @@ class RouteCounts:
 
     total: int
     hard: int
+    answered: int = field(default=0, compare=False)
+    """images that left a last stage, head 1 or detector 2"""
 
     def since(self, before: RouteCounts) -> RouteCounts:
         """What was counted between `before` and this."""
-        return RouteCounts(total=self.total - before.total, hard=self.hard - before.hard)
+        return RouteCounts(
+            total=self.total - before.total, hard=self.hard - before.hard, answered=self.answered - before.answered
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +76,23 @@ class ServerCounters:
         """Images answered, and images that reached detector 2."""
         total = self._images(self._detector)
         if self._own_metrics is not None:
-            return RouteCounts(total=total, hard=int(self._own_metrics.routed(images=total)["hard"]))
-        return RouteCounts(total=total, hard=self._images(f"{self._detector}_detector2"))
+            return RouteCounts(total=total, hard=int(self._own_metrics.routed(images=total)["hard"]), answered=total)
+        easy, hard = (self._images(f"{self._detector}_{stage}") for stage in ("head1", "detector2"))
+        return RouteCounts(total=total, hard=hard, answered=easy + hard)
 
     def counts_after(self, before: RouteCounts, images: int) -> RouteCounts:
-        """The counters once they hold so many images more: a server answers a request before it counts it.
+        """The counters once they hold so many images more: a model answers a request before it counts it.
 
-        Waits no longer than a second, then returns what is counted.
+        Each model counts on its own, so the public model's count can be complete before that of the last stage. Waits
+        no longer than a second, then returns what is counted.
         """
         deadline = time.monotonic() + _COUNTED_S
-        while (counts := self.counts()).since(before).total < images and time.monotonic() < deadline:
+        while True:
+            counts = self.counts()
+            counted = counts.since(before)
+            if min(counted.total, counted.answered) >= images or time.monotonic() >= deadline:
+                return counts
             time.sleep(0.005)
-        return counts
 
     def times(self) -> ServerTimes:
         """Time spent in the public model and in the stages behind it."""
