@@ -3,7 +3,8 @@
 It sends the requests, one after another; beside that the variable STAND_IN says what happens. `hang N`: the first N
 tries wait for ever, without a worker, as the real one does; the others are whole. `lose N`: they fail, as the real one
 does. `slow S`: it takes S seconds more before it measures, for a request, and after it has measured. `work`: a request
-is never answered. `script`: the real one is started, as newer packages do.
+is never answered. `script`: the real one is started, as newer packages do. `hold B`: the real one is started, and at
+the first try it can print only B bytes until its workers have ended.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import csv
+import fcntl
 import json
 import os
 import subprocess
@@ -24,6 +26,7 @@ import numpy as np
 import tritonclient.grpc as triton
 
 _NAP_S = 0.05  # the real one counts its records once a second
+_HELD_UP_S = 10.0  # at most: not every kernel says what a thread waits for
 _TYPES = {"image": ("UINT8", np.uint8), "threshold": ("FP32", np.float32)}
 
 
@@ -31,8 +34,12 @@ def main() -> None:
     word, _, number = os.environ["STAND_IN"].partition(" ")
     tries = Path(os.environ["STAND_IN_TRIES"])
     tries.write_text(f"{tries.read_text() if tries.exists() else ''}{os.getpid()}\n")
-    if word == "script":
-        subprocess.run([os.environ["STAND_IN_REAL"], *sys.argv[1:]])
+    real = [os.environ["STAND_IN_REAL"], *sys.argv[1:]]
+    if word == "hold" and len(tries.read_text().splitlines()) == 1:
+        _hold_up(real, int(number))
+        return
+    if word in ("hold", "script"):
+        subprocess.run(real)
         return
     seconds = float(number) if word == "slow" else 0.0
     _nap(seconds)
@@ -49,6 +56,25 @@ def main() -> None:
         sys.exit("failed to find the requested model version\n")
     _say("  Client: ")
     _nap(seconds)
+
+
+def _hold_up(command: list[str], printed: int) -> None:
+    receive, send = os.pipe()
+    size = fcntl.fcntl(send, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(send, bytes(size - printed))
+    with subprocess.Popen(command, stdout=send) as real:
+        os.close(send)
+        deadline = time.monotonic() + _HELD_UP_S
+        while time.monotonic() < deadline and not _waits_to_print(Path(f"/proc/{real.pid}")):
+            time.sleep(_NAP_S)
+        while got := os.read(receive, size):
+            os.write(sys.stdout.fileno(), got.replace(b"\0", b""))
+
+
+def _waits_to_print(process: Path) -> bool:
+    """Whether nothing but the main thread is left beside gRPC's own threads, and it waits for a reader."""
+    names = [path.read_text() for path in process.glob("task/*/comm")]
+    return names.count((process / "comm").read_text()) == 1 and "pipe_write" in (process / "wchan").read_text()
 
 
 def _arguments() -> argparse.Namespace:

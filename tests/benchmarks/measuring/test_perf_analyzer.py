@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -167,7 +168,7 @@ def _stand_in(folder: Path, does: str) -> PerfAnalyzer:
         path=path,
         environment={**real.environment, **told},
         version=real.version,
-        patience=Patience(look_s=0.05, rest_s=0.5),
+        patience=Patience(look_s=0.05, rest_s=0.3),
     )
 
 
@@ -188,6 +189,21 @@ def test_a_run_that_loses_requests_is_repeated_and_only_its_last_try_counts(
     assert (run.repeats, len(_tries(tmp_path))) == (2, 3)
     assert (run.counts.total, run.counts.hard, run.times.requests) == (6, 6, 6)
     assert served.counts().since(before).total == 3 * 6  # each try sent all its requests
+
+
+def test_the_real_perf_analyzer_hangs_when_requests_are_answered_early(
+    served: Served, workload: Workload, tmp_path: Path
+) -> None:
+    """Its main thread is held up in the line that it prints between starting its workers and being ready for them."""
+    program, kept = find_perf_analyzer(), tmp_path / "whole"
+    two = {"threshold": ALL_EASY, "requests": 2, "load": Load(concurrency=2), "timeout_s": 60.0}
+    measure(served, program, workload, keep=kept, **two)  # type: ignore[arg-type]
+    until_warm_up = re.search(r"(?s).*?Request concurrency: 2\n", kept.with_name("whole.txt").read_text())
+    assert until_warm_up is not None
+    program = _stand_in(tmp_path, f"hold {len(until_warm_up[0])}")
+    run = measure(served, program, workload, **two)  # type: ignore[arg-type]
+    assert 1 <= run.repeats == len(_tries(tmp_path)) - 1  # a busy machine can spoil the second try, too
+    assert run.counts.total == 4
 
 
 def test_thresholds_that_take_turns_are_repeated_together(served: Served, workload: Workload, tmp_path: Path) -> None:
