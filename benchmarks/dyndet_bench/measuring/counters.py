@@ -74,9 +74,11 @@ class ServerCounters:
 
     def counts(self) -> RouteCounts:
         """Images answered, and images that reached detector 2."""
-        total = self._images(self._detector)
         if self._own_metrics is not None:
-            return RouteCounts(total=total, hard=int(self._own_metrics.routed(images=total)["hard"]), answered=total)
+            hard = int(self._own_metrics.routed(images=self._taken)["hard"])
+            total = self._taken()
+            return RouteCounts(total=total, hard=hard, answered=total)
+        total = self._taken()
         easy, hard = (self._images(f"{self._detector}_{stage}") for stage in ("head1", "detector2"))
         return RouteCounts(total=total, hard=hard, answered=easy + hard)
 
@@ -98,7 +100,7 @@ class ServerCounters:
         """Time spent in the public model and in the stages behind it."""
         public = self._times(self._detector)
         if self._own_metrics is not None:
-            self._own_metrics.routed(images=self._images(self._detector))
+            self._own_metrics.routed(images=self._taken)
             stage_seconds = self._own_metrics.read("dyndet_stage_seconds_total")
             return replace(public, compute_ms=1e3 * sum(stage_seconds.values()))
         stages = [self._times(f"{self._detector}_{stage}") for stage in STAGES]
@@ -107,6 +109,10 @@ class ServerCounters:
             queue_ms=public.queue_ms + sum(stage.queue_ms for stage in stages),
             compute_ms=sum(stage.compute_ms for stage in stages),
         )
+
+    def _taken(self) -> int:
+        """Images that the public model has taken, of failed requests too."""
+        return self._images(self._detector)
 
     def _images(self, model: str) -> int:
         return sum(int(entry.get("inference_count", 0)) for entry in self._statistics(model))

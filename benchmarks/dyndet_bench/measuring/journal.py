@@ -131,4 +131,5 @@ class Journal:
 
 def _plain(run: Run) -> dict[str, Any]:
     latencies = None if run.latencies_ms is None else np.round(run.latencies_ms, 4).tolist()
-    return {**asdict(run), "latencies_ms": latencies}
+    counts = {"total": run.counts.total, "hard": run.counts.hard}
+    return {**asdict(run), "counts": counts, "latencies_ms": latencies}

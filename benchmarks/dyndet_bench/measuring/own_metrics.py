@@ -7,7 +7,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -62,25 +62,27 @@ class OwnMetrics:
                 found[key] = found.get(key, 0.0) + sample.value
         return found
 
-    def routed(self, *, images: int) -> Mapping[str, float]:
-        """Images by route, as soon as all are counted of the `images` that the server has taken since the first call.
+    def routed(self, *, images: Callable[[], int]) -> Mapping[str, float]:
+        """Images by route, as soon as all are counted that the server has taken since the first call.
 
-        Triton counts images of failed requests, too, which have no route: the first call, which waits until nothing
-        changes, finds out how many there were. Raises ServerError where the rest is never counted: then these are the
-        metrics of another server.
+        `images` reads how many the server has taken. Triton counts images of failed requests, too, which have no route:
+        the first call, which waits until nothing changes, finds out how many there were. Raises ServerError if the rest
+        is never counted: then these are the metrics of another server.
         """
         deadline = time.monotonic() + self.patience_s
-        counted = -1.0
+        taken, counted = images(), -1.0
         while True:
             before, found = counted, self.read("dyndet_routed_total")
             counted = sum(found.values())
             if self._without_route is None and counted == before:
-                self._without_route = images - counted
-            if self._without_route is not None and counted + self._without_route >= images:
+                taken = images()  # once more, since Triton can count an image later than the detector does
+                if taken >= counted:
+                    self._without_route = taken - counted
+            if self._without_route is not None and counted + self._without_route >= taken:
                 return found
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"the metrics at {self.url} do not count what model {self._model!r} answers ({counted:.0f} images, "
-                    f"its server {images}); give the address of that server's metrics with --metrics-url"
+                    f"its server {taken}); give the address of that server's metrics with --metrics-url"
                 )
             time.sleep(_POLL_S)
