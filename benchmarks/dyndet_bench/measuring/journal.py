@@ -11,7 +11,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +79,21 @@ class _KeptRound(BaseModel):
 
     time: float
     runs: Annotated[list[_KeptRun], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalFolder:
+    """A folder of journals, one for everything that a measurement depends on."""
+
+    folder: Path
+    newest_s: float
+    """rounds that are older, in seconds, do not count: machines change their speed"""
+    fresh: bool = False
+    """whether no round counts that is there already"""
+
+    def open(self, identity: Mapping[str, object]) -> Journal:
+        """The journal of measurements that depend on `identity`. Raises InputError as `Journal` does."""
+        return Journal(self.folder, identity, newest_s=self.newest_s, fresh=self.fresh)
 
 
 class Journal:

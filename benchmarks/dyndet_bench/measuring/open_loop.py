@@ -25,6 +25,7 @@ from dynamicdet.aliases import FloatArray, UInt8Array
 from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.measuring.counters import RouteCounts
 from dyndet_bench.measuring.load import Load
+from dyndet_bench.measuring.measure import PERCENTILES, Run
 from dyndet_bench.measuring.served import Served
 from dyndet_client.codec import OUTPUTS
 from dyndet_client.errors import ServerUnreachableError
@@ -71,6 +72,21 @@ class OpenLoopRun:
         return (
             f"the client did not keep up with {self.load}: requests left {np.median(self.send_lag_ms):.1f} ms late "
             f"(median; at most {self.send_lag_ms.max():.1f} ms), {self.client_share:.0%} of the measured latency"
+        )
+
+    def as_run(self) -> Run:
+        """The same as a run of perf_analyzer's would say it, with all latencies."""
+        return Run(
+            threshold=self.threshold,
+            requests=self.latencies_ms.size,
+            mean_ms=float(self.latencies_ms.mean()),
+            percentiles_ms={
+                percent: float(np.quantile(self.latencies_ms, percent / 100, method="inverted_cdf"))
+                for percent in PERCENTILES
+            },
+            throughput_per_s=self.achieved_rate_per_s * self.load.batch,
+            counts=self.counts,
+            latencies_ms=self.latencies_ms,
         )
 
 

@@ -1,24 +1,28 @@
-"""Repeats measurements in rounds, so that a machine that grows slower or faster does so for all that is compared."""
+"""Measures thresholds in rounds, so that a machine that grows slower or faster does so for all that is compared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-
-import numpy as np
+from pathlib import Path
+from typing import Literal
 
 from dynamicdet.aliases import FloatArray
 from dyndet_bench.measuring.interleaved import measure_interleaved
-from dyndet_bench.measuring.journal import Journal, Round
+from dyndet_bench.measuring.journal import JournalFolder, Round, Wanted
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.measure import PERCENTILES, Run, measure
+from dyndet_bench.measuring.machine import describe_machine
+from dyndet_bench.measuring.measure import Run, measure
 from dyndet_bench.measuring.open_loop import measure_open_loop
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import Workload
 
+Method = Literal["run by run", "request by request", "open loop"]
+"""how the thresholds of a round take turns, the first two with perf_analyzer, the last with our own generator"""
+
 
 class Rounds:
-    """Measures several thresholds in turn on one server with one set of pictures at one load.
+    """Runs of some thresholds on one server with one set of pictures at one load: from a journal, else measured.
 
     A closed loop is perf_analyzer's; at a request rate our own generator measures, which counts from the moment a
     request was due. With one request of one picture in flight, and `difficulties` given, the thresholds take turns
@@ -33,23 +37,35 @@ class Rounds:
         *,
         load: Load | None = None,
         requests: int | None = None,
-        journal: Journal | None = None,
-        first: int = 0,
         difficulties: FloatArray | None = None,
+        as_sent: bool = False,
+        journals: JournalFolder | None = None,
+        raw: Path | None = None,
     ) -> None:
-        """`first` numbers the rounds, each of which has arrivals of its own at a request rate."""
+        """`requests` are those of a run, by default each picture once; `difficulties` those of the workload's pictures.
+
+        `as_sent` lets perf_analyzer also measure at a request rate, from when a request was really sent. `raw` is a
+        folder for the files that perf_analyzer writes in a run of its own.
+        """
         self.workload = workload
         self.load = load or Load()
-        self.warning: str | None = None
-        """where the client of an open loop did not send on time: what it said last"""
+        self.warnings: dict[float | None, str] = {}
+        """if the client of an open loop did not send on time: its last words, by threshold"""
         self.repeats = 0
         """tries of perf_analyzer that hung or lost requests, in all rounds"""
         self._served = served
         self._perf_analyzer = perf_analyzer
         self._requests = -(-len(workload) // self.load.batch) if requests is None else requests
-        self._journal = journal
-        self._number = first
         self._difficulties = difficulties if self.load == Load() else None
+        self._method = self._choose_method(as_sent=as_sent)
+        self._journal = None if journals is None else journals.open(self._identity())
+        self._raw = raw
+        self._number = 0
+
+    @property
+    def replayed(self) -> int:
+        """Rounds that came from the journal."""
+        return 0 if self._journal is None else self._journal.replayed
 
     def measure(
         self,
@@ -57,69 +73,101 @@ class Rounds:
         progress: Callable[[], None] | None = None,
         *,
         latencies_of: Collection[float | None] = (),
+        number: int | None = None,
     ) -> Round:
         """One run of each threshold, in their order. Every other round is measured backwards.
 
         Single latencies are fetched for the thresholds `latencies_of`; in a closed loop that takes its time.
-        `progress` is called after each run.
+        `progress` is called after each run. Each `number` of a round, by default the next one, has arrivals of its own
+        at a request rate. Raises ServerError.
         """
-        runs = self._round(thresholds, progress or (lambda: None), latencies_of)
+        runs = self._round(thresholds, progress or (lambda: None), latencies_of, number)
         self.repeats += sum(run.repeats for run in runs)
         return runs
 
     def _round(
-        self, thresholds: Sequence[float | None], tell: Callable[[], None], latencies_of: Collection[float | None]
+        self,
+        thresholds: Sequence[float | None],
+        tell: Callable[[], None],
+        latencies_of: Collection[float | None],
+        number: int | None,
     ) -> Round:
-        all_known = self.load.open or self._difficulties is not None
-        wanted = tuple((threshold, all_known or threshold in latencies_of) for threshold in thresholds)
-        known = None if self._journal is None else self._journal.take(wanted)
-        self._number += 1
-        if known is not None:
-            for _ in known:
-                tell()
-            return known
-        if self._difficulties is not None:
-            return self._interleaved(thresholds, self._difficulties, tell)
-        runs: dict[int, Run] = {}
-        for index in list(range(len(wanted)))[:: 1 if self._number % 2 else -1]:
-            runs[index] = self._run(*wanted[index])
-            if len(runs) == len(wanted) and self._journal is not None:
-                self._journal.add([runs[position] for position in range(len(wanted))])
-            tell()
-        return [runs[position] for position in range(len(wanted))]
-
-    def _interleaved(
-        self, thresholds: Sequence[float | None], difficulties: FloatArray, tell: Callable[[], None]
-    ) -> Round:
-        values = [threshold for threshold in thresholds if threshold is not None]
-        if len(values) < len(thresholds):
-            raise ValueError("the server's own threshold cannot be measured among others")
-        told = 0
-
-        def tell_one() -> None:
-            nonlocal told
-            told += 1
-            tell()
-
-        runs = measure_interleaved(
-            self._served,
-            self._perf_analyzer,
-            self.workload,
-            difficulties,
-            values,
-            requests=self._requests,
-            number=self._number,
-            tell=tell_one,
-        )
-        if self._journal is not None:
-            self._journal.add(runs)
-        for _ in range(len(values) - told):  # what is told is on record
+        self._number = self._number + 1 if number is None else number
+        every_latency = self._method != "run by run"
+        wanted = tuple((threshold, every_latency or threshold in latencies_of) for threshold in thresholds)
+        runs = None if self._journal is None else self._journal.take(wanted)
+        if runs is None:
+            return self._measure(wanted, tell)
+        for _ in runs:
             tell()
         return runs
 
+    def raw_files(self, threshold: float) -> tuple[str, str]:
+        """Names of the files that perf_analyzer wrote about a threshold in the last round: its table, what it printed.
+
+        They tell threshold, load, batch size and the round's number, as in `t0.5-c4-b1-2.csv`.
+        """
+        return f"{self._raw_name(threshold)}.csv", f"{self._raw_name(threshold)}.txt"
+
+    def _choose_method(self, *, as_sent: bool) -> Method:
+        if self.load.open and not as_sent:
+            return "open loop"
+        return "run by run" if self._difficulties is None else "request by request"
+
+    def _identity(self) -> dict[str, object]:
+        """Everything that a run depends on but for its threshold."""
+        return {
+            "server": self._served.identity(),
+            "client": describe_machine(),
+            "perf_analyzer": self._perf_analyzer.version,
+            "images": self.workload.sha256,
+            "load": str(self.load),
+            "requests": self._requests,
+            "method": self._method,
+        }
+
+    def _measure(self, wanted: Wanted, tell: Callable[[], None]) -> Round:
+        early = 0
+
+        def tell_early() -> None:
+            nonlocal early
+            if early < len(wanted) - 1:  # the last run is reported once the round is on record
+                early += 1
+                tell()
+
+        measured = self._request_by_request if self._method == "request by request" else self._run_by_run
+        runs = measured(wanted, tell_early)
+        if self._journal is not None:
+            self._journal.add(runs)
+        for _ in range(len(wanted) - early):
+            tell()
+        return runs
+
+    def _request_by_request(self, wanted: Wanted, tell: Callable[[], None]) -> Round:
+        assert self._difficulties is not None
+        thresholds = [threshold for threshold, _ in wanted if threshold is not None]
+        if len(thresholds) < len(wanted):
+            raise ValueError("the server's own threshold cannot be measured among others")
+        return measure_interleaved(
+            self._served,
+            self._perf_analyzer,
+            self.workload,
+            self._difficulties,
+            thresholds,
+            requests=self._requests,
+            number=self._number,
+            tell=tell,
+        )
+
+    def _run_by_run(self, wanted: Wanted, tell: Callable[[], None]) -> Round:
+        runs: dict[int, Run] = {}
+        for place in list(range(len(wanted)))[:: 1 if self._number % 2 else -1]:
+            threshold, latencies = wanted[place]
+            runs[place] = self._open_loop(threshold) if self._method == "open loop" else self._run(threshold, latencies)
+            tell()
+        return [runs[place] for place in range(len(wanted))]
+
     def _run(self, threshold: float | None, latencies: bool) -> Run:
-        if self.load.open:
-            return self._open_loop(threshold)
         return measure(
             self._served,
             self._perf_analyzer,
@@ -128,10 +176,11 @@ class Rounds:
             load=self.load,
             requests=self._requests,
             export_latencies=latencies,
+            keep=None if self._raw is None else self._raw / self._raw_name(threshold),
         )
 
     def _open_loop(self, threshold: float | None) -> Run:
-        found = measure_open_loop(
+        measured = measure_open_loop(
             self._served,
             self.workload.images,
             load=self.load,
@@ -139,16 +188,11 @@ class Rounds:
             requests=self._requests,
             seed=self._number,
         )
-        self.warning = found.warning or self.warning
-        return Run(
-            threshold=threshold,
-            requests=self._requests,
-            mean_ms=float(found.latencies_ms.mean()),
-            percentiles_ms={
-                percent: float(np.quantile(found.latencies_ms, percent / 100, method="inverted_cdf"))
-                for percent in PERCENTILES
-            },
-            throughput_per_s=found.achieved_rate_per_s * self.load.batch,
-            counts=found.counts,
-            latencies_ms=found.latencies_ms,
-        )
+        if measured.warning is not None:
+            self.warnings[threshold] = measured.warning
+        return measured.as_run()
+
+    def _raw_name(self, threshold: float | None) -> str:
+        own = "server" if threshold is None else f"{threshold:.6g}"
+        load = f"r{self.load.request_rate:g}" if self.load.open else f"c{self.load.concurrency}"
+        return f"t{own}-{load}-b{self.load.batch}-{self._number}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -61,6 +63,14 @@ class Workload:
     def folder(self) -> Path:
         """Where its files lie; others that belong to the same measurement may be put beside them."""
         return Path(self._folder.name)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the pictures, in their order."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(image.tobytes())
+        return digest.hexdigest()
 
     def input_data(self, threshold: float | None) -> Path:
         """File for `--input-data` that sends each picture with this threshold; None leaves it to the server.

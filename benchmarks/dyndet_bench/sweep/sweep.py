@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,20 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from dynamicdet.aliases import FloatArray, Progress, UInt8Array, silent
+from dynamicdet.aliases import FloatArray, Progress, silent
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dynamicdet.files import whole_file
 from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import threshold_for_easy_share
+from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.machine import circumstances, describe_machine
+from dyndet_bench.measuring.machine import circumstances
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_bench.measuring.rounds import Rounds
-from dyndet_bench.measuring.served import Served
+from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.statistic import MEAN, pooled
 from dyndet_bench.measuring.workload import Workload, read_letterboxed
-from dyndet_bench.sweep.cells import CellRuns, Measurer
+from dyndet_bench.sweep.cells import RAW_FOLDER, CellRuns, cells_of
 from dyndet_bench.sweep.gallery import make_gallery
 from dyndet_bench.sweep.paper import check_paper
 from dyndet_bench.sweep.record import FILE_NAME, Accuracy, Point, RouteLatencies, Sweep
@@ -33,6 +34,8 @@ Route = Literal["easy", "hard"]
 
 _ROUTES: tuple[Route, ...] = get_args(Route)
 _ROUTE_ROUNDS = 2
+_RESUMED_S = 24 * 3600.0
+"""how old a run of an interrupted sweep may be to count"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +107,15 @@ def sweep(
             letterboxed, lambda: progress("ask for difficulties", next(counter), len(letterboxed))
         )
         thresholds = _thresholds(plan, difficulties)
-        found = () if accuracy is None else tuple(accuracy(thresholds))
+        accuracies = () if accuracy is None else tuple(accuracy(thresholds))
         gallery = make_gallery(served, files, difficulties, output, middle=_middle(points, difficulties))
         with Workload(letterboxed) as workload:
-            identity = {"server": served.identity(), "client": describe_machine(), "images": _digest(letterboxed)}
-            measurer = Measurer(served, perf_analyzer, workload, output, identity, requests=plan.requests, fresh=fresh)
-            routes = _routes(Rounds(served, perf_analyzer, workload), measurer, progress)
-            cells = [CellRuns(threshold, load) for load in plan.loads for threshold in thresholds]
-            death = _measure(cells, measurer, plan.repetitions, progress)
+            journals = JournalFolder(folder=output / RAW_FOLDER, newest_s=_RESUMED_S, fresh=fresh)
+            rounds = functools.partial(Rounds, served, perf_analyzer, workload, journals=journals)
+            routes = _routes(rounds(), progress)
+            pictures = len(letterboxed)
+            cells = cells_of(thresholds, plan.loads, rounds, output, pictures=pictures, requests=plan.requests)
+            death = _measure(cells, plan.repetitions, progress)
         seen = circumstances(perf_analyzer=perf_analyzer.version, **({} if death else served.versions()))
     if death is None and not any(cell.runs for cell in cells):
         raise ServerError(f"no cell could be measured; the first says: {cells[0].error}")
@@ -127,8 +131,8 @@ def sweep(
         cells=tuple(cell.record() for cell in cells),
         routes=routes,
         difficulties=tuple(float(value) for value in difficulties),
-        accuracy=found,
-        accuracy_data=accuracy_data if found else None,
+        accuracy=accuracies,
+        accuracy_data=accuracy_data if accuracies else None,
         points=tuple(points),
         paper=check_paper(),
         gallery=gallery,
@@ -141,9 +145,7 @@ def sweep(
     return record
 
 
-def _measure(
-    cells: Sequence[CellRuns], measurer: Measurer, repetitions: int, progress: Progress
-) -> ServerUnreachableError | None:
+def _measure(cells: Sequence[CellRuns], repetitions: int, progress: Progress) -> ServerUnreachableError | None:
     """Measure each cell once per repetition; the error that ended it all, if any."""
     step, total = "measure cells", len(cells) * repetitions
     progress(step, 0, total)
@@ -151,7 +153,7 @@ def _measure(
     for repetition in range(repetitions):
         for cell in cells[:: 1 if repetition % 2 == 0 else -1]:
             try:
-                measurer.measure(cell, repetition)
+                cell.measure(repetition + 1)
             except ServerUnreachableError as error:
                 for open_cell in cells:
                     if not open_cell.runs:
@@ -164,13 +166,18 @@ def _measure(
     return None
 
 
-def _routes(rounds: Rounds, measurer: Measurer, progress: Progress) -> dict[Route, RouteLatencies]:
+def _routes(rounds: Rounds, progress: Progress) -> dict[Route, RouteLatencies]:
     """Latencies of single requests down each route, one at a time."""
-    step = "measure both routes"
-    progress(step, 0, 2 * _ROUTE_ROUNDS)
-    found = measurer.routes(rounds, _ROUTE_ROUNDS, lambda done: progress(step, done, 2 * _ROUTE_ROUNDS))
+    step, total = "measure both routes", 2 * _ROUTE_ROUNDS
+    progress(step, 0, total)
+    counter = itertools.count(1)
+    ends = (ALL_EASY, ALL_HARD)
+    measured = [
+        rounds.measure(ends, lambda: progress(step, next(counter), total), latencies_of=ends)
+        for _ in range(_ROUTE_ROUNDS)
+    ]
     routes: dict[Route, RouteLatencies] = {}
-    for name, runs in zip(_ROUTES, zip(*found, strict=True), strict=True):
+    for name, runs in zip(_ROUTES, zip(*measured, strict=True), strict=True):
         quantiles = np.quantile(pooled(runs), np.linspace(0, 1, 101), method="inverted_cdf")
         routes[name] = RouteLatencies(
             quantiles_ms=tuple(round(float(value), 4) for value in quantiles),
@@ -198,18 +205,11 @@ def _middle(points: Sequence[Point], difficulties: FloatArray) -> float:
     return points[0].threshold if points else float(np.nanmedian(difficulties))
 
 
-def _digest(images: Sequence[UInt8Array]) -> str:
-    digest = hashlib.sha256()
-    for image in images:
-        digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
 def _check_output(output: Path) -> None:
-    known = (FILE_NAME, "raw")
+    known = (FILE_NAME, RAW_FOLDER)
     if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in known):
         raise InputError(f"{output} holds files that are no sweep's; name another --output")
     try:
-        (output / "raw").mkdir(parents=True, exist_ok=True)
+        (output / RAW_FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{output} cannot be written ({error.strerror})") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,11 +14,11 @@ from dynamicdet.errors import InputError, ServerError
 from dynamicdet.files import check_writable, whole_file
 from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import easy_share
-from dyndet_bench.measuring.journal import Journal
+from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.machine import Circumstances, circumstances, describe_machine
+from dyndet_bench.measuring.machine import Circumstances, circumstances
 from dyndet_bench.measuring.measure import PERCENTILES, Run
-from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer, find_perf_analyzer
+from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, REPORTED, THROUGHPUT, Statistic
@@ -112,10 +111,9 @@ def calibrate(
         served.warm_up()
         difficulties = _difficulties(served, letterboxed, progress)
         half = len(letterboxed) // 2
-        journal = None
+        journals = None
         if measurements is not None:
-            identity = _identity(served, perf_analyzer, letterboxed, load, effort)
-            journal = Journal(measurements, identity, newest_s=_REPLAYED_S, fresh=fresh)
+            journals = JournalFolder(folder=measurements, newest_s=_REPLAYED_S, fresh=fresh)
         with Workload(letterboxed[half:]) as held_out:
             rounds = Rounds(
                 served,
@@ -123,14 +121,14 @@ def calibrate(
                 held_out,
                 load=load,
                 requests=effort.requests_per_run,
-                journal=journal,
                 difficulties=difficulties[half:],
+                journals=journals,
             )
             search = ThresholdSearch(rounds, targets, difficulties[:half], effort, progress)
             verified = search.find()
         seen = circumstances(**served.versions(), perf_analyzer=perf_analyzer.version)
-    warnings = [*search.warnings, *([] if rounds.warning is None else [rounds.warning])]
-    evidence = _evidence(verified, difficulties[:half], len(letterboxed) - half, rounds, journal, seen, warnings)
+    warnings = [*search.warnings, *list(rounds.warnings.values())[-1:]]
+    evidence = _evidence(verified, difficulties[:half], len(letterboxed) - half, rounds, seen, warnings)
     points = {trial.target.text: _point(trial, difficulties[:half], load, seen.date) for trial in verified}
     for path in files:
         _write(path, points, evidence)
@@ -180,7 +178,6 @@ def _evidence(
     difficulties: FloatArray,
     held_out: int,
     rounds: Rounds,
-    journal: Journal | None,
     seen: Circumstances,
     warnings: Sequence[str],
 ) -> Evidence:
@@ -198,7 +195,7 @@ def _evidence(
         concurrency=None if load.open else load.concurrency,
         request_rate=load.request_rate,
         batch=load.batch,
-        rounds_replayed=0 if journal is None else journal.replayed,
+        rounds_replayed=rounds.replayed,
         repeats=rounds.repeats,
         warnings=tuple(warnings),
         **asdict(seen),
@@ -223,24 +220,6 @@ def _percentile(runs: Sequence[Run], percent: int) -> float:
     if all(run.latencies_ms is not None for run in runs):
         return Statistic(f"p{percent}").of(runs)
     return float(np.median([run.percentiles_ms[percent] for run in runs]))
-
-
-def _identity(
-    served: Served, perf_analyzer: PerfAnalyzer, images: Sequence[UInt8Array], load: Load, effort: Effort
-) -> dict[str, object]:
-    """Everything that a measured round depends on."""
-    digest = hashlib.sha256()
-    for image in images:
-        digest.update(image.tobytes())
-    return {
-        "server": served.identity(),
-        "client": describe_machine(),
-        "perf_analyzer": perf_analyzer.version,
-        "images": digest.hexdigest(),
-        "load": str(load),
-        "requests": effort.requests_per_run,
-        "interleaved": load == Load(),
-    }
 
 
 def _draw(files: Sequence[Path], most: int, seed: int) -> list[Path]:
