@@ -55,9 +55,8 @@ def threshold_for_easy_share(difficulties: npt.ArrayLike, easy_share: float) -> 
     """
     values = _checked(difficulties)
     share = _checked_share(easy_share)
-    levels, counts = np.unique(values[~np.isnan(values)], return_counts=True)
-    shares = np.concatenate([[0.0], np.cumsum(counts) / values.size])  # shares[j]: the j lowest levels are easy
-    distances = np.abs(shares - share)
+    levels = np.unique(values[~np.isnan(values)])
+    distances = np.abs(easy_shares(values) - share)  # [j]: where the j lowest levels are easy
     easy_levels = int(np.flatnonzero(distances <= distances.min() + 1e-12)[-1])
     if easy_levels == 0:
         return 0.0
@@ -69,6 +68,16 @@ def threshold_for_easy_share(difficulties: npt.ArrayLike, easy_share: float) -> 
     if 0.0 < rounded and below <= rounded < above:
         return rounded
     return below or halfway  # neighbours closer than float32 can tell apart
+
+
+def easy_shares(difficulties: npt.ArrayLike) -> FloatArray:
+    """Every easy share of the given images that a threshold can give, ascending from 0.
+
+    Raises InputError as `threshold_for_easy_share` does.
+    """
+    values = _checked(difficulties)
+    _, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    return np.concatenate([[0.0], np.cumsum(counts) / values.size])
 
 
 def easy_share(difficulties: npt.ArrayLike, threshold: float) -> float:

@@ -12,15 +12,48 @@ from dynamicdet.latency import Mixture
 from dynamicdet.thresholds import easy_share_for_target
 from dyndet_bench.measuring.measure import Run
 from dyndet_bench.measuring.statistic import MEAN, pooled
+from dyndet_builder.calibration.trial import Trial
 from dyndet_builder.targets import Target
 
 _SHARES = np.linspace(0.0, 1.0, 1001)
 _SAME = 0.05
 """easy shares this close are one place of measurement"""
+_RECENT = 5
+"""rounds of both routes that a correction rests on: earlier the machine may have had another speed"""
+
+
+class RouteModel:
+    """What the runs of a search say about any easy share: those of both routes, and trials beside their mixture."""
+
+    def __init__(self) -> None:
+        self._easy: list[Run] = []
+        self._hard: list[Run] = []
+        self._seen: dict[str, list[tuple[float, float]]] = {}
+        """of each statistic: counted easy shares, and how far above the mixture it was there"""
+
+    def add(self, easy: Run, hard: Run) -> None:
+        """A round of both routes."""
+        self._easy.append(easy)
+        self._hard.append(hard)
+
+    def learn(self, trial: Trial) -> None:
+        """How far a statistic lies from the mixture, unless that may be noise: corrections would follow it."""
+        if len(trial.rounds) > 1 and abs(trial.above_mixture - 1) <= trial.half_width:
+            return
+        self._seen.setdefault(trial.target.statistic.name, []).append((trial.easy_share, trial.above_mixture))
+
+    def first_share(self, target: Target, tolerance: float) -> float:
+        """See `first_easy_share`."""
+        return first_easy_share(target, self._easy, self._hard, tolerance)
+
+    def corrected_share(self, target: Target) -> float:
+        """See `corrected_easy_share`."""
+        seen = self._seen.get(target.statistic.name, ())
+        return corrected_easy_share(target, self._easy[-_RECENT:], self._hard[-_RECENT:], seen)
 
 
 def first_easy_share(target: Target, easy: Sequence[Run], hard: Sequence[Run], tolerance: float) -> float:
-    """Easy share that meets a target were requests not to wait for each other; a target close to an end takes the end.
+    """Easy share that would meet a target if requests never queued; a target close to an end takes the end.
 
     The mean by the paper's rule, a percentile on the mixture of both routes' latencies, a throughput by the time per
     image. Raises TargetOutOfReachError with the reachable range.
@@ -42,15 +75,14 @@ def corrected_easy_share(
 ) -> float:
     """Smallest easy share that is expected to meet a target, given what was measured.
 
-    `seen` holds easy shares and how far the figure lay above the mixture's (a factor) there. Between them, and the ends
-    where the mixture is right by definition, that factor is interpolated.
+    `seen` holds easy shares and how far the statistic lay above the mixture's (a factor) there. Between them, and the
+    ends where the mixture is right by definition, that factor is interpolated.
     """
     statistic = target.statistic
     expected = statistic.predicted(easy, hard, [float(share) for share in _SHARES]) * np.interp(_SHARES, *_merged(seen))
     goal = target.resolve(statistic.of(easy), statistic.of(hard))
-    kept = expected >= goal if statistic.unit == "/s" else expected <= goal
-    met = np.flatnonzero(kept)
-    return float(_SHARES[met[0]]) if met.size else 1.0
+    meeting = np.flatnonzero(expected >= goal if statistic.unit == "/s" else expected <= goal)
+    return float(_SHARES[meeting[0]]) if meeting.size else 1.0
 
 
 def _merged(seen: Sequence[tuple[float, float]]) -> tuple[FloatArray, FloatArray]:
