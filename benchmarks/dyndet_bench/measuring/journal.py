@@ -1,4 +1,4 @@
-"""Keeps every round of a calibration on disk as soon as it was measured, so that an interruption loses nothing.
+"""Every round of a calibration or sweep goes to disk as soon as it was measured: an interruption loses nothing.
 
 A search decides by what it measured and by nothing else. Given the same rounds it asks for the same thresholds again: a
 calibration that is started anew replays what is on record and goes on where it stopped.
@@ -32,7 +32,7 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class _KeptRun(BaseModel):
+class _RunRecord(BaseModel):
     """A run as it is written; a line that is anything else is damaged."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -49,7 +49,7 @@ class _KeptRun(BaseModel):
     """earlier versions wrote none"""
 
     @model_validator(mode="after")
-    def _fields_are_known(self) -> _KeptRun:
+    def _fields_are_known(self) -> _RunRecord:
         percentiles = {str(percent) for percent in PERCENTILES}
         if self.percentiles_ms.keys() != percentiles or self.counts.keys() != {"total", "hard"}:
             raise ValueError("other percentiles or counts")
@@ -60,7 +60,7 @@ class _KeptRun(BaseModel):
         return self
 
     def as_run(self) -> Run:
-        """The run that was kept."""
+        """The run that was recorded."""
         return Run(
             threshold=self.threshold,
             requests=self.requests,
@@ -74,11 +74,11 @@ class _KeptRun(BaseModel):
         )
 
 
-class _KeptRound(BaseModel):
+class _RoundRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     time: float
-    runs: Annotated[list[_KeptRun], Field(min_length=1)]
+    runs: Annotated[list[_RunRecord], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +135,12 @@ class Journal:
     def _read(self, since: float) -> None:
         for line in self.path.read_bytes().splitlines():
             try:
-                kept = _KeptRound.model_validate_json(line)
+                record = _RoundRecord.model_validate_json(line)
             except ValidationError:
                 continue  # cut off, or damaged
-            if not since <= kept.time <= time.time():
+            if not since <= record.time <= time.time():
                 continue
-            runs = [one.as_run() for one in kept.runs]
+            runs = [run.as_run() for run in record.runs]
             self._known[tuple(run.threshold for run in runs)].append(runs)
 
 

@@ -20,7 +20,7 @@ _POLL_S = 0.03
 
 
 def default_metrics_url(address: str) -> str:
-    """Where the server at `host:port` has its metrics unless it was told otherwise."""
+    """Where the server at `host:port` has its metrics by default."""
     return f"http://{address.rpartition(':')[0]}:{DEFAULT_PORT}/metrics"
 
 
@@ -55,12 +55,12 @@ class OwnMetrics:
                 f"the metrics of model {self._model!r} cannot be read at {self.url} ({reason}); "
                 "give the address of the server's metrics with --metrics-url"
             ) from error
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for sample in samples:
             if sample.name == name and sample.labels.get("model") == self._model:
                 key = next((value for label, value in sample.labels.items() if label != "model"), "")
-                found[key] = found.get(key, 0.0) + sample.value
-        return found
+                values[key] = values.get(key, 0.0) + sample.value
+        return values
 
     def routed(self, *, images: Callable[[], int]) -> Mapping[str, float]:
         """Images by route, as soon as all are counted that the server has taken since the first call.
@@ -72,14 +72,14 @@ class OwnMetrics:
         deadline = time.monotonic() + self.patience_s
         taken, counted = images(), -1.0
         while True:
-            before, found = counted, self.read("dyndet_routed_total")
-            counted = sum(found.values())
+            before, images_by_route = counted, self.read("dyndet_routed_total")
+            counted = sum(images_by_route.values())
             if self._without_route is None and counted == before:
                 taken = images()  # once more, since Triton can count an image later than the detector does
                 if taken >= counted:
                     self._without_route = taken - counted
             if self._without_route is not None and counted + self._without_route >= taken:
-                return found
+                return images_by_route
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"the metrics at {self.url} do not count what model {self._model!r} answers ({counted:.0f} images, "

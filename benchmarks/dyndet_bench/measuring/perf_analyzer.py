@@ -93,8 +93,8 @@ def _try_version(path: Path, environment: Mapping[str, str]) -> tuple[str | None
     match = re.search(r"Perf Analyzer Version (\S+)", answer.stdout + answer.stderr)
     if answer.returncode == 0 and match:
         return match[1], ""
-    said = (answer.stderr or answer.stdout).strip().partition("\n")[0]
-    return None, said or f"{path} printed nothing (exit status {answer.returncode})"
+    first_line = (answer.stderr or answer.stdout).strip().partition("\n")[0]
+    return None, first_line or f"{path} printed nothing (exit status {answer.returncode})"
 
 
 _shim: tempfile.TemporaryDirectory[str] | None = None

@@ -1,4 +1,4 @@
-"""The figures a promise can be about, taken from runs and predicted from the two routes."""
+"""The statistics a promise can be about, taken from runs and predicted from the two routes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Statistic:
         return "/s" if self.name == "throughput" else "ms"
 
     def of(self, runs: Sequence[Run]) -> float:
-        """The figure over runs of one threshold: a percentile of all their requests, else the median of the runs.
+        """Its value over runs of one threshold: a percentile of all their requests, else the median of the runs.
 
         A burst of other work on the machine then spoils one run, not the mean.
         """
@@ -57,29 +57,28 @@ class Statistic:
         return float(np.median([run.throughput_per_s if self.name == "throughput" else run.mean_ms for run in runs]))
 
     def predicted(self, easy: Sequence[Run], hard: Sequence[Run], easy_shares: Sequence[float]) -> FloatArray:
-        """The figure at each easy share, (shares,), from runs of both routes, were requests not to wait for each other.
+        """Its value at each easy share, (shares,), from runs of both routes, if requests never queued.
 
         A server's time per image mixes as latency does, so its throughput mixes as the harmonic mean.
         """
         if self.level is not None:
             mixture = Mixture(pooled(easy), pooled(hard))
             return np.array([mixture.quantile(self.level, share) for share in easy_shares], np.float64)
-        one, two = self.of(easy), self.of(hard)
+        at_easy, at_hard = self.of(easy), self.of(hard)
         if self.name == "throughput":
-            return np.array([1 / mixture_latency(1 / one, 1 / two, share) for share in easy_shares], np.float64)
-        return np.array([mixture_latency(one, two, share) for share in easy_shares], np.float64)
+            return np.array([1 / mixture_latency(1 / at_easy, 1 / at_hard, share) for share in easy_shares], np.float64)
+        return np.array([mixture_latency(at_easy, at_hard, share) for share in easy_shares], np.float64)
 
 
 MEAN = Statistic("mean")
 THROUGHPUT = Statistic("throughput")
 REPORTED = (MEAN, *(Statistic(f"p{percent}") for percent in (50, 90, 95, 99)), THROUGHPUT)
-"""What every calibration tells the range of."""
+"""Every calibration reports what can be reached of these."""
 
 
 def pooled(runs: Sequence[Run]) -> FloatArray:
     """Latencies of all requests of some runs, (requests,), milliseconds. They must have been asked for."""
-    latencies = [run.latencies_ms for run in runs]
-    return np.concatenate([one for one in latencies if one is not None])
+    return np.concatenate([run.latencies_ms for run in runs if run.latencies_ms is not None])
 
 
 def bootstrap_interval(
@@ -94,9 +93,9 @@ def bootstrap_interval(
     if len(rounds) < 2:
         return -float("inf"), float("inf")
     rng = np.random.default_rng(0)
-    found = []
+    estimates = []
     for _ in range(_DRAWS):
         drawn = [rounds[index] for index in rng.integers(len(rounds), size=len(rounds))]
-        found.append(estimate(drawn if redrawn is None else [redrawn(one, rng) for one in drawn]))
-    low, high = np.quantile(found, [0.025, 0.975])
+        estimates.append(estimate(drawn if redrawn is None else [redrawn(item, rng) for item in drawn]))
+    low, high = np.quantile(estimates, [0.025, 0.975])
     return float(low), float(high)

@@ -106,10 +106,10 @@ def cells_of(
 
 def _requests_at(load: Load, pictures: int, requests: int | None) -> int:
     """At a rate at least a second of it: perf_analyzer refuses less."""
-    wanted = requests or -(-pictures // load.batch)
+    least = requests or -(-pictures // load.batch)
     if load.request_rate is not None:
-        return max(wanted, math.ceil(load.request_rate))
-    return max(wanted, load.concurrency * (1 if requests is not None else _LEAST_REQUESTS_PER_CONNECTION))
+        return max(least, math.ceil(load.request_rate))
+    return max(least, load.concurrency * (1 if requests is not None else _LEAST_REQUESTS_PER_CONNECTION))
 
 
 def _latency(runs: Sequence[Run]) -> Latency:

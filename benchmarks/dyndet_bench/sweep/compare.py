@@ -18,7 +18,7 @@ Verdict = Literal["slower", "faster", "within noise"]
 THRESHOLD = 0.05
 """Smallest relative change of a mean latency or a throughput that counts, where the 95 % intervals are apart, too."""
 THRESHOLD_P99 = 0.20
-"""The same for a figure without an interval. Of a few hundred requests the two or three slowest decide a p99: between
+"""The same for a value without an interval. Of a few hundred requests the two or three slowest decide a p99: between
 equal runs it moves by a tenth and more."""
 
 _METRICS: tuple[Metric, ...] = ("mean latency", "p99 latency", "throughput")
@@ -112,7 +112,9 @@ class Comparison:
         return {
             "slower": self.slower,
             "cells": [_cell_json(cell) for cell in self.cells],
-            "accuracy": [{"threshold": one.threshold, "old_ap": one.old, "new_ap": one.new} for one in self.accuracy],
+            "accuracy": [
+                {"threshold": change.threshold, "old_ap": change.old, "new_ap": change.new} for change in self.accuracy
+            ],
             "only_old": list(self.only_old),
             "only_new": list(self.only_new),
             "newly_failed": list(self.newly_failed),
@@ -125,7 +127,7 @@ def compare(old: Path, new: Path, *, threshold: float = THRESHOLD, threshold_p99
     """Compare two sweeps, each a folder or its `sweep.json`.
 
     Mean latency and throughput count as changed where they differ by more than `threshold` (relative) and the recorded
-    95 % intervals do not overlap. p99, and any figure of a sweep without repetitions, has no interval: it counts where
+    95 % intervals do not overlap. p99, and any value of a sweep without repetitions, has no interval: it counts where
     it differs by more than `threshold_p99`. Raises InputError for unreadable sweeps and those without a cell in common.
     """
     return compare_sweeps(read_sweep(old), read_sweep(new), threshold=threshold, threshold_p99=threshold_p99)
@@ -157,9 +159,9 @@ def compare_sweeps(
                 )
             )
         elif _measured(before) and not _measured(after):
-            newly_failed.append(f"{_name(after)}: {after.error or 'no figures'}")
+            newly_failed.append(f"{_name(after)}: {after.error or 'not measured'}")
         else:
-            failed.append(f"{_name(before)}: {before.error or 'no figures'}")
+            failed.append(f"{_name(before)}: {before.error or 'not measured'}")
     if not cells and not newly_failed:
         raise InputError(f"no cell was measured in both sweeps; the first says: {failed[0]}")
     order = {"slower": 0, "faster": 1, "within noise": 2}
@@ -192,25 +194,25 @@ def _changes(old: Cell, new: Cell, threshold: float, threshold_p99: float) -> It
         return
     both_open = old.open_loop is not None and new.open_loop is not None
     for metric in _METRICS:
-        (was, *old_interval), (now, *new_interval) = (_figure(cell, metric, both_open) for cell in (old, new))
+        (was, *old_interval), (now, *new_interval) = (_values(cell, metric, both_open) for cell in (old, new))
         if not was or not now:
             continue
         ends = [end for end in (*old_interval, *new_interval) if end is not None]
-        known = len(ends) == 4
-        apart = ends[1] < ends[2] or ends[3] < ends[0] if known else True
+        has_intervals = len(ends) == 4
+        apart = ends[1] < ends[2] or ends[3] < ends[0] if has_intervals else True
         ratio = now / was if metric != "throughput" else was / now
-        beyond = apart and abs(now / was - 1) > (threshold if known else threshold_p99)
+        beyond = apart and abs(now / was - 1) > (threshold if has_intervals else threshold_p99)
         yield Change(
             metric=metric,
             unit="1/s" if metric == "throughput" else "ms",
             old=was,
             new=now,
-            has_intervals=known,
+            has_intervals=has_intervals,
             verdict="within noise" if not beyond else "slower" if ratio > 1 else "faster",
         )
 
 
-def _figure(cell: Cell, metric: Metric, both_open: bool) -> tuple[float | None, float | None, float | None]:
+def _values(cell: Cell, metric: Metric, both_open: bool) -> tuple[float | None, float | None, float | None]:
     """A metric and the ends of its interval.
 
     p99 counts from the intended send time where both sweeps did so: perf_analyzer's hides what waits in the client.

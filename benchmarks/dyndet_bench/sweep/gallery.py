@@ -27,7 +27,7 @@ def make_gallery(
     """Four pictures of each kind as JPEG files in `output`/pictures. Raises ServerError where the server fails."""
     folder = output / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    pictures = []
     with Detector(served.address, served.name) as detector:
         for role, index in chosen_pictures(difficulties, middle):
             easy, hard = (
@@ -38,7 +38,7 @@ def make_gallery(
             names = [f"{role}-{files[index].stem}-{route}.jpg" for route in ("easy", "hard")]
             for name, detections in zip(names, (easy, hard), strict=True):
                 _save(detections.draw(pixels, header=False), folder / name)
-            found.append(
+            pictures.append(
                 Picture(
                     role=role,
                     difficulty=float(difficulties[index]),
@@ -47,7 +47,7 @@ def make_gallery(
                     objects=f"detector 1: {_counted(easy)}; detector 2: {_counted(hard)}",
                 )
             )
-    return tuple(found)
+    return tuple(pictures)
 
 
 def chosen_pictures(difficulties: FloatArray, middle: float) -> list[tuple[Role, int]]:

@@ -51,8 +51,8 @@ class PaperModel:
         for row in self.rows:
             if row.hard_percent == hard_percent:
                 return row
-        known = ", ".join(str(row.hard_percent) for row in self.rows)
-        raise InputError(f"the paper has no {self.name} with {hard_percent} % hard images; it has {known}")
+        percentages = ", ".join(str(row.hard_percent) for row in self.rows)
+        raise InputError(f"the paper has no {self.name} with {hard_percent} % hard images; it has {percentages}")
 
 
 PAPER = (
@@ -109,11 +109,11 @@ def fit_routes(model: PaperModel, rows: tuple[int, int] = FITTED_ROWS) -> RouteT
 
     Raises InputError where the rows are the same, or not in the table.
     """
-    one, other = (model.row(percent) for percent in rows)
-    if one == other:
-        raise InputError(f"two different rows are needed to fit lat1 and lat2, got {one.hard_percent} % twice")
-    slope = (other.latency_ms - one.latency_ms) / (other.hard_share - one.hard_share)  # lat2 - lat1
-    lat1 = one.latency_ms - one.hard_share * slope
+    first, second = (model.row(percent) for percent in rows)
+    if first == second:
+        raise InputError(f"two different rows are needed to fit lat1 and lat2, got {first.hard_percent} % twice")
+    slope = (second.latency_ms - first.latency_ms) / (second.hard_share - first.hard_share)  # lat2 - lat1
+    lat1 = first.latency_ms - first.hard_share * slope
     return RouteTimes(lat1_ms=lat1, lat2_ms=lat1 + slope)
 
 

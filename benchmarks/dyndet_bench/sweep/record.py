@@ -50,7 +50,7 @@ class Cell(_Record):
     concurrency: int | None = Field(description="closed loop; None where requests arrive at a rate")
     request_rate: float | None = Field(description="open loop, requests a second")
     batch: int
-    error: str | None = Field(default=None, description="why it could not be measured; the figures are None then")
+    error: str | None = Field(default=None, description="why it could not be measured; the values are None then")
     requests: int | None = None
     throughput_per_s: Positive | None = Field(default=None, description="images a second")
     latency: Latency | None = None

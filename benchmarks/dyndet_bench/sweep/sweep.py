@@ -50,7 +50,7 @@ class SweepPlan:
     repetitions: int = 3
     max_images: int = 100
     requests: int | None = None
-    """of one run; none: each picture once, and at least 20 for each connection"""
+    """of one run; None: each picture once, and at least 20 for each connection"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -116,7 +116,7 @@ def sweep(
             pictures = len(letterboxed)
             cells = cells_of(thresholds, plan.loads, rounds, output, pictures=pictures, requests=plan.requests)
             death = _measure(cells, plan.repetitions, progress)
-        seen = circumstances(perf_analyzer=perf_analyzer.version, **({} if death else served.versions()))
+        described = circumstances(perf_analyzer=perf_analyzer.version, **({} if death else served.versions()))
     if death is None and not any(cell.runs for cell in cells):
         raise ServerError(f"no cell could be measured; the first says: {cells[0].error}")
     record = Sweep(
@@ -136,7 +136,7 @@ def sweep(
         points=tuple(points),
         paper=check_paper(),
         gallery=gallery,
-        circumstances=seen,
+        circumstances=described,
     )
     with whole_file(output / FILE_NAME) as temporary:
         temporary.write_text(record.model_dump_json(indent=1) + "\n")
@@ -206,9 +206,9 @@ def _middle(points: Sequence[Point], difficulties: FloatArray) -> float:
 
 
 def _check_output(output: Path) -> None:
-    known = (FILE_NAME, RAW_FOLDER)
-    if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in known):
-        raise InputError(f"{output} holds files that are no sweep's; name another --output")
+    own = (FILE_NAME, RAW_FOLDER)
+    if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in own):
+        raise InputError(f"{output} holds files that are not a sweep's; name another --output")
     try:
         (output / RAW_FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -47,7 +47,7 @@ _REPLAYED_S = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Operating points with everything that was measured; their figures come from the last, separate verification."""
+    """Operating points with everything that was measured; their values come from the last, separate verification."""
 
     model: str
     url: str
@@ -126,10 +126,10 @@ def calibrate(
             )
             search = ThresholdSearch(rounds, targets, difficulties[:half], effort, progress)
             verified = search.find()
-        seen = circumstances(**served.versions(), perf_analyzer=perf_analyzer.version)
+        described = circumstances(**served.versions(), perf_analyzer=perf_analyzer.version)
     warnings = [*search.warnings, *list(rounds.warnings.values())[-1:]]
-    evidence = _evidence(verified, difficulties[:half], len(letterboxed) - half, rounds, seen, warnings)
-    points = {trial.target.text: _point(trial, difficulties[:half], load, seen.date) for trial in verified}
+    evidence = _evidence(verified, difficulties[:half], len(letterboxed) - half, rounds, described, warnings)
+    points = {trial.target.text: _point(trial, difficulties[:half], load, described.date) for trial in verified}
     for path in files:
         _write(path, points, evidence)
     return Calibration(
@@ -161,9 +161,9 @@ def _point(trial: Trial, difficulties: FloatArray, load: Load, date: str) -> Ope
         reached=trial.reached,
         error=trial.error,
         interval=trial.interval if len(trial.rounds) > 1 else None,
-        mean_ms=trial.figure(MEAN),
+        mean_ms=trial.value(MEAN),
         percentiles_ms={f"p{percent}": _percentile(trial.mixed, percent) for percent in PERCENTILES},
-        throughput_per_s=trial.figure(THROUGHPUT),
+        throughput_per_s=trial.value(THROUGHPUT),
         goodput=trial.goodput(),
         easy_share=trial.easy_share,
         easy_share_calibrated=easy_share(difficulties, trial.threshold),
@@ -178,7 +178,7 @@ def _evidence(
     difficulties: FloatArray,
     held_out: int,
     rounds: Rounds,
-    seen: Circumstances,
+    described: Circumstances,
     warnings: Sequence[str],
 ) -> Evidence:
     load = rounds.load
@@ -187,7 +187,9 @@ def _evidence(
     return Evidence(
         easy=_route_latency(easy),
         hard=_route_latency(hard),
-        reachable={one.name: Reach(easy=_figure(one, easy), hard=_figure(one, hard)) for one in REPORTED},
+        reachable={
+            statistic.name: Reach(easy=_value(statistic, easy), hard=_value(statistic, hard)) for statistic in REPORTED
+        },
         difficulty_quantiles=_quantiles(difficulties),
         calibration_images=len(difficulties),
         held_out_images=held_out,
@@ -198,7 +200,7 @@ def _evidence(
         rounds_replayed=rounds.replayed,
         repeats=rounds.repeats,
         warnings=tuple(warnings),
-        **asdict(seen),
+        **asdict(described),
     )
 
 
@@ -211,7 +213,7 @@ def _route_latency(runs: Sequence[Run]) -> RouteLatency:
     )
 
 
-def _figure(statistic: Statistic, runs: Sequence[Run]) -> float:
+def _value(statistic: Statistic, runs: Sequence[Run]) -> float:
     return statistic.of(runs) if statistic.level is None else _percentile(runs, round(statistic.level * 100))
 
 
@@ -240,10 +242,10 @@ def _difficulties(served: Served, images: Sequence[UInt8Array], progress: Progre
         progress("ask for difficulties", done, len(images))
 
     progress("ask for difficulties", 0, len(images))
-    found = served.difficulties(images, count)
-    if not np.isfinite(found).any():
+    difficulties = served.difficulties(images, count)
+    if not np.isfinite(difficulties).any():
         raise ServerError(f"model {served.name!r} gives no picture a difficulty (all NaN); its router is broken")
-    return found
+    return difficulties
 
 
 def _quantiles(difficulties: FloatArray) -> tuple[float, ...]:
@@ -269,8 +271,8 @@ def _destinations(repository: Path | None, output: Path | None, model: str) -> l
 
 def _write(path: Path, points: Mapping[str, OperatingPoint], evidence: Evidence) -> None:
     """Replace the file whole; a server that reads it meanwhile sees the old or the new one."""
-    kept = read_operating_points(path).points if path.exists() else {}
-    merged = {key: value for key, value in kept.items() if key != UNCALIBRATED} | dict(points)
+    earlier = read_operating_points(path).points if path.exists() else {}
+    merged = {key: value for key, value in earlier.items() if key != UNCALIBRATED} | dict(points)
     content = OperatingPoints(default=next(iter(points)), points=merged, evidence=evidence)
     with whole_file(path) as temporary:
         temporary.write_text(content.model_dump_json(indent=2) + "\n")

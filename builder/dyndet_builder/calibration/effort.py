@@ -47,7 +47,7 @@ class Effort:
             raise InputError(f"the time budget must be a finite number of seconds from 0, got {self.time_budget_s}")
 
     def tolerance_of(self, statistic: Statistic) -> float:
-        """Largest accepted relative difference between a figure and its target."""
+        """Largest accepted relative difference between a value and its target."""
         if self.tolerance is not None:
             return self.tolerance
         return 0.03 if statistic.level is None else 0.08

@@ -59,15 +59,15 @@ def first_easy_share(target: Target, easy: Sequence[Run], hard: Sequence[Run], t
     image. Raises TargetOutOfReachError with the reachable range.
     """
     statistic = target.statistic
-    one, two = statistic.of(easy), statistic.of(hard)
-    goal = target.resolve(one, two)
-    _check_range(target, goal, one, two, tolerance)
-    inside = min(max(goal, min(one, two)), max(one, two))
+    at_easy, at_hard = statistic.of(easy), statistic.of(hard)
+    goal = target.resolve(at_easy, at_hard)
+    _check_range(target, goal, at_easy, at_hard, tolerance)
+    inside = min(max(goal, min(at_easy, at_hard)), max(at_easy, at_hard))
     if statistic.level is not None:
         return Mixture(pooled(easy), pooled(hard)).easy_share_for_quantile(statistic.level, inside, tolerance=tolerance)
     if statistic == MEAN:
-        return easy_share_for_target(one, two, inside)
-    return easy_share_for_target(1e3 / one, 1e3 / two, 1e3 / inside)
+        return easy_share_for_target(at_easy, at_hard, inside)
+    return easy_share_for_target(1e3 / at_easy, 1e3 / at_hard, 1e3 / inside)
 
 
 def corrected_easy_share(

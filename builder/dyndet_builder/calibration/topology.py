@@ -91,9 +91,10 @@ def choose_topology(
         size = served["bls"].detector.input_size
         workload = stack.enter_context(Workload(read_letterboxed(chosen, size)))
         requests = max(load.concurrency, -(-len(workload) // load.batch))
+        closed_loop = replace(load, request_rate=None)
         measurers = {
-            topology: Rounds(one, perf_analyzer, workload, load=replace(load, request_rate=None), requests=requests)
-            for topology, one in served.items()
+            topology: Rounds(connection, perf_analyzer, workload, load=closed_loop, requests=requests)
+            for topology, connection in served.items()
         }
         means: dict[Topology, list[list[float]]] = {topology: [] for topology in TOPOLOGIES}
         for number in range(rounds):
@@ -103,10 +104,10 @@ def choose_topology(
         progress("compare topologies", rounds, rounds)
     measured = {
         topology: RouteMeans(easy_ms=float(easy), hard_ms=float(hard))
-        for topology, (easy, hard) in ((one, np.median(values, axis=0)) for one, values in means.items())
+        for topology, (easy, hard) in ((name, np.median(values, axis=0)) for name, values in means.items())
     }
     return TopologyChoice(
-        topology=min(measured, key=lambda one: measured[one].easy_ms + measured[one].hard_ms),
+        topology=min(measured, key=lambda name: measured[name].easy_ms + measured[name].hard_ms),
         measured=measured,
         load=str(load),
         rounds=rounds,

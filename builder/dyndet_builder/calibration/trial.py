@@ -33,26 +33,26 @@ class Trial:
     @property
     def easy(self) -> list[Run]:
         """Runs of the easy route."""
-        return [one.easy for one in self.rounds]
+        return [measured.easy for measured in self.rounds]
 
     @property
     def hard(self) -> list[Run]:
         """Runs of the hard route."""
-        return [one.hard for one in self.rounds]
+        return [measured.hard for measured in self.rounds]
 
     @property
     def mixed(self) -> list[Run]:
         """Runs at the threshold."""
-        return [one.mixed for one in self.rounds]
+        return [measured.mixed for measured in self.rounds]
 
     @property
     def goal(self) -> float:
-        """The figure to reach, given both routes in this trial."""
+        """The value to reach, given both routes in this trial."""
         return self.target.resolve(self.target.statistic.of(self.easy), self.target.statistic.of(self.hard))
 
     @cached_property
     def error(self) -> float:
-        """Relative difference between the figure and the goal; see `_error`."""
+        """Relative difference between the value measured and the goal; see `_error`."""
         return self._error(self.rounds)
 
     @cached_property
@@ -68,11 +68,11 @@ class Trial:
 
     @property
     def reached(self) -> float:
-        """The figure at the threshold, at the speed the machine had when both routes were those of this trial."""
+        """The value at the threshold, at the speed the machine had when both routes were those of this trial."""
         return self.goal * (1 + self.error)
 
-    def figure(self, statistic: Statistic) -> float:
-        """Any figure at the threshold, as measured."""
+    def value(self, statistic: Statistic) -> float:
+        """Any statistic at the threshold, as measured."""
         return statistic.of(self.mixed)
 
     @property
@@ -83,16 +83,16 @@ class Trial:
 
     @property
     def above_mixture(self) -> float:
-        """The figure over what the mixture of both routes predicts at the counted share: 1 where nothing queues."""
+        """The value over what the mixture of both routes predicts at the counted share: 1 where nothing queues."""
         (predicted,) = self.target.statistic.predicted(self.easy, self.hard, (self.easy_share,))
-        return self.figure(self.target.statistic) / float(predicted)
+        return self.value(self.target.statistic) / float(predicted)
 
     def goodput(self) -> float | None:
         """Share of requests within the target, of those whose latency is known; None for a throughput."""
-        known = [run for run in self.mixed if run.latencies_ms is not None]
-        if self.target.statistic.unit != "ms" or not known:
+        runs = [run for run in self.mixed if run.latencies_ms is not None]
+        if self.target.statistic.unit != "ms" or not runs:
             return None
-        return float(np.mean(pooled(known) <= self.goal))
+        return float(np.mean(pooled(runs) <= self.goal))
 
     def _error(self, rounds: Sequence[TrialRound]) -> float:
         """Mean and throughput: the median over rounds, each judged by the routes as they were in that round.
@@ -104,17 +104,16 @@ class Trial:
         if statistic.level is not None:
             trial = replace(self, rounds=rounds)
             return statistic.of(trial.mixed) / trial.goal - 1
-        ratios = [
-            statistic.of([one.mixed]) / target.resolve(statistic.of([one.easy]), statistic.of([one.hard]))
-            for one in rounds
-        ]
+        ratios = []
+        for measured in rounds:
+            easy, hard, mixed = (statistic.of([run]) for run in (measured.easy, measured.hard, measured.mixed))
+            ratios.append(mixed / target.resolve(easy, hard))
         return float(np.median(ratios)) - 1
 
 
-def _redrawn(one: TrialRound, rng: np.random.Generator) -> TrialRound:
-    return TrialRound(
-        easy=_redrawn_run(one.easy, rng), hard=_redrawn_run(one.hard, rng), mixed=_redrawn_run(one.mixed, rng)
-    )
+def _redrawn(measured: TrialRound, rng: np.random.Generator) -> TrialRound:
+    easy, hard, mixed = (_redrawn_run(run, rng) for run in (measured.easy, measured.hard, measured.mixed))
+    return TrialRound(easy=easy, hard=hard, mixed=mixed)
 
 
 def _redrawn_run(run: Run, rng: np.random.Generator) -> Run:

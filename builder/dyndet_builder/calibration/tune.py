@@ -78,7 +78,7 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """Result of `tune`, settings in the order of trying them; figures of the two that matter are from the last heat."""
+    """Result of `tune`, settings in the order of trying them; values of the two that matter are from the last heat."""
 
     best: Tried
     default: Tried
@@ -135,11 +135,11 @@ def tune(
         best = heats.winner([own, default, *_divisions(os.cpu_count() or 1, on_gpu=bool(options.gpus))])
         if options.gpus:
             best = heats.winner([best, *_batchings(best, options.max_batch)])
-        final = {one.setting: one for one in heats.run([best] if best == default else [best, default])}
+        final = {tried.setting: tried for tried in heats.run([best] if best == default else [best, default])}
         best = heats.better(final.values()).setting
         if best != own:
-            found = {"tuned_for": f"{statistic.name} at {load}", "tried": [asdict(one) for one in heats.tried]}
-            render(bundle, repository, best.applied(options), chosen_by=found)
+            measured = {"tuned_for": f"{statistic.name} at {load}", "tried": [asdict(tried) for tried in heats.tried]}
+            render(bundle, repository, best.applied(options), chosen_by=measured)
     return Tuning(
         best=final[best],
         default=final[default],
@@ -204,7 +204,7 @@ class _Heats:
     def better(self, tried: Iterable[Tried]) -> Tried:
         """The one of the smallest latency, or the largest throughput."""
         sign = -1 if self._statistic == THROUGHPUT else 1
-        return min(tried, key=lambda one: sign * one.value)
+        return min(tried, key=lambda candidate: sign * candidate.value)
 
     def run(self, settings: Sequence[Setting]) -> list[Tried]:
         """Serve some settings at once and measure them in turn."""
@@ -228,7 +228,7 @@ class _Heats:
                 self._progress(step, number + 1, self._rounds)
         for repository in repositories:
             shutil.rmtree(repository)
-        tried = [self._tried(setting, found) for setting, found in zip(settings, runs, strict=True)]
+        tried = [self._tried(setting, own) for setting, own in zip(settings, runs, strict=True)]
         self.tried += tried
         return tried
 
