@@ -30,7 +30,7 @@ from dyndet_builder.serving import ServingComparison, compare_serving
     type=click.IntRange(2),
     default=8,
     show_default=True,
-    help="Second load, after one request at a time.",
+    help="Second load, after concurrency 1.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Images per run.")
@@ -94,10 +94,10 @@ def _table(result: ServingComparison) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
     for mix in MIXES:
-        table.add_column(f"1 at a time\n{names[mix]}, ms", justify="right", no_wrap=True)
+        table.add_column(f"concurrency 1\n{names[mix]}, ms", justify="right", no_wrap=True)
     for mix in MIXES:
-        table.add_column(f"{record.concurrency} at a time\n{names[mix]}, /s", justify="right", no_wrap=True)
-    table.add_column(f"{record.concurrency} at a time\np99, ms", justify="right", no_wrap=True)
+        table.add_column(f"concurrency {record.concurrency}\n{names[mix]}, /s", justify="right", no_wrap=True)
+    table.add_column(f"concurrency {record.concurrency}\np99, ms", justify="right", no_wrap=True)
     table.add_column("AP", justify="right")
     for system in record.systems:
         latencies = [_figure(record, system, mix, 1) for mix in MIXES]
