@@ -1,8 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint format clean
+.PHONY: help demo test check setup lint format clean
 VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
+# A file's tests stay together, because they share what they start.
+PARALLEL = $(BIN)/python -m pytest -n 2 --dist loadfile
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -11,8 +13,19 @@ demo:  ## Set up, then build, calibrate and serve the demo model, and detect obj
 	@builder/install.sh demo
 	@$(BIN)/dyndet demo
 
-test: setup lint  ## Set up, then run ruff, mypy and pytest
+check: setup lint  ## Set up, then run ruff, mypy and the tests that need no server, in two processes
+	@$(PARALLEL) -m "not server"
+
+test: setup lint  ## Set up, then run ruff, mypy and all tests, or pytest $(PYTEST_ARGS)
+ifdef PYTEST_ARGS
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; trap 'exit 130' INT TERM; \
+	export DYNDET_TEST_FOLDER="$$folder"; failed=; \
+	$(PARALLEL) --cache-clear -m "not timing" || failed=1; \
+	$(BIN)/python -m pytest -m timing || failed=1; \
+	if [ $$failed ]; then $(BIN)/python -m pytest -q --cache-show cache/lastfailed; exit 1; fi
+endif
 
 setup:  ## Create .venv with everything that the tests need
 	@builder/install.sh test

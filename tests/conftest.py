@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 ROOT = Path(__file__).parent.parent
+WITH_A_SERVER = ROOT / "tests" / "triton"
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch would start a thread per core in each of the test processes
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a running server."""
+    for item in items:
+        if WITH_A_SERVER in item.path.parents or "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.server)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,32 +49,57 @@ def demo_checkpoint() -> Path:
     return ROOT / "benchmarks" / "demo" / "dy-yolov7-pico-cutpaste.safetensors"
 
 
+@pytest.fixture
+def small_network(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of an architecture that is quicker to train and to export than those that ship."""
+    from dynamicdet.networks.architectures import ARCHITECTURES
+    from tests.support.small_network import NAME, SMALL
+
+    monkeypatch.setitem(ARCHITECTURES, NAME, SMALL)
+    return NAME
+
+
 @pytest.fixture(scope="session")
-def bundle_folder(demo_checkpoint: Path, demo_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(worker_id: str, tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes a folder for all test processes: `once(name, make)` calls `make` with its path if it does not exist yet.
+
+    `make` lets the folder appear whole or not at all. `make test` runs pytest twice, on the same folders.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = Path(os.environ.get("DYNDET_TEST_FOLDER") or (base if worker_id == "master" else base.parent))
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / name).exists():
+                make(shared / name)
+        return shared / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(demo_checkpoint: Path, demo_images: Path, once: Once) -> Path:
     """The demo checkpoint, exported."""
     from dyndet_builder.bundle.export import export
 
-    folder = tmp_path_factory.mktemp("bundle") / "bundle"
-    export(demo_checkpoint, folder, images=demo_images, parity_images=30)
-    return folder
+    return once("bundle", lambda folder: export(demo_checkpoint, folder, images=demo_images, parity_images=30))
 
 
 @pytest.fixture(scope="session")
-def half_bundle_folder(demo_checkpoint: Path, demo_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def half_bundle_folder(demo_checkpoint: Path, demo_images: Path, once: Once) -> Path:
     """The demo checkpoint, exported in half precision."""
     from dyndet_builder.bundle.export import export
 
-    folder = tmp_path_factory.mktemp("half") / "bundle"
-    export(demo_checkpoint, folder, images=demo_images, precision="fp16", parity_images=12, route_images=12)
-    return folder
+    few = {"parity_images": 12, "route_images": 12}
+    return once("half", lambda folder: export(demo_checkpoint, folder, images=demo_images, precision="fp16", **few))
 
 
 @pytest.fixture(scope="session")
-def repository_folder(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository_folder(bundle_folder: Path, once: Once) -> Path:
     """The bundle rendered as a model repository. Tests that change it work on a copy."""
     from dyndet_builder.repository.render import RenderOptions, render
 
-    return render(bundle_folder, tmp_path_factory.mktemp("repository") / "models", RenderOptions())
+    return once("models", lambda folder: render(bundle_folder, folder, RenderOptions()))
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,9 +16,11 @@ import psutil
 import pytest
 
 from dynamicdet.errors import InputError, ServerError
+from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
+from tests.support.toy_bundle import write_toy_bundle
 
 _DYNDET = Path(sys.executable).parent / "dyndet"
 _DOUBLE = """
@@ -136,16 +138,25 @@ def test_a_model_that_fails_to_load_shows_the_servers_reason(tmp_path: Path) -> 
     assert _traces(str(repository)) == []
 
 
-def test_a_damaged_graph_is_named_with_the_first_line_of_the_reason(repository_folder: Path, tmp_path: Path) -> None:
-    repository = tmp_path / "models"
-    shutil.copytree(repository_folder, repository)
-    with (repository / "dyndet_head1" / "1" / "model.onnx").open("r+b") as file:
+def test_damaged_models_are_named_with_the_first_line_of_the_reason(tmp_path: Path) -> None:
+    """A graph that is cut off, and operating points that are no JSON, no object, and no operating points."""
+    bundle = write_toy_bundle(tmp_path / "bundle")
+    repository = render(bundle, tmp_path / "models", RenderOptions(name="cut"))
+    with (repository / "cut_head1" / "1" / "model.onnx").open("r+b") as file:
         file.truncate(1000)
+    damaged = {"none": '{"x":', "list": "[]", "empty": "{}"}
+    for name, content in damaged.items():
+        other = render(bundle, tmp_path / name, RenderOptions(name=name, topology="fused"))
+        (other / name / "1" / "operating_points.json").write_text(content)
+    others = tuple(f"--model-repository={tmp_path / name}" for name in damaged)
     with pytest.raises(ServerError) as caught:
-        TritonServer(repository).start()
+        TritonServer(repository, ServerOptions(extra_arguments=others)).start()
     said = str(caught.value)
-    assert "model dyndet_head1 cannot be loaded: Load model from " in said and "Protobuf parsing failed" in said
+    assert "model cut_head1 cannot be loaded: Load model from " in said and "Protobuf parsing failed" in said
     assert "\n" not in said and "ONNXRuntimeError" not in said
+    for name in damaged:
+        points = rf"model {name} cannot be loaded: [^;]*/{name}/1/operating_points\.json is damaged \([^;]*\)"
+        assert re.search(rf"{points}; render the repository again", said), said
 
 
 def test_a_model_without_code_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -230,12 +241,3 @@ def _wait_until(condition: object, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
-
-
-@pytest.mark.parametrize("content", ['{"x":', "[]", "{}"])
-def test_damaged_operating_points_are_named(repository_folder: Path, tmp_path: Path, content: str) -> None:
-    repository = tmp_path / "models"
-    shutil.copytree(repository_folder, repository)
-    (repository / "dyndet" / "1" / "operating_points.json").write_text(content)
-    with pytest.raises(ServerError, match=r"operating_points\.json is damaged \(.*render the repository again"):
-        TritonServer(repository).start()

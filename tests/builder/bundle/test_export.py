@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,13 +11,16 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
+import dynamicdet
 from dynamicdet.errors import CheckpointError, InputError, ParityError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
+from dynamicdet.networks.network import DynamicDetector
 from dyndet_builder.bundle import export as export_module
 from dyndet_builder.bundle import nms
 from dyndet_builder.bundle.export import export
-from dyndet_builder.bundle.manifest import STAGES, Bundle, read_bundle
+from dyndet_builder.bundle.graphs import Exporter, StageGraph, export_graphs
+from dyndet_builder.bundle.manifest import STAGES, Bundle, Nms, StageName, read_bundle
 from dyndet_builder.bundle.parity import BARS, Bars, route_flip_share
 from dyndet_builder.bundle.runner import BundleRunner
 from dyndet_builder.cli import export as cli_export
@@ -93,53 +95,86 @@ def test_half_precision_is_in_the_file(bundle_folder: Path, half_bundle_folder: 
 
 
 def test_older_exporter_steps_in(
-    demo_checkpoint: Path, demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_network: str, demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a translation of our operator the current exporter fails; the bundle is made all the same and says so."""
     monkeypatch.setattr(nms, "TRANSLATIONS", {})
-    bundle = export(demo_checkpoint, tmp_path / "bundle", images=demo_images, parity_images=3, max_detections=300)
+    checkpoint = tmp_path / "network.safetensors"
+    dynamicdet.save(dynamicdet.create(small_network, 3, input_size=320), checkpoint)
+    bundle = export(checkpoint, tmp_path / "bundle", images=demo_images, parity_images=3, max_detections=300)
     assert bundle.exporter == "torchscript"
     assert bundle.stages["head1"].outputs[1].shape == (300, 4)
     assert bundle.parity.box_px <= BARS["fp32"].box_px
 
 
-def test_over_the_bar_nothing_is_written(
-    demo_checkpoint: Path, demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def known_graphs() -> list[tuple[dict[StageName, StageGraph], Exporter]]:
+    """What `quick_graphs` has exported."""
+    return []
+
+
+@pytest.fixture
+def quick_graphs(
+    known_graphs: list[tuple[dict[StageName, StageGraph], Exporter]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The demo's graphs by the faster exporter, once for all tests of what `export` does with graphs."""
+
+    def once(network: DynamicDetector, nms: Nms, **_: object) -> tuple[dict[StageName, StageGraph], Exporter]:
+        if not known_graphs:
+            known_graphs.append(export_graphs(network, nms, exporter="torchscript"))
+        return known_graphs[0]
+
+    monkeypatch.setattr(export_module, "export_graphs", once)
+
+
+@pytest.mark.usefixtures("quick_graphs")
+def test_over_the_bar_nothing_is_written(demo_checkpoint: Path, demo_images: Path, tmp_path: Path) -> None:
     """The number is named, and the bundle that was there stays."""
     output = tmp_path / "bundle"
     kept = _quick_export(demo_checkpoint, demo_images, output)
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     strict = Bars(box_px=0.05, score=1e-3, difficulty=-1.0, route_flip_share=0.0, box_from_score=0.001)
-    monkeypatch.setitem(export_module.BARS, "fp32", strict)
-    with pytest.raises(ParityError, match=r"difficulty is .* \(at most -1\)"):
-        _quick_export(demo_checkpoint, demo_images, output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(export_module.BARS, "fp32", strict)
+        with pytest.raises(ParityError, match=r"difficulty is .* \(at most -1\)"):
+            _quick_export(demo_checkpoint, demo_images, output)
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    monkeypatch.undo()
     again = _quick_export(demo_checkpoint, demo_images, output, name="other")
     assert read_bundle(output).name == "other" and again.source == kept.source
 
 
+@pytest.mark.usefixtures("quick_graphs")
 def test_a_graph_of_other_weights_is_refused(
     demo_checkpoint: Path, demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parity sees one detector 2 weight that moved on its way into the graph."""
-    original = export_module.at_precision
+    """Parity sees weights of detector 2 that moved on their way into the graph."""
+    original = export_module.export_graphs
 
-    def damaged(network, precision):  # type: ignore[no-untyped-def]
-        copy = original(network, precision)
-        copy.predict2.predict[0].conv.bias.data[4::15] += 0.5
-        return copy
+    def damaged(network, nms, **options):  # type: ignore[no-untyped-def]
+        graphs, used = original(network, nms, **options)
+        moved = StageGraph(*map(_with_moved_weights, (graphs["detector2"].model, graphs["detector2"].probe)))
+        return {**graphs, "detector2": moved}, used
 
-    monkeypatch.setattr(export_module, "at_precision", damaged)
+    monkeypatch.setattr(export_module, "export_graphs", damaged)
     with pytest.raises(ParityError, match="score is"):
         _quick_export(demo_checkpoint, demo_images, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
 
+def _with_moved_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose finest rows of one anchor are surer that there is an object."""
+    moved = onnx.ModelProto()
+    moved.CopyFrom(graph)
+    (bias,) = (each for each in moved.graph.initializer if each.name.endswith("predict2.predict.0.conv.bias"))
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[4] += 0.5
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    return moved
+
+
 def _quick_export(checkpoint: Path, images: Path, output: Path, name: str = "dyndet") -> Bundle:
-    return export(checkpoint, output, images=images, name=name, parity_images=1, exporter="torchscript")
+    return export(checkpoint, output, images=images, name=name, parity_images=1)
 
 
 def test_bad_input_gets_one_sentence(demo_checkpoint: Path, demo_images: Path, tmp_path: Path) -> None:
@@ -178,10 +213,8 @@ def test_routes_flip_only_where_they_are_defined() -> None:
     assert route_flip_share(np.full(10, 0.5, np.float32), expected, tie=1e-5) == 0  # no threshold can part equals
 
 
-def test_command_prints_the_bundle(
-    demo_checkpoint: Path, demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cli_export, "export", functools.partial(export, exporter="torchscript"))  # the faster one
+@pytest.mark.usefixtures("quick_graphs")
+def test_command_prints_the_bundle(demo_checkpoint: Path, demo_images: Path, tmp_path: Path) -> None:
     output = tmp_path / "bundle"
     words = [str(demo_checkpoint), "-o", str(output), "--images", str(demo_images), "--parity-images", "1", "--json"]
     result = CliRunner().invoke(cli_export.command, words, catch_exceptions=False)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
@@ -37,6 +36,7 @@ from dynamicdet.training.detectors import state_file, train_detectors
 from dynamicdet.training.devices import make_fabric
 from dynamicdet.training.losses import LossWeights
 from dynamicdet.training.recipe import DetectorRecipe, EpochReport
+from dyndet_builder.cli import dyndet, run
 
 RECIPE = DetectorRecipe(
     epochs=3, final_epochs=0, size=64, batch=4, warmup_steps=1, learning_rate=2e-3, average_steps=1.0,
@@ -99,17 +99,18 @@ def _often(data: CocoDataset, times: int) -> CocoDataset:
     )
 
 
-def test_training_lowers_the_loss_and_goes_on(data: CocoDataset, tmp_path: Path) -> None:
+def test_training_lowers_the_loss_and_goes_on(data: CocoDataset, small_network: str, tmp_path: Path) -> None:
     reports: list[EpochReport] = []
     output = tmp_path / "network.safetensors"
-    recipe = replace(RECIPE, epochs=24)
-    _train(data, output, recipe=recipe, on_epoch=reports.append)
+    recipe, often = replace(RECIPE, epochs=8, learning_rate=1e-2), _often(data, 3)
+    _train(often, output, architecture=small_network, recipe=recipe, on_epoch=reports.append)
     for losses in ([report.loss1 for report in reports], [report.loss2 for report in reports]):
-        assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+        assert np.mean(losses[-2:]) < 0.8 * np.mean(losses[:2])
     assert load(output).class_names == ("square", "disc")
 
-    _train(data, output, recipe=replace(recipe, epochs=25), resume=True, on_epoch=reports.append)
-    assert [report.epoch for report in reports] == list(range(1, 26))
+    longer = replace(recipe, epochs=9)
+    _train(often, output, architecture=small_network, recipe=longer, resume=True, on_epoch=reports.append)
+    assert [report.epoch for report in reports] == list(range(1, 10))
     assert sum((reports[-1].loss1, reports[-1].loss2)) < 0.8 * sum((reports[0].loss1, reports[0].loss2))
 
 
@@ -145,15 +146,15 @@ def _largest_of_four_classes(annotations: list[dict[str, Any]]) -> list[dict[str
 def test_killed_training_ends_bit_for_bit_where_an_unbroken_one_does(folder: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of an epoch costs that epoch alone."""
     unbroken, broken = tmp_path / "unbroken.safetensors", tmp_path / "broken.safetensors"
-    _command(folder, unbroken).wait(120)
-    process = _command(folder, broken)
+    assert run(dyndet, _words(folder, unbroken)) == 0
+    process = _start("-m", "dyndet_builder.cli", *_words(folder, broken))
     deadline = time.monotonic() + 120
     while not state_file(broken).exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait(10) == -signal.SIGKILL
-    assert _command(folder, broken, "--resume").wait(120) == 0
+    assert run(dyndet, [*_words(folder, broken), "--resume"]) == 0
     expected, found = load(unbroken).state_dict(), load(broken).state_dict()
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
@@ -161,22 +162,22 @@ def test_killed_training_ends_bit_for_bit_where_an_unbroken_one_does(folder: Pat
 
 def test_processes_that_torchrun_starts_share_the_work(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "network.safetensors"
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dyndet_builder.cli"]
-    assert _command(folder, output, start=torchrun).wait(240) == 0
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dyndet_builder.cli")
+    assert _start(*torchrun, *_words(folder, output)).wait(240) == 0
     state = torch.load(state_file(output), weights_only=True)
-    assert (state["processes"], state["step"]) == (2, 4 * 3)  # 12 images in steps of 2 x 2
+    assert (state["processes"], state["step"]) == (2, 3 * 3)  # 12 images in steps of 2 x 2
     assert load(output).class_names == ("square", "disc")
 
 
-def _command(
-    folder: Path, output: Path, *options: str, start: Sequence[str] = ("-m", "dyndet_builder.cli")
-) -> Popen[bytes]:
-    words = ["train", "detectors", str(folder), "-o", str(output), "--epochs", "4", "--final-epochs", "0"]
-    words += ["--size", "64", "--batch", "4", "--accelerator", "cpu", "--precision", "32-true", "--workers", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def _words(folder: Path, output: Path) -> list[str]:
+    words = ["train", "detectors", str(folder), "-o", str(output), "--epochs", "3", "--final-epochs", "0"]
+    return [*words, "--size", "64", "--batch", "4", "--accelerator", "cpu", "--precision", "32-true", "--workers", "0"]
+
+
+def _start(*words: str) -> Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, *start, *words, *options],
-        env=environment,
+        [sys.executable, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -1,0 +1,29 @@
+"""A dynamic detector of plain convolutions: a third of the layers of the smallest one that ships, as quick to train."""
+
+from __future__ import annotations
+
+from dynamicdet.networks.architectures import DY_YOLOV7_PICO, Conv3, Detector, Down, Model, Neck, Stem
+
+NAME = "small"
+_WIDTH = 32
+_STAGE = (Down(_WIDTH, "conv"), Conv3(_WIDTH))
+_DETECTOR = Detector(
+    stem=Stem(_WIDTH // 2, "strided"),
+    stages=(_STAGE, _STAGE, _STAGE, _STAGE),
+    neck=Neck(
+        spp=_WIDTH,
+        top_down=((_WIDTH, Conv3(_WIDTH)), (_WIDTH, Conv3(_WIDTH))),
+        bottom_up=(_STAGE, _STAGE),
+    ),
+    head=(_WIDTH, _WIDTH, _WIDTH),
+    head_conv="none",
+)
+SMALL = Model(
+    name=NAME,
+    input_size=64,
+    anchors=DY_YOLOV7_PICO.anchors,
+    first=_DETECTOR,
+    second=_DETECTOR,
+    link_strides=(8, 16, 32),
+    router_strides=(4, 8, 16, 32),
+)
