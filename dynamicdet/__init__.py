@@ -1,6 +1,6 @@
 """Dynamic object detectors: networks, checkpoints, training and routing mathematics.
 
-`import dynamicdet` alone loads no torch; the names below import what they need when they are first used.
+`import dynamicdet` does not load torch; the names below import what they need at their first use.
 """
 
 from __future__ import annotations

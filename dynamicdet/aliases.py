@@ -1,6 +1,6 @@
-"""Types with a name of their own, for every package: arrays, and the callback that hears how far the work is.
+"""Named types for every package: arrays, and the callback for progress.
 
-Needs numpy alone. The model that takes picture files has a copy of this file beside its code.
+This file needs only numpy. The model that takes image files has a copy of it beside its code.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 """what networks compute with: boxes, scores, difficulties"""
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
-"""pictures"""
+"""images"""
 IntArray: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""called with the step, how much of it is done, and of how much"""
+"""called with the step, the amount done and the total"""
 
 
 def silent(_step: str, _done: int, _of: int) -> None:

@@ -25,9 +25,9 @@ def elementwise_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def elementwise_ciou(first: Tensor, second: Tensor) -> Tensor:
-    """Complete IoU: the overlap less the distance of the centres and the difference in aspect ratio.
+    """Complete IoU: the overlap minus the distance of the centres and the difference in aspect ratio.
 
-    Boxes are cx cy w h, broadcast over leading dimensions. 1 is equality; far apart it falls below 0.
+    Boxes are cx cy w h, broadcast over leading dimensions. Equal boxes give 1; boxes far apart give less than 0.
     """
     a, b = corners(first), corners(second)
     outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])

@@ -3,13 +3,13 @@
 ::
 
     DyndetError (exit status 1)
-    ├── InputError (2)            bad file, value, picture or option
+    ├── InputError (2)            bad file, value, image or option
     │   ├── CheckpointError       a checkpoint that cannot be loaded
-    │   └── PictureTooLargeError  a picture with too many pixels
-    ├── TargetOutOfReachError (3) no threshold gives this latency; the message states the reachable range
+    │   └── PictureTooLargeError  an image with too many pixels
+    ├── TargetOutOfReachError (3) no threshold meets the target; the message states the reachable range
     ├── MissingExtraError (4)     an optional part is not installed; the message states the command that installs it
     ├── ParityError (5)           an exported graph differs from its network by more than is accepted
-    ├── ServerError (6)           the server cannot be started, reached, or answers with an error
+    ├── ServerError (6)           the server cannot be started or reached, or it answered with an error
     └── TooNoisyError (7)         the machine is too noisy to say whether a target is met
 """
 
@@ -21,7 +21,7 @@ class DyndetError(Exception):
 
 
 class InputError(DyndetError, ValueError):
-    """Something the user gave is wrong: a file, a value, a picture, an option."""
+    """An input of the user is wrong: a file, a value, an image or an option."""
 
     exit_code = 2
 
@@ -31,17 +31,17 @@ class CheckpointError(InputError):
 
 
 class PictureTooLargeError(InputError):
-    """A picture has more pixels than are accepted; it was not decoded."""
+    """An image has more pixels than accepted; it was not decoded."""
 
 
 class TargetOutOfReachError(DyndetError):
-    """No threshold reaches this target; the message states the reachable range."""
+    """No threshold meets the target; the message states the reachable range."""
 
     exit_code = 3
 
 
 class MissingExtraError(DyndetError):
-    """An optional part is not installed; the message states what installs it."""
+    """An optional part is not installed; the message states the command that installs it."""
 
     exit_code = 4
 

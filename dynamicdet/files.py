@@ -1,8 +1,7 @@
-"""Files and folders that appear whole or not at all; whether they can be written is found out before the work begins.
+"""Writes files and folders that appear whole or not at all, and checks before the work that they can be written.
 
-Each is written under a hidden name in the folder where it belongs and then renamed. A reader sees the old or the new
-one, and where an error or Ctrl-C ends the work, the old one stays and nothing else is left. Needs the standard library
-alone.
+Each is written under a hidden name in its folder and then renamed. A reader sees the old one or the new one. If an
+error or Ctrl-C ends the work, the old one stays and nothing else is left. This file needs only the standard library.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from dynamicdet.errors import InputError
 
-# What the system says where a disk takes no more. Any other OSError may be about something else than what is written.
+# The system's errors for a full disk. Any other OSError may be about something else than the file that is written.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -26,18 +25,18 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """An empty temporary file beside `path` to write to; it replaces `path` when the block ends without error.
 
-    A file that is replaced passes its permissions on; a new one gets those that the umask leaves. A block that removes
-    the temporary file gives up: `path` stays as it was. With `durable`, the content is on the disk before the rename,
-    so that a power cut leaves no empty file; without, what is cheap to make again is written without waiting.
+    The new file has the permissions of the file that it replaces, or those that the umask allows. If the block removes
+    the temporary file, `path` does not change. With `durable`, the content is on the disk before the rename, so a power
+    cut leaves no empty file. `durable=False` does not wait for the disk; it is for files that are cheap to make again.
 
-    Raises InputError where `path` cannot be written, or the disk is full.
+    Raises InputError if `path` cannot be written or the disk is full.
     """
     check_writable(path)
     temporary = _beside(path)
     try:
         with _named(path, _FULL):
             with _named(path):
-                # 0o666 less the umask, as any program creates files; tempfile's own files are for one user alone
+                # 0o666 minus the umask, as other programs create files; only the owner can read tempfile's own files
                 os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             yield temporary
         with _named(path):
@@ -51,8 +50,8 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
 def whole_folder(output: Path, *, marker: str | None) -> Iterator[Path]:
     """An empty temporary folder beside `output` to write into; it replaces `output` when the block ends without error.
 
-    Parents of `output` are made. Raises InputError where `output` holds what dyndet did not write (it lacks the file
-    `marker`; None accepts anything), where it cannot be written, or the disk is full.
+    Missing parents of `output` are created. Raises InputError if dyndet did not write the existing `output` (it lacks
+    the file `marker`; None accepts any folder), if `output` cannot be written, or if the disk is full.
     """
     if marker is not None:
         check_replaceable(output, marker)
@@ -75,7 +74,7 @@ def whole_folder(output: Path, *, marker: str | None) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError where no file can be written to `path`."""
+    """Raise InputError if no file can be written to `path`."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; name the file to write")
     folder = path.parent
@@ -83,20 +82,20 @@ def check_writable(path: Path) -> None:
         found = "is a file" if folder.exists() else "does not exist"
         raise InputError(f"{path} cannot be written: the folder {folder} {found}")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{path} cannot be written: the folder {folder} allows no writing")
+        raise InputError(f"{path} cannot be written: the folder {folder} is not writable")
 
 
 def check_creatable(output: Path) -> None:
-    """Raise InputError where the folder `output` is a file, or cannot be made below what exists of its path."""
+    """Raise InputError if `output` is a file, or if the folder cannot be created in the existing part of its path."""
     existing = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise InputError(f"{output} cannot be a folder of results: {existing} is a file")
+        raise InputError(f"{output} cannot be an output folder: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{output} cannot be written: {existing} allows no writing")
+        raise InputError(f"{output} cannot be written: {existing} is not writable")
 
 
 def check_replaceable(output: Path, marker: str) -> None:
-    """Raise InputError where a folder exists that holds what dyndet did not write: it lacks the file `marker`."""
+    """Raise InputError if the folder exists and dyndet did not write it: it lacks the file `marker`."""
     if not output.exists() and not output.is_symlink():
         return
     if output.is_dir() and ((output / marker).is_file() or not any(output.iterdir())):
@@ -107,7 +106,7 @@ def check_replaceable(output: Path, marker: str) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """A hidden name in the same folder, with the same ending: some writers choose their format by it."""
+    """A hidden name in the same folder, with the same suffix: some writers choose their format by it."""
     path = path.absolute()  # "." has no name of its own
     return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(6)}{path.suffix}")
 

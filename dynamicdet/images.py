@@ -1,4 +1,4 @@
-"""Reads pictures of any common kind as 8-bit RGB arrays; needs numpy and Pillow alone."""
+"""Reads images of any common format as 8-bit RGB arrays; needs only numpy and Pillow."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.generic]"
 )
 
-# Larger pictures are refused before they are decoded: a few kB can unpack to gigabytes. Pillow's own default.
+# Larger images are refused before they are decoded: a few kB can unpack to gigabytes. This is Pillow's own default.
 MAX_PIXELS = 89_478_485
-# What shows through transparent pixels: the grey of the letterbox, which means "nothing here" to the networks.
+# The colour behind transparent pixels: the grey of the letterbox, which means "nothing here" to the networks.
 BACKGROUND = 114
-# Decoders that are tried. Pillow knows more, some of which start other programs (EPS) or are rarely exercised.
+# The decoders that are tried. Pillow has more, but some of them start other programs (EPS) or are rarely used.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Pixels that are blended at once: wider numbers for all of a picture at the limit would take gigabytes.
+# Pixels that are blended at a time: 16-bit values for a whole image of the largest size would take gigabytes.
 _STRIPE = 1 << 18
 
 _ACCEPTED = "a path, the bytes of an image file, a PIL image or a numpy array"
@@ -34,16 +34,16 @@ _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_image(source: ImageSource) -> UInt8Array:
-    """Read a picture as contiguous RGB, shape (H, W, 3), uint8, the way a viewer would show it.
+    """Read an image as contiguous RGB, shape (H, W, 3), uint8, as a viewer would show it.
 
     `source` is a path, the bytes of an image file (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM; the first frame), a PIL image,
-    or an array of shape (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16. EXIF orientation is applied, grey,
-    palette and CMYK become RGB, 16 bits become 8, transparency shows grey (`BACKGROUND`).
+    or an array of shape (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, uint8 or uint16. The EXIF orientation is applied.
+    Grey, palette and CMYK become RGB, 16 bits become 8, and transparent pixels become grey (`BACKGROUND`).
 
-    The result may share memory with an array that was given: do not write to it.
+    If `source` is an array, the result may share its memory: do not write to it.
 
-    Raises InputError for a path that is missing or no file, for what is no picture or cut off, and for arrays of
-    another type or shape (floats too: their range is unknown); PictureTooLargeError above `MAX_PIXELS`.
+    Raises InputError if the path does not exist or is not a file, if the file is not an image or is cut off, and for
+    arrays of another type or shape (also floats: their range is unknown); PictureTooLargeError above `MAX_PIXELS`.
 
     >>> read_image(np.zeros((2, 3), np.uint8)).shape
     (2, 3, 3)
@@ -53,20 +53,20 @@ def read_image(source: ImageSource) -> UInt8Array:
     if isinstance(source, Image.Image):
         return _to_rgb(source, "the PIL image")
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(source), "the picture's bytes")
+        return _decode(io.BytesIO(source), "the image bytes")
     if isinstance(source, str | os.PathLike):
         with _open(os.fspath(source)) as file:
             return _decode(file, os.fspath(source))
-    raise InputError(f"a picture must be {_ACCEPTED}, not {type(source).__name__}")
+    raise InputError(f"an image must be {_ACCEPTED}, not {type(source).__name__}")
 
 
 def _open(name: str) -> BinaryIO:
     try:
         path = Path(name)
         if path.is_dir():
-            raise InputError(f"{name or '.'} is a folder, not a picture")
+            raise InputError(f"{name or '.'} is a folder, not an image")
         if path.exists() and not path.is_file():
-            raise InputError(f"{name} is no ordinary file; a picture is read from a file")
+            raise InputError(f"{name} is not a regular file; an image is read from a regular file")
         return path.open("rb")
     except FileNotFoundError as error:
         raise InputError(f"{name} does not exist") from error
@@ -82,16 +82,16 @@ def _decode(file: BinaryIO, name: str) -> UInt8Array:
     try:
         empty = not file.read(1)
         file.seek(0)
-    except OSError as error:  # a failing disk, or what only looks like a file
+    except OSError as error:  # a failing disk, or something that only looks like a file
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
     if empty:
-        raise InputError(f"{name}: empty (0 bytes), expected a picture")
+        raise InputError(f"{name}: empty (0 bytes), expected an image")
     try:
         image = Image.open(file, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureTooLargeError(f"{name}: too large, above the limit of {MAX_PIXELS} pixels") from error
-    except Exception as error:  # Pillow's readers raise whatever damaged headers lead them to
-        raise InputError(f"{name}: no picture that can be read (JPEG, PNG, WebP, BMP, GIF, TIFF or PPM)") from error
+    except Exception as error:  # a damaged header may raise any error in Pillow's readers
+        raise InputError(f"{name}: not a readable image; accepted are JPEG, PNG, WebP, BMP, GIF, TIFF, PPM") from error
     with image:
         return _to_rgb(image, name)
 
@@ -106,7 +106,7 @@ def _to_rgb(image: Image.Image, name: str) -> UInt8Array:
         )
     try:
         image.load()
-    except Exception as error:  # as above; most often a file that is cut off
+    except Exception as error:  # as above; usually the file is cut off
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{name}: damaged or cut off ({reason})") from error
     image = _upright(image)
@@ -124,24 +124,24 @@ def _to_rgb(image: Image.Image, name: str) -> UInt8Array:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF data may be damaged in any way; the picture is then shown as it is stored
+    except Exception:  # EXIF data may be damaged in any way; then the image is not rotated
         return image
 
 
 def _sixteen_bits(image: Image.Image, name: str) -> npt.NDArray[np.uint16]:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
-        raise InputError(f"{name}: pixels are 32-bit numbers beyond 0 to 65535, expected 8 or 16 bits")
+        raise InputError(f"{name}: pixels are 32-bit numbers outside 0 to 65535, expected 8 or 16 bits")
     return values.astype(np.uint16)
 
 
 def _from_array(array: npt.NDArray[np.generic]) -> UInt8Array:
     if array.dtype not in (np.uint8, np.uint16):
         hint = "; multiply a 0..1 image by 255 and round" if array.dtype.kind == "f" else ""
-        raise InputError(f"an array of type {array.dtype} is no picture, expected uint8 or uint16{hint}")
+        raise InputError(f"an array of type {array.dtype} is not an image, expected uint8 or uint16{hint}")
     grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
     if not grey and (array.ndim != 3 or array.shape[2] not in (3, 4)):
-        raise InputError(f"an array of shape {array.shape} is no picture, expected {_ACCEPTED_ARRAYS}")
+        raise InputError(f"an array of shape {array.shape} is not an image, expected {_ACCEPTED_ARRAYS}")
     if 0 in array.shape:
         raise InputError(f"an array of shape {array.shape} has no pixels, expected at least 1 x 1")
     pixels: UInt8Array

@@ -1,11 +1,11 @@
-"""Latency of a server that sends some images one way and the rest the other: a mixture of two distributions.
+"""Latency of a server that sends some images to each of two routes: a mixture of two distributions.
 
-With F1 and F2 the shares of requests that an all-easy and an all-hard server answer within t, a server that keeps the
-share k easy answers F(t) = k F1(t) + (1 - k) F2(t) of them. The p-quantile of that server is where F reaches p, which
-is not k times one quantile plus (1 - k) times the other: quantiles do not mix, distributions do.
+F1(t) and F2(t) are the shares of requests that an all-easy and an all-hard server answer within t. A server with the
+easy share k answers F(t) = k F1(t) + (1 - k) F2(t) of the requests within t. Its p-quantile is the time at which F
+reaches p. This is not k times one quantile plus (1 - k) times the other: distributions mix, quantiles do not.
 
-All of it holds where requests do not wait for each other; under load it is where a search begins. Needs numpy alone.
-Latencies are milliseconds; any unit does as long as it is the same throughout.
+This holds if requests do not wait for each other; under load it is the start of a search. The file needs only numpy.
+Latencies are in milliseconds; any other unit works too if all values have the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dynamicdet.errors import InputError, TargetOutOfReachError
 class Mixture:
     """Measured latencies of single requests, all-easy and all-hard, (n,) each and sorted on creation.
 
-    Raises InputError where one of them is empty or holds what is no latency.
+    Raises InputError if one is empty or has a value that is not positive and finite.
     """
 
     easy: FloatArray
@@ -50,9 +50,9 @@ class Mixture:
     def easy_share_for_quantile(self, level: float, target: float, *, tolerance: float) -> float:
         """Smallest easy share whose `level`-quantile is at most `target`: k = (p - F2(T)) / (F1(T) - F2(T)).
 
-        Raises TargetOutOfReachError, with what can be reached, below the all-easy and above the all-hard quantile
-        (relative `tolerance` granted), and where no request takes about as long as the target: a quantile is always the
-        latency of some request, and jumps over the gap between two routes that do not overlap.
+        Raises TargetOutOfReachError, with the reachable range, if the target is below the all-easy or above the
+        all-hard quantile by more than the relative `tolerance`. It is also raised if no request takes about as long as
+        the target: a quantile is always the latency of some request, so it jumps over a gap between the two routes.
         """
         low, high = self.quantile(level, 1.0), self.quantile(level, 0.0)
         name = f"p{level * 100:g}"
@@ -72,12 +72,12 @@ class Mixture:
         if below < target * (1 - tolerance) and above > target * (1 + tolerance):
             raise TargetOutOfReachError(
                 f"{name} of {target:.4g} ms falls into the gap between the routes: with up to {1 - share:.1%} of the "
-                f"images hard it is {below:.4g} ms or less, with more {above:.4g} ms or more; ask for one of these"
+                f"images hard it is {below:.4g} ms or less, with more it is {above:.4g} ms or more; ask for one of them"
             )
         return share
 
     def _neighbours(self, target: float) -> tuple[float, float]:
-        """The measured latencies next to a target, that is not beyond all of them."""
+        """The measured latencies next to a target that is between the lowest and the highest."""
         values = np.sort(np.concatenate([self.easy, self.hard]))
         index = int(np.searchsorted(values, target, side="right"))
         return float(values[max(0, index - 1)]), float(values[min(index, values.size - 1)])

@@ -1,7 +1,6 @@
-"""Fits pictures into the networks' square input and maps boxes back; needs numpy and Pillow alone.
+"""Fits images into the networks' square input and maps boxes back; needs only numpy and Pillow.
 
-Training, evaluation, calibration and the client all call this one function, so that the networks see the same pixels
-everywhere.
+Training, evaluation, calibration and the client call this one function, so the networks see the same pixels everywhere.
 """
 
 from __future__ import annotations
@@ -22,10 +21,9 @@ PADDING = BACKGROUND
 
 @dataclass(frozen=True, kw_only=True)
 class Letterboxed:
-    """A picture inside a square, and where it lies there.
+    """An image inside a square, and its place there.
 
-    The two scales differ a little, since the resized sides are whole pixels; boxes are mapped with what was really
-    done to the pixels.
+    The two scales differ a little because the resized sides are whole pixels; boxes are mapped with the real scales.
     """
 
     image: UInt8Array
@@ -34,19 +32,19 @@ class Letterboxed:
     """pixels of the square per pixel of the original"""
     scale_y: float
     pad_left: int
-    """pixels of the square left of the picture"""
+    """pixels of the square left of the image"""
     pad_top: int
     original_width: int
     original_height: int
 
     def to_original(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Map (N, 4) boxes x1 y1 x2 y2 from the square to the original picture, clipped to it."""
+        """Map (N, 4) boxes x1 y1 x2 y2 from the square to the original image, clipped to it."""
         mapped = (_boxes(boxes) - self._offset) / self._scale
         limits = np.array([self.original_width, self.original_height] * 2, np.float64)
         return np.clip(mapped, 0.0, limits).astype(np.float32)
 
     def from_original(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Map (N, 4) boxes x1 y1 x2 y2 from the original picture to the square."""
+        """Map (N, 4) boxes x1 y1 x2 y2 from the original image to the square."""
         return (_boxes(boxes) * self._scale + self._offset).astype(np.float32)
 
     @property
@@ -59,11 +57,11 @@ class Letterboxed:
 
 
 def letterbox(image: UInt8Array, size: int) -> Letterboxed:
-    """Resize an RGB picture (H, W, 3) to fit a square of `size` pixels, keep its ratio, centre it, pad with grey 114.
+    """Resize an RGB image (H, W, 3) to fit a square of `size` pixels, keep its ratio, centre it, pad with grey 114.
 
-    Small pictures are enlarged, as YOLO detectors are trained. Sides are rounded to the nearest pixel, at least 1;
-    where the padding is odd, the extra pixel goes to the right and the bottom. Resizing is antialiased bilinear
-    (Pillow's BILINEAR after a whole-number box reduction).
+    Small images are enlarged, as in the training of YOLO detectors. Sides are rounded to the nearest pixel, at least 1.
+    If the padding is odd, the extra pixel goes to the right or the bottom. Resizing is antialiased bilinear (Pillow's
+    BILINEAR after a whole-number box reduction).
 
     Raises InputError for an array that is not (H, W, 3) uint8 with at least one pixel, and for a size below 1.
 
@@ -72,7 +70,7 @@ def letterbox(image: UInt8Array, size: int) -> Letterboxed:
     (0, 40, [[0.0, 0.0, 640.0, 480.0]])
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise InputError(f"a picture must be (H, W, 3) uint8 with pixels, not {image.shape} {image.dtype}")
+        raise InputError(f"an image must be (H, W, 3) uint8 with pixels, not {image.shape} {image.dtype}")
     if size < 1:
         raise InputError(f"the side of the square must be at least 1 pixel, not {size}")
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""Folders of pictures: which files in them are pictures, and some of them spread over the folder."""
+"""Folders of images: the image files in a folder, and a selection spread over it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _Item = TypeVar("_Item")
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures directly inside a folder, sorted by name. Raises InputError where there are none."""
+    """The image files directly inside a folder, sorted by name. Raises InputError if there are none."""
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
-        raise InputError(f"the folder of pictures {folder} {found}")
+        raise InputError(f"the image folder {folder} {found}")
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if not pictures:
-        raise InputError(f"{folder} holds no pictures; accepted are files ending in {', '.join(SUFFIXES)}")
+        raise InputError(f"{folder} holds no images; accepted are files that end in {', '.join(SUFFIXES)}")
     return pictures
 
 
 def spread(items: Sequence[_Item], count: int) -> list[_Item]:
-    """At most `count` of the items, evenly over the sequence, the first among them."""
+    """At most `count` of the items, evenly spread over the sequence; the first is one of them."""
     if len(items) <= count:
         return list(items)
     return [items[index * len(items) // count] for index in range(count)]

@@ -1,6 +1,7 @@
 """How long requests wait for each other at one server: first come, first served, any service times.
 
-Both functions simulate each request, for percentiles. Needs numpy alone. Times may have any unit, the same throughout.
+Both functions simulate each request, for percentiles. The file needs only numpy. Times may have any unit if all have
+the same.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def waits(arrivals: npt.ArrayLike, services: npt.ArrayLike) -> FloatArray:
     due, needed = np.asarray(arrivals, np.float64), _times("service times", services)
     if due.shape != needed.shape or bool(np.any(np.diff(due) < 0)):
         raise InputError(f"{needed.size} service times need as many arrival times in ascending order, got {due.shape}")
-    # Lindley's recursion, as sums: the work brought so far, less the time there was for it.
+    # Lindley's recursion, as sums: the work brought so far, minus the time available for it.
     brought = np.concatenate([[0.0], np.cumsum(needed)[:-1]])
     slack = brought - (due - due[0])
     waiting: FloatArray = slack - np.minimum.accumulate(slack)
@@ -30,14 +31,14 @@ def waits(arrivals: npt.ArrayLike, services: npt.ArrayLike) -> FloatArray:
 
 
 def closed_loop(services: npt.ArrayLike, delays: npt.ArrayLike, clients: int) -> FloatArray:
-    """Latency of each request, (requests,), where each client sends its next one as soon as it has its answer.
+    """Latency of each request, (requests,), if each client sends its next request as soon as it has the answer.
 
-    A request spends its delay alone (on the way, in the client), then waits for the one server, then is served.
+    A request first spends its delay (on the way, in the client), then waits for the one server, then is served.
     """
     needed, apart = _times("service times", services), np.asarray(delays, np.float64)
     if needed.shape != apart.shape or clients < 1:
         raise InputError(f"{needed.size} requests need as many delays, and a client; got {apart.shape}, {clients}")
-    # (when it comes to the server, when it was sent, service time); the earliest comes first.
+    # (arrival at the server, time of sending, service time); the earliest arrival comes first.
     coming: list[tuple[float, float, float]] = []
     found: list[float] = []
     free = 0.0
@@ -55,5 +56,5 @@ def closed_loop(services: npt.ArrayLike, delays: npt.ArrayLike, clients: int) ->
 def _times(name: str, values: npt.ArrayLike) -> FloatArray:
     sample = np.asarray(values, np.float64)
     if sample.ndim != 1 or sample.size == 0 or not bool(np.all(np.isfinite(sample) & (sample >= 0))):
-        raise InputError(f"{name} must be at least one finite number from 0, in one dimension")
+        raise InputError(f"{name} must be one or more finite numbers of at least 0, in one dimension")
     return sample

@@ -1,4 +1,7 @@
-"""From decoded rows to detections: candidates above a floor, per-class suppression, the best few. PyTorch alone."""
+"""Turns decoded rows into detections: candidates above a floor, per-class suppression, the best few.
+
+This file needs only PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ class Suppression:
 
 
 def candidates_for(input_size: int, max_detections: int = 100) -> int:
-    """How many candidates enter the suppression: few where the whole network takes milliseconds."""
+    """How many candidates enter the suppression: few if the whole network takes only milliseconds."""
     return max(1000, max_detections) if input_size >= 640 else 3 * max_detections
 
 
 def suppression_for(input_size: int) -> Suppression:
-    """The settings that a network of this input size is exported with, unless others are asked for."""
+    """The default settings for exporting a network of this input size."""
     return Suppression(candidates=candidates_for(input_size))
 
 
@@ -42,9 +45,9 @@ class Detections:
 
 @torch.no_grad()
 def suppress_rows(rows: Tensor, settings: Suppression | None = None, *, size: float | None = None) -> list[Detections]:
-    """Detections of each image from rows (B, N, 5 + classes) as `DynamicDetector.decode` gives them.
+    """Detections of each image from rows (B, N, 5 + classes) as `DynamicDetector.decode` returns them.
 
-    Boxes are clipped to 0..`size` where it is given.
+    If `size` is given, boxes are clipped to 0..`size`.
     """
     settings = settings or Suppression()
     return [_one(image.float(), settings, size) for image in rows]
@@ -61,9 +64,10 @@ def _one(rows: Tensor, settings: Suppression, size: float | None) -> Detections:
 
 
 def greedy_keep(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """Indices that stay, of boxes (K, 4) x1 y1 x2 y2 sorted best first: none overlaps a kept better one of its class.
+    """Indices of the boxes that stay, of boxes (K, 4) x1 y1 x2 y2 that are sorted best first.
 
-    The greedy answer is the fixed point of "stay unless one that stays suppresses you": a few matrix products.
+    A box stays unless it overlaps a better box of its class that stays. The greedy result is the fixed point of this
+    rule, and a few matrix products find it.
     """
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
     shared = (

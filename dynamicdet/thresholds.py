@@ -1,8 +1,8 @@
-"""Variable-speed inference: latency target -> easy share -> threshold, and back. Needs numpy alone.
+"""Variable-speed inference: latency target -> easy share -> threshold, and back. Needs only numpy.
 
-An image is hard when its difficulty exceeds the threshold. The ends are absolute, whatever the difficulties:
-threshold 1 sends every image to detector 1, threshold 0 to detector 2. A difficulty that is NaN is always hard.
-Latencies are milliseconds; every function accepts any unit as long as it is the same throughout.
+An image is hard if its difficulty exceeds the threshold. The ends do not depend on the difficulties: threshold 1 sends
+every image to detector 1, threshold 0 sends every image to detector 2. An image with difficulty NaN is always hard.
+Latencies are in milliseconds; any other unit works too if all values have the same.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dynamicdet.errors import InputError, TargetOutOfReachError
 
 
 def easy_share_for_target(lat1: float, lat2: float, target: float) -> float:
-    """Share of images to keep easy so that the mean latency is `target` (paper: k = (lat2 - T) / (lat2 - lat1)).
+    """Share of easy images that gives the mean latency `target` (paper: k = (lat2 - T) / (lat2 - lat1)).
 
     `lat1` and `lat2` are the mean latencies of an all-easy and an all-hard server. Targets equal to them give 1 and 0.
-    Raises TargetOutOfReachError outside lat1..lat2 or where detector 2 is not slower, InputError unless all are
-    positive and finite.
+    Raises TargetOutOfReachError if the target is outside lat1..lat2 or detector 2 is not slower, and InputError unless
+    all values are positive and finite.
     """
     for name, value in (("lat1", lat1), ("lat2", lat2), ("the target", target)):
         if not (math.isfinite(value) and value > 0):
@@ -41,17 +41,18 @@ def easy_share_for_target(lat1: float, lat2: float, target: float) -> float:
 
 
 def mixture_latency(lat1: float, lat2: float, easy_share: float) -> float:
-    """Mean latency when this share of the images is easy; between lat1 (all easy) and lat2 (all hard)."""
+    """Mean latency if this share of the images is easy; between lat1 (all easy) and lat2 (all hard)."""
     return lat1 + (1.0 - _checked_share(easy_share)) * (lat2 - lat1)
 
 
 def threshold_for_easy_share(difficulties: npt.ArrayLike, easy_share: float) -> float:
-    """Threshold that keeps this share of the given images easy: the share-quantile of their difficulties.
+    """Threshold at which this share of the given images is easy: the share-quantile of their difficulties.
 
-    Images of equal difficulty go the same way, so only some shares can be had; the nearest is taken, of two equally
-    near the larger (the faster one). The threshold then lies halfway to the next difficulty, as far as possible from
-    every image, rounded to float32 as servers compare it; 0 and 1 where no or every image is to be easy.
-    Raises InputError without images, for difficulties outside 0..1 (NaN is accepted) and shares outside 0..1.
+    Images of equal difficulty take the same route, so only some shares are possible. The nearest one is used; of two
+    equally near shares, the larger one, which is faster. The threshold is halfway to the next difficulty, as far as
+    possible from every image, and rounded to float32 because servers compare in float32. It is 0 if no image is to be
+    easy, and 1 if every image is. Raises InputError if there are no images, for difficulties outside 0..1 (NaN is
+    accepted), and for a share outside 0..1.
     """
     values = _checked(difficulties)
     share = _checked_share(easy_share)
@@ -67,7 +68,7 @@ def threshold_for_easy_share(difficulties: npt.ArrayLike, easy_share: float) -> 
     rounded = float(np.float32(halfway))
     if 0.0 < rounded and below <= rounded < above:
         return rounded
-    return below or halfway  # neighbours closer than float32 can tell apart
+    return below or halfway  # float32 cannot separate the two neighbours
 
 
 def easy_shares(difficulties: npt.ArrayLike) -> FloatArray:
@@ -89,7 +90,7 @@ def is_hard(difficulties: npt.ArrayLike, threshold: float) -> npt.NDArray[np.boo
     """Which images need detector 2, in the order given."""
     values = _checked(difficulties)
     if not 0.0 <= threshold <= 1.0:  # also refuses NaN
-        raise InputError(f"a threshold must lie in 0..1, got {threshold}")
+        raise InputError(f"a threshold must be from 0 to 1, got {threshold}")
     if threshold == 0.0:
         return np.ones(values.shape, dtype=np.bool_)
     return ~(values <= threshold)  # NaN compares false and is hard
@@ -101,11 +102,11 @@ def _checked(difficulties: npt.ArrayLike) -> FloatArray:
         raise InputError("no difficulties were given; at least one image is needed")
     if np.any((values < 0) | (values > 1)):
         wrong = values[(values < 0) | (values > 1)][0]
-        raise InputError(f"difficulties must lie in 0..1 (NaN counts as hard), got {wrong}")
+        raise InputError(f"difficulties must be from 0 to 1 (NaN counts as hard), got {wrong}")
     return values
 
 
 def _checked_share(share: float) -> float:
     if not 0.0 <= share <= 1.0:
-        raise InputError(f"an easy share must lie in 0..1, got {share}")
+        raise InputError(f"an easy share must be from 0 to 1, got {share}")
     return float(share)

@@ -1,1 +1,1 @@
-"""COCO data sets: annotations, letterboxed pictures, and the builder of the demo's."""
+"""COCO data sets: annotations, letterboxed images, and the builder of the demo's data set."""

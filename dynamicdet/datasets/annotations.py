@@ -1,8 +1,8 @@
-"""Reads COCO annotations and says what is in them, before anything long begins.
+"""Reads COCO annotations and checks them before a long run begins.
 
-What would train a wrong network is fatal: files that are missing, ids given twice, objects of unknown images or
-categories, boxes that are no four numbers. What can be handled is counted: boxes are cut to their picture, boxes with
-nothing in it are left out, pictures without objects are negatives, crowd regions are not learnt from.
+Faults that would train a wrong network are fatal: missing files, repeated ids, objects of unknown images or categories,
+boxes that are not four numbers. Other faults are counted: boxes are clipped to their image, boxes without area inside
+their image are dropped, images without objects are negatives, crowd regions are ignored in training.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ _LISTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class DataSummary:
-    """What a data set holds, and what about it is unusual but not fatal."""
+    """The content of a data set, and what is unusual in it but not fatal."""
 
     images: int
     objects: int
-    """boxes that are learnt from"""
+    """boxes that are used in training"""
     classes: int
     negatives: int
-    """pictures without an object"""
+    """images without an object"""
     crowds: int
-    """crowd regions, which are not learnt from"""
+    """crowd regions, which are ignored in training"""
     cut: int
-    """boxes that reach beyond their picture, and are cut to it"""
+    """boxes that exceed their image and are clipped to it"""
     empty: int
-    """boxes without area inside their picture, which are left out"""
+    """boxes without area inside their image, which are dropped"""
 
     def sentences(self) -> list[str]:
-        """One line per kind of thing that was found."""
+        """One line per kind of finding."""
         lines = [f"{self.images} images, {self.objects} objects of {self.classes} classes"]
         for count, what in (
-            (self.negatives, "images without objects, kept as negatives"),
-            (self.crowds, "crowd regions, not learnt from"),
-            (self.cut, "boxes reach beyond their image, and are cut to it"),
-            (self.empty, "boxes have no area inside their image, and are left out"),
+            (self.negatives, "images without objects, used as negatives"),
+            (self.crowds, "crowd regions, ignored in training"),
+            (self.cut, "boxes that exceed their image, clipped to it"),
+            (self.empty, "boxes without area inside their image, dropped"),
         ):
             if count:
                 lines.append(f"{count} {what}")
@@ -59,23 +59,23 @@ class DataSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class CocoFiles:
-    """An annotation file with its folder of pictures, read and checked."""
+    """An annotation file with its image folder, read and checked."""
 
     annotations_file: Path
     image_folder: Path
     content: Mapping[str, Any]
     """the parsed JSON"""
     digest: str
-    """of the annotations and of the pictures' names, sizes and times"""
+    """hash of the annotations and of the images' names, sizes and times"""
     summary: DataSummary
 
 
 def read_annotations(source: Path | str, images: Path | str | None = None) -> CocoFiles:
     """Read and check a data set.
 
-    `source` is a folder with `annotations.json`, or a COCO JSON file; `images` is the folder of its pictures, by
-    default `images/` beside the JSON file. Raises InputError with one sentence that names each kind of fatal fault
-    with its first example and its count.
+    `source` is a folder with `annotations.json`, or a COCO JSON file; `images` is its image folder, by default
+    `images/` beside the JSON file. Raises InputError with one sentence that names each kind of fatal fault with its
+    first example and its count.
     """
     path = Path(source)
     file = path / "annotations.json" if path.suffix.lower() != ".json" or path.is_dir() else path
@@ -97,7 +97,7 @@ def read_annotations(source: Path | str, images: Path | str | None = None) -> Co
 
 @dataclass
 class _Faults:
-    """Kinds of fatal faults: how often, and the first of each."""
+    """The kinds of fatal faults: the count and the first example of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
@@ -109,11 +109,11 @@ class _Faults:
     def raise_any(self, file: Path) -> None:
         if not self.counts:
             return
-        told = [
+        reasons = [
             f"{self.examples[kind]}{f' and {count - 1} more of this kind' if count > 1 else ''}"
             for kind, count in self.counts.items()
         ]
-        raise InputError(f"{file} cannot be used: {'; '.join(told)}")
+        raise InputError(f"{file} cannot be used: {'; '.join(reasons)}")
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], str]:
@@ -138,7 +138,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
                 raise InputError(f"{path} has an entry without {missing[0]!r} in {key!r}")
             strange = [field for field in fields if field.endswith("id") and not isinstance(item[field], int | str)]
             if strange:
-                raise InputError(f"{path} has an entry in {key!r} whose {strange[0]} is no number: {item[strange[0]]}")
+                raise InputError(
+                    f"{path} has an entry in {key!r} with {strange[0]} {item[strange[0]]}; an id is a number or string"
+                )
     if not content["images"] or not content["categories"]:
         raise InputError(f"{path} lists no images or no categories")
     return content, hashlib.sha256(text).hexdigest()
@@ -148,12 +150,12 @@ def _check_ids(what: str, entries: Iterable[Mapping[str, Any]], faults: _Faults)
     seen: set[object] = set()
     for entry in entries:
         if entry["id"] in seen:
-            faults.add(f"duplicate {what}", f"{what} id {entry['id']} is given twice")
+            faults.add(f"duplicate {what}", f"{what} id {entry['id']} occurs twice")
         seen.add(entry["id"])
 
 
 def _check_images(folder: Path, entries: list[Mapping[str, Any]], faults: _Faults) -> str:
-    """Note missing files and ids given twice; a text that changes when a picture does."""
+    """Note missing files and repeated ids; returns a text that changes when an image changes."""
     _check_ids("image", entries, faults)
     stamps = []
     for entry in entries:
@@ -205,7 +207,7 @@ def _is_box(box: object) -> bool:
 
 
 def _kind(box: list[float], width: int | None, height: int | None) -> str:
-    """Whether a box lies in its picture, reaches beyond it (by more than rounding), or has no area in it."""
+    """Whether a box is inside its image, exceeds it (by more than rounding), or has no area in it."""
     x, y, w, h = box
     right = x + w if width is None else min(x + w, width)
     bottom = y + h if height is None else min(y + h, height)

@@ -1,7 +1,7 @@
-"""COCO-style data sets: a folder with images/ and annotations.json, letterboxed once and kept ready as uint8.
+"""COCO-style data sets: a folder with images/ and annotations.json, letterboxed once and stored as uint8.
 
-Decoding costs more than training a small network; each image is therefore decoded once, into memory or into a
-memory-mapped file that survives the process.
+Decoding costs more than training a small network. So each image is decoded once, into memory or into a memory-mapped
+file that later processes use again.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class CocoDataset:
     """Letterboxed images with their objects, in the order of annotations.json."""
 
     folder: Path
-    """where the annotations lie"""
+    """folder of the annotations"""
     image_folder: Path
     digest: str
-    """changes with the annotations and the pictures"""
+    """changes with the annotations and the images"""
     summary: DataSummary
     images: UInt8Array
     """(N, S, S, 3) RGB, in memory or memory-mapped"""
     labels: tuple[Labels, ...]
     """without crowd regions"""
     placements: tuple[Letterboxed, ...]
-    """where each image lies in its square; their `image` is empty"""
+    """place of each image in its square; their `image` is empty"""
     image_ids: tuple[int, ...]
     category_ids: tuple[int, ...]
     """COCO id of each class index"""
@@ -57,7 +57,7 @@ class CocoDataset:
 
     @property
     def objects_per_image(self) -> float:
-        """Mean number of objects, crowd regions aside; 1 where there are none."""
+        """Mean number of objects, without crowd regions; 1 if there are no objects."""
         return sum(len(one.classes) for one in self.labels) / len(self.labels) or 1.0
 
     @property
@@ -76,10 +76,10 @@ def read_dataset(
 ) -> CocoDataset:
     """Read a data set at an input size in pixels.
 
-    `source` is a folder with `annotations.json` and `images/`, or a COCO JSON file with `images` as the folder of its
-    pictures. With `cache`, a folder, the letterboxed images are kept there in one file that later calls map into memory
-    (its name depends on annotations, pictures and size). Raises InputError for a missing or broken file, naming it, and
-    for annotations that cannot be used (see `annotations.py`).
+    `source` is a folder with `annotations.json` and `images/`, or a COCO JSON file with `images` as its image folder.
+    With the folder `cache`, the letterboxed images are stored there in one file that later calls map into memory (its
+    name depends on annotations, images and size). Raises InputError that names a missing or damaged file, and for
+    annotations that cannot be used (see `annotations.py`).
     """
     files = read_annotations(source, images)
     categories = sorted(files.content["categories"], key=lambda category: category["id"])
@@ -149,7 +149,7 @@ def _decode(
 def _cached(
     folder: Path, entries: Sequence[Mapping[str, Any]], size: int, stem: Path, progress: Progress
 ) -> tuple[UInt8Array, IntArray]:
-    """Images and sides from the files of this stem, which are written first where they are missing."""
+    """Images and sides from the files of this stem, which are written first if they are missing."""
     pixels, sides_file = stem.with_name(f"{stem.name}.images.npy"), stem.with_name(f"{stem.name}.sides.npy")
     if not (pixels.exists() and sides_file.exists()):
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -164,4 +164,4 @@ def _cached(
     try:
         return np.load(pixels, mmap_mode="r"), np.load(sides_file)
     except (ValueError, OSError) as error:
-        raise InputError(f"{pixels} is damaged ({error}); delete it, it will be written again") from error
+        raise InputError(f"{pixels} is damaged ({error}); delete it, and it will be written again") from error

@@ -1,7 +1,7 @@
 """COCO average precision of both routes and of any mix of them, from one pass over the images.
 
-The router is set beside two yardsticks that send as many images to detector 2: chance, and an oracle that knows which
-images gain most by it.
+The router is compared with two references that send equally many images to detector 2: random routing, and an oracle
+that knows which images gain most from it.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ CURVE_HARD_SHARES = tuple(step / 20 for step in range(21))
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What one threshold gives, and what others make of the same number of hard images."""
+    """The results of one threshold, and of the two references with the same number of hard images."""
 
     hard_share: float
-    """what the threshold really gives on these images"""
+    """the real share at this threshold on these images"""
     threshold: float
     precision: Precision
     random: Precision
-    """mean over draws of as many hard images at random"""
+    """mean over draws of equally many random images"""
     oracle: Precision | None
-    """as many hard images, those whose detection loss detector 2 lowers most; None where the losses are not known"""
+    """with the images where detector 2 lowers the detection loss most; None if the losses are unknown"""
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """What an evaluation took."""
+    """The duration of an evaluation."""
 
     passes: float
-    """all images through both routes, when that was done"""
+    """running all images through both routes; for cached results, the duration of the original run"""
     losses: float
-    """the detection losses that the oracle knows"""
+    """computing the detection losses for the oracle"""
     scoring: float
-    """matching, and average precision of every mix, the yardsticks' included"""
+    """matching, and average precision of every mix, references included"""
     thresholds: int
     """how many thresholds were scored"""
 
     @property
     def ratio(self) -> float | None:
-        """Passes and scoring together over the passes alone; None where no pass was timed."""
+        """Passes plus scoring, divided by the passes; None if no pass was timed."""
         return (self.passes + self.scoring) / self.passes if self.passes > 0 else None
 
 
@@ -67,16 +67,16 @@ class Evaluation:
     easy: Precision
     hard: Precision
     points: tuple[OperatingPoint, ...]
-    """what was asked for"""
+    """the requested ones"""
     curve: tuple[OperatingPoint, ...]
     """at 21 hard shares from 0 to 1"""
     difficulty_quantiles: Mapping[str, float]
-    """difficulty below which 10, 25, 50, 75 and 90 % of the images lie"""
+    """difficulties below which 10, 25, 50, 75 and 90 % of the images are"""
     random_draws: int
     seconds: Seconds
 
     def recovered(self, precision: Precision | None) -> float | None:
-        """Share of the gain from all easy to all hard that a precision keeps; None where there is no gain."""
+        """Share of the gain from all easy to all hard that a precision has; None if there is no gain."""
         gap = self.hard.ap - self.easy.ap
         return (precision.ap - self.easy.ap) / gap if gap > 0 and precision is not None else None
 
@@ -121,8 +121,8 @@ def evaluate(
 ) -> Evaluation:
     """Average precision of a network on a data set read at its input size.
 
-    Every image goes through both routes once; the mixes are put together from what was kept. Raises InputError where
-    classes or size of network and data differ, and for shares and thresholds outside 0..1.
+    Every image goes through both routes once; the mixes are built from these results. Raises InputError if classes or
+    size of network and data differ, and for shares and thresholds outside 0..1.
     """
     check_points(hard_shares, thresholds)
     results = run_routes(model, data, batch=batch, progress=progress)
@@ -132,11 +132,11 @@ def evaluate(
 
 
 def check_points(hard_shares: Sequence[float], thresholds: Sequence[float]) -> None:
-    """Raise InputError for a share or threshold outside 0..1: better before the images are run than after."""
+    """Raise InputError for a share or threshold outside 0..1; for a check before the images are run."""
     for what, values in (("a share of hard images", hard_shares), ("a threshold", thresholds)):
         for value in values:
             if not 0 <= value <= 1:  # also refuses NaN
-                raise InputError(f"{what} must lie in 0..1, got {value}")
+                raise InputError(f"{what} must be from 0 to 1, got {value}")
 
 
 def evaluate_results(
@@ -148,10 +148,10 @@ def evaluate_results(
     random_draws: int = 10,
     seed: int = 0,
 ) -> Evaluation:
-    """Average precision of both routes, of the router at each hard share and threshold, and of the two yardsticks."""
+    """Average precision of both routes, of the router at each hard share and threshold, and of the references."""
     check_points(hard_shares, thresholds)
     if random_draws < 1:
-        raise InputError(f"chance needs at least one draw, got {random_draws}")
+        raise InputError(f"random routing needs at least one draw, got {random_draws}")
     start = time.perf_counter()
     score = MixedPrecision(results, data)
     rank = _Ranks.of(results, draws=random_draws, seed=seed)
@@ -183,7 +183,7 @@ def evaluate_results(
 
 @dataclass(frozen=True)
 class _Ranks:
-    """Orders (N,) in which images go to detector 2, first the one that goes first."""
+    """Orders (N,) in which images go to detector 2."""
 
     random: tuple[npt.NDArray[np.int64], ...]
     oracle: npt.NDArray[np.int64] | None

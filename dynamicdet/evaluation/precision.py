@@ -1,9 +1,9 @@
-"""COCO average precision of one list of detections, and of any mix of two at the cost of adding up.
+"""COCO average precision of one list of detections, and of any mix of two at little extra cost.
 
-pycocotools works in two steps: it matches detections to objects, image by image (`evaluate`), then adds the matches of
-all images up (`accumulate`). A match depends on its own image alone. Both routes are therefore matched once, by
-pycocotools, and their detections sorted once; a mix is added up from the matches of those detections that are in it.
-The arithmetic is that of `accumulate`, for all IoU thresholds at once: the result is the same to the last bit.
+pycocotools works in two steps: it matches detections to objects, image by image (`evaluate`), then adds up the matches
+of all images (`accumulate`). A match depends only on its own image. So pycocotools matches each route once, and the
+detections are sorted once; a mix adds up the matches of its own detections. The arithmetic is that of `accumulate`, for
+all IoU thresholds at once: the result is the same to the last bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dynamicdet.routing.routes import RouteResults
 from dynamicdet.suppression import Detections
 
 _Match = Mapping[str, Any] | None
-"""what pycocotools keeps about one image and class; None where there is neither object nor detection"""
+"""pycocotools' result for one image and class; None if there is neither object nor detection"""
 _IOUS, _RECALLS = Params(iouType="bbox").iouThrs, Params(iouType="bbox").recThrs
 
 
@@ -50,7 +50,7 @@ class MixedPrecision:
         self._known: dict[bytes, Precision] = {}
 
     def __call__(self, hard: BoolArray) -> Precision:
-        """Of the mix where `hard` (N,) says which images detector 2 answers. A mix asked for again costs nothing."""
+        """Precision of a mix: `hard` (N,) says which images detector 2 answers. A repeated mix costs nothing."""
         key = np.packbits(hard).tobytes()
         if key not in self._known:
             self._known[key] = _add_up(self._classes, hard[self._order])
@@ -68,21 +68,21 @@ class _ClassMatches:
     """Detections of one class by one or both routes, sorted as `accumulate` sorts them."""
 
     image: npt.NDArray[np.intp]
-    """(D,) place of the image among the sorted ids"""
+    """(D,) position of the image in the sorted ids"""
     by_hard: BoolArray
     """(D,)"""
     hits: BoolArray
     """(IoU thresholds, D): found an object"""
     misses: BoolArray
-    """found none; a detection that found what need not be found is neither"""
+    """found no object; a detection of an object that need not be found is neither hit nor miss"""
     objects: int
 
 
 def _truth(data: CocoDataset) -> COCO:
     annotations = data.annotations["annotations"]
     if all(one.get("iscrowd", 0) for one in annotations):
-        raise InputError(f"{data.folder} has no objects to be found, so that there is no average precision")
-    # Numbered anew since pycocotools takes a match with an object of id 0 for none; areas, crowd flags may be absent.
+        raise InputError(f"{data.folder} has no objects to find, so there is no average precision")
+    # Renumbered, because pycocotools takes a match with object id 0 for no match; areas, crowd flags may be absent.
     filled = [
         {"area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0, **one, "id": number}
         for number, one in enumerate(annotations, 1)
@@ -91,9 +91,9 @@ def _truth(data: CocoDataset) -> COCO:
 
 
 def _matches(truth: COCO, detections: Sequence[Detections], data: CocoDataset) -> list[list[_Match]]:
-    """What pycocotools matched, by class and image in the order of their ids.
+    """The matches of pycocotools, by class and image in the order of their ids.
 
-    AP and AP50 are those of objects of all sizes and 100 detections; leaving out the other sizes saves 3 parts of 4.
+    AP and AP50 are for objects of all sizes and 100 detections; leaving out the single sizes saves 3/4 of the work.
     """
     entries: list[dict[str, Any]] = []
     for image, one in zip(data.image_ids, detections, strict=True):
@@ -114,7 +114,7 @@ def _matches(truth: COCO, detections: Sequence[Detections], data: CocoDataset) -
 def _sorted(routes: Sequence[Sequence[_Match]]) -> _ClassMatches:
     """One class's matches per route and image, as one list from the highest score to the lowest.
 
-    Among equal scores the order is that of the images, as `accumulate` has it: of each image a mix holds one route.
+    Equal scores are in the order of the images, as in `accumulate`: a mix has one route of each image.
     """
     entries = [
         (image, number == 1, match)
@@ -140,7 +140,7 @@ def _sorted(routes: Sequence[Sequence[_Match]]) -> _ClassMatches:
 
 
 def _add_up(classes: Sequence[_ClassMatches], hard: BoolArray) -> Precision:
-    """Of the mix where `hard` (N,), images sorted by id, says whose detections are detector 2's."""
+    """Precision of a mix: `hard` (N,), images sorted by id, says which images detector 2 answers."""
     precision = np.stack(
         [_at_recalls(one, hard) for one in classes if one.objects], axis=-1
     )  # (IoUs, recalls, classes)
@@ -148,7 +148,7 @@ def _add_up(classes: Sequence[_ClassMatches], hard: BoolArray) -> Precision:
 
 
 def _at_recalls(found: _ClassMatches, hard: BoolArray) -> FloatArray:
-    """Precision at each recall, (IoU thresholds, recalls); 0 where it is not reached."""
+    """Precision at each recall, (IoU thresholds, recalls); 0 if the recall is not reached."""
     mixed = np.flatnonzero(found.by_hard == hard[found.image])
     hits = np.cumsum(found.hits[:, mixed], axis=1, dtype=np.float64)  # (IoU thresholds, detections)
     misses = np.cumsum(found.misses[:, mixed], axis=1, dtype=np.float64)

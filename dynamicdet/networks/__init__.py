@@ -1,1 +1,1 @@
-"""Networks as data, their checkpoints, and what they cost."""
+"""Networks as data, their checkpoints and their costs."""

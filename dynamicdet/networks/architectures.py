@@ -36,9 +36,10 @@ class Conv3:
 
 @dataclass(frozen=True)
 class Elan:
-    """Two 1x1 entries, a chain of 3x3 convolutions on the second, and a 1x1 over what the chain left behind.
+    """Two 1x1 entries, a chain of 3x3 convolutions on the second, and a 1x1 over the chain's outputs.
 
-    `dense` concatenates every link of the chain, else every second one. `width` is the chain's, else the entry's.
+    `dense` concatenates every output of the chain, otherwise every second one. The chain's `width` is by default that
+    of the entry.
     """
 
     entry: int
@@ -114,7 +115,7 @@ class Model:
     first: Detector
     second: Detector
     link_strides: tuple[int, ...]
-    """Backbone 1 features that feed backbone 2, each its own level and all finer linked ones."""
+    """Backbone 1 features that feed backbone 2; each feeds its own level and all finer linked ones."""
     router_strides: tuple[int, ...]
     activation: Activation = "silu"
 

@@ -20,7 +20,7 @@ def activation_module(name: Activation) -> nn.Module:
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm with the eps the published weights were trained with; torch's default is off by 2e-2 in the output."""
+    """Batch norm with the eps of the published weights; with torch's default the output is off by 2e-2."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03)
 
 
@@ -74,7 +74,7 @@ class StemLayer(nn.Module):
 def space_to_depth(x: Tensor) -> Tensor:
     """Fold 2x2 pixels into channels: (even row, even column), (odd, even), (even, odd), (odd, odd).
 
-    The published weights need this order; PixelUnshuffle's is another.
+    The published weights need this order; PixelUnshuffle has another one.
     """
     parts = (x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2])
     return torch.cat(parts, dim=1)  # (B, 4 C, H / 2, W / 2)

@@ -21,15 +21,14 @@ from dynamicdet.networks.weights import network_with
 FORMAT = "dyndet"
 FORMAT_VERSION = "1"
 
-_ZIP, _PICKLE = b"PK", b"\x80"  # what torch.save has written since and before 1.6
+_ZIP, _PICKLE = b"PK", b"\x80"  # the first bytes of torch.save's files, since 1.6 and before
 
 
 def save(model: DynamicDetector, path: str | os.PathLike[str], *, half: bool = False) -> None:
     """Write a network in training form as safetensors with a header that says what it is; whole or not at all.
 
-    `half` stores floats as float16, in half the space; `load` gives float32 in either case.
-    Raises InputError for a deployed copy, whose merged weights can be neither trained nor loaded again, and where the
-    folder does not exist.
+    `half` stores floats as float16, in half the space; `load` returns float32 in either case. Raises InputError if the
+    folder does not exist, and for a deployed copy: its merged weights can be neither trained nor loaded again.
     """
     if model.deployed:
         raise InputError("a deployed copy cannot be saved; save the network it was made from")
@@ -58,8 +57,8 @@ def _stored(tensor: Tensor, *, half: bool) -> Tensor:
 def load(path: str | os.PathLike[str], architecture: str | None = None) -> DynamicDetector:
     """A network in evaluation mode from one of our files or a published checkpoint.
 
-    Without `architecture`, a file of ours says what it is and a published one is recognised by its weights' names.
-    Raises CheckpointError where the file is missing, damaged, foreign, of another architecture, or needs code to load;
+    Without `architecture`, our own file names it, and a published file is recognised by the names of its weights.
+    Raises CheckpointError if the file is missing, damaged, of another kind or architecture, or needs code to load;
     InputError for an unknown architecture.
     """
     source = Path(path)
@@ -126,14 +125,14 @@ def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[str, tuple[s
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} has a damaged header: class names or input size cannot be read") from error
     if not (isinstance(names, list) and names and all(isinstance(item, str) for item in names)):
-        raise CheckpointError(f"{path} has a damaged header: its class names are no list of texts")
+        raise CheckpointError(f"{path} has a damaged header: its class names are not a list of strings")
     return name, tuple(names), size
 
 
 def _check_classes(path: Path, weights: Mapping[str, Tensor], anchors: int, named: int) -> None:
     bias = weights.get("predict1.predict.0.conv.bias")
     if bias is None:
-        return  # reported with all that is missing
+        return  # reported with the other missing weights
     predicted = bias.numel() // anchors - 5
     if predicted != named:
         raise CheckpointError(f"{path} names {named} classes but its weights predict {predicted}")

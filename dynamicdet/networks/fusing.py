@@ -1,4 +1,4 @@
-"""Deployment form: what inference need not compute separately is merged into plain convolutions."""
+"""Deployment form: batch norm, parallel branches and implicit terms are merged into plain convolutions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @torch.no_grad()
 def fuse(network: Network) -> Network:
-    """A copy in evaluation mode with every block merged; the network given is left as it was."""
+    """A copy in evaluation mode with every block merged; the given network does not change."""
     fused = copy.deepcopy(network).eval()
     for module in list(fused.modules()):
         if isinstance(module, Conv) and isinstance(module.norm, nn.BatchNorm2d):

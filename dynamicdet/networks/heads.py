@@ -1,4 +1,4 @@
-"""Neck and head of a detector, and the decoding of what the head says."""
+"""Neck and head of a detector, and the decoding of the head's output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PRIOR_SIZE = 640
 
 
 class TopDown(nn.Module):
-    """One step of the neck towards fine: upsample what comes from above, join the lateral feature, mix."""
+    """One step of the neck towards fine: upsample the coarser feature, join the lateral feature, mix."""
 
     def __init__(self, above: int, lateral: int, width: int, block: nn.Module, *, activation: Activation) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class BottomUp(nn.Module):
 
 
 class NeckLayers(nn.Module):
-    """Backbone features, finest first, to as many mixed features."""
+    """Turns backbone features, finest first, into equally many mixed features."""
 
     def __init__(self, spec: Detector, *, levels: int, activation: Activation) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Predict(nn.Module):
 
     @torch.no_grad()
     def _start_with_rare_objects(self, classes: int, stride: int) -> None:
-        """Biases that expect few objects: training otherwise starts by unlearning thousands of false ones."""
+        """Set biases that expect few objects; otherwise training starts by unlearning thousands of false ones."""
         bias = self.conv.bias
         if bias is None or bias.is_meta:
             return

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, GFLOPs of both routes, and what crosses from stage to stage."""
+"""The costs of a network: parameters, GFLOPs of both routes, and the features that go from stage to stage."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class NetworkInfo:
     features: tuple[Feature, ...]
 
     def gflops_at(self, hard_share: float) -> float:
-        """Mean GFLOPs when this share of the images (0..1) is hard. Raises InputError outside 0..1."""
+        """Mean GFLOPs if this share of the images (0..1) is hard. Raises InputError outside 0..1."""
         if not 0.0 <= hard_share <= 1.0:
-            raise InputError(f"a hard share must lie in 0..1, got {hard_share}")
+            raise InputError(f"a hard share must be from 0 to 1, got {hard_share}")
         return self.easy_gflops + hard_share * (self.hard_gflops - self.easy_gflops)
 
     def crossing_bytes(self, stage: str) -> int:
-        """Float32 bytes of features that one image takes from backbone 1 to "head1" or "detector2"."""
+        """Bytes of one image's float32 features that go from backbone 1 to "head1" or "detector2"."""
         return sum(feature.bytes for feature in self.features if stage in feature.read_by)
 
     def as_json(self) -> dict[str, Any]:
@@ -81,15 +81,15 @@ class NetworkInfo:
 def info(source: str | Path, *, num_classes: int | None = None, input_size: int | None = None) -> NetworkInfo:
     """Costs of an architecture by name, or of a checkpoint file.
 
-    `num_classes` (80 if not given) is for names alone: a file says how many it has. Raises InputError for what is
-    neither a known name nor a loadable file.
+    `num_classes` (default 80) is only for a name: a file has its own. Raises InputError if `source` is neither a known
+    name nor a loadable file.
     """
     if str(source) in ARCHITECTURES:
         return _measure(str(source), 80 if num_classes is None else num_classes, input_size)
     if not Path(source).exists():
         raise InputError(f"{source} is neither a file nor a network; known networks are {', '.join(ARCHITECTURES)}")
     if num_classes is not None:
-        raise InputError("a number of classes can be given for a network's name alone; a checkpoint has its own")
+        raise InputError("a number of classes is accepted only with the name of a network; a checkpoint has its own")
     model = load(source)
     return _measure(model.spec.name, model.num_classes, model.input_size if input_size is None else input_size)
 

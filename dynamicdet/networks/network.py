@@ -22,10 +22,10 @@ Route = Literal["easy", "hard"]
 class DynamicDetector(nn.Module):
     """Backbone 1 and router for every image, then head 1 (easy) or detector 2 (hard).
 
-    Images are float (B, 3, S, S), RGB in 0..1, S a multiple of the largest stride. Features travel as dictionaries with
-    keys "features_<stride>", so that a caller may run each stage where and when it wants.
+    Images are float (B, 3, S, S), RGB in 0..1, S a multiple of the largest stride. Features are dictionaries with keys
+    "features_<stride>", so a caller may run each stage where and when it wants.
 
-    Raises InputError where class names or input size do not fit.
+    Raises InputError if class names or input size do not fit.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class DynamicDetector(nn.Module):
         return logits
 
     def route(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Difficulty phi in 0..1, (B,); an image is hard when it exceeds the threshold."""
+        """Difficulty phi in 0..1, (B,); an image is hard if phi exceeds the threshold."""
         return self.route_logits(features).sigmoid()
 
     def head1(self, features: Mapping[str, Tensor]) -> list[Tensor]:
@@ -82,7 +82,7 @@ class DynamicDetector(nn.Module):
         return maps
 
     def detector2(self, x: Tensor, features: Mapping[str, Tensor]) -> list[Tensor]:
-        """Detector 2's raw maps, as `head1` gives them, from the image and backbone 1's features."""
+        """Detector 2's raw maps, as `head1` returns them, from the image and backbone 1's features."""
         first = {stride: features[feature_name(stride)] for stride in self.spec.link_strides}
         second = self.backbone2(x, self.links(first), first)
         maps: list[Tensor] = self.predict2(self.neck2([second[stride] for stride in self.spec.strides]))
@@ -112,7 +112,7 @@ class DynamicDetector(nn.Module):
 
 
 def feature_name(stride: int) -> str:
-    """Name of a backbone 1 feature wherever it crosses from stage to stage."""
+    """Name of a backbone 1 feature that goes from stage to stage."""
     return f"features_{stride}"
 
 
@@ -121,7 +121,7 @@ def create(
 ) -> DynamicDetector:
     """A network with random weights, in training form.
 
-    `input_size` (pixels) is the architecture's own if not given. Raises InputError for an unknown name.
+    `input_size` (pixels) is by default that of the architecture. Raises InputError for an unknown name.
     """
     return DynamicDetector(architecture(name), num_classes=num_classes, class_names=class_names, input_size=input_size)
 

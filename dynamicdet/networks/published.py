@@ -23,7 +23,7 @@ _HALF_PRECISION = 2e-3  # relative; published anchors are stored twice, rounded 
 def read_published(path: Path, expected: str | None) -> DynamicDetector:
     """The network of a published checkpoint; without `expected`, recognised by the names of its weights.
 
-    Raises CheckpointError where the file is damaged, needs code to load, or is no such checkpoint.
+    Raises CheckpointError if the file is damaged, needs code to load, or is not such a checkpoint.
     """
     weights = _state_dict(path, _unpickle(path))
     spec = _recognise(path, weights, expected)
@@ -44,7 +44,7 @@ def read_published(path: Path, expected: str | None) -> DynamicDetector:
 def _unpickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong with a file is said by our error
+            warnings.simplefilter("ignore")  # our own error says what is wrong with the file
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
@@ -53,7 +53,7 @@ def _unpickle(path: Path) -> Any:
                 f"{path} needs code to load ({code[1]}) and is refused; accepted are plain tensors, as "
                 "torch.save({'model': model.state_dict()}, path) writes them"
             ) from error
-        raise CheckpointError(f"{path} is damaged, or no file of plain tensors as torch.save writes it") from error
+        raise CheckpointError(f"{path} is damaged, or is not a file of plain tensors from torch.save") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} is damaged: {reason}") from error
@@ -66,7 +66,7 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
         and inner
         and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in inner.items())
     ):
-        raise CheckpointError(f"{path} holds no state dict; expected is {{'model': {{name: tensor, ...}}}}")
+        raise CheckpointError(f"{path} holds no state dict; expected {{'model': {{name: tensor, ...}}}}")
     return dict(inner)
 
 
@@ -78,7 +78,7 @@ def _recognise(path: Path, weights: dict[str, Tensor], expected: str | None) -> 
     if exact:
         raise CheckpointError(f"{path} holds {exact[0].name}, not {expected}")
     if expected is not None and expected not in names:
-        raise CheckpointError(f"{path} cannot hold {expected}: published are {', '.join(names)} alone")
+        raise CheckpointError(f"{path} cannot hold {expected}: only {', '.join(names)} were published")
     nearest = expected or max(names, key=lambda name: len(set(names[name]) & set(weights)))
     check_names(weights, names[nearest], f"{path} is not the published {nearest}")
     raise AssertionError("names that differ were reported")
@@ -93,7 +93,7 @@ def _anchors(path: Path, weights: dict[str, Tensor], spec: Model) -> Tensor:
     """Anchors in pixels (levels, anchors, 2); each head stores them twice and all four must agree."""
     one, other = (_head_anchors(path, weights, spec, keys) for keys in anchor_keys(spec))
     if not torch.equal(one, other):
-        raise CheckpointError(f"{path} has other anchors in head 2 than in head 1")
+        raise CheckpointError(f"{path} has different anchors in head 1 and head 2")
     return one
 
 

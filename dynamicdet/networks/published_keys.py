@@ -13,7 +13,7 @@ from dynamicdet.networks.architectures import DY_YOLOV7, DY_YOLOV7_W6, DY_YOLOV7
 
 PUBLISHED = (DY_YOLOV7, DY_YOLOV7_X, DY_YOLOV7_W6)
 
-# Published emits easiness, 1 - difficulty; sigmoid(-z) = 1 - sigmoid(z), so loading negates these.
+# The published router gives the easiness, 1 - difficulty; sigmoid(-z) = 1 - sigmoid(z), so loading negates these.
 NEGATED = ("router.layer2.weight", "router.layer2.bias")
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -50,7 +50,7 @@ Layers = list[_Layer | None]
 
 @dataclass(frozen=True)
 class AnchorKeys:
-    """Where one head's anchors lie, divided by stride and in pixels, and their shapes."""
+    """The keys of one head's anchors, divided by stride and in pixels, and their shapes."""
 
     by_stride: str
     pixels: str
@@ -59,7 +59,7 @@ class AnchorKeys:
 
 
 def key_map(spec: Model) -> dict[str, str]:
-    """Published name -> our name of every weight, anchors apart (see `anchor_keys`)."""
+    """Published name -> our name of every weight except the anchors (see `anchor_keys`)."""
     names = {
         name: name for layer in ("layer1", "layer2") for name in (f"router.{layer}.weight", f"router.{layer}.bias")
     }
@@ -76,7 +76,7 @@ def key_map(spec: Model) -> dict[str, str]:
 
 
 def anchor_keys(spec: Model) -> tuple[AnchorKeys, AnchorKeys]:
-    """Where the anchors of head 1 and head 2 lie in a published checkpoint."""
+    """The keys of the anchors of head 1 and head 2 in a published checkpoint."""
     levels, anchors = len(spec.anchors), len(spec.anchors[0])
 
     def keys(prefix: str, detector: Detector) -> AnchorKeys:

@@ -37,7 +37,7 @@ def network_with(
     expected = model.state_dict()
     check_names(weights, expected, f"{source} does not fit {spec.name}")
     wrong = [
-        f"{name} is {_shape(weights[name])} where {_shape(tensor)} is expected"
+        f"{name} is {_shape(weights[name])}, expected {_shape(tensor)}"
         for name, tensor in expected.items()
         if weights[name].shape != tensor.shape
     ]
@@ -49,7 +49,7 @@ def network_with(
 
 
 def check_names(found: Collection[str], expected: Collection[str], complaint: str) -> None:
-    """Raises CheckpointError, the complaint and the first few names that differ, unless both hold the same."""
+    """Raise CheckpointError with the complaint and the first few names that differ, unless both have the same."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     reasons = []

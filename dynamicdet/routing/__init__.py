@@ -1,1 +1,1 @@
-"""The two routes of a network on a data set, and the training of its router."""
+"""The two routes of a network on a data set, and the training of the router."""

@@ -1,4 +1,4 @@
-"""Keeps the results of a pass on disk, named by the content of everything that they depend on."""
+"""Stores the results of a pass on disk; the file name is a hash of everything that they depend on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def data_sha256(data: CocoDataset) -> str:
-    """Of the annotations and of every pixel as the networks get it, wherever the files lie."""
+    """Hash of the annotations and of every pixel that the networks see; the file paths do not matter."""
     digest = hashlib.sha256(json.dumps(data.annotations, sort_keys=True).encode())
     placements = [{**asdict(placement), "image": None} for placement in data.placements]
     digest.update(json.dumps(placements).encode())
@@ -41,19 +41,19 @@ def results_file(folder: Path, parts: Mapping[str, str]) -> Path:
 
 
 def read_results(path: Path, images: int) -> RouteResults | None:
-    """What is kept in a file for this many images; None where it is missing or damaged in any way."""
+    """The results in a file for this many images; None if the file is missing or damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return None
         with np.load(path, allow_pickle=False) as kept:
             return _unpacked(dict(kept.items()), images)
-    except Exception:  # a damaged archive raises whatever the damaged part of it leads to
+    except Exception:  # a damaged archive may raise any error
         return None
 
 
 def write_results(path: Path, results: RouteResults) -> None:
-    """Keep results, so that a reader sees all of them or none. Raises InputError where they cannot be written."""
+    """Store results; a reader sees all of them or none. Raises InputError if they cannot be written."""
     with whole_file(path, durable=False) as temporary:
         np.savez(temporary, **_packed(results))
 

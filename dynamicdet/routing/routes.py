@@ -1,4 +1,4 @@
-"""One pass of a data set through both routes of a detector: what each finds in each image, and the difficulties."""
+"""One pass of a data set through both routes of a detector: the detections of each route and the difficulties."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class RouteResults:
     difficulties: FloatArray
     """(N,), 0..1"""
     loss_gains: FloatArray | None = None
-    """(N,) detection loss of detector 1 less that of detector 2; None where the raw maps were not to be had"""
+    """(N,) detection loss of detector 1 minus that of detector 2; None if the raw maps were not available"""
     pass_s: float = 0.0
     """seconds that both routes took, suppression included"""
     loss_s: float = 0.0
-    """seconds that the losses took on top"""
+    """additional seconds for the losses"""
 
 
 @dataclass(frozen=True)
 class BatchAnswers:
-    """What a detector says about some images, boxes in pixels of the square; see `RouteResults`."""
+    """A detector's results for some images, boxes in pixels of the square; see `RouteResults`."""
 
     easy: Sequence[Detections]
     hard: Sequence[Detections]
@@ -58,7 +58,7 @@ def run_routes(
 ) -> RouteResults:
     """One pass of all images through both routes of a network, with the detection losses of both.
 
-    Raises InputError where classes or size do not fit.
+    Raises InputError if classes or size do not fit.
     """
     check_fits(model, data)
     network = model.deploy().eval()
@@ -85,7 +85,7 @@ def run_routes(
 def collect(
     data: CocoDataset, answer: Callable[[slice], BatchAnswers], *, batch: int, progress: Progress = silent
 ) -> RouteResults:
-    """Ask for the answers about each slice of `batch` images in turn, and map the boxes to the original pictures."""
+    """Get the answers for each slice of `batch` images, one after the other; map the boxes to the original images."""
     easy: list[Detections] = []
     hard: list[Detections] = []
     difficulties: list[npt.NDArray[np.floating[Any]]] = []
@@ -118,13 +118,13 @@ def check_fits(model: DynamicDetector, data: CocoDataset) -> None:
 
 
 def check_contract(detector: str, class_names: Sequence[str], input_size: int, data: CocoDataset) -> None:
-    """Raise InputError unless a detector's classes and input size are the data's; `detector` is what to call it."""
+    """Raise InputError unless a detector's classes and input size are those of the data; it names the `detector`."""
     if tuple(class_names) != data.class_names:
         raise InputError(
-            f"{detector} knows the classes {', '.join(class_names)}; {data.folder} has {', '.join(data.class_names)}"
+            f"{detector} has the classes {', '.join(class_names)}; {data.folder} has {', '.join(data.class_names)}"
         )
     if input_size != data.size:
-        raise InputError(f"{detector} reads {input_size} px images, the data set was read at {data.size} px")
+        raise InputError(f"{detector} reads {input_size} px images, but the data set was read at {data.size} px")
 
 
 def _in_original(data: CocoDataset, first: int, found: Sequence[Detections]) -> list[Detections]:

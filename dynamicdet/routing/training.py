@@ -1,13 +1,13 @@
-"""Step 2 of training: the router alone, by one of the paper's objectives.
+"""Step 2 of training: only the router, with one of the paper's objectives.
 
-An image sent to detector 2 costs its loss L2 plus an offset, one that stays with detector 1 its loss L1:
-(1 - phi) (L1 - D / 2) + phi (L2 + D / 2). The paper's three objectives differ in D: `naive` has none, and sends every
-image to the better detector; `penalty` has a constant, to be tuned; `adaptive` takes the median of L1 - L2 over the
-training set so far, which halves the images and leaves nothing to tune.
+An image that goes to detector 2 costs its loss L2 plus an offset; an image that stays with detector 1 costs its loss
+L1: (1 - phi) (L1 - D / 2) + phi (L2 + D / 2). The paper's three objectives differ in D. `naive` has none and sends
+every image to the better detector. `penalty` has a constant that must be tuned. `adaptive` takes the median of L1 - L2
+over the training set so far; this makes half of the images hard and needs no tuning.
 
-With the detectors frozen, everything the router learns from is fixed per picture: the pooled features it reads and
-the two detectors' losses. Both are computed once for several augmented views of every image; the training itself then
-takes seconds.
+The detectors are frozen, so the inputs of the training are fixed for each image: the pooled features that the router
+reads, and the losses of the two detectors. Both are computed once for several augmented views of every image; the
+training itself then takes seconds.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 @dataclass(frozen=True, kw_only=True)
 class RouterRecipe:
-    """How the router is trained. Raises InputError for an objective that is not known or lacks its penalty."""
+    """How the router is trained. Raises InputError if the objective is unknown or lacks its penalty."""
 
     objective: Objective = "adaptive"
     penalty: float | None = None
     """D of the objective `penalty`, in units of the detection loss; the other objectives have none"""
     examples: int = 12000
-    """augmented pictures to learn from; more than there are images means several views of each"""
+    """augmented images to learn from; if they are more than the images, each image has several views"""
     epochs: int = 60
     batch: int = 64
     learning_rate: float = 3e-4
     weight_decay: float = 1.0
-    """keeps difficulties from 0 and 1, where thresholds could not part them"""
+    """keeps difficulties away from 0 and 1, where thresholds could not separate them"""
     seed: int = 0
     loss: LossWeights = field(default_factory=LossWeights)
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(scale=(0.8, 1.1), on_object=0.0))
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
-            raise InputError(f"objective {self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}")
+            raise InputError(f"unknown objective {self.objective!r}; choose one of {', '.join(OBJECTIVES)}")
         if (self.penalty is not None) != (self.objective == "penalty"):
-            raise InputError("a penalty belongs to the objective 'penalty', which needs one; the others have none")
+            raise InputError("the objective 'penalty' needs a penalty; the other objectives do not accept one")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError(f"the learning rate must be a finite number above 0, got {self.learning_rate}")
         if self.penalty is not None and not math.isfinite(self.penalty):
@@ -72,7 +72,7 @@ class RouterRecipe:
 
 @dataclass(frozen=True)
 class RouterExamples:
-    """What the router learns from: its pooled inputs {feature: (N, C, 1, 1)} and both detectors' losses (N,)."""
+    """The examples for the router: its pooled inputs {feature: (N, C, 1, 1)} and both detectors' losses (N,)."""
 
     pooled: dict[str, Tensor]
     loss1: Tensor
@@ -88,11 +88,11 @@ class RouterReport:
 
     examples: int
     offset: float
-    """D at the end; of the adaptive objective the median of loss 1 - loss 2"""
+    """D at the end; for the adaptive objective the median of loss 1 - loss 2"""
     objective: float
     objective_before: float
     quantiles: tuple[float, float, float]
-    """difficulty below which 10, 50 and 90 % of the examples lie"""
+    """difficulties below which 10, 50 and 90 % of the examples are"""
     correlation: float
     """rank correlation of difficulty and loss 1 - loss 2"""
 
@@ -104,13 +104,13 @@ class RunningMedian:
         self._values: list[Tensor] = []
 
     def add(self, values: Tensor) -> float:
-        """Take in values (n,) and return the median of everything so far (of two middle ones their mean)."""
+        """Add values (n,) and return the median of all values so far (the mean of the middle two)."""
         self._values.append(values.detach().flatten().double())
         return float(torch.cat(self._values).quantile(0.5))
 
 
 def routing_objective(difficulty: Tensor, loss1: Tensor, loss2: Tensor, offset: float) -> Tensor:
-    """Mean of (1 - phi) (L1 - D / 2) + phi (L2 + D / 2): an image is worth detector 2 where that saves more than D."""
+    """Mean of (1 - phi) (L1 - D / 2) + phi (L2 + D / 2): detector 2 pays for an image if it saves more than D."""
     return ((1 - difficulty) * (loss1 - offset / 2) + difficulty * (loss2 + offset / 2)).mean()
 
 
@@ -123,9 +123,9 @@ def train_router(
     workers: int = 1,
     progress: Progress = silent,
 ) -> RouterReport:
-    """Train the router of a network in place; no other weight or buffer changes. One process does it.
+    """Train the router of a network in place; no other weight or buffer changes. Runs in one process.
 
-    Raises InputError where classes or input size of network and data differ.
+    Raises InputError if classes or input size of network and data differ.
     """
     recipe = recipe or RouterRecipe()
     check_fits(model, data)
@@ -143,7 +143,7 @@ def collect_examples(
     weights: LossWeights | None = None,
     device: torch.device | str = "cpu",
 ) -> RouterExamples:
-    """Run both detectors in evaluation mode on a device and keep, on the CPU, what the router needs.
+    """Run both detectors in evaluation mode on a device, and collect the router's examples on the CPU.
 
     `objects_per_image` is the data set's mean, see `DetectionLoss`.
     """
@@ -158,7 +158,7 @@ def collect_examples(
             kept.append(functional.adaptive_avg_pool2d(features[name], 1))
         for maps, kept in zip((network.head1(features), network.detector2(x, features)), losses, strict=True):
             kept.append(loss(maps, batch.objects, objects_per_image=objects_per_image).total)
-    # Cloned outside inference mode they can take part in a backward pass.
+    # Clones made outside inference mode can take part in a backward pass.
     with torch.inference_mode(mode=False):
         return RouterExamples(
             pooled={name: torch.cat(kept).cpu().clone() for name, kept in pooled.items()},
@@ -174,7 +174,7 @@ def fit_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterR
     router = model.router
     for layer in (router.layer1, router.layer2):
         layer.reset_parameters()
-    # Channels differ in scale by orders of magnitude; as they are, the router learns the mean gain and little else.
+    # Channels differ in scale by orders of magnitude. Unscaled, the router learns the mean gain and little else.
     scaling = _Scaling.of(examples.pooled)
     standard = scaling.standardised(examples.pooled)
     optimizer = torch.optim.AdamW(
@@ -187,7 +187,7 @@ def fit_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterR
     offset = recipe.penalty or 0.0
     for epoch in range(recipe.epochs):
         for chosen in torch.randperm(len(examples)).split(recipe.batch):  # type: ignore[no-untyped-call]
-            # Later epochs bring the same values again, which leaves their median where it is.
+            # Later epochs have the same values, so the median would not change.
             if epoch == 0 and recipe.objective == "adaptive":
                 offset = median.add(gain[chosen])
             pooled = {name: feature[chosen] for name, feature in standard.items()}
@@ -223,7 +223,7 @@ class _Scaling:
         deviations = {name: feature.std(dim=0, keepdim=True, correction=0) for name, feature in pooled.items()}
         return cls(
             mean={name: feature.mean(dim=0, keepdim=True) for name, feature in pooled.items()},
-            # A channel that never changes says nothing, whatever it is divided by.
+            # A channel that never changes carries no information, whatever it is divided by.
             deviation={name: torch.where(one > _LEAST_DEVIATION, one, 1.0) for name, one in deviations.items()},
         )
 
@@ -232,7 +232,7 @@ class _Scaling:
 
     @torch.no_grad()
     def fold_into(self, layer: nn.Conv2d, names: Sequence[str]) -> None:
-        """Let a layer that learnt from standardised inputs read them as they are."""
+        """Make a layer that was trained on standardised inputs work on the original ones."""
         mean = torch.cat([self.mean[name].flatten() for name in names])
         layer.weight /= torch.cat([self.deviation[name] for name in names], dim=1)
         assert layer.bias is not None

@@ -1,8 +1,8 @@
-"""Which predictions learn which objects: SimOTA on anchor candidates, for a whole batch at once.
+"""Decides which predictions learn which objects: SimOTA on anchor candidates, for a whole batch at once.
 
-Candidates of an object are the anchors of a similar shape in the cell of its centre and in the two nearest
-neighbours. Of those, as many as their ten best overlaps add up to are taken, cheapest first; the cost is what the
-classification and box losses would be. A row that two objects want goes to the one for which it is cheaper.
+The candidates of an object are the anchors of a similar shape in the cell of its centre and in the two nearest
+neighbour cells. The sum of their ten best overlaps says how many of them are used, cheapest first; the cost is the
+classification loss plus the box loss. If two objects want the same row, it goes to the object with the lower cost.
 """
 
 from __future__ import annotations

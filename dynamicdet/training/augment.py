@@ -18,12 +18,12 @@ Draw = Callable[[], Sample]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How much pictures vary; `NONE` leaves them as they are."""
+    """How much images vary; `NONE` does not change them."""
 
     scale: tuple[float, float] = (0.5, 1.2)
     """pixels of the result per pixel of the data set's square"""
     mosaic: float = 0.0
-    """share of pictures put together from four"""
+    """share of images that are combined from four"""
     flip: float = 0.5
     hue: float = 0.015
     saturation: float = 0.5
@@ -31,7 +31,7 @@ class Augmentation:
     least_visible: float = 0.3
     """an object cut off to less than this share of its area is dropped"""
     least_side: float = 4.0
-    """pixels; what is smaller is dropped"""
+    """pixels; smaller objects are dropped"""
     on_object: float = 0.7
     """share of crops that are centred near an object"""
 
@@ -40,7 +40,7 @@ NONE = Augmentation(scale=(1.0, 1.0), flip=0.0, hue=0.0, saturation=0.0, value=0
 
 
 def augment(draw: Draw, size: int, options: Augmentation, rng: np.random.Generator) -> Sample:
-    """One training picture (size, size, 3) and its objects, made from as many samples of `draw` as it needs."""
+    """One training image (size, size, 3) and its objects, made from one or four samples of `draw`."""
     canvas = np.full((size, size, 3), BACKGROUND, np.uint8)
     if rng.random() < options.mosaic:
         x, y = rng.integers(round(0.3 * size), round(0.7 * size) + 1, 2)
@@ -81,7 +81,7 @@ def _place(
     boxes = labels.boxes * np.float32(scale)
     focus = boxes[rng.integers(len(boxes))] if len(boxes) and rng.random() < options.on_object else None
     x1, y1, x2, y2 = region
-    # Where the picture's left and top come to lie, measured from the region's.
+    # Left and top of the image, relative to the region.
     left = _offset(x2 - x1, width, None if focus is None else (focus[0], focus[2]), rng)
     top = _offset(y2 - y1, height, None if focus is None else (focus[1], focus[3]), rng)
     into = (slice(y1 + max(0, top), min(y2, y1 + top + height)), slice(x1 + max(0, left), min(x2, x1 + left + width)))
@@ -94,10 +94,10 @@ def _place(
 
 
 def _offset(room: int, length: int, focus: tuple[float, float] | None, rng: np.random.Generator) -> int:
-    """Where a picture starts: anywhere inside when it is shorter than the room, else so that the room is filled."""
+    """Where an image starts: anywhere inside the room if it is shorter; otherwise it fills the room."""
     low, high = sorted((0, room - length))
     if focus is not None and room < length:
-        # The focused interval lies inside the room where it fits, else around it.
+        # The focused interval is inside the room if it fits; otherwise it covers the room.
         first, last = sorted((-focus[0], room - focus[1]))
         low, high = max(low, int(first)), min(high, int(last))
         if low > high:

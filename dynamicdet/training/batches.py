@@ -16,12 +16,12 @@ from dynamicdet.training.augment import Augmentation, Sample, augment
 
 _AHEAD = 6
 _STEP = 32  # sizes are multiples of it
-_SIZES = 77  # keeps the random numbers of sizes apart from those of pictures
+_SIZES = 77  # keeps the random numbers of sizes apart from those of images
 
 
 @dataclass(frozen=True)
 class Batch:
-    """uint8 pictures (B, S, S, 3) and their objects."""
+    """uint8 images (B, S, S, 3) and their objects."""
 
     images: Tensor
     objects: Objects
@@ -37,7 +37,7 @@ class Batch:
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Stack pictures and join their objects."""
+    """Stack images and join their objects."""
     images = torch.from_numpy(np.stack([image for image, _ in samples]))
     return Batch(images=images, objects=objects_of([labels for _, labels in samples]))
 
@@ -55,7 +55,7 @@ def objects_of(labels: list[Labels]) -> Objects:
 
 
 class EpochBatches(Dataset[Batch]):
-    """The batches of one epoch: all images in random order, augmented; what does not fill a batch is left out.
+    """The batches of one epoch: all images in random order, augmented; an incomplete last batch is left out.
 
     `share` (part, of) gives one of several processes its part of every batch. `size_range` above 0 draws each batch's
     size within that share of `size`, the same for all parts. The same seed, epoch and part give the same batches.
@@ -79,7 +79,7 @@ class EpochBatches(Dataset[Batch]):
         self.size_range = size_range
         self.part, self.parts = share
         self.batch = max(1, min(batch, len(data)) // self.parts)
-        """images of this part"""
+        """images in this part"""
         self.seed = (seed, epoch)
         self.order = np.random.default_rng(self.seed).permutation(len(data))
 
@@ -118,5 +118,5 @@ class _Draw:
 
 
 def load_ahead(batches: EpochBatches, *, workers: int = 1) -> Iterator[Batch]:
-    """The batches in order; with `workers` 0 they are made in this process."""
+    """The batches in order; with 0 `workers` they are made in this process."""
     return iter(DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=_AHEAD if workers else None))

@@ -1,8 +1,8 @@
-"""Step 1 of training: both detectors together; `router_training` is step 2.
+"""Step 1 of training: both detectors together; `routing.training` is step 2.
 
-The learning rate warms up and falls along a cosine, evaluation weights are an exponential average, and every epoch
-ends with a file from which training goes on as if it had not stopped. Most epochs run at a small size, the last ones
-at the network's own.
+The learning rate warms up and falls along a cosine. The evaluation weights are an exponential average. Every epoch ends
+with a file from which training resumes as if it had not stopped. Most epochs run at a small size, the last ones at the
+network's own size.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def train_detectors(
 ) -> DynamicDetector:
     """Train both detectors and write their averaged weights to `output` after every epoch.
 
-    `start` is a checkpoint to begin from, own or published; where its classes are others, all but the prediction
-    layers is taken from it. Beside the output lies `<output>.state.pt`, from which `resume` goes on: with the same
-    data, recipe and number of processes, to the same weights as a training that was not stopped. More epochs may be
-    asked for then. The router stays untrained.
+    `start` is a checkpoint to begin with, your own or a published one; if its classes differ, everything except the
+    prediction layers is loaded from it. `resume` continues from the file `<output>.state.pt` beside the output. With
+    the same data, recipe and number of processes it ends with the same weights as an uninterrupted training; only the
+    number of epochs may change. The router stays untrained.
 
-    Raises InputError where a state file is missing, foreign, of another network or another recipe, and for a recipe
-    that cannot be split as asked; CheckpointError where `start` cannot be read.
+    Raises InputError if the state file is missing, is not one, or belongs to another network or recipe, and if a batch
+    cannot be split evenly; CheckpointError if `start` cannot be read.
     """
     recipe = recipe or DetectorRecipe()
     fabric = fabric or make_fabric()
@@ -78,7 +78,7 @@ def train_detectors(
 
 
 def state_file(output: Path) -> Path:
-    """Where the state of an unfinished training lies."""
+    """The file with the state of an unfinished training."""
     return output.with_name(f"{output.name}.state.pt")
 
 
@@ -91,7 +91,7 @@ def _check_split(recipe: DetectorRecipe, processes: int, images: int) -> None:
             f"accumulated part(s); choose a multiple of {parts}"
         )
     if not 0 <= recipe.size_range < 1:
-        raise InputError(f"the range of sizes must lie in 0..1 (1 excluded), got {recipe.size_range}")
+        raise InputError(f"the range of sizes must be at least 0 and below 1, got {recipe.size_range}")
 
 
 def _first_network(architecture: str, data: CocoDataset, start: Path | str | None) -> DynamicDetector:
@@ -103,7 +103,7 @@ def _first_network(architecture: str, data: CocoDataset, start: Path | str | Non
     if known.spec.name != architecture:
         raise InputError(f"{start} holds {known.spec.name}, not {architecture}; name it with --architecture")
     if known.input_size != data.size:
-        raise InputError(f"{start} reads {known.input_size} px images, the data set was read at {data.size} px")
+        raise InputError(f"{start} reads {known.input_size} px images, but the data set was read at {data.size} px")
     if known.class_names == classes:
         return known
     model = create(architecture, len(classes), classes, input_size=known.input_size)

@@ -1,9 +1,9 @@
 """The detection loss of YOLOv7: CIoU for boxes, binary cross entropy for objectness and classes.
 
-To train the detectors the parts are reduced over the batch. To train the router, which compares the two detectors image
-by image, they are reduced per image, so that an image counts as much as it does in the average precision of a whole
-data set: by its objects. Errors are averaged over the image's matches, since the assignment gives the better of two
-detectors more of them, and weighted by how many objects the image has.
+To train the detectors, the parts are reduced over the batch. The router compares the two detectors image by image, so
+for its training the parts are reduced per image. An image then counts as much as in the average precision of a whole
+data set: by its objects. Errors are averaged over the image's matches, because the assignment gives more matches to the
+better detector, and weighted by the number of objects in the image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _REFERENCE_LEVELS = 3
 class LossWeights:
     """Gains before they are scaled: objectness by image area / 640², classes by their number / 80.
 
-    Raises InputError for a gain that is none.
+    Raises InputError if a gain is not a finite number of at least 0.
     """
 
     box: float = 0.05
@@ -70,9 +70,9 @@ class DetectionLoss:
     def __call__(self, maps: Sequence[Tensor], objects: Objects, *, objects_per_image: float | None = None) -> Losses:
         """`maps` (B, anchors, H, W, 5 + classes) per level, before the sigmoid.
 
-        Means are over the matches (or rows) of each level; levels are added. Given the data set's mean number of
-        `objects_per_image`, the parts are those of each image: box and classes as means over its matches, times levels,
-        times its share of objects.
+        Means are over the matches (or rows) of each level; levels are added. With `objects_per_image`, the mean of the
+        data set, the parts are per image: box and classes are means over the image's matches, times levels, times its
+        share of objects.
         """
         rows = self._rows_of(maps)
         raw = torch.cat([level.flatten(1, 3) for level in maps], dim=1).float()  # (B, N, 5 + classes)
@@ -102,7 +102,7 @@ class DetectionLoss:
         return self._rows[shapes]
 
     def _objectness(self, logits: Tensor, rows: Rows, matches: Matches, overlap: Tensor) -> Tensor:
-        """Balanced sum over levels of the mean error, (B,); a matched row should say how well its box fits."""
+        """Balanced sum over levels of the mean error, (B,); the target of a matched row is the overlap of its box."""
         truth = torch.zeros_like(logits)
         truth[matches.image, matches.row] = overlap.clamp(min=0).to(truth.dtype)
         error = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")  # (B, N)

@@ -1,4 +1,4 @@
-"""How the detectors are trained, and what is told meanwhile."""
+"""The recipe for training the detectors, and the reports during the training."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dynamicdet.training.losses import LossWeights
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorRecipe:
-    """How the detectors are trained. The defaults suit a small network, trained briefly on a CPU."""
+    """How the detectors are trained. The defaults suit a short training of a small network on a CPU."""
 
     epochs: int = 20
     final_epochs: int = 3
-    """of `epochs`, how many run at the network's own input size, without mosaic"""
+    """the last of the `epochs`, which run at the network's own input size and without mosaic"""
     size: int = 192
-    """side of the training pictures before that, pixels"""
+    """side of the training images before that, pixels"""
     size_range: float = 0.0
     """multi-scale: each batch's side is drawn within this share of `size`; 0 is off"""
     batch: int = 32
-    """images a step, over all processes"""
+    """images per step, over all processes"""
     accumulate: int = 1
-    """parts that a batch is computed in, one after the other, where it does not fit into memory"""
+    """a batch that does not fit into memory is computed in this many parts, one after the other"""
     learning_rate: float = 2e-3
     least_learning_rate: float = 2e-5
     warmup_steps: int = 200
@@ -42,7 +42,7 @@ class DetectorRecipe:
             raise InputError(f"the learning rate must be a finite number of at least 0, got {self.learning_rate}")
 
     def epoch(self, number: int, input_size: int) -> tuple[int, Augmentation]:
-        """Picture size and augmentation of an epoch, counted from 0."""
+        """Image size and augmentation of an epoch, counted from 0."""
         if number < self.epochs - self.final_epochs:
             return self.size, self.augmentation
         return input_size, replace(self.augmentation, mosaic=0.0)
@@ -50,7 +50,7 @@ class DetectorRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What one step did; epoch and step are counted from 1."""
+    """The results of one step; epoch and step are counted from 1."""
 
     epoch: int
     step: int
@@ -63,7 +63,7 @@ class StepReport:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """What one epoch did."""
+    """The results of one epoch."""
 
     epoch: int
     """counted from 1"""

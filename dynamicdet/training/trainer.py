@@ -1,4 +1,4 @@
-"""Network, averaged network and optimiser of step 1, and the file they are kept in between epochs."""
+"""Network, averaged network and optimiser of step 1, and the file that stores them between epochs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dynamicdet.training.losses import DetectionLoss
 from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
 
 _STATE_VERSION = 2
-_MAY_CHANGE = ("epochs", "final_epochs")  # of a recipe, when a training goes on
+_MAY_CHANGE = ("epochs", "final_epochs")  # in a recipe, when a training is resumed
 
 
 class _BothDetectors(nn.Module):
@@ -47,7 +47,7 @@ class Trainer:
         self.model = model
         self.average = deepcopy(model).to(fabric.device).eval().requires_grad_(False)
         model.router.requires_grad_(False)
-        # Convolutions are faster where the channels of a pixel lie together.
+        # Convolutions are faster if the channels of a pixel are adjacent in memory.
         both = _BothDetectors(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.detectors, self.optimizer = fabric.setup(both, _optimizer(model, recipe, fabric))
         self.loss = DetectionLoss(model.anchors, model.spec.strides, recipe.loss)
@@ -57,7 +57,7 @@ class Trainer:
     def run(
         self, epoch: int, batches: EpochBatches, *, workers: int, on_step: Callable[[StepReport], None] | None
     ) -> EpochReport:
-        """One epoch, counted from 0; `on_step` is told after every step."""
+        """Run one epoch, counted from 0; `on_step` is called after every step."""
         self.detectors.train()
         self.model.router.eval()
         parts = self.recipe.accumulate
@@ -69,7 +69,7 @@ class Trainer:
         for number, batch in enumerate(load_ahead(batches, workers=workers), 1):
             step, rest = divmod(number, parts)
             if step == steps and rest:
-                break  # what does not fill a step
+                break  # an incomplete step is left out
             losses += self._gradients(batch, whole=not rest)
             if rest:
                 continue
@@ -99,7 +99,7 @@ class Trainer:
         )
 
     def _gradients(self, batch: Batch, *, whole: bool) -> Tensor:
-        """Add a batch's gradients to the parameters; both losses, (2,). Unless `whole`, more of this step follows."""
+        """Add a batch's gradients to the parameters; both losses, (2,). Unless `whole`, the step has more parts."""
         batch = batch.to(self.fabric.device)
         x = batch.input().contiguous(memory_format=torch.channels_last)
         with self._without_exchange(not whole):
@@ -169,11 +169,11 @@ class Trainer:
             with whole_file(path) as temporary:
                 self.fabric.save(temporary, content)
         else:
-            self.fabric.save(path, content)  # writes nothing, but the first process waits for the others in it
+            self.fabric.save(path, content)  # writes nothing, but the first process waits for this call
         self.fabric.barrier()
 
     def restore(self, path: Path) -> int:
-        """Number of epochs that are done already."""
+        """Load a stored state and return the number of finished epochs. Raises InputError if it does not fit."""
         if not path.is_file():
             raise InputError(f"there is nothing to resume: {path} does not exist")
         try:
@@ -182,7 +182,7 @@ class Trainer:
         except Exception as error:
             raise InputError(f"{path} is not a training state of dyndet, or is damaged") from error
         if not known:
-            raise InputError(f"{path} was written by another version of dyndet; train anew")
+            raise InputError(f"{path} was written by another version of dyndet; start the training again")
         found = (content["architecture"], tuple(content["class_names"]))
         if found != (self.model.spec.name, self.model.class_names):
             raise InputError(f"{path} is the state of {found[0]} with {len(found[1])} classes, not of this training")
@@ -202,11 +202,11 @@ class Trainer:
 
 
 def _optimizer(model: DynamicDetector, recipe: DetectorRecipe, fabric: Fabric) -> torch.optim.Optimizer:
-    """AdamW on everything but the router; only kernels decay."""
+    """AdamW for everything except the router; only kernels have weight decay."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kernels: list[Tensor] = [parameter for parameter in trained if parameter.ndim == 4 and parameter.shape[0] > 1]
     chosen = {id(parameter) for parameter in kernels}
     others: list[Tensor] = [parameter for parameter in trained if id(parameter) not in chosen]
     groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    # With 16-bit gradients that are scaled, a fused optimiser cannot be clipped.
+    # A fused optimiser cannot clip scaled 16-bit gradients.
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fabric.device.type == "cpu")

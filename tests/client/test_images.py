@@ -105,7 +105,7 @@ def test_paths_are_read_and_named_in_errors(tmp_path: Path) -> None:
     empty.touch()
     assert read_image(good).shape == read_image(str(good)).shape == (5, 7, 3)
     for bad, reason in [
-        (text, "no picture"),
+        (text, "not a readable image"),
         (empty, "empty"),
         (tmp_path / "missing.jpg", "does not exist"),
         (tmp_path, "is a folder"),
@@ -124,9 +124,11 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), n
     [
         pytest.param(encoded(NOISE, "JPEG")[:1500], "cut off", id="truncated jpeg"),
         pytest.param(encoded(NOISE)[:1500], "cut off", id="truncated png"),
-        pytest.param(encoded(NOISE, "WEBP")[:200], "picture", id="truncated webp"),
-        pytest.param(b"\xff\xd8\xff", "no picture", id="jpeg marker alone"),
-        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture", id="postscript is not run"),
+        pytest.param(encoded(NOISE, "WEBP")[:200], "image", id="truncated webp"),
+        pytest.param(b"\xff\xd8\xff", "not a readable image", id="jpeg marker alone"),
+        pytest.param(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable image", id="postscript is not run"
+        ),
         pytest.param(b"", "empty", id="zero bytes"),
         pytest.param(png_header(60_000, 60_000), f"{MAX_PIXELS} pixels", id="bomb"),
         pytest.param(png_header(9_000, 10_000), f"{MAX_PIXELS} pixels", id="just too large"),

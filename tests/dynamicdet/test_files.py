@@ -161,7 +161,7 @@ def test_a_path_that_cannot_be_written_is_one_sentence_before_the_block_runs(tmp
         with pytest.raises(InputError, match=sentence) as caught:
             write(path, "new", AssertionError("the block runs"))
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"cannot be a folder of results: .*a file is a file"):
+    with pytest.raises(InputError, match=r"cannot be an output folder: .*a file is a file"):
         fill(tmp_path / "a file" / "deeper" / "folder", "new", AssertionError("the block runs"))
     with pytest.raises(InputError, match="/proc/x cannot be written: "):
         fill(Path("/proc/x"), "new", AssertionError("the block runs"))
@@ -171,9 +171,9 @@ def test_a_path_that_cannot_be_written_is_one_sentence_before_the_block_runs(tmp
 def test_a_folder_that_allows_no_writing_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     try:
-        with pytest.raises(InputError, match="allows no writing"):
+        with pytest.raises(InputError, match="is not writable"):
             check_writable(tmp_path / "file")
-        with pytest.raises(InputError, match="allows no writing"):
+        with pytest.raises(InputError, match="is not writable"):
             check_creatable(tmp_path / "folder")
     finally:
         tmp_path.chmod(0o755)

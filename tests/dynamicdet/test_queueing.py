@@ -74,7 +74,7 @@ def test_a_closed_loop_without_delay_keeps_the_server_busy() -> None:
     [
         (lambda: waits([1, 0], [1, 1]), "ascending"),
         (lambda: waits([0], [math.nan]), "finite"),
-        (lambda: waits([], []), "at least one"),
+        (lambda: waits([], []), "one or more"),
         (lambda: closed_loop([1], [1], 0), "a client"),
     ],
 )

@@ -111,9 +111,9 @@ def test_wrong_difficulties_shares_and_thresholds_are_refused() -> None:
         threshold_for_easy_share([], 0.5)
     with pytest.raises(InputError, match=r"got 1\.5"):
         threshold_for_easy_share([0.5, 1.5], 0.5)
-    with pytest.raises(InputError, match="share must lie"):
+    with pytest.raises(InputError, match="share must be from 0 to 1"):
         threshold_for_easy_share([0.5], math.nan)
-    with pytest.raises(InputError, match="threshold must lie"):
+    with pytest.raises(InputError, match="threshold must be from 0 to 1"):
         easy_share([0.5], math.nan)
 
 

@@ -236,7 +236,7 @@ def _broken(folder: Path, images: Path) -> None:
     ("prepare", "said"),
     [
         (lambda folder, images: None, "does not exist"),
-        (lambda folder, images: folder.mkdir(), "holds no pictures"),
+        (lambda folder, images: folder.mkdir(), "holds no images"),
         (_few, "needs at least 8"),
         (_broken, r"zero\.jpg"),
     ],

@@ -131,7 +131,7 @@ def test_a_picture_that_cannot_be_read_ends_the_run_or_is_given_in_its_place(toy
         answers = list(detector.detect_many(images, errors="return"))
         assert isinstance(answers[1], InputError)
         assert [answers[0].difficulty, answers[2].difficulty] == pytest.approx([0.2, 0.4])
-        with pytest.raises(InputError, match="no picture"):
+        with pytest.raises(InputError, match="not a readable image"):
             list(detector.detect_many(images))
 
         def broken():

@@ -146,12 +146,12 @@ def test_bad_files_get_an_error_and_the_server_lives(toy: Encoded) -> None:
     ten_thousand = Image.new("1", (10_000, 10_000))
     files = {
         "cut off": (jpeg[: len(jpeg) // 2], "damaged or cut off"),
-        "cut off in its header": (jpeg[:100], "no picture that can be read"),
-        "random": (np.random.default_rng(1).bytes(5000), "no picture that can be read"),
-        "random JPEG": (b"\xff\xd8\xff" + np.random.default_rng(1).bytes(5000), "no picture that can be read"),
+        "cut off in its header": (jpeg[:100], "not a readable image"),
+        "random": (np.random.default_rng(1).bytes(5000), "not a readable image"),
+        "random JPEG": (b"\xff\xd8\xff" + np.random.default_rng(1).bytes(5000), "not a readable image"),
         "empty": (b"", "empty (0 bytes)"),
-        "text": (b"Dear server, please find my picture attached.", "no picture that can be read"),
-        "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture that can be read"),
+        "text": (b"Dear server, please find my picture attached.", "not a readable image"),
+        "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a readable image"),
         "60,000 squared": (png_header(60_000, 60_000), "too large, above the limit"),
         "12,000 x 10,000": (png_header(12_000, 10_000), "too large, 12000 x 10000 pixels"),
         "100 megapixels": (encode(ten_thousand), "too large, 10000 x 10000 pixels"),
@@ -165,7 +165,7 @@ def test_bad_files_get_an_error_and_the_server_lives(toy: Encoded) -> None:
     for name, (file, expected) in files.items():
         said = toy.error(file)
         code = "picture-too-large" if "too large" in expected else "bad-picture"
-        assert said.startswith(f"dyndet/{code}: the picture's bytes: "), name
+        assert said.startswith(f"dyndet/{code}: the image bytes: "), name
         assert expected in said, name
         toy.check_as_the_client(toy.infer(_good()), 0, _good())
     assert _peak_memory(toy) - before < 40e6
@@ -191,7 +191,7 @@ def test_large_pictures_are_decoded_one_at_a_time_and_their_memory_is_given_back
 def test_an_error_names_the_picture_of_a_batch(toy: Encoded) -> None:
     good = _good()
     assert toy.error(good, b"text", good).startswith(
-        "dyndet/bad-picture: image 2 of 3: the picture's bytes: no picture"
+        "dyndet/bad-picture: image 2 of 3: the image bytes: not a readable image"
     )
     toy.check_as_the_client(toy.infer(good, encode(image(240)), good), 1, encode(image(240)))
 
@@ -212,7 +212,7 @@ def test_concurrent_requests_keep_order_and_errors_apart(toy: Encoded) -> None:
     assert after.execution_count - before.execution_count < len(files)  # else no call had two requests
     for file, answer in zip(files, answers, strict=True):
         if isinstance(answer, str):
-            assert (file, answer.startswith("dyndet/bad-picture: the picture's bytes: ")) == (b"none", True)
+            assert (file, answer.startswith("dyndet/bad-picture: the image bytes: ")) == (b"none", True)
         else:
             toy.check_as_the_client(answer, 0, file)
 

@@ -1,4 +1,4 @@
-"""Reads cut-outs and backgrounds once and brings them to working size, so that scenes are quick to make."""
+"""Reads cut-outs and backgrounds once and scales them to working size; scenes are then quick to make."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _BACKGROUND_SIDE = 900  # shorter side of a background in pixels: crops stay sha
 
 @dataclass(frozen=True)
 class Cutout:
-    """An object's picture, RGBA, cut to its opaque part."""
+    """The image of an object, RGBA, cropped to its opaque part."""
 
     name: str
     image: Image.Image
-    unseen: bool  # kept for validation: in no training image
+    unseen: bool  # reserved for validation: in no training image
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Assets:
 
 
 def names_of_split(split: Split) -> dict[str, tuple[str, ...]]:
-    """Catalogue names a split may use, by class; "" is clutter, "backgrounds" the photographs.
+    """Catalogue names that a split may use, by class; "" is clutter, "backgrounds" the photographs.
 
-    Training never uses what is kept for validation. Validation uses kept backgrounds alone, and all cut-outs: those
-    kept tell how well unknown objects are found.
+    Training never uses images that are reserved for validation. Validation uses only reserved backgrounds, but all
+    cut-outs: the reserved ones show how well unknown objects are found.
     """
     names = {}
     for kind in (*CLASSES, CLUTTER):
@@ -53,7 +53,7 @@ def names_of_split(split: Split) -> dict[str, tuple[str, ...]]:
 
 
 def load(sources: Sources, split: Split, executor: Executor, on_read: Callable[[], None] = lambda: None) -> Assets:
-    """Read and scale the pictures of a split with ``executor``; ``on_read`` is called after each picture."""
+    """Read and scale the images of a split with ``executor``; ``on_read`` is called after each image."""
     names = names_of_split(split)
     wanted = [name for group in names.values() for name in group if name in sources.cutouts]
     read: dict[str, Image.Image] = {}
@@ -62,9 +62,7 @@ def load(sources: Sources, split: Split, executor: Executor, on_read: Callable[[
         on_read()
     photos = [sources.backgrounds[name] for name in names["backgrounds"] if name in sources.backgrounds]
     if not photos:
-        raise InputError(
-            f"none of the backgrounds kept for the {split} split was found: {', '.join(names['backgrounds'])}"
-        )
+        raise InputError(f"none of the backgrounds for the {split} split was found: {', '.join(names['backgrounds'])}")
     backgrounds = []
     for size, pixels in executor.map(_read_background, photos):
         backgrounds.append(Image.frombytes("RGB", size, pixels))
@@ -80,7 +78,7 @@ def load(sources: Sources, split: Split, executor: Executor, on_read: Callable[[
 
 
 def picture_count(split: Split) -> int:
-    """Pictures that `load` reads for a split when all are present."""
+    """Number of images that `load` reads for a split if all are present."""
     return sum(len(group) for group in names_of_split(split).values())
 
 
@@ -89,7 +87,7 @@ def _read_cutout(path: Path) -> tuple[tuple[int, int], bytes]:
     image.thumbnail((4 * _CUTOUT_SIDE, 4 * _CUTOUT_SIDE), Image.Resampling.BOX)
     box = image.getchannel("A").point([0] * OPAQUE + [255] * (256 - OPAQUE)).getbbox()
     if box is None:
-        raise InputError(f"{path} has no opaque pixel, so it is no cut-out")
+        raise InputError(f"{path} has no opaque pixel, so it is not a cut-out")
     image = image.crop(box)
     scale = _CUTOUT_SIDE / max(image.size)
     if scale < 1:
@@ -110,5 +108,5 @@ def _open(path: Path) -> Image.Image:
         image = Image.open(io.BytesIO(path.read_bytes()))
         image.load()
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a picture: {error}") from error
+        raise InputError(f"{path} cannot be read as an image: {error}") from error
     return image

@@ -26,7 +26,7 @@ _CHUNK = 25  # images per task
 
 @dataclass(frozen=True)
 class Summary:
-    """What one split holds."""
+    """The content of one split."""
 
     split: Split
     folder: Path
@@ -50,8 +50,8 @@ def build(
     """Write ``output/train`` and ``output/val``, each ``images/*.jpg`` with ``annotations.json`` (COCO).
 
     The bytes depend on the seed and the sources (and Pillow's version), not on ``workers``. The folder appears when
-    all is written. Raises InputError for a count or seed below 0, nothing to write, or an output that is not empty
-    (``overwrite`` replaces a data set only).
+    everything is written. Raises InputError if a count or the seed is below 0, if both counts are 0, or if the output
+    is not empty (``overwrite`` replaces only a data set).
     """
     if min(train_images, val_images) < 0 or train_images + val_images == 0:
         raise InputError(
@@ -71,16 +71,16 @@ def build(
 
 
 def check_output(output: Path, *, overwrite: bool = False) -> None:
-    """Raise InputError unless `build` may write to ``output``: worth knowing before a long download."""
+    """Raise InputError unless `build` may write to ``output``; for a check before a long download."""
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; the data set needs a folder")
     found = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
     if found and not overwrite:
-        raise InputError(f"{output} is not empty; choose another folder, or --overwrite to replace the data set in it")
+        raise InputError(f"{output} is not empty; choose another folder, or use --overwrite to replace its data set")
     strange = [name for name in found if name not in _SPLIT_NUMBER]
     if strange:
         raise InputError(
-            f"{output} holds more than a data set ({strange[0]!r}), so it is not overwritten; choose another"
+            f"{output} holds more than a data set ({strange[0]!r}), so it is not overwritten; choose another folder"
         )
 
 
@@ -102,7 +102,7 @@ def _write_split(
     def on_read() -> None:
         nonlocal done
         done += 1
-        progress(f"reading {split} pictures", done, total)
+        progress(f"reading {split} images", done, total)
 
     with ProcessPoolExecutor(workers, mp_context=context) as executor:
         assets = load(sources, split, executor, on_read)

@@ -1,7 +1,7 @@
-"""The reviewed pictures: which cut-outs form which class, and which photographs serve as backgrounds.
+"""The reviewed images: which cut-outs form which class, and which photographs serve as backgrounds.
 
-Every cut-out named here was looked at (a photograph with a clean outline, no drawing) and its origin was read in the
-package's change log. Left out are stamps whose origin is unclear or whose licence does not combine with the GPL:
+Every cut-out named here was looked at (a photograph with a clean outline, not a drawing), and its origin was read in
+the package's change log. Stamps are left out if their origin is unclear or their licence does not combine with the GPL:
 those from Wikipedia without a stated licence, those under the GFDL, CC BY 2.5, CC BY-SA 2.5 or 3.0, and those from
 stock.xchng. `benchmarks/demo/LICENSES.md` names sources, licences and authors.
 """
@@ -125,7 +125,7 @@ CLASSES = (
     ),
 )
 
-# Objects of no class: a detector must learn to leave them alone.
+# Objects of no class: a detector must learn to ignore them.
 CLUTTER = ObjectClass(
     "",
     _stamps(
@@ -151,7 +151,7 @@ CLUTTER = ObjectClass(
     max_rotation=25,
 )
 
-# A folder stands for the largest picture in it: KDE ships each wallpaper in a dozen sizes.
+# A folder stands for the largest image in it: KDE ships each wallpaper in a dozen sizes.
 BACKGROUNDS = (
     "backgrounds/Bridge_by_Sander_Klootwijk.jpg",
     "backgrounds/Dragonfly_by_Bolly.jpg",

@@ -1,4 +1,4 @@
-"""Makes one picture: what lies where (`plan`), what of it can be seen (`visible_masks`), and its pixels (`render`)."""
+"""Makes one image: the places of the objects (`_plan`), their visible parts (`visible_masks`), pixels (`_render`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image, ImageEnhance, ImageFilter
 from dynamicdet.datasets.cutpaste.assets import OPAQUE, Assets, Cutout
 from dynamicdet.datasets.cutpaste.catalogue import CLASSES, CLUTTER, ObjectClass
 
-SMALLEST_VISIBLE_SHARE = 0.3  # of an object's own area; less is taken out of the scene
+SMALLEST_VISIBLE_SHARE = 0.3  # of an object's own area; with less, the object is removed from the scene
 SMALLEST_SIDE = 8  # pixels of a visible box
 _SIZES = ((320, 320), (320, 240), (240, 320), (320, 214), (214, 320), (320, 180))
 _SIZE_ODDS = (0.3, 0.25, 0.15, 0.12, 0.08, 0.1)
-_UNSEEN_ODDS = 0.5  # how often a validation object is one kept for validation, where its class has both
+_UNSEEN_ODDS = 0.5  # how often a validation object is a reserved one, if its class has both kinds
 _EASY_BELOW = 0.5
 
 
@@ -32,7 +32,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """A finished picture and what can be seen in it. ``masks`` are boolean (H, W), one per object of a class."""
+    """A finished image and its visible objects. ``masks`` are boolean (H, W), one per object of a class."""
 
     image: Image.Image
     jpeg_quality: int
@@ -63,7 +63,7 @@ def make(assets: Assets, rng: np.random.Generator) -> Scene:
 
 
 def visible_masks(placed: list[Placed], size: tuple[int, int]) -> tuple[list[npt.NDArray[np.bool_]], list[int]]:
-    """Each thing's visible pixels, boolean (H, W), and its whole area in pixels; later things cover earlier ones."""
+    """Each object's visible pixels, boolean (H, W), and its whole area in pixels; later objects cover earlier ones."""
     width, height = size
     owner = np.full((height, width), -1, dtype=np.int16)
     areas = []
@@ -122,9 +122,9 @@ def _place(
     difficulty: float,
     rng: np.random.Generator,
 ) -> Placed:
-    """Turn, flip, scale and tint a cut-out so that it spans ``share`` of the scene, and find it a place.
+    """Rotate, flip, scale and tint a cut-out to span ``share`` of the scene, and find a place for it.
 
-    Easy scenes keep objects whole and apart; in hard ones they lie over each other and over the border.
+    In easy scenes, objects are whole and apart; in hard scenes, they overlap each other and the border.
     """
     image = cutout.image
     if kind.may_flip and rng.uniform() < 0.5:
@@ -137,7 +137,7 @@ def _place(
     )
     angle = float(np.clip(rng.normal(0, 0.5), -1, 1)) * kind.max_rotation
     image = image.rotate(angle, Image.Resampling.BICUBIC, expand=True)
-    over = difficulty * rng.uniform(0, 0.5)  # share of the object that may lie beyond the border
+    over = difficulty * rng.uniform(0, 0.5)  # share of the object that may be outside the border
     best, least = (0, 0), np.inf
     for _ in range(10):
         left = _coordinate(width, image.width, over, rng)
@@ -173,7 +173,7 @@ def _tint(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _drop_hidden(placed: list[Placed], size: tuple[int, int]) -> tuple[list[Placed], list[npt.NDArray[np.bool_]]]:
-    """Take out, one at a time, what is hardly visible: nothing in the picture shall lack its box."""
+    """Remove hardly visible objects, one at a time: every visible object needs its box."""
     while True:
         masks, areas = visible_masks(placed, size)
         shares = [_visible_share(mask, area) for mask, area in zip(masks, areas, strict=True)]
@@ -185,7 +185,7 @@ def _drop_hidden(placed: list[Placed], size: tuple[int, int]) -> tuple[list[Plac
 
 
 def _visible_share(mask: npt.NDArray[np.bool_], area: int) -> float:
-    """Share of a thing's own pixels that can be seen; 0 when what remains is too small to name."""
+    """Share of an object's own pixels that are visible; 0 if the visible part is too small to recognise."""
     if not mask.any() or min(box_of(mask)[2:]) < SMALLEST_SIDE:
         return 0.0
     return float(mask.sum()) / area
@@ -207,7 +207,7 @@ def _background(assets: Assets, size: tuple[int, int], rng: np.random.Generator)
 def _render(background: Image.Image, placed: list[Placed], difficulty: float, rng: np.random.Generator) -> Image.Image:
     image = background
     for thing in placed:
-        soft = thing.image.getchannel("A").filter(ImageFilter.GaussianBlur(0.5))  # no scissor edges
+        soft = thing.image.getchannel("A").filter(ImageFilter.GaussianBlur(0.5))  # no hard edges
         image.paste(thing.image.convert("RGB"), (thing.left, thing.top), soft)
     blur = difficulty * rng.uniform(0, 1.8)
     if blur > 0.3:

@@ -1,4 +1,4 @@
-"""Finds the pictures: in Debian packages downloaded with apt-get, or in a folder where they already lie."""
+"""Finds the images: in Debian packages downloaded with apt-get, or in a folder that already has them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 @dataclass(frozen=True)
 class Sources:
-    """Where each picture of the catalogue lies; names are the catalogue's paths."""
+    """The file of each image in the catalogue; names are the catalogue's paths."""
 
     cutouts: dict[str, Path]
     backgrounds: dict[str, Path]
 
 
 def download(cache: Path, *, progress: Progress = silent) -> tuple[Path, ...]:
-    """Download and unpack the Debian packages into ``cache``; what is there already is not fetched again.
+    """Download and unpack the Debian packages into ``cache``; packages that are there are not downloaded again.
 
-    Nothing is installed into the system and no rights are needed. Returns one folder per package. Raises
-    MissingExtraError without apt, InputError when a package cannot be had.
+    Nothing is installed on the system and no root rights are needed. Returns one folder per package. Raises
+    MissingExtraError if apt is missing, and InputError if a package cannot be downloaded.
     """
     cache.mkdir(parents=True, exist_ok=True)
     folders = tuple(cache / package for package in PACKAGES)
@@ -44,10 +44,10 @@ def download(cache: Path, *, progress: Progress = silent) -> tuple[Path, ...]:
 
 
 def locate(roots: tuple[Path, ...]) -> Sources:
-    """Find the catalogue's pictures below ``roots``.
+    """Find the catalogue's images below ``roots``.
 
-    A root is a folder of unpacked packages, an unpacked package, ``/usr``, ``/usr/share`` or a copy of it. Pictures
-    that a release of Debian lacks are left out; InputError names the packages when too few remain.
+    A root is a folder of unpacked packages, an unpacked package, ``/usr``, ``/usr/share`` or a copy of it. Images that
+    a Debian release lacks are left out. Raises InputError, which names the packages, if too few remain.
     """
     shares = [share for root in roots for share in _share_folders(root)]
     names = [name for kind in (*CLASSES, CLUTTER) for name in kind.cutouts]
@@ -68,8 +68,8 @@ def _download_one(package: str, folder: Path) -> None:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise MissingExtraError(
-                f"{tool} is not on this machine, so {package} cannot be downloaded; unpack {', '.join(PACKAGES)} "
-                "on a Debian or Ubuntu machine and give the folder with --sources"
+                f"{tool} is not installed, so {package} cannot be downloaded; unpack {', '.join(PACKAGES)} on a Debian "
+                "or Ubuntu machine and name the folder with --sources"
             )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{package}-") as scratch:
         english = {**os.environ, "LC_ALL": "C"}
@@ -80,7 +80,7 @@ def _download_one(package: str, folder: Path) -> None:
             lines = [line for line in done.stderr.splitlines() if line.startswith("E:")] or ["no reason given"]
             raise InputError(
                 f"apt-get could not download {package} ({lines[-1].removeprefix('E: ')}); check the network, run "
-                "`sudo apt-get update`, or give a folder with the unpacked packages with --sources"
+                "`sudo apt-get update`, or name a folder of the unpacked packages with --sources"
             )
         with whole_folder(folder, marker=None) as unpacked:
             done = subprocess.run(["dpkg-deb", "-x", archives[0], unpacked], capture_output=True, text=True)
@@ -90,7 +90,7 @@ def _download_one(package: str, folder: Path) -> None:
 
 def _share_folders(root: Path) -> list[Path]:
     if not root.is_dir():
-        raise InputError(f"{root} is no folder; --sources takes a folder with unpacked Debian packages")
+        raise InputError(f"{root} is not a folder; --sources takes a folder of unpacked Debian packages")
     return [root, root / "share", root / "usr/share", *sorted(root.glob("*/usr/share"))]
 
 

@@ -1,4 +1,4 @@
-"""Which pictures are kept for validation: the same ones always, whatever the seed and whatever is installed."""
+"""Selects the images for validation: always the same ones, whatever the seed and the installed packages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ VALIDATION_SHARE = 0.25
 def divide(names: Sequence[str], share: float = VALIDATION_SHARE) -> dict[Split, tuple[str, ...]]:
     """Divide names into training and validation, at least one and about ``share`` of them for validation.
 
-    The order of a name's hash decides, so the division depends on nothing but the names. Raises ValueError for fewer
-    than two names or a repeated one.
+    The order of the names' hashes decides, so the division depends only on the names. Raises ValueError for fewer than
+    two names or a repeated one.
     """
     if len(set(names)) != len(names) or len(names) < 2:
         raise ValueError(
-            f"at least two names, each once, can be divided; got {len(names)}, {len(set(names))} different"
+            f"a division needs at least two names, each once; got {len(names)} names, {len(set(names))} different"
         )
     ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
     kept = set(ranked[: max(1, round(share * len(names)))])

@@ -191,7 +191,7 @@ def test_bad_input_gets_one_sentence(demo_checkpoint: Path, demo_images: Path, t
         export(demo_checkpoint, precious, images=demo_images)
     with pytest.raises(InputError, match="no folder"):
         export(demo_checkpoint, output, images=tmp_path / "missing")
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="holds no images"):
         export(demo_checkpoint, output, images=precious)
     with pytest.raises(CheckpointError):
         export(damaged, output, images=demo_images)

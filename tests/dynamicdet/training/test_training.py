@@ -136,7 +136,7 @@ def test_four_pictures_are_learnt_by_heart(demo_images: Path, tmp_path: Path) ->
 
 
 def _largest_of_four_classes(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The largest objects, one of a class, of those that are alone in their picture: soon learnt to the last pixel."""
+    """The largest objects that are alone in their image, one of each class: a network soon learns them to the pixel."""
     pictures = Counter(one["image_id"] for one in annotations)
     alone = [one for one in annotations if pictures[one["image_id"]] == 1]
     largest = {one["category_id"]: one for one in sorted(alone, key=lambda one: min(one["bbox"][2:]))}
@@ -216,7 +216,7 @@ def test_training_starts_from_weights_that_are_given(data: CocoDataset, tmp_path
 def test_a_start_of_another_input_size_or_architecture_is_refused(data: CocoDataset, tmp_path: Path) -> None:
     start = tmp_path / "start.safetensors"
     save(create("dy-yolov7-pico", 2, data.class_names, input_size=96), start)
-    with pytest.raises(InputError, match="reads 96 px images, the data set was read at 320 px"):
+    with pytest.raises(InputError, match="reads 96 px images, but the data set was read at 320 px"):
         _train(data, tmp_path / "network.safetensors", recipe=RECIPE, start=start)
     with pytest.raises(InputError, match="holds dy-yolov7-pico, not dy-yolov7;"):
         _train(data, tmp_path / "network.safetensors", recipe=RECIPE, start=start, architecture="dy-yolov7")
@@ -286,7 +286,7 @@ def test_the_papers_objectives_differ_in_what_they_send_to_detector_2() -> None:
     assert hard(objective="naive") == [True] * 40
     assert hard(objective="adaptive") == [False] * 20 + [True] * 20
     assert hard(objective="penalty", penalty=1.5) == (gain > 1.5).tolist()
-    with pytest.raises(InputError, match="a penalty belongs to the objective 'penalty'"):
+    with pytest.raises(InputError, match="the objective 'penalty' needs a penalty"):
         RouterRecipe(penalty=1.0)
 
 
@@ -328,10 +328,10 @@ def test_cached_images_are_the_decoded_ones(folder: Path, data: CocoDataset, tmp
         (lambda content: content["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "a box is four numbers"),
         (lambda content: content["images"][0].update(file_name="absent.png"), "absent.png does not exist"),
         (lambda content: content["images"][0].pop("file_name"), "without 'file_name'"),
-        (lambda content: content["images"][1].update(id=7), "image id 7 is given twice"),
-        (lambda content: content["images"][1].update(id=[7]), "whose id is no number"),
-        (lambda content: content["categories"][1].update(id=5), "category id 5 is given twice"),
-        (lambda content: content["annotations"][4].update(id=3), "annotation id 3 is given twice"),
+        (lambda content: content["images"][1].update(id=7), "image id 7 occurs twice"),
+        (lambda content: content["images"][1].update(id=[7]), "an id is a number or string"),
+        (lambda content: content["categories"][1].update(id=5), "category id 5 occurs twice"),
+        (lambda content: content["annotations"][4].update(id=3), "annotation id 3 occurs twice"),
         (
             lambda content: [one.update(category_id=77) for one in content["annotations"][:3]],
             "unknown category 77 and 2 more of this kind$",
@@ -348,7 +348,7 @@ def test_broken_data_sets_are_named(folder: Path, tmp_path: Path, change: Any, m
 
 
 def test_what_is_unusual_is_counted(folder: Path, tmp_path: Path) -> None:
-    """And handled: in another place than the usual one, with boxes cut, left out, or not learnt from."""
+    """And handled: in another place than the usual one, with boxes clipped, dropped, or ignored."""
     content = json.loads((folder / "annotations.json").read_text())
     x, y, *_ = content["annotations"][0]["bbox"]
     content["annotations"][0]["bbox"] = [x, y, 1000, 20]
