@@ -1,1 +1,1 @@
-"""A bundle: the exported stages, their description, and the proof that they equal the network."""
+"""A bundle: the exported stages, their description, and the proof that they match the network."""

@@ -1,4 +1,4 @@
-"""Exports a checkpoint as a bundle: three ONNX graphs, proven equal to the network on real images."""
+"""Exports a checkpoint as a bundle: three ONNX graphs that are proven to match the network on real images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dyndet_builder.operating_points import read_operating_points
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 PARITY_IMAGES = 36
-ROUTE_IMAGES = 200  # the least that one flip of can keep the bar of half precision
+ROUTE_IMAGES = 200  # with fewer images, a single flip would exceed the limit of half precision
 _MOST_DETECTIONS = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TOOLS = ("dyndet", "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim")
@@ -58,14 +58,15 @@ def export(
 ) -> Bundle:
     """Export a checkpoint to the folder `output`, which appears whole or not at all; a bundle there is replaced.
 
-    `images` is a folder of real pictures; at most `parity_images` of them, spread over the folder, prove that the
-    graphs equal the network. `exporter` is torch's current one, and its older one where that fails, unless given.
-    Routes may not flip: in half precision, on more than one of 200 pictures; they are counted on `route_images`
-    (half precision: 200 unless given, else the pictures of parity) at the thresholds of `operating_points`, a file that
-    a calibration wrote, else at the deciles.
+    `images` is a folder of real images; at most `parity_images` of them, spread over the folder, prove that the graphs
+    match the network. By default, `exporter` is torch's current one, or its older one if the current one fails.
 
-    Raises InputError for options, pictures or an output folder that cannot be used, CheckpointError for a checkpoint
-    that cannot be loaded, ParityError where a graph differs from the network by more than `parity.BARS` accepts.
+    No route may flip (in half precision: at most one of 200 images). Flips are counted on `route_images` (half
+    precision: 200 by default; otherwise the parity images), at the thresholds of `operating_points`, a file from a
+    calibration, or else at the deciles.
+
+    Raises InputError if options, images or the output folder cannot be used, CheckpointError if the checkpoint cannot
+    be loaded, ParityError if a graph differs from the network by more than `parity.BARS` accepts.
     """
     _check_options(name, precision, max_detections, parity_images)
     check_replaceable(output, BUNDLE_FILE)
@@ -79,7 +80,7 @@ def export(
     nms = _suppression(network, max_detections)
     progress("load checkpoint", 1, 1)
     for _ in letterboxed(pictures, network.input_size):
-        pass  # one that cannot be read shows now, not after the graphs are made
+        pass  # an unreadable image raises its error now, before the export
 
     started: list[StageName] = []
 
@@ -139,37 +140,37 @@ def export(
 
 def _check_options(name: str, precision: str, max_detections: int, parity_images: int) -> None:
     if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} cannot name a served model; use letters, digits, '_', '-' and '.'")
+        raise InputError(f"{name!r} cannot be the name of a model; use letters, digits, '_', '-' and '.'")
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}; accepted are {', '.join(PRECISIONS)}")
     if not 1 <= max_detections <= _MOST_DETECTIONS:
-        raise InputError(f"at most {max_detections} detections were asked for; accepted are 1 to {_MOST_DETECTIONS}")
+        raise InputError(f"the number of detections must be from 1 to {_MOST_DETECTIONS}, not {max_detections}")
     if parity_images < 1:
-        raise InputError(f"parity needs at least one image, not {parity_images}")
+        raise InputError(f"the parity check needs at least one image, not {parity_images}")
 
 
 def _thresholds(file: Path) -> tuple[float, ...]:
-    """The thresholds of a file of operating points, ascending."""
+    """The thresholds in a file of operating points, ascending."""
     return tuple(sorted({point.threshold for point in read_operating_points(file).points.values()}))
 
 
 def letterboxed(pictures: list[Path], size: int) -> Iterator[UInt8Array]:
-    """Pictures as the graphs take them, (S, S, 3) each."""
+    """Images as the graphs take them, (S, S, 3) each."""
     for path in pictures:
         yield letterbox(read_image(path), size).image
 
 
 def _suppression(network: DynamicDetector, max_detections: int) -> Nms:
-    """The settings of a network's graphs; small networks do not feel their top-k."""
+    """The settings of a network's graphs; a small network gets a small top-k."""
     rows = rows_of(network)
     if max_detections > rows:
-        raise InputError(f"a network of {rows} rows cannot give {max_detections} detections")
+        raise InputError(f"a network of {rows} rows cannot return {max_detections} detections")
     wanted = candidates_for(network.input_size, max_detections)
     return Nms(max_detections=max_detections, pre_top_k=min(wanted, rows))
 
 
 def stage_of(path: Path, model: onnx.ModelProto | None = None) -> Stage:
-    """The description of a stage's file, which holds `model`."""
+    """The description of a stage's file, which contains `model`."""
     model = model or onnx.load(path)
     return Stage(
         file=path.name,

@@ -1,4 +1,4 @@
-"""From a network to checked ONNX graphs: the current torch exporter, else the TorchScript one, then simplification."""
+"""Turns a network into checked ONNX graphs: torch's current exporter, or its TorchScript one, then simplification."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from dyndet_builder.bundle.stages import (
 
 Exporter = Literal["dynamo", "torchscript"]
 
-OPSET = 18  # ONNX Runtime 1.14+, TensorRT 10 and 11; the lowest that torch's current exporter writes itself
-IR_VERSION = 8  # belongs to opset 18; torch writes a newer one that servers of the last two years may refuse
+OPSET = 18  # for ONNX Runtime 1.14+, TensorRT 10 and 11; the lowest that torch's current exporter writes directly
+IR_VERSION = 8  # belongs to opset 18; torch writes a newer version that servers of the last two years may refuse
 BATCH = "batch"
 _TRACED_BATCH = 2  # 0 and 1 would become constants
 _TYPES = {"uint8": "UINT8", "int32": "INT32", "float16": "FLOAT16", "float32": "FLOAT"}
@@ -43,7 +43,7 @@ Report = Callable[[StageName], None]
 
 @dataclass(frozen=True)
 class StageGraph:
-    """One stage's graph. `probe` is the same graph that also shows the candidates before suppression, for parity."""
+    """One stage's graph. `probe` is the same graph with the candidates before suppression as outputs, for parity."""
 
     model: onnx.ModelProto
     probe: onnx.ModelProto
@@ -60,9 +60,9 @@ class _Plan:
 def export_graphs(
     network: DynamicDetector, nms: Nms, *, exporter: Exporter | None = None, report: Report = lambda _stage: None
 ) -> tuple[dict[StageName, StageGraph], Exporter]:
-    """All stages by one exporter, and which it was; `exporter` forces one. `report` hears each stage before it starts.
+    """All stages from one exporter, and its name; `exporter` forces one. `report` is called before each stage.
 
-    Raises ParityError where a graph comes out with other shapes than the contract's.
+    Raises ParityError if the shapes of a graph are not those of the contract.
     """
     plans = _plans(network, nms)
     if exporter == "torchscript":
@@ -127,7 +127,7 @@ def _by_dynamo(plan: _Plan) -> onnx.ModelProto:
 
 
 def _dynamic(plan: _Plan, axes: dict[int, torch.export.Dim]) -> dict[str, object]:
-    """The axes of every input, by parameter of `forward`, whose last one may stand for any number of inputs."""
+    """The axes of every input, by parameter of `forward`; the last parameter may stand for any number of inputs."""
     left = len(plan.inputs)
     shapes: dict[str, object] = {}
     for name, parameter in inspect.signature(plan.module.forward).parameters.items():
@@ -155,14 +155,14 @@ def _by_torchscript(plan: _Plan) -> onnx.ModelProto:
         model = onnx.load(path)
     with torch.no_grad():
         traced = plan.module(*plan.inputs.values())
-    for value, tensor in zip(model.graph.output, traced, strict=True):  # this exporter forgets some static sizes
+    for value, tensor in zip(model.graph.output, traced, strict=True):  # this exporter loses some static sizes
         shape = onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, [BATCH, *tensor.shape[1:]])
         value.type.CopyFrom(shape)
     return model
 
 
 def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Standard operators alone, constants folded, nothing of this machine inside."""
+    """Only standard operators, constants folded, no data about this machine."""
     model = onnxslim.slim(suppression.inline_suppression(model))
     model.ir_version = IR_VERSION
     standard = [entry for entry in model.opset_import if entry.domain == ""]
@@ -187,7 +187,7 @@ def _check_shapes(stage: StageName, model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters warn about their own internals; errors stay errors."""
+    """Hide the exporters' warnings about their own internals; errors are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The bundle: exported stages and everything another tool needs to know about them (`bundle.json`)."""
+"""The bundle: the exported stages and everything that another tool needs to know about them (`bundle.json`)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Stage(_Record):
 
 
 class Nms(_Record):
-    """Suppression inside the graphs: per class, `pre_top_k` best candidates enter, at most `max_detections` leave."""
+    """Suppression inside the graphs, per class: of `pre_top_k` best candidates, at most `max_detections` stay."""
 
     iou_threshold: float = 0.65
     score_floor: float = 0.001
@@ -49,7 +49,7 @@ class Nms(_Record):
 class Parity(_Record):
     """Largest differences between the exported graphs and the PyTorch network on real images.
 
-    Of an int8 bundle: between its graphs and those that it was made from, see `Quantization`.
+    In an int8 bundle: between its graphs and those of the fp32 bundle; see `Quantization`.
     """
 
     images: int = Field(description="number of real images compared")
@@ -57,11 +57,11 @@ class Parity(_Record):
     box_px: float = Field(description="largest box coordinate difference, pixels of the letterboxed image")
     score: float
     difficulty: float
-    route_flip_share: float = Field(description="share of images whose route changes at any threshold tried")
-    route_images: int = Field(default=0, description="images that route_flip_share rests on; 0: those of `images`")
-    route_thresholds: tuple[float, ...] = Field(default=(), description="that were given; none: the images' deciles")
+    route_flip_share: float = Field(description="share of images that change their route at a tested threshold")
+    route_images: int = Field(default=0, description="number of images for route_flip_share; 0: the same as `images`")
+    route_thresholds: tuple[float, ...] = Field(default=(), description="the given ones; empty: the images' deciles")
     suppression_differences: int = Field(
-        default=0, description="images where the graph kept other candidates than the plain suppression"
+        default=0, description="images where graph and plain suppression kept different candidates"
     )
 
 
@@ -73,20 +73,20 @@ class AveragePrecision(_Record):
 
 
 class Quantization(_Record):
-    """How an int8 bundle was made of an fp32 one, and what that costs on pictures it was not calibrated with.
+    """How an int8 bundle was made from an fp32 one, and the cost on images that did not calibrate it.
 
     `parity` of its bundle compares detections with a score of at least `from_score` that overlap by half or more.
     """
 
-    method: str = Field(description="how ranges of activations were found")
+    method: str = Field(description="how the ranges of activations were found")
     calibration_images: int
     convolutions: int
-    quantized: int = Field(description="of the convolutions; the others and all else stay fp32")
-    source_sha256: str = Field(description="of the fp32 bundle's bundle.json")
+    quantized: int = Field(description="number of int8 convolutions; everything else stays fp32")
+    source_sha256: str = Field(description="hash of the fp32 bundle's bundle.json")
     from_score: float
-    unmatched_share: float = Field(description="share of detections that have no partner in the other bundle")
+    unmatched_share: float = Field(description="share of detections without a match in the other bundle")
     box_px_median: float
-    data: str | None = Field(default=None, description="what the average precision was measured on")
+    data: str | None = Field(default=None, description="data set of the average precision")
     ap_before: AveragePrecision | None = None
     ap_after: AveragePrecision | None = None
 
@@ -115,7 +115,7 @@ class Bundle(_Record):
     source: Source
     tool_versions: dict[str, str]
     parity: Parity
-    quantization: Quantization | None = Field(default=None, description="of an int8 bundle")
+    quantization: Quantization | None = Field(default=None, description="only in an int8 bundle")
 
 
 def file_sha256(path: Path) -> str:
@@ -130,7 +130,7 @@ def file_sha256(path: Path) -> str:
 def read_bundle(folder: Path) -> Bundle:
     """Read a bundle and check its schema version and the hash of each stage.
 
-    Raises InputError where the folder is no bundle, was written by another schema version, or a file was changed.
+    Raises InputError if the folder is not a bundle, has another schema version, or has a changed file.
     """
     path = folder / FILE_NAME
     if not path.is_file():
@@ -146,7 +146,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def read_manifest(path: Path) -> Bundle:
-    """Read `bundle.json` alone. Raises InputError for another schema version, and where a stage is missing."""
+    """Read only `bundle.json`. Raises InputError if it has another schema version or lacks a stage."""
     try:
         bundle = Bundle.model_validate_json(path.read_bytes())
     except ValidationError as error:

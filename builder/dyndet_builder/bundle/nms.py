@@ -1,12 +1,12 @@
 """Suppression of overlapping boxes as one operator with two bodies: plain numpy, and standard ONNX operators.
 
-Both keep the same boxes: greedy, in the order given (best first), per class; a box goes when its overlap with a kept,
-earlier one exceeds the threshold. Boxes are x1 y1 x2 y2.
+Both keep the same boxes: greedy, in the given order (best first), per class; a box is dropped if its overlap with an
+earlier box that stays exceeds the threshold. Boxes are x1 y1 x2 y2.
 
-The graph's body has static shapes alone. Which candidate would suppress which is one K x K matrix; the greedy answer
-is the fixed point of "stay unless somebody who stays suppresses you", reached after as many rounds as the longest
-chain of candidates that decide each other (a handful). ONNX's NonMaxSuppression would do the same, but TensorRT-RTX
-parses it and then has no implementation to build it from.
+The graph's body has only static shapes. A K x K matrix says which candidate would suppress which. The greedy result is
+the fixed point of "a box stays unless a box that stays suppresses it". It is reached after as many rounds as the
+longest chain of candidates that decide each other (a handful). ONNX's NonMaxSuppression would do the same, but
+TensorRT-RTX parses it and then has no implementation for it.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ _NODE = onnxscript.values.Op(
 def suppress(
     boxes: Float32Array, scores: Float32Array, classes: npt.NDArray[np.int64], *, iou_threshold: float
 ) -> npt.NDArray[np.bool_]:
-    """Which of one image's candidates stay: boxes (K, 4), scores (K,) falling, classes (K,) to a mask (K,).
+    """Which candidates of one image stay: boxes (K, 4), descending scores (K,), classes (K,) to a mask (K,).
 
-    A score of 0 marks an unused row, which never stays. Arithmetic is in single precision, as in a graph.
+    A score of 0 marks an unused row, which never stays. The arithmetic is in single precision, as in a graph.
     """
     suppresses = overlaps(boxes, iou_threshold=iou_threshold) & (classes[:, None] == classes)
     keep = np.zeros(len(scores), np.bool_)
@@ -157,7 +157,7 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.dyndet.k
 
 
 def register_for_torchscript(opset: int) -> None:
-    """The same for the TorchScript exporter."""
+    """Register the operator for the TorchScript exporter."""
     torch.onnx.utils.register_custom_op_symbolic("dyndet::keep_mask", _for_torchscript, opset)
 
 

@@ -1,17 +1,17 @@
 """How far exported graphs are from the PyTorch network on real images, and how far they may be.
 
-Suppression is all or nothing, so comparing what leaves it would blame a graph for a coin toss: two boxes whose overlap
-is 0.65 give or take a rounding error. Hence three questions, each with a strict answer:
+Suppression is all or nothing. Comparing its results would blame a graph for a coin toss: two boxes with an overlap of
+0.65, plus or minus a rounding error. So there are three questions, each with a strict answer:
 
-1. Every candidate that enters the suppression names the network's row it came from. Are box and score those of the
-   network's own decoded row, and are the best scores the network's best scores (none is missing)?
-2. Is what leaves the graph exactly what the plain suppression in `nms.py` makes of these candidates?
-3. Is the difficulty the network's, and does every image take the network's route?
+1. Every candidate that enters the suppression names its row of the network. Are box and score those of the network's
+   own decoded row, and are the best scores the network's best scores (none is missing)?
+2. Are the outputs of the graph exactly what the plain suppression in `nms.py` makes of these candidates?
+3. Is the difficulty that of the network, and does every image take the network's route?
 
-Thresholds for the last one are those that will be served, where they are known; then an image counts once, however
-many of them it flips at. Else they are the deciles of the network's difficulties, each half way between two neighbours,
-since a threshold on an image's own value leaves its route to the last digit. A threshold within `Bars.tie` of an image
-is not counted for it: memory alignment alone moves a difficulty by as much on a server.
+The thresholds for the last question are those that will be served, if they are known; then an image counts once,
+even if it flips at several of them. Otherwise they are the deciles of the network's difficulties, each half way between
+two neighbours: at an image's own value, the last digit would decide its route. A threshold within `Bars.tie` of an
+image does not count for it, because on a server memory alignment alone moves a difficulty by as much.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from dyndet_builder.bundle.runner import StageRunner, Tensors
 from dyndet_builder.bundle.stages import CANDIDATES, DETECTIONS
 
 BATCH_SIZES = (1, 3)
-_GROUP = 6  # images the network sees at once; a multiple of every batch size
+_GROUP = 6  # images per batch of the network; a multiple of every batch size
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Largest differences that are accepted."""
+    """The largest accepted differences."""
 
     box_px: float
     score: float
     difficulty: float
     route_flip_share: float
     box_from_score: float
-    """boxes are compared where the network's score is at least this"""
+    """boxes are compared if the network's score is at least this"""
     tie: float = 1e-5
 
 
 BARS: dict[Precision, Bars] = {
     "fp32": Bars(box_px=0.05, score=1e-3, difficulty=1e-3, route_flip_share=0.0, box_from_score=0.001),
-    # Half precision keeps 11 bits: a logit of 4 moves by 0.002 at each layer it passes.
+    # Half precision has 11 bits: a logit of 4 moves by 0.002 at each layer that it passes.
     "fp16": Bars(box_px=2.0, score=0.03, difficulty=0.01, route_flip_share=0.005, box_from_score=0.05),
 }
 
@@ -66,8 +66,8 @@ def measure_parity(
 ) -> Parity:
     """Compare `runner`, whose graphs show their candidates, with the fp32 network on letterboxed images (S, S, 3).
 
-    Stages are chained as the server chains them, by both routes, at every batch size of `BATCH_SIZES`. `report` hears
-    how many images are done.
+    Stages are chained as in the server, for both routes, at every batch size of `BATCH_SIZES`. `report` is called with
+    the number of finished images.
     """
     worst = _Worst()
     expected: list[float] = []
@@ -107,7 +107,7 @@ def measure_flips(
     tie: float,
     report: Callable[[int], None] = lambda _done: None,
 ) -> tuple[float, int]:
-    """Share of images whose route flips, and how many there were: difficulties alone, hence on more images."""
+    """Share of images that flip their route, and the number of images; needs only difficulties, so it can use more."""
     expected: list[float] = []
     measured: list[float] = []
     for group in _groups(images, _GROUP):
@@ -122,7 +122,7 @@ def measure_flips(
 
 
 def check_parity(parity: Parity, bars: Bars, precision: Precision) -> None:
-    """Raises ParityError that names each number over its bar."""
+    """Raise ParityError that names each number above its limit."""
     names = ("box_px", "score", "difficulty", "route_flip_share")
     limits = [(name, getattr(parity, name), getattr(bars, name)) for name in names]
     limits.append(("suppression_differences", parity.suppression_differences, 0))
@@ -130,16 +130,16 @@ def check_parity(parity: Parity, bars: Bars, precision: Precision) -> None:
     if over:
         raise ParityError(
             f"the {precision} graphs differ too much from the network on {parity.images} images (routes: "
-            f"{parity.route_images or parity.images}), nothing was written: " + ", ".join(over)
+            f"{parity.route_images or parity.images} images), so nothing was written: " + ", ".join(over)
         )
 
 
 def route_flip_share(
     expected: Float32Array, measured: Float32Array, *, tie: float, thresholds: Sequence[float] = ()
 ) -> float:
-    """Share of images whose route differs at any of the thresholds.
+    """Share of images with another route at any of the thresholds.
 
-    Without thresholds: share of (image, threshold) pairs, at thresholds between neighbours at the deciles.
+    Without thresholds: share of (image, threshold) pairs, at thresholds between the neighbours at the deciles.
     """
     if thresholds:
         given = np.array(thresholds, np.float32)
@@ -157,7 +157,7 @@ def route_flip_share(
 
 @dataclass(frozen=True)
 class _Truth:
-    """What the network says of one image: difficulty, and decoded rows (N, 5 + classes) of both routes."""
+    """The network's results for one image: difficulty, and decoded rows (N, 5 + classes) of both routes."""
 
     difficulty: float
     easy: Float32Array
@@ -196,7 +196,7 @@ class _Worst:
 
 
 def _is_suppressed(found: Tensors, size: int, nms: Nms) -> bool:
-    """Whether the outputs are what plain suppression makes of the candidates."""
+    """Whether the outputs are the result of the plain suppression of the candidates."""
     _, boxes, scores, classes = (found[name] for name in CANDIDATES)
     scores = np.where(scores >= nms.score_floor, scores, np.float32(0))
     keep = suppress(boxes, scores, classes, iou_threshold=nms.iou_threshold)
@@ -218,10 +218,10 @@ def _groups(images: Iterable[UInt8Array], size: int) -> Iterator[list[UInt8Array
 
 
 def _largest(differences: Float32Array) -> float:
-    """Largest absolute value, 0 of none; NaN stays NaN, and so is over every bar."""
+    """Largest absolute value, 0 without values; NaN stays NaN and thus exceeds every limit."""
     return float(np.abs(differences).max()) if differences.size else 0.0
 
 
 def _larger(*values: float) -> float:
-    """The largest value, or NaN where there is one, which the built-in max may lose."""
+    """The largest value, or NaN if there is one; the built-in max may lose it."""
     return float(np.max(values))

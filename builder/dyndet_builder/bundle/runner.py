@@ -1,4 +1,4 @@
-"""A bundle's stages as bare ONNX Runtime sessions, chained as the server chains them."""
+"""A bundle's stages as bare ONNX Runtime sessions, chained as in the server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Answer:
 
 
 class StageRunner:
-    """Sessions of the three stage files on the CPU; `threads` per session, as many as ONNX Runtime likes if None."""
+    """Sessions of the three stage files on the CPU; `threads` per session, None: ONNX Runtime chooses."""
 
     def __init__(self, files: Mapping[StageName, Path], *, threads: int | None = None) -> None:
         self._sessions = {name: _session(files[name], threads) for name in STAGES}
@@ -56,7 +56,7 @@ class StageRunner:
         return Answer(first, self.run("detector2", {**first, "image": images}))
 
     def run(self, stage: StageName, tensors: Mapping[str, Array]) -> Tensors:
-        """One stage; it takes what it reads from `tensors`."""
+        """Run one stage; it takes its inputs from `tensors`."""
         session = self._sessions[stage]
         feed = {value.name: tensors[value.name] for value in session.get_inputs()}
         names = [value.name for value in session.get_outputs()]
@@ -64,7 +64,7 @@ class StageRunner:
 
 
 class BundleRunner(StageRunner):
-    """The stages of a bundle folder. Raises InputError where it is none or was changed."""
+    """The stages of a bundle folder. Raises InputError if it is not a bundle or was changed."""
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         self.bundle: Bundle = read_bundle(folder)

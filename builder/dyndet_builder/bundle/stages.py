@@ -1,4 +1,4 @@
-"""The three graphs of a bundle as torch modules: from uint8 pictures to difficulty, features and finished boxes."""
+"""The three graphs of a bundle as torch modules: from uint8 images to difficulty, features and finished boxes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Finish(nn.Module):
         rows = best.topk(self.top_k, dim=1).indices  # (B, K)
         chosen = _take(raw, rows).float()  # (B, K, 5 + classes)
 
-        # Split, not sliced: OpenVINO drops a slice that starts at 0 in front of a gather, and then refuses the shapes.
+        # Split, not sliced: OpenVINO drops a slice that starts at 0 before a gather, and then refuses the shapes.
         offsets, objectness, likely = torch.split(chosen, [4, 1, self.num_classes], dim=-1)
         pairs = (objectness.sigmoid() * likely.sigmoid()).flatten(1)  # (B, K * classes)
         scores, places = pairs.topk(self.top_k, dim=1)
@@ -140,20 +140,20 @@ def feature_outputs(network: DynamicDetector) -> tuple[str, ...]:
 def normalise(image: Tensor, network: DynamicDetector) -> Tensor:
     """uint8 (B, S, S, 3) to the network's (B, 3, S, S) in 0..1.
 
-    The cast comes first: TensorRT accepts uint8 for nothing else.
+    The cast comes first: it is the only layer for which TensorRT accepts uint8.
     """
     weight = next(network.backbone1.parameters())
     return (image.to(torch.float32).permute(0, 3, 1, 2) / 255.0).to(weight.dtype)
 
 
 def rows_of(network: DynamicDetector) -> int:
-    """How many boxes the network predicts per image."""
+    """Number of boxes that the network predicts per image."""
     sides = (network.input_size // stride for stride in network.spec.strides)
     return sum(len(network.spec.anchors[0]) * side**2 for side in sides)
 
 
 def _rows_at_rest(network: DynamicDetector) -> Tensor:
-    """What the network decodes from logits 0 says where each row sits; its stride goes with it. (N, 5)."""
+    """Place and stride of each row, (N, 5): what the network decodes if all logits are 0, and the stride."""
     anchors = len(network.spec.anchors[0])
     sides = [network.input_size // stride for stride in network.spec.strides]
     maps = [torch.zeros(1, anchors, side, side, 5) for side in sides]

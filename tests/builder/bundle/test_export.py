@@ -189,13 +189,13 @@ def test_bad_input_gets_one_sentence(demo_checkpoint: Path, demo_images: Path, t
     output = tmp_path / "bundle"
     with pytest.raises(InputError, match="dyndet did not write it"):
         export(demo_checkpoint, precious, images=demo_images)
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match=r"image folder .*missing does not exist"):
         export(demo_checkpoint, output, images=tmp_path / "missing")
     with pytest.raises(InputError, match="holds no images"):
         export(demo_checkpoint, output, images=precious)
     with pytest.raises(CheckpointError):
         export(damaged, output, images=demo_images)
-    with pytest.raises(InputError, match="cannot name a served model"):
+    with pytest.raises(InputError, match="cannot be the name of a model"):
         export(demo_checkpoint, output, images=demo_images, name="a/b")
     with pytest.raises(InputError, match="detections"):
         export(demo_checkpoint, output, images=demo_images, max_detections=0)
