@@ -130,7 +130,7 @@ def test_engines_are_pushed_where_they_can_run(there: tuple[TritonServer, Path],
     server, folder = there
     bundle = write_toy_bundle(tmp_path / "bundle")
     remote = RemoteServer(url=server.grpc_url, models=str(folder))
-    for version, refusal in (("10.9.0", "run on this version alone, but the server at"), ("10.5.0", "tensorrt")):
+    for version, refusal in (("10.9.0", "run only with this version, but the server at"), ("10.5.0", "tensorrt")):
         plans = write_toy_engines(tmp_path / version, read_bundle(bundle), tensorrt_version=version)
         options = RenderOptions(name="planned", backend="tensorrt", gpus=(0,), engines=plans)
         models = render(bundle, tmp_path / f"models {version}", options)

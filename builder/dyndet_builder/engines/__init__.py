@@ -1,1 +1,1 @@
-"""TensorRT engines of a bundle: built here, or by a script where TensorRT and the GPU are."""
+"""TensorRT engines of a bundle: built here, or by a script on a machine with TensorRT and the GPU."""

@@ -1,4 +1,4 @@
-"""Builds a bundle's TensorRT engines, one per stage, with the graphs' own precision, which is checked afterwards."""
+"""Builds a bundle's TensorRT engines, one per stage, in the graphs' own precision, and checks it afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMING_CACHE = "timing.cache"
 
 
 def tensorrt_here() -> bool:
-    """Whether TensorRT's Python API and a GPU are on this machine."""
+    """Whether this machine has TensorRT's Python API and a GPU."""
     return importlib.util.find_spec("tensorrt") is not None and bool(gpus_here())
 
 
@@ -41,12 +41,12 @@ def engines(
 ) -> Engines:
     """Build the engines of a bundle into the folder `output`, which appears whole or not at all.
 
-    `builder` is the Python module of TensorRT, or of TensorRT-RTX, which builds ahead of time for the compute
-    capabilities that `options` name, also without a GPU, and whose engines Triton does not run. `timing_cache` is a
-    file that TensorRT reads and extends; unless given, the one in `output`.
+    `builder` is the Python module of TensorRT or of TensorRT-RTX. TensorRT-RTX builds ahead of time for the compute
+    capabilities in `options`, also without a GPU; Triton does not run its engines. `timing_cache` is a file that
+    TensorRT reads and extends; by default the one in `output`.
 
-    Raises InputError for bad options and bundles, MissingExtraError without TensorRT or without a GPU that it needs,
-    ParityError where a graph or an engine has not the precision that the bundle claims.
+    Raises InputError for bad options and bundles, MissingExtraError if TensorRT or a GPU that it needs is missing,
+    ParityError if a graph or an engine does not have the precision that the bundle claims.
     """
     options = options or EngineOptions()
     described = read_bundle(bundle)
@@ -54,7 +54,7 @@ def engines(
     trt, gpus = _module(builder), gpus_here()
     if not gpus and not options.compute_capabilities:
         raise MissingExtraError(
-            "building engines needs an NVIDIA GPU, and nvidia-smi shows none here; write a script with "
+            "building engines needs an NVIDIA GPU, but nvidia-smi shows none here; write a script with "
             "`dyndet engines --script` and run it on the machine that will serve"
         )
     cache_file = timing_cache or output / TIMING_CACHE
@@ -101,11 +101,11 @@ def engines(
 def write_engines_script(bundle: Path, output: Path, script: Path, options: EngineOptions | None = None) -> Path:
     """Write a bash script that builds the engines with trtexec inside NVIDIA's image, and return its path.
 
-    Raises InputError for a bad bundle, ParityError where a graph has not the precision that the bundle claims.
+    Raises InputError for a bad bundle, ParityError if a graph does not have the precision that the bundle claims.
     """
     described = _checked(bundle)
     if options is not None and options.compute_capabilities:
-        raise InputError("trtexec builds for the GPU of its own machine alone; leave compute capabilities out")
+        raise InputError("trtexec builds only for the GPU of its own machine; leave out the compute capabilities")
     text = engines_script(described, options or EngineOptions(), folder=bundle, output=output, script=script)
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(text)

@@ -1,4 +1,4 @@
-"""What can be chosen when engines are built, and what a stage's engine has to take."""
+"""The options for building engines, and the shapes that a stage's engine takes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class EngineOptions:
     """How engines are built. Raises InputError for values that cannot work."""
 
     max_batch: int = 8
-    """images that a stage takes at most; the served repository may not take more"""
+    """the most images that a stage takes; the served repository must not take more"""
     preferred_batches: tuple[int, ...] = ()
     """batch sizes that the stages wait for; engines are tuned for the largest, or for `max_batch`"""
     workspace_mib: int | None = None
-    """memory that a layer may use while it computes; none: all of the GPU's"""
+    """memory that a layer may use while it computes; None: all of the GPU's memory"""
     optimization_level: int | None = None
-    """0 (fast build) to 5 (fast engine); none: TensorRT's own"""
+    """0 (fast build) to 5 (fast engine); None: TensorRT's default"""
     hardware_compatibility: HardwareCompatibility = "none"
-    """`ampere+`: runs on any GPU since Ampere; `same-compute-capability`; `none`: on the GPU that it was built on"""
+    """`ampere+`: runs on any GPU since Ampere; `same-compute-capability`; `none`: only on the model it was built on"""
     version_compatible: bool = False
-    """runs with later releases of the same major version too"""
+    """also runs with later releases of the same major version"""
     compute_capabilities: tuple[str, ...] = ()
-    """builds ahead of time for these GPUs, such as 8.6: TensorRT-RTX alone can"""
+    """builds ahead of time for these GPUs, such as 8.6; only for TensorRT-RTX"""
 
     @property
     def opt_batch(self) -> int:
@@ -51,7 +51,7 @@ class EngineOptions:
         if self.hardware_compatibility not in HARDWARE_COMPATIBILITIES:
             accepted = ", ".join(HARDWARE_COMPATIBILITIES)
             raise InputError(
-                f"hardware compatibility {self.hardware_compatibility!r} is not known; choose one of {accepted}"
+                f"unknown hardware compatibility {self.hardware_compatibility!r}; choose one of {accepted}"
             )
         for capability in self.compute_capabilities:
             if not _CAPABILITY.fullmatch(capability):
@@ -59,7 +59,7 @@ class EngineOptions:
 
 
 def profile_of(stage: Stage, options: EngineOptions) -> dict[str, Profile]:
-    """Shapes that a stage's engine takes: from one image to a full batch."""
+    """The shapes that a stage's engine takes: from one image to a full batch."""
     return {
         tensor.name: Profile(
             min=(1, *tensor.shape), opt=(options.opt_batch, *tensor.shape), max=(options.max_batch, *tensor.shape)

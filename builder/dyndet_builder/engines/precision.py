@@ -1,4 +1,4 @@
-"""What precision a graph has, and a network that TensorRT parsed from it: an fp32 engine may never pass for fp16."""
+"""The precision of a graph, and of a network that TensorRT parsed from it: an fp32 engine must never pass for fp16."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _COMPUTING = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 
 
 def check_bundle_precision(folder: Path, bundle: Bundle) -> None:
-    """Raise ParityError where a stage's graph has another precision than the bundle claims.
+    """Raise ParityError if a stage's graph has another precision than the bundle claims.
 
-    With strong typing an engine has its graph's precision; nothing that is asked of a builder changes it.
+    With strong typing, an engine has the precision of its graph; no option of the builder changes it.
     """
     for stage, described in bundle.stages.items():
         model = onnx.load(folder / described.file, load_external_data=False)
@@ -26,10 +26,10 @@ def check_bundle_precision(folder: Path, bundle: Bundle) -> None:
 
 
 def check_precision(shares: dict[str, float], claimed: Precision, what: str) -> None:
-    """Raise ParityError where `shares` of `half` and `int8` are not those of the precision that was claimed."""
+    """Raise ParityError if the `shares` of `half` and `int8` do not fit the claimed precision."""
     error = precision_error(claimed, shares)
     if error:
-        raise ParityError(f"{what} is not what it should be: {error}")
+        raise ParityError(f"{what} has the wrong precision: {error}")
 
 
 def graph_shares(model: onnx.ModelProto) -> dict[str, float]:
@@ -44,7 +44,7 @@ def graph_shares(model: onnx.ModelProto) -> dict[str, float]:
 
 
 def network_shares(network: Any) -> dict[str, float]:
-    """The same of a strongly typed network, whose builder may not choose other types."""
+    """The same shares in a strongly typed network; its builder must not choose other types."""
     dequantized, computing = set(), []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -59,5 +59,5 @@ def network_shares(network: Any) -> dict[str, float]:
 
 
 def share_of(claimed: Precision, shares: dict[str, float]) -> float:
-    """How much of an engine has the precision that its bundle claims, for tables."""
+    """Share of an engine with the precision that its bundle claims, for tables."""
     return {"fp32": 1 - shares["half"] - shares["int8"], "fp16": shares["half"], "int8": shares["int8"]}[claimed]

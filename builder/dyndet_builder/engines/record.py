@@ -1,4 +1,4 @@
-"""`engines.json`: which engines a folder holds, and what they are bound to; and whether a machine can run them."""
+"""`engines.json`: the engines in a folder and what they are bound to; checks whether a machine can run them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HardwareCompatibility = Literal["none", "ampere+", "same-compute-capability"]
 Builder = Literal["tensorrt", "tensorrt_rtx_bindings"]
 
 VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
-"""flag with which Triton takes engines of another TensorRT than its own"""
+"""flag with which Triton accepts engines from another TensorRT version than its own"""
 
 _TENSORRT = {RELEASE: TENSORRT, SERVER_VERSION: TENSORRT}
 """TensorRT inside the Triton image that dyndet is tested with, by the image's release and the server's version"""
@@ -49,13 +49,13 @@ class Engine(_Record):
 
     file: str
     sha256: str
-    graph_sha256: str = Field(description="of the stage's ONNX file that it was built from")
+    graph_sha256: str = Field(description="hash of the ONNX file from which it was built")
     size_bytes: int
     build_seconds: float
     profile: dict[str, Profile] = Field(description="by input")
     half_share: float = Field(description="share of the layers with weights that compute in half precision")
     int8_share: float
-    evidence: Literal["engine inspector", "typed network"] = Field(description="what told the shares")
+    evidence: Literal["engine inspector", "typed network"] = Field(description="source of the shares")
 
 
 class Engines(_Record):
@@ -66,8 +66,8 @@ class Engines(_Record):
     precision: Precision
     builder: Builder
     tensorrt_version: str
-    gpu: Gpu | None = Field(description="that the plans were built on; None of plans built ahead of time")
-    compute_capabilities: tuple[str, ...] = Field(default=(), description="of plans built ahead of time")
+    gpu: Gpu | None = Field(description="the GPU that built the plans; None if they were built ahead of time")
+    compute_capabilities: tuple[str, ...] = Field(default=(), description="for plans built ahead of time")
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
     max_batch: int
@@ -76,9 +76,9 @@ class Engines(_Record):
 
 
 def read_engines(folder: Path, bundle: Bundle | None = None) -> Engines:
-    """Read a folder of engines, and check each plan's hash and (of a `bundle`) the graph that it was built from.
+    """Read a folder of engines, and check the hash of each plan and, with `bundle`, of the graph that it came from.
 
-    Raises InputError where it is none, a plan is missing or changed, or belongs to another bundle.
+    Raises InputError if it is not a folder of engines, or a plan is missing, was changed, or is of another bundle.
     """
     engines = read_record(folder)
     for stage in STAGES:
@@ -87,14 +87,14 @@ def read_engines(folder: Path, bundle: Bundle | None = None) -> Engines:
         engine = engines.stages[stage]
         plan = folder / engine.file
         if not plan.is_file() or file_sha256(plan) != engine.sha256:
-            raise InputError(f"{plan} is missing or not the engine that {FILE_NAME} records; build the engines again")
+            raise InputError(f"{plan} is missing or not the engine in {FILE_NAME}; build the engines again")
         if bundle is not None and engine.graph_sha256 != bundle.stages[stage].sha256:
-            raise InputError(f"{plan} was built from another bundle's {stage}; build the engines from this one")
+            raise InputError(f"{plan} was built from another bundle's {stage}; build the engines from this bundle")
     return engines
 
 
 def read_record(folder: Path) -> Engines:
-    """Read `engines.json` alone. Raises InputError where there is none, and for another schema version."""
+    """Read only `engines.json`. Raises InputError if it is missing or has another schema version."""
     path = folder / FILE_NAME
     if not path.is_file():
         raise InputError(f"{folder} holds no engines (it has no {FILE_NAME}); `dyndet engines` builds them")
@@ -103,24 +103,24 @@ def read_record(folder: Path) -> Engines:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path} does not record engines of schema version 1: {where}: {first['msg']}") from error
+        raise InputError(f"{path} does not describe engines of schema version 1: {where}: {first['msg']}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What will run the engines. None: not known, not checked."""
+    """The machine that will run the engines. None: not known, so not checked."""
 
     gpus: tuple[Gpu, ...] | None
     tensorrt: str | None
     name: str
-    """for messages: `this machine`"""
+    """for messages, such as `this machine`"""
 
 
 def check_engines(repository: Path, target: Target) -> None:
-    """Raise InputError, in one sentence, where a repository's engines cannot run on a target.
+    """Raise InputError, in one sentence, if a repository's engines cannot run on a target.
 
-    A repository without `engines.json` is one whose stages are no engines, or whose plans came from elsewhere: nothing
-    is known of them.
+    A repository without `engines.json` has no engines as stages, or has plans from elsewhere, about which nothing is
+    known.
     """
     if not (repository / FILE_NAME).is_file():
         _check_plans(repository)
@@ -129,22 +129,22 @@ def check_engines(repository: Path, target: Target) -> None:
     if target.tensorrt is not None and not _version_fits(engines, target.tensorrt):
         accepted = "this major version" if engines.version_compatible else "this version"
         raise InputError(
-            f"the engines in {repository} were built with TensorRT {engines.tensorrt_version} and run on {accepted} "
-            f"alone, but {target.name} has {target.tensorrt}; build them there with `dyndet engines`"
+            f"the engines in {repository} were built with TensorRT {engines.tensorrt_version} and run only with "
+            f"{accepted}, but {target.name} has {target.tensorrt}; build them there with `dyndet engines`"
         )
     if target.gpus is None or any(_gpu_fits(engines, gpu) for gpu in target.gpus):
         return
     found = " and ".join(_gpu_text(gpu) for gpu in target.gpus) or "no GPU"
     raise InputError(
-        f"the engines in {repository} run on {_runs_on(engines)}, but {target.name} has {found}; build them there with "
-        "`dyndet engines`"
+        f"the engines in {repository} run only on {_runs_on(engines)}, but {target.name} has {found}; build them there "
+        "with `dyndet engines`"
     )
 
 
 def check_engines_here(repository: Path, image: str | None = None) -> None:
-    """`check_engines` for this machine, and for a Triton image where one will serve.
+    """`check_engines` for this machine, and for a Triton image if one will serve.
 
-    With an image, a machine without a GPU is not the one that will serve: its GPUs are not checked.
+    With an image, a machine without a GPU is not the one that will serve, so its GPUs are not checked.
     """
     if not (repository / FILE_NAME).is_file():
         _check_plans(repository)
@@ -159,17 +159,17 @@ def check_engines_here(repository: Path, image: str | None = None) -> None:
 
 
 def check_engines_there(repository: Path, url: str, triton_version: str) -> None:
-    """`check_engines` for a running server, which tells its version and not its GPUs."""
+    """`check_engines` for a running server, which reports its version but not its GPUs."""
     check_engines(repository, Target(gpus=None, tensorrt=tensorrt_of(triton_version), name=f"the server at {url}"))
 
 
 def tensorrt_of(version: str) -> str | None:
-    """TensorRT inside a release of Triton's image (`24.10`), or beside a version of the server (`2.51.0`), if known."""
+    """TensorRT in a release of Triton's image (`24.10`), or with a version of the server (`2.51.0`), if known."""
     return _TENSORRT.get(version)
 
 
 def version_arguments(engines: Engines | None) -> tuple[str, ...]:
-    """The flag that Triton needs to run engines of another TensorRT than its own."""
+    """The flag that Triton needs to run engines from another TensorRT version than its own."""
     compatible = engines is not None and engines.version_compatible
     return (VERSION_COMPATIBLE,) if compatible else ()
 
@@ -204,7 +204,7 @@ def _runs_on(engines: Engines) -> str:
     if engines.gpu is None or engines.hardware_compatibility == "same-compute-capability":
         known = engines.compute_capabilities if engines.gpu is None else (engines.gpu.compute_capability,)
         return f"GPUs of compute capability {' or '.join(known)}"
-    return f"{_gpu_text(engines.gpu)} alone"
+    return _gpu_text(engines.gpu)
 
 
 def _gpu_text(gpu: Gpu) -> str:

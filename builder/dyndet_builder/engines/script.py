@@ -17,7 +17,7 @@ _TEMPLATES = TEMPLATES / "engines"
 
 
 def trtexec_line(stage: Stage, options: EngineOptions, *, bundle: Path, output: Path) -> str:
-    """One stage's command, to be typed by hand. TensorRT 10 needs --stronglyTyped, to 11 it means nothing."""
+    """One stage's command, to be run by hand. TensorRT 10 needs --stronglyTyped; TensorRT 11 ignores it."""
     words = _words(stage, options, bundle=str(bundle), output=str(output))
     return shlex.join(["trtexec", "--stronglyTyped", *words])
 
@@ -30,8 +30,8 @@ def plan_name(stage: StageName) -> str:
 def engines_script(bundle: Bundle, options: EngineOptions, *, folder: Path, output: Path, script: Path) -> str:
     """Text of a bash script that builds all engines, checks their precision and writes `engines.json`.
 
-    `folder` and `output` are the bundle's and the engines' folders on the machine that has the GPU, `script` is where
-    the text will lie: the head of the script names them.
+    `folder` and `output` are the folders of the bundle and the engines on the machine with the GPU, `script` is the
+    file for the text; the head of the script names all three.
     """
     stages = [
         {
@@ -83,7 +83,7 @@ def _words(stage: Stage, options: EngineOptions, *, bundle: str, output: str) ->
 
 
 def _in_shell(word: str) -> str:
-    """A word whose `$bundle` and `$work` the shell fills in."""
+    """A word in which the shell replaces `$bundle` and `$work`."""
     return f'"{word}"' if "$" in word else shlex.quote(word)
 
 
@@ -92,7 +92,7 @@ def _shapes(profile: dict[str, Profile], which: str) -> str:
 
 
 def _told(bundle: Bundle, options: EngineOptions) -> dict[str, Any]:
-    """What is known of the engines before they are built; `layers.record` adds the rest."""
+    """What is known about the engines before they are built; `layers.record` adds the rest."""
     return {
         "schema_version": 1,
         "bundle": bundle.name,

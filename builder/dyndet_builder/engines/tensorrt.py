@@ -1,8 +1,8 @@
-"""Builds one stage's engine with TensorRT's Python API: TensorRT 10, 11 and TensorRT-RTX by one path.
+"""Builds one stage's engine with TensorRT's Python API: one way for TensorRT 10, 11 and TensorRT-RTX.
 
-What differs is asked of the module by name, never by version number: TensorRT 10 has to be told that a network is
-strongly typed (the flag is ignored by 11 and gone one day), TensorRT-RTX alone builds ahead of time for GPUs that are
-named, and the flags of weak typing, gone in 11, are not used at all.
+Differences are found by the names in the module, never by version number. TensorRT 10 needs a flag for a strongly typed
+network; TensorRT 11 ignores the flag and will drop it one day. Only TensorRT-RTX builds ahead of time for named GPUs.
+The flags for weak typing, which TensorRT 11 lacks, are not used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dyndet_builder.engines.precision import network_shares
 from dyndet_templates.engines.layers import precision_shares
 
 Report = Callable[[int, int], None]
-"""Told how many steps of a build are done, and of how many; both grow."""
+"""Called with the finished steps of a build and their total; both grow."""
 
 _TYPES = {"uint8": "UINT8", "int32": "INT32", "float16": "HALF", "float32": "FLOAT"}
 _LEVELS = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
@@ -31,14 +31,14 @@ _LEVELS = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CA
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """An engine and what is known of it."""
+    """An engine and what is known about it."""
 
     plan: bytes
     seconds: float
     shares: dict[str, float]
     """of `half` and `int8` among the layers with weights"""
     inspected: bool
-    """whether the engine's inspector told the shares; else the typed network did"""
+    """whether the shares come from the engine's inspector; otherwise from the typed network"""
     timing_cache: bytes
 
 
@@ -54,8 +54,8 @@ def build_stage(
 ) -> Built:
     """Build an engine with the module `trt`. `inspect`: whether this machine can load it to look inside.
 
-    Raises InputError for options that this TensorRT does not have, DyndetError with TensorRT's own words where it does
-    not take the graph.
+    Raises InputError for options that this TensorRT does not have, DyndetError with TensorRT's own message if it does
+    not accept the graph.
     """
     log = _log(trt)
     log.lines.clear()
@@ -65,7 +65,7 @@ def build_stage(
     parsed = parser.parse(graph.read_bytes())
     errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
     if not parsed or errors:
-        raise DyndetError(f"TensorRT's parser does not take {graph.name}: {'; '.join(errors or log.lines[:3])}")
+        raise DyndetError(f"TensorRT's parser does not accept {graph.name}: {'; '.join(errors or log.lines[:3])}")
     _check_contract(network, stage, graph.name)
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, report)
@@ -77,7 +77,7 @@ def build_stage(
         plan = builder.build_serialized_network(network, config)
         seconds = time.monotonic() - started
         if plan is None:
-            raise DyndetError(f"TensorRT cannot build {graph.name}: {'; '.join(log.lines[:3]) or 'it says not why'}")
+            raise DyndetError(f"TensorRT cannot build {graph.name}: {'; '.join(log.lines[:3]) or 'no reason given'}")
         cache = config.get_timing_cache()
         kept = b"" if cache is None else bytes(memoryview(cache.serialize()))
     content = bytes(memoryview(plan))
@@ -101,7 +101,7 @@ def _configure(trt: Any, builder: Any, config: Any, stage: Stage, options: Engin
     for name, shapes in profile_of(stage, options).items():
         profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
     config.add_optimization_profile(profile)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector tells layer names alone
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # without it, the inspector shows only layer names
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     if options.optimization_level is not None:
@@ -115,12 +115,12 @@ def _configure(trt: Any, builder: Any, config: Any, stage: Stage, options: Engin
 
 
 def _set_targets(trt: Any, config: Any, capabilities: tuple[str, ...]) -> None:
-    """Name the GPUs to build for, where this TensorRT builds ahead of time."""
+    """Name the GPUs to build for, if this TensorRT builds ahead of time."""
     if not capabilities:
         return
     kinds = getattr(trt, "ComputeCapability", None)
     if kinds is None or not hasattr(config, "set_compute_capability"):
-        raise InputError("this TensorRT builds for the GPU of its own machine alone; leave compute capabilities out")
+        raise InputError("this TensorRT builds only for the GPU of its own machine; leave out the compute capabilities")
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
         kind = _member(kinds, f"SM{capability.replace('.', '')}", "compute capability")
@@ -136,13 +136,13 @@ def _member(kinds: Any, name: str, what: str) -> Any:
 
 
 def _check_contract(network: Any, stage: Stage, name: str) -> None:
-    """A parser that understood nothing still answers that it did."""
+    """Compare the parsed network with the contract: the parser reports success even if it understood nothing."""
     found_in = [_described(network.get_input(index)) for index in range(network.num_inputs)]
     found_out = [_described(network.get_output(index)) for index in range(network.num_outputs)]
     for found, expected in ((found_in, stage.inputs), (found_out, stage.outputs)):
         wanted = [(tensor.name, _TYPES[tensor.dtype], (-1, *tensor.shape)) for tensor in expected]
         if found != wanted:
-            raise DyndetError(f"TensorRT's parser made {found} of the tensors of {name}, which are {wanted}")
+            raise DyndetError(f"TensorRT's parser read the tensors of {name} as {found}, but they are {wanted}")
 
 
 def _described(tensor: Any) -> tuple[str, str, tuple[int, ...]]:
@@ -160,7 +160,7 @@ def _inspected(trt: Any, log: Any, plan: bytes) -> Any:
 
 @functools.cache
 def _log(trt: Any) -> Any:
-    """One log for the whole process: TensorRT keeps the first that it is given."""
+    """One log for the whole process, because TensorRT keeps the first log that it gets."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -175,7 +175,7 @@ def _log(trt: Any) -> Any:
 
 
 def _monitor(trt: Any, report: Report) -> Any:
-    """TensorRT's own progress: phases with steps, phases within phases."""
+    """TensorRT's own progress: phases have steps and other phases."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""What precision an engine has by its own layers, as TensorRT's engine inspector lists them; and the engines' record.
+"""The precision of an engine by its own layers, as TensorRT's engine inspector lists them; and the engines' record.
 
-`dyndet engines` imports this, and puts its text into the script that runs inside NVIDIA's image, which has no dyndet:
-hence the standard library alone, and nothing that Python 3.8 lacks.
+`dyndet engines` imports this file, and copies its text into the script that runs inside NVIDIA's image. dyndet is not
+there, so this file needs only the standard library and Python 3.8.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 DOMINANT = 0.5
-"""share of the layers with weights that makes an engine's precision"""
+"""share of the layers with weights from which an engine counts as half or int8"""
 
 _COMPUTES = re.compile(r"conv|gemm|matmul|matrix", re.IGNORECASE)
 _HALF = re.compile(r"\b(half|fp16|bf16|bfloat16)\b", re.IGNORECASE)
@@ -21,10 +21,10 @@ _INT8 = re.compile(r"\bint8\b", re.IGNORECASE)
 
 
 def precision_shares(information: Any) -> dict[str, float] | None:
-    """Shares of the layers with weights that compute in `half` and `int8`; None where only names of layers are told.
+    """Shares of the layers with weights that compute in `half` and `int8`; None if there are only names of layers.
 
     `information` is the inspector's JSON as plain data. TensorRT 10 writes a tensor's type into `Format/Datatype`,
-    TensorRT 11 into two fields: any field whose name speaks of a type or format is read.
+    TensorRT 11 into two fields; any field with "type" or "format" in its name is read.
     """
     layers = information.get("Layers", []) if isinstance(information, dict) else information
     texts = [_types(layer) for layer in layers if isinstance(layer, dict) and _computes(layer)]
@@ -36,13 +36,13 @@ def precision_shares(information: Any) -> dict[str, float] | None:
 
 
 def _computes(layer: dict[str, Any]) -> bool:
-    """Whether a layer has weights: a convolution or a matrix product, however it was fused."""
+    """Whether a layer has weights: a convolution or a matrix product, fused or not."""
     kind = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}"
     return "Weights" in layer or bool(_COMPUTES.search(kind))
 
 
 def _types(layer: dict[str, Any]) -> str:
-    """All that a layer says of the types of what it reads, writes and holds, but for its bias (fp32 beside int8)."""
+    """All types of a layer's inputs, outputs and weights, without its bias (fp32 in an int8 layer)."""
     holders = [*layer.get("Inputs", []), *layer.get("Outputs", []), layer.get("Weights", {})]
     return "; ".join(
         str(value)
@@ -54,18 +54,18 @@ def _types(layer: dict[str, Any]) -> str:
 
 
 def precision_error(claimed: str, shares: dict[str, float]) -> str:
-    """Why an engine is not of the precision that its bundle claims; empty where it is."""
+    """Why an engine does not have the precision that its bundle claims; empty if it has."""
     found = " and ".join(f"{share:.0%} in {name}" for name, share in shares.items())
     good = {
         "fp32": shares["half"] < DOMINANT and shares["int8"] < DOMINANT,
         "fp16": shares["half"] >= DOMINANT,
         "int8": shares["int8"] >= DOMINANT,
     }[claimed]
-    return "" if good else f"the bundle says {claimed}, but of its layers with weights {found} compute"
+    return "" if good else f"the bundle says {claimed}, but its layers with weights compute in other types ({found})"
 
 
 def version_in(log: str) -> str:
-    """TensorRT's version by the banner of a trtexec log, `TensorRT v101303` for 10.13.3; empty where there is none."""
+    """TensorRT's version by the banner of a trtexec log, `TensorRT v101303` for 10.13.3; empty if there is none."""
     found = re.search(r"TensorRT v(\d{6})\b", log)
     if found is None:
         return ""
@@ -74,17 +74,17 @@ def version_in(log: str) -> str:
 
 
 def stage_record(folder: Path, told: dict[str, Any], claimed: str) -> dict[str, Any]:
-    """A stage's entry of `engines.json`. `told`: file, graph_sha256, profile, build_seconds.
+    """A stage's entry in `engines.json`. `told`: file, graph_sha256, profile, build_seconds.
 
-    Raises ValueError where the layer information beside the plan says another precision than the bundle claims.
+    Raises ValueError if the layer information beside the plan shows another precision than the bundle claims.
     """
     plan = folder / told["file"]
     shares = precision_shares(json.loads((folder / f"{plan.name}.layers.json").read_text()))
     if shares is None:
-        raise ValueError(f"{plan.name} tells nothing of its layers' types; build it with --profilingVerbosity=detailed")
+        raise ValueError(f"{plan.name} does not show its layers' types; build it with --profilingVerbosity=detailed")
     error = precision_error(claimed, shares)
     if error:
-        raise ValueError(f"{plan.name} is not what it should be: {error}")
+        raise ValueError(f"{plan.name} has the wrong precision: {error}")
     return {
         **told,
         "sha256": hashlib.sha256(plan.read_bytes()).hexdigest(),
@@ -98,8 +98,8 @@ def stage_record(folder: Path, told: dict[str, Any], claimed: str) -> dict[str, 
 def record(folder: Path, told: dict[str, Any], gpu: str, seconds: list[float]) -> None:
     """Write `engines.json` for plans that trtexec left in `folder`.
 
-    `told` is everything known before the build, `gpu` a line of nvidia-smi (name, compute capability), `seconds` what
-    each stage took.
+    `told` is everything known before the build, `gpu` a line of nvidia-smi (name, compute capability), `seconds` the
+    build time of each stage.
     """
     name, capability = (part.strip() for part in gpu.rsplit(",", 1))
     stages, version = {}, ""
@@ -107,7 +107,7 @@ def record(folder: Path, told: dict[str, Any], gpu: str, seconds: list[float]) -
         stages[stage] = stage_record(folder, {**known, "build_seconds": seconds[index]}, told["precision"])
         version = version_in((folder / f"{known['file']}.log").read_text(errors="replace"))
     if not version:
-        raise ValueError("trtexec did not say which TensorRT it is; accepted are 10 and later")
+        raise ValueError("the log of trtexec does not name its TensorRT version; accepted are 10 and later")
     whole = {
         **told,
         "tensorrt_version": version,

@@ -169,7 +169,7 @@ def test_rendered_engines_are_checked_before_a_server_starts(bundle: Path, tmp_p
     with pytest.raises(InputError, match="take at most 8 images, but max_batch is 16"):
         render(bundle, repository, replace(options, max_batch=16))
     if not gpus_here():
-        with pytest.raises(InputError, match=r"run on NVIDIA A10 \(compute capability 8\.6\) alone, but .* has no GPU"):
+        with pytest.raises(InputError, match=r"run only on NVIDIA A10 \(compute capability 8\.6\), but .* has no GPU"):
             TritonServer(repository).start()
         assert "tritonserver" in docker_command(repository, ports=DEFAULT_PORTS)[-1]
     newer = render(
@@ -177,7 +177,7 @@ def test_rendered_engines_are_checked_before_a_server_starts(bundle: Path, tmp_p
         tmp_path / "newer",
         replace(options, engines=write_toy_engines(tmp_path / "e11", described, tensorrt_version="11.1.0")),
     )
-    with pytest.raises(InputError, match=r"TensorRT 11\.1\.0 and run on this version alone, but .* has 10\.5\.0"):
+    with pytest.raises(InputError, match=r"TensorRT 11\.1\.0 and run only with this version, but .* has 10\.5\.0"):
         docker_command(newer, ports=DEFAULT_PORTS)
     bare = render(bundle, tmp_path / "bare", replace(options, engines=None))
     with pytest.raises(InputError, match=r"has no engine model\.plan; build engines with `dyndet engines`"):
@@ -193,9 +193,9 @@ def test_rendered_engines_are_checked_before_a_server_starts(bundle: Path, tmp_p
         ({"hardware_compatibility": "same-compute-capability"}, Gpu(name="A40", compute_capability="8.6"), None, ""),
         ({"hardware_compatibility": "ampere+"}, Gpu(name="L4", compute_capability="8.9"), None, ""),
         ({"hardware_compatibility": "ampere+"}, Gpu(name="T4", compute_capability="7.5"), None, "8.0 and later"),
-        ({}, A10, "10.6.0", "this version alone"),
+        ({}, A10, "10.6.0", "only with this version"),
         ({"version_compatible": True}, A10, "10.6.0", ""),
-        ({"version_compatible": True}, A10, "11.0.0", "this major version alone"),
+        ({"version_compatible": True}, A10, "11.0.0", "only with this major version"),
     ],
 )
 def test_what_engines_are_bound_to(
