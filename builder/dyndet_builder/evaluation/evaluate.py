@@ -1,4 +1,4 @@
-"""Evaluates a dynamic detector, wherever it runs: average precision at any threshold, and how good its router is."""
+"""Evaluates a dynamic detector, wherever it runs: average precision at any threshold, and the quality of the router."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _PLOT_SUFFIXES = (".png", ".svg")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """An evaluation, and where it comes from."""
+    """An evaluation and its source."""
 
     source: str
     """such as `checkpoint pico.safetensors`"""
     data: str
     evaluation: Evaluation
     from_cache: bool
-    """whether the detections were those of an earlier run"""
+    """whether the detections are those of an earlier run"""
     cache_file: Path | None
-    """where the detections are kept; None where they are not"""
+    """the file that stores the detections; None if they are not stored"""
     plot: Path | None
 
     def as_json(self) -> dict[str, Any]:
@@ -63,10 +63,10 @@ def evaluate(
 ) -> EvaluationReport:
     """COCO average precision of a checkpoint file, a bundle folder, or (`url`, `model`) a served detector.
 
-    `data` and `images` are as `read_dataset` takes them. Shares and thresholds default to a few shares. Detections are
-    kept in the folder `cache` unless it is None, under a name made from the content of detector and data set. `plot` is
-    a .png or .svg file for AP over hard share. Raises InputError for bad input, before any image is run, ServerError,
-    and MissingExtraError for a plot without matplotlib.
+    `data` and `images` are those of `read_dataset`. Without shares and thresholds, a few shares are used. Unless it is
+    None, the folder `cache` stores the detections; the file name is a hash of the content of detector and data set.
+    `plot` is a .png or .svg file for AP over hard share. Raises InputError for bad input, before any image is run,
+    ServerError, and MissingExtraError for a plot without matplotlib.
     """
     check_points(hard_shares, thresholds)
     draw = None if plot is None else _drawing(plot)
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def _drawing(plot: Path) -> Callable[[Evaluation, str], None]:
-    """What will draw the plot; all that could be wrong about it shows now."""
+    """The function that will draw the plot. Every error about the plot is raised now."""
     if plot.suffix.lower() not in _PLOT_SUFFIXES:
         raise InputError(f"a plot is a {' or '.join(_PLOT_SUFFIXES)} file, not {plot}")
     if not plot.resolve().parent.is_dir():
@@ -114,12 +114,12 @@ def _file(cache: Path, detector: Source, data: CocoDataset) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"detections cannot be kept in {cache} ({error.strerror}); --no-cache goes without") from error
+        raise InputError(f"detections cannot be stored in {cache} ({error.strerror}); try --no-cache") from error
     return results_file(cache, {**detector.identity(), "data": data_sha256(data)})
 
 
 def _kept(file: Path, results: RouteResults) -> Path | None:
-    """The file; None where it could not be written, which is no reason to lose what was found."""
+    """The written file; None if it could not be written. The results are used in either case."""
     try:
         write_results(file, results)
     except InputError:

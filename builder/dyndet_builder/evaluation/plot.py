@@ -1,4 +1,4 @@
-"""Draws average precision over the share of hard images: the router between chance and the oracle."""
+"""Draws average precision over the share of hard images: the router between random routing and the oracle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ except ImportError as error:
     raise MissingExtraError("a plot needs matplotlib; `pip install 'dyndet[train]'` installs it") from error
 
 _INK, _MUTED, _GRID = "#222222", "#666666", "#e3e3e3"
-# Told apart by colour-blind readers (Okabe-Ito) and, by dash and marker, in print without colour.
+# Colour-blind readers can tell the colours apart (Okabe-Ito); dashes and markers differ in print without colour.
 _CURVES = {
     "oracle (knows both losses)": ("#009e73", (0, (5, 2)), "^", 4.5),
     "router": ("#0072b2", "-", "o", 5.0),
@@ -24,7 +24,7 @@ _CURVES = {
 
 
 def draw(evaluation: Evaluation, path: Path, *, caption: str) -> None:
-    """Write a .png or .svg with the three curves; the oracle's is left out where it is not known."""
+    """Write a .png or .svg with the three curves; the oracle's is left out if it is not known."""
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.add_subplot()
     heights: dict[str, list[tuple[float, float]]] = {name: [] for name in _CURVES}
@@ -54,7 +54,7 @@ def draw(evaluation: Evaluation, path: Path, *, caption: str) -> None:
 
 
 def _annotate_ends(axes: Axes, evaluation: Evaluation) -> None:
-    """Name the two ends outside of the curves, where nothing runs through the words."""
+    """Label the two ends beside the curves, where no line crosses the words."""
     for x, ap, text, outwards in ((0.0, evaluation.easy.ap, "all easy", -1), (1.0, evaluation.hard.ap, "all hard", 1)):
         axes.annotate(
             f"{text}\n{ap:.1f} %",

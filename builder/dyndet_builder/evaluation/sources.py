@@ -1,6 +1,6 @@
 """The three kinds of detector that can be evaluated: a checkpoint, a bundle folder, a detector on a Triton server.
 
-Each says what it is before it runs, so that results of an earlier run can be used instead.
+Each gives its identity before it runs, so results of an earlier run can be used instead.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BUNDLE_SHA256 = "dyndet_bundle_sha256"
 
 
 class Source(Protocol):
-    """A detector to be evaluated."""
+    """A detector that can be evaluated."""
 
     label: str
     """for people, such as `checkpoint pico.safetensors`"""
@@ -46,14 +46,14 @@ class Source(Protocol):
     input_size: int
 
     def identity(self) -> Mapping[str, str]:
-        """Everything but the images that its detections depend on: hashes of contents, settings, tool versions."""
+        """Everything that its detections depend on, except the images: hashes of contents, settings, tool versions."""
 
     def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
-        """All images through both routes. Raises InputError where classes or size do not fit."""
+        """Run all images through both routes. Raises InputError if classes or size do not fit."""
 
 
 class CheckpointSource:
-    """A checkpoint in PyTorch; the only source whose detection losses are known. Raises CheckpointError."""
+    """A checkpoint in PyTorch; the only source with known detection losses. Raises CheckpointError."""
 
     def __init__(self, path: Path, *, architecture: str | None = None) -> None:
         self.label = f"checkpoint {path.name}"
@@ -62,7 +62,7 @@ class CheckpointSource:
         self.class_names, self.input_size = self._network.class_names, self._network.input_size
 
     def identity(self) -> Mapping[str, str]:
-        """Content of the file, its architecture, the suppression, torch's version."""
+        """The content of the file, its architecture, the suppression, torch's version."""
         return {
             "checkpoint": file_sha256(self._path),
             "architecture": self._network.spec.name,
@@ -71,12 +71,12 @@ class CheckpointSource:
         }
 
     def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
-        """In batches, backbone 1 once for both routes."""
+        """Run in batches, backbone 1 once for both routes."""
         return run_routes(self._network, data, batch=_BATCH, progress=progress)
 
 
 class BundleSource:
-    """A bundle folder in ONNX Runtime on the CPU. Raises InputError where it is none or was changed."""
+    """A bundle folder in ONNX Runtime on the CPU. Raises InputError if it is not a bundle or was changed."""
 
     def __init__(self, folder: Path) -> None:
         self.label = f"bundle {folder.resolve().name}"
@@ -85,11 +85,11 @@ class BundleSource:
         self.class_names, self.input_size = self._bundle.class_names, self._bundle.input_size
 
     def identity(self) -> Mapping[str, str]:
-        """Content of bundle.json, which has the stages' hashes and the suppression, and ONNX Runtime's version."""
+        """The content of bundle.json (with the stages' hashes and the suppression), and ONNX Runtime's version."""
         return {"bundle": file_sha256(self._folder / FILE_NAME), **_versions("dyndet", "onnxruntime")}
 
     def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
-        """In batches, backbone 1 once for both routes."""
+        """Run in batches, backbone 1 once for both routes."""
         check_contract("the bundle", self.class_names, self.input_size, data)
         runner = BundleRunner(self._folder)
 
@@ -114,16 +114,16 @@ class ServedSource:
         self.class_names, self.input_size = served.class_names, served.input_size
 
     def identity(self) -> Mapping[str, str]:
-        """The bundle that it was rendered from, what runs the stages, and versions.
+        """The bundle of the rendering, the backends of the stages, and versions.
 
-        Raises ServerError where the server does not say which bundle.
+        Raises ServerError if the server does not name the bundle.
         """
         parameters = self._config.get("parameters", {})
         bundle = parameters.get(_BUNDLE_SHA256, {}).get("string_value")
         if not bundle:
             raise ServerError(
-                f"model {self._model!r} at {self._url} does not say which bundle it was rendered from (parameter "
-                f"{_BUNDLE_SHA256}), so that its detections cannot be kept; evaluate it with --no-cache"
+                f"model {self._model!r} at {self._url} does not name the bundle that it was rendered from (parameter "
+                f"{_BUNDLE_SHA256}), so its detections cannot be stored; evaluate it with --no-cache"
             )
         with Served(self._url, self._model) as served:
             versions = served.versions()
@@ -131,7 +131,7 @@ class ServedSource:
         return {"served_bundle": bundle, "rendered_by": rendered_by, **versions, **self._backends()}
 
     def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
-        """Two requests per image, a few at a time. Raises ServerError where an image does not take the forced route."""
+        """Send two requests per image, a few at a time. Raises ServerError if an image takes the other route."""
         check_contract("the served detector", self.class_names, self.input_size, data)
         with (
             Detector(self._url, self._model, timeout=_TIMEOUT_S) as detector,
@@ -149,19 +149,19 @@ class ServedSource:
             return collect(data, answer, batch=_BATCH, progress=progress)
 
     def _both(self, detector: Detector, image: UInt8Array) -> tuple[Answer, Answer]:
-        """Answers by the easy and the hard route about a letterboxed image, boxes in pixels of the square."""
+        """The answers of the easy and the hard route to a letterboxed image, boxes in pixels of the square."""
         easy = detector.detect(image, threshold=ALL_EASY, min_score=0.0)
         hard = detector.detect(image, threshold=ALL_HARD, min_score=0.0)
         for answer, forced in ((easy, "easy"), (hard, "hard")):
             if answer.route != forced:
                 raise ServerError(
-                    f"model {self._model!r} at {self._url} answered by route {answer.route} where {forced} was forced "
+                    f"model {self._model!r} at {self._url} took the route {answer.route}, but {forced} was forced "
                     f"(difficulty {answer.difficulty}); the server's log says why"
                 )
         return easy, hard
 
     def _backends(self) -> dict[str, str]:
-        """What runs each stage, where stages are models of their own."""
+        """The backend of each stage, if the stages are models of their own."""
         found: dict[str, str] = {}
         for stage in STAGES:
             try:
@@ -175,19 +175,19 @@ class ServedSource:
 def open_source(
     source: Path | None, *, url: str | None = None, model: str = "dyndet", architecture: str | None = None
 ) -> Source:
-    """The detector that a path (checkpoint file or bundle folder) or a server's address stands for.
+    """The detector at a path (checkpoint file or bundle folder) or a server's address.
 
-    Raises InputError where neither or both are given, or the path is nothing of the kind.
+    Raises InputError if neither or both are given, or the path is neither a checkpoint nor a bundle.
     """
     if (source is None) == (url is None):
         raise InputError(
-            "evaluate one detector: a checkpoint file, a bundle folder, or a served one through --url HOST:PORT"
+            "evaluate one detector: a checkpoint file, a bundle folder, or a served detector with --url HOST:PORT"
         )
     if url is not None:
         return ServedSource(url, model)
     assert source is not None
     if not source.exists():
-        raise InputError(f"{source} does not exist; give a checkpoint file or a bundle folder")
+        raise InputError(f"{source} does not exist; name a checkpoint file or a bundle folder")
     if source.is_dir():
         return BundleSource(source)
     return CheckpointSource(source, architecture=architecture)
@@ -206,7 +206,7 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 def _unpacked(outputs: Tensors) -> list[Detections]:
-    """Each image's used rows of a stage's outputs."""
+    """The used rows of a stage's outputs, for each image."""
     counts = outputs["num_detections"].reshape(-1).tolist()
     boxes, scores, classes = (torch.from_numpy(outputs[name]) for name in ("boxes", "scores", "classes"))
     return [Detections(boxes[i, :n], scores[i, :n], classes[i, :n]) for i, n in enumerate(counts)]

@@ -191,7 +191,7 @@ def test_bad_input_ends_in_one_sentence(
         ([good, "--plot", str(tmp_path / "none" / "ap.png")], "the folder of the plot"),
         ([good, "--data", str(strange)], "has the classes"),
         ([good, "--data", str(tmp_path / "none")], "cannot be read"),
-        ([good, "--cache", str(tmp_path / "file")], "--no-cache goes without"),
+        ([good, "--cache", str(tmp_path / "file")], "try --no-cache"),
     ]
     for words, expected in cases:
         given = words if "--data" in words else [*words, "--data", str(data)]
