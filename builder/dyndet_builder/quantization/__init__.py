@@ -1,1 +1,1 @@
-"""int8 bundles by explicit Q/DQ, and what they cost."""
+"""int8 bundles with explicit Q/DQ, and their cost."""

@@ -1,4 +1,4 @@
-"""How far an int8 bundle is from the fp32 one it was made of, on real images."""
+"""Measures on real images how far an int8 bundle is from the fp32 bundle that it was made from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dyndet_builder.bundle.parity import BARS, route_flip_share
 from dyndet_builder.bundle.runner import StageRunner, Tensors
 
 FROM_SCORE = 0.25
-"""detections that are compared; below it, which candidates survive suppression is noise"""
+"""detections with at least this score are compared; below it, noise decides which candidates survive suppression"""
 _MATCHES = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Differences:
-    """Largest differences, unless they say otherwise."""
+    """Largest differences, unless a name says otherwise."""
 
     images: int
     box_px: float
@@ -30,7 +30,7 @@ class Differences:
 
 
 def compare(before: StageRunner, after: StageRunner, images: Iterable[UInt8Array]) -> Differences:
-    """Run both routes of both on letterboxed images (S, S, 3) and match their detections."""
+    """Run both routes of both bundles on letterboxed images (S, S, 3) and match their detections."""
     boxes: list[float] = []
     scores: list[float] = []
     counted = matched = 0
@@ -60,7 +60,7 @@ def compare(before: StageRunner, after: StageRunner, images: Iterable[UInt8Array
 
 
 def _matched(old: Tensors, new: Tensors) -> tuple[list[tuple[float, float]], int]:
-    """Differences (pixels, score) of the detections that overlap by half or more, and how many were to be matched."""
+    """Differences (pixels, score) of the detections that overlap by half or more, and the number of detections."""
     likely = old["scores"][0] >= FROM_SCORE
     pairs = []
     for box, score, kind in zip(

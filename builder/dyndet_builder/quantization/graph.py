@@ -1,8 +1,8 @@
-"""One stage's graph in int8 by explicit Q/DQ pairs, as TensorRT wants them.
+"""One stage's graph in int8 with explicit Q/DQ pairs, as TensorRT wants them.
 
-Symmetric activations, symmetric weights per output channel, biases in fp32. Convolutions alone are quantized: TensorRT
-and ONNX Runtime move the pairs over what lies between two of them. The router's convolutions stay fp32, and so do the
-last ones of a detector, whose outputs are boxes and scores, and all of decoding and suppression.
+Activations are symmetric, weights are symmetric per output channel, biases stay in fp32. Only convolutions are
+quantized: TensorRT and ONNX Runtime move the pairs over the layers between two convolutions. The router's convolutions
+stay in fp32. So do the last convolutions of a detector, which give boxes and scores, and decoding and suppression.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from onnxruntime.quantization import (
 from dyndet_builder.bundle.runner import Tensors
 
 PERCENTILE = 99.99
-"""Values beyond it saturate. With the largest value of all instead, the demo model lost 1.3 AP on the hard route."""
+"""Values beyond it saturate. With the largest value instead, the demo model lost 1.3 AP on the hard route."""
 CHUNK = 2
-"""images whose activations are held at once; the number of calibration images is a multiple of it"""
+"""images with activations in memory at the same time; the number of calibration images is a multiple of it"""
 _DIFFICULTY = "difficulty"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Convolutions of a graph, and how many of them were quantized."""
+    """The number of convolutions in a graph, and of quantized ones."""
 
     convolutions: int
     quantized: int
@@ -56,7 +56,7 @@ class _Feeds(CalibrationDataReader):  # type: ignore[misc]
         return len(self._feeds)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """What `get_next` gives from now on."""
+        """Set the range that `get_next` returns from now on."""
         self._left = iter(self._feeds[start_index:end_index])
 
     def get_next(self) -> Tensors | None:
@@ -85,7 +85,7 @@ def quantize_graph(source: Path, target: Path, feeds: Sequence[Tensors]) -> Coun
             extra_options={
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
-                "QuantizeBias": False,  # TensorRT knows no int32 biases
+                "QuantizeBias": False,  # TensorRT has no int32 biases
                 "OpTypesToExcludeOutputQuantization": ["Conv"],  # a pair before each convolution is enough
                 "CalibPercentile": PERCENTILE,
                 "CalibStridedMinMax": CHUNK,
@@ -95,7 +95,7 @@ def quantize_graph(source: Path, target: Path, feeds: Sequence[Tensors]) -> Coun
 
 
 def _router(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes that nothing but the difficulty needs."""
+    """Names of the nodes that only the difficulty needs."""
     outputs = [value.name for value in model.graph.output]
     if _DIFFICULTY not in outputs:
         return set()
@@ -114,7 +114,7 @@ def _needed(model: onnx.ModelProto, tensors: set[str]) -> set[str]:
 
 
 def _last_convolutions(model: onnx.ModelProto) -> set[str]:
-    """Of a graph that ends in detections: the convolutions that no other one reads, however indirectly."""
+    """In a graph that ends in detections: the convolutions that no other one reads, directly or indirectly."""
     if not any(node.op_type == "TopK" for node in model.graph.node):
         return set()
     read: set[str] = set()  # tensors that some convolution depends on
@@ -130,7 +130,7 @@ def _last_convolutions(model: onnx.ModelProto) -> set[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[Any]:
-    """The quantizer prints, and advises to simplify a graph that is simple already."""
+    """Hide the quantizer's output: it advises to simplify a graph that is already simple."""
     with contextlib.redirect_stdout(io.StringIO()):
         logging.disable(logging.WARNING)
         try:

@@ -1,4 +1,4 @@
-"""Makes an int8 bundle of an fp32 one: explicit Q/DQ from a calibration set, and an honest account of what it costs."""
+"""Makes an int8 bundle from an fp32 one: explicit Q/DQ from a calibration set, and an honest account of the cost."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def quantize(
 ) -> Bundle:
     """Write an int8 bundle to the folder `output`, which appears whole or not at all, and return its description.
 
-    `images` is a folder of pictures as the detector will see them: some set the ranges of activations, others show
-    what the ranges do to boxes and difficulty. With `data`, a COCO data set as `dyndet evaluate` takes it, both
-    bundles' average precision is measured and kept in the new one.
+    `images` is a folder of images like those that the detector will see. Some of them set the ranges of activations,
+    others show the effect on boxes and difficulty. With `data`, a COCO data set as for `dyndet evaluate`, the average
+    precision of both bundles is measured and stored in the new one.
 
-    Raises InputError for a bundle that is not fp32, and for bad pictures and options.
+    Raises InputError for a bundle that is not fp32, and for bad images and options.
     """
     runner = BundleRunner(bundle)
     described = runner.bundle
     if described.precision != "fp32":
-        raise InputError(f"{bundle} is {described.precision}; int8 is made of an fp32 bundle")
+        raise InputError(f"{bundle} is {described.precision}; an int8 bundle is made from an fp32 bundle")
     calibration, compared = _pictures(images, calibration_images, compared_images)
     size = described.input_size
     with whole_folder(output, marker=FILE_NAME) as folder:
@@ -64,7 +64,7 @@ def quantize(
             stages[name] = stage_of(folder / stage.file)
             if (stages[name].inputs, stages[name].outputs) != (stage.inputs, stage.outputs):
                 raise InputError(
-                    f"quantizing changed the inputs or outputs of {name}; this ONNX Runtime cannot be used"
+                    f"quantization changed the inputs or outputs of {name}; use another version of ONNX Runtime"
                 )
         progress("quantize the graphs", len(STAGES), len(STAGES))
         progress("compare with fp32", 0, 1)
@@ -87,12 +87,12 @@ def quantize(
 
 
 def _pictures(folder: Path, calibration: int, compared: int) -> tuple[list[Path], list[Path]]:
-    """Pictures to calibrate with, an even number, and others to compare with; both spread over the folder."""
+    """Images for calibration, an even number, and others for the comparison; both spread over the folder."""
     if calibration < CHUNK or compared < 1:
-        raise InputError(f"int8 needs at least {CHUNK} pictures to calibrate with and 1 to compare with")
+        raise InputError(f"int8 needs at least {CHUNK} images for calibration and 1 for the comparison")
     chosen = spread(pictures_in(folder), calibration + compared)
     if len(chosen) <= CHUNK:
-        raise InputError(f"{folder} holds {len(chosen)} pictures; int8 needs at least {CHUNK + 1}, better 100")
+        raise InputError(f"{folder} holds {len(chosen)} images; int8 needs at least {CHUNK + 1}, better 100")
     held = spread(chosen, max(1, len(chosen) * compared // (calibration + compared)))
     rest = [path for path in chosen if path not in set(held)]
     return rest[: len(rest) // CHUNK * CHUNK], held

@@ -112,6 +112,6 @@ def test_command_prints_the_cost_in_average_precision(
 
 
 def test_int8_is_made_of_fp32_alone(int8_folder: Path, demo_images: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is int8; int8 is made of an fp32 bundle"):
+    with pytest.raises(InputError, match="is int8; an int8 bundle is made from an fp32 bundle"):
         quantize(int8_folder, tmp_path / "again", images=demo_images)
     assert not (tmp_path / "again").exists()
