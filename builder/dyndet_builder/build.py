@@ -1,4 +1,4 @@
-"""The whole line in one call: export, engines, render, serve, calibrate, verify. Finished steps are reused."""
+"""The whole build in one call: export, engines, render, serve, calibrate, verify. Finished steps are reused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["BuildOptions", "BuildResult", "build"]
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """Where everything lies, and the operating points with their evidence."""
+    """The paths of all results, and the operating points with their evidence."""
 
     bundle: Path
     repository: Path
@@ -28,7 +28,7 @@ class BuildResult:
     """by name, in the order of the targets; the first one is the default"""
     evidence: Evidence
     reused: tuple[str, ...]
-    """steps whose earlier result was taken"""
+    """steps whose earlier result was used again"""
 
 
 def build(
@@ -42,19 +42,20 @@ def build(
 ) -> BuildResult:
     """Turn a checkpoint into a calibrated model repository in `output`, measured on the embedded or a remote server.
 
-    `output` gets `bundle/`, `model_repository/` and `build.json`; for the backend `tensorrt`, unless the rendering
-    names engines, also `engines/`, which are built, taken as they are where they fit, or asked for by a script.
+    `output` gets `bundle/`, `model_repository/` and `build.json`. For the backend `tensorrt`, it also gets `engines/`
+    unless the rendering names engines: existing engines are used if they fit, otherwise they are built here, or the
+    build writes a script that builds them.
 
-    A step is reused while everything it depends on is unchanged: checkpoint, images, options and versions, and this
-    machine for what is measured on it, which is the calibration and, unless it is given, the topology. An interrupted
-    build goes on where it stopped, and so does an interrupted calibration, within an hour.
+    A step is reused if everything that it depends on is unchanged: checkpoint, images, options and versions. The
+    calibration, and the topology unless it is given, are measured, so they also depend on this machine. An interrupted
+    build continues where it stopped; an interrupted calibration does so within an hour.
 
-    Raises InputError, ParityError, ServerError (also where the embedded server lacks the stages' backend),
-    MissingExtraError where engines cannot be built here, or TargetOutOfReachError with the reachable range; the results
+    Raises InputError, ParityError, ServerError (also if the embedded server lacks the stages' backend),
+    MissingExtraError if engines cannot be built here, or TargetOutOfReachError with the reachable range; the results
     of finished steps stay, and an earlier operating point stays in force.
     """
     options = options or BuildOptions()
-    for path, what in ((checkpoint, "checkpoint"), (images, "folder of images")):
+    for path, what in ((checkpoint, "checkpoint"), (images, "image folder")):
         if not path.exists():
             raise InputError(f"the {what} {path} does not exist")
     job = Job(checkpoint=checkpoint, output=output, images=images, targets=targets, options=options, progress=progress)
@@ -63,7 +64,7 @@ def build(
         reused = run_steps(steps, output, fresh=options.fresh)
         points = job.calibrated()
     if points is None or points.evidence is None:
-        raise InputError(f"the operating points in {job.repository} were changed while it was built; build again")
+        raise InputError(f"the operating points in {job.repository} were changed during the build; build again")
     return BuildResult(
         bundle=job.bundle,
         repository=job.repository,

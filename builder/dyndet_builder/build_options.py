@@ -1,4 +1,4 @@
-"""What can be chosen for a build."""
+"""The options of a build."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.server.remote import RemoteServer
 
 _OWN = ("name", "topology", "warmup_image")
-"""options of a rendering that a build sets"""
+"""options of the rendering that a build sets itself"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """How to build; what is not asked for keeps the defaults of the single steps.
+    """How to build; the defaults are those of the single steps.
 
-    Raises InputError where the rendering sets what a build sets: name, topology and the picture that warms the stages.
+    Raises InputError if the rendering sets an option that the build sets: name, topology and the image that warms the
+    stages.
     """
 
     name: str = "dyndet"
     precision: Precision = "fp32"
     architecture: str | None = None
-    """of a published checkpoint; None: the file says it"""
+    """of a published checkpoint; None: the file names it"""
     max_detections: int = 100
     exporter: Exporter | None = None
-    """None: torch's current one, and its older one where that fails"""
+    """None: torch's current one, or its older one if the current one fails"""
     parity_images: int = PARITY_IMAGES
-    """pictures at most that prove the graphs equal to the network"""
+    """the most images that prove that the graphs match the network"""
     topology: Topology | Literal["auto"] = "auto"
-    """`auto`: measure both and take the faster where `measures_topology`, else `bls`"""
+    """`auto`: measure both and use the faster one if `measures_topology`, otherwise `bls`"""
     rendering: RenderOptions = field(default_factory=RenderOptions)
     load: Load = field(default_factory=Load)
     effort: Effort = field(default_factory=Effort)
     remote: RemoteServer | None = None
-    """a running server to put the repository on and to calibrate, instead of the embedded one"""
+    """a running server that serves the repository for the calibration, instead of the embedded one"""
     fresh: bool = False
-    """do every step again, also those whose inputs are unchanged"""
+    """do every step again, even if its inputs are unchanged"""
 
     def __post_init__(self) -> None:
         defaults = {option.name: option.default for option in fields(RenderOptions)}
@@ -57,13 +58,13 @@ class BuildOptions:
     def measures_topology(self) -> bool:
         """Whether both topologies are measured.
 
-        That happens on the embedded server, which has no GPU and whose speed says nothing about another server's.
+        They are measured on the embedded server, which has no GPU; its speed says nothing about another server.
         """
         can_be_fused = BACKENDS[self.rendering.backend].fused and not self.rendering.gpus
         return self.topology == "auto" and self.remote is None and can_be_fused
 
     def rendering_with(self, images: Path, *, engines: Path) -> RenderOptions:
-        """The whole rendering: `images` warm the stages; `engines` is where TensorRT's are, unless they were given."""
+        """The whole rendering: `images` warm the stages; `engines` is the folder of engines, unless one is given."""
         rendering = replace(
             self.rendering,
             name=self.name,

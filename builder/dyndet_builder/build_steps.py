@@ -1,4 +1,4 @@
-"""The steps of a build, in their order: what each depends on, beside what it does."""
+"""The steps of a build, in their order: what each step does, and what its result depends on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from dyndet_builder.targets import Target
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One build: what goes in, how, and where its results lie below `output`."""
+    """One build: its inputs, its options, and the paths of its results below `output`."""
 
     checkpoint: Path
     output: Path
@@ -43,28 +43,28 @@ class Job:
 
     @property
     def bundle(self) -> Path:
-        """Folder of the exported stages."""
+        """The folder of the exported stages."""
         return self.output / "bundle"
 
     @property
     def repository(self) -> Path:
-        """Folder that Triton serves."""
+        """The folder that Triton serves."""
         return self.output / "model_repository"
 
     @cached_property
     def rendering(self) -> RenderOptions:
-        """How the repository is rendered; its topology is a guess where it is measured."""
+        """The options of the rendering; if the topology is measured, the one here is a guess."""
         return self.options.rendering_with(self.images, engines=self.output / "engines")
 
     def operating_points(self) -> OperatingPoints | None:
-        """The repository's; None where there are none that can be read."""
+        """The operating points of the repository; None if there are none or they cannot be read."""
         try:
             return read_operating_points(points_file(self.repository, self.options.name))
         except InputError:
             return None
 
     def calibrated(self) -> OperatingPoints | None:
-        """The operating points, if those of all targets are among them and the first is the default."""
+        """The operating points, if they have all targets and the first target is the default; otherwise None."""
         points = self.operating_points()
         if points is None or points.evidence is None or points.default != self.targets[0].text:
             return None
@@ -72,7 +72,7 @@ class Job:
 
 
 def steps_of(job: Job) -> tuple[Step, ...]:
-    """Export, engines where the build provides them, render, calibrate."""
+    """Export, engines (if the build provides them), render, calibrate."""
     folder = job.rendering.engines
     engines = () if folder is None or job.options.rendering.engines is not None else (_engines(job, folder),)
     return (_export(job), *engines, _render(job), _calibrate(job))
@@ -115,7 +115,7 @@ def _export(job: Job) -> Step:
 
 
 def _engines(job: Job, folder: Path) -> Step:
-    """Engines are bound to the GPUs that they were built on."""
+    """The engines step depends on this machine's GPUs, because engines are bound to the GPU that built them."""
 
     def depends_on() -> Mapping[str, object]:
         return {"bundle": file_sha256(job.bundle / BUNDLE_FILE), "gpus": [str(gpu) for gpu in gpus_here()]}
@@ -129,7 +129,7 @@ def _engines(job: Job, folder: Path) -> Step:
 
 
 def _render(job: Job) -> Step:
-    """A topology that is measured is the faster one on this machine at this load, so both count."""
+    """A measured topology is the faster one on this machine at this load, so the step depends on both."""
     options, rendering = job.options, job.rendering
 
     def depends_on() -> Mapping[str, object]:
@@ -186,7 +186,7 @@ def _calibrate_here(job: Job) -> None:
     if not BACKENDS[job.rendering.backend].embedded:
         raise ServerError(
             f"the embedded server has no backend {job.rendering.backend}; serve {job.repository} with NVIDIA's image "
-            f"(`dyndet serve {job.repository} --docker` prints how) and run `dyndet calibrate --repository "
+            f"(`dyndet serve {job.repository} --docker` prints the command) and run `dyndet calibrate --repository "
             f"{job.repository}` there, or build with --url and --models"
         )
     job.progress("start the server", 0, 1)

@@ -1,4 +1,4 @@
-"""The demo: build the shipped model for a target, serve it and detect objects in a few pictures."""
+"""The demo: build the included model for a target, serve it and detect objects in a few images."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dyndet_client import Detections, Detector
 
 PICTURES = 6
 TOLERANCE = 0.05
-"""A newcomer's machine runs other things too; `dyndet-build` itself asks for 3 %."""
+"""more than the 3 % of `dyndet-build`, because a newcomer's machine runs other programs too"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One picture, what was found in it, and where the annotated copy lies."""
+    """One image, its detections, and the path of its annotated copy."""
 
     picture: Path
     detections: Detections
@@ -33,7 +33,7 @@ class Answer:
 
 
 def demo(output: Path, *, targets: Sequence[Target], progress: Progress) -> tuple[BuildResult, list[Answer]]:
-    """Build the demo model in `output` for some targets, serve it, and save annotated pictures in `output`/detections.
+    """Build the demo model in `output` for some targets, serve it, and save annotated images in `output`/detections.
 
     Raises what `build` raises.
     """
@@ -44,7 +44,7 @@ def demo(output: Path, *, targets: Sequence[Target], progress: Progress) -> tupl
     folder = output / "detections"
     folder.mkdir(exist_ok=True)
     answers = []
-    progress("detect in pictures", 0, len(chosen))
+    progress("detect in images", 0, len(chosen))
     with (
         TritonServer(result.repository, ServerOptions(log_file=output / "server.log")) as server,
         Detector(server.grpc_url, model=result.model) as detector,
@@ -55,5 +55,5 @@ def demo(output: Path, *, targets: Sequence[Target], progress: Progress) -> tupl
             with whole_file(saved, durable=False) as temporary:
                 found.draw(read_image(picture)).save(temporary, format="PNG")
             answers.append(Answer(picture=picture, detections=found, saved=saved))
-            progress("detect in pictures", number, len(chosen))
+            progress("detect in images", number, len(chosen))
     return result, answers

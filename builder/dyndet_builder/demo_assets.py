@@ -1,4 +1,4 @@
-"""The demo model and its validation images, which lie in the source tree and not in the wheel."""
+"""The demo model and its validation images, which are in the source tree but not in the wheel."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def demo_checkpoint() -> Path:
 
 
 def demo_images() -> Path:
-    """Folder of the demo's validation images. Raises InputError outside a source tree."""
-    return _existing(_IMAGES, "a folder of real pictures with --images")
+    """The folder of the demo's validation images. Raises InputError outside a source tree."""
+    return _existing(_IMAGES, "a folder of real images with --images")
 
 
 def demo_picture() -> Path | None:
@@ -28,5 +28,5 @@ def demo_picture() -> Path | None:
 
 def _existing(path: Path, instead: str) -> Path:
     if not path.exists():
-        raise InputError(f"the demo's {path.name} lies in a clone of the repository alone; name {instead}")
+        raise InputError(f"the demo's {path.name} is only in a clone of the repository; name {instead}")
     return path

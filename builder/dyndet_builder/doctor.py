@@ -1,4 +1,4 @@
-"""What this machine has for dyndet, what is missing, and the one command that installs each missing part."""
+"""Lists what this machine has for dyndet, what is missing, and the command that installs each missing part."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dyndet_bench.measuring.machine import describe_gpus
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One part: whether it is here, in which version, and what installs it."""
+    """One part: whether it is installed, its version, and the command that installs it."""
 
     name: str
     present: bool
     detail: str
     remedy: str = ""
-    needed: bool = True  # for `dyndet-build` on this machine; the others are for training, or for a GPU server
+    needed: bool = True  # for `dyndet-build` on this machine; other parts are for training, or for a GPU server
 
 
 def _version(distribution: str) -> str | None:
@@ -93,7 +93,7 @@ def _libpython() -> Finding:
     return Finding(
         name="libpython",
         present=found,
-        detail=name if found else f"{name} not found; the server's Python backend links it",
+        detail=name if found else f"{name} not found; the server's Python backend needs it",
         remedy=f"sudo apt-get install libpython{sys.version_info.major}.{sys.version_info.minor}",
     )
 
@@ -143,7 +143,7 @@ def _docker() -> Finding:
             good = answer.returncode == 0 and bool(lines)
             detail = lines[0] if lines else f"{path} printed nothing (exit status {answer.returncode})"
         except (OSError, subprocess.TimeoutExpired) as error:
-            detail = f"{path} does not run: {error}"
+            detail = f"{path} cannot be run: {error}"
     remedy = "docker with a running engine (https://docs.docker.com)"
     return Finding(name="docker", present=good, detail=detail, remedy=remedy, needed=False)
 
@@ -167,5 +167,5 @@ CHECKS = tuple(_CHECKS)
 
 
 def doctor(names: tuple[str, ...] = CHECKS) -> list[Finding]:
-    """Look for the named parts (all by default), in the order given. Nothing is installed or changed."""
+    """Look for the named parts (all by default), in the given order. Nothing is installed or changed."""
     return [_CHECKS[name]() for name in names]

@@ -1,4 +1,4 @@
-"""The paper's table of trade-offs beside ours: GFLOPs, the latency model, and speed where there is a GPU."""
+"""The paper's table of trade-offs beside our values: GFLOPs, the latency model, and, with a GPU, the speed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ SOURCE = "DynamicDet (CVPR 2023), FPS on one V100, fp16, batch 1"
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRow:
-    """One row of the paper, and what this project makes of it."""
+    """One row of the paper, and our values for it."""
 
     paper: PaperRow
     fitted: bool
-    """its FPS went into the latency model, which therefore gives it back"""
+    """the latency model was fitted to the FPS of this row, so it returns the same value"""
     gflops: float
     predicted_fps: float
-    """by the latency model, from the two fitted rows"""
+    """from the latency model, which was fitted to two rows"""
     measured_fps: float | None
-    """on this machine's GPU; None where there is none"""
+    """on this machine's GPU; None without a GPU"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class PaperComparison:
 
     models: tuple[ComparedModel, ...]
     gpu: str | None
-    """name of the GPU that was measured"""
+    """name of the measured GPU"""
 
     def as_json(self) -> dict[str, Any]:
         """What `dyndet bench paper --json` prints."""
@@ -61,9 +61,9 @@ class PaperComparison:
 
 
 def compare_with_paper(*, gpu: bool = True, progress: Progress = silent) -> PaperComparison:
-    """Compute GFLOPs of the paper's networks, predict their FPS, and measure it where torch finds a GPU.
+    """Compute GFLOPs of the paper's networks, predict their FPS, and measure it if torch finds a GPU.
 
-    Random weights serve: neither depends on them. `gpu=False` leaves the GPU alone.
+    The weights are random, because no result depends on them. With `gpu=False`, the GPU is not used.
     """
     import torch
 
@@ -99,8 +99,8 @@ def _compare(model: PaperModel, measured: RouteTimes | None) -> ComparedModel:
 def measure_routes(architecture: str, device: Any) -> RouteTimes:
     """Time both routes of a network with random weights on a CUDA device, in half precision, one image at a time.
 
-    From the image on the GPU to decoded boxes, without suppression. Both routes run in turn, round by round; the result
-    is the median round's mean.
+    The time is from the image on the GPU to decoded boxes, without suppression. Both routes run in every round; the
+    result is the median of the rounds' means.
     """
     import torch
 
@@ -138,7 +138,7 @@ def _time_ms(model: DynamicDetector, image: Any, route: Route, count: int) -> fl
 
 
 def infer_once(model: DynamicDetector, image: Any, route: Route) -> Any:
-    """One image by one route; like a server, it reads the difficulty before it goes on, which waits for the GPU."""
+    """Run one image through one route. Like a server, it reads the difficulty first, which waits for the GPU."""
     features = model.features(image)
     float(model.route(features))
     return model.decode(model.head1(features) if route == "easy" else model.detector2(image, features))

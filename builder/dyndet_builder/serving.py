@@ -1,4 +1,4 @@
-"""Serves one bundle in every way that is compared, and measures them: what `dyndet bench serving` runs."""
+"""Serves one bundle in every compared way and measures all of them, for `dyndet bench serving`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dyndet_builder.server.triton import TritonServer
 
 @dataclass(frozen=True, kw_only=True)
 class ServingComparison:
-    """What every way to serve takes, and the average precision of each mix of routes, percent."""
+    """The measurements of every way to serve, and the average precision of each mix of routes, percent."""
 
     record: ServingRecord
     accuracy: Mapping[Mix, float]
@@ -51,11 +51,11 @@ def compare_serving(
 ) -> ServingComparison:
     """Render a bundle in both topologies and as baselines, serve all on the embedded server, and measure.
 
-    Each topology is served twice: for latency, one instance with all cores, and for throughput, one per core with a
-    thread each.
-    `data` is a COCO data set that gives average precision, `checkpoint` what PyTorch runs; without either its column or
-    row is missing. `options` are those of the rendering but for instances and threads, `cache` a folder for detections.
-    See `measure_serving`. Raises InputError, ServerError, MissingExtraError.
+    Each topology is served twice: for latency, with one instance on all cores, and for throughput, with one instance
+    per core and one thread each. `data` is a COCO data set for the average precision, `checkpoint` the network for
+    PyTorch; without them, that column or row is missing. `options` are those of the rendering, except instances and
+    threads; `cache` is a folder for detections. See `measure_serving`. Raises InputError, ServerError,
+    MissingExtraError.
     """
     described = read_bundle(bundle)
     options = options or RenderOptions()

@@ -1,4 +1,4 @@
-"""Runs steps and remembers what each finished one depended on, so a second run reuses what is unchanged."""
+"""Runs steps and stores what each finished step depended on, so a second run reuses unchanged results."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a step does, beside everything that its result depends on."""
+    """What a step does, and everything that its result depends on."""
 
     name: str
     depends_on: Callable[[], Mapping[str, object]]
-    """asked when its turn comes, for it may look at what earlier steps left; the values must be JSON or paths"""
+    """called when the step is next, because it may read the results of earlier steps; values must be JSON or paths"""
     act: Callable[[], None]
     is_whole: Callable[[], bool]
     """whether the result of an earlier run is still there"""
@@ -41,9 +41,9 @@ def images_digest(folder: Path) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a build folder for one process; a new one that stays empty is removed again.
+    """Reserve a build folder for one process; a new folder that stays empty is removed again.
 
-    Raises InputError where another process is building in it, where it holds other files, or cannot be made.
+    Raises InputError if another process is building in it, if it holds other files, or if it cannot be created.
     """
     check_creatable(folder)
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / own).exists() for own in (_STATE, _LOCK)):
@@ -54,7 +54,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(
-                f"another dyndet-build is at work in {folder}; wait for it or name another --output"
+                f"another dyndet-build is running in {folder}; wait for it or name another --output"
             ) from error
         try:
             yield
@@ -67,8 +67,8 @@ def locked(folder: Path) -> Iterator[None]:
 def run_steps(steps: Sequence[Step], folder: Path, *, fresh: bool = False) -> tuple[str, ...]:
     """Do the steps in their order and return the names of those whose earlier result was reused.
 
-    A step is reused when it, and every step before it, depends on what it depended on when it finished, and its result
-    is whole. One that is done again takes all later ones with it. `fresh` does every step again.
+    A step is reused if its result is whole, and everything that it and the earlier steps depend on is unchanged. If a
+    step is done again, all later steps are too. `fresh` does every step again.
     """
     finished = _FinishedSteps(folder)
     reused: list[str] = []
@@ -89,7 +89,7 @@ def _key_of(inputs: Mapping[str, object]) -> str:
 
 
 class _FinishedSteps:
-    """The finished steps of one build folder, kept in its `build.json`."""
+    """The finished steps of one build folder, stored in its `build.json`."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _STATE

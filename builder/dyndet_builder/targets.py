@@ -21,13 +21,13 @@ class Target:
     """A goal: `value` in the statistic's unit, or as a share of the way from all-easy to all-hard."""
 
     text: str
-    """as it was written, without spaces; names the operating point"""
+    """as the user wrote it, without spaces; also the name of the operating point"""
     statistic: Statistic
     value: float
     of_range: bool = False
 
     def resolve(self, easy: float, hard: float) -> float:
-        """The goal on a server where the statistic is `easy` all-easy and `hard` all-hard."""
+        """The goal on a server with the statistic `easy` if all images are easy and `hard` if all are hard."""
         return easy + self.value * (hard - easy) if self.of_range else self.value
 
 
@@ -69,7 +69,7 @@ def parse_targets(text: str) -> tuple[Target, ...]:
     for target in targets:
         other = known.setdefault((target.statistic, target.value, target.of_range), target.text)
         if other is not target.text:
-            raise InputError(f"target {target.text!r} is given twice ({other!r} is the same)")
+            raise InputError(f"target {target.text!r} occurs twice ({other!r} is the same)")
     return targets
 
 

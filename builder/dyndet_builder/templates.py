@@ -15,10 +15,10 @@ TEMPLATES = Path(dyndet_templates.__file__).parent
 
 
 def fill(template: Path, /, **values: object) -> str:
-    """A template with values filled in. It may include templates of its own folder and of `TEMPLATES`.
+    """A template filled with values. It may include templates from its own folder and from `TEMPLATES`.
 
-    Filters beside jinja's own: `quoted` (a string of a config.pbtxt), `shell` (a word of a shell command), `comment`
-    (text on one line), `tojson`. A value that the template uses and that is not given is an error.
+    Additional filters: `quoted` (a string in a config.pbtxt), `shell` (a word of a shell command), `comment` (text on
+    one line), `tojson`. It is an error if the template uses a value that is not given.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, TEMPLATES]),
@@ -31,7 +31,7 @@ def fill(template: Path, /, **values: object) -> str:
     environment.filters["quoted"] = _quoted
     environment.filters["shell"] = shlex.quote
     environment.filters["comment"] = lambda text: " ".join(str(text).split())
-    # Not jinja's own, which writes < and > as escapes for HTML.
+    # Not jinja's own filter, which escapes < and > for HTML.
     environment.filters["tojson"] = json.dumps
     return environment.get_template(template.name).render(values)
 

@@ -42,7 +42,7 @@ def test_the_statistic_stands_before_the_colon(text: str, statistic: str, value:
 
 def test_several_targets_are_several_points() -> None:
     assert [target.text for target in parse_targets("10ms, 12ms,p95:15ms")] == ["10ms", "12ms", "p95:15ms"]
-    with pytest.raises(InputError, match="'10ms' is given twice"):
+    with pytest.raises(InputError, match="'10ms' occurs twice"):
         parse_targets("10ms,12ms,10 ms")
 
 
