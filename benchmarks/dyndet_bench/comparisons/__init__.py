@@ -1,1 +1,1 @@
-"""A served detector beside something else: bare ONNX Runtime, other serving systems, Triton's own client."""
+"""Compares a served detector: with bare ONNX Runtime, other ways to serve, and Triton's own client."""

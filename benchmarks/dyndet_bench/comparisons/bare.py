@@ -1,4 +1,4 @@
-"""A detector's stages as bare ONNX Runtime calls: what serving is compared with."""
+"""A detector's stages as bare ONNX Runtime calls, with which serving is compared."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Array = npt.NDArray[Any]
 class BareStages:
     """Sessions of the stages' ONNX files on the CPU, with ONNX Runtime's defaults.
 
-    `threads` are those of a graph; 0: as many as there are cores. With `shared_pool` all graphs of this process take
-    turns with the same threads, one per core.
+    `threads` is the number per graph; 0: one per core. With `shared_pool`, all graphs of this process take turns with
+    the same threads, one per core.
     """
 
     def __init__(self, graphs: Mapping[str, Path], *, threads: int = 0, shared_pool: bool = False) -> None:
@@ -38,7 +38,7 @@ class BareStages:
         self._features = names["backbone1"][1]
 
     def answer(self, image: Array, threshold: float) -> list[Array]:
-        """Detections for an image (S, S, 3), by detector 2 where its difficulty exceeds the threshold, or that is 0."""
+        """Detections in an image (S, S, 3): detector 2 answers if difficulty > threshold, or at threshold 0."""
         given = {"image": image[None]}
         tensors = dict(zip(self._features, self._sessions["backbone1"].run(self._features, given), strict=True)) | given
         easy = threshold > 0 and float(tensors["difficulty"].item()) <= threshold
@@ -47,7 +47,7 @@ class BareStages:
         return found
 
     def time_ms(self, images: Sequence[Array], *, hard: bool) -> FloatArray:
-        """Time of each image down one route, (images,), after one that is not counted."""
+        """Time of each image on one route, (images,), after one image that is not counted."""
         threshold = ALL_HARD if hard else ALL_EASY
         self.answer(images[0], threshold)
         times = []

@@ -1,4 +1,4 @@
-"""What the client SDK adds: its requests beside the same requests by Triton's own client, sent in turn."""
+"""The overhead of the client SDK: its requests beside the same requests from Triton's own client, sent alternately."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dyndet_client.codec import OUTPUTS
 from dyndet_client.transport import triton_client
 
 _Send = Callable[[UInt8Array], float]
-"""Sends one letterboxed image and tells how many milliseconds passed."""
+"""Sends one letterboxed image and returns the time in milliseconds."""
 
 _RAW, _SDK, _SHARED = "raw", "sdk", "shared memory"
 
@@ -37,25 +37,25 @@ class SdkTimes(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     raw_ms: float = Field(description="tritonclient over gRPC: make inputs, infer, read all outputs")
-    sdk_ms: float = Field(description="detect() of the same letterboxed array, to the finished detections")
+    sdk_ms: float = Field(description="detect() on the same letterboxed array, up to the finished detections")
     ratio: float = Field(description="SDK over raw: median of the rounds' ratios, each a median over the images")
     ratio_low: float = Field(description="smallest ratio of a round")
     ratio_high: float = Field(description="largest ratio of a round")
 
 
 class SdkOverheadRecord(BaseModel):
-    """Result of `measure_sdk_overhead`. Every request is easy, the shortest there is, so that overhead shows most."""
+    """Result of `measure_sdk_overhead`. Every request is easy, the shortest kind, so the overhead shows most."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = 1
     model: str
-    image_bytes: int = Field(description="of one letterboxed image")
+    image_bytes: int = Field(description="size of one letterboxed image")
     network: SdkTimes = Field(description='Detector(transport="network")')
     network_async: SdkTimes = Field(description="AsyncDetector beside Triton's asyncio client")
-    shared_memory: SdkTimes | None = Field(description="shared memory beside raw over the network; none: not to be had")
+    shared_memory: SdkTimes | None = Field(description="shared memory beside raw over the network; None: not available")
     shared_memory_async: SdkTimes | None
-    read_ms: float = Field(description="median time to decode and letterbox a picture file, which no ratio includes")
+    read_ms: float = Field(description="median time to decode and letterbox an image file; in no ratio")
     images: int
     rounds: int
     circumstances: Circumstances
@@ -70,9 +70,9 @@ def measure_sdk_overhead(
     max_images: int = 40,
     progress: Progress = silent,
 ) -> SdkOverheadRecord:
-    """Send each image of a folder by every client in turn, `rounds` times, one request at a time.
+    """Send each image of a folder with every client, one after the other, `rounds` times, one request at a time.
 
-    `url` is a server's gRPC address; shared memory is measured where the server runs on this machine.
+    `url` is a server's gRPC address; shared memory is measured if the server runs on this machine.
 
     Raises InputError and ServerError.
     """
@@ -90,10 +90,10 @@ def measure_sdk_overhead(
             send(squares[0])
         times: dict[str, list[list[float]]] = {name: [] for name in senders}
         for number in range(rounds):
-            progress("send by each client in turn", number, rounds)
+            progress("send with each client", number, rounds)
             for name, row in _round(senders, squares).items():
                 times[name].append(row)
-        progress("send by each client in turn", rounds, rounds)
+        progress("send with each client", rounds, rounds)
     return SdkOverheadRecord(
         model=model,
         image_bytes=squares[0].nbytes,
@@ -118,7 +118,7 @@ def _read(files: Sequence[Path], side: int) -> tuple[list[UInt8Array], list[floa
 
 
 def _round(senders: dict[str, _Send], squares: Sequence[UInt8Array]) -> dict[str, list[float]]:
-    """Each image by each client; who begins changes from image to image."""
+    """Send each image with each client; the first client changes from image to image."""
     names = list(senders)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number, square in enumerate(squares):
@@ -196,7 +196,7 @@ def _async_sdk(
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, send: Callable[[UInt8Array], Awaitable[None]]) -> _Send:
-    """The time inside the event loop; entering and leaving it is not counted."""
+    """Measure the time inside the event loop; entering and leaving it does not count."""
 
     async def timed(square: UInt8Array) -> float:
         started = time.perf_counter()
@@ -219,7 +219,7 @@ def _read_outputs(result: triton.InferResult) -> list[npt.NDArray[np.generic]]:
 
 
 def _compare(times: dict[str, list[list[float]]], raw: str, sdk: str) -> SdkTimes:
-    """Each request beside the raw one of the same image and round, so that other work disturbs both."""
+    """Compare each request with the raw one for the same image and round, because other work then disturbs both."""
     before, after = np.array(times[raw]), np.array(times[sdk])  # (rounds, images), ms
     ratios = np.median(after / before, axis=1)
     return SdkTimes(

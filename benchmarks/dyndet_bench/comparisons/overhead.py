@@ -1,4 +1,4 @@
-"""What serving adds: a served answer beside the bare ONNX Runtime calls of the same stages, measured in turn."""
+"""The overhead of serving: a served answer beside bare ONNX Runtime calls of the same stages, measured alternately."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RouteOverhead(BaseModel):
 
     served_ms: float = Field(description="perf_analyzer's client, gRPC, one request at a time")
     bare_ms: float = Field(description="the same graphs, images and thread counts in one process")
-    ratio: float = Field(description="served over bare: median of the rounds' ratios")
+    ratio: float = Field(description="served / bare: median of the rounds' ratios")
     ratio_low: float = Field(description="smallest ratio of a round")
     ratio_high: float = Field(description="largest ratio of a round")
 
@@ -42,9 +42,7 @@ class OverheadRecord(BaseModel):
     hard: RouteOverhead
     images: int
     rounds: int
-    repeats: int = Field(
-        default=0, description="tries of perf_analyzer that hung or lost requests, and were made again"
-    )
+    repeats: int = Field(default=0, description="runs of perf_analyzer that hung or lost requests and were repeated")
     circumstances: Circumstances
 
 
@@ -60,11 +58,11 @@ def measure_overhead(
     metrics_url: str | None = None,
     progress: Progress = silent,
 ) -> OverheadRecord:
-    """Measure both routes of the detector at `url`, and in turn its stages' ONNX files in bare ONNX Runtime.
+    """Measure both routes of the detector at `url`, alternating with its stages' ONNX files in bare ONNX Runtime.
 
-    `threads` are those that each graph is served with; 0: as many as there are cores. Meant for a server on this
-    machine. Bare and served runs alternate, and each round gives a ratio of its own, so that other work on the machine
-    disturbs both. Raises ServerError, InputError, MissingExtraError.
+    `threads` is the number of threads of each served graph; 0: one per core. The server must run on this machine. Bare
+    and served runs alternate and each round gives its own ratio, so other work on the machine disturbs both. Raises
+    ServerError, InputError, MissingExtraError.
     """
     if rounds < 1 or max_images < 1:
         raise InputError(f"rounds and max_images must be at least 1, got {rounds} and {max_images}")
@@ -80,13 +78,13 @@ def measure_overhead(
             runner = Rounds(served, perf_analyzer, workload)
             for number in range(rounds):
                 for part, (route, threshold) in enumerate((("easy", ALL_EASY), ("hard", ALL_HARD))):
-                    progress("serve and run bare, in turn", 2 * number + part, 2 * rounds)
+                    progress("measure served and bare", 2 * number + part, 2 * rounds)
                     bare_ms = bare.time_ms(letterboxed, hard=route == "hard")
                     (run,) = runner.measure((threshold,))
                     again_ms = bare.time_ms(letterboxed, hard=route == "hard")
                     both = float(np.median(np.concatenate([bare_ms, again_ms])))
                     times[route].append((run.percentiles_ms[50], both))
-            progress("serve and run bare, in turn", 2 * rounds, 2 * rounds)
+            progress("measure served and bare", 2 * rounds, 2 * rounds)
         versions = {**served.versions(), "perf_analyzer": perf_analyzer.version}
     return OverheadRecord(
         model=model,

@@ -1,7 +1,7 @@
-"""Ways to serve the same detector, side by side: bare ONNX Runtime, both topologies, baselines, PyTorch.
+"""Compares ways to serve the same detector: bare ONNX Runtime, both topologies, baselines, PyTorch.
 
-All servers run at once, and every round measures every cell, every other one backwards, so that ratios compare what was
-measured within seconds of each other.
+All servers run at the same time. Every round measures every cell, every second round in reverse order, so the values in
+a ratio were measured within seconds of each other.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SHARED_MEMORY = "shared memory"
 
 
 class ServingCell(BaseModel):
-    """One way to serve, one mix of routes, one concurrency. Figures are medians over rounds."""
+    """One way to serve, one mix of routes, one concurrency. The values are medians over rounds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,8 +53,8 @@ class ServingCell(BaseModel):
     concurrency: int
     p50_ms: float = Field(description="median request of a round")
     p99_ms: float
-    throughput_per_s: float = Field(description="images")
-    ratio: float = Field(description="to the floor of the same round: p50 at concurrency 1, else throughput")
+    throughput_per_s: float = Field(description="images per second")
+    ratio: float = Field(description="to the floor of the same round: of p50 at concurrency 1, otherwise of throughput")
     ratio_low: float = Field(description="smallest ratio of a round")
     ratio_high: float = Field(description="largest ratio of a round")
 
@@ -66,18 +66,16 @@ class ServingRecord(BaseModel):
 
     schema_version: int = 1
     cells: tuple[ServingCell, ...]
-    hard_share: float = Field(description="of the mix `mixed`")
-    threshold: float = Field(description="that sends this share to detector 2")
+    hard_share: float = Field(description="in the mix `mixed`")
+    threshold: float = Field(description="the threshold that gives this hard share")
     images: int
     rounds: int
     concurrency: int
-    repeats: int = Field(
-        default=0, description="tries of perf_analyzer that hung or lost requests, and were made again"
-    )
+    repeats: int = Field(default=0, description="runs of perf_analyzer that hung or lost requests and were repeated")
     circumstances: Circumstances
 
     def cell(self, system: str, mix: Mix, concurrency: int) -> ServingCell | None:
-        """The cell, if this way of serving has it."""
+        """The cell; None if this way to serve does not have it."""
         for cell in self.cells:
             if (cell.system, cell.mix, cell.concurrency) == (system, mix, concurrency):
                 return cell
@@ -85,7 +83,7 @@ class ServingRecord(BaseModel):
 
     @property
     def systems(self) -> tuple[str, ...]:
-        """Names of the ways to serve, in the order of measuring."""
+        """Names of the ways to serve, in the order of measurement."""
         return tuple(dict.fromkeys(cell.system for cell in self.cells))
 
 
@@ -104,11 +102,12 @@ def measure_serving(
     cores: int = 1,
     progress: Progress = silent,
 ) -> ServingRecord:
-    """Measure detectors (label to model) and the baselines of the name `baselines`, all served at `url`.
+    """Measure detectors (label to model) and the baselines with the name `baselines`, all served at `url`.
 
-    `graphs`, the stages' ONNX files, give the floor: a loop over bare calls of ONNX Runtime as it comes, and above
-    concurrency 1 the faster of that and one loop per core of `cores` with a thread each. A second loop, whose graphs
-    share one pool of threads, shows what is left. Meant for a server on this machine.
+    `graphs`, the stages' ONNX files, give the floor: a loop over bare calls of ONNX Runtime with its defaults. Above
+    concurrency 1, the floor is the faster of this loop and one loop per core of `cores`, each with one thread. In a
+    second loop, the graphs share one pool of threads, which shows what more is possible. The server must run on this
+    machine.
 
     Raises ServerError, InputError, MissingExtraError.
     """
@@ -166,7 +165,7 @@ _Key = tuple[str, Mix, int]
 def _rounds(
     systems: Sequence[System], thresholds: dict[Mix, float], loads: Sequence[int], rounds: int, progress: Progress
 ) -> dict[_Key, list[Figures]]:
-    """Figures of each cell, one per round, after one round that is not counted."""
+    """The values of each cell, one per round, after one round that is not counted."""
     keys = [
         (system, mix, load)
         for load in loads
@@ -181,10 +180,10 @@ def _rounds(
     done = 0
     for number in range(rounds):
         for system, mix, load in keys[:: -1 if number % 2 else 1]:
-            progress("serve in every way, in turn", done, rounds * len(keys))
+            progress("measure every way to serve", done, rounds * len(keys))
             found[system.name, mix, load].append(system.measure(thresholds[mix], load))
             done += 1
-    progress("serve in every way, in turn", done, rounds * len(keys))
+    progress("measure every way to serve", done, rounds * len(keys))
     return found
 
 

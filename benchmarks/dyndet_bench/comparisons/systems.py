@@ -1,4 +1,4 @@
-"""The ways to serve that `serving` measures: each is told a threshold and a concurrency, and gives figures."""
+"""The ways to serve that `serving` measures: each takes a threshold and a concurrency and returns measurements."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ MIXES: tuple[Mix, ...] = get_args(Mix)
 
 FLOOR, POOLED = "ONNX Runtime, bare", "ONNX Runtime, one pool"
 _OUTPUT_BYTES = 1 << 16
-"""room for one output in shared memory"""
+"""space for one output in shared memory"""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run of a way to serve gave."""
+    """The measurements of one run of a way to serve."""
 
     p50_ms: float
     p99_ms: float
     throughput_per_s: float
     repeats: int = 0
-    """tries of perf_analyzer that hung or lost requests before this one"""
+    """earlier runs of perf_analyzer that hung or lost requests"""
 
 
 @dataclass(frozen=True)
 class System:
-    """A way to serve. `measure` is told the mix's threshold and the concurrency."""
+    """A way to serve. `measure` takes the threshold of the mix and the concurrency."""
 
     name: str
     mixes: tuple[Mix, ...]
@@ -69,7 +69,7 @@ class Harness:
         threshold: bool = True,
         shared_memory: bool = False,
     ) -> System:
-        """A served model; `threshold` says whether it takes one."""
+        """A served model; `threshold` says whether the model has that input."""
 
         def measure(value: float, concurrency: int) -> Figures:
             run = perf_run(
@@ -92,7 +92,7 @@ _pooled: Callable[[float, int], Figures] | None = None
 
 
 def own_process(graphs: Mapping[str, Path], images: Sequence[UInt8Array]) -> ProcessPoolExecutor:
-    """A process for the loop with one pool: ONNX Runtime sizes that before a process loads its first graph."""
+    """A process for the loop with one pool: ONNX Runtime sets the pool's size before the first graph is loaded."""
     return ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), initializer=_prepare_pooled, initargs=(graphs, images)
     )
@@ -104,13 +104,13 @@ def _prepare_pooled(graphs: Mapping[str, Path], images: Sequence[UInt8Array]) ->
 
 
 def pooled_loop(threshold: float) -> Figures:
-    """Run the loop with one pool; to be called in the process of `own_process`."""
+    """Run the loop with one pool; call it in the process of `own_process`."""
     assert _pooled is not None
     return _pooled(threshold, 1)
 
 
 def floor(graphs: Mapping[str, Path], images: Sequence[UInt8Array], cores: int) -> System:
-    """Bare ONNX Runtime: one loop, and above concurrency 1 the faster of that and one loop per core."""
+    """Bare ONNX Runtime: one loop; above concurrency 1, the faster of this and one loop per core."""
     alone_loop = loop(BareStages(graphs).answer, images)
     single = [BareStages(graphs, threads=1) for _ in range(cores)]
 
@@ -125,7 +125,7 @@ def floor(graphs: Mapping[str, Path], images: Sequence[UInt8Array], cores: int) 
 
 
 def loop(answer: Eager, images: Sequence[UInt8Array]) -> Callable[[float, int], Figures]:
-    """Answer all images, one after another, whatever the concurrency; the first once more before, uncounted."""
+    """Answer all images, one after another, at any concurrency; the first image also runs once before, uncounted."""
 
     def measure(threshold: float, concurrency: int) -> Figures:
         del concurrency  # one after another
@@ -141,7 +141,7 @@ def loop(answer: Eager, images: Sequence[UInt8Array]) -> Callable[[float, int], 
 
 
 def _side_by_side(workers: Sequence[BareStages], images: Sequence[UInt8Array], threshold: float) -> Figures:
-    """One loop per worker, all at once, each over all images; ONNX Runtime lets go of Python's lock."""
+    """One loop per worker, all at the same time, each over all images; ONNX Runtime releases Python's lock."""
 
     def work(worker: BareStages) -> list[float]:
         times = []

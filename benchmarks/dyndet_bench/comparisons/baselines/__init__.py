@@ -1,10 +1,10 @@
-"""What dyndet's serving is compared with: the ways that Triton's own examples suggest, over the same stage models.
+"""Baselines for dyndet's serving: the ways that Triton's own examples suggest, over the same stage models.
 
 | model | what it is |
 | --- | --- |
-| `<name>_textbook` | BLS as the examples write it, see `textbook_model` |
+| `<name>_textbook` | BLS as in the examples, see `textbook_model` |
 | `<name>_static` | a Triton ensemble that always runs both detectors |
-| `<name>_detector1` | a Triton ensemble of detector 1 alone |
+| `<name>_detector1` | a Triton ensemble that runs only detector 1 |
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ BASELINES = (TEXTBOOK, STATIC, DETECTOR1)
 
 
 def write_baselines(stages: Mapping[str, pb.ModelConfig], output: Path, *, name: str = "dyndet") -> tuple[str, ...]:
-    """Write the baselines of a detector of topology `bls` as a repository; returns the names of its models.
+    """Write the baselines of a detector with topology `bls` as a repository; returns the names of the models.
 
-    `stages` are the configurations of the stage models, which the baselines call: both repositories must be served
-    together.
+    `stages` are the configurations of the stage models. The baselines call these models, so both repositories must be
+    served together.
     """
     for kind, last in ((STATIC, "detector2"), (DETECTOR1, "head1")):
         _write(output, _ensemble(f"{name}_{kind}", stages["backbone1"], stages[last]))

@@ -1,7 +1,7 @@
-"""A baseline, not the product: conditional BLS as Triton's examples write it.
+"""A baseline, not the product: conditional BLS as in Triton's examples.
 
-Requests are answered one after another, stages are called blocking with every output asked for, images come as float32,
-and detector 1 finishes before the threshold is looked at.
+Requests are answered one after another, calls of stages block and request every output, images are float32, and
+detector 1 finishes before the difficulty is compared with the threshold.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Detector 1, then detector 2 where the difficulty exceeds the threshold."""
+    """Runs detector 1, then detector 2 if the difficulty exceeds the threshold."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the names of the stages."""
         self._stages = json.loads((Path(__file__).parent / "stages.json").read_text())
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One request after another, each of one image."""
+        """Answer one request after another, each with one image."""
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
