@@ -1,1 +1,1 @@
-"""Jinja2 templates of Triton model repositories, and the Python-backend models that go into them."""
+"""Jinja2 templates of Triton model repositories, and the Python-backend models in them."""

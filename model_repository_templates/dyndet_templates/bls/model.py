@@ -1,8 +1,8 @@
 """Routes each image of a request through the stages of a dynamic detector (Triton BLS).
 
-backbone1 -> difficulty -> head1 where difficulty <= threshold, else detector2. Images are routed one by one and wait
-for their stages in threads; the stages' dynamic batching merges them. Needs numpy and Triton's own module; everything
-else that it reads lies beside it.
+backbone1 -> difficulty -> head1 if difficulty <= threshold, else detector2. Images are routed one by one and wait for
+their stages in threads; the stages' dynamic batching merges them. Needs numpy and Triton's own module; all other files
+that it reads are beside it.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from serving import (  # type: ignore[import-not-found]
 )
 
 
-class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies beside this one once both are rendered
-    """The public detector, its stages models of their own."""
+class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside this one once both are rendered
+    """The public detector, with stages that are models of their own."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read what lies in the model's own folder."""
+        """Read the files in the model's own folder."""
         super().initialize(args)
         self._stages = {role: _Stage(**stage) for role, stage in self.settings["stages"].items()}
         self._memory = _preferred_memory(self.settings["stage_memory"])
-        # Requests, and the images of one request, wait for their stages in threads of their own: two pools, because
-        # a request that waits for its images must not take the threads that they need.
+        # Requests, and the images of a request, wait for their stages in threads. There are two pools, because a
+        # request that waits for its images must not take the threads that the images need.
         workers = int(json.loads(args["model_config"])["max_batch_size"])
         self._request_pool = ThreadPoolExecutor(workers, "request")
         self._image_pool = ThreadPoolExecutor(workers, "image")
 
     def answer(self, asked: Sequence[Asked]) -> None:
-        """Answer all requests at once."""
+        """Answer all requests at the same time."""
         _map(self._request_pool, self._answer_request, asked)
 
     def finalize(self) -> None:
-        """Stop the threads and give the metrics back."""
+        """Stop the threads and release the metrics."""
         self._request_pool.shutdown()
         self._image_pool.shutdown()
         super().finalize()
@@ -71,7 +71,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
             self.send(asked, answers)
 
     def _answer_image(self, asked: Asked, image: Any, threshold: float) -> Answer:
-        """Route one image, batch size 1. No stage runs, and no feature is asked for, whose output is not used."""
+        """Route one image, batch size 1. Only needed stages run, and only needed features are requested."""
         detections = asked.detections
         backbone1 = self._stages["backbone1"]
         needed = backbone1.outputs if detections else (DIFFICULTY,)
@@ -87,12 +87,12 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
             try:
                 return Answer(HARD, difficulty, self._run(self._stages["detector2"], asked, tensors, detections))
             except RequestError as error:
-                asked.warnings.append(f"detector 1 answers an image that was due to detector 2: {error.sentence}")
+                asked.warnings.append(f"detector 1 answers an image instead of detector 2: {error.sentence}")
                 route = FALLBACK
         return Answer(route, difficulty, self._run(self._stages["head1"], asked, tensors, detections))
 
     def _run(self, stage: _Stage, asked: Asked, tensors: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        """Call a stage with tensors that go on as they are, without passing through numpy."""
+        """Call a stage with tensors from earlier stages; they do not pass through numpy."""
         response = pb_utils.InferenceRequest(
             model_name=stage.model,
             inputs=[tensors[name] for name in stage.inputs],
@@ -118,16 +118,16 @@ class _Stage:
 
 
 def _map(pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
-    """What `map` gives, all at once; a single call runs in this thread, which is quicker."""
+    """`map` with all calls at the same time; a single call runs in this thread, which is faster."""
     if len(arguments[0]) == 1:
         return [function(*(argument[0] for argument in arguments))]
     return list(pool.map(function, *arguments))
 
 
 def _preferred_memory(kind: str) -> dict[str, Any]:
-    """Where stages leave their outputs: where they make them, unless nothing here could read the difficulty there."""
+    """Where stages put their outputs: in the memory where they compute, unless nothing here can read that memory."""
     if kind == "gpu" and importlib.util.find_spec("cupy") is None:
-        pb_utils.Logger.log_warn("cupy is not installed: features go from stage to stage through the CPU's memory")
+        pb_utils.Logger.log_warn("cupy is not installed: features go from stage to stage through CPU memory")
         return {"preferred_memory": pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)}
     return {}
 

@@ -1,7 +1,7 @@
-"""Answers picture files: decodes and letterboxes them, asks the detector (Triton BLS), and maps its boxes back.
+"""Answers image files: decodes and letterboxes them, calls the detector (Triton BLS), and maps its boxes back.
 
-Decoding and letterbox are the client's own code, which lies beside this file in `dynamicdet/`. Needs numpy, Pillow,
-simplejpeg (without it, JPEGs are decoded by Pillow, slower) and Triton's own module.
+Decoding and letterbox are the client's own code, in `dynamicdet/` beside this file. Needs numpy, Pillow, simplejpeg
+(without it, Pillow decodes JPEGs, more slowly) and Triton's own module.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ try:
     from PIL import Image
 except ModuleNotFoundError as error:
     raise RuntimeError(
-        "decoding pictures needs Pillow, which is not installed beside this server; "
-        "`python3 -m pip install pillow simplejpeg` installs it and the fast decoder of JPEGs"
+        "decoding images needs Pillow, which is not installed for this server; "
+        "`python3 -m pip install pillow simplejpeg` installs it and the fast JPEG decoder"
     ) from error
 
 from pictures import fit_picture, simplejpeg  # type: ignore[import-not-found]
@@ -39,7 +39,7 @@ _OWN_PARAMETERS = "dyndet_"
 
 
 class TritonPythonModel:
-    """Pictures in, boxes in their own pixels out."""
+    """Takes image files and returns boxes in pixels of the original images."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the detector's name and size from the configuration, and decode once."""
@@ -47,11 +47,10 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self._detector = parameters["dyndet_detector"]
         self._side = int(parameters["dyndet_input_size"])
-        # The detector's boxes are few, and are read here.
+        # The detector's boxes are small and are read here.
         self._memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
-        # Two pools: a request that waits for its pictures must not take the threads that they need. Decoding keeps a
-        # core busy and large pictures in memory, so that there are as many threads for it as cores, however large
-        # the batch.
+        # Two pools: a request that waits for its images must not take the threads that they need. Decoding occupies a
+        # core and holds large images in memory, so it gets one thread per core, whatever the batch size.
         self._request_pool = ThreadPoolExecutor(int(config["max_batch_size"]), "request")
         self._picture_pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "picture")
         if simplejpeg is None:
@@ -59,8 +58,8 @@ class TritonPythonModel:
         self._fit(_small_jpeg())
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Answer requests at once, each as soon as it is ready: none waits for the others of the same call."""
-        if len(requests) == 1:  # quicker without another thread
+        """Answer requests at the same time, each as soon as it is ready; none waits for the others of the same call."""
+        if len(requests) == 1:  # faster without another thread
             self._answer(requests[0])
         else:
             list(self._request_pool.map(self._answer, requests))
@@ -76,7 +75,7 @@ class TritonPythonModel:
         except RequestError as error:
             response = _refusal(error)
         except Exception as error:
-            sentence = f"answering pictures failed: {type(error).__name__}: {error}"
+            sentence = f"answering the images failed: {type(error).__name__}: {error}"
             pb_utils.Logger.log_warn(sentence)
             response = _refusal(RequestError("internal-error", sentence))
         request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -85,7 +84,7 @@ class TritonPythonModel:
         """The outputs that a request wants."""
         wanted = set(request.requested_output_names())
         files = pb_utils.get_input_tensor_by_name(request, "image_bytes")
-        if files is None:  # Triton lets a request pass that has the optional input alone
+        if files is None:  # Triton accepts a request that has only the optional input
             raise RequestError("missing-input", "the input image_bytes is missing")
         boxed = self._letterboxed(files.as_numpy().reshape(-1))
         if request.is_cancelled():
@@ -100,7 +99,7 @@ class TritonPythonModel:
         return [tensor for name, tensor in tensors.items() if name in wanted]
 
     def _letterboxed(self, files: Sequence[bytes]) -> list[Letterboxed]:
-        """Pictures in the network's square; only those, and not their own pixels, are kept."""
+        """Images in the network's square; the original pixels are not kept."""
         several = len(files) > 1
         places = [f"image {row} of {len(files)}: " if several else "" for row in range(1, len(files) + 1)]
         return list(self._picture_pool.map(self._fit, files, places))
@@ -114,7 +113,7 @@ class TritonPythonModel:
         return found
 
     def _detect(self, request: Any, boxed: Sequence[Letterboxed], wanted: set[str]) -> dict[str, Any]:
-        """The detector's own answer to all pictures of a request, in one call."""
+        """The detector's own answer to all images of a request, in one call."""
         images = pb_utils.Tensor("image", np.stack([one.image for one in boxed]))
         threshold = pb_utils.get_input_tensor_by_name(request, "threshold")
         parameters = json.loads(request.parameters() or "{}")
@@ -138,7 +137,7 @@ def _refusal(error: RequestError) -> Any:
 
 
 def _to_original(boxes: Any, counts: Any, boxed: Sequence[Letterboxed]) -> Any:
-    """Boxes (B, N, 4) in pixels of the pictures; rows without a detection stay zero."""
+    """Boxes (B, N, 4) in pixels of the images; rows without a detection stay zero."""
     mapped = np.zeros_like(boxes)
     for row, (count, one) in enumerate(zip(counts, boxed, strict=True)):
         mapped[row, :count] = one.to_original(boxes[row, :count])

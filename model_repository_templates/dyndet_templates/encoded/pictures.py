@@ -1,4 +1,4 @@
-"""Decodes picture files as the client does, JPEGs faster. Needs numpy, Pillow and, for the speed, simplejpeg.
+"""Decodes image files as the client does, but JPEGs faster. Needs numpy, Pillow and, for the speed, simplejpeg.
 
 Measured on one core, in ms (read_image, OpenCV, simplejpeg): a 240 x 320 JPEG 0.35, 0.27, 0.22; one of 12 megapixels
 118, 63, 38. All three decode with libjpeg-turbo and give the same pixels.
@@ -20,12 +20,12 @@ from dynamicdet.letterbox import Letterboxed, letterbox
 
 try:
     import simplejpeg
-except ModuleNotFoundError:  # slower, and the same pixels
+except ModuleNotFoundError:  # slower, but the same pixels
     simplejpeg = None
 
-# A progressive JPEG has about 10. Each is another pass over all pixels, and can be a few bytes long.
+# A progressive JPEG has about 10 scans. Each scan is another pass over all pixels, and may have only a few bytes.
 MAX_SCANS = 100
-# Above this many pixels, pictures are decoded one at a time: one at the limit takes a gigabyte while it is.
+# Above this many pixels, images are decoded one at a time: an image at the limit takes a gigabyte meanwhile.
 LARGE = 24_000_000
 
 _JPEG_START, _SCAN = b"\xff\xd8", b"\xff\xda"
@@ -33,7 +33,7 @@ _large = threading.Lock()
 
 
 def fit_picture(data: bytes, size: int) -> Letterboxed:
-    """The picture of a file in a square of `size` pixels. Raises InputError."""
+    """The image of a file in a square of `size` pixels. Raises InputError."""
     if _pixels(data) <= LARGE:
         return letterbox(read_picture(data), size)
     with _large:
@@ -44,24 +44,24 @@ def fit_picture(data: bytes, size: int) -> Letterboxed:
 
 
 def read_picture(data: bytes) -> UInt8Array:
-    """`read_image` of a file's bytes: the same pixels (H, W, 3), the same refusals (InputError).
+    """`read_image` of a file's bytes: the same pixels (H, W, 3), the same errors (InputError).
 
-    JPEGs with more than `MAX_SCANS` scans are refused on top of that.
+    JPEGs with more than `MAX_SCANS` scans are also refused.
     """
     if not data.startswith(_JPEG_START):
         return read_image(data)
     scans = data.count(_SCAN)
     if scans > MAX_SCANS:
-        raise InputError(f"the picture's bytes: a JPEG of {scans} scans, accepted are at most {MAX_SCANS}")
+        raise InputError(f"the image bytes: a JPEG with {scans} scans, accepted are at most {MAX_SCANS}")
     pixels = _decode_ordinary(data)
     return read_image(data) if pixels is None else pixels
 
 
 def _decode_ordinary(data: bytes) -> UInt8Array | None:
-    """Pixels of an ordinary JPEG; none for one that Pillow shall judge: too large, CMYK, damaged in any way.
+    """Pixels of an ordinary JPEG; None if Pillow must decide: too large, CMYK, or damaged.
 
-    Pillow has read its header before anything is decoded. One that EXIF data turn is Pillow's too: turning an array
-    takes what the faster decoder saves.
+    Pillow reads the header before anything is decoded. Pillow also decodes images that EXIF data rotate: rotating an
+    array costs the time that the faster decoder saves.
     """
     if simplejpeg is None:
         return None
@@ -83,7 +83,7 @@ def _is_turned(image: Any) -> bool:
 
 
 def _pixels(data: bytes) -> int:
-    """As many as the header says; 0 where it says nothing that can be read."""
+    """The number of pixels by the header; 0 if the header cannot be read."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return int(image.size[0] * image.size[1])
@@ -92,7 +92,7 @@ def _pixels(data: bytes) -> int:
 
 
 def _give_memory_back() -> None:
-    """Hand what is free to the system; the C library keeps hundreds of megabytes that Pillow has freed."""
+    """Return free memory to the system; the C library keeps hundreds of megabytes that Pillow has freed."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)

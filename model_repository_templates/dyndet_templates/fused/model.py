@@ -1,7 +1,7 @@
 """Routes each image of a request through the graphs of a dynamic detector, all in this process.
 
-The contract is that of the BLS topology; what differs is that no features go from process to process. Needs numpy,
-onnxruntime and Triton's own module; everything else that it reads lies beside it.
+The contract is that of the BLS topology, but no features go from process to process. Needs numpy, onnxruntime and
+Triton's own module; all other files that it reads are beside it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from stages import StageError, Stages  # type: ignore[import-not-found]
 _STAGE_OF = {EASY: "head1", FALLBACK: "head1", HARD: "detector2"}
 
 
-class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies beside this one once both are rendered
+class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside this one once both are rendered
     """The public detector and its stages."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the graphs, on the device that the instance was given, and run them once."""
+        """Load the graphs on the instance's device, and run them once."""
         super().initialize(args)
         fused = self.settings["fused"]
         self._merges = bool(fused["merges"])
@@ -52,7 +52,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
         self._warm_up(int(json.loads(args["model_config"])["max_batch_size"]))
 
     def answer(self, asked: Sequence[Asked]) -> None:
-        """Answer requests one after another or, where merging was asked for, those with boxes to find as one batch."""
+        """Answer requests one after another; with merging, those that want boxes are answered as one batch."""
         before = dict(self._stages.seconds)
         together = [one for one in asked if one.detections] if self._merges else []
         if len(together) > 1 and self._answer_merged(together):
@@ -65,7 +65,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
         try:
             images, answers = asked.image.as_numpy(), None
             if self._merges and len(images) > 1 and asked.detections:
-                with contextlib.suppress(StageError):  # one image is to blame; below each is answered on its own
+                with contextlib.suppress(StageError):  # one image caused it; below, each is answered on its own
                     answers = self._route(images, asked.thresholds, asked.detections)
             if answers is None:
                 answers = [
@@ -81,7 +81,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
             self.send(asked, answers)
 
     def _answer_image(self, asked: Asked, image: Any, threshold: float) -> Answer:
-        """Route one image, batch size 1. No stage runs, and no feature is made, whose output is not used."""
+        """Route one image, batch size 1. Only needed stages run, and only needed features are computed."""
         difficulties, given = self._stages.backbone1(image, with_features=bool(asked.detections))
         difficulty = first_number(difficulties)
         route = route_of(difficulty, threshold)
@@ -93,12 +93,12 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
                 return Answer(HARD, difficulty, self._detect(HARD, given, asked.detections))
             except StageError as error:
                 asked.failed_stages.append(error.stage)
-                asked.warnings.append(f"detector 1 answers an image that was due to detector 2: {error}")
+                asked.warnings.append(f"detector 1 answers an image instead of detector 2: {error}")
                 route = FALLBACK
         return Answer(route, difficulty, self._detect(route, given, asked.detections))
 
     def _answer_merged(self, asked: Sequence[Asked]) -> bool:
-        """Answer requests as one batch; false, and nothing is sent, where a stage fails: one of them is to blame."""
+        """Answer requests as one batch; False, and nothing is sent, if a stage fails: one of them caused it."""
         images = [one.image.as_numpy() for one in asked]
         detections = tuple(dict.fromkeys(name for one in asked for name in one.detections))
         thresholds = [threshold for one in asked for threshold in one.thresholds]
@@ -114,7 +114,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
         return True
 
     def _route(self, images: Any, thresholds: Sequence[float], detections: Sequence[str]) -> list[Answer]:
-        """Answers to images (B, S, S, 3): backbone 1 sees them as one batch, then each route's as one."""
+        """Answers to images (B, S, S, 3): one batch for backbone 1, then one batch per route."""
         difficulties, given = self._stages.backbone1(images, with_features=True)
         found = [float(value) for value in difficulties.reshape(-1)]
         routes = [route_of(difficulty, threshold) for difficulty, threshold in zip(found, thresholds, strict=True)]
@@ -132,7 +132,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
         return {name: pb_utils.Tensor(name, array) for name, array in arrays.items()}
 
     def _warm_up(self, max_batch: int) -> None:
-        """Run all graphs, at every batch size that merging can give, before the model is ready."""
+        """Run all graphs, at every batch size that merging may need, before the model is ready."""
         file = Path(__file__).parent / "warmup_image.raw"
         if not file.exists():
             return
@@ -145,5 +145,5 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file lies besi
 
 
 def _only(answer: Answer, names: Sequence[str]) -> Answer:
-    """An answer with these outputs alone."""
+    """An answer with only these outputs."""
     return Answer(answer.route, answer.difficulty, {name: answer.tensors[name] for name in names})

@@ -1,6 +1,6 @@
-"""The three graphs of a detector in one process: features go from one to the next where they were made.
+"""The three graphs of a detector in one process: features stay in the memory where they were computed.
 
-ONNX Runtime's I/O binding keeps them on the device, a GPU or the CPU, and copies nothing. Needs numpy and onnxruntime.
+ONNX Runtime's I/O binding keeps them on the device, a GPU or the CPU, without copies. Needs numpy and onnxruntime.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class StageError(Exception):
 
 
 class Stages:
-    """Sessions of the stages, not to be used by two threads at once. `seconds` adds up the time in each.
+    """Sessions of the stages; two threads must not use them at the same time. `seconds` adds up the time in each.
 
-    With a `shared_pool` the graphs take turns with the same threads, which spin while they wait: 0.8 to 0.85 x the time
-    of a pool each (2 cores). Several instances would take each other's cores that way; each graph then has threads of
-    its own, which sleep while they wait. `threads` 0 are as many as there are cores.
+    With a `shared_pool`, the graphs take turns with the same threads, which spin while they wait: this takes 0.8 to
+    0.85 x the time of one pool per graph (2 cores). Several instances would take each other's cores that way, so
+    without it each graph has its own threads, which sleep while they wait. `threads` 0: one per core.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Stages:
         self.seconds = dict.fromkeys(stages, 0.0)
 
     def backbone1(self, images: Any, *, with_features: bool) -> tuple[Any, dict[str, Any]]:
-        """Difficulties (B, 1), and what the next stage may read: the images (B, S, S, 3) and their features."""
+        """Difficulties (B, 1), and the inputs of the next stage: the images (B, S, S, 3) and their features."""
         given = {IMAGE: ort.OrtValue.ortvalue_from_numpy(images, *self._device)}
         wanted = self._outputs["backbone1"] if with_features else (DIFFICULTY,)
         found = self._run("backbone1", given, wanted, kept=wanted[1:] if with_features else ())
@@ -71,7 +71,7 @@ class Stages:
         return {name: value.numpy() for name, value in self._run(stage, given, wanted).items()}
 
     def select(self, given: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-        """Some images and their features out of those that `backbone1` gave, without leaving the device."""
+        """Some of the images and features from `backbone1`; they do not leave the device."""
         picked = ort.OrtValue.ortvalue_from_numpy(np.array(rows, np.int64), *self._device)
         names = [name for name in given if name in self._inputs["select"]]
         chosen = self._run_session("select", {**given, ROWS: picked}, [f"{name}_selected" for name in names], names)
@@ -92,7 +92,7 @@ class Stages:
     def _run_session(
         self, session: str, inputs: Mapping[str, Any], outputs: Sequence[str], kept: Sequence[str]
     ) -> list[Any]:
-        """Outputs as ONNX Runtime's values: those `kept` on the device, the others in the CPU's memory."""
+        """Outputs as ONNX Runtime's values: those in `kept` stay on the device, the others go to CPU memory."""
         binding = self._bindings[session]
         try:
             for name, value in inputs.items():
@@ -102,7 +102,7 @@ class Stages:
                 binding.bind_output(name, *(self._device if on_device else ("cpu", 0)))
             self._sessions[session].run_with_iobinding(binding)
             return list(binding.get_outputs())
-        finally:  # nothing outlives the request that it belongs to
+        finally:  # nothing outlives its request
             binding.clear_binding_inputs()
             binding.clear_binding_outputs()
 
@@ -110,7 +110,7 @@ class Stages:
 def _cuda(device: int) -> list[Any]:
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise RuntimeError(
-            "this detector is configured for a GPU, but the onnxruntime installed beside the server has no CUDA "
-            "provider; install onnxruntime-gpu there, or render the repository without --gpu"
+            "this detector is configured for a GPU, but the server's onnxruntime has no CUDA provider; install "
+            "onnxruntime-gpu for the server, or render the repository without --gpu"
         )
     return [("CUDAExecutionProvider", {"device_id": device}), "CPUExecutionProvider"]

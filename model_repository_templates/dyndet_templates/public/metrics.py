@@ -6,10 +6,10 @@
 | `dyndet_stage_errors_total` | counter | model, stage | calls of a stage that failed |
 | `dyndet_stage_seconds_total` | counter | model, stage | topology `fused`: time in a stage's graph |
 | `dyndet_difficulty` | histogram | model | difficulties, in twentieths |
-| `dyndet_latency_ms` | histogram | model | time from taking up a request to its answer, without the queue before it |
-| `dyndet_threshold` | gauge | model | threshold of requests that ask for none |
+| `dyndet_latency_ms` | histogram | model | time from the start of a request to its answer, without the queue before |
+| `dyndet_threshold` | gauge | model | threshold of requests that name none |
 
-Each call of Triton's metrics is a message to the server and its answer, so that a thread makes them a little later,
+Each call of Triton's metrics is a message to the server and its answer. So a thread makes the calls a little later,
 while the next request is in its graphs.
 """
 
@@ -28,17 +28,17 @@ _LATER_S = 0.003
 
 
 class Metrics:
-    """Counts what the detector did. Instances of one model share the values."""
+    """Counts the work of the detector. Instances of one model share the values."""
 
     def __init__(self, model: str, stages: Sequence[str], latency_buckets_ms: Sequence[float]) -> None:
         family, kind = pb_utils.MetricFamily, pb_utils.MetricFamily
         labels = {"model": model}
-        # Triton asks that families outlive their metrics.
+        # Triton requires that families outlive their metrics.
         self._families = {
             "routed": family("dyndet_routed_total", "Images by the route that answered them", kind.COUNTER),
             "errors": family("dyndet_stage_errors_total", "Calls of a stage that failed", kind.COUNTER),
             "seconds": family("dyndet_stage_seconds_total", "Time in a stage's graph", kind.COUNTER),
-            "threshold": family("dyndet_threshold", "Threshold of requests that ask for none", kind.GAUGE),
+            "threshold": family("dyndet_threshold", "Threshold of requests that name none", kind.GAUGE),
             "difficulty": family("dyndet_difficulty", "Difficulty of the images", kind.HISTOGRAM),
             "latency": family("dyndet_latency_ms", "Time inside the detector, without its queue", kind.HISTOGRAM),
         }
@@ -50,7 +50,7 @@ class Metrics:
             labels=labels, buckets=[step / 20 for step in range(1, 21)]
         )
         self._latency = self._families["latency"].Metric(labels=labels, buckets=list(latency_buckets_ms))
-        # One thread alone: metrics that two threads change at once crash the server (Triton 2.51).
+        # Only one thread: the server crashes if two threads change metrics at the same time (Triton 2.51).
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
         self._thread.start()
@@ -58,7 +58,7 @@ class Metrics:
     def count(
         self, routed: Sequence[tuple[str, float]], latency_ms: float | None, failed_stages: Sequence[str]
     ) -> None:
-        """Count a request: route and difficulty of its images, its latency if it was answered, what failed."""
+        """Count a request: route and difficulty of its images, its latency if it was answered, and failed stages."""
 
         def job() -> None:
             for stage in failed_stages:
@@ -68,7 +68,7 @@ class Metrics:
                     self._difficulty.observe(difficulty)
             if latency_ms is not None:
                 self._latency.observe(latency_ms)
-            for route in ROUTES:  # last: who finds a request counted here finds it counted everywhere
+            for route in ROUTES:  # last: a request that is counted here is counted everywhere
                 images = sum(name == route for name, _ in routed)
                 if images:
                     self._routed[route].increment(images)
@@ -89,7 +89,7 @@ class Metrics:
         self._jobs.put(lambda: self._threshold.set(threshold))
 
     def close(self) -> None:
-        """Give the metrics back before their families, once all is counted."""
+        """Release the metrics before their families, after everything is counted."""
         self._jobs.put(None)
         self._thread.join()
         self._routed.clear()
@@ -110,4 +110,4 @@ class Metrics:
                 try:
                     job()
                 except Exception as error:
-                    pb_utils.Logger.log_warn(f"metrics are not counted: {type(error).__name__}: {error}")
+                    pb_utils.Logger.log_warn(f"a metric was not counted: {type(error).__name__}: {error}")

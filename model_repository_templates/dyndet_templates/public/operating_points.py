@@ -1,4 +1,4 @@
-"""Reads `operating_points.json` from the model's own folder, again whenever the file is replaced."""
+"""Reads `operating_points.json` from the model's own folder, and reads it again whenever the file is replaced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE_NAME = "operating_points.json"
 
 
 class OperatingPoints:
-    """Thresholds by name. A damaged file changes nothing but the log: the last good ones stay in force."""
+    """Thresholds by name. If the file is damaged, the last good thresholds stay in force and a warning is logged."""
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self._path = path
@@ -28,18 +28,18 @@ class OperatingPoints:
 
     @property
     def default(self) -> float:
-        """The threshold of requests that ask for none."""
+        """The threshold of requests that name none."""
         return self._thresholds[self._default]
 
     def threshold(self, name: str) -> float:
-        """The threshold of an operating point. Raises ValueError, which names the known ones."""
+        """The threshold of an operating point. Raises ValueError that names the known ones."""
         if name not in self._thresholds:
             known = ", ".join(sorted(self._thresholds))
             raise ValueError(f"operating point {name!r} is not known; this model has {known}")
         return self._thresholds[name]
 
     def refresh(self) -> bool:
-        """Look whether the file was replaced; true if other thresholds are in force now."""
+        """Check whether the file was replaced; True if other thresholds are in force now."""
         stamp = self._current_stamp()
         if stamp == self._stamp:
             return False
@@ -47,7 +47,7 @@ class OperatingPoints:
         try:
             self._read()
         except (OSError, ValueError) as error:
-            self._warn(f"{self._path} is damaged, the thresholds read before stay in force: {error}")
+            self._warn(f"{self._path} is damaged, so the earlier thresholds stay in force: {error}")
             return False
         return True
 
@@ -60,13 +60,13 @@ class OperatingPoints:
 
     def _read(self) -> None:
         if not self._path.is_file():  # reading a pipe would wait for ever
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         try:
             content = json.loads(self._path.read_bytes())
             thresholds = {str(name): float(point["threshold"]) for name, point in content["points"].items()}
             default = str(content["default"])
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError("it has no default, or no points with a threshold each") from error
+            raise ValueError("it has no default, or a point has no threshold") from error
         if default not in thresholds:
             raise ValueError(f"its default {default!r} is not among its points")
         for name, threshold in thresholds.items():

@@ -1,7 +1,7 @@
 """Errors that a request can get from a detector: each has a code, and its text is `dyndet/CODE: sentence`.
 
-Clients tell errors apart by their code; the sentence is for people and may change. Rendering puts this file beside
-every public model. Needs nothing but Python.
+Clients distinguish errors by their code; the sentence is for people and may change. Rendering puts this file beside
+every public model. Needs only Python.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ STATUSES = {
 """Every code, and the name of the status that Triton sends with it (`TritonError.INVALID_ARG`, ...)."""
 
 _CODED = re.compile(r"dyndet/([a-z-]+): (.*)", re.DOTALL)
-# Triton (2.51) gives every error of a BLS call the status INTERNAL: its sentence alone says that nothing was computed.
+# Triton (2.51) gives every error of a BLS call the status INTERNAL: only its text says that nothing was computed.
 _SAID_BY_TRITON = {"' is not ready": "not-ready", "Server not ready": "server-stopping"}
 
 
 class RequestError(Exception):
-    """This request gets an error; the others of the same call do not."""
+    """An error for one request; the others of the same call are answered."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(f"dyndet/{code}: {sentence}")
@@ -38,7 +38,7 @@ class RequestError(Exception):
 
 
 def error_of_call(called: str, text: str) -> RequestError:
-    """The error to answer with, where a model that was called failed: its own code and sentence if it has them."""
+    """The error to return if a called model failed: with that model's code and sentence if it has them."""
     coded = _CODED.search(text)
     if coded and coded[1] in STATUSES:
         return RequestError(coded[1], coded[2])

@@ -1,7 +1,7 @@
-"""What the public detector does in either topology: reads requests, writes answers, counts them.
+"""The part of the public detector that both topologies share: reads requests, sends answers, counts them.
 
-A topology's `model.py` derives from `PublicModel` and answers images. Needs numpy and Triton's own module; everything
-else that it reads (`dyndet.json`, `operating_points.json`) lies beside it.
+A topology's `model.py` derives from `PublicModel` and answers images. Needs numpy and Triton's own module; the other
+files that it reads (`dyndet.json`, `operating_points.json`) are beside it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPERATING_POINT = "dyndet_operating_point"
 
 @dataclass(frozen=True)
 class Answer:
-    """What one image got. `tensors` holds the wanted outputs of the stage that answered, batch size 1."""
+    """The answer to one image. `tensors` has the wanted outputs of the stage that answered, batch size 1."""
 
     route: int
     difficulty: float
@@ -37,7 +37,7 @@ class Answer:
 
 @dataclass
 class Asked:
-    """A request, and what metrics and log are told about it once it is answered."""
+    """A request, and what metrics and log need to know about it once it is answered."""
 
     request: Any
     started: float
@@ -49,21 +49,21 @@ class Asked:
     wanted: frozenset[str] = frozenset()
     """names of the outputs to send back"""
     detections: tuple[str, ...] = ()
-    """those of them that a detector gives; none: no detector has to run"""
+    """those of them that come from a detector; empty: no detector has to run"""
     warnings: list[str] = field(default_factory=list)
     failed_stages: list[str] = field(default_factory=list)
     returned: bool = False
-    """whether `execute` returns the response, which saves a message to the server where a call has one request"""
+    """whether `execute` returns the response; if a call has one request, this saves a message to the server"""
     response: Any = None
 
     def check_not_cancelled(self) -> None:
-        """Raise RequestError where nobody waits for the answer any more."""
+        """Raise RequestError if nobody waits for the answer any more."""
         if self.request.is_cancelled():
             raise RequestError("cancelled", "the request was cancelled")
 
 
 class PublicModel:
-    """The public detector without the way to its stages."""
+    """The public detector without the code that runs its stages."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the stages' names, the thresholds and the outputs from the model's own folder."""
@@ -75,7 +75,7 @@ class PublicModel:
         self.metrics.threshold_is(self._points.default)
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
-        """Answer requests, each as soon as it is ready: none waits for the others of the same call."""
+        """Answer requests, each as soon as it is ready; none waits for the others of the same call."""
         if self._points.refresh():
             self.metrics.threshold_is(self._points.default)
         alone = len(requests) == 1
@@ -84,11 +84,11 @@ class PublicModel:
         return [asked[0].response] if alone else None
 
     def answer(self, asked: Sequence[Asked]) -> None:
-        """Find out what each request's images get; call `send` or `fail` once for every request."""
+        """Compute the answers to each request's images; call `send` or `fail` once for every request."""
         raise NotImplementedError
 
     def finalize(self) -> None:
-        """Give the metrics back."""
+        """Release the metrics."""
         self.metrics.close()
 
     def send(self, asked: Asked, answers: Sequence[Answer]) -> None:
@@ -118,11 +118,11 @@ class PublicModel:
         _log(asked.warnings)
 
     def _read(self, asked: Asked) -> bool:
-        """Find out what a request asks for; false where it was refused at once."""
+        """Read what a request wants; False if it was refused."""
         request = asked.request
         try:
             asked.image = pb_utils.get_input_tensor_by_name(request, "image")
-            if asked.image is None:  # Triton lets a request pass that has the optional input alone
+            if asked.image is None:  # Triton accepts a request that has only the optional input
                 raise RequestError("missing-input", "the input image is missing")
             asked.thresholds = self._thresholds(request, asked.image.shape()[0])
             asked.wanted = frozenset(request.requested_output_names())
@@ -142,7 +142,7 @@ class PublicModel:
                     raise RequestError(
                         "bad-threshold",
                         f"threshold must be a finite number from 0 to 1, not {threshold:g}; "
-                        "0 sends every image to detector 2, 1 none",
+                        "0 sends every image to detector 2, 1 sends none",
                     )
             return thresholds
         parameters = json.loads(request.parameters() or "{}")
@@ -155,12 +155,12 @@ class PublicModel:
 
 
 def route_of(difficulty: float, threshold: float) -> int:
-    """HARD where the difficulty exceeds the threshold or is NaN, and at threshold 0, also where it was rounded to 0."""
+    """HARD if the difficulty exceeds the threshold or is NaN; at threshold 0 always, even if it was rounded to 0."""
     return EASY if 0 < threshold and difficulty <= threshold else HARD
 
 
 def array_of(tensor: Any) -> Any:
-    """A tensor's numbers, also from a GPU."""
+    """The numbers of a tensor, which may be on a GPU."""
     if tensor.is_cpu():
         return tensor.as_numpy()
     import cupy  # type: ignore[import-not-found]
@@ -197,6 +197,6 @@ def _outputs(answers: Sequence[Answer], wanted: frozenset[str]) -> list[Any]:
 
 
 def first_number(values: Any) -> float:
-    """The first of some numbers as a float; NaN, which is routed hard, where there is none."""
+    """The first number as a float; NaN, which is routed hard, if there is none."""
     flat = values.reshape(-1)
     return float(flat[0]) if flat.size else math.nan

@@ -22,7 +22,7 @@ class TritonPythonModel:
     """Answers requests of one stage. The requests of one call run as one batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the graph, on the device that the instance was given."""
+        """Load the graph on the instance's device."""
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
@@ -41,7 +41,7 @@ class TritonPythonModel:
             return [self._answer(requests[0])]
         try:
             return self._answer_merged(requests)
-        except Exception:  # find out whose fault it was
+        except Exception:  # answer each on its own, so only the faulty request gets an error
             return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
@@ -85,8 +85,8 @@ def _session_options(threads: int) -> Any:
 def _providers(device: int) -> list[Any]:
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise RuntimeError(
-            "this stage is configured for a GPU, but the onnxruntime installed beside the server has no CUDA provider; "
-            "install onnxruntime-gpu there, or render the repository without --gpu"
+            "this stage is configured for a GPU, but the server's onnxruntime has no CUDA provider; install "
+            "onnxruntime-gpu for the server, or render the repository without --gpu"
         )
     return [("CUDAExecutionProvider", {"device_id": device}), "CPUExecutionProvider"]
 
