@@ -118,7 +118,7 @@ def test_without_the_key_nothing_is_written_and_with_the_header_it_is(
     server, folder = there
     monkeypatch.delenv(ADMIN_VARIABLE)
     models = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions(name="guarded"))
-    with pytest.raises(ServerError, match=r"restricts who loads models .*DYNDET_ADMIN_KEY.*--admin-header"):
+    with pytest.raises(ServerError, match=r"restricts who can load models .*DYNDET_ADMIN_KEY.*--admin-header"):
         RemoteServer(url=server.grpc_url, models=str(folder)).deploy(models, "guarded")
     assert not (folder / "guarded").exists()
     header = {f"triton-grpc-protocol-{ADMIN_HEADER}": _KEY}
@@ -156,7 +156,7 @@ def test_a_build_with_engines_goes_on_when_the_script_has_run_elsewhere(
     def attempt() -> None:
         build(demo_checkpoint, tmp_path / "build", images=demo_images, targets=parse_targets("50%"), options=options)
 
-    with pytest.raises(MissingExtraError, match=r"build/engines\.sh does it inside NVIDIA's image"):
+    with pytest.raises(MissingExtraError, match=r"build/engines\.sh does this inside NVIDIA's image"):
         attempt()
     assert "--maxShapes=image:4x320x320x3" in (tmp_path / "build" / "engines.sh").read_text()
     write_toy_engines(tmp_path / "build" / "engines", read_bundle(tmp_path / "build" / "bundle"))

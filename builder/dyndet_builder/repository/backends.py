@@ -1,4 +1,4 @@
-"""The backends that can run stages. All that dyndet knows of one is its entry in `BACKENDS`."""
+"""The backends that can run stages. Each is one entry of `BACKENDS`; dyndet knows nothing else about it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dyndet_builder.templates import TEMPLATES
 
 Device = Literal["cpu", "gpu"]
 Parameters = Callable[[StageModel], Mapping[str, str]]
-"""Parameters of a stage's configuration, from the rest of it."""
+"""Computes parameters of a stage's configuration from the rest of it."""
 
 ENGINE_CACHE = "/engine-cache"
-"""where ONNX Runtime keeps the engines that it builds; `dyndet serve --docker` mounts a volume there"""
+"""where ONNX Runtime stores the engines that it builds; `dyndet serve --docker` mounts a volume there"""
 
 _STAGES = TEMPLATES / "stages"
 _WORKSPACE = 1 << 30  # bytes
@@ -30,21 +30,21 @@ class Backend:
     """How stages are configured for a backend, and what it can do."""
 
     triton: str
-    """name that Triton has for it"""
+    """Triton's name for it"""
     template: Path
-    """folder with `config.pbtxt.jinja`, which writes a `StageModel` down and may include `_model.pbtxt.jinja`, and with
-    the `*.py` that go beside each stage's `model.onnx`; with `needs_plan` also `PUT_MODEL_PLAN_HERE.txt.jinja`"""
+    """folder of `config.pbtxt.jinja`, which renders a `StageModel` and may include `_model.pbtxt.jinja`, and of the
+    `*.py` files that go beside each stage's `model.onnx`; with `needs_plan` also of `PUT_MODEL_PLAN_HERE.txt.jinja`"""
     parameters: Parameters = _no_parameters
-    """of a stage, beside those that every stage has"""
+    """of a stage, in addition to those that every stage has"""
     devices: tuple[Device, ...] = ("cpu", "gpu")
     accelerators: Mapping[str, Parameters] = field(default_factory=dict)
-    """what it can run graphs with on a GPU instead of its default, and the parameters of each"""
+    """what can run its graphs on a GPU instead of its default, with the parameters of each"""
     batched: bool = True
     """whether Triton may batch for it; otherwise the batch is the first dimension of every tensor"""
     needs_plan: bool = False
-    """runs the TensorRT engines that `dyndet engines` builds, not the graphs"""
+    """whether it runs the TensorRT engines that `dyndet engines` builds, not the graphs"""
     embedded: bool = False
-    """whether the embedded server has it"""
+    """whether the embedded server includes it"""
     fused: bool = False
     """whether the public model can run the same graphs in its own process, in the topology `fused`"""
 
@@ -72,8 +72,8 @@ def _cuda(_stage: StageModel) -> dict[str, str]:
 def _tensorrt(stage: StageModel) -> dict[str, str]:
     """Parameters as Triton's onnxruntime backend names them.
 
-    No shapes of a profile are given: they would be needed for every subgraph that TensorRT takes. The stages' warm-up
-    with one image and with a full batch makes ONNX Runtime build engines for that range, and it keeps them.
+    They contain no profile shapes: TensorRT would need these for every subgraph that it takes. Instead, the stages warm
+    up with one image and with a full batch. ONNX Runtime then builds engines for that range and stores them.
     """
     return {
         "precision_mode": stage.precision.upper(),
@@ -86,7 +86,7 @@ def _tensorrt(stage: StageModel) -> dict[str, str]:
 
 
 def _openvino(stage: StageModel) -> dict[str, str]:
-    """Each instance is one stream, which answers one request at a time."""
+    """Each instance is one stream, which runs one request at a time."""
     parameters = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(stage.instances)}
     if stage.threads:
         parameters["INFERENCE_NUM_THREADS"] = str(stage.threads * stage.instances)
@@ -103,12 +103,12 @@ BACKENDS: dict[str, Backend] = {
         accelerators={"cuda": _cuda, "tensorrt": _tensorrt},
     ),
     "tensorrt": Backend(triton="tensorrt", template=_STAGES / "tensorrt", devices=("gpu",), needs_plan=True),
-    # It fixes a batching model's batch to the largest, and pads every smaller request to it.
+    # With Triton's batching, it would fix the batch to the largest and pad every smaller request to it.
     "openvino": Backend(
         triton="openvino", template=_STAGES / "openvino", parameters=_openvino, devices=("cpu",), batched=False
     ),
 }
-"""By the name that `RenderOptions.backend` and `--backend` take. A program may add its own before it renders."""
+"""By the name that `RenderOptions.backend` and `--backend` accept. A program can add its own before it renders."""
 
 
 def accelerators() -> tuple[str, ...]:
@@ -117,12 +117,12 @@ def accelerators() -> tuple[str, ...]:
 
 
 def names_of(fits: Callable[[Backend], bool]) -> str:
-    """The backends that a condition fits, for a message."""
+    """Names of the backends that meet a condition, for a message."""
     return " or ".join(name for name, backend in BACKENDS.items() if fits(backend))
 
 
 def _unbatched(stage: StageModel) -> StageModel:
-    """The same stage, declared without Triton's batching: the batch is the first of its dimensions, and may be any."""
+    """The same stage, declared without Triton's batching: the batch is the first dimension and can have any size."""
     return replace(
         stage,
         max_batch=0,

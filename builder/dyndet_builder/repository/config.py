@@ -1,4 +1,4 @@
-"""What the configuration of a model says, as values: decided by `models` and `backends`, written down by templates."""
+"""The configuration of a model as values: `models` and `backends` decide them, templates write them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGE, DIFFICULTY = "image", "difficulty"
 DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")
 
 DETECTOR_PARAMETER = "dyndet_detector"
-"""parameter of a model that takes picture files: the detector that it asks"""
+"""parameter of a model that takes image files: the detector that it calls"""
 TOPOLOGY_PARAMETER = "dyndet_topology"
 """parameter of a public model: its topology"""
 
@@ -58,11 +58,11 @@ class Warmup:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What a configuration says, as values."""
+    """The configuration of a model, as values."""
 
     name: str
     backend: str
-    """as Triton calls it"""
+    """Triton's name for it"""
     max_batch: int
     inputs: tuple[ModelTensor, ...]
     outputs: tuple[ModelTensor, ...]
@@ -78,7 +78,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
-    """What ONNX Runtime runs a graph with, and its settings."""
+    """What ONNX Runtime uses to run a graph, and its settings."""
 
     name: str
     parameters: dict[str, str]
@@ -102,7 +102,7 @@ class PublicModel(Model):
 
     topology: Topology
     stages: tuple[StageModel, ...]
-    """the stage models that it calls; none where it is fused"""
+    """the stage models that it calls; empty if it is fused"""
 
     @property
     def described(self) -> str:

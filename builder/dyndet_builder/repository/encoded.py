@@ -1,4 +1,4 @@
-"""The public variant that takes picture files: its configuration, and what lies in its folder."""
+"""The public variant that takes image files: its configuration and the content of its folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CLIENT_CODE = ("__init__.py", "aliases.py", "errors.py", "images.py", "letterbox
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedModel(Model):
-    """The variant that takes picture files."""
+    """The variant that takes image files."""
 
     detector: str
 
 
 def encoded_model(detector: PublicModel, options: RenderOptions) -> EncodedModel:
-    """The configuration of the variant that takes picture files and asks `detector`."""
+    """The configuration of the variant that takes image files and calls `detector`."""
     kept = ("dyndet_class_names", "dyndet_input_size", "dyndet_version", "dyndet_bundle_sha256")
     threshold = next(tensor for tensor in detector.inputs if tensor.name == "threshold")
     return EncodedModel(

@@ -1,4 +1,4 @@
-"""Engines for a build: those at hand, those that can be built here, or the script that builds them elsewhere."""
+"""Engines for a build: existing ones, new ones built here, or a script that builds them on another machine."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from dyndet_builder.repository.options import RenderOptions
 
 
 def engines_for(folder: Path, bundle: Bundle, options: RenderOptions) -> Engines:
-    """The engines of a folder. Raises InputError where they are not this bundle's, or cannot serve these options."""
+    """The engines of a folder. Raises InputError if they are not this bundle's, or cannot serve these options."""
     record = read_engines(folder, bundle)
     if record.builder != "tensorrt":
-        raise InputError(f"{folder} holds engines of TensorRT-RTX, which Triton does not run; build them with TensorRT")
+        raise InputError(f"{folder} holds engines of TensorRT-RTX, which Triton cannot run; build them with TensorRT")
     if record.max_batch < options.max_batch:
         raise InputError(
             f"the engines in {folder} take at most {record.max_batch} images, but max_batch is {options.max_batch}; "
-            f"build engines for that, or give --max-batch {record.max_batch}"
+            f"build engines for that batch, or give --max-batch {record.max_batch}"
         )
     return record
 
 
 def engines_fit(bundle: Path, folder: Path, rendering: RenderOptions) -> bool:
-    """Whether a folder holds the engines of this bundle, for this rendering."""
+    """Whether a folder holds engines of this bundle that fit this rendering."""
     try:
         engines_for(folder, read_bundle(bundle), rendering)
     except InputError:
@@ -35,10 +35,10 @@ def engines_fit(bundle: Path, folder: Path, rendering: RenderOptions) -> bool:
 
 
 def provide_engines(bundle: Path, folder: Path, rendering: RenderOptions, progress: Progress) -> None:
-    """Leave a bundle's engines in `folder`: those that are there, or new ones.
+    """Make sure that `folder` holds a bundle's engines: use those that are there, or build new ones.
 
-    Raises MissingExtraError where they cannot be built on this machine: it names the script that was written for the
-    one that will serve, after which the same build goes on.
+    Raises MissingExtraError if this machine cannot build them. The error names the script that builds them on the
+    machine that will serve. After that, the same build can continue.
     """
     if engines_fit(bundle, folder, rendering):
         return
@@ -48,6 +48,7 @@ def provide_engines(bundle: Path, folder: Path, rendering: RenderOptions, progre
         return
     script = write_engines_script(bundle, folder, folder.with_name(f"{folder.name}.sh"), options)
     raise MissingExtraError(
-        f"TensorRT or a GPU is missing here, so engines have to be built where they will run: {script} does it inside "
-        f"NVIDIA's image (its head has the command); put what it makes into {folder} and build again"
+        f"TensorRT or a GPU is missing here, so the engines must be built on the machine that will run them: {script} "
+        f"does this inside NVIDIA's image (its first lines show the command); put its output into {folder} and build "
+        "again"
     )

@@ -14,23 +14,23 @@ _MIB = 1 << 20
 _PYTHON_DEFAULT, _CUDA_DEFAULT, _PINNED_DEFAULT = _MIB, 64 * _MIB, 256 * _MIB  # Triton's own
 _UNKNOWN_SHARED_MEMORY = 1024 * _MIB
 _ITEM_BYTES = {pb.TYPE_UINT8: 1, pb.TYPE_FP16: 2, pb.TYPE_FP32: 4, pb.TYPE_INT32: 4}
-_STRING_BYTES = 1 << 20  # an encoded picture
+_STRING_BYTES = 1 << 20  # an image file
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeeds:
-    """Bytes; none of them below Triton's default."""
+    """Sizes in bytes, none below Triton's default."""
 
     python_region: int
-    """shared memory that each instance of a Python model starts with, so that it does not grow under load"""
+    """initial shared memory of each instance of a Python model, large enough not to grow under load"""
     shared_memory: int
     """all of /dev/shm, for a container"""
     cuda_pool: int
-    """on each GPU, for what stages hand over; 0 without a GPU"""
+    """on each GPU, for the tensors that stages pass on; 0 without a GPU"""
     pinned_pool: int
 
     def arguments(self, gpus: Iterable[int] = ()) -> list[str]:
-        """The flags, without those that would say what is the default."""
+        """The flags of the server, except those that would set Triton's default."""
         found = []
         if self.python_region > _PYTHON_DEFAULT:
             found.append(f"--backend-config=python,shm-default-byte-size={self.python_region}")
@@ -42,11 +42,11 @@ class MemoryNeeds:
 
 
 def memory_needs(configs: Sequence[pb.ModelConfig]) -> MemoryNeeds:
-    """What the models of a repository need with full batches on all instances; models that are not ours count as well.
+    """What the models of a repository need with full batches on all instances. Models that dyndet did not render count.
 
-    A Python instance holds the tensors of one full batch, and a public model that calls stages (`bls`) or a detector
-    (`<name>_encoded`) what passes between them too. On a GPU each instance may have a batch being made and one being
-    read. An empty repository gets room for a few of them.
+    A Python instance holds the tensors of one full batch. A public model that calls stages (`bls`) or a detector
+    (`<name>_encoded`) also holds the tensors that it exchanges with them. On a GPU, each instance can write one batch
+    while another is read. An empty repository gets room for a few models.
     """
     regions, cuda, pinned = [], 0, 0
     for config in configs:
@@ -70,7 +70,7 @@ def memory_needs(configs: Sequence[pb.ModelConfig]) -> MemoryNeeds:
 
 
 def _passed(config: pb.ModelConfig, configs: Iterable[pb.ModelConfig]) -> int:
-    """Bytes of one image that a model passes to those that it calls and gets from them."""
+    """Bytes per image that a model exchanges with the models that it calls."""
     if DETECTOR_PARAMETER in config.parameters:
         asks = config.parameters[DETECTOR_PARAMETER].string_value
         return sum(_bytes((*other.input, *other.output)) for other in configs if other.name == asks)
@@ -79,7 +79,7 @@ def _passed(config: pb.ModelConfig, configs: Iterable[pb.ModelConfig]) -> int:
 
 
 def _bytes(tensors: Iterable[pb.ModelInput | pb.ModelOutput]) -> int:
-    """Of one image. A dimension that is not fixed counts as 1."""
+    """Bytes per image. A dimension without a fixed size counts as 1."""
     total = 0
     for tensor in tensors:
         if tensor.data_type == pb.TYPE_STRING:

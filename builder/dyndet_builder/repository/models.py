@@ -1,4 +1,4 @@
-"""Decides every line of a repository's configurations; the templates only write them down."""
+"""Decides every value of a repository's configurations; the templates only write them."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _WARMUP_FILE = "image_uint8.raw"
 def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: str) -> PublicModel:
     """The configuration of the public detector.
 
-    Raises InputError where the bundle's stages cannot be wired: a stage reads what backbone1 does not give, or an
-    output that the public contract has is missing.
+    Raises InputError if the bundle's stages do not fit together: a stage reads a tensor that backbone1 does not
+    produce, or an output of the public contract is missing.
     """
     _check_wiring(bundle)
     side = bundle.input_size
@@ -98,13 +98,13 @@ def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: Rende
 
 
 def config_text(template: Path, model: Model) -> str:
-    """A configuration as text, proven to be one: Triton's own ModelConfig message reads it back."""
+    """A configuration as text, checked by reading it back with Triton's own ModelConfig message."""
     text = fill(template, model=model)
     try:
         parsed = text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise DyndetError(
-            f"template {template} rendered for {model.name} is no model configuration: {error}"
+            f"template {template} rendered for {model.name} is not a model configuration: {error}"
         ) from error
     if parsed.name != model.name or len(parsed.input) != len(model.inputs) or len(parsed.output) != len(model.outputs):
         raise DyndetError(f"template {template} lost values of {model.name}")
@@ -117,14 +117,14 @@ def _check_wiring(bundle: Bundle) -> None:
     if DIFFICULTY not in given:
         raise InputError(f"stage backbone1 of bundle {bundle.name!r} has no output {DIFFICULTY!r}")
     if bundle.stages["backbone1"].inputs != (given[IMAGE],):
-        raise InputError(f"stage backbone1 of bundle {bundle.name!r} must read the image alone")
+        raise InputError(f"stage backbone1 of bundle {bundle.name!r} must read the image and nothing else")
     consumers: tuple[StageName, ...] = ("head1", "detector2")
     for stage in consumers:
         for tensor in bundle.stages[stage].inputs:
             if tensor != given.get(tensor.name):
                 found = f"{tensor.name} {tensor.dtype} {list(tensor.shape)}"
                 raise InputError(
-                    f"stage {stage} of bundle {bundle.name!r} reads {found}, which backbone1 does not give"
+                    f"stage {stage} of bundle {bundle.name!r} reads {found}, which backbone1 does not produce"
                 )
         lacking = set(DETECTION_OUTPUTS) - {tensor.name for tensor in bundle.stages[stage].outputs}
         if lacking:

@@ -18,35 +18,35 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class RenderOptions:
-    """How a repository serves. Raises InputError for values that Triton would refuse or that cannot work."""
+    """How a repository serves. Raises InputError for values that Triton refuses or that cannot work."""
 
     name: str | None = None
-    """name of the public model; none: the bundle's"""
+    """name of the public model; None: the bundle's"""
     backend: str = "python"
     """what runs the stages, a name of `BACKENDS`: `python` (ONNX Runtime, on any Triton), `onnxruntime`, `tensorrt`,
     `openvino` (CPU)"""
     accelerator: str | None = None
-    """what ONNX Runtime runs the stages of the backend `onnxruntime` with on a GPU; none: its default, CUDA"""
+    """what runs the stages of the backend `onnxruntime` on a GPU; None: ONNX Runtime's default, CUDA"""
     engines: Path | None = None
-    """folder that `dyndet engines` wrote, for the backend `tensorrt`; none: plans are put in place by hand"""
+    """folder that `dyndet engines` wrote, for the backend `tensorrt`; None: plans are put in place by hand"""
     topology: Topology = "bls"
     """`bls`: the public model calls three stage models; `fused`: it holds their graphs in its own process"""
     instances: int = 1
-    """instances of each stage (`fused`: of the public model), on each GPU where GPUs are given"""
+    """instances of each stage (`fused`: of the public model), on each GPU if GPUs are given"""
     bls_instances: int = 2
-    """instances of the public model where it calls stage models; one of them handles one call at a time"""
+    """instances of the public model if it calls stage models; each handles one call at a time"""
     threads: int = 0
     """threads of one instance's graph on the CPU; 0: as many as the machine has cores"""
     gpus: tuple[int, ...] = ()
-    """ids of the GPUs that run the stages; none: the CPU"""
+    """ids of the GPUs that run the stages; empty: the CPU runs them"""
     max_batch: int = 8
-    """images that one run of a model takes at most"""
+    """most images in one run of a model"""
     preferred_batches: tuple[int, ...] = ()
-    """batch sizes that the stages' dynamic batching waits for; none: see `stages_merge`"""
+    """batch sizes that the stages' dynamic batching waits for; empty: see `stages_merge`"""
     queue_delay_us: int = 0
     """how long a stage waits for a preferred batch, microseconds"""
     warmup_image: Path | None = None
-    """a picture, or a folder of pictures, that warms the stages as they load; none: they are not warmed"""
+    """an image, or a folder of images, that warms up the stages as they load; None: no warm-up"""
     latency_buckets_ms: tuple[float, ...] = (
         1,
         2,
@@ -73,14 +73,15 @@ class RenderOptions:
     threshold: float = 0.5
     """threshold of the repository until it is calibrated"""
     encoded: bool = False
-    """a second public model, `<name>_encoded`, that takes JPEG or PNG files and answers in their own pixels"""
+    """whether to render a second public model, `<name>_encoded`, that takes JPEG or PNG files and gives boxes in their
+    pixels"""
 
     @property
     def stages_merge(self) -> bool:
-        """Whether stages run the requests that wait for them as one batch.
+        """Whether a stage runs its waiting requests as one batch.
 
-        On a GPU, or where batch sizes or a delay were asked for. On a CPU a batch of 4 or 8 was measured 10 to 30 %
-        slower than its images one after another, and the first of them would wait for the last.
+        It does so on a GPU, or if preferred batches or a delay are set. On a CPU, a batch of 4 or 8 was measured to be
+        10 to 30 % slower than its images one after another, and the first image would wait for the last.
         """
         return bool(self.gpus or self.preferred_batches or self.queue_delay_us)
 
@@ -124,7 +125,7 @@ class RenderOptions:
         if not self.gpus and "cpu" not in backend.devices:
             raise InputError(f"the {self.backend} backend needs a GPU; name at least one, such as --gpu 0")
         if self.gpus and "gpu" not in backend.devices:
-            raise InputError(f"the {self.backend} backend runs on CPUs alone; leave the GPUs out")
+            raise InputError(f"the {self.backend} backend runs only on CPUs; leave out the GPUs")
         if (name := self.accelerator) is not None:
             if name not in accelerators():
                 raise InputError(f"accelerator {name!r} is not known; choose one of {', '.join(accelerators())}")
@@ -135,7 +136,7 @@ class RenderOptions:
                 )
         if self.engines is not None and not backend.needs_plan:
             raise InputError(
-                f"engines are run by the backend {names_of(lambda one: one.needs_plan)}, not by {self.backend}"
+                f"only the backend {names_of(lambda one: one.needs_plan)} runs engines, not the backend {self.backend}"
             )
 
 

@@ -41,10 +41,10 @@ def render(
 ) -> Path:
     """Render a bundle as a model repository that needs nothing outside its folder, and return that folder.
 
-    `output` appears whole or not at all. A repository that dyndet rendered there before is replaced, and so are its
-    operating points: what was measured on the old configuration says nothing about the new one, so the new repository
-    is uncalibrated. To change operating points alone, run `dyndet calibrate`. `chosen_by`, measurements that led to
-    these options, is kept in the repository's `dyndet.json`.
+    `output` appears whole or not at all. A repository that dyndet rendered there before is replaced, together with its
+    operating points. They were measured on the old configuration, so the new repository is uncalibrated. To change only
+    the operating points, run `dyndet calibrate`. `chosen_by`, the measurements that led to these options, is stored in
+    the repository's `dyndet.json`.
 
     Raises InputError for a damaged bundle, impossible options, and an `output` that dyndet did not render.
     """
@@ -102,7 +102,7 @@ def _write_stage(
 
 
 def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options: RenderOptions) -> Path:
-    """Everything of the public model but its graphs; returns the folder of its version."""
+    """Write the public model without its graphs; returns the folder of its version."""
     folder = repository / model.name
     version = folder / "1"
     version.mkdir(parents=True)
@@ -138,7 +138,7 @@ def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options:
 
 
 def _write_graphs(version: Path, bundle: Path, described: Bundle, warmup: bytes | None) -> None:
-    """What a fused model runs itself."""
+    """Write the graphs that a fused model runs itself."""
     for name, stage in described.stages.items():
         shutil.copyfile(bundle / stage.file, version / f"{name}.onnx")
     onnx.save(_select_graph(described), version / "select.onnx")
@@ -147,9 +147,9 @@ def _write_graphs(version: Path, bundle: Path, described: Bundle, warmup: bytes 
 
 
 def _select_graph(bundle: Bundle) -> onnx.ModelProto:
-    """The graph by which a fused detector takes some images out of a batch without leaving the device.
+    """The graph with which a fused detector selects images of a batch without leaving the device.
 
-    `rows` int64 [n] and what the detectors read (B, ...) to `<name>_selected` (n, ...).
+    Inputs: `rows` int64 [n], and the tensors that the detectors read, (B, ...). Outputs: `<name>_selected` (n, ...).
     """
     tensors = {tensor.name: tensor for stage in bundle.stages.values() for tensor in stage.inputs}
     rows = helper.make_tensor_value_info("rows", TensorProto.INT64, ["n"])

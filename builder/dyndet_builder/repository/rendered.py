@@ -1,4 +1,4 @@
-"""Reads a model repository back: its configurations, once, and what dyndet wrote beside them, when it is asked for."""
+"""Reads a model repository back: its configurations at once, the files that dyndet wrote beside them at first use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dyndet_builder.repository.memory import MemoryNeeds, memory_needs
 from dyndet_builder.repository.options import RenderOptions
 
 MARKER_FILE = "dyndet.json"
-"""Lies at the top of a rendered repository: what it was rendered from and how."""
+"""The file at the top of a rendered repository that says what it was rendered from and how."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +33,7 @@ class Repository:
 
     folder: Path
     configs: tuple[pb.ModelConfig, ...]
-    """of all models, but those that Triton's message cannot read: the server complains about them"""
+    """of all models except those that Triton's message cannot parse; the server reports these"""
 
     @cached_property
     def models(self) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ class Repository:
 
     @cached_property
     def encoded(self) -> Mapping[str, str]:
-        """Models that take picture files, and the detector that each asks."""
+        """Models that take image files, and the detector that each calls."""
         return {
             config.name: config.parameters[DETECTOR_PARAMETER].string_value
             for config in self.configs
@@ -51,7 +51,7 @@ class Repository:
 
     @cached_property
     def is_empty(self) -> bool:
-        """Whether the folder waits for its first model."""
+        """Whether the folder holds nothing yet."""
         return not any(self.folder.iterdir())
 
     @cached_property
@@ -66,7 +66,7 @@ class Repository:
 
     @cached_property
     def engines(self) -> Engines | None:
-        """Where its TensorRT engines came from; none where it has no engines, or they were put in place by hand."""
+        """The record of its TensorRT engines; None if it has no engines, or they were put in place by hand."""
         return read_record(self.folder) if (self.folder / ENGINES_FILE).is_file() else None
 
     @property
@@ -81,17 +81,17 @@ class Repository:
 
     @property
     def engine_cache(self) -> str:
-        """Folder of the server that keeps such engines; empty: none is kept."""
+        """Folder of the server where such engines are stored; empty if they are not stored."""
         return max((one.parameters.get("trt_engine_cache_path", "") for one in self._accelerators), default="")
 
     @property
     def runs_onnx_in_python(self) -> bool:
-        """Whether ONNX Runtime runs inside the Python backend, which the image has no package for."""
+        """Whether ONNX Runtime runs inside the Python backend; NVIDIA's image lacks the package for this."""
         return any((graph.parent / "model.py").is_file() for graph in self.folder.glob("*/1/*.onnx"))
 
     @property
     def decodes_pictures(self) -> bool:
-        """Whether a model takes picture files."""
+        """Whether a model takes image files."""
         return any(self.folder.glob("*/1/pictures.py"))
 
     @property
@@ -126,17 +126,17 @@ class Repository:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rendered(Repository):
-    """A repository that dyndet rendered. What is damaged raises InputError when it is asked for."""
+    """A repository that dyndet rendered. A property whose file is damaged raises InputError."""
 
     model: str
     """name of the public detector"""
     bundle_sha256: str
     written_options: Mapping[str, Any]
-    """those of the rendering, as the marker has them: another version's may not make `RenderOptions`"""
+    """the options of the rendering as the marker holds them; those of another version may not fit `RenderOptions`"""
 
     @cached_property
     def options(self) -> RenderOptions:
-        """What it was rendered with. Raises InputError for those of another version, and of an unknown backend."""
+        """What it was rendered with. Raises InputError for options of another version or of an unknown backend."""
         try:
             return replace(_options(self.written_options), name=self.model)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -146,12 +146,12 @@ class Rendered(Repository):
 
     @property
     def all_cores(self) -> bool:
-        """Whether the stages take as many threads as the machine has cores."""
+        """Whether the stages use as many threads as the machine has cores."""
         return not self.gpus and not self.written_options.get("threads")
 
     @property
     def points_file(self) -> Path:
-        """Where the operating points lie."""
+        """Path of the operating points."""
         return points_file(self.folder, self.model)
 
     @cached_property
@@ -160,7 +160,7 @@ class Rendered(Repository):
         return read_operating_points(self.points_file)
 
     def point(self, name: str) -> OperatingPoint:
-        """An operating point by its name. Raises InputError where there is none."""
+        """An operating point by its name. Raises InputError if there is no such point."""
         if name not in self.points.points:
             raise InputError(
                 f"operating point {name!r} is not known; {self.points_file} has {', '.join(self.points.points)}"
@@ -182,12 +182,14 @@ class Rendered(Repository):
         """Description of the bundle that it was rendered from."""
         path = self.folder / BUNDLE_FILE
         if not path.is_file():
-            raise InputError(f"{self.folder} holds no {BUNDLE_FILE}; `dyndet render` it from its bundle")
+            raise InputError(
+                f"{self.folder} holds no {BUNDLE_FILE}; render it again from its bundle with `dyndet render`"
+            )
         return read_manifest(path)
 
     @property
     def stage_configs(self) -> Mapping[str, pb.ModelConfig]:
-        """Configurations of the stage models by stage. Raises InputError where one is missing, as in `fused`."""
+        """Configurations of the stage models by stage. Raises InputError if one is missing, as in `fused`."""
         named = {config.name: config for config in self.configs}
         lacking = [stage for stage in STAGES if f"{self.model}_{stage}" not in named]
         if lacking:
@@ -196,7 +198,7 @@ class Rendered(Repository):
 
     @cached_property
     def graphs(self) -> Mapping[str, Path]:
-        """The stages' ONNX files by stage. Raises InputError where one is missing or was changed."""
+        """The stages' ONNX files by stage. Raises InputError if one is missing or was changed."""
         found: dict[str, Path] = {}
         for stage in STAGES:
             own = self.folder / f"{self.model}_{stage}" / "1" / "model.onnx"
@@ -205,23 +207,23 @@ class Rendered(Repository):
                 raise InputError(f"{self.folder} holds no detector {self.model!r} with a stage {stage}")
             if file_sha256(path) != self.bundle.stages[stage].sha256:
                 raise InputError(
-                    f"{path} has changed since it was rendered (its SHA-256 differs); `dyndet render` the repository "
-                    "from its bundle"
+                    f"{path} has changed since it was rendered (its SHA-256 differs); render the repository again from "
+                    "its bundle with `dyndet render`"
                 )
             found[stage] = path
         return found
 
     @property
     def cpu_graphs(self) -> Mapping[str, Path]:
-        """`graphs` to run on the CPU as they are served. Raises InputError where a GPU runs them."""
+        """`graphs`, to be run on the CPU as they are served. Raises InputError if a GPU serves them."""
         if self.gpus:
             raise InputError(
-                f"{self.folder} is served on a GPU; the comparison with ONNX Runtime is for stages on the CPU"
+                f"{self.folder} is served on a GPU; the comparison with ONNX Runtime needs stages on the CPU"
             )
         return self.graphs
 
     def link_bundle(self, folder: Path) -> Path:
-        """Put the bundle that it was rendered from together in a new folder, with links to the graphs; returns that."""
+        """Put together the bundle that it was rendered from, in a new folder with links to the graphs; returns that."""
         graphs = self.graphs
         folder.mkdir(parents=True)
         shutil.copyfile(self.folder / BUNDLE_FILE, folder / BUNDLE_FILE)
@@ -231,16 +233,16 @@ class Rendered(Repository):
 
 
 def read_repository(folder: Path, *, explicit: bool = False) -> Repository:
-    """Read a model repository, and find before a server is started what it would only wait for.
+    """Read a model repository, and find the faults for which a server would wait for ever.
 
-    With `explicit` model control it may be empty: models are pushed and loaded later. Raises InputError where the
-    folder is no model repository, or a Python model has no code: Triton 2.51 waits for its file without an end.
+    With `explicit` model control it can be empty: models are pushed and loaded later. Raises InputError if the folder
+    is not a model repository, or if a Python model has no code: Triton 2.51 waits for that file for ever.
     """
     return Repository(folder=folder, configs=_checked_configs(folder, explicit=explicit))
 
 
 def read_rendered(folder: Path, *, model: str | None = None) -> Rendered:
-    """Read a repository that dyndet rendered. Raises InputError where it did not, or its detector is not `model`."""
+    """Read a repository that dyndet rendered. Raises InputError if it did not, or if its detector is not `model`."""
     configs = _checked_configs(folder, explicit=False)
     path = folder / MARKER_FILE
     try:
@@ -257,10 +259,10 @@ def read_rendered(folder: Path, *, model: str | None = None) -> Rendered:
 
 def _checked_configs(folder: Path, *, explicit: bool) -> tuple[pb.ModelConfig, ...]:
     if not folder.is_dir():
-        raise InputError(f"{folder} is no model repository: no such folder; `dyndet render` writes one")
+        raise InputError(f"{folder} is not a model repository: no such folder; `dyndet render` writes one")
     paths = sorted(folder.glob("*/config.pbtxt"))
     if not paths and not (explicit and not any(folder.iterdir())):
-        raise InputError(f"{folder} is no model repository: no */config.pbtxt in it; `dyndet render` writes one")
+        raise InputError(f"{folder} is not a model repository: it has no */config.pbtxt; `dyndet render` writes one")
     configs = []
     for path in paths:
         try:
@@ -299,5 +301,6 @@ def _damaged(path: Path) -> str:
 
 def _not_ours(folder: Path, reason: str) -> InputError:
     return InputError(
-        f"{folder} was not rendered by this version of dyndet ({reason}); `dyndet render` it from its bundle"
+        f"{folder} was not rendered by this version of dyndet ({reason}); render it again from its bundle with "
+        "`dyndet render`"
     )

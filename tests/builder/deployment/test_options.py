@@ -73,7 +73,7 @@ def test_what_cannot_work_is_refused_and_nothing_is_written(repositories: dict[s
     unknown = DeployOptions(base_image="r.example/own:latest", client_shared_memory=True)
     with pytest.raises(InputError, match="--triton-version"):
         deploy(repositories["cpu"], tmp_path / "out", unknown)
-    with pytest.raises(InputError, match="no model repository"):
+    with pytest.raises(InputError, match="not a model repository"):
         deploy(tmp_path / "nowhere", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "mine").mkdir()

@@ -80,7 +80,7 @@ def test_fp32_engines_are_larger_and_cannot_pass_for_half(
 
 
 def test_engines_of_tensorrt_rtx_are_not_served(half_engines: Path, half_bundle_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="TensorRT-RTX, which Triton does not run"):
+    with pytest.raises(InputError, match="TensorRT-RTX, which Triton cannot run"):
         options = RenderOptions(backend="tensorrt", gpus=(0,), max_batch=4, engines=half_engines)
         render(half_bundle_folder, tmp_path / "models", options)
 

@@ -73,9 +73,9 @@ def test_the_example_renders_every_stage_and_is_read_back(example: Path) -> None
 
 def test_everything_that_depends_on_a_backend_knows_the_example(example: Path) -> None:
     for impossible, said in (
-        ({"gpus": (0,)}, f"the {OWN} backend runs on CPUs alone"),
+        ({"gpus": (0,)}, f"the {OWN} backend runs only on CPUs"),
         ({"topology": "fused"}, f"not with {OWN}; choose the topology bls, or the backend python"),
-        ({"engines": example}, f"engines are run by the backend tensorrt, not by {OWN}"),
+        ({"engines": example}, f"only the backend tensorrt runs engines, not the backend {OWN}"),
         ({"backend": "other"}, f"choose one of python, onnxruntime, tensorrt, openvino, {OWN}"),
     ):
         with pytest.raises(InputError, match=said):

@@ -203,10 +203,10 @@ def test_stages_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     [
         ({"name": "../etc"}, "model name"),
         ({"backend": "tensorflow"}, "choose one of python, onnxruntime, tensorrt, openvino"),
-        ({"backend": "openvino", "gpus": (0,)}, "runs on CPUs alone"),
+        ({"backend": "openvino", "gpus": (0,)}, "runs only on CPUs"),
         ({"accelerator": "tensorrt"}, "belongs to the backend onnxruntime on a GPU"),
         ({"backend": "onnxruntime", "gpus": (0,), "accelerator": "coral"}, "choose one of cuda, tensorrt"),
-        ({"engines": Path("engines")}, "engines are run by the backend tensorrt"),
+        ({"engines": Path("engines")}, "only the backend tensorrt runs engines"),
         ({"instances": 0}, "instances must be a whole number from 1 to 2147483647, not 0"),
         ({"max_batch": 2**31}, "max_batch must be a whole number from 1 to 2147483647, not 2147483648"),
         ({"queue_delay_us": 10**20}, "queue_delay_us must be a whole number from 0 to 2147483647"),

@@ -83,10 +83,10 @@ def test_a_repository_of_somebody_else_has_configurations_and_nothing_of_ours(tm
 
 def test_an_empty_folder_is_a_repository_only_where_models_are_loaded_later(tmp_path: Path) -> None:
     assert read_repository(tmp_path, explicit=True).is_empty
-    with pytest.raises(InputError, match="no model repository"):
+    with pytest.raises(InputError, match="not a model repository"):
         read_repository(tmp_path)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match="no model repository"):
+    with pytest.raises(InputError, match="not a model repository"):
         read_repository(tmp_path, explicit=True)
 
 
