@@ -185,7 +185,7 @@ def test_what_is_no_repository_is_refused(tmp_path: Path, content: str | None) -
     folder = tmp_path / "models"
     if content:
         folder.mkdir()
-    with pytest.raises(InputError, match="no model repository"):
+    with pytest.raises(InputError, match="not a model repository"):
         TritonServer(folder)
 
 

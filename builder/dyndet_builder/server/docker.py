@@ -16,9 +16,9 @@ from dyndet_builder.repository.rendered import Repository, read_repository
 from dyndet_builder.server.triton import DEFAULT_PORTS
 
 _MIB = 1 << 20
-# An explicit server has at least this, whatever is loaded later. The pools, which a GPU and the host reserve, hold what
-# the largest published network asks for in half precision. /dev/shm, which is only a limit, has room for it in single
-# precision, too. Both are for full batches of the default rendering.
+# Smallest sizes for an explicit server, whatever it loads later, for full batches of the default rendering. The pools
+# are reserved on the GPU and the host, so they fit the largest published network in half precision. /dev/shm is only a
+# limit, so it also fits that network in single precision.
 _EXPLICIT_CUDA_POOL, _EXPLICIT_PINNED_POOL, _EXPLICIT_SHARED_MEMORY = 2048 * _MIB, 1280 * _MIB, 8192 * _MIB
 
 
@@ -32,11 +32,11 @@ def docker_command(
 ) -> list[str]:
     """Words of the command. The repository is mounted read-only; changes on the host are visible in the container.
 
-    With the model control `explicit`, the repository may be empty: the server has everything that a model loaded later
-    may need, on the GPUs `gpus` or, without them, on those that its models name and all of this machine.
+    With the model control `explicit`, the repository can be empty: the server has everything that a model loaded later
+    can need. It uses the GPUs `gpus` or, without them, those that its models name and all GPUs of this machine.
 
-    Raises InputError if the folder is no repository, `gpus` are not those of its models, or its engines run neither on
-    this machine's GPUs (if it has any) nor with the image's TensorRT.
+    Raises InputError if the folder is not a repository, `gpus` are not those of its models, or its engines run neither
+    on this machine's GPUs (if it has any) nor with the image's TensorRT.
     """
     explicit = model_control == "explicit"
     contents = read_repository(repository, explicit=explicit)
@@ -49,7 +49,7 @@ def docker_command(
     for kind, port in ports.items():
         command += ["-p", f"{host}:{port}:{DEFAULT_PORTS[kind]}"]
     if cache := contents.engine_cache or (ENGINE_CACHE if explicit and used else ""):
-        command += ["-v", f"dyndet{cache.replace('/', '-')}:{cache}"]  # a volume of docker's: engines are built once
+        command += ["-v", f"dyndet{cache.replace('/', '-')}:{cache}"]  # a Docker volume: engines are built once
     command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1", IMAGE]
     engines = (VERSION_COMPATIBLE,) if explicit and used else contents.engine_arguments
     control = () if model_control == "none" else (f"--model-control-mode={model_control}",)
@@ -64,7 +64,7 @@ def docker_command(
 
 
 def _gpus(repository: Repository, asked: Collection[int], *, explicit: bool) -> tuple[int, ...]:
-    """Those that the models name, and of an explicit server those that are asked for or, without any, all here."""
+    """GPUs that the models name; for an explicit server also the requested ones or, if none are requested, all here."""
     named = set(repository.gpus)
     if not asked:
         return tuple(sorted(named.union(range(len(gpus_here()))) if explicit else named))

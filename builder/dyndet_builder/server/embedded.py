@@ -1,4 +1,4 @@
-"""The tritonserver inside the nvidia-pytriton wheel: where it lies and what it needs to run."""
+"""The tritonserver inside the nvidia-pytriton wheel: where it is and what it needs to run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TRITON_OF_WHEEL = {"0.7.0": SERVER_VERSION}
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedServer:
-    """Where the wheel keeps the server and its Python backend."""
+    """Version and paths of the server in the wheel and of its Python backend."""
 
     version: str
     binary: Path
@@ -31,13 +31,13 @@ class EmbeddedServer:
 def find_server() -> EmbeddedServer:
     """The embedded tritonserver for this interpreter.
 
-    Raises MissingExtraError where the wheel, its stub for this Python or libpython is missing, or numpy is 2 or newer.
+    Raises MissingExtraError if the wheel, its stub for this Python or libpython is missing, or numpy is 2 or newer.
     """
     numpy_version = importlib.metadata.version("numpy")
     if not numpy_version.startswith(("0.", "1.")):
         raise MissingExtraError(
-            f"numpy {numpy_version} is installed, with which the embedded tritonserver returns garbage; "
-            "`pip install 'numpy>=1.26,<2'`"
+            f"numpy {numpy_version} is installed, but the embedded tritonserver returns wrong values with it; "
+            "run `pip install 'numpy>=1.26,<2'`"
         )
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
@@ -54,10 +54,10 @@ def find_server() -> EmbeddedServer:
         libraries=package.parent / "nvidia_pytriton.libs",
     )
     if not found.binary.is_file() or not found.python_backend.is_dir():
-        raise MissingExtraError(f"nvidia-pytriton {wheel} carries no tritonserver with a Python backend; {_INSTALL}")
+        raise MissingExtraError(f"nvidia-pytriton {wheel} contains no tritonserver with a Python backend; {_INSTALL}")
     if not found.stub.is_file():
         have = ", ".join(sorted(folder.name for folder in found.stub.parent.parent.iterdir()))
-        raise MissingExtraError(f"the embedded tritonserver has no Python {minor} stub; use one of Python {have}")
+        raise MissingExtraError(f"the embedded tritonserver has no stub for Python {minor}; use one of Python {have}")
     return found
 
 

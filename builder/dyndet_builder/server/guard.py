@@ -1,9 +1,9 @@
 """Owns one tritonserver process and leaves nothing of it behind, however its own parent ends.
 
-Run as a script by `dyndet_builder.server.process` with nothing but the standard library. Standard input is a pipe that
-the parent holds open: when it closes, or the parent is gone, the server is stopped, and its stubs and its shared memory
-go too, and the run folder where the parent cannot remove it. The guard prints the server's process id; its exit status
-is the server's.
+`dyndet_builder.server.process` runs it as a script; it needs only the standard library. Standard input is a pipe that
+the parent holds open. When the pipe closes, or the parent is gone, the guard stops the server and removes its stubs and
+its shared memory, and also the run folder if the parent cannot remove it. The guard prints the server's process id; its
+exit status is the server's.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> int:
             _kill_group(server.pid)
             server.poll()
         _remove_shared_memory(options.shm_prefix)
-        if os.getppid() != parent:  # else the parent reads the log in it and removes it
+        if os.getppid() != parent:  # else the parent reads the log in the folder and removes it
             shutil.rmtree(options.run_folder, ignore_errors=True)
     return status if status >= 0 else 128 - status
 

@@ -18,7 +18,7 @@ def free_ports(count: int, host: str = "127.0.0.1") -> tuple[int, ...]:
 
 
 def check_port_free(port: int, host: str, purpose: str) -> None:
-    """Raise ServerError where something listens on the port already, or it may not be used."""
+    """Raise ServerError if another program listens on the port, or this user must not use it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -26,7 +26,7 @@ def check_port_free(port: int, host: str, purpose: str) -> None:
         except OSError as error:
             raise ServerError(
                 f"port {port} for {purpose} on {host} cannot be used ({error.strerror}); "
-                f"stop what uses it or give another with --{purpose}-port"
+                f"stop the program that uses it, or give another port with --{purpose}-port"
             ) from error
 
 

@@ -26,12 +26,12 @@ _HARMLESS = ("NVML", "DCGM", "CacheManager Init Failed", "CUDA memory pool disab
 
 
 class ServerProcess:
-    """A tritonserver that was started with some arguments, and that stops when this process dies, however it dies.
+    """A running tritonserver. It also stops when this process dies, however it dies.
 
-    The log is appended to `log_file`; None is a file in the run folder, which `stop` removes. A stop takes no longer
+    The log is appended to `log_file`; None: to a file in the run folder, which `stop` removes. A stop takes no longer
     than `stop_timeout_s`. `pid` is the process id of tritonserver itself.
 
-    Raises InputError where the log cannot be written, and ServerError where the process cannot be started.
+    Raises InputError if the log cannot be written, and ServerError if the process cannot be started.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ServerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=server_environment(embedded),
-                start_new_session=True,  # Ctrl-C in a terminal reaches this process alone, which then stops the server
+                start_new_session=True,  # Ctrl-C in a terminal reaches only this process, which then stops the server
             )
             assert self._guard.stdout is not None
             self.pid = _read_pid(self._guard.stdout)
@@ -74,11 +74,11 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process runs."""
         return self._guard is not None and self._guard.poll() is None
 
     def stop(self) -> None:
-        """Stop the server and wait until it, its stubs and its shared memory are gone. Does nothing when stopped."""
+        """Stop the server and wait until it, its stubs and its shared memory are gone. Does nothing if stopped."""
         guard, self._guard = self._guard, None
         if guard is not None:
             assert guard.stdin is not None and guard.stdout is not None
@@ -88,11 +88,11 @@ class ServerProcess:
         shutil.rmtree(self._run_folder, ignore_errors=True)
 
     def error_lines(self) -> list[str]:
-        """What the server logged as errors, each once: why models failed to load, else its error messages."""
+        """Errors in the server's log, each once: why models failed to load, else all error messages."""
         return _error_lines(self._read_log())
 
     def last_words(self) -> str:
-        """The first errors in the log, or its last lines where it has none, in one line."""
+        """The first errors in the log, or its last lines if it has no errors, in one line."""
         log = self._read_log()
         lines = _error_lines(log)[:_SHOWN_LINES] or [line.strip() for line in log.strip().splitlines()[-3:]]
         return "; ".join(lines) or "it logged nothing"
@@ -141,5 +141,5 @@ def _error_lines(log: str) -> list[str]:
         messages = [message for message in messages if not any(word in message for word in _HARMLESS)]
     if not messages:
         messages = re.findall(r"^error: (.+?)\s*$", log, flags=re.MULTILINE)
-    # Python code that fails adds where it failed, behind line breaks that were escaped.
+    # An error in Python code ends with its traceback, after escaped line breaks.
     return list(dict.fromkeys(message.partition("\\n")[0] for message in messages))

@@ -1,4 +1,4 @@
-"""Puts a repository where another machine's server reads its models, and has that server load it."""
+"""Pushes a repository to the place where another machine's server reads its models, and makes that server load it."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from dyndet_client.settings import Connection
 from dyndet_client.transport import triton_client
 
 ADMIN_HEADER = "dyndet-admin"
-"""in which a deployment's server expects the admin key"""
+"""header in which a deployment's server expects the admin key"""
 ADMIN_VARIABLE = "DYNDET_ADMIN_KEY"
 """environment variable that holds this key"""
 
 _LOAD_S = 1800.0
 """the server may build engines while it loads"""
 _GRPC_PREFIX = "triton-grpc-protocol-"
-"""that Triton expects before the name of a restricted protocol's header"""
+"""prefix that Triton expects in the name of a restricted protocol's header"""
 
 
 def admin_headers() -> dict[str, str]:
-    """The header that a server of `dyndet deploy` asks for before it loads models, from the environment."""
+    """The header that a server of `dyndet deploy` requires to load models, with the key from the environment."""
     key = os.environ.get(ADMIN_VARIABLE)
     return {_GRPC_PREFIX + ADMIN_HEADER: key} if key else {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteServer:
-    """A server that is not ours to start, in explicit model-control mode."""
+    """A server that dyndet does not start itself, in explicit model-control mode."""
 
     url: str
     """its gRPC address"""
     models: str
-    """where it reads its models, as this machine reaches it: a folder, or a URL such as s3://bucket/models"""
+    """the place of its models, as this machine reaches it: a folder, or a URL such as s3://bucket/models"""
     metrics_url: str | None = None
     admin_headers: Mapping[str, str] = field(default_factory=admin_headers, repr=False)
-    """sent with requests that load models, where the server restricts those; by default see `admin_headers`"""
+    """sent with requests that load models, for servers that restrict them; default: see `admin_headers`"""
 
     def __post_init__(self) -> None:
-        Connection.make(self.url, headers=self.admin_headers)  # what cannot be sent is refused before anything is done
+        Connection.make(self.url, headers=self.admin_headers)  # refuses headers that cannot be sent
 
     def deploy(self, repository: Path, detector: str) -> tuple[str, ...]:
         """Push a repository's models and load them, the public detector last; returns their names.
 
-        Models of these names are replaced, others are left alone. Raises ServerError with the server's own words where
-        it does not load one, and InputError where `models` cannot be written or engines are for another TensorRT.
+        Models of these names are replaced, others stay as they are. Raises ServerError with the server's own words if
+        it does not load one, and InputError if `models` cannot be written or engines are for another TensorRT.
         """
         names = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
         names.sort(key=lambda name: name == detector)
@@ -72,7 +72,7 @@ class RemoteServer:
         return tuple(names)
 
     def update_points(self, repository: Path, detector: str) -> None:
-        """Push the operating points alone; a server that copied them reads them as it loads the detector again."""
+        """Push only the operating points; a server that copied its models from a bucket loads the detector again."""
         source = repository / detector / "1" / POINTS_FILE
         if (folder := self._folder()) is not None:
             _replace(source, folder / detector / "1" / POINTS_FILE)
@@ -83,7 +83,7 @@ class RemoteServer:
             self._load(detector)
 
     def _folder(self) -> Path | None:
-        """The models' place as a folder; none where it is an object store."""
+        """`models` as a folder; None if it is an object store."""
         return None if "://" in self.models else Path(self.models)
 
     def _push(self, source: Path, name: str) -> None:
@@ -101,7 +101,7 @@ class RemoteServer:
         _replace(source, folder / name)
 
     def _check_controllable(self, detector: str, repository: Path) -> None:
-        """Find out before anything is written that the server lets models be loaded, and can run them."""
+        """Check, before anything is written, that the server lets clients load models and can run these."""
         with _server_errors(self.url), triton_client(self.url) as client:
             check_engines_there(repository, self.url, str(client.get_server_metadata().version))
             client.get_model_repository_index(headers=self.admin_headers)
@@ -110,7 +110,7 @@ class RemoteServer:
             except InferenceServerException as error:
                 if "not allowed" in str(error.message()) or "polling" in str(error.message()):
                     raise ServerError(
-                        f"the server at {self.url} does not let models be loaded ({error.message()}); start it with "
+                        f"the server at {self.url} does not let clients load models ({error.message()}); start it with "
                         "--model-control-mode=explicit"
                     ) from error
 
@@ -120,12 +120,12 @@ class RemoteServer:
             deadline = time.monotonic() + _LOAD_S
             while not client.is_model_ready(name):
                 if time.monotonic() > deadline:
-                    raise ServerError(f"the server at {self.url} did not get model {name!r} ready in {_LOAD_S:g} s")
+                    raise ServerError(f"model {name!r} was not ready on the server at {self.url} within {_LOAD_S:g} s")
                 time.sleep(0.2)
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Put a file or folder in the place of another; a reader sees the old or the new one, or for a moment none."""
+    """Replace a file or folder by another; a reader sees the old one, the new one or, for a moment, neither."""
     try:
         if source.is_dir():
             with whole_folder(target, marker=None) as folder:
@@ -143,10 +143,10 @@ def _server_errors(url: str) -> Iterator[None]:
         yield
     except InferenceServerException as error:
         reason = str(error.message() or "no reason given").strip().replace("\n", " ")
-        if "restricted" in reason:  # also told as UNAVAILABLE
+        if "restricted" in reason:  # such an error can have the status UNAVAILABLE, too
             raise ServerError(
-                f"the server at {url} restricts who loads models ({reason}); set {ADMIN_VARIABLE} to the key of a "
-                "deployment of dyndet's, or give --admin-header"
+                f"the server at {url} restricts who can load models ({reason}); set {ADMIN_VARIABLE} to the key of a "
+                "dyndet deployment, or give --admin-header"
             ) from error
         if str(error.status()).endswith("UNAVAILABLE"):
             raise ServerUnreachableError(f"no Triton server answers at {url}: {reason}") from error
@@ -159,7 +159,8 @@ def _storage_errors(models: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingExtraError(
-            f"{models} needs a package that is not installed ({error}); `pip install s3fs` is for s3://, `gcsfs` for gs://"
+            f"{models} needs a package that is not installed ({error}); run `pip install s3fs` for s3://, or "
+            "`pip install gcsfs` for gs://"
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{models} cannot be written: {error}") from error

@@ -24,10 +24,10 @@ _POLL_S = 0.1
 class TritonServer:
     """A running tritonserver that serves one model repository; a context manager.
 
-    Entering starts it and returns when every model is loaded and both routes of a dynamic detector have been warmed;
-    leaving stops it. The server also stops when this process dies, however it dies.
+    Entering starts it and returns when every model is loaded and both routes of every dyndet detector are warmed up.
+    Leaving stops it. The server also stops when this process dies, however it dies.
 
-    Raises InputError where the folder is no repository or the log cannot be written, and ServerError where a port is
+    Raises InputError if the folder is not a repository or the log cannot be written, and ServerError if a port is
     taken, a model fails to load (with the server's own words) or the server dies.
     """
 
@@ -38,7 +38,7 @@ class TritonServer:
         self._ports: dict[str, int] = {}
         self._process: ServerProcess | None = None
         self.detectors: tuple[str, ...] = ()
-        """names of the dyndet detectors that were warmed"""
+        """names of the dyndet detectors that were warmed up"""
 
     @property
     def http_url(self) -> str:
@@ -67,12 +67,12 @@ class TritonServer:
 
     @property
     def log_file(self) -> Path:
-        """Where the server logs."""
+        """Path of the server's log."""
         return self._started().log_file
 
     @property
     def running(self) -> bool:
-        """Whether the server process lives."""
+        """Whether the server process runs."""
         return self._process is not None and self._process.running
 
     def __enter__(self) -> TritonServer:
@@ -85,7 +85,7 @@ class TritonServer:
         self.stop()
 
     def start(self) -> None:
-        """Start the server and wait until it answers. On any failure nothing keeps running."""
+        """Start the server and wait until it answers. If anything fails, no process is left running."""
         if self._process is not None:
             raise ServerError("this server has been started already")
         check_engines_here(self._repository)
@@ -106,13 +106,13 @@ class TritonServer:
             raise
 
     def stop(self) -> None:
-        """Stop the server and wait until it, its stubs and its shared memory are gone. Does nothing when stopped."""
+        """Stop the server and wait until it, its stubs and its shared memory are gone. Does nothing if stopped."""
         process, self._process = self._process, None
         if process is not None:
             process.stop()
 
     def error_lines(self) -> list[str]:
-        """What the server logged as errors."""
+        """Errors in the server's log."""
         return self._started().error_lines()
 
     def _started(self) -> ServerProcess:
@@ -167,7 +167,7 @@ class TritonServer:
 
 
 def _choose_ports(options: ServerOptions) -> dict[str, int]:
-    """The given ports, which are checked to be free, and free ones for the others."""
+    """The given ports, checked to be free, and free ports for the rest."""
     chosen = {kind: port for kind, port in options.ports.items() if port is not None}
     for kind, port in chosen.items():
         check_port_free(port, options.host, kind)
