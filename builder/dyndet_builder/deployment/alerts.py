@@ -1,7 +1,7 @@
-"""What Prometheus records and alerts on: each alert compares a recorded series with a limit.
+"""The series that Prometheus records, and the alerts: each alert compares a recorded series with a limit.
 
-Limits that a calibration gives come from it; without one, or for a promise that is no latency, those alerts are left
-out and a note says so.
+Some limits come from the calibration. Without one, or if the promise is not a latency, the alerts with these limits are
+left out and a note says so.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """Fires where `value` has been beyond its limit for some time."""
+    """Fires when `value` has been beyond its limit for some time."""
 
     name: str
     value: str
-    """PromQL that has data whenever the server serves, but for `needs_gpu`"""
+    """PromQL that has data whenever the server serves, except with `needs_gpu`"""
     beyond: str
     """the comparison, such as `> 12`"""
     lasts: str
@@ -51,7 +51,7 @@ class Alert:
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """Everything that Prometheus is told, and what it is not."""
+    """The rules for Prometheus, and notes about the alerts that were left out."""
 
     records: tuple[Record, ...]
     alerts: tuple[Alert, ...]
@@ -73,7 +73,7 @@ def watched(deployed: Rendered, options: DeployOptions, *, job: str) -> Watched:
 
 
 def queue_target_ms(deployed: Rendered, options: DeployOptions) -> float:
-    """Mean wait above which replicas are added: half of what a request takes, where one server works half its time."""
+    """Mean wait above which replicas are added: half the time of a request, as at a server that is half busy."""
     mean = deployed.points.points[deployed.points.default].mean_ms
     return options.queue_target_ms or (5.0 if mean is None else max(1.0, round(mean / 2, 1)))
 
@@ -87,7 +87,7 @@ def _records(deployed: Rendered, job: str) -> tuple[Record, ...]:
     fallback = f'sum by (job) (rate(dyndet_routed_total{{{mine},route="fallback"}}[{_WINDOW}]))'
     images = f"sum by (job) (rate(dyndet_routed_total{{{mine}}}[{_WINDOW}]))"
     spent = f"sum by (job) (rate(nv_inference_request_duration_us{{{mine}}}[{_WINDOW}]))"
-    # Of the stages too: what their requests waited, their callers waited.
+    # The stages count, too: while their requests wait, their callers wait.
     waited = f'sum by (job) (rate(nv_inference_queue_duration_us{{job="{job}",model=~"{models}"}}[{_WINDOW}]))'
     buckets = f"sum by (job, le) (rate(dyndet_latency_ms_bucket{{{mine}}}[{_WINDOW}]))"
     return (
@@ -112,12 +112,12 @@ def _promise(
         statistic, goal, text = point.statistic, point.goal, point.target or f"{point.goal:g}ms"
     elif point.goal is not None:
         return (), (
-            f"the operating point {deployed.points.default!r} promises a throughput, which a server without load does "
-            "not show: no alert watches it; --promise gives a latency to watch"
+            f"the operating point {deployed.points.default!r} promises a throughput, which a server without load "
+            "cannot show, so no alert watches it; give a latency to watch with --promise"
         )
     else:
         return (), (
-            "the repository is uncalibrated, so that no alert watches a promise; run `dyndet calibrate` and render the "
+            "the repository is uncalibrated, so no alert watches a promise; run `dyndet calibrate` and render the "
             "deployment again, or give --promise"
         )
     if statistic == "mean":
@@ -134,7 +134,7 @@ def _promise(
         summary=f"{statistic} latency of {deployed.model} is above its promise, {text}",
         description=(
             f'Inside the server, with its queue, requests take {{{{ $value | printf "%.1f" }}}} ms ({statistic}); '
-            f"promised are {goal:g} ms. Add replicas where they queue; lower the hard share where they do not."
+            f"the promise is {goal:g} ms. If requests queue, add replicas. If they do not, lower the hard share."
         ),
     )
     return (alert,), None
@@ -154,7 +154,7 @@ def _tail(point: OperatingPoint, job: str) -> tuple[Alert, ...]:
             summary="p99 latency is more than twice what the calibration measured",
             description=(
                 'p99 without the queue is {{ $value | printf "%.1f" }} ms; the calibration measured '
-                f"{measured:.4g} ms. Something shares this machine, or it is slower than the one that was calibrated."
+                f"{measured:.4g} ms. Other work runs on this machine, or it is slower than the calibrated one."
             ),
         ),
     )
@@ -163,9 +163,9 @@ def _tail(point: OperatingPoint, job: str) -> tuple[Alert, ...]:
 def _drift(deployed: Rendered, point: OperatingPoint, job: str) -> tuple[tuple[Alert, ...], str | None]:
     evidence = deployed.points.evidence
     if point.easy_share is None or evidence is None:
-        return (), "the repository is uncalibrated, so that no alert watches the share of hard images"
+        return (), "the repository is uncalibrated, so no alert watches the share of hard images"
     hard = 1 - point.easy_share
-    # Three standard errors of what was counted on the held-out images, and never less than 10 points.
+    # Three standard errors of the share on the held-out images, but at least 10 percentage points.
     room = max(0.1, 3 * math.sqrt(hard * (1 - hard) / max(1, evidence.held_out_images)))
     alert = Alert(
         name="DyndetHardShareDrift",
@@ -173,10 +173,10 @@ def _drift(deployed: Rendered, point: OperatingPoint, job: str) -> tuple[tuple[A
         beyond=f"> {room:.4g} and {_recorded('images:increase30m', job)} > {_LEAST_IMAGES}",
         lasts="15m",
         severity="warning",
-        summary="the share of hard images is not what the threshold was calibrated for",
+        summary="the share of hard images differs from the calibrated share",
         description=(
-            f'Calibrated were {hard:.0%} hard; the last half hour differs by {{{{ $value | printf "%.2f" }}}}. The '
-            "pictures have changed, or clients choose thresholds themselves: calibrate again with pictures of today."
+            f'The calibrated share is {hard:.0%}; the last half hour differs by {{{{ $value | printf "%.2f" }}}}. '
+            "The images have changed, or clients choose their own thresholds. Calibrate again with recent images."
         ),
     )
     return (alert,), None
@@ -193,8 +193,8 @@ def _failures(deployed: Rendered, job: str) -> tuple[Alert, ...]:
             beyond="> 0.01",
             lasts="5m",
             severity="warning",
-            summary="detector 1 answers for detector 2",
-            description="More than 1 % of the images were due for detector 2 and got the answer of detector 1.",
+            summary="images fall back to detector 1",
+            description="More than 1 % of the images needed detector 2 but got the objects of detector 1.",
         ),
         Alert(
             name="DyndetStageErrors",
@@ -203,7 +203,7 @@ def _failures(deployed: Rendered, job: str) -> tuple[Alert, ...]:
             lasts="2m",
             severity="warning",
             summary="stage {{ $labels.stage }} fails",
-            description="The server's log says why.",
+            description="The server's log has the reason.",
         ),
         Alert(
             name="DyndetRequestsFail",
@@ -212,7 +212,7 @@ def _failures(deployed: Rendered, job: str) -> tuple[Alert, ...]:
             lasts="5m",
             severity="critical",
             summary=f"requests to {deployed.model} fail",
-            description="More than 1 % of the requests get an error; bad requests count as well.",
+            description="More than 1 % of the requests get an error; invalid requests count, too.",
         ),
     )
 
@@ -228,8 +228,8 @@ def _resources(deployed: Rendered, options: DeployOptions, job: str) -> tuple[Al
             severity="warning",
             summary="requests wait for a free instance",
             description=(
-                'On average a request waits {{ $value | printf "%.1f" }} ms, four times what autoscaling aims at: '
-                "it is at its limit, or off. Add replicas."
+                'On average a request waits {{ $value | printf "%.1f" }} ms, more than four times the target of '
+                "autoscaling. Autoscaling is at its limit, or off. Add replicas."
             ),
         ),
         Alert(

@@ -1,4 +1,4 @@
-"""The Grafana dashboard as data: its panels, where they stand and what they ask Prometheus."""
+"""The Grafana dashboard as data: its panels, their places and their queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLUMNS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """PromQL and what its lines are called."""
+    """PromQL and the legend of its lines."""
 
     expr: str
     legend: str
@@ -83,7 +83,7 @@ def _latency(mine: str) -> list[Panel]:
                 for level in (0.5, 0.95, 0.99)
             ),
             unit="ms",
-            note="From taking up a request to its answer, without the queue; all servers together.",
+            note="From the start of a request to its answer, without the queue; all servers together.",
         ),
         Panel(
             title="Latency with the queue, slowest server",
@@ -132,7 +132,7 @@ def _routing(deployed: Rendered, mine: str) -> list[Panel]:
             title="Threshold",
             queries=(Query(expr=f"max by (instance) (dyndet_threshold{{{mine}}})", legend="{{instance}}"),),
             unit="none",
-            note="Of requests that ask for none. Servers that differ read different operating points.",
+            note="For requests without their own. If servers differ, they read different operating points.",
         ),
     ]
 
@@ -167,7 +167,7 @@ def _server(deployed: Rendered, mine: str, job: str) -> list[Panel]:
             title="Time in a model",
             queries=(Query(expr=per_request("nv_inference_compute_infer_duration_us"), legend="{{model}}"),),
             unit="ms",
-            note="That of the public model holds those of the models that it calls.",
+            note="The time of the public model includes the models that it calls.",
         ),
         Panel(
             title="Errors a second",

@@ -1,4 +1,4 @@
-"""Renders what deploys a model repository: image, compose file, Kubernetes, KServe, Prometheus and Grafana."""
+"""Renders the files that deploy a repository: image, compose file, Kubernetes, KServe, Prometheus and Grafana."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dyndet_builder.templates import TEMPLATES, fill
 __all__ = ["MARKER_FILE", "DeployOptions", "Deployment", "deploy"]
 
 MARKER_FILE = "dyndet-deploy.json"
-"""Lies at the top of a rendered deployment: what it was rendered from and how."""
+"""The file at the top of a rendered deployment that says what it was rendered from and how."""
 
 _TEMPLATES = TEMPLATES / "deploy"
 _AUTOSCALER = "kubernetes/hpa.yaml"
@@ -33,15 +33,15 @@ class Deployment:
     folder: Path
     files: tuple[str, ...]
     notes: tuple[str, ...]
-    """what somebody who deploys this has to know, a sentence each without its full stop"""
+    """what a user who deploys this must know, one sentence each without its full stop"""
 
 
 def deploy(repository: Path, output: Path, options: DeployOptions | None = None) -> Deployment:
     """Render the deployment of a model repository into the folder `output`, which appears whole or not at all.
 
-    A deployment that dyndet rendered there before is replaced. Every file has been read back by a parser of its kind.
+    A deployment that dyndet rendered there before is replaced. YAML and JSON files are checked by reading them back.
 
-    Raises InputError for a folder that is no repository, impossible options, and an `output` that dyndet did not
+    Raises InputError for a folder that is not a repository, impossible options, and an `output` that dyndet did not
     render.
     """
     options = options or DeployOptions()
@@ -70,7 +70,7 @@ def deploy(repository: Path, output: Path, options: DeployOptions | None = None)
 
 
 def _names() -> list[str]:
-    """The files to render: every template but those that others are made of."""
+    """The files to render: every template except those that others include."""
     found = (path.relative_to(_TEMPLATES) for path in sorted(_TEMPLATES.rglob("*.jinja")))
     return [str(path.with_suffix("")) for path in found if not path.name.startswith("_")]
 
@@ -87,7 +87,7 @@ def _pod(name: str, filled: Values) -> dict[str, object]:
     parts: dict[str, object] = {
         "d": filled,
         "arguments": filled.kserve_arguments if kserve else filled.arguments,
-        # KServe mounts what it has fetched from STORAGE_URI.
+        # KServe mounts the files that it fetches from STORAGE_URI.
         "models_claim": bool(filled.claim) and not kserve,
         "extra_environment": {"STORAGE_URI": filled.storage_uri} if kserve and filled.storage_uri else {},
     }
@@ -102,7 +102,7 @@ def _render(name: str, **values: object) -> str:
 
 
 def _read_back(name: str, text: str) -> None:
-    """Prove that a file is one of its kind."""
+    """Check that a YAML or JSON file can be parsed."""
     try:
         if name.endswith((".yaml", ".yml")):
             documents = list(yaml.safe_load_all(text))
@@ -111,6 +111,6 @@ def _read_back(name: str, text: str) -> None:
         else:
             return
     except (yaml.YAMLError, ValueError) as error:
-        raise DyndetError(f"template deploy/{name}.jinja rendered what cannot be read back: {error}") from error
+        raise DyndetError(f"template deploy/{name}.jinja rendered a file that cannot be parsed: {error}") from error
     if not documents or not all(isinstance(document, dict) for document in documents):
         raise DyndetError(f"template deploy/{name}.jinja rendered an empty document")

@@ -1,4 +1,4 @@
-"""What can be chosen when a repository's deployment is rendered."""
+"""The options of rendering a repository's deployment."""
 
 from __future__ import annotations
 
@@ -23,44 +23,44 @@ _VERSION = re.compile(r"([0-9]{2})\.(0[1-9]|1[0-2])")
 
 @dataclass(frozen=True, kw_only=True)
 class DeployOptions:
-    """How a repository is deployed. Raises InputError for values that Kubernetes would refuse or that cannot work."""
+    """How a repository is deployed. Raises InputError for values that Kubernetes refuses or that cannot work."""
 
     name: str | None = None
-    """of the Kubernetes objects and the compose service; none: made from the model's"""
+    """of the Kubernetes objects and the compose service; None: made from the model's"""
     base_image: str = IMAGE
     """Triton image that the Dockerfile builds on"""
     image: str | None = None
-    """name of the image that the Dockerfile becomes; none: the name, tagged with the bundle's hash"""
+    """name of the image that the Dockerfile builds; None: `name`, tagged with the bundle's hash"""
     triton_version: str | None = None
-    """release of the base image, such as 24.10; none: read from its tag"""
+    """release of the base image, such as 24.10; None: read from its tag"""
     storage: str = "image"
-    """where the models lie: `image`, `pvc://CLAIM/PATH`, `s3://BUCKET/PATH`, `gs://BUCKET/PATH`"""
+    """where the models are: `image`, `pvc://CLAIM/PATH`, `s3://BUCKET/PATH`, `gs://BUCKET/PATH`"""
     replicas: int = 2
-    """at least so many"""
+    """smallest number"""
     max_replicas: int = 8
-    """autoscaling stops there; equal to `replicas`: no autoscaling"""
+    """largest number for autoscaling; equal to `replicas`: no autoscaling"""
     queue_target_ms: float | None = None
-    """replicas are added where a request waits longer on average; none: half the time that it takes when calibrated"""
+    """mean wait of a request above which replicas are added; None: half the calibrated mean latency"""
     gpu_resource: str = "nvidia.com/gpu"
     """what the cluster calls a GPU, or a share of one: nvidia.com/mig-1g.10gb (MIG), nvidia.com/gpu.shared (in time)"""
     cpu: str = "4"
     memory: str | None = None
-    """none: estimated from the repository"""
+    """None: estimated from the repository"""
     service_account: str | None = None
     """of the pods; gives access to a bucket"""
     admin_secret: str | None = None
-    """Kubernetes Secret whose `key` opens the administrative endpoints; none: the name with -admin"""
+    """Kubernetes Secret whose `key` opens the administrative endpoints; None: `name` with -admin"""
     client_shared_memory: bool = False
-    """clients on the same machine may pass images in shared memory"""
+    """whether clients on the same machine can pass images in shared memory"""
     startup_s: int | None = None
-    """time that a replica has to load its models; none: 180 s, 1200 s where engines are built"""
+    """time for a replica to load its models; None: 180 s, or 1200 s if it builds engines"""
     exit_timeout_s: int = 30
-    """time that requests in flight have when a replica is stopped"""
+    """time for requests in flight to finish when a replica is stopped"""
     promise: str | None = None
-    """latency that the alerts watch, such as p99:20ms; none: that of the default operating point"""
+    """latency that the alerts watch, such as p99:20ms; None: that of the default operating point"""
     scrape_interval_s: int = 15
     metrics_targets: tuple[str, ...] = ()
-    """host:port of metrics that the static scrape configuration names; none: the compose service"""
+    """host:port of metrics that the static scrape configuration names; empty: the compose service"""
 
     def __post_init__(self) -> None:
         for field, pattern, like in (
@@ -95,26 +95,26 @@ class DeployOptions:
         self.promised()
 
     def promised(self) -> Target | None:
-        """The promise that was given. Raises InputError where it is no latency."""
+        """The promise that was given. Raises InputError if it is not a latency."""
         if self.promise is None:
             return None
         target = parse_target(self.promise)
         if target.of_range or target.statistic == THROUGHPUT:
-            raise InputError(f"promise {self.promise!r} is no latency; give one such as p99:20ms or 12ms")
+            raise InputError(f"promise {self.promise!r} is not a latency; give one such as p99:20ms or 12ms")
         return target
 
     def claim(self) -> tuple[str, str] | None:
-        """Volume claim and path in it, where the models lie on one."""
+        """The volume claim with the models and the path in it; None if they are not on one."""
         match = _CLAIM.fullmatch(self.storage)
         return None if match is None else (match["claim"], (match["path"] or "").strip("/"))
 
     @property
     def bucket(self) -> bool:
-        """Whether the models lie in a bucket, which Triton reads itself."""
+        """Whether the models are in a bucket, which Triton reads itself."""
         return _BUCKET.fullmatch(self.storage) is not None
 
     def release(self) -> tuple[int, int] | None:
-        """Year and month of the Triton release, if it can be told."""
+        """Year and month of the Triton release; None if unknown."""
         match = _VERSION.fullmatch(self.triton_version) if self.triton_version else None
         match = match or re.search(rf":{_VERSION.pattern}(-|$|@)", self.base_image)
         return None if match is None else (int(match[1]), int(match[2]))

@@ -1,4 +1,4 @@
-"""How many replicas a promise needs at a request rate: a queueing estimate from what was measured of one."""
+"""How many replicas a promise needs at a request rate: a queueing estimate from the measurements of one replica."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _MOST_REPLICAS = 10_000
 
 ASSUMPTIONS = (
     "requests arrive independently of each other (Poisson) at a steady rate, one image each",
-    "the load balancer sends each request to any replica with the same chance; it does not look for a free one",
-    "every replica is as fast as the one that was measured, with as many images hard",
-    "a replica answers first come, first served; the network adds nothing to what the measuring client saw",
+    "the load balancer picks a random replica for each request; it does not look for a free one",
+    "every replica is as fast as the measured one, and gets the same share of hard images",
+    "a replica runs requests in the order of their arrival; the network adds no more latency than in the measurement",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What so many replicas are expected to give, milliseconds."""
+    """The expected latencies of a number of replicas, milliseconds."""
 
     replicas: int
     utilisation: float
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """An answer, and what it rests on."""
+    """The number of replicas, and the values behind it."""
 
     source: str
     measured_on: str
@@ -57,12 +57,12 @@ class Plan:
     margin: float
     hard_share: float
     busy_ms: float
-    """mean time that a request keeps a replica from the others"""
+    """mean time that a request keeps a replica busy"""
     correction: float
-    """what the estimates are multiplied by: how far above them the open loops of the sweep were measured, at least 1"""
+    """factor on the estimated times, by which the open loops of the sweep exceeded them; at least 1"""
     replicas: int
     gpus: int | None
-    """all of them; None where it is not known how many a replica has"""
+    """of all replicas; None if the number in one replica is unknown"""
     rows: tuple[Row, ...]
     assumptions: tuple[str, ...]
 
@@ -78,10 +78,10 @@ def plan(
 ) -> Plan:
     """The fewest replicas that keep a promise, such as `p95:20ms`, with a margin, at so many requests a second.
 
-    `source` is a calibrated model repository or a sweep (its folder or file); a sweep also tells how requests overlap.
+    `source` is a calibrated model repository or a sweep (its folder or file); a sweep also shows how requests overlap.
     `hard_share` overrides that of the operating point.
 
-    Raises InputError for a source that was not measured, TargetOutOfReachError where idle replicas break the promise.
+    Raises InputError for a source without measurements, TargetOutOfReachError if even idle replicas break the promise.
     """
     if not (math.isfinite(request_rate) and request_rate > 0):
         raise InputError(f"the request rate must be a positive number of requests a second, got {request_rate}")
@@ -89,7 +89,7 @@ def plan(
         raise InputError(f"the margin must be from 0 to below 1, not {margin}")
     target = parse_target(promise)
     if target.of_range or target.statistic == THROUGHPUT:
-        raise InputError(f"promise {promise!r} is no latency; give one such as p95:20ms or 12ms")
+        raise InputError(f"promise {promise!r} is not a latency; give one such as p95:20ms or 12ms")
     given = _read(source, operating_point, hard_share)
     correction = 1.0 if given.sweep is None else correction_of(given.sweep, target.statistic)
     queue = _Queue(given.replica, request_rate, target.statistic, correction)
@@ -123,14 +123,14 @@ def plan(
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """What a source tells."""
+    """The values that a source gives."""
 
     replica: Replica
     gpus: int | None
     """of one replica"""
     machine: Mapping[str, str]
     assumed: str
-    """what this kind of source makes us assume"""
+    """what must be assumed for this kind of source"""
     sweep: Sweep | None = None
 
     @property
@@ -148,7 +148,7 @@ def _read(source: Path, operating_point: str | None, hard_share: float | None) -
             replica=replica,
             gpus=len(deployed.gpus),
             machine=deployed.points.evidence.machine,
-            assumed="a calibration does not show how requests overlap: each is taken to keep its replica to itself",
+            assumed="a calibration does not show how requests overlap: each is assumed to occupy its replica alone",
         )
     elif source.is_file() or (source / SWEEP_FILE).is_file():
         sweep = read_sweep(source)
@@ -177,7 +177,7 @@ def _hard_share_of(sweep: Sweep, operating_point: str | None, hard_share: float 
 
 @dataclass(frozen=True)
 class _Queue:
-    """Replicas under a request rate."""
+    """Replicas at a request rate."""
 
     replica: Replica
     rate: float
@@ -186,18 +186,18 @@ class _Queue:
 
     @property
     def least(self) -> int:
-        """Replicas that can keep up at all."""
+        """The fewest replicas that can keep up with the rate."""
         return math.floor(self.rate * self.replica.busy_ms / 1e3) + 1
 
     def idle_ms(self) -> float:
-        """The statistic where nothing waits."""
+        """The statistic if no request waits."""
         return self.correction * of_latencies(self.statistic, self.replica.alone_ms())
 
     def latencies_ms(self, replicas: int) -> FloatArray:
         return self.correction * self.replica.open_loop_ms(self.rate / replicas)
 
     def promised_ms(self, replicas: int) -> float:
-        """The statistic."""
+        """The promised statistic."""
         return of_latencies(self.statistic, self.latencies_ms(replicas))
 
     def row(self, replicas: int, limit: float) -> Row:
@@ -217,11 +217,13 @@ class _Queue:
 
 
 def _fewest(queue: _Queue, limit: float) -> int:
-    """By doubling, then halving the interval: more replicas never wait longer."""
+    """The fewest replicas within the limit. With more replicas, requests never wait longer, so bisection finds them."""
     low, high = queue.least - 1, queue.least
     while queue.promised_ms(high) > limit:
         if high > _MOST_REPLICAS:
-            raise TargetOutOfReachError(f"more than {_MOST_REPLICAS} replicas are needed; the promise leaves no room")
+            raise TargetOutOfReachError(
+                f"the promise needs more than {_MOST_REPLICAS} replicas; it leaves no time for requests to wait"
+            )
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

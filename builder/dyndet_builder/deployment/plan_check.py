@@ -1,4 +1,4 @@
-"""Holds the queueing estimate against what a sweep measured."""
+"""Compares the queueing estimate with the measurements of a sweep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHECKED = ("mean", "p50", "p95", "p99")
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A measured figure of a sweep beside what the estimate says of it."""
+    """A measured value of a sweep beside its estimate."""
 
     cell: str
     open: bool
@@ -28,15 +28,15 @@ class Check:
 
     @property
     def error(self) -> float:
-        """Relative."""
+        """Relative error of the estimate."""
         return self.predicted_ms / self.measured_ms - 1
 
 
 def check_against(sweep: Sweep) -> tuple[Check, ...]:
     """Mean, p50, p95 and p99 of every cell of single images, measured and estimated.
 
-    Cells with a request rate are predictions throughout. Of closed loops, those with the highest throughput have told
-    how requests overlap.
+    All cells with a request rate are predictions. Of the closed loops, those with the highest throughput are not: the
+    estimate takes from them how requests overlap.
     """
     found: list[Check] = []
     for cell in sweep.cells:
@@ -68,7 +68,7 @@ def _checks(cell: str, is_open: bool, measured: Latency, latencies: FloatArray) 
 
 
 def correction_of(sweep: Sweep, statistic: Statistic) -> float:
-    """How far above the estimate the open loops of a sweep were measured, the median; at least 1."""
+    """The median factor by which the open loops of a sweep exceeded the estimate; at least 1."""
     name = statistic.name if statistic.name in _CHECKED else "p99"
     opened = [check for check in check_against(sweep) if check.open and check.statistic == name]
     return max(1.0, float(np.median([check.measured_ms / check.predicted_ms for check in opened]))) if opened else 1.0

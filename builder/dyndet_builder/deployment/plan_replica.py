@@ -1,4 +1,4 @@
-"""What one replica does, from measurements: how long a request takes it alone, and how long that keeps it busy."""
+"""A model of one replica, from measurements: how long a single request takes, and how long it occupies the replica."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from dyndet_bench.sweep.record import Cell, Sweep
 from dyndet_builder.operating_points import OperatingPoints, RouteLatency
 
 _REQUESTS = 200_000
-_FIRST = _REQUESTS // 10  # find an empty queue
+_FIRST = _REQUESTS // 10  # not counted, since they meet an empty queue
 _CLOSED_REQUESTS = 20_000
 _LEVELS = np.linspace(0, 1, 101)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Route:
-    """Requests that go one way."""
+    """Requests on one route."""
 
     quantiles_ms: FloatArray
     """0 %, 1 %, ... 100 % of the latencies of single requests, one at a time"""
     busy_share: float
-    """time that a request keeps the replica from the others, over its latency; below 1 where requests overlap"""
+    """time that a request keeps the replica busy, divided by its latency; below 1 if requests overlap"""
 
     @property
     def mean_ms(self) -> float:
-        """Mean latency of a request alone."""
+        """Mean latency of a single request."""
         return float((self.quantiles_ms[1:] + self.quantiles_ms[:-1]).mean() / 2)
 
 
@@ -46,7 +46,7 @@ class Replica:
 
     @property
     def busy_ms(self) -> float:
-        """Mean time that a request keeps it from the others."""
+        """Mean time that a request keeps it busy."""
         one, two = self.easy, self.hard
         return (1 - self.hard_share) * one.mean_ms * one.busy_share + self.hard_share * two.mean_ms * two.busy_share
 
@@ -57,17 +57,17 @@ class Replica:
         return replace(self, hard_share=share)
 
     def alone_ms(self) -> FloatArray:
-        """Latencies that requests have where none waits for another."""
+        """Latencies of requests that do not wait for each other."""
         return self._drawn[0]
 
     def open_loop_ms(self, rate_per_s: float) -> FloatArray:
-        """Latencies under Poisson arrivals. The draws are the same at every rate, so that more never looks faster."""
+        """Latencies under Poisson arrivals. Every rate uses the same draws, so a higher rate never looks faster."""
         alone, busy = self._drawn
         found: FloatArray = (waits(_arrivals() * (1e3 / rate_per_s), busy) + alone)[_FIRST:]
         return found
 
     def closed_loop_ms(self, clients: int) -> FloatArray:
-        """Latencies where each client sends its next request as soon as it has its answer."""
+        """Latencies if each client sends its next request as soon as it has its answer."""
         alone, busy = self._draw(_CLOSED_REQUESTS)
         return closed_loop(busy, np.maximum(0, alone - busy), clients)[_CLOSED_REQUESTS // 10 :]
 
@@ -76,7 +76,7 @@ class Replica:
         return self._draw(_REQUESTS)
 
     def _draw(self, requests: int) -> tuple[FloatArray, FloatArray]:
-        """Latency alone and time that it keeps the replica busy, (requests,) each."""
+        """Latency of each request alone, and the time that it keeps the replica busy, (requests,) each."""
         rng = np.random.default_rng(0)
         level, is_hard = rng.random(requests), rng.random(requests) < self.hard_share
         easy, hard = (np.interp(level, _LEVELS, route.quantiles_ms) for route in (self.easy, self.hard))
@@ -91,7 +91,7 @@ def _arrivals() -> FloatArray:
 
 
 def replica_of_points(points: OperatingPoints, name: str, path: Path) -> Replica:
-    """From a calibration. It tells no overlap of requests, so that each is taken to keep the replica to itself.
+    """From a calibration. It does not show how requests overlap, so each is assumed to occupy the replica alone.
 
     Raises InputError if there is no such operating point, or it was not measured with single requests, one at a time.
     """
@@ -104,15 +104,15 @@ def replica_of_points(points: OperatingPoints, name: str, path: Path) -> Replica
         )
     if evidence.concurrency != 1 or evidence.batch != 1:
         raise InputError(
-            f"{path} was measured with {evidence.load}, which does not tell how long a request takes alone; calibrate "
-            "with one picture at a time, or plan from a sweep"
+            f"{path} was measured with {evidence.load}, which does not show how long a single request takes; calibrate "
+            "with one image at a time, or plan from a sweep"
         )
     easy, hard = (Route(quantiles_ms=_quantiles(route), busy_share=1.0) for route in (evidence.easy, evidence.hard))
     return Replica(easy=easy, hard=hard, hard_share=1 - point.easy_share)
 
 
 def replica_of_sweep(sweep: Sweep, hard_share: float) -> Replica:
-    """From a sweep: latencies of its single requests, and the most images a second that it reached in closed loops."""
+    """From a sweep: the latencies of its single requests, and the highest throughput of its closed loops."""
     easy, hard = (
         Route(quantiles_ms=np.array(sweep.routes[name].quantiles_ms), busy_share=1.0) for name in ("easy", "hard")
     )
@@ -133,7 +133,7 @@ def replica_of_sweep(sweep: Sweep, hard_share: float) -> Replica:
 
 
 def _least_ms_per_image(cells: Sequence[Cell]) -> tuple[list[float], list[float]]:
-    """Hard share and least time per image of each threshold, at whatever concurrency it was reached."""
+    """Hard share and shortest time per image of each threshold, at any concurrency."""
     best: Mapping[float, list[tuple[float, float]]] = {cell.threshold: [] for cell in cells}
     for cell in cells:
         if cell.concurrency is not None and cell.batch == 1 and cell.throughput_per_s and cell.hard_share is not None:
@@ -143,7 +143,7 @@ def _least_ms_per_image(cells: Sequence[Cell]) -> tuple[list[float], list[float]
 
 
 def _quantiles(route: RouteLatency) -> FloatArray:
-    """0 %, 1 %, ... 100 % through the percentiles that are known; the least latency is such that the mean is right."""
+    """0 %, 1 %, ... 100 %, interpolated between the known percentiles; the lowest one is chosen to match the mean."""
     levels = np.array([0.0, 0.5, 0.9, 0.95, 0.99, 1.0])
     most = route.p99_ms + (route.p99_ms - route.p95_ms)
     known = np.array([route.p50_ms, route.p50_ms, route.p90_ms, route.p95_ms, route.p99_ms, most])

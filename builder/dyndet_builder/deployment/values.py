@@ -1,4 +1,4 @@
-"""Decides what every file of a deployment says; the templates only write it down."""
+"""Decides the values in every file of a deployment; the templates only write them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KSERVE_MODELS = "/mnt/models"  # where KServe's storage initializer puts them
 _CLIENT_SHM_SINCE = (26, 5)
 _KEY_IN_POD = f"$({ADMIN_VARIABLE})"
 _KEY_IN_SHELL = f"${{{ADMIN_VARIABLE}:?is not set}}"
-_PRE_STOP_S = 5  # until every node's load balancing has heard that the pod goes
+_PRE_STOP_S = 5  # until every node's load balancing knows that the pod stops
 _PROBE_S = 5
 _STARTUP_S, _STARTUP_WITH_ENGINES_S = 180, 1200
 _SERVER_MIB, _PER_PROCESS_MIB, _CUDA_MIB = 1024, 256, 2048
@@ -32,7 +32,7 @@ _S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKE
 
 @dataclass(frozen=True, kw_only=True)
 class Values:
-    """What the templates fill in."""
+    """The values that the templates fill in."""
 
     name: str
     model: str
@@ -53,7 +53,7 @@ class Values:
     mounts_models: bool
     """whether compose mounts the repository of this machine"""
     storage_uri: str
-    """for KServe; empty where the models lie in the image"""
+    """for KServe; empty if the models are in the image"""
     claim: str
     claim_path: str
     bucket_variables: tuple[str, ...]
@@ -91,7 +91,7 @@ class Values:
 
 
 def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Values:
-    """Raises InputError for GPU ids that a container does not have, and engines that the image does not run."""
+    """Raises InputError for GPU ids that a container does not have, and for engines that the image cannot run."""
     _check_gpus(deployed)
     tag = "{:02}.{:02}".format(*release) if (release := options.release()) else ""
     target = Target(gpus=None, tensorrt=tensorrt_of(tag), name=options.base_image)
@@ -167,33 +167,33 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
 
 
 def notes(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
-    """What somebody who deploys this has to know, a sentence each."""
+    """What a user who deploys this must know, one sentence each."""
     found = []
     if deployed.engine_cache:
         found.append(
-            f"each replica builds its engines when it starts, and keeps them in {deployed.engine_cache} for as long as "
-            "its pod lives: engines built once, with `dyndet engines`, start in seconds"
+            f"each replica builds its engines when it starts, and stores them in {deployed.engine_cache} until its pod "
+            "ends; with engines that `dyndet engines` built before, a replica starts in seconds"
         )
     if deployed.all_cores:
         found.append(
-            "the stages start as many threads as the node has cores, whatever a pod may use: render the repository "
-            f"with `--threads` no larger than the {options.cpu} cores that a pod asks for"
+            "the stages start as many threads as the node has cores, even if a pod gets fewer; render the repository "
+            f"with `--threads` no larger than the {options.cpu} cores that a pod requests"
         )
     if options.memory is None:
         found.append(
-            "the memory of a pod is an estimate from the sizes of the models: watch it, and set `--memory`; /dev/shm "
-            "is part of it"
+            "the memory of a pod, which includes /dev/shm, is an estimate from the sizes of the models; watch it, and "
+            "set `--memory`"
         )
     if options.storage != "image":
-        found.append(f"the repository has to lie at {options.storage} before the first pod starts")
+        found.append(f"the repository must be at {options.storage} before the first pod starts")
     if options.bucket:
         found.append(
-            "Triton copies the models from the bucket when it starts: a new calibration reaches it with a restart"
+            "Triton copies the models from the bucket when it starts, so a new calibration takes effect after a restart"
         )
     elif options.storage == "image":
-        found.append("the models and their operating points are in the image: a new calibration is a new image")
+        found.append("the models and their operating points are in the image, so a new calibration needs a new image")
     found.append(
-        "one gRPC connection stays with one replica; programs that send much should balance over "
+        "one gRPC connection stays with one replica; programs that send many requests should balance over "
         "the `-replicas` Service, or through a proxy that understands HTTP/2"
     )
     return tuple(found)
@@ -219,12 +219,12 @@ def _server_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, 
 
 
 def _restricted(options: DeployOptions) -> tuple[str, ...]:
-    """Endpoints that ask for the admin key, as Triton calls them."""
+    """Triton's names of the endpoints that need the admin key."""
     return RESTRICTED if options.client_shared_memory else (*RESTRICTED, "shared-memory")
 
 
 def _metrics_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
-    """Percentiles of requests with their queue: Triton 2.51 has only summaries of them, and only on request."""
+    """Flags for percentiles with the queue: Triton 2.51 offers them only as summaries, and only if a flag asks."""
     levels = {0.5, 0.9, 0.95, 0.99}
     promised = options.promised()
     names = [point.statistic for point in deployed.points.points.values()]
@@ -241,25 +241,25 @@ def _client_shared_memory(options: DeployOptions) -> tuple[str, ...]:
     release = options.release()
     if release is None:
         raise InputError(
-            f"the tag of {options.base_image} names no release, and shared memory of clients needs a flag from Triton "
+            f"the tag of {options.base_image} names no release, but clients' shared memory needs a flag from Triton "
             f"26.05 on; give --triton-version, such as {RELEASE}"
         )
     return ("--allow-client-shm=true",) if release >= _CLIENT_SHM_SINCE else ()
 
 
 def _shell_command(arguments: tuple[str, ...]) -> str:
-    """What /bin/sh runs, from a pod's flags; the shell expands nothing in them but the admin key."""
+    """The command for /bin/sh, from a pod's flags; the shell expands only the admin key in them."""
     words = []
     for argument in arguments:
         plain, key, _ = argument.partition(_KEY_IN_POD)
-        if re.search(r"[\"$`\\]", plain):  # options are checked to hold none
+        if re.search(r"[\"$`\\]", plain):  # the checks of the options allow none
             raise InputError(f"the flag {argument!r} cannot be written into a Dockerfile")
         words.append(f'"{plain}{_KEY_IN_SHELL if key else ""}"')
     return " ".join(["exec tritonserver", *words, '"$@"'])
 
 
 def _name_of(model: str) -> str:
-    """A name that Kubernetes takes."""
+    """A name that Kubernetes accepts."""
     name = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")[:40].strip("-")
     if not name:
         return "dyndet"
@@ -271,12 +271,12 @@ def _check_gpus(deployed: Rendered) -> None:
         named = ", ".join(map(str, deployed.gpus))
         flags = " ".join(f"--gpu {number}" for number in range(len(deployed.gpus)))
         raise InputError(
-            f"{deployed.folder} names the GPUs {named}, and a container counts its own from 0; render it with {flags}"
+            f"{deployed.folder} names the GPUs {named}, but a container numbers its GPUs from 0; render it with {flags}"
         )
 
 
 def _memory_mib(deployed: Rendered, shm_mib: int) -> int:
-    """The server, its Python processes and their graphs with room for what they compute, and shared memory."""
+    """The server, its Python processes, their graphs with room for intermediate tensors, and shared memory."""
     graphs = 4 * (deployed.bytes_on_disk >> 20)
     needed = _SERVER_MIB + _PER_PROCESS_MIB * deployed.python_instances + graphs + shm_mib
     needed += _CUDA_MIB * len(deployed.gpus)
@@ -284,10 +284,10 @@ def _memory_mib(deployed: Rendered, shm_mib: int) -> int:
 
 
 def _adapter_query(deployed: Rendered) -> str:
-    """How long a request waits in a pod, milliseconds; <<...>> is filled in by prometheus-adapter."""
+    """How long a request waits in a pod, milliseconds; prometheus-adapter fills in <<...>>."""
     ours = "|".join(re.escape(name) for name in deployed.models).replace("\\", "\\\\")
     by, where = "by (<<.GroupBy>>)", "<<.LabelMatchers>>"
     waited = f'sum(rate(nv_inference_queue_duration_us{{{where},model=~"{ours}"}}[1m])) {by}'
     answered = f'sum(rate(nv_inference_request_success{{{where},model="{deployed.model}"}}[1m])) {by}'
-    # Without requests 0, not no answer: the autoscaler removes no pod that it knows nothing of.
+    # Without requests the result is 0, not empty: the autoscaler removes no pod without a value.
     return f"{waited} / clamp_min({answered}, 0.001) / 1000"

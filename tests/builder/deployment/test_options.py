@@ -52,8 +52,8 @@ def test_shared_memory_of_clients_is_allowed_where_the_release_wants_it(
         ({"replicas": 4, "max_replicas": 2}, "max_replicas"),
         ({"cpu": "many"}, "quantity"),
         ({"gpu_resource": "gpu"}, "extended resource"),
-        ({"promise": "50%"}, "no latency"),
-        ({"promise": "throughput:80/s"}, "no latency"),
+        ({"promise": "50%"}, "not a latency"),
+        ({"promise": "throughput:80/s"}, "not a latency"),
         ({"triton_version": "2.51"}, "24.10"),
         ({"queue_target_ms": float("nan")}, "positive"),
         ({"metrics_targets": ("nowhere",)}, "HOST:PORT"),
@@ -68,7 +68,7 @@ def test_impossible_options_are_refused(given: dict[str, Any], said: str) -> Non
 def test_what_cannot_work_is_refused_and_nothing_is_written(repositories: dict[str, Path], tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "bundle")
     second = render(bundle, tmp_path / "second", RenderOptions(backend="onnxruntime", gpus=(1,)))
-    with pytest.raises(InputError, match="counts its own from 0"):
+    with pytest.raises(InputError, match="numbers its GPUs from 0"):
         deploy(second, tmp_path / "out")
     unknown = DeployOptions(base_image="r.example/own:latest", client_shared_memory=True)
     with pytest.raises(InputError, match="--triton-version"):

@@ -163,8 +163,8 @@ def test_what_a_sweep_measured_above_the_estimate_counts(tmp_path: Path) -> None
     ("given", "said"),
     [
         ({"request_rate": 0.0}, "request rate"),
-        ({"promise": "50%"}, "no latency"),
-        ({"promise": "throughput:9/s"}, "no latency"),
+        ({"promise": "50%"}, "not a latency"),
+        ({"promise": "throughput:9/s"}, "not a latency"),
         ({"margin": 1.0}, "margin"),
         ({"hard_share": 1.5}, "hard share"),
         ({"operating_point": "other"}, "'other' is not known"),
