@@ -95,7 +95,7 @@ def test_the_result_holds_together(server: TritonServer, repository: Path, demo_
     assert written.points["9ms"].threshold == 0.9
     assert written.evidence == evidence
     assert [path.name for path in _points(repository).parent.glob(".*")] == []
-    assert steps[0] == "read pictures"
+    assert steps[0] == "read images"
     assert "verify on held-out images" in steps
 
 
@@ -261,5 +261,5 @@ def test_no_server_at_the_address(demo_images: Path) -> None:
 
 
 def test_a_wrong_repository_is_refused_before_anything_is_measured(tmp_path: Path, demo_images: Path) -> None:
-    with pytest.raises(InputError, match="no repository with a model 'dyndet'"):
+    with pytest.raises(InputError, match="not a repository with a model 'dyndet'"):
         calibrate("127.0.0.1:9", images=demo_images, targets=_HALF, repository=tmp_path)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 _MOST_TRIALS = 3
-"""of one share, where noise hides whether it meets the target"""
+"""of one share, if noise hides whether it meets the target"""
 _PATIENCE = 2
 """trials in a row that need not halve the bracket"""
 
@@ -22,14 +22,14 @@ class _Verdict:
 
 
 class Bracket:
-    """The shares of easy images that may still meet a target, between the largest too slow and the smallest too fast.
+    """The shares of easy images that can still meet a target, between the largest too slow and the smallest too fast.
 
-    More easy images make a server faster. A model proposes where to look; where its proposals do not narrow the bracket
-    fast enough, its middle is next, or, while all trials lie on one side, a step twice as long.
+    More easy images make a server faster. A model proposes the next share. If its proposals do not narrow the bracket
+    fast enough, the next share is the middle or, while all trials are on one side, a step of twice the length.
     """
 
     def __init__(self, shares: npt.ArrayLike, start: float) -> None:
-        """`shares` are those that thresholds can give, ascending; the nearest to `start` is the first on trial."""
+        """`shares` are those that thresholds can give, ascending; the first on trial is the nearest to `start`."""
         self._shares = np.asarray(shares, np.float64)
         self._place = self._nearest(range(self._shares.size), start)
         self._verdicts: dict[int, _Verdict] = {}
@@ -45,10 +45,10 @@ class Bracket:
         return float(self._shares[self._place])
 
     def next(self, *, too_slow: bool, certain: bool, expected: float) -> float | None:
-        """The share to try after the one on trial missed the target; None where none is left that could meet it.
+        """The share to try after the one on trial missed the target; None if no share is left that could meet it.
 
         `certain` says that the miss is larger than noise, `expected` is the share that a model proposes. A share whose
-        miss was not certain may be tried again, if the model still proposes it, a few times.
+        miss was not certain can be tried again a few times, if the model still proposes it.
         """
         self._trials[self._place] += 1
         self._verdicts[self._place] = _Verdict(too_slow, certain)
@@ -67,16 +67,16 @@ class Bracket:
 
     @property
     def _high(self) -> int:
-        """Place of the smallest share that was faster than it had to be."""
+        """Place of the smallest share that was faster than needed."""
         fast = (place for place, verdict in self._verdicts.items() if not verdict.too_slow)
         return min(fast, default=self._shares.size)
 
     def _nearest(self, places: Sequence[int], share: float) -> int:
-        """Of two equally near the larger share, the faster one."""
+        """The nearest place; of two equally near ones that of the larger share, which is faster."""
         return min(reversed(places), key=lambda place: abs(float(self._shares[place]) - share))
 
     def _left(self) -> list[int]:
-        """Places that may still meet the target: those between the ends, and an end whose miss was not certain."""
+        """Places that can still meet the target: those between the ends, and an end whose miss was not certain."""
         certain = {place for place, verdict in self._verdicts.items() if verdict.certain}
         places = range(max(self._low, 0), min(self._high + 1, self._shares.size))
         return [place for place in places if place not in certain and self._trials[place] < _MOST_TRIALS]

@@ -1,4 +1,4 @@
-"""Finds the thresholds that meet some targets on the server that will serve, and proves it with measurements."""
+"""Finds the thresholds that meet targets on the server that will serve, and proves this with measurements."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ __all__ = ["Calibration", "Effort", "calibrate"]
 
 
 _REPLAYED_S = 3600.0
-"""how old a measured round may be to count: machines change their speed"""
+"""rounds that are older are not reused: machines change their speed"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Operating points with everything that was measured; their values come from the last, separate verification."""
+    """Operating points with all measurements; their values come from the last, separate verification."""
 
     model: str
     url: str
@@ -76,28 +76,28 @@ def calibrate(
 ) -> Calibration:
     """Find the thresholds that meet `targets` on the server at `url`; the first becomes the default operating point.
 
-    lat1 and lat2 are measured interleaved, with one request in flight request by request. The first thresholds come
-    from one half of the images: by the paper's rule for a mean, on the mixture of both routes' latencies for a
-    percentile. They are measured on the other half and corrected until they meet their targets. The result is the last
-    of these measurements, made again at the final thresholds until its 95 % interval is narrower than the tolerance. It
-    goes into `operating_points.json` in `repository`, where a running server picks it up, and to the file `output`;
-    points that were calibrated there before are kept.
+    lat1 and lat2 are measured in alternation; with one request in flight, they alternate from request to request. The
+    first thresholds come from one half of the images: for a mean by the paper's rule, for a percentile from the mixture
+    of both routes' latencies. On the other half they are measured and corrected until they meet their targets. The
+    result is the last of these measurements, repeated at the final thresholds until its 95 % interval is narrower than
+    the tolerance. It is written to `operating_points.json` in `repository`, where a running server reads it, and to the
+    file `output`. Points that were calibrated there before stay.
 
-    In the folder `measurements` every round is kept as soon as it was measured, and taken from there by a calibration
-    of the same server with the same images within an hour, unless it is `fresh`. `metrics_url` is read for a detector
-    of the topology `fused`, by default on port 8002.
+    Every round is stored in the folder `measurements` as soon as it is measured. A calibration of the same server with
+    the same images reuses it within an hour, unless `fresh` is set. `metrics_url` is for a detector of the topology
+    `fused`; by default it is port 8002 of the server.
 
-    A target that was met on a machine too noisy to be sure is among the evidence's warnings.
+    If the machine was too noisy to be sure that a target is met, the evidence's warnings say so.
 
-    Raises TargetOutOfReachError, with the reachable range, where no threshold meets a target; TooNoisyError where noise
-    hides whether one does, also after the last correction; ServerError where the server fails; MissingExtraError
-    without perf_analyzer. Nothing is written to `repository` and `output` then.
+    Raises TargetOutOfReachError, with the reachable range, if no threshold meets a target; TooNoisyError if noise hides
+    whether one does, also after the last correction; ServerError if the server fails; MissingExtraError without
+    perf_analyzer. In these cases nothing is written to `repository` and `output`.
     """
     if not targets:
         raise InputError("calibration needs at least one target")
     effort, load = effort or Effort(), load or Load()
     if load.open and any(target.statistic == THROUGHPUT for target in targets):
-        raise InputError(f"at {load} the throughput is given, not to be found; ask for it at a --concurrency")
+        raise InputError(f"at {load} the throughput is given; a throughput target needs a --concurrency")
     files = _destinations(repository, output, model)
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:
@@ -105,9 +105,9 @@ def calibrate(
         _check_load(load, served, effort.requests_per_run or len(pictures) // 2 // load.batch)
         letterboxed = []
         for number, file in enumerate(pictures):
-            progress("read pictures", number, len(pictures))
+            progress("read images", number, len(pictures))
             letterboxed += read_letterboxed([file], served.detector.input_size)
-        progress("read pictures", len(pictures), len(pictures))
+        progress("read images", len(pictures), len(pictures))
         served.warm_up()
         difficulties = _difficulties(served, letterboxed, progress)
         half = len(letterboxed) // 2
@@ -143,11 +143,11 @@ def _check_load(load: Load, served: Served, requests: int) -> None:
         raise InputError(f"model {served.name!r} takes batches of at most {served.max_batch}, not of {load.batch}")
     if load.request_rate is not None and requests < load.request_rate:
         raise InputError(
-            f"{requests} requests at {load} last less than a second; ask for a lower rate, or for at least "
+            f"{requests} requests at {load} last less than a second; give a lower rate, or at least "
             f"{math.ceil(load.request_rate)} --requests"
         )
     if not load.open and requests < load.concurrency:
-        raise InputError(f"{requests} requests cannot keep {load.concurrency} in flight; ask for more --requests")
+        raise InputError(f"{requests} requests cannot keep {load.concurrency} in flight; give more --requests")
 
 
 def _point(trial: Trial, difficulties: FloatArray, load: Load, date: str) -> OperatingPoint:
@@ -218,7 +218,7 @@ def _value(statistic: Statistic, runs: Sequence[Run]) -> float:
 
 
 def _percentile(runs: Sequence[Run], percent: int) -> float:
-    """Of all requests where they are known, else the median of the runs' percentiles."""
+    """Of all requests if their latencies are known, else the median of the runs' percentiles."""
     if all(run.latencies_ms is not None for run in runs):
         return Statistic(f"p{percent}").of(runs)
     return float(np.median([run.percentiles_ms[percent] for run in runs]))
@@ -227,7 +227,7 @@ def _percentile(runs: Sequence[Run], percent: int) -> float:
 def _draw(files: Sequence[Path], most: int, seed: int) -> list[Path]:
     if len(files) < FEWEST_IMAGES:
         raise InputError(
-            f"{files[0].parent} holds {len(files)} pictures; calibration needs at least {FEWEST_IMAGES}, better 200"
+            f"{files[0].parent} holds {len(files)} images; calibration needs at least {FEWEST_IMAGES}, better 200"
         )
     order = np.random.default_rng(seed).permutation(len(files))[:most]
     return [files[index] for index in order]
@@ -239,12 +239,12 @@ def _difficulties(served: Served, images: Sequence[UInt8Array], progress: Progre
     def count() -> None:
         nonlocal done
         done += 1
-        progress("ask for difficulties", done, len(images))
+        progress("compute difficulties", done, len(images))
 
-    progress("ask for difficulties", 0, len(images))
+    progress("compute difficulties", 0, len(images))
     difficulties = served.difficulties(images, count)
     if not np.isfinite(difficulties).any():
-        raise ServerError(f"model {served.name!r} gives no picture a difficulty (all NaN); its router is broken")
+        raise ServerError(f"model {served.name!r} gives no image a difficulty (all NaN); its router is broken")
     return difficulties
 
 
@@ -253,12 +253,12 @@ def _quantiles(difficulties: FloatArray) -> tuple[float, ...]:
 
 
 def _destinations(repository: Path | None, output: Path | None, model: str) -> list[Path]:
-    """Where the result goes, found unusable before anything is measured rather than after."""
+    """The files for the result; an unusable one is refused before anything is measured."""
     files = []
     if repository is not None:
         folder = repository / model / "1"
         if not folder.is_dir():
-            raise InputError(f"{repository} is no repository with a model {model!r}: {folder} does not exist")
+            raise InputError(f"{repository} is not a repository with a model {model!r}: {folder} does not exist")
         files.append(points_file(repository, model))
     if output is not None:
         files.append(output)
@@ -270,7 +270,7 @@ def _destinations(repository: Path | None, output: Path | None, model: str) -> l
 
 
 def _write(path: Path, points: Mapping[str, OperatingPoint], evidence: Evidence) -> None:
-    """Replace the file whole; a server that reads it meanwhile sees the old or the new one."""
+    """Replace the whole file; a server that reads it meanwhile sees the old or the new one."""
     earlier = read_operating_points(path).points if path.exists() else {}
     merged = {key: value for key, value in earlier.items() if key != UNCALIBRATED} | dict(points)
     content = OperatingPoints(default=next(iter(points)), points=merged, evidence=evidence)

@@ -13,7 +13,7 @@ FEWEST_IMAGES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """Numbers of rounds and what is accepted. Raises InputError for a value that makes no sense.
+    """Numbers of rounds, and the accepted error. Raises InputError for a value that makes no sense.
 
     A round is one run all-easy, one all-hard and one at each threshold on trial.
     """
@@ -21,7 +21,7 @@ class Effort:
     max_images: int = 200
     """drawn from the folder by the seed; half calibrate, half verify"""
     requests_per_run: int | None = None
-    """none: each held-out image once"""
+    """None: each held-out image once"""
     range_rounds: int = 3
     trial_rounds: int = 2
     verification_rounds: int = 5
@@ -42,7 +42,7 @@ class Effort:
         if self.requests_per_run is not None and self.requests_per_run < 1:
             raise InputError(f"requests_per_run must be at least 1, got {self.requests_per_run}")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise InputError(f"the tolerance must lie between 0 and 1, got {self.tolerance}")
+            raise InputError(f"the tolerance must be between 0 and 1, got {self.tolerance}")
         if not (math.isfinite(self.time_budget_s) and self.time_budget_s >= 0):
             raise InputError(f"the time budget must be a finite number of seconds from 0, got {self.time_budget_s}")
 

@@ -1,4 +1,4 @@
-"""What a search says where it does not meet a target: one sentence about its last trial, with what can be asked for."""
+"""Messages of a search that does not meet a target: one sentence about its last trial, with the reachable range."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dyndet_builder.calibration.trial import Trial
 
 
 def between_thresholds(trial: Trial) -> str:
-    """No threshold is left: the target lies between two of them, or outside what both routes took in this trial."""
+    """No threshold is left: the target is between two of them, or outside the range of both routes in this trial."""
     target, goal = trial.target, trial.goal
     easy, hard = target.statistic.of(trial.easy), target.statistic.of(trial.hard)
     low, high = _reachable(trial)
     if not min(easy, hard) < goal < max(easy, hard):
         images, end = ("no image", easy) if abs(goal - easy) < abs(goal - hard) else ("every image", hard)
         return (
-            f"{target.text} is out of reach: with {images} on the hard route this server has {_value(trial, end)} "
+            f"{target.text} is out of reach: with {images} on the hard route this server gives {_value(trial, end)} "
             f"instead of {_value(trial, goal)}; ask for {low} to {high}"
         )
     return (
@@ -37,12 +37,13 @@ def too_noisy(trial: Trial, tolerance: float) -> str:
     """Noise hides whether the target is met."""
     if len(trial.rounds) > 1:
         low, high = trial.interval
-        error = f"after {len(trial.rounds)} rounds the error lies between {low:+.1%} and {high:+.1%} (95 %)"
+        error = f"after {len(trial.rounds)} rounds the error is between {low:+.1%} and {high:+.1%} (95 %)"
     else:
         error = f"the error of its only round is {trial.error:+.1%}"
     return (
-        f"this machine is too noisy to say whether {trial.target.text} is met: {error}, and ±{tolerance:.1%} was asked "
-        "for; quiet it, measure longer (--time-budget), or accept more (--tolerance)"
+        f"this machine is too noisy to say whether {trial.target.text} is met: {error}, and the tolerance is "
+        f"±{tolerance:.1%}; stop other work on it, measure longer (--time-budget), or accept a larger error "
+        "(--tolerance)"
     )
 
 

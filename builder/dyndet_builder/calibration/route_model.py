@@ -1,4 +1,4 @@
-"""What a server is expected to do at any easy share: the mixture of its routes, corrected by what was measured."""
+"""Predicts a server's statistics at any easy share: the mixture of its routes, corrected by measurements."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dyndet_builder.targets import Target
 
 _SHARES = np.linspace(0.0, 1.0, 1001)
 _SAME = 0.05
-"""easy shares this close are one place of measurement"""
+"""easy shares this close to each other count as one"""
 _RECENT = 5
-"""rounds of both routes that a correction rests on: earlier the machine may have had another speed"""
+"""last rounds of both routes that a correction uses: in earlier ones the machine may have had another speed"""
 
 
 class RouteModel:
-    """What the runs of a search say about any easy share: those of both routes, and trials beside their mixture."""
+    """Predictions for any easy share: the mixture of the runs of both routes, corrected by the trials of a search."""
 
     def __init__(self) -> None:
         self._easy: list[Run] = []
@@ -32,12 +32,12 @@ class RouteModel:
         """of each statistic: counted easy shares, and how far above the mixture it was there"""
 
     def add(self, easy: Run, hard: Run) -> None:
-        """A round of both routes."""
+        """Add a round of both routes."""
         self._easy.append(easy)
         self._hard.append(hard)
 
     def learn(self, trial: Trial) -> None:
-        """How far a statistic lies from the mixture, unless that may be noise: corrections would follow it."""
+        """Store how far a statistic is from the mixture, unless that may be noise, which corrections would follow."""
         if len(trial.rounds) > 1 and abs(trial.above_mixture - 1) <= trial.half_width:
             return
         self._seen.setdefault(trial.target.statistic.name, []).append((trial.easy_share, trial.above_mixture))
@@ -55,8 +55,8 @@ class RouteModel:
 def first_easy_share(target: Target, easy: Sequence[Run], hard: Sequence[Run], tolerance: float) -> float:
     """Easy share that would meet a target if requests never queued; a target close to an end takes the end.
 
-    The mean by the paper's rule, a percentile on the mixture of both routes' latencies, a throughput by the time per
-    image. Raises TargetOutOfReachError with the reachable range.
+    For a mean it uses the paper's rule, for a percentile the mixture of both routes' latencies, for a throughput the
+    time per image. Raises TargetOutOfReachError with the reachable range.
     """
     statistic = target.statistic
     at_easy, at_hard = statistic.of(easy), statistic.of(hard)
@@ -75,8 +75,8 @@ def corrected_easy_share(
 ) -> float:
     """Smallest easy share that is expected to meet a target, given what was measured.
 
-    `seen` holds easy shares and how far the statistic lay above the mixture's (a factor) there. Between them, and the
-    ends where the mixture is right by definition, that factor is interpolated.
+    `seen` holds easy shares, each with the factor by which the statistic exceeded the mixture's. Between these shares
+    the factor is interpolated. At both ends it is 1, because there the mixture is right by definition.
     """
     statistic = target.statistic
     expected = statistic.predicted(easy, hard, [float(share) for share in _SHARES]) * np.interp(_SHARES, *_merged(seen))

@@ -1,4 +1,4 @@
-"""Searches the thresholds that meet some targets: a guess from the two routes, then corrections by measurement."""
+"""Searches for the thresholds that meet targets: a guess from the two routes, then corrections by measurement."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dyndet_builder.targets import Target
 
 @dataclass
 class _Search:
-    """Where the search for one target stands."""
+    """The state of the search for one target."""
 
     target: Target
     tolerance: float
@@ -41,7 +41,7 @@ class _Search:
         return abs(trial.error) > self.tolerance + trial.half_width
 
     def hides_in_noise(self, trial: Trial) -> bool:
-        """Whether noise hides on which side of the tolerance the error lies. One round alone does not show noise."""
+        """Whether noise hides on which side of the tolerance the error is. A single round does not show noise."""
         if len(trial.rounds) < 2:
             return False
         near = abs(abs(trial.error) - self.tolerance) < trial.half_width / 2
@@ -52,8 +52,9 @@ class _Search:
 class ThresholdSearch:
     """Finds and verifies a threshold for each target; all are measured in the same rounds.
 
-    A correction moves the share of easy images by what the server's counters say about the held-out ones, and by how
-    far the measured value lies from the mixture of both routes. Trials on either side of the target bracket it.
+    A correction moves the share of easy images. It uses the share that the server counted among the held-out images,
+    and the distance of the measured value from the mixture of both routes. Trials on either side of the target bracket
+    it.
     """
 
     rounds: Rounds
@@ -63,16 +64,16 @@ class ThresholdSearch:
     effort: Effort
     tell: Progress
     warnings: list[str] = field(default_factory=list)
-    """of targets that were met, on a machine too noisy to be sure of it"""
+    """about targets that were met on a machine too noisy to be sure"""
     started: float = field(default_factory=time.monotonic)
     _model: RouteModel = field(default_factory=RouteModel)
     _searches: list[_Search] = field(default_factory=list)
     _verifications: list[dict[float, Run]] = field(default_factory=list)
-    """rounds of all verifications: a threshold that is verified again, because of noise, keeps what it had"""
+    """rounds of all verifications: a threshold that is verified again because of noise keeps its earlier rounds"""
 
     @property
     def corrections(self) -> int:
-        """Of the target that took most."""
+        """Of the target that needed most."""
         return max((search.corrections for search in self._searches), default=0)
 
     def find(self) -> list[Trial]:
@@ -120,7 +121,7 @@ class ThresholdSearch:
         step = "verify on held-out images"
         rounds = self._verifications
         rounds += self._measure(searches, self.effort.verification_rounds, step, goodput=True)
-        # One round alone says nothing about noise, and was asked for so.
+        # A single round shows no noise; the caller chose that.
         while self.effort.verification_rounds > 1:
             noisy = [search for search, trial in _trials(searches, rounds) if trial.half_width > search.tolerance]
             if not noisy or time.monotonic() - self.started > self.effort.time_budget_s:
@@ -148,7 +149,7 @@ class ThresholdSearch:
         share = search.bracket.next(
             too_slow=above if search.target.statistic.unit == "ms" else not above,
             certain=certain,
-            # The model is about what the server counted; calibration images may differ by as much again.
+            # The model predicts the counted share, which differs from that of the calibration images by as much as now.
             expected=search.bracket.share + self._model.corrected_share(search.target) - trial.easy_share,
         )
         if share is None:
@@ -162,7 +163,7 @@ class ThresholdSearch:
     ) -> list[dict[float, Run]]:
         """Rounds of both routes and of each search's threshold, the runs by threshold.
 
-        Single latencies take long to fetch: for `goodput` alone they are fetched in the first round only.
+        Fetching single latencies takes long: if only `goodput` needs them, only the first round fetches them.
         """
         thresholds = list(dict.fromkeys((ALL_EASY, ALL_HARD, *(search.threshold for search in searches))))
         tell = self._teller(step, number * len(thresholds))
@@ -186,7 +187,7 @@ class ThresholdSearch:
         return percentiles | ({search.threshold for search in searches} if goodput else set())
 
     def _teller(self, step: str, of: int) -> Callable[[], None]:
-        """To be called after each run of a step."""
+        """A callback for after each run of a step."""
         done = itertools.count(1)
         self.tell(step, 0, of)
         return lambda: self.tell(step, next(done), of)

@@ -60,10 +60,10 @@ def choose_topology(
     rounds: int = ROUNDS,
     progress: Progress = silent,
 ) -> TopologyChoice | None:
-    """Serve a bundle in both topologies at once on the embedded server, and take the one of the smaller latency.
+    """Serve a bundle in both topologies at once on the embedded server, and choose the one with the lower latency.
 
-    What counts is the sum of both routes' mean latencies at `load`, measured in turn. None where there is no choice:
-    the stages' backend has no fused topology. Raises InputError, ServerError, MissingExtraError.
+    It compares the sum of both routes' mean latencies at `load`, measured in turn. Returns None if there is no choice
+    because the stages' backend has no fused topology. Raises InputError, ServerError, MissingExtraError.
     """
     if not BACKENDS[options.backend].fused:
         return None

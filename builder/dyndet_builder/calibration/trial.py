@@ -1,4 +1,4 @@
-"""A threshold that was measured, and what it says about a target."""
+"""A measured threshold, and how far it is from a target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dyndet_builder.targets import Target
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRound:
-    """Three runs of the same minutes."""
+    """Three runs, measured in the same minutes."""
 
     easy: Run
     hard: Run
@@ -24,7 +24,7 @@ class TrialRound:
 
 @dataclass(frozen=True)
 class Trial:
-    """A threshold measured on held-out images, among all-easy and all-hard runs of the same minutes."""
+    """A threshold measured on held-out images, together with all-easy and all-hard runs of the same minutes."""
 
     threshold: float
     target: Target
@@ -68,7 +68,7 @@ class Trial:
 
     @property
     def reached(self) -> float:
-        """The value at the threshold, at the speed the machine had when both routes were those of this trial."""
+        """The value at the threshold, for the speed of both routes in this trial."""
         return self.goal * (1 + self.error)
 
     def value(self, statistic: Statistic) -> float:
@@ -83,7 +83,7 @@ class Trial:
 
     @property
     def above_mixture(self) -> float:
-        """The value over what the mixture of both routes predicts at the counted share: 1 where nothing queues."""
+        """The value divided by the mixture's prediction at the counted share: 1 if no request queues."""
         (predicted,) = self.target.statistic.predicted(self.easy, self.hard, (self.easy_share,))
         return self.value(self.target.statistic) / float(predicted)
 
@@ -95,10 +95,10 @@ class Trial:
         return float(np.mean(pooled(runs) <= self.goal))
 
     def _error(self, rounds: Sequence[TrialRound]) -> float:
-        """Mean and throughput: the median over rounds, each judged by the routes as they were in that round.
+        """For a mean and a throughput: the median over rounds, each compared with the routes of the same round.
 
-        A machine that grows slower then does not look like an error where the target is a share of the range. A
-        percentile needs the requests of all rounds together.
+        A machine that gets slower then does not look like an error if the target is a share of the range. A percentile
+        needs the requests of all rounds together.
         """
         statistic, target = self.target.statistic, self.target
         if statistic.level is not None:

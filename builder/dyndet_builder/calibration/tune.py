@@ -31,13 +31,13 @@ from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 
 _TOGETHER = 4
-"""configurations that one server holds at once"""
+"""settings that one server serves at once"""
 _DELAYS_US = (0, 500, 2000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is tuned. `preferred_batch` 0: stages take what waits for them one by one."""
+    """The values that are tuned. With `preferred_batch` 0, stages run their waiting requests one by one."""
 
     instances: int
     threads: int
@@ -64,7 +64,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """A setting and what it was measured to give: the statistic, and beside it mean, p99 and throughput."""
+    """A setting and its measurements: the statistic, and also mean, p99 and throughput."""
 
     setting: Setting
     value: float
@@ -78,7 +78,7 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """Result of `tune`, settings in the order of trying them; values of the two that matter are from the last heat."""
+    """Result of `tune`, the settings in the order of their trials; `best` and `default` are from the last heat."""
 
     best: Tried
     default: Tried
@@ -87,7 +87,7 @@ class Tuning:
     load: str
     threshold: float
     written: bool
-    """false where the repository had the best setting already"""
+    """false if the repository had the best setting already"""
 
 
 def tune(
@@ -103,13 +103,14 @@ def tune(
 ) -> Tuning:
     """Render a repository again with the settings that serve `load` best, measured on the embedded server.
 
-    Heats of up to four settings, which one server holds at once and which are measured in turn: first what the cores
-    can be divided into (instances x threads), then, where a GPU batches, batch sizes and queue delays. The winner of a
-    heat meets the next ones; the last heat is the winner against a default rendering. The best setting is the one of
-    the smallest `statistic` (throughput: largest) at the repository's default threshold. If it is another than the
-    repository has, that is rendered again: its operating points were measured on the old one and are gone.
+    The search consists of heats of up to four settings. One server serves them at once, and they are measured in turn.
+    The first heats try divisions of the cores (instances x threads). On a GPU, further heats try batch sizes and queue
+    delays. The winner of a heat takes part in the next one. In the last heat, the winner is compared with a default
+    rendering. The best setting has the smallest `statistic` (throughput: largest) at the repository's default
+    threshold. If the repository has another setting, it is rendered again. Its operating points were measured on the
+    old setting, so they are removed.
 
-    Raises InputError where dyndet did not render the repository, ServerError, MissingExtraError.
+    Raises InputError if dyndet did not render the repository, ServerError, MissingExtraError.
     """
     if rounds < 1 or max_images < 1:
         raise InputError(f"rounds and max_images must be at least 1, got {rounds} and {max_images}")
@@ -152,7 +153,7 @@ def tune(
 
 
 def _divisions(cores: int, *, on_gpu: bool) -> list[Setting]:
-    """Instances x threads: the cores divided evenly, and twice as many threads as cores; on a GPU instances alone."""
+    """Instances x threads: the cores divided evenly, and twice as many threads as cores; on a GPU only instances."""
     if on_gpu:
         return [Setting(instances=count, threads=0) for count in (1, 2, 3, 4)]
     settings = []
@@ -202,7 +203,7 @@ class _Heats:
         return best[0]
 
     def better(self, tried: Iterable[Tried]) -> Tried:
-        """The one of the smallest latency, or the largest throughput."""
+        """The one with the smallest latency, or the largest throughput."""
         sign = -1 if self._statistic == THROUGHPUT else 1
         return min(tried, key=lambda candidate: sign * candidate.value)
 
