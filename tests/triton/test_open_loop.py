@@ -195,7 +195,7 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=said):
         measure_open_loop(served, images, load=load, threshold=None, requests=requests)
-    with pytest.raises(InputError, match="at least one picture"):
+    with pytest.raises(InputError, match="at least one image"):
         measure_open_loop(served, [], load=Load(request_rate=10), threshold=None, requests=1)
 
 

@@ -78,7 +78,7 @@ def test_metrics_of_another_server_are_refused(both: tuple[TritonServer, Path], 
             served.metrics.patience_s = 0.2
             served.counts()
             served.infer(image(10), threshold=0.5, outputs=("route",))
-            with pytest.raises(ServerError, match=r"do not count what model 'fused' answers.*--metrics-url"):
+            with pytest.raises(ServerError, match=r"do not count the images of model 'fused'.*--metrics-url"):
                 served.counts()
         with Served(server.grpc_url, "fused", metrics_url="127.0.0.1:9") as served:
             with pytest.raises(ServerError, match=r"cannot be read at http://127.0.0.1:9/metrics \(.*--metrics-url"):

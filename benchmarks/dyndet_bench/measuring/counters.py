@@ -15,12 +15,12 @@ _COUNTED_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class RouteCounts:
-    """Images the server's own counters have seen since it started."""
+    """Images that the server has counted since it started."""
 
     total: int
     hard: int
     answered: int = field(default=0, compare=False)
-    """images that left a last stage, head 1 or detector 2"""
+    """images that left the last stage of a route, head 1 or detector 2"""
 
     def since(self, before: RouteCounts) -> RouteCounts:
         """What was counted between `before` and this."""
@@ -31,7 +31,7 @@ class RouteCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerTimes:
-    """Time the server's own statistics have seen requests spend since it started, milliseconds added up."""
+    """Total time of all requests since the server started, by its own statistics, milliseconds."""
 
     requests: int = 0
     """to the public model"""
@@ -53,9 +53,9 @@ class ServerTimes:
 
 
 class ServerCounters:
-    """The counters of one detector: Triton's per model, or, for one without stage models, the detector's own.
+    """The counters of one detector: Triton's per model or, for a detector without stage models, its own.
 
-    Every method raises ServerError if the server does not answer, or counts other requests than its model takes.
+    Every method raises ServerError if the server does not answer, or if it does not count the model's requests.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class ServerCounters:
         return RouteCounts(total=total, hard=hard, answered=easy + hard)
 
     def counts_after(self, before: RouteCounts, images: int) -> RouteCounts:
-        """The counters once they hold so many images more: a model answers a request before it counts it.
+        """The counters, as soon as they have grown by `images`: a model answers a request before it counts it.
 
         Each model counts on its own, so the public model's count can be complete before that of the last stage. Waits
-        no longer than a second, then returns what is counted.
+        at most a second, then returns the counters as they are.
         """
         deadline = time.monotonic() + _COUNTED_S
         while True:

@@ -1,7 +1,7 @@
-"""Several thresholds in one run of perf_analyzer: each picture at every threshold, one request after another.
+"""Several thresholds in one run of perf_analyzer: each image at every threshold, one request after another.
 
-A machine that shares its cores changes its speed within seconds, by more than the tolerance of a promise. Runs that
-follow each other then differ by more than what they are to compare; requests that follow each other do not.
+A machine that shares its cores changes its speed within seconds, by more than the tolerance of a promise. Between runs
+that follow each other, this change is larger than the difference to be measured. Between requests it is not.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import Workload
 
 _REQUESTS = 110
-"""of one process: perf_analyzer keeps every pixel sent, some 17 MB per 320 x 320 picture, and writes them down"""
+"""of one process: perf_analyzer stores and exports every pixel that it sends, some 17 MB per 320 x 320 image"""
 _STRAY = 0.02
-"""share of requests whose route may differ from their difficulty's: a difficulty can change in its last digit"""
+"""share of requests whose route may differ from the one by their difficulty, whose last digit can change"""
 
 
 def measure_interleaved(
@@ -41,12 +41,11 @@ def measure_interleaved(
 ) -> list[Run]:
     """One run of each threshold, one request at a time, each with all its latencies.
 
-    Every threshold gets `requests` requests, the pictures in their order; the thresholds of a picture follow each
-    other, in an order that changes from picture to picture and with the `number` of the round. `difficulties` are those
-    of the workload's pictures. The server's counters cannot tell the thresholds apart: a run's hard images are those
-    whose difficulty exceeds its threshold, and their sum over all runs must be what the server counted, else
-    ServerError.
-    `tell` is called for each threshold's worth of work that is done while some is left.
+    Every threshold gets `requests` requests, the images in their order. The thresholds of an image follow each other,
+    in an order that changes from image to image and with the `number` of the round. `difficulties` are those of the
+    workload's images. The server does not count the thresholds separately, so a run's hard images are those whose
+    difficulty exceeds its threshold. Raises ServerError if their sum over all runs differs from the server's count.
+    `tell` is called each time another threshold's share of the work is done, except at the end.
     """
     pictures = [index % len(workload) for index in range(requests)]
     latencies: list[list[float]] = [[] for _ in thresholds]
@@ -81,7 +80,7 @@ def _run(
     difficulties: FloatArray,
     entries: Sequence[tuple[int, float]],
 ) -> PerfRun:
-    """One process, with the latency of each entry, a picture at a threshold."""
+    """One process, with the latency of each entry, an image at a threshold."""
     counters = Counters(served, len(entries) + warm_up_requests(Load()))
     with workload.entries(entries) as input_data:
         run = perf_run(
@@ -101,13 +100,13 @@ def _run(
     if abs(counted.hard - expected) > 1 + _STRAY * len(entries):  # the first entry was sent to warm up, too
         raise ServerError(
             f"model {served.name!r} sent {counted.hard} of {counted.total} images to detector 2, but by their "
-            f"difficulties it is {expected}; is something else sending requests to it?"
+            f"difficulties it should be {expected}; does another program send requests to it?"
         )
     return run
 
 
 def _is_hard(difficulty: float, threshold: float) -> bool:
-    """As the server decides: NaN is hard, and at threshold 0 everything."""
+    """As the server decides: NaN is hard, and at threshold 0 every image is."""
     return not (threshold > 0 and difficulty <= threshold)
 
 

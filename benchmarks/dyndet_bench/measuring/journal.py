@@ -1,7 +1,7 @@
-"""Every round of a calibration or sweep goes to disk as soon as it was measured: an interruption loses nothing.
+"""Every round of a calibration or sweep goes to disk as soon as it is measured, so an interruption loses no round.
 
-A search decides by what it measured and by nothing else. Given the same rounds it asks for the same thresholds again: a
-calibration that is started anew replays what is on record and goes on where it stopped.
+A search decides only by its measurements. With the same rounds it chooses the same thresholds again. A calibration that
+is started again therefore replays the recorded rounds and continues where it stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class _RunRecord(BaseModel):
-    """A run as it is written; a line that is anything else is damaged."""
+    """A run as it is written; any other line is damaged."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -46,7 +46,7 @@ class _RunRecord(BaseModel):
     times: dict[str, float]
     latencies_ms: Annotated[list[_Positive], Field(min_length=1)] | None
     repeats: _Count = 0
-    """earlier versions wrote none"""
+    """earlier versions did not write it"""
 
     @model_validator(mode="after")
     def _fields_are_known(self) -> _RunRecord:
@@ -87,9 +87,9 @@ class JournalFolder:
 
     folder: Path
     newest_s: float
-    """rounds that are older, in seconds, do not count: machines change their speed"""
+    """rounds older than this many seconds do not count: machines change their speed"""
     fresh: bool = False
-    """whether no round counts that is there already"""
+    """whether the rounds that are there already do not count"""
 
     def open(self, identity: Mapping[str, object]) -> Journal:
         """The journal of measurements that depend on `identity`. Raises InputError as `Journal` does."""
@@ -97,9 +97,9 @@ class JournalFolder:
 
 
 class Journal:
-    """The rounds on record for one server, workload and load. Each is given out once.
+    """The recorded rounds of one server, workload and load. Each is returned once.
 
-    Raises InputError where the folder cannot be written.
+    Raises InputError if the folder cannot be written.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, object], *, newest_s: float, fresh: bool = False) -> None:
@@ -111,14 +111,14 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.write("\n")  # ends what was cut off in the middle of writing
+                file.write("\n")  # ends a line whose writing was interrupted
         except OSError as error:
-            raise InputError(f"measurements cannot be kept in {folder} ({error.strerror})") from error
+            raise InputError(f"measurements cannot be stored in {folder} ({error.strerror})") from error
         if not fresh:
             self._read(time.time() - newest_s)
 
     def take(self, wanted: Wanted) -> Round | None:
-        """The oldest round on record of just these thresholds that was not taken yet and has the latencies wanted."""
+        """The oldest recorded round of exactly these thresholds that was not taken yet and has the wanted latencies."""
         rounds = self._known[tuple(threshold for threshold, _ in wanted)]
         for index, runs in enumerate(rounds):
             if all(run.latencies_ms is not None for run, (_, latencies) in zip(runs, wanted, strict=True) if latencies):
@@ -127,7 +127,7 @@ class Journal:
         return None
 
     def add(self, runs: Round) -> None:
-        """Put a round on record."""
+        """Record a round."""
         line = json.dumps({"time": time.time(), "runs": [_plain(run) for run in runs]})
         with self.path.open("a") as file:
             file.write(line + "\n")

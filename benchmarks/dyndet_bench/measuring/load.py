@@ -1,4 +1,4 @@
-"""How a server is loaded while it is measured."""
+"""The load on a server while it is measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_IN_FLIGHT = 1024
 class Load:
     """A closed loop (`concurrency` requests always in flight) or an open one (`request_rate`, Poisson arrivals).
 
-    Raises InputError for a load that is none.
+    Raises InputError for a load that is not possible.
     """
 
     concurrency: int = 1

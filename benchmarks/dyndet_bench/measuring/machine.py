@@ -1,4 +1,4 @@
-"""Describes where, with what, how and when something was measured; every record of a measurement says so."""
+"""Describes where, with what, how and when something was measured; every record of a measurement contains this."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Circumstances:
 
 
 def circumstances(**versions: str) -> Circumstances:
-    """Those of this process, here and now; `versions` names what the installed packages do not."""
+    """Those of this process, here and now; `versions` adds those that the installed packages do not show."""
     return Circumstances(
         machine=describe_machine(),
         versions=describe_versions() | versions,
@@ -44,7 +44,7 @@ def circumstances(**versions: str) -> Circumstances:
 
 
 def describe_machine() -> dict[str, str]:
-    """CPU model, usable cores, memory, GPU where there is one, operating system and kernel of this machine."""
+    """CPU model, usable cores, memory, GPU if there is one, operating system and kernel of this machine."""
     found = {
         "cpu": _cpu_model(),
         "cores": str(len(os.sched_getaffinity(0))),
@@ -65,7 +65,7 @@ def describe_gpus() -> str:
 def query_gpus(*fields: str) -> list[tuple[str, ...]]:
     """The values of some of nvidia-smi's fields, for each GPU of this machine; `name` must be the first field.
 
-    Raises MissingExtraError, with nvidia-smi's own words, where it is not installed or finds no GPU.
+    Raises MissingExtraError, with nvidia-smi's own words, if it is not installed or finds no GPU.
     """
     path = shutil.which("nvidia-smi")
     if path is None:

@@ -18,22 +18,22 @@ __all__ = ["PERCENTILES", "Counters", "Run", "measure"]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one measurement found. Latencies are those of requests, in milliseconds, as the client saw them."""
+    """The result of one measurement. Latencies are those of requests, in milliseconds, as the client saw them."""
 
     threshold: float | None
     requests: int
     mean_ms: float
     percentiles_ms: dict[int, float]
     throughput_per_s: float
-    """images; perf_analyzer's in a closed loop by Little's law, at a request rate the rate that was asked for"""
+    """images; by perf_analyzer, in a closed loop it follows from Little's law, at a request rate it is that rate"""
     counts: RouteCounts
-    """from the server's own counters; the warm-up requests, one per connection, are among them"""
+    """from the server's own counters; includes the warm-up requests, one per connection"""
     times: ServerTimes = field(default_factory=ServerTimes)
     """from the server's own statistics, warm-up requests too; empty in an open loop"""
     latencies_ms: FloatArray | None = None
-    """(requests,) where they were asked for"""
+    """(requests,) if they were requested"""
     repeats: int = 0
-    """tries that hung or lost requests, before the one that gave these figures; runs that share it: of the first"""
+    """earlier tries that hung or lost requests; if runs share a process, the first one counts them"""
 
 
 class Counters:
@@ -47,7 +47,7 @@ class Counters:
         self._times = ServerTimes()
 
     def begin(self) -> None:
-        """Read them before a try, and after all images of the try before it are counted."""
+        """Read them before a try, as soon as all images of the previous try are counted."""
         known = self._counts
         self._counts = self._served.counts() if known is None else self._served.counts_after(known, self._images)
         self._times = self._served.times()
@@ -71,9 +71,9 @@ def measure(
     keep: Path | None = None,
     timeout_s: float = 900.0,
 ) -> Run:
-    """Send `requests` requests (default: each picture once) at one load (default: one at a time), and measure them.
+    """Send `requests` requests (default: each image once) at one load (default: one at a time), and measure them.
 
-    See `perf_run` for what perf_analyzer does. Raises ServerError where the server fails or dies, or the output cannot
+    `perf_run` describes what perf_analyzer does. Raises ServerError if the server fails or dies, or the output cannot
     be read.
     """
     load = load or Load()

@@ -1,7 +1,7 @@
-"""An open loop: requests leave at the times a Poisson process gives, whether or not earlier ones were answered.
+"""An open loop: requests leave at the times of a Poisson process, whether or not earlier ones were answered.
 
-perf_analyzer counts from the moment a request was really sent; what waited in its own queue goes missing. Here latency
-counts from the moment a request was due, so that waiting in the client, on the way and in the server all count.
+perf_analyzer counts from the moment when a request was really sent, so the wait in its own queue is missing. Here,
+latency counts from the moment when a request was due. It includes the wait in the client, on the way and in the server.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CLIENT_LIMIT = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class OpenLoopRun:
-    """What one open loop measured; arrays are in order of sending."""
+    """The measurements of one open loop; arrays are in order of sending."""
 
     threshold: float | None
     load: Load
@@ -53,29 +53,30 @@ class OpenLoopRun:
     send_lag_ms: FloatArray
     """(requests,) how late each request left the client; part of its latency"""
     routes: npt.NDArray[np.int32]
-    """(requests, batch) as answered: 1 easy, 2 hard, negative where detector 1 stood in for detector 2"""
+    """(requests, batch) as answered: 1 easy, 2 hard, negative if detector 1 replaced detector 2"""
     achieved_rate_per_s: float
     """requests answered a second, from the start to the last answer"""
     counts: RouteCounts
-    """from the server's own counters; warm-up requests are not among them"""
+    """from the server's own counters, without warm-up requests"""
 
     @property
     def client_share(self) -> float:
-        """Share of all latency that is the client's own lateness in sending."""
+        """Share of the total latency that is the client's own delay in sending."""
         return float(self.send_lag_ms.sum() / self.latencies_ms.sum())
 
     @property
     def warning(self) -> str | None:
-        """One sentence where the client did not send on time: then the latencies say less of the server."""
+        """One sentence if the client did not send on time: the latencies then say less about the server."""
         if self.client_share <= _CLIENT_LIMIT:
             return None
         return (
-            f"the client did not keep up with {self.load}: requests left {np.median(self.send_lag_ms):.1f} ms late "
-            f"(median; at most {self.send_lag_ms.max():.1f} ms), {self.client_share:.0%} of the measured latency"
+            f"the client did not keep up with {self.load}: it sent requests {np.median(self.send_lag_ms):.1f} ms late "
+            f"(median; at most {self.send_lag_ms.max():.1f} ms), which is {self.client_share:.0%} of the measured "
+            "latency"
         )
 
     def as_run(self) -> Run:
-        """The same as a run of perf_analyzer's would say it, with all latencies."""
+        """The same in the form of a run of perf_analyzer, with all latencies."""
         return Run(
             threshold=self.threshold,
             requests=self.latencies_ms.size,
@@ -117,18 +118,18 @@ def measure_open_loop(
 ) -> OpenLoopRun:
     """Send `requests` requests at `load.request_rate`, and measure each one's latency from the time it was due.
 
-    `images` (S, S, 3) uint8, letterboxed, are sent in the order given, from the first again after the last. All six
-    outputs are asked for, as by a client that detects objects. Requests are encoded before the clock starts.
+    `images` (S, S, 3) uint8, letterboxed, are sent in the given order, again from the first after the last. A request
+    demands all six outputs, like a client that detects objects. Requests are encoded before the clock starts.
 
-    Raises InputError for a load without a rate, and where the arrivals alone take longer than `timeout_s`; ServerError
-    where the server fails or dies, has not answered everything after `timeout_s`, or leaves more than
-    `max_backlog_bytes` of requests unanswered.
+    Raises InputError for a load without a rate, and if the arrivals alone take longer than `timeout_s`; ServerError if
+    the server fails or dies, has not answered everything after `timeout_s`, or leaves more than `max_backlog_bytes` of
+    requests unanswered.
     """
     rate = load.request_rate
     if rate is None:
         raise InputError("an open loop needs a request rate; perf_analyzer measures closed loops")
     if not images:
-        raise InputError("an open loop needs at least one picture")
+        raise InputError("an open loop needs at least one image")
     due = arrivals_s(rate, requests, seed)
     if due[-1] >= timeout_s:
         raise InputError(f"{requests} requests at {rate:g} a second take {due[-1]:.0f} s, more than {timeout_s:g} s")
@@ -173,7 +174,7 @@ class _Loop:
 
     async def measure(self) -> None:
         async with grpc.aio.insecure_channel(self._served.address, options=_CHANNEL_OPTIONS) as channel:
-            # Messages go as the bytes they were encoded to: Triton's own client would copy the image twice per request.
+            # Messages are sent as encoded bytes: Triton's own client would copy the image twice per request.
             send: _Send = channel.unary_unary(_METHOD, None, service_pb2.ModelInferResponse.FromString)
             before = self._served.counts()
             for number in range(_WARM_UP):
@@ -199,7 +200,7 @@ class _Loop:
     async def _one(self, send: _Send, number: int) -> None:
         await asyncio.sleep(self._due[number] - self._now())
         self.sent_s[number] = self._now()
-        # Sending can keep the event loop too busy to see the time run out.
+        # Sending can keep the event loop too busy to notice the timeout.
         backlog_bytes = self._unanswered * len(self._encoded[0])
         if self.sent_s[number] > self._timeout_s or backlog_bytes > self._max_backlog_bytes:
             raise self._behind()
@@ -233,14 +234,14 @@ class _Loop:
         answered = int(np.isfinite(self.answered_s).sum())
         return ServerError(
             f"the server at {self._served.address} does not keep up with {self._load}: after {self._now():.1f} s it "
-            f"has answered {answered} of {self._due.size} requests, and {self._unanswered} wait; ask for a lower rate"
+            f"has answered {answered} of {self._due.size} requests, and {self._unanswered} wait; give a lower rate"
         )
 
 
 def _encode(
     served: Served, images: Sequence[UInt8Array], batch: int, requests: int, threshold: float | None
 ) -> list[bytes]:
-    """The messages of one cycle through the pictures: after that many, a batch begins with the first picture again."""
+    """The messages of one cycle through the images: after that many, a batch begins with the first image again."""
     cycle = math.lcm(len(images), batch) // batch
     return [
         _message(served.name, np.stack([images[(first + index) % len(images)] for index in range(batch)]), threshold)
@@ -266,8 +267,8 @@ def _message(model: str, images: UInt8Array, threshold: float | None) -> bytes:
 def _event_loop() -> asyncio.AbstractEventLoop:
     """The one loop of all measurements, never closed.
 
-    gRPC tells the end of a cancelled call later, and logs errors without end where its loop is closed by then.
-    This selector keeps fractions of a millisecond; epoll rounds timeouts up to whole ones.
+    gRPC reports the end of a cancelled call later. If its loop is closed by then, it logs errors for ever. This
+    selector waits for fractions of a millisecond; epoll rounds timeouts up to whole milliseconds.
     """
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 

@@ -1,4 +1,4 @@
-"""Reads what a detector counts itself from Triton's metrics port (Prometheus text)."""
+"""Reads a detector's own counters from Triton's metrics port (Prometheus text)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ _POLL_S = 0.03
 
 
 def default_metrics_url(address: str) -> str:
-    """Where the server at `host:port` has its metrics by default."""
+    """Default URL of the metrics of the server at `host:port`."""
     return f"http://{address.rpartition(':')[0]}:{DEFAULT_PORT}/metrics"
 
 
 class OwnMetrics:
-    """The metrics of one detector. Nothing is read before the first call, and no proxy is asked.
+    """The metrics of one detector. Nothing is read before the first call, and no proxy is used.
 
-    Raises InputError for what is no http address.
+    Raises InputError if the URL is not an http address.
     """
 
     def __init__(self, url: str, model: str) -> None:
         self.url = url if "://" in url else f"http://{url}/metrics"
         if not re.match(r"https?://[^/]", self.url):
-            raise InputError(f"{url!r} is no address of metrics; give http://host:{DEFAULT_PORT}/metrics or host:port")
+            raise InputError(
+                f"{url!r} is not an address of metrics; give http://host:{DEFAULT_PORT}/metrics or host:port"
+            )
         self.patience_s = _CATCH_UP_S
         """how long to wait until all requests are counted"""
         self._without_route: float | None = None
@@ -43,7 +45,7 @@ class OwnMetrics:
     def read(self, name: str) -> Mapping[str, float]:
         """Values of a metric by the label that it has beside the model: its route or stage.
 
-        Raises ServerError where nothing can be read there.
+        Raises ServerError if the metrics cannot be read.
         """
         try:
             with self._opener.open(self.url, timeout=_TIMEOUT_S) as answer:
@@ -63,10 +65,10 @@ class OwnMetrics:
         return values
 
     def routed(self, *, images: Callable[[], int]) -> Mapping[str, float]:
-        """Images by route, as soon as all are counted that the server has taken since the first call.
+        """Images by route, as soon as all images are counted that the server has taken since the first call.
 
-        `images` reads how many the server has taken. Triton counts images of failed requests, too, which have no route:
-        the first call, which waits until nothing changes, finds out how many there were. Raises ServerError if the rest
+        `images` returns how many the server has taken. Triton also counts the images of failed requests, which have no
+        route. The first call waits until nothing changes, and finds how many there were. Raises ServerError if the rest
         is never counted: then these are the metrics of another server.
         """
         deadline = time.monotonic() + self.patience_s
@@ -82,7 +84,7 @@ class OwnMetrics:
                 return images_by_route
             if time.monotonic() > deadline:
                 raise ServerError(
-                    f"the metrics at {self.url} do not count what model {self._model!r} answers ({counted:.0f} images, "
-                    f"its server {taken}); give the address of that server's metrics with --metrics-url"
+                    f"the metrics at {self.url} do not count the images of model {self._model!r} ({counted:.0f}; its "
+                    f"server counts {taken}); give the address of that server's metrics with --metrics-url"
                 )
             time.sleep(_POLL_S)

@@ -18,24 +18,24 @@ from pathlib import Path
 from dynamicdet.errors import MissingExtraError
 
 _INSTALL = "pip install 'dyndet[bench,server]' 'tritonclient==2.51.0'"
-_PLACEHOLDER = "0.1.0"  # what pip installs as perf-analyzer where glibc is older than 2.38; it holds no program
+_PLACEHOLDER = "0.1.0"  # what pip installs as perf-analyzer if glibc is older than 2.38; it contains no program
 # What the build inside tritonclient 2.51 needs beyond Debian's base: name -> pattern of the copy in the server's wheel.
 _LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """When a perf_analyzer counts as hung: once a second it wakes up, and sleeps on."""
+    """When a perf_analyzer counts as hung: once a second it wakes up and goes back to sleep."""
 
     look_s: float = 0.7
-    """from one look at it to the next; not a second, or all looks may find it awake"""
+    """from one look at it to the next; not one second, because every look could find it awake"""
     rest_s: float = 4.0
-    """that it must have done nothing else"""
+    """time for which it must have done nothing else"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerfAnalyzer:
-    """A perf_analyzer that was seen to run, and the environment it needs."""
+    """A perf_analyzer that runs here, and the environment that it needs."""
 
     path: Path
     environment: Mapping[str, str]
@@ -47,8 +47,8 @@ class PerfAnalyzer:
 def find_perf_analyzer() -> PerfAnalyzer:
     """The first perf_analyzer that starts: beside this Python, then on PATH.
 
-    Libraries it lacks are borrowed from the wheels of the server and of CUDA's runtime, where they are installed.
-    Raises MissingExtraError with the one command to type where none runs.
+    Libraries that it lacks are borrowed from the wheels of the server and of CUDA's runtime, if they are installed.
+    Raises MissingExtraError, with the command that installs it, if none runs.
     """
     complaints = []
     for path in _candidates():
@@ -101,7 +101,7 @@ _shim: tempfile.TemporaryDirectory[str] | None = None
 
 
 def _borrowed_libraries() -> Path | None:
-    """A folder of links, under the names perf_analyzer asks for, to the copies in nvidia-pytriton's wheel."""
+    """A folder of links, with the names that perf_analyzer needs, to the copies in nvidia-pytriton's wheel."""
     global _shim
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:

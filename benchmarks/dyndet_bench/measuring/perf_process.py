@@ -1,9 +1,9 @@
 """One process of perf_analyzer, watched: with `--request-count` it can lose requests, and hang for ever.
 
-Its workers start, then it throws away what they have recorded so far, and then it counts the records once a second
-until all are there (2.51, and still its source of December 2025). Of a request that was answered too early the record
-is missing for good. Where all of a few requests were answered a little later, it says that it found none, or no version
-of the model that was asked.
+It starts its workers, discards what they have recorded so far, and then counts the records once a second until all are
+there (2.51, and still its source of December 2025). If a request was answered too early, its record is missing for
+good. If there are few requests and all were answered a little later, it reports that it found no requests, or not the
+version of the model.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _MEASURES = re.compile(rb"^Request (concurrency|Rate): ", re.MULTILINE)
 _MEASURED = re.compile(rb"^\s*Client: ", re.MULTILINE)
 _FOUND_NONE = re.compile(r"^(failed to find the requested model version|No valid requests recorded)", re.MULTILINE)
 _LEAST_COUNTS = 3
-"""times that a hung perf_analyzer was seen to count its records"""
+"""times that perf_analyzer must have counted its records before it counts as hung"""
 _BUSY_SHARE = 0.1
-"""of a core: what gRPC's own threads use is far below"""
+"""of a core: gRPC's own threads use far less"""
 
 
 class LostRequestsError(ServerError):
@@ -41,10 +41,10 @@ def run_process(
     timeout_s: float,
     check_alive: Callable[[], object] = lambda: None,
 ) -> str:
-    """What perf_analyzer printed; `what` it measures is for messages.
+    """What perf_analyzer printed; `what` names in messages what it measures.
 
-    Raises LostRequestsError, where it hangs as soon as that is sure, and ServerError where it failed or took longer
-    than `timeout_s`; where it failed, `check_alive` is called first, to raise the server's own error.
+    Raises LostRequestsError if it lost requests (as soon as it surely hangs), and ServerError if it failed or took
+    longer than `timeout_s`. If it failed, `check_alive` is called first and can raise the server's own error.
     """
     deadline = time.monotonic() + timeout_s
     with subprocess.Popen(
@@ -64,14 +64,14 @@ def run_process(
                     if time.monotonic() >= deadline:
                         raise ServerError(f"{what} did not finish a measurement in {timeout_s:g} s") from error
                     if watch.is_hung(error.output or b""):
-                        raise LostRequestsError(f"perf_analyzer hung when it measured {what}") from error
+                        raise LostRequestsError(f"perf_analyzer hung while it measured {what}") from error
         finally:
             if process.poll() is None:  # also on Ctrl-C
                 _kill(process.pid)
     said = output.decode(errors="replace")
     if found_none := _FOUND_NONE.search(said):
         raise LostRequestsError(f"perf_analyzer could not measure {what}: {found_none[1]}")
-    # A run whose requests failed can end with status 0, and says so in its output alone.
+    # A run whose requests failed can end with status 0, and says so only in its output.
     if process.returncode != 0 or re.search(r"^\s*(error|failed)\b", said, flags=re.IGNORECASE | re.MULTILINE):
         raise _failure(said, process.returncode, what, check_alive)
     return said
@@ -79,21 +79,22 @@ def run_process(
 
 @dataclass(frozen=True)
 class _Look:
-    """At a process that does nothing but count."""
+    """A look at a process that does nothing but count."""
 
     at: float
     cpu_s: float
-    """that the whole process has used since it began"""
+    """CPU time of the whole process since it began"""
     counts: int
     """times that its main thread has gone to sleep"""
 
 
 class _Watch:
-    """Tells a perf_analyzer that hangs from one that works or waits.
+    """Distinguishes a perf_analyzer that hangs from one that works or waits.
 
-    It hangs when for a while it measures, by what it printed, has no worker left, uses no CPU time, and its main thread
-    wakes up now and then and sleeps on: it has counted its records, and they are too few. A slow request still has its
-    worker; a server that leaves perf_analyzer itself without an answer does not wake its main thread.
+    It hangs if all of this is true for a while: by its output it is measuring, it has no worker left, it uses no CPU
+    time, and its main thread wakes up now and then and goes back to sleep. Then it has counted its records, and they
+    are too few. A slow request still has its worker. If perf_analyzer itself waits for an answer of the server, its
+    main thread does not wake up.
     """
 
     def __init__(self, pid: int, patience: Patience) -> None:
@@ -101,7 +102,7 @@ class _Watch:
         self._patience = patience
         self._program: int | None = None
         self._first: _Look | None = None
-        """of those that saw nothing else since"""
+        """the first of those that have seen nothing else since"""
 
     def is_hung(self, said: bytes) -> bool:
         """Look at the process, which has printed this so far."""
@@ -126,7 +127,7 @@ def _program(pid: int) -> int:
 
 
 def _look(pid: int) -> _Look | None:
-    """None where the process works: a worker is left, the main thread is not asleep, or it has ended."""
+    """None if the process works: a worker is left, the main thread is not asleep, or it has ended."""
     try:
         # Workers have the name of the program, gRPC names its threads.
         names = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/comm")]
@@ -159,7 +160,7 @@ def _failure(said: str, status: int, what: str, check_alive: Callable[[], object
     except DyndetError as error:
         return error
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    # What a thread met says more than that threads failed.
+    # The error of a thread says more than the message that threads failed.
     met = [line.partition("had error: ")[2] for line in lines if "had error: " in line]
     telling = met or [line for line in lines if re.match(r"(error|failed)", line, flags=re.IGNORECASE)] or lines[-1:]
     reason = telling[0] if telling else f"it printed nothing (exit status {status})"

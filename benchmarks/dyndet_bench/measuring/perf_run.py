@@ -29,17 +29,17 @@ _RATE_THREADS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class PerfRun:
-    """What perf_analyzer found. Latencies are those of requests, in milliseconds, as the client saw them."""
+    """The result of perf_analyzer. Latencies are those of requests, in milliseconds, as the client saw them."""
 
     mean_ms: float
     percentiles_ms: dict[int, float]
     throughput_per_s: float
-    """images; in a closed loop by Little's law, at a request rate the rate that was asked for
+    """images; in a closed loop it follows from Little's law, at a request rate it is that rate
 
-    What perf_analyzer 2.51 prints divides a counted run by whole seconds: for 24 requests of 13.9 ms 23.8 a second.
+    perf_analyzer 2.51 itself divides a counted run by whole seconds: for 24 requests of 13.9 ms it prints 23.8/s.
     """
     latencies_ms: FloatArray | None
-    """(requests,) where they were asked for"""
+    """(requests,) if they were requested"""
     repeats: int = 0
     """tries before this one that hung or lost requests"""
 
@@ -62,21 +62,23 @@ def perf_run(
 ) -> PerfRun:
     """Send `requests` requests of the entries of a file for `--input-data`, in their order; `folder` takes its output.
 
-    At a request rate perf_analyzer counts from when a request was really sent, which hides how long it waited to be
-    sent; `open_loop` does not. `export_latencies` also fetches the latency of each request. perf_analyzer then writes
-    every pixel it sent into its export: some 60 ms and 17 MB of its memory per 320 x 320 picture, after the
-    measurement. `keep` is a path without suffix, where its table (.csv) and what it printed (.txt) are kept.
-    `shared_memory_bytes` sends inputs through system shared memory and reserves so much for the outputs. `check_alive`
-    is called where a run failed, to raise the server's own error.
+    At a request rate, perf_analyzer counts from when a request was really sent. This hides how long it waited to be
+    sent, which `open_loop` shows. `export_latencies` also returns the latency of each request. perf_analyzer then
+    writes every pixel that it sent into its export: some 60 ms and 17 MB of its memory per 320 x 320 image, after the
+    measurement. `keep` is a path without suffix for copies of its table (.csv) and its printed output (.txt).
+    `shared_memory_bytes` sends inputs through system shared memory and reserves that many bytes for the outputs. If a
+    run fails, `check_alive` is called and can raise the server's own error.
 
-    Where perf_analyzer hangs or loses requests, which were answered before it was ready to record them, it is ended
-    and the run repeated, up to three times; such a try has sent all its requests. `before_try` is called before each
-    try: what a server counts from then on belongs to that try. `timeout_s` bounds a try.
+    perf_analyzer can hang or lose requests because they were answered before it was ready to record them. It is then
+    ended and the run repeated, up to three times. Such a try has sent all its requests. `before_try` is called before
+    each try: what a server counts from then on belongs to that try. `timeout_s` limits a try.
 
-    Raises ServerError where the server fails or dies, the output cannot be read, or each try loses requests.
+    Raises ServerError if the server fails or dies, the output cannot be read, or each try loses requests.
     """
     if not load.open and requests < load.concurrency:
-        raise InputError(f"{requests} requests cannot keep a concurrency of {load.concurrency} busy; give more of them")
+        raise InputError(
+            f"{requests} requests cannot keep a concurrency of {load.concurrency} busy; give at least {load.concurrency}"
+        )
     what = f"model {model!r} at {address}"
     arguments = ["-m", model, "-u", address, "-i", "grpc", "--input-data", str(input_data), *_load_options(load)]
     arguments += ["--request-count", str(requests), "--warmup-request-count", str(warm_up_requests(load))]
@@ -95,7 +97,7 @@ def perf_run(
             row = read_table(table)
             latencies = read_profile_export(export) if export_latencies else None
             if latencies is not None and latencies.size != requests:
-                raise LostRequestsError(f"perf_analyzer told the latencies of {latencies.size} of {requests} requests")
+                raise LostRequestsError(f"perf_analyzer has latencies of only {latencies.size} of {requests} requests")
             if keep is not None:
                 shutil.copyfile(table, keep.with_name(f"{keep.name}.csv"))
                 keep.with_name(f"{keep.name}.txt").write_text(said)
@@ -113,16 +115,16 @@ def perf_run(
             lost = error
     raise ServerError(
         f"{lost}, the last of {MOST_REPEATS + 1} tries: requests were answered before it was ready to record them; "
-        "measure again when the machine has less other work"
+        "measure again when the machine is less busy"
     ) from lost
 
 
 def repeats_text(repeats: int) -> str:
-    """What to tell a user whose measurements took so many repeats; empty for none."""
+    """A sentence for the user about repeated measurements; empty if there were none."""
     if not repeats:
         return ""
     times = "once" if repeats == 1 else f"{repeats} times"
-    return f"perf_analyzer hung or lost requests {times}; what it measured was measured again."
+    return f"perf_analyzer hung or lost requests {times}; these measurements were repeated."
 
 
 def _as_run(row: dict[str, float], load: Load, latencies_ms: FloatArray | None, repeats: int) -> PerfRun:
@@ -137,10 +139,10 @@ def _as_run(row: dict[str, float], load: Load, latencies_ms: FloatArray | None, 
 
 
 def warm_up_requests(load: Load) -> int:
-    """Requests that `perf_run` sends before those that count, one per connection, whose first request is slower.
+    """Requests that `perf_run` sends before those that count: one per connection, whose first request is slower.
 
-    With fewer of them than connections perf_analyzer 2.51 never ends. The cycle through the pictures starts anew after
-    them.
+    With fewer of them than connections, perf_analyzer 2.51 never ends. After them, the cycle through the images starts
+    again.
     """
     return _RATE_THREADS if load.open else load.concurrency
 
@@ -154,7 +156,7 @@ def _load_options(load: Load) -> tuple[str, ...]:
 
 
 def read_table(path: Path) -> dict[str, float]:
-    """The one row of a CSV file of perf_analyzer, by column. Raises ServerError where it is not as expected."""
+    """The one row of a CSV file of perf_analyzer, by column. Raises ServerError if it is not as expected."""
     try:
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(line for line in file if line.strip())]
@@ -170,10 +172,10 @@ def read_table(path: Path) -> dict[str, float]:
 def read_profile_export(path: Path) -> FloatArray:
     """Latency of each request in milliseconds, (requests,), from perf_analyzer's `--profile-export-file`.
 
-    Raises ServerError where the file is not as expected: empty exports have been seen with random float inputs.
+    Raises ServerError if the file is not as expected: with random float inputs, empty exports have been seen.
     """
     try:
-        # Every pixel sent is in there as decimal text; nothing reads it, and parsing it takes longer than measuring.
+        # The file has every sent pixel as decimal text. Nothing needs it, and parsing it takes longer than measuring.
         text = re.sub(rb"\[[-0-9.eE+,\s]{200,}\]", b"[]", path.read_bytes())
         (experiment,) = json.loads(text)["experiments"]
         times = [(sent["response_timestamps"][-1], sent["timestamp"]) for sent in experiment["requests"]]

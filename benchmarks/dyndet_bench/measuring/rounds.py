@@ -1,4 +1,4 @@
-"""Measures thresholds in rounds, so that a machine that grows slower or faster does so for all that is compared."""
+"""Measures thresholds in rounds: if the machine gets slower or faster, it does so for all that are compared."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Method = Literal["run by run", "request by request", "open loop"]
 
 
 class Rounds:
-    """Runs of some thresholds on one server with one set of pictures at one load: from a journal, else measured.
+    """Runs of thresholds on one server with one set of images at one load: from a journal, else measured.
 
-    A closed loop is perf_analyzer's; at a request rate our own generator measures, which counts from the moment a
-    request was due. With one request of one picture in flight, and `difficulties` given, the thresholds take turns
+    perf_analyzer measures closed loops. At a request rate our own generator measures, which counts from the moment when
+    a request was due. With one request of one image in flight, and `difficulties` given, the thresholds take turns
     request by request (see `interleaved`), else run by run.
     """
 
@@ -42,7 +42,7 @@ class Rounds:
         journals: JournalFolder | None = None,
         raw: Path | None = None,
     ) -> None:
-        """`requests` are those of a run, by default each picture once; `difficulties` those of the workload's pictures.
+        """`requests` are those of a run, by default each image once; `difficulties` those of the workload's images.
 
         `as_sent` lets perf_analyzer also measure at a request rate, from when a request was really sent. `raw` is a
         folder for the files that perf_analyzer writes in a run of its own.
@@ -50,7 +50,7 @@ class Rounds:
         self.workload = workload
         self.load = load or Load()
         self.warnings: dict[float | None, str] = {}
-        """if the client of an open loop did not send on time: its last words, by threshold"""
+        """the last warning by threshold, if the client of an open loop did not send on time"""
         self.repeats = 0
         """tries of perf_analyzer that hung or lost requests, in all rounds"""
         self._served = served
@@ -77,9 +77,9 @@ class Rounds:
     ) -> Round:
         """One run of each threshold, in their order. Every other round is measured backwards.
 
-        Single latencies are fetched for the thresholds `latencies_of`; in a closed loop that takes its time.
-        `progress` is called after each run. Each `number` of a round, by default the next one, has arrivals of its own
-        at a request rate. Raises ServerError.
+        Single latencies are fetched for the thresholds `latencies_of`; in a closed loop this takes long. `progress` is
+        called after each run. At a request rate, each `number` of a round, by default the next one, has its own
+        arrivals. Raises ServerError.
         """
         runs = self._round(thresholds, progress or (lambda: None), latencies_of, number)
         self.repeats += sum(run.repeats for run in runs)
@@ -103,9 +103,9 @@ class Rounds:
         return runs
 
     def raw_files(self, threshold: float) -> tuple[str, str]:
-        """Names of the files that perf_analyzer wrote about a threshold in the last round: its table, what it printed.
+        """Names of perf_analyzer's files about a threshold in the last round: its table and its printed output.
 
-        They tell threshold, load, batch size and the round's number, as in `t0.5-c4-b1-2.csv`.
+        The names contain threshold, load, batch size and the round's number, as in `t0.5-c4-b1-2.csv`.
         """
         return f"{self._raw_name(threshold)}.csv", f"{self._raw_name(threshold)}.txt"
 
@@ -115,7 +115,7 @@ class Rounds:
         return "run by run" if self._difficulties is None else "request by request"
 
     def _identity(self) -> dict[str, object]:
-        """Everything that a run depends on but for its threshold."""
+        """Everything that a run depends on, except its threshold."""
         return {
             "server": self._served.identity(),
             "client": describe_machine(),

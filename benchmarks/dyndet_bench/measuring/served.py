@@ -1,4 +1,4 @@
-"""A connection to the detector under measurement: what is served, its difficulties, what its server counts."""
+"""A connection to the detector under measurement: its configuration, its difficulties and its server's counters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dyndet_client.errors import ServerUnreachableError
 from dyndet_client.transport import GrpcTransport, parse_url, triton_client
 
 ALL_EASY, ALL_HARD = 1.0, 0.0
-"""Thresholds that send every image one way."""
+"""Thresholds that send every image down one route."""
 
 _TIMEOUT_S = 60.0
 
@@ -29,10 +29,10 @@ _TIMEOUT_S = 60.0
 class Served:
     """A connection to one served detector; a context manager.
 
-    A detector of the topology `fused` has no stage models for Triton to count; what it counts itself is read from
+    A detector of the topology `fused` has no stage models for Triton to count. Its own counters are read from
     `metrics_url`, by default Triton's metrics port 8002 on the same host.
 
-    Raises a ServerError when nothing answers at `url` or the model is not one of ours.
+    Raises a ServerError if nothing answers at `url` or the model is not a dyndet detector.
     """
 
     def __init__(self, url: str, model: str = "dyndet", *, metrics_url: str | None = None) -> None:
@@ -100,7 +100,7 @@ class Served:
         return self._counters.counts()
 
     def counts_after(self, before: RouteCounts, images: int) -> RouteCounts:
-        """The counters once they hold so many images more; see `ServerCounters`."""
+        """The counters, as soon as they have grown by `images`; see `ServerCounters`."""
         return self._counters.counts_after(before, images)
 
     def times(self) -> ServerTimes:
@@ -119,16 +119,16 @@ class Served:
 
     @property
     def bundle_sha256(self) -> str | None:
-        """Of the bundle that the served model says it was rendered from."""
+        """Of the bundle that the model was rendered from, by its configuration."""
         return self._parameter("dyndet_bundle_sha256")
 
     def identity(self) -> dict[str, object]:
-        """What makes this server the same as another: host, versions, and the configuration of the detector's models.
+        """What identifies this server: host, versions, and the configuration of the detector's models.
 
-        Not the port: a server that is started for a build gets another one each time.
+        The port is not included: a server that is started for a build gets another one each time.
         """
         stages = () if self.topology == "fused" else tuple(f"{self.name}_{stage}" for stage in STAGES)
-        configs = {  # of each model by its name: servers may keep their index of models from us
+        configs = {  # of each model by its name: a server may refuse to list its models
             name: self._ask("get_model_config", name, model_name=name, as_json=True) for name in (self.name, *stages)
         }
         return {"host": self.address.rpartition(":")[0], **self.versions(), "models": configs}
@@ -142,7 +142,7 @@ class Served:
         return list(answer.get("model_stats", []))
 
     def _ask(self, method: str, model: str, **arguments: Any) -> Any:
-        """What the server answers to a call of Triton's client about a model."""
+        """The server's answer to a call of Triton's client about a model."""
         with _server_errors(self.address, model):
             return self._transport.ask(method, _TIMEOUT_S, **arguments)
 

@@ -33,11 +33,11 @@ class Statistic:
 
     def __post_init__(self) -> None:
         if self.name not in ("mean", "throughput") and not 0 < _percent(self.name) < 100:
-            raise InputError(f"{self.name!r} is no statistic; accepted are mean, p50 to p99.9, throughput")
+            raise InputError(f"{self.name!r} is not a statistic; accepted are mean, p50 to p99.9, throughput")
 
     @property
     def level(self) -> float | None:
-        """Of a percentile: the share of requests that it is not exceeded by, 0..1."""
+        """For a percentile the share of requests that do not exceed it, 0..1; else None."""
         return None if self.name in ("mean", "throughput") else _percent(self.name) / 100
 
     @property
@@ -48,7 +48,7 @@ class Statistic:
     def of(self, runs: Sequence[Run]) -> float:
         """Its value over runs of one threshold: a percentile of all their requests, else the median of the runs.
 
-        A burst of other work on the machine then spoils one run, not the mean.
+        A burst of other work on the machine then spoils one run, not the result.
         """
         if self.level is not None:
             values = pooled(runs)
@@ -73,11 +73,11 @@ class Statistic:
 MEAN = Statistic("mean")
 THROUGHPUT = Statistic("throughput")
 REPORTED = (MEAN, *(Statistic(f"p{percent}") for percent in (50, 90, 95, 99)), THROUGHPUT)
-"""Every calibration reports what can be reached of these."""
+"""Every calibration reports the reachable range of these."""
 
 
 def pooled(runs: Sequence[Run]) -> FloatArray:
-    """Latencies of all requests of some runs, (requests,), milliseconds. They must have been asked for."""
+    """Latencies of all requests of some runs, (requests,), milliseconds. The runs must have fetched them."""
     return np.concatenate([run.latencies_ms for run in runs if run.latencies_ms is not None])
 
 
@@ -86,9 +86,9 @@ def bootstrap_interval(
     rounds: Sequence[T],
     redrawn: Callable[[T, np.random.Generator], T] | None = None,
 ) -> tuple[float, float]:
-    """95 % interval of an estimate from some rounds: percentiles of what it is for rounds drawn with replacement.
+    """95 % interval of an estimate from rounds: percentiles of its values for rounds drawn with replacement.
 
-    `redrawn` draws within a round, too. Infinite for a single round, which says nothing about noise.
+    `redrawn` draws within a round, too. The interval is infinite for a single round, which does not show noise.
     """
     if len(rounds) < 2:
         return -float("inf"), float("inf")

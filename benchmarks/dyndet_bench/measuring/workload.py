@@ -1,4 +1,4 @@
-"""Real images as perf_analyzer wants them: every request its own picture, in shuffled order."""
+"""Real images in perf_analyzer's format: each request sends the next image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dynamicdet.letterbox import letterbox
 
 
 def read_letterboxed(files: Sequence[Path], size: int, progress: Callable[[], None] | None = None) -> list[UInt8Array]:
-    """Pictures as a client would send them, each (size, size, 3). Raises InputError naming the first that is none."""
+    """Images as a client sends them, each (size, size, 3). Raises InputError naming the first file that is not one."""
     images = []
     for file in files:
         images.append(letterbox(read_image(file), size).image)
@@ -32,14 +32,14 @@ def read_letterboxed(files: Sequence[Path], size: int, progress: Callable[[], No
 
 
 class Workload:
-    """Pictures encoded once, written for perf_analyzer at any threshold; a context manager that removes its files.
+    """Images encoded once, written for perf_analyzer at any threshold; a context manager that removes its files.
 
-    `dtype` is that of the model's input, uint8 for every detector of ours.
+    `dtype` is that of the model's input, uint8 for every dyndet detector.
     """
 
     def __init__(self, images: Sequence[UInt8Array], *, dtype: npt.DTypeLike = np.uint8) -> None:
         if not images:
-            raise InputError("a workload needs at least one picture")
+            raise InputError("a workload needs at least one image")
         self.images = tuple(images)
         """each (S, S, 3)"""
         self._shape = list(images[0].shape)
@@ -61,19 +61,19 @@ class Workload:
 
     @property
     def folder(self) -> Path:
-        """Where its files lie; others that belong to the same measurement may be put beside them."""
+        """Folder of its files; other files of the same measurement can be put there."""
         return Path(self._folder.name)
 
     @cached_property
     def sha256(self) -> str:
-        """Of the pictures, in their order."""
+        """Of the images, in their order."""
         digest = hashlib.sha256()
         for image in self.images:
             digest.update(image.tobytes())
         return digest.hexdigest()
 
     def input_data(self, threshold: float | None) -> Path:
-        """File for `--input-data` that sends each picture with this threshold; None leaves it to the server.
+        """File for `--input-data` that sends each image with this threshold; None leaves it to the server.
 
         The threshold goes through the optional input: request parameters do not reach the model (perf_analyzer 2.51).
         """
@@ -85,7 +85,7 @@ class Workload:
 
     @contextmanager
     def entries(self, entries: Sequence[tuple[int, float]]) -> Iterator[Path]:
-        """File for `--input-data` of these pictures, by number, each at its own threshold; removed afterwards."""
+        """File for `--input-data` of these images, by number, each at its own threshold; removed afterwards."""
         path = self.folder / f"input-{next(self._numbers)}.json"
         try:
             text = ",".join(self._entry(self._encoded[picture], threshold) for picture, threshold in entries)
@@ -95,7 +95,7 @@ class Workload:
             path.unlink(missing_ok=True)
 
     def discard(self, threshold: float | None) -> None:
-        """Remove the file of a threshold that is not needed again: one takes 1.4 times the size of all pictures."""
+        """Remove the file of a threshold that is not needed again: a file takes 1.4 times the size of all images."""
         path = self._files.pop(threshold, None)
         if path is not None:
             path.unlink()

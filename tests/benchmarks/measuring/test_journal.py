@@ -103,5 +103,5 @@ def test_a_round_of_tomorrow_and_a_folder_that_is_a_file_are_refused(kept: Path)
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"time": time.time() + 3600}))
     assert _open(kept).take(_WANTED) is None
-    with pytest.raises(InputError, match="measurements cannot be kept"):
+    with pytest.raises(InputError, match="measurements cannot be stored"):
         _open(file)

@@ -90,7 +90,7 @@ def test_thresholds_take_turns_and_each_keeps_its_own_latencies(served: Served, 
         assert run.latencies_ms is not None and run.latencies_ms.shape == (12,)
         assert run.mean_ms == pytest.approx(run.latencies_ms.mean())
     assert easy.percentiles_ms[50] < hard.percentiles_ms[50]
-    with pytest.raises(ServerError, match="is something else sending requests to it"):
+    with pytest.raises(ServerError, match="does another program send requests to it"):
         one(np.zeros_like(difficulties), requests=12)  # what another client's hard images would look like
 
 
@@ -216,7 +216,7 @@ def test_thresholds_that_take_turns_are_repeated_together(served: Served, worklo
 
 def test_a_perf_analyzer_that_always_hangs_is_one_sentence(served: Served, workload: Workload, tmp_path: Path) -> None:
     program = _stand_in(tmp_path, "hang 99")
-    with pytest.raises(ServerError, match=r"^perf_analyzer hung when it measured [^\n]*, the last of 4 tries: [^\n]*$"):
+    with pytest.raises(ServerError, match=r"^perf_analyzer hung while it measured [^\n]*, the last of 4 tries: [^\n]*$"):
         measure(served, program, workload, threshold=ALL_EASY, requests=1)
     assert len(_tries(tmp_path)) == 1 + MOST_REPEATS
 
@@ -293,5 +293,5 @@ def test_a_perf_analyzer_that_does_not_start_is_named(tmp_path: Path, monkeypatc
 
 
 def test_a_workload_without_pictures_is_refused() -> None:
-    with pytest.raises(InputError, match="at least one picture"):
+    with pytest.raises(InputError, match="at least one image"):
         Workload([])

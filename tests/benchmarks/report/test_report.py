@@ -330,7 +330,7 @@ def test_repeated_runs_are_told_in_both_reports(tmp_path: Path) -> None:
     whole = cell(1.0, 1).model_copy(update={"repeats": 0})
     for cells, said in (((whole, cell(0.0, 1)), 1), ((whole, whole), 0)):
         for report in written(sweep(cells), tmp_path)[:2]:
-            assert report.count("hung or lost requests 4 times; what it measured was measured again.") == said
+            assert report.count("hung or lost requests 4 times; these measurements were repeated.") == said
 
 
 def test_a_late_client_is_told_in_both_reports(tmp_path: Path) -> None:
