@@ -77,7 +77,8 @@ def perf_run(
     """
     if not load.open and requests < load.concurrency:
         raise InputError(
-            f"{requests} requests cannot keep a concurrency of {load.concurrency} busy; give at least {load.concurrency}"
+            f"{requests} requests cannot keep a concurrency of {load.concurrency} busy; "
+            f"give at least {load.concurrency}"
         )
     what = f"model {model!r} at {address}"
     arguments = ["-m", model, "-u", address, "-i", "grpc", "--input-data", str(input_data), *_load_options(load)]

@@ -1,4 +1,4 @@
-"""The cells of a sweep: what was measured of each, and the record that becomes of it."""
+"""The cells of a sweep: the measurements of each, and its record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LEAST_REQUESTS_PER_CONNECTION = 20
 
 @dataclass
 class CellRuns:
-    """A cell and what was measured of it so far."""
+    """A cell and its measurements so far."""
 
     threshold: float
     rounds: Rounds
@@ -94,7 +94,7 @@ def cells_of(
     pictures: int,
     requests: int | None,
 ) -> list[CellRuns]:
-    """Every threshold at every load; `rounds` makes `Rounds` of a load, `requests` are those of one run."""
+    """Every threshold at every load; `rounds` makes the `Rounds` of a load, `requests` is the number in one run."""
     cells = []
     for load in loads:
         at_load = functools.partial(rounds, load=load, requests=_requests_at(load, pictures, requests))
@@ -105,7 +105,7 @@ def cells_of(
 
 
 def _requests_at(load: Load, pictures: int, requests: int | None) -> int:
-    """At a rate at least a second of it: perf_analyzer refuses less."""
+    """Number of requests in one run. At a rate it is at least that of one second: perf_analyzer refuses less."""
     least = requests or -(-pictures // load.batch)
     if load.request_rate is not None:
         return max(least, math.ceil(load.request_rate))
@@ -126,7 +126,7 @@ def _pooled_latency(runs: Sequence[Run]) -> Latency:
 
 
 def _split(runs: Sequence[Run]) -> Split | None:
-    """Mean times of a request. The stages of one request may run side by side; what they overlap is not routing."""
+    """Mean times of a request. If stages of one request run side by side, their overlap reduces the routing time."""
     requests = sum(run.times.requests for run in runs)
     if not requests:
         return None

@@ -16,10 +16,10 @@ Metric = Literal["mean latency", "p99 latency", "throughput"]
 Verdict = Literal["slower", "faster", "within noise"]
 
 THRESHOLD = 0.05
-"""Smallest relative change of a mean latency or a throughput that counts, where the 95 % intervals are apart, too."""
+"""Smallest relative change of a mean latency or a throughput that counts; the 95 % intervals must be apart, too."""
 THRESHOLD_P99 = 0.20
-"""The same for a value without an interval. Of a few hundred requests the two or three slowest decide a p99: between
-equal runs it moves by a tenth and more."""
+"""The same for a value without an interval. The two or three slowest of a few hundred requests decide a p99, so it
+differs by a tenth and more between equal runs."""
 
 _METRICS: tuple[Metric, ...] = ("mean latency", "p99 latency", "throughput")
 _Key = tuple[float, int | None, float | None, int]
@@ -49,7 +49,7 @@ class Change:
 
     @property
     def slowdown(self) -> float:
-        """How much worse: time, or time per image, new over old, less one. Negative where it became better."""
+        """How much worse: time, or time per image, new over old, less one. Negative if it became better."""
         return self.old / self.new - 1 if self.metric == "throughput" else self.relative
 
 
@@ -65,13 +65,13 @@ class ComparedCell:
 
     @property
     def verdict(self) -> Verdict:
-        """Slower where any metric is, else faster where any is."""
+        """Slower if any metric is, else faster if any is."""
         verdicts = {change.verdict for change in self.changes}
         return "slower" if "slower" in verdicts else "faster" if "faster" in verdicts else "within noise"
 
     @property
     def worst(self) -> float:
-        """The largest slowdown of those beyond noise where there is one, else of all."""
+        """The largest slowdown beyond noise if there is one, else the largest of all."""
         beyond = [change.slowdown for change in self.changes if change.verdict == "slower"]
         return max(beyond or [change.slowdown for change in self.changes])
 
@@ -96,11 +96,11 @@ class Comparison:
     """cells that the new sweep does not have"""
     only_new: tuple[str, ...]
     newly_failed: tuple[str, ...]
-    """cells that could be measured in the old sweep alone, and why"""
+    """cells that could be measured only in the old sweep, and why"""
     failed: tuple[str, ...]
     """other cells that could not be measured: in the old sweep, or in both"""
     differences: tuple[str, ...]
-    """what else differs: machine, versions, pictures"""
+    """what else differs: machine, versions, images"""
 
     @property
     def slower(self) -> bool:
@@ -126,9 +126,9 @@ class Comparison:
 def compare(old: Path, new: Path, *, threshold: float = THRESHOLD, threshold_p99: float = THRESHOLD_P99) -> Comparison:
     """Compare two sweeps, each a folder or its `sweep.json`.
 
-    Mean latency and throughput count as changed where they differ by more than `threshold` (relative) and the recorded
-    95 % intervals do not overlap. p99, and any value of a sweep without repetitions, has no interval: it counts where
-    it differs by more than `threshold_p99`. Raises InputError for unreadable sweeps and those without a cell in common.
+    Mean latency and throughput count as changed if they differ by more than `threshold` (relative) and the recorded
+    95 % intervals do not overlap. p99, and any value of a sweep without repetitions, has no interval: it counts if it
+    differs by more than `threshold_p99`. Raises InputError for unreadable sweeps and those without a cell in common.
     """
     return compare_sweeps(read_sweep(old), read_sweep(new), threshold=threshold, threshold_p99=threshold_p99)
 
@@ -136,7 +136,7 @@ def compare(old: Path, new: Path, *, threshold: float = THRESHOLD, threshold_p99
 def compare_sweeps(
     old: Sweep, new: Sweep, *, threshold: float = THRESHOLD, threshold_p99: float = THRESHOLD_P99
 ) -> Comparison:
-    """`compare`, of sweeps that were read already."""
+    """`compare` for sweeps that were read already."""
     for value in (threshold, threshold_p99):
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"a relative change must be a number from 0, such as 0.05 for 5 %, got {value}")
@@ -189,7 +189,7 @@ def _measured(cell: Cell) -> bool:
 
 
 def _changes(old: Cell, new: Cell, threshold: float, threshold_p99: float) -> Iterator[Change]:
-    """Changes of the metrics that both cells have; none where one of them failed."""
+    """Changes of the metrics that both cells have; empty if one of them failed."""
     if not (_measured(old) and _measured(new)):
         return
     both_open = old.open_loop is not None and new.open_loop is not None
@@ -215,7 +215,7 @@ def _changes(old: Cell, new: Cell, threshold: float, threshold_p99: float) -> It
 def _values(cell: Cell, metric: Metric, both_open: bool) -> tuple[float | None, float | None, float | None]:
     """A metric and the ends of its interval.
 
-    p99 counts from the intended send time where both sweeps did so: perf_analyzer's hides what waits in the client.
+    p99 counts from the intended send time if it does in both sweeps: that of perf_analyzer hides waits in the client.
     """
     if metric == "throughput":
         return cell.throughput_per_s, cell.throughput_low_per_s, cell.throughput_high_per_s
@@ -252,7 +252,7 @@ def _subject(sweep: Sweep) -> dict[str, str]:
         "model": sweep.model,
         "bundle": (sweep.bundle_sha256 or "unknown")[:12],
         "input size": str(sweep.input_size),
-        "pictures": f"{sweep.image_count} of {sweep.images}",
+        "images": f"{sweep.image_count} of {sweep.images}",
     }
 
 

@@ -1,4 +1,4 @@
-"""Draws the easiest, the hardest and the borderline pictures of a sweep with what each detector found in them."""
+"""Draws the easiest, the hardest and the borderline images of a sweep with the objects that each detector found."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MIN_SCORE = 0.3
 def make_gallery(
     served: Served, files: Sequence[Path], difficulties: FloatArray, output: Path, *, middle: float
 ) -> tuple[Picture, ...]:
-    """Four pictures of each kind as JPEG files in `output`/pictures. Raises ServerError where the server fails."""
+    """Four images of each kind as JPEG files in `output`/pictures. Raises ServerError if the server fails."""
     folder = output / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
@@ -51,7 +51,7 @@ def make_gallery(
 
 
 def chosen_pictures(difficulties: FloatArray, middle: float) -> list[tuple[Role, int]]:
-    """Which pictures to show, and as what: no picture twice, the ends first."""
+    """The images to show, each with its role; no image twice, the ends first."""
     order = [int(index) for index in np.argsort(difficulties, kind="stable") if np.isfinite(difficulties[index])]
     each = min(_EACH, max(1, len(order) // 3))
     easiest, hardest = order[:each], order[::-1][:each]

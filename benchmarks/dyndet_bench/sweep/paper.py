@@ -1,4 +1,4 @@
-"""The paper's table of trade-offs, and what calibration's latency model makes of it.
+"""The paper's table of trade-offs, and the error of calibration's latency model for it.
 
 DynamicDet (CVPR 2023), slides, "State-of-the-art trade-offs": FPS on one V100, fp16, batch 1; AP on COCO test-dev.
 """
@@ -12,8 +12,8 @@ from dynamicdet.thresholds import mixture_latency
 from dyndet_bench.sweep.record import PaperCheck
 
 FITTED_ROWS = (10, 100)
-"""Hard percentages of the two rows that give lat1 and lat2: those furthest apart, so that the rounding of their FPS to
-whole numbers costs least. The rows of 90 % and 100 % differ by little more than that rounding."""
+"""Hard percentages of the two rows that give lat1 and lat2. They are furthest apart, so the rounding of their FPS to
+whole numbers matters least. The rows of 90 % and 100 % differ by little more than this rounding."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PaperModel:
     rows: tuple[PaperRow, ...]
 
     def row(self, hard_percent: int) -> PaperRow:
-        """The row of this share of hard images. Raises InputError where the paper has none."""
+        """The row of this share of hard images. Raises InputError if the paper has no such row."""
         for row in self.rows:
             if row.hard_percent == hard_percent:
                 return row
@@ -94,7 +94,7 @@ PAPER = (
 
 @dataclass(frozen=True)
 class RouteTimes:
-    """Latency of an all-easy and an all-hard detector, and so of any mix."""
+    """Latency of an all-easy and an all-hard detector, which gives that of any mix."""
 
     lat1_ms: float
     lat2_ms: float
@@ -107,7 +107,7 @@ class RouteTimes:
 def fit_routes(model: PaperModel, rows: tuple[int, int] = FITTED_ROWS) -> RouteTimes:
     """lat1 and lat2 from two rows: a row's latency is lat1 + hard share x (lat2 - lat1), the rule of calibration.
 
-    Raises InputError where the rows are the same, or not in the table.
+    Raises InputError if the rows are the same, or not in the table.
     """
     first, second = (model.row(percent) for percent in rows)
     if first == second:

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: `sweep.json`, from which every report is made."""
+"""The record of a sweep: `sweep.json`, from which every report is made."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Latency(_Record):
 
 
 class Split(_Record):
-    """Where an average request spends its time, milliseconds, by the server's statistics; adds up to its latency."""
+    """Where an average request spends its time, milliseconds, by the server's statistics; the sum is its latency."""
 
     queue_ms: float = Field(description="waiting for an instance: of the public model and of the stages it calls")
     compute_ms: float = Field(description="in the stages' graphs")
@@ -47,7 +47,7 @@ class Cell(_Record):
     """One threshold at one load, measured by one perf_analyzer process per repetition."""
 
     threshold: Share
-    concurrency: int | None = Field(description="closed loop; None where requests arrive at a rate")
+    concurrency: int | None = Field(description="closed loop; None if requests arrive at a rate")
     request_rate: float | None = Field(description="open loop, requests a second")
     batch: int
     error: str | None = Field(default=None, description="why it could not be measured; the values are None then")
@@ -63,7 +63,7 @@ class Cell(_Record):
     open_loop: Latency | None = Field(
         default=None, description="with a request rate: counted from the intended send time, by our own generator"
     )
-    warning: str | None = Field(default=None, description="where our own generator did not send on time")
+    warning: str | None = Field(default=None, description="if our own generator did not send on time")
     repeats: int = Field(
         default=0, description="tries of perf_analyzer that hung or lost requests, and were made again"
     )
@@ -71,7 +71,7 @@ class Cell(_Record):
 
     @property
     def load(self) -> Load:
-        """The load it was measured at. Raises InputError where the record holds an impossible one."""
+        """The load that it was measured at. Raises InputError if the record holds an impossible one."""
         return Load(concurrency=self.concurrency or 1, request_rate=self.request_rate, batch=self.batch)
 
 
@@ -99,7 +99,7 @@ class Point(_Record):
     name: str
     threshold: float
     target: str | None = None
-    reached: str | None = Field(default=None, description="what the target's statistic came to, with its unit")
+    reached: str | None = Field(default=None, description="measured value of the target's statistic, with its unit")
     error: float | None = Field(default=None, description="reached / target - 1")
     interval: float | None = Field(default=None, description="half width of the 95 % interval, relative")
     hard_share: float | None = None
@@ -108,7 +108,7 @@ class Point(_Record):
 
 
 class PaperCheck(_Record):
-    """The latency model of calibration, held against the paper's own table."""
+    """The latency model of calibration, compared with the paper's own table."""
 
     model: str
     lat1_ms: float
@@ -124,7 +124,7 @@ class Picture(_Record):
     difficulty: float
     easy_file: str = Field(description="relative to this record, with the objects of detector 1")
     hard_file: str = Field(description="with the objects of detector 2")
-    objects: str = Field(description="what each found, in words")
+    objects: str = Field(description="what each detector found, in words")
 
 
 class Sweep(_Record):
@@ -133,15 +133,15 @@ class Sweep(_Record):
     schema_version: Literal[1] = 1
     model: str
     url: str
-    bundle_sha256: str | None = Field(description="what the served model says it was rendered from")
+    bundle_sha256: str | None = Field(description="bundle of the served model, by its configuration")
     class_names: tuple[str, ...]
     input_size: int
-    images: str = Field(description="name of the folder of pictures")
+    images: str = Field(description="name of the folder of images")
     image_count: int
     repetitions: int = Field(description="perf_analyzer runs of each cell, interleaved with the others")
     cells: tuple[Cell, ...]
     routes: dict[Literal["easy", "hard"], RouteLatencies]
-    difficulties: tuple[float, ...] = Field(description="of the pictures, as the server gave them")
+    difficulties: tuple[float, ...] = Field(description="of the images, as the server computed them")
     accuracy: tuple[Accuracy, ...] = ()
     accuracy_data: str | None = None
     points: tuple[Point, ...] = ()
@@ -156,7 +156,7 @@ class Sweep(_Record):
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read a sweep from its file or its folder. Raises InputError where it is missing, damaged, of another version."""
+    """Read a sweep from its file or its folder. Raises InputError if it is missing, damaged or of another version."""
     file = path / FILE_NAME if path.is_dir() else path
     try:
         return Sweep.model_validate_json(file.read_bytes())
@@ -165,4 +165,4 @@ def read_sweep(path: Path) -> Sweep:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{file} is no sweep of schema version 1: {where}: {first['msg']}") from error
+        raise InputError(f"{file} is not a sweep of schema version 1: {where}: {first['msg']}") from error

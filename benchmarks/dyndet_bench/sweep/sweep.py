@@ -35,29 +35,29 @@ Route = Literal["easy", "hard"]
 _ROUTES: tuple[Route, ...] = get_args(Route)
 _ROUTE_ROUNDS = 2
 _RESUMED_S = 24 * 3600.0
-"""how old a run of an interrupted sweep may be to count"""
+"""runs of an interrupted sweep that are older are not reused"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """What to measure: every threshold at every load. Raises InputError for what cannot be measured."""
+    """What to measure: every threshold at every load. Raises InputError for a plan that cannot be measured."""
 
     hard_shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """of the pictures; each gives a threshold"""
+    """of the images; each gives a threshold"""
     thresholds: Sequence[float] = ()
     """further ones"""
     loads: Sequence[Load] = (Load(), Load(concurrency=4))
     repetitions: int = 3
     max_images: int = 100
     requests: int | None = None
-    """of one run; None: each picture once, and at least 20 for each connection"""
+    """of one run; None: each image once, and at least 20 for each connection"""
     seed: int = 0
 
     def __post_init__(self) -> None:
         for what, values in (("a share of hard images", self.hard_shares), ("a threshold", self.thresholds)):
             for value in values:
                 if not 0 <= value <= 1:
-                    raise InputError(f"{what} must lie in 0..1, got {value}")
+                    raise InputError(f"{what} must be from 0 to 1, got {value}")
         if not (self.hard_shares or self.thresholds) or not self.loads:
             raise InputError("a sweep needs at least one threshold or hard share, and one load")
         for name in ("repetitions", "max_images"):
@@ -84,15 +84,15 @@ def sweep(
     metrics_url: str | None = None,
     progress: Progress = silent,
 ) -> Sweep:
-    """Measure the detector at `url` with perf_analyzer, and write `sweep.json`, raw outputs and pictures to `output`.
+    """Measure the detector at `url` with perf_analyzer, and write `sweep.json`, raw outputs and images to `output`.
 
-    The cells are measured in turn, once per repetition, so that all of them see the machine fast and slow. Each run is
-    kept as soon as it is done: a sweep that is started again goes on where it stopped, unless it is `fresh`. A cell
-    that fails is reported in its place. `accuracy` is asked for the average precision of the thresholds. The reports
-    are written by `report.write_report`. `metrics_url` is read for a detector of the topology `fused`, by default on
-    port 8002.
+    The cells are measured in turn, once per repetition, so all of them see the machine fast and slow. Each run is
+    stored as soon as it is done. A sweep that is started again continues where it stopped, unless `fresh` is set. If a
+    cell fails, its record has the error. `accuracy` returns the average precision of the thresholds.
+    `report.write_report` writes the reports. `metrics_url` is for a detector of the topology `fused`; by default it is
+    port 8002 of the server.
 
-    Raises ServerError where the server dies, after what was measured is written; InputError, MissingExtraError.
+    Raises ServerError if the server dies, after the measurements so far are written; InputError, MissingExtraError.
     """
     plan = plan or SweepPlan()
     perf_analyzer = find_perf_analyzer()
@@ -101,10 +101,10 @@ def sweep(
         letterboxed = read_letterboxed(files, served.detector.input_size)
         _check_output(output)
         served.warm_up()
-        progress("ask for difficulties", 0, len(letterboxed))
+        progress("compute difficulties", 0, len(letterboxed))
         counter = itertools.count(1)
         difficulties = served.difficulties(
-            letterboxed, lambda: progress("ask for difficulties", next(counter), len(letterboxed))
+            letterboxed, lambda: progress("compute difficulties", next(counter), len(letterboxed))
         )
         thresholds = _thresholds(plan, difficulties)
         accuracies = () if accuracy is None else tuple(accuracy(thresholds))
@@ -141,7 +141,7 @@ def sweep(
     with whole_file(output / FILE_NAME) as temporary:
         temporary.write_text(record.model_dump_json(indent=1) + "\n")
     if death is not None:
-        raise ServerError(f"{death}; what was measured is kept in {output}, and the same command goes on") from death
+        raise ServerError(f"{death}; the runs so far are in {output}, and the same command continues there") from death
     return record
 
 
@@ -195,20 +195,20 @@ def _draw(files: Sequence[Path], plan: SweepPlan) -> list[Path]:
 
 def _thresholds(plan: SweepPlan, difficulties: FloatArray) -> list[float]:
     if not np.isfinite(difficulties).any():
-        raise ServerError("the served model gives no picture a difficulty (all NaN); its router is broken")
+        raise ServerError("the served model gives no image a difficulty (all NaN); its router is broken")
     asked = [threshold_for_easy_share(difficulties, 1 - share) for share in plan.hard_shares]
     return sorted({*asked, *plan.thresholds}, reverse=True)
 
 
 def _middle(points: Sequence[Point], difficulties: FloatArray) -> float:
-    """The threshold whose neighbours are the borderline pictures."""
+    """The threshold whose neighbours are the borderline images."""
     return points[0].threshold if points else float(np.nanmedian(difficulties))
 
 
 def _check_output(output: Path) -> None:
     own = (FILE_NAME, RAW_FOLDER)
     if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in own):
-        raise InputError(f"{output} holds files that are not a sweep's; name another --output")
+        raise InputError(f"{output} holds files that do not belong to a sweep; give another --output")
     try:
         (output / RAW_FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:

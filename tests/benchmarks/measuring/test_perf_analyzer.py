@@ -216,7 +216,7 @@ def test_thresholds_that_take_turns_are_repeated_together(served: Served, worklo
 
 def test_a_perf_analyzer_that_always_hangs_is_one_sentence(served: Served, workload: Workload, tmp_path: Path) -> None:
     program = _stand_in(tmp_path, "hang 99")
-    with pytest.raises(ServerError, match=r"^perf_analyzer hung while it measured [^\n]*, the last of 4 tries: [^\n]*$"):
+    with pytest.raises(ServerError, match=r"^perf_analyzer hung while it measured .*, the last of 4 tries: .*$"):
         measure(served, program, workload, threshold=ALL_EASY, requests=1)
     assert len(_tries(tmp_path)) == 1 + MOST_REPEATS
 

@@ -168,7 +168,7 @@ def test_another_machine_or_version_is_named() -> None:
         "machine cpu: A -> B",
         "machine gpu: none -> T4",
         "version triton: 2.51.0 -> none",
-        "pictures: 40 of photos -> 20 of photos",
+        "images: 40 of photos -> 20 of photos",
     )
     assert compare_sweeps(_sweep(_cell()), _sweep(_cell())).differences == ()
 
@@ -218,7 +218,7 @@ def test_the_commands_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[
     ("arguments", "said"),
     [
         (["{old}", "{missing}"], "cannot be read"),
-        (["{old}", "{damaged}"], "no sweep of schema version 1"),
+        (["{old}", "{damaged}"], "not a sweep of schema version 1"),
         (["{old}", "{old}", "--threshold", "five"], "5% or 0.05"),
     ],
 )
