@@ -17,7 +17,7 @@ def between_thresholds(trial: Trial) -> str:
             f"instead of {_value(trial, goal)}; ask for {low} to {high}"
         )
     return (
-        f"{target.text} lies between two thresholds: {trial.threshold:.6g} gives {_value(trial, trial.reached)}, and "
+        f"{target.text} is between two thresholds: {trial.threshold:.6g} gives {_value(trial, trial.reached)}, and "
         "too few images differ in difficulty for a finer one; give more images, or ask for another value within "
         f"{low} to {high}"
     )

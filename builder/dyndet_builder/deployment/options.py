@@ -42,7 +42,7 @@ class DeployOptions:
     queue_target_ms: float | None = None
     """mean wait of a request above which replicas are added; None: half the calibrated mean latency"""
     gpu_resource: str = "nvidia.com/gpu"
-    """what the cluster calls a GPU, or a share of one: nvidia.com/mig-1g.10gb (MIG), nvidia.com/gpu.shared (in time)"""
+    """the cluster's name for a GPU, or a share of one: nvidia.com/mig-1g.10gb (MIG), nvidia.com/gpu.shared (time)"""
     cpu: str = "4"
     memory: str | None = None
     """None: estimated from the repository"""

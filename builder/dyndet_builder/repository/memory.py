@@ -42,7 +42,7 @@ class MemoryNeeds:
 
 
 def memory_needs(configs: Sequence[pb.ModelConfig]) -> MemoryNeeds:
-    """What the models of a repository need with full batches on all instances. Models that dyndet did not render count.
+    """What the models of a repository need with full batches on all instances, including models of others.
 
     A Python instance holds the tensors of one full batch. A public model that calls stages (`bls`) or a detector
     (`<name>_encoded`) also holds the tensors that it exchanges with them. On a GPU, each instance can write one batch

@@ -125,5 +125,5 @@ def test_a_target_between_two_thresholds_is_refused_with_what_is_near() -> None:
         Effort(time_budget_s=1),
         silent,
     )
-    with pytest.raises(TargetOutOfReachError, match=r"12ms lies between two thresholds: .* give more images"):
+    with pytest.raises(TargetOutOfReachError, match=r"12ms is between two thresholds: .* give more images"):
         search.find()
