@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from dynamicdet.pictures import pictures_in
 from dyndet_bench.measuring.journal import JournalFolder, Round
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
-from dyndet_bench.measuring.workload import Workload, image_files, read_letterboxed
+from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_builder.server.triton import TritonServer
 
 _ENDS = (ALL_EASY, ALL_HARD)
@@ -26,7 +27,7 @@ def served(server: TritonServer) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def workloads(served: Served, demo_images: Path) -> Iterator[tuple[Workload, Workload]]:
-    pictures = read_letterboxed(image_files(demo_images)[:5], served.detector.input_size)
+    pictures = read_letterboxed(pictures_in(demo_images)[:5], served.detector.input_size)
     with Workload(pictures[:4]) as first, Workload(pictures[1:]) as second:
         yield first, second
 
