@@ -37,7 +37,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """Costs of one network at its input size, batch 1, deployment form where it matters."""
+    """Costs of one network at its input size, batch 1; GFLOPs and features are those of the deployment form."""
 
     architecture: str
     input_size: int

@@ -110,7 +110,7 @@ class RunningMedian:
 
 
 def routing_objective(difficulty: Tensor, loss1: Tensor, loss2: Tensor, offset: float) -> Tensor:
-    """Mean of (1 - phi) (L1 - D / 2) + phi (L2 + D / 2): detector 2 pays for an image if it saves more than D."""
+    """Mean of (1 - phi) (L1 - D / 2) + phi (L2 + D / 2): detector 2 pays off if it saves more than D."""
     return ((1 - difficulty) * (loss1 - offset / 2) + difficulty * (loss2 + offset / 2)).mean()
 
 

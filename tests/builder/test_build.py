@@ -87,7 +87,7 @@ def test_a_second_run_does_nothing_and_a_fresh_one_everything(job: Job) -> None:
 def test_another_machine_calibrates_anew_and_chooses_the_topology_anew_where_it_is_measured(
     job: Job, options: BuildOptions, repeated: list[str]
 ) -> None:
-    """The output folder lies on a disk that both machines see."""
+    """The output folder is on a disk that both machines share."""
     job = with_options(job, options)
     done_in(job)
     with another_machine():
@@ -107,7 +107,7 @@ def test_another_machine_calibrates_anew_and_chooses_the_topology_anew_where_it_
     ],
 )
 def test_an_option_repeats_the_steps_that_depend_on_it(job: Job, options: BuildOptions, repeated: list[str]) -> None:
-    """A load decides which topology is faster, where that is measured."""
+    """The load decides which topology is faster, if that is measured."""
     if repeated == ["calibrate"]:
         done_in(with_options(job, BuildOptions(topology=options.topology)))
     else:

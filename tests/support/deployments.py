@@ -40,7 +40,7 @@ def render_kinds(folder: Path) -> dict[str, Path]:
 
 
 def render_to_serve(bundle: Path, folder: Path, options: RenderOptions) -> Path:
-    """A repository whose engines, where it needs some, are there as far as files go."""
+    """A repository; if it needs engines, their files are there."""
     repository = render(bundle, folder, options)
     for note in repository.glob("*/1/PUT_MODEL_PLAN_HERE.txt"):
         note.with_name("model.plan").write_bytes(b"an engine, as far as files go")
@@ -112,5 +112,5 @@ def calibrate(repository: Path, model: str, measured: OperatingPoints) -> Path:
 
 
 def program(name: str) -> str | None:
-    """A program of PATH, or beside the interpreter, where builder/install.sh puts some."""
+    """A program on PATH, or beside the interpreter, where builder/install.sh puts some."""
     return shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))

@@ -61,7 +61,7 @@ def _build(
 
 
 def test_a_second_run_repeats_only_what_changed(small_checkpoint: Path, demo_images: Path, tmp_path: Path) -> None:
-    """A target out of reach repeats the calibration alone, and what was calibrated stays in force."""
+    """A target out of reach repeats only the calibration, and the earlier result stays in force."""
     built = tmp_path / "out"
     points = built / "model_repository" / "dyndet" / "1" / "operating_points.json"
     made, rendered, served = "export graphs", "render the repository", "start the server"

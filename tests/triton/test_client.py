@@ -172,7 +172,7 @@ def test_a_deadline_is_kept(detector, pictures) -> None:
 
 @pytest.fixture
 def in_folder(tmp_path: Path, pictures, monkeypatch) -> Path:
-    """A working folder with two good pictures, two that are none, and a video of five frames."""
+    """A working folder with two good images, two files that are not readable, and a video of five frames."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(pictures[0], "street.jpg")
     Path("other").mkdir()

@@ -40,7 +40,7 @@ def toy(tmp_path_factory):
 
 
 def pictures(count: int):
-    """Pictures whose difficulty says which they are."""
+    """Images that can be told apart by their difficulty."""
     choices = [image(red, blue=200) for red in REDS]
     return (choices[number % len(choices)] for number in range(count))
 

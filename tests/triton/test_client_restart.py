@@ -184,7 +184,7 @@ def certificates(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(repository, certificates):
-    """A server that speaks TLS over gRPC, and answers inferences with the right header alone."""
+    """A server with TLS over gRPC that answers inferences only if the header is right."""
     arguments = (
         "--grpc-use-ssl=1",
         f"--grpc-server-cert={certificates / 'cert.pem'}",

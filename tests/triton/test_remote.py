@@ -143,7 +143,7 @@ def test_engines_are_pushed_where_they_can_run(there: tuple[TritonServer, Path],
 def test_a_build_with_engines_goes_on_when_the_script_has_run_elsewhere(
     there: tuple[TritonServer, Path], tmp_path: Path, demo_checkpoint: Path, demo_images: Path
 ) -> None:
-    """Here is no GPU: the first build leaves a script, the second one takes what the script would leave."""
+    """There is no GPU here: the first build leaves a script, the second one takes what the script would leave."""
     server, folder = there
     options = BuildOptions(
         name="engined",

@@ -34,7 +34,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight pictures of the network's size whose difficulties ascend, as PNG files, so that pixels stay as they are."""
+    """Eight images of the network's size with ascending difficulties, as PNG files, so their pixels do not change."""
     folder = tmp_path_factory.mktemp("pictures")
     for number in range(8):
         Image.fromarray(image(red=30 * number, seed=number)).save(folder / f"{number}.png")

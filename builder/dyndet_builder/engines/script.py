@@ -52,7 +52,7 @@ def engines_script(bundle: Bundle, options: EngineOptions, *, folder: Path, outp
         script_path=shlex.quote(str(script.resolve())),
         stages=stages,
         layers=(_TEMPLATES / "layers.py").read_text(),
-        told=repr(json.dumps(_told(bundle, options))),
+        described=repr(json.dumps(_described(bundle, options))),
     )
 
 
@@ -91,7 +91,7 @@ def _shapes(profile: dict[str, Profile], which: str) -> str:
     return ",".join(f"{name}:{'x'.join(map(str, getattr(shapes, which)))}" for name, shapes in profile.items())
 
 
-def _told(bundle: Bundle, options: EngineOptions) -> dict[str, Any]:
+def _described(bundle: Bundle, options: EngineOptions) -> dict[str, Any]:
     """What is known about the engines before they are built; `layers.record` adds the rest."""
     return {
         "schema_version": 1,

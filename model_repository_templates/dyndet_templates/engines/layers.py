@@ -73,12 +73,12 @@ def version_in(log: str) -> str:
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
-def stage_record(folder: Path, told: dict[str, Any], claimed: str) -> dict[str, Any]:
-    """A stage's entry in `engines.json`. `told`: file, graph_sha256, profile, build_seconds.
+def stage_record(folder: Path, described: dict[str, Any], claimed: str) -> dict[str, Any]:
+    """A stage's entry in `engines.json`. `described`: file, graph_sha256, profile, build_seconds.
 
     Raises ValueError if the layer information beside the plan shows another precision than the bundle claims.
     """
-    plan = folder / told["file"]
+    plan = folder / described["file"]
     shares = precision_shares(json.loads((folder / f"{plan.name}.layers.json").read_text()))
     if shares is None:
         raise ValueError(f"{plan.name} does not show its layers' types; build it with --profilingVerbosity=detailed")
@@ -86,7 +86,7 @@ def stage_record(folder: Path, told: dict[str, Any], claimed: str) -> dict[str, 
     if error:
         raise ValueError(f"{plan.name} has the wrong precision: {error}")
     return {
-        **told,
+        **described,
         "sha256": hashlib.sha256(plan.read_bytes()).hexdigest(),
         "size_bytes": plan.stat().st_size,
         "half_share": shares["half"],
@@ -95,21 +95,21 @@ def stage_record(folder: Path, told: dict[str, Any], claimed: str) -> dict[str, 
     }
 
 
-def record(folder: Path, told: dict[str, Any], gpu: str, seconds: list[float]) -> None:
+def record(folder: Path, described: dict[str, Any], gpu: str, seconds: list[float]) -> None:
     """Write `engines.json` for plans that trtexec left in `folder`.
 
-    `told` is everything known before the build, `gpu` a line of nvidia-smi (name, compute capability), `seconds` the
-    build time of each stage.
+    `described` is everything known before the build, `gpu` a line of nvidia-smi (name, compute capability), `seconds`
+    the build time of each stage.
     """
     name, capability = (part.strip() for part in gpu.rsplit(",", 1))
     stages, version = {}, ""
-    for index, (stage, known) in enumerate(told["stages"].items()):
-        stages[stage] = stage_record(folder, {**known, "build_seconds": seconds[index]}, told["precision"])
+    for index, (stage, known) in enumerate(described["stages"].items()):
+        stages[stage] = stage_record(folder, {**known, "build_seconds": seconds[index]}, described["precision"])
         version = version_in((folder / f"{known['file']}.log").read_text(errors="replace"))
     if not version:
         raise ValueError("the log of trtexec does not name its TensorRT version; accepted are 10 and later")
     whole = {
-        **told,
+        **described,
         "tensorrt_version": version,
         "gpu": {"name": name, "compute_capability": capability},
         "stages": stages,

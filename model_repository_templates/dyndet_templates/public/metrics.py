@@ -7,7 +7,7 @@
 | `dyndet_stage_seconds_total` | counter | model, stage | topology `fused`: time in a stage's graph |
 | `dyndet_difficulty` | histogram | model | difficulties, in twentieths |
 | `dyndet_latency_ms` | histogram | model | time from the start of a request to its answer, without the queue before |
-| `dyndet_threshold` | gauge | model | threshold of requests that name none |
+| `dyndet_threshold` | gauge | model | threshold of requests that set none |
 
 Each call of Triton's metrics is a message to the server and its answer. So a thread makes the calls a little later,
 while the next request is in its graphs.
@@ -38,7 +38,7 @@ class Metrics:
             "routed": family("dyndet_routed_total", "Images by the route that answered them", kind.COUNTER),
             "errors": family("dyndet_stage_errors_total", "Calls of a stage that failed", kind.COUNTER),
             "seconds": family("dyndet_stage_seconds_total", "Time in a stage's graph", kind.COUNTER),
-            "threshold": family("dyndet_threshold", "Threshold of requests that name none", kind.GAUGE),
+            "threshold": family("dyndet_threshold", "Threshold of requests that set none", kind.GAUGE),
             "difficulty": family("dyndet_difficulty", "Difficulty of the images", kind.HISTOGRAM),
             "latency": family("dyndet_latency_ms", "Time inside the detector, without its queue", kind.HISTOGRAM),
         }

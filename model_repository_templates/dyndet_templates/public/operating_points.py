@@ -28,7 +28,7 @@ class OperatingPoints:
 
     @property
     def default(self) -> float:
-        """The threshold of requests that name none."""
+        """The threshold of requests that set none."""
         return self._thresholds[self._default]
 
     def threshold(self, name: str) -> float:

@@ -1,4 +1,4 @@
-"""The reports of a sweep: every figure arrives, foreign words stay words, and gaps in the data are no failure."""
+"""The reports of a sweep: every value arrives, foreign words stay words, and gaps in the data are not a failure."""
 
 from __future__ import annotations
 

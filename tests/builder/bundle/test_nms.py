@@ -47,7 +47,7 @@ def _iou(a: Any, b: Any) -> float:
 
 @cache
 def _keep_mask_session() -> onnxruntime.InferenceSession:
-    """The operator alone, as it is inlined into a stage."""
+    """Only the operator, as it is inlined into a stage."""
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["": 18, "dyndet": 1]>
         g (float[b, k, 4] boxes, float[b, k] scores, int64[b, k] classes) => (bool[b, k] keep) {

@@ -1,4 +1,4 @@
-"""int8 by explicit Q/DQ: where the pairs are, that the graphs run, and that their cost is told."""
+"""int8 with explicit Q/DQ: the pairs are in their places, the graphs run, and their cost is reported."""
 
 from __future__ import annotations
 

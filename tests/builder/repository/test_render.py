@@ -163,7 +163,7 @@ def test_a_folder_of_somebody_else_is_left_alone(bundle: Path, tmp_path: Path) -
 
 
 def test_a_failed_rendering_leaves_the_old_repository_whole(bundle: Path, tmp_path: Path) -> None:
-    """A file system that refuses to write, a damaged bundle, a picture that is none."""
+    """A file system that refuses to write, a damaged bundle, a file that is not an image."""
     output = render(bundle, tmp_path / "models")
     before = _files(output)
     with _files_of_at_most(700), pytest.raises(InputError, match="models cannot be written: File too large"):

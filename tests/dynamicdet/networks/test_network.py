@@ -66,7 +66,7 @@ def test_deployment_form_is_equal_and_a_copy(pico: DynamicDetector) -> None:
 
 @torch.no_grad()
 def test_stages_read_only_the_features_they_name(pico: DynamicDetector) -> None:
-    """Each part runs on the features it names alone, so that stages can be exported one by one."""
+    """Each part runs on only the features that it names, so stages can be exported one by one."""
     batch = images(1)
     features = pico.features(batch)
     easy = pico.head1({name: features[name] for name in pico.head1_reads})

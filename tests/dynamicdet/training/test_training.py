@@ -89,7 +89,7 @@ def data(folder: Path) -> CocoDataset:
 
 
 def _often(data: CocoDataset, times: int) -> CocoDataset:
-    """The same pictures several times in an epoch, so that few epochs are many steps."""
+    """The same images several times per epoch, so a few epochs have many steps."""
     return replace(
         data,
         images=np.tile(data.images, (times, 1, 1, 1)),
@@ -144,7 +144,7 @@ def _largest_of_four_classes(annotations: list[dict[str, Any]]) -> list[dict[str
 
 
 def test_killed_training_ends_bit_for_bit_where_an_unbroken_one_does(folder: Path, tmp_path: Path) -> None:
-    """SIGKILL in the middle of an epoch costs that epoch alone."""
+    """SIGKILL in the middle of an epoch costs only that epoch."""
     unbroken, broken = tmp_path / "unbroken.safetensors", tmp_path / "broken.safetensors"
     assert run(dyndet, _words(folder, unbroken)) == 0
     process = _start("-m", "dyndet_builder.cli", *_words(folder, broken))
@@ -197,7 +197,7 @@ def test_accumulated_parts_make_one_step(data: CocoDataset, tmp_path: Path) -> N
 
 
 def test_training_starts_from_weights_that_are_given(data: CocoDataset, tmp_path: Path) -> None:
-    """All of them where the classes are the same, else all but the prediction layers."""
+    """All weights if the classes are the same, otherwise all except the prediction layers."""
     start, output = tmp_path / "start.safetensors", tmp_path / "network.safetensors"
     frozen = replace(RECIPE, epochs=1, learning_rate=0.0, least_learning_rate=0.0)
     for classes, names in ((2, data.class_names), (5, None)):
@@ -268,7 +268,7 @@ def test_adaptive_offset_is_the_median_gain() -> None:
 
 
 def test_the_papers_objectives_differ_in_what_they_send_to_detector_2() -> None:
-    """Detector 2 is better on all images: naive sends all, penalty where it gains more, adaptive the better half."""
+    """Detector 2 is better on all images: naive sends all, penalty those that gain more, adaptive the better half."""
     gain = torch.linspace(0.1, 2.0, 40)
     own_channel = 10 * torch.eye(40, 192).view(40, 192, 1, 1)  # so that the router can tell each image from all others
 
