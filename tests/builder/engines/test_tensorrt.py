@@ -74,7 +74,7 @@ def test_fp32_engines_are_larger_and_cannot_pass_for_half(
     described = json.loads((liar / BUNDLE_FILE).read_text())
     described["precision"] = "fp16"
     (liar / BUNDLE_FILE).write_text(json.dumps(described))
-    with pytest.raises(ParityError, match=r"the graph of backbone1 .* says fp16, but .* 0% in half"):
+    with pytest.raises(ParityError, match=r"the graph of backbone1 .* says fp16, but .*0% in half"):
         engines(liar, tmp_path / "none", EngineOptions(compute_capabilities=("8.6",)), builder=RTX)
     assert not (tmp_path / "none").exists()
 
