@@ -60,6 +60,7 @@ def _build(
     ).reused
 
 
+@pytest.mark.timing
 def test_a_second_run_repeats_only_what_changed(small_checkpoint: Path, demo_images: Path, tmp_path: Path) -> None:
     """A target out of reach repeats only the calibration, and the earlier result stays in force."""
     built = tmp_path / "out"

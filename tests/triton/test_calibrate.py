@@ -55,6 +55,7 @@ def _points(repository: Path) -> Path:
     return repository / "dyndet" / "1" / "operating_points.json"
 
 
+@pytest.mark.timing
 def test_the_result_holds_together(server: TritonServer, repository: Path, demo_images: Path) -> None:
     steps: list[str] = []
     result = calibrate(
@@ -136,6 +137,7 @@ def test_a_server_killed_in_the_middle_costs_nothing(
     assert _points(repository).read_bytes() == before
 
 
+@pytest.mark.timing
 def test_json_and_a_file_of_its_own(server: TritonServer, tmp_path: Path, demo_images: Path) -> None:
     output = tmp_path / "points.json"
     command = [str(Path(sys.executable).parent / "dyndet"), "calibrate", "--url", server.grpc_url, "--json"]
@@ -149,6 +151,7 @@ def test_json_and_a_file_of_its_own(server: TritonServer, tmp_path: Path, demo_i
     assert read_operating_points(output).points["40%"].threshold == printed["operating_points"]["40%"]["threshold"]
 
 
+@pytest.mark.timing
 def test_several_targets_share_their_rounds_and_an_interruption_loses_nothing(
     server: TritonServer, repository: Path, tmp_path: Path, demo_images: Path
 ) -> None:
@@ -199,6 +202,7 @@ def test_several_targets_share_their_rounds_and_an_interruption_loses_nothing(
     assert set(written.points) == {"9ms", "30%", "p95:60%", "throughput:50%"}
 
 
+@pytest.mark.timing
 def test_an_open_loop_counts_from_when_requests_were_due(server: TritonServer, demo_images: Path) -> None:
     with pytest.raises(InputError, match="throughput is given"):
         calibrate(

@@ -279,6 +279,7 @@ def test_the_shell_examples_of_the_documentation_run(server, in_folder, capsys) 
         assert (in_folder / folder / "street-detected.jpg").stat().st_size > 1000
 
 
+@pytest.mark.timing
 def test_what_the_sdk_adds_is_measured_beside_tritonclient(server, demo_images) -> None:
     record = measure_sdk_overhead(server.grpc_url, images=demo_images, rounds=2, max_images=6)
     assert record.image_bytes == 320 * 320 * 3 and record.images == 6

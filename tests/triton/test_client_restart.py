@@ -77,7 +77,7 @@ def test_a_server_that_restarts_and_clients_that_are_killed(repository) -> None:
     found = []
     waiting = threading.Thread(target=lambda: found.append(patient.detect(image(102))))
     waiting.start()
-    with TritonServer(repository, replace(options, warm_up=False)):
+    with TritonServer(repository, replace(options, warm_up=False, stop_timeout_s=0)):
         waiting.join()
         assert found[0].difficulty == pytest.approx(0.4)  # the call outlived the restart
         together = [answer.difficulty for answer in hasty.detect_many([image(51)] * 80, concurrency=SLOTS + 8)]
@@ -192,7 +192,7 @@ def guarded(repository, certificates):
         "--grpc-restricted-protocol=inference:team=yellow",
         "--http-restricted-api=inference:authorization=Bearer yellow",
     )
-    options = ServerOptions(warm_up=False, log_verbose=1, extra_arguments=arguments)
+    options = ServerOptions(warm_up=False, log_verbose=1, extra_arguments=arguments, stop_timeout_s=0)
     with TritonServer(repository, options) as server:
         yield server
 

@@ -99,6 +99,7 @@ def test_without_a_threshold_the_server_decides(served: Served, images: list[UIn
     assert set(run.routes.ravel()) <= {1, 2}
 
 
+@pytest.mark.timing
 def test_latency_counts_from_the_time_a_request_was_due(served: Served, images: list[UInt8Array]) -> None:
     calm = measure_open_loop(served, images, load=Load(request_rate=5.0), threshold=ALL_HARD, requests=8)
     flood = measure_open_loop(served, images, load=Load(request_rate=5000.0), threshold=ALL_HARD, requests=120, seed=1)

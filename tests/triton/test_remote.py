@@ -65,6 +65,7 @@ def test_models_are_pushed_loaded_and_replaced(there: tuple[TritonServer, Path],
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.timing
 def test_a_build_calibrates_there_and_writes_back(
     there: tuple[TritonServer, Path], tmp_path: Path, demo_checkpoint: Path, demo_images: Path
 ) -> None:

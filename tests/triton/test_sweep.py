@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,38 +19,36 @@ from dyndet_bench.sweep.record import Cell, read_sweep
 from dyndet_bench.sweep.sweep import SweepPlan, sweep
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.server.triton import TritonServer
-
-_LOADS = (Load(), Load(request_rate=20))
-_TOO_LARGE = Load(batch=64)
-_PLAN = SweepPlan(hard_shares=(0, 1), loads=(*_LOADS, _TOO_LARGE), repetitions=2, max_images=9)
+from tests.support.sweeps import LOADS, PLAN, Swept
 
 
+@pytest.mark.timing
 def test_cells_carry_what_the_server_counted_and_are_not_measured_twice(
-    server: TritonServer, demo_images: Path, tmp_path: Path
+    swept: Swept, server: TritonServer, demo_images: Path
 ) -> None:
-    record = sweep(server.grpc_url, tmp_path / "out", images=demo_images, plan=_PLAN)
-    assert read_sweep(tmp_path / "out") == record
-    assert (record.image_count, len(record.difficulties), record.repetitions) == (9, 9, 2)
-    closed, opened, failed = (record.cells[index : index + 2] for index in (0, 2, 4))
-    for easy, hard in (closed, opened):
+    record = swept.record
+    assert read_sweep(swept.folder) == record
+    assert (record.image_count, len(record.difficulties), record.repetitions) == (16, 16, 2)
+    one, three, opened, failed = (record.cells[index : index + 2] for index in (0, 2, 4, 6))
+    for easy, hard in (one, three, opened):
         assert (easy.threshold, hard.threshold) == (1, 0)
         assert (easy.hard_share, hard.hard_share) == (0, 1)
-        assert _mean(easy) < _mean(hard) * 1.5  # busy machine
+        assert _mean(easy) < _mean(hard) * 1.5
         for cell in (easy, hard):
             assert cell.split is not None
             parts = cell.split.queue_ms + cell.split.compute_ms + cell.split.routing_ms + cell.split.network_ms
             assert parts == pytest.approx(_mean(cell), rel=0.5)
             assert cell.mean_low_ms is not None and cell.mean_high_ms is not None
             assert cell.mean_low_ms <= _mean(cell) <= cell.mean_high_ms
-            assert all((tmp_path / "out" / name).stat().st_size > 0 for name in cell.raw)
+            assert all((swept.folder / name).stat().st_size > 0 for name in cell.raw)
             assert (cell.open_loop is not None) == (cell.request_rate is not None)
     # 64 images in a request are more than the model takes.
     assert all(cell.latency is None and cell.error and "batch-size" in cell.error for cell in failed)
-    assert record.routes["easy"].requests == record.routes["hard"].requests == 18
+    assert record.routes["easy"].requests == record.routes["hard"].requests == 32
     assert {picture.role for picture in record.gallery} == {"easiest", "borderline", "hardest"}
 
-    again = sweep(server.grpc_url, tmp_path / "out", images=demo_images, plan=replace(_PLAN, loads=_LOADS))
-    assert [cell.latency for cell in again.cells] == [cell.latency for cell in record.cells[:4]]
+    again = sweep(server.grpc_url, swept.folder, images=demo_images, plan=replace(PLAN, loads=LOADS))
+    assert [cell.latency for cell in again.cells] == [cell.latency for cell in record.cells[:6]]
 
 
 def test_a_server_that_dies_leaves_what_was_measured(
@@ -73,13 +69,12 @@ def test_a_server_that_dies_leaves_what_was_measured(
 
 
 def test_the_command_writes_reports_that_hold_the_figures(
-    server: TritonServer, demo_images: Path, tmp_path: Path
+    server: TritonServer, demo_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [str(Path(sys.executable).parent / "dyndet"), "bench", "sweep", "--url", server.grpc_url, "--json"]
-    command += ["--images", str(demo_images), "--max-images", "8", "--repetitions", "1", "--hard-shares", "0,1"]
-    command += ["--concurrency", "2", "-o", str(tmp_path / "out")]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    printed = json.loads(answer.stdout)
+    command = ["bench", "sweep", "--url", server.grpc_url, "--json", "--images", str(demo_images), "--max-images", "8"]
+    command += ["--repetitions", "1", "--hard-shares", "0,1", "--concurrency", "2", "-o", str(tmp_path / "out")]
+    assert run(dyndet, command) == 0
+    printed = json.loads(capsys.readouterr().out)
     assert [cell["concurrency"] for cell in printed["cells"]] == [2, 2]
     with (tmp_path / "out" / "cells.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -117,7 +112,7 @@ def test_what_cannot_be_swept_is_one_sentence(
 def test_a_folder_of_other_files_is_left_alone(server: TritonServer, demo_images: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="do not belong to a sweep"):
-        sweep(server.grpc_url, tmp_path, images=demo_images, plan=_PLAN)
+        sweep(server.grpc_url, tmp_path, images=demo_images)
 
 
 def test_no_picture_is_shown_twice() -> None:

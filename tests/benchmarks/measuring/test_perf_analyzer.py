@@ -61,6 +61,7 @@ def test_a_run_measures_each_request_and_the_servers_counters(served: Served, wo
     assert easy.latencies_ms is None
 
 
+@pytest.mark.timing
 def test_thresholds_take_turns_and_each_keeps_its_own_latencies(served: Served, workload: Workload) -> None:
     """Hard requests are slower than easy ones of the same second; the hard images are those that the server counted."""
     difficulties = served.difficulties(workload.images)
@@ -109,6 +110,7 @@ def test_only_detectors_of_ours_are_listed(server: TritonServer) -> None:
         Served(server.grpc_url, "dyndet_backbone1")
 
 
+@pytest.mark.server
 def test_a_server_that_dies_under_load_is_one_sentence(repository_folder: Path, demo_images: Path) -> None:
     with TritonServer(repository_folder) as own, Served(own.grpc_url) as connection:
         pictures = read_letterboxed(pictures_in(demo_images)[:4], connection.detector.input_size)

@@ -175,10 +175,15 @@ def test_a_data_set_without_objects_is_refused(data: CocoDataset) -> None:
         average_precision(truth(data), nothing)
 
 
-def test_both_routes_run_once_and_boxes_are_in_the_original_pictures(data: CocoDataset) -> None:
+@pytest.fixture(scope="module")
+def results(data: CocoDataset) -> RouteResults:
+    """What a network with random weights finds."""
     torch.manual_seed(0)
     model = create("dy-yolov7-pico", len(data.class_names), data.class_names, input_size=32).eval()
-    results = run_routes(model, data, batch=64)
+    return run_routes(model, data, batch=64)
+
+
+def test_both_routes_run_once_and_boxes_are_in_the_original_pictures(data: CocoDataset, results: RouteResults) -> None:
     assert len(results.easy) == len(results.hard) == len(results.difficulties) == len(data)
     assert ((results.difficulties > 0) & (results.difficulties < 1)).all()
     for image, found in zip(data.annotations["images"], results.easy, strict=True):
@@ -187,12 +192,9 @@ def test_both_routes_run_once_and_boxes_are_in_the_original_pictures(data: CocoD
 
 
 def test_pycocotools_looks_at_each_route_once_however_many_thresholds(
-    data: CocoDataset, monkeypatch: pytest.MonkeyPatch
+    data: CocoDataset, results: RouteResults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What 21 thresholds cost beyond the two passes is printed by the command; this is why it is little."""
-    torch.manual_seed(0)
-    model = create("dy-yolov7-pico", len(data.class_names), data.class_names, input_size=32).eval()
-    results = run_routes(model, data, batch=64)
     assert results.loss_gains is not None and np.isfinite(results.loss_gains).all()
     original, calls = COCOeval.evaluate, []
 

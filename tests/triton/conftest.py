@@ -1,0 +1,18 @@
+"""What tests with a server share beside the server: a sweep of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dyndet_bench.sweep.sweep import sweep
+from dyndet_builder.server.triton import TritonServer
+from tests.support.sweeps import PLAN, Swept
+
+
+@pytest.fixture(scope="session")
+def swept(server: TritonServer, demo_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """Both routes of the shared server: one request at a time, three at a time, and at a rate."""
+    folder = tmp_path_factory.mktemp("swept") / "out"
+    return Swept(sweep(server.grpc_url, folder, images=demo_images, plan=PLAN), folder)
