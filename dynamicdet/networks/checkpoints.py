@@ -21,6 +21,7 @@ from dynamicdet.networks.weights import network_with
 FORMAT = "dyndet"
 FORMAT_VERSION = "1"
 
+_SAFETENSORS = b"\0\0\0\0{"  # bytes 4 to 8: the upper half of the header's length, then the header
 _ZIP, _PICKLE = b"PK", b"\x80"  # the first bytes of torch.save's files, since 1.6 and before
 
 
@@ -64,10 +65,11 @@ def load(path: str | os.PathLike[str], architecture: str | None = None) -> Dynam
     source = Path(path)
     expected = None if architecture is None else _known(architecture)
     start = _first_bytes(source)
+    # First, since the length of a header may begin with the byte that a pickle begins with.
+    if start[4:] == _SAFETENSORS:
+        return _read_own(source, expected)
     if start.startswith((_ZIP, _PICKLE)):
         return read_published(source, expected)
-    if start[8:9] == b"{":
-        return _read_own(source, expected)
     raise CheckpointError(
         f"{source} is neither a safetensors file nor a PyTorch checkpoint; accepted are files written by "
         "`dyndet train` and the published DynamicDet checkpoints"
