@@ -3,8 +3,8 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
-# A file's tests stay together, because they share what they start.
-PARALLEL = $(BIN)/python -m pytest -n 2 --dist loadfile
+# Both processes get half of the files; the one that is done first takes tests from the other.
+PARALLEL = $(BIN)/python -m pytest -n 2 --dist worksteal
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 Once = Callable[[str, Callable[[Path], object]], Path]
 
@@ -16,6 +17,10 @@ WITH_A_SERVER = ROOT / "tests" / "triton"
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch would start a thread per core in each of the test processes
+
+
+settings.register_profile("busy", deadline=None)  # how long an example takes depends on what else runs
+settings.load_profile("busy")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses

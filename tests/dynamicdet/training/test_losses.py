@@ -122,3 +122,7 @@ def test_descending_the_loss_fits_the_objects() -> None:
     overlap = elementwise_iou(rows.boxes(values, matches.row), TWO_IMAGES.box[matches.target])
     assert overlap.min() > 0.8
     assert torch.equal(values[:, 5:].argmax(dim=1), TWO_IMAGES.label[matches.target])
+    matched = torch.zeros(raw.shape[:2], dtype=torch.bool)
+    matched[matches.image, matches.row] = True
+    objectness = raw[..., 4].sigmoid()
+    assert objectness[matched].min() > 0.6 and objectness[~matched].max() < 0.2
