@@ -110,7 +110,7 @@ def test_only_what_is_asked_for_has_to_be_whole(bundle: Path, tmp_path: Path) ->
     [
         ({"max_batch": "8"}, r"dyndet\.json: max_batch must be a whole number from 1 to"),
         ({"backend": "mine"}, r"dyndet\.json: backend 'mine' is not known; choose one of python, "),
-        ({"gpus": None}, r"dyndet\.json is damaged, or was written by another version\); `dyndet render` it"),
+        ({"gpus": None}, r"dyndet\.json is damaged, or was written by another version\); render it again"),
     ],
 )
 def test_options_that_are_refused_are_named_and_the_rest_is_known(
