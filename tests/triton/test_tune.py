@@ -48,7 +48,7 @@ def test_a_repository_of_somebody_else_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        (MARKER_FILE, "{", r"models/dyndet\.json is damaged, or was written by another version\); `dyndet render` it"),
+        (MARKER_FILE, "{", r"models/dyndet\.json is damaged, or was written by another version\); render it again"),
         (MARKER_FILE, "[]", r"models/dyndet\.json is damaged"),
         (MARKER_FILE, '{"options": 5}', r"models/dyndet\.json is damaged"),
         (MARKER_FILE, None, r"models/dyndet\.json: No such file or directory"),
