@@ -14,7 +14,6 @@ from dynamicdet.aliases import Progress, UInt8Array, silent
 from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import Eager, Mix, ServingRecord, measure_serving
 from dyndet_builder.bundle.manifest import read_bundle
-from dyndet_builder.evaluation.evaluate import evaluate
 from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
@@ -61,6 +60,9 @@ def compare_serving(
     options = options or RenderOptions()
     accuracy: dict[Mix, float] = {}
     if data is not None:
+        # Needs what training needs: pycocotools.
+        from dyndet_builder.evaluation.evaluate import evaluate
+
         shares: dict[Mix, float] = {"easy": 0.0, "mixed": hard_share, "hard": 1.0}
         found = evaluate(bundle, data=data, hard_shares=tuple(shares.values()), cache=cache, progress=progress)
         accuracy = {mix: point.precision.ap for mix, point in zip(shares, found.evaluation.points, strict=True)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,15 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
     subcommands = "COMMAND" in text
     assert subcommands or "Example" in text
     assert "--debug" in text
+
+
+def test_bench_needs_nothing_that_only_training_installs() -> None:
+    code = (
+        "import sys; sys.modules['pycocotools'] = sys.modules['lightning_fabric'] = None\n"
+        "from dyndet_builder.cli import dyndet, run; sys.exit(run(dyndet, ['bench', 'plot', '--help']))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("text", ["abc", "", "12", "-3ms", "nanms", "infms", "101%", "0ms", "p95:", "12ms,12ms"])
