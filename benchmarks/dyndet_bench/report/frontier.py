@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.files import whole_file
 from dyndet_bench.report.svg import GRID, INK, MUTED, SERIES
 from dyndet_bench.report.text import percent
 
@@ -174,7 +175,5 @@ def write_frontier(source: Path, path: Path, *, concurrency: int = 1, promise_ms
     if path.suffix.lower() not in (".png", ".svg"):
         raise InputError(f"a plot is a .png or .svg file, not {path.name}")
     figure = draw_frontier(read_frontier(source, concurrency=concurrency), promise_ms=promise_ms)
-    try:
-        figure.savefig(path, dpi=_DOTS_PER_INCH)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror})") from error
+    with whole_file(path, durable=False) as temporary:
+        figure.savefig(temporary, dpi=_DOTS_PER_INCH, format=path.suffix[1:].lower())

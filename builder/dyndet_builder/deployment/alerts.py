@@ -60,7 +60,7 @@ class Watched:
 
 def watched(deployed: Rendered, options: DeployOptions, *, job: str) -> Watched:
     """The series and alerts of a deployment; `job` is Prometheus' name for its servers."""
-    point = deployed.points.points[deployed.points.default]
+    point = deployed.default_point
     promise, promise_note = _promise(deployed, options, point, job)
     drift, drift_note = _drift(deployed, point, job)
     tail = _tail(point, job)
@@ -74,7 +74,7 @@ def watched(deployed: Rendered, options: DeployOptions, *, job: str) -> Watched:
 
 def queue_target_ms(deployed: Rendered, options: DeployOptions) -> float:
     """Mean wait above which replicas are added: half the time of a request, as at a server that is half busy."""
-    mean = deployed.points.points[deployed.points.default].mean_ms
+    mean = deployed.default_point.mean_ms
     return options.queue_target_ms or (5.0 if mean is None else max(1.0, round(mean / 2, 1)))
 
 

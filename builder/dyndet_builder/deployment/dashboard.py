@@ -110,7 +110,7 @@ def _routing(deployed: Rendered, mine: str) -> list[Panel]:
     routed = f"sum(increase(dyndet_routed_total{{{mine}}}[30m]))"
     hard = f'sum(increase(dyndet_routed_total{{{mine},route!="easy"}}[30m]))'
     shares = [Query(expr=f"{hard} / ({routed} > 0)", legend="last 30 minutes")]
-    easy = deployed.points.points[deployed.points.default].easy_share
+    easy = deployed.default_point.easy_share
     if easy is not None:
         shares.append(Query(expr=f"vector({1 - easy:.4g})", legend="calibrated"))
     return [

@@ -168,14 +168,19 @@ class Rendered(Repository):
         return self.points.points[name]
 
     @property
-    def threshold(self) -> float:
-        """Threshold of the default operating point."""
+    def default_point(self) -> OperatingPoint:
+        """The default operating point. Raises InputError if the file names one that it does not have."""
         default = self.points.default
         if default not in self.points.points:
             raise InputError(
                 f"{self.points_file} has no point {default!r}, which it names as its default; render it again"
             )
-        return self.points.points[default].threshold
+        return self.points.points[default]
+
+    @property
+    def threshold(self) -> float:
+        """Threshold of the default operating point."""
+        return self.default_point.threshold
 
     @cached_property
     def bundle(self) -> Bundle:

@@ -18,6 +18,8 @@ ModelControl = Literal["none", "poll", "explicit"]
 MODEL_CONTROLS: tuple[ModelControl, ...] = get_args(ModelControl)
 
 _STOP_TIMEOUT_S = 20.0
+_LONGEST_S = 1e6  # some eleven days; Triton's own options hold no more than 32 bits
+_ACCEPTED = f"from 0 to {_LONGEST_S:.0f}"
 
 
 def _default_stop_timeout_s() -> float:
@@ -30,7 +32,7 @@ def _default_stop_timeout_s() -> float:
         seconds = math.nan
     if not _is_duration(seconds):
         raise InputError(
-            f"the environment variable {STOP_TIMEOUT_VARIABLE} must be a finite number of seconds from 0, got {text!r}"
+            f"the environment variable {STOP_TIMEOUT_VARIABLE} must be a number of seconds {_ACCEPTED}, got {text!r}"
         )
     return seconds
 
@@ -78,7 +80,7 @@ class ServerOptions:
             raise InputError(f"model_control must be {', '.join(MODEL_CONTROLS)}; got {self.model_control!r}")
         for name in ("ready_timeout_s", "stop_timeout_s"):
             if not _is_duration(getattr(self, name)):
-                raise InputError(f"{name} must be a finite number of seconds from 0, got {getattr(self, name)}")
+                raise InputError(f"{name} must be a number of seconds {_ACCEPTED}, got {getattr(self, name)}")
 
     @property
     def ports(self) -> Mapping[str, int | None]:
@@ -87,4 +89,4 @@ class ServerOptions:
 
 
 def _is_duration(seconds: float) -> bool:
-    return math.isfinite(seconds) and seconds >= 0
+    return math.isfinite(seconds) and 0 <= seconds <= _LONGEST_S

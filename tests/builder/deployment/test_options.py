@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,11 @@ def test_what_cannot_work_is_refused_and_nothing_is_written(repositories: dict[s
         deploy(repositories["cpu"], tmp_path / "out", unknown)
     with pytest.raises(InputError, match="not a model repository"):
         deploy(tmp_path / "nowhere", tmp_path / "out")
+    damaged = render(bundle, tmp_path / "damaged", RenderOptions())
+    points = damaged / "toy" / "1" / "operating_points.json"
+    points.write_text(json.dumps({**json.loads(points.read_text()), "default": "other"}))
+    with pytest.raises(InputError, match="has no point 'other', which it names as its default"):
+        deploy(damaged, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()

@@ -114,7 +114,7 @@ def test_training_lowers_the_loss_and_goes_on(data: CocoDataset, small_network: 
 
 
 def test_pictures_are_learned_by_heart(demo_images: Path, small_network: str, tmp_path: Path) -> None:
-    """Both detectors find what they were shown 280 times: the whole chain of loss, assignment, decoding and AP.
+    """Both detectors find what they were shown 200 times: the whole chain of loss, assignment, decoding and AP.
 
     Four pictures with two objects each, of six classes, and one without objects. Without the box or the class loss of
     either detector, or with wrong matches or labels, the precision stays far below the bars.
@@ -127,10 +127,10 @@ def test_pictures_are_learned_by_heart(demo_images: Path, small_network: str, tm
     recipe = DetectorRecipe(
         epochs=1, final_epochs=0, size=64, batch=5, learning_rate=5e-3, warmup_steps=5, weight_decay=0.0,
         clip_norm=1.0, average_decay=0.9, average_steps=10.0, augmentation=NONE,
-        loss=LossWeights(box=0.15, objectness=3.0, classes=3.0),
+        loss=LossWeights(box=0.15, objectness=10.0, classes=3.0),
     )  # fmt: skip
     options: dict[str, Any] = {"architecture": small_network, "start": tmp_path / "start.safetensors"}
-    _train(_often(data, 280), tmp_path / "network.safetensors", recipe=recipe, **options)
+    _train(_often(data, 200), tmp_path / "network.safetensors", recipe=recipe, **options)
     found = evaluate(load(tmp_path / "network.safetensors"), data, hard_shares=())
     for precision in (found.easy, found.hard):
         assert precision.ap > 70
