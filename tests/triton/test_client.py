@@ -211,8 +211,8 @@ def test_json_lines_are_one_object_per_picture_that_could_be_read(server, in_fol
 
 
 def test_an_output_folder_that_cannot_be_written_ends_in_one_sentence(server, in_folder, monkeypatch, capsys) -> None:
-    def full_disk(_image: Image.Image, file: io.BufferedWriter, *_args: object, **_options: object) -> None:
-        file.write(b"half a picture")
+    def full_disk(_image: Image.Image, path: Path, *_args: object, **_options: object) -> None:
+        path.write_bytes(b"half a picture")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def detect(output: str) -> str:
@@ -223,7 +223,7 @@ def test_an_output_folder_that_cannot_be_written_ends_in_one_sentence(server, in
         "Error: cannot write into the folder notes.jpg/annotated: Not a directory\n"
     )
     monkeypatch.setattr(Image.Image, "save", full_disk)
-    assert detect("annotated") == "Error: cannot write annotated/street-detected.jpg: No space left on device\n"
+    assert detect("annotated") == "Error: annotated/street-detected.jpg cannot be written: No space left on device\n"
     assert not list((in_folder / "annotated").iterdir())
 
 

@@ -92,7 +92,9 @@ def test_a_stage_that_is_not_loaded_and_a_server_that_stops_have_codes(tmp_path)
     """To the SDK the one is a model that is not ready, the other a server that cannot be reached; never a failure."""
     repository = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions(encoded=True))
     models = ("toy_backbone1", "toy_head1", "toy_detector2", "toy", "toy_encoded")
-    with TritonServer(repository, model_control="explicit", load_models=models, warm_up=False) as server:
+    loaded = tuple(f"--load-model={model}" for model in models)
+    options = ServerOptions(model_control="explicit", extra_arguments=loaded, warm_up=False)
+    with TritonServer(repository, options) as server:
         admin = triton.InferenceServerClient(server.grpc_url)
         admin.unload_model("toy_head1")
         while admin.is_model_ready("toy_head1"):
