@@ -13,8 +13,8 @@ demo:  ## Set up, then build, calibrate and serve the demo model, and detect obj
 	@builder/install.sh demo
 	@$(BIN)/dyndet demo
 
-check: setup lint  ## Set up, then run ruff, mypy and the tests that need no server, in two processes
-	@$(PARALLEL) -m "not server"
+check: setup lint  ## Set up, then run ruff, mypy and the quick tests that need no server
+	@$(PARALLEL) -m "not server and not slow"
 
 test: setup lint  ## Set up, then run ruff, mypy and all tests, or pytest $(PYTEST_ARGS)
 ifdef PYTEST_ARGS

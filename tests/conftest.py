@@ -25,10 +25,12 @@ settings.load_profile("busy")
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a running server."""
+    """Mark what needs a running server, and what needs the demo network exported, which takes half a minute."""
     for item in items:
         if WITH_A_SERVER in item.path.parents or "server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
+        if {"bundle_folder", "half_bundle_folder", "quick_graphs"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", autouse=True)

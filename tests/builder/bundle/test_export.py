@@ -94,6 +94,7 @@ def test_half_precision_is_in_the_file(bundle_folder: Path, half_bundle_folder: 
     assert bundle.stages["backbone1"].outputs[0].dtype == "float32"
 
 
+@pytest.mark.slow
 def test_older_exporter_steps_in(
     small_network: str, demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_training_lowers_the_loss_and_goes_on(data: CocoDataset, small_network: 
     assert sum((reports[-1].loss1, reports[-1].loss2)) < 0.8 * sum((reports[0].loss1, reports[0].loss2))
 
 
+@pytest.mark.slow
 def test_pictures_are_learned_by_heart(demo_images: Path, small_network: str, tmp_path: Path) -> None:
     """Both detectors find what they were shown 200 times: the whole chain of loss, assignment, decoding and AP.
 
@@ -161,6 +162,7 @@ def _overlap(one: list[float], other: list[float]) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_killed_training_ends_bit_for_bit_where_an_unbroken_one_does(folder: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of an epoch costs only that epoch."""
     unbroken, broken = tmp_path / "unbroken.safetensors", tmp_path / "broken.safetensors"
@@ -178,6 +180,7 @@ def test_killed_training_ends_bit_for_bit_where_an_unbroken_one_does(folder: Pat
         assert torch.equal(tensor, found[name]), name
 
 
+@pytest.mark.slow
 def test_processes_that_torchrun_starts_share_the_work(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "network.safetensors"
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dyndet_builder.cli")
