@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from dyndet_client.errors import (
     BadRequestError,
+    DeadlineExceededError,
     ModelNotReadyError,
     ServerError,
     ServerUnreachableError,
@@ -22,6 +23,7 @@ CODES: Mapping[str, type[ServerError]] = {
     "stage-failed": ServerError,
     "not-ready": ModelNotReadyError,
     "server-stopping": ServerUnreachableError,
+    "deadline-exceeded": DeadlineExceededError,
     "cancelled": ServerError,
     "internal-error": ServerError,
 }

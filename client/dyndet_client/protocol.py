@@ -19,6 +19,7 @@ from dyndet_client.codes import CODES, split_code
 from dyndet_client.errors import (
     AccessDeniedError,
     BadRequestError,
+    DeadlineExceededError,
     ModelNotReadyError,
     ServerError,
     ServerUnreachableError,
@@ -179,6 +180,8 @@ def translate(error: InferenceServerException, *, model: str, address: object, d
     if status == "CANCELLED":
         return ServerError(f"the request to {address} was cancelled ({reason})")
     kind = CODES.get(code) or _kind(status, reason, coded=bool(code))
+    if kind is DeadlineExceededError:
+        return deadline.exceeded(address)
     return kind(_SENTENCES[kind].format(model=model, address=address, reason=reason, cause=cause_of(error)))
 
 

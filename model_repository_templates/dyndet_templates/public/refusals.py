@@ -17,6 +17,7 @@ STATUSES = {
     "stage-failed": "INTERNAL",
     "not-ready": "UNAVAILABLE",
     "server-stopping": "UNAVAILABLE",
+    "deadline-exceeded": "UNAVAILABLE",
     "cancelled": "CANCELLED",
     "internal-error": "INTERNAL",
 }

@@ -58,6 +58,9 @@ class Asked:
 
     def check_not_cancelled(self) -> None:
         """Raise RequestError if nobody waits for the answer any more."""
+        allowed_us = self.request.timeout()  # 0: no limit
+        if allowed_us and 1e6 * (time.perf_counter() - self.started) > allowed_us:
+            raise RequestError("deadline-exceeded", f"the {allowed_us / 1e3:g} ms that the request allowed are over")
         if self.request.is_cancelled():
             raise RequestError("cancelled", "the request was cancelled")
 
