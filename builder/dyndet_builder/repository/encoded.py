@@ -16,6 +16,9 @@ SUFFIX = "_encoded"
 CLIENT_CODE = ("__init__.py", "aliases.py", "errors.py", "images.py", "letterbox.py")
 """files of the package `dynamicdet` that decode and letterbox, in the server as in the client"""
 
+SHARED_CODE = ("counting.py", "refusals.py", "waiting.py")
+"""files of the public detector that this variant also needs"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedModel(Model):
@@ -49,7 +52,8 @@ def write_encoded(repository: Path, model: EncodedModel) -> None:
     """Write the model's folder: configuration, code, and the client's code that decodes and letterboxes."""
     version = repository / model.name / "1"
     (version / "dynamicdet").mkdir(parents=True)
-    for source in (*(TEMPLATES / "encoded").glob("*.py"), TEMPLATES / "public" / "refusals.py"):
+    shared = [TEMPLATES / "public" / name for name in SHARED_CODE]
+    for source in (*(TEMPLATES / "encoded").glob("*.py"), *shared):
         shutil.copyfile(source, version / source.name)
     for name in CLIENT_CODE:
         shutil.copyfile(Path(dynamicdet.__file__).parent / name, version / "dynamicdet" / name)

@@ -34,6 +34,9 @@ from serving import (  # type: ignore[import-not-found]
     route_of,
 )
 
+_STAGE_ERRORS = ("stage-failed", "not-ready")
+"""codes for which a stage is to blame; otherwise nobody waits for it, or the server stops"""
+
 
 class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside this one once both are rendered
     """The public detector, with stages that are models of their own."""
@@ -83,27 +86,32 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
             return Answer(route, difficulty, {})
         tensors["image"] = image
         if route == HARD:
-            asked.check_not_cancelled()
             try:
                 return Answer(HARD, difficulty, self._run(self._stages["detector2"], asked, tensors, detections))
             except RequestError as error:
+                if error.code not in _STAGE_ERRORS:
+                    raise
                 asked.warnings.append(f"detector 1 answers an image instead of detector 2: {error.sentence}")
                 route = FALLBACK
         return Answer(route, difficulty, self._run(self._stages["head1"], asked, tensors, detections))
 
     def _run(self, stage: _Stage, asked: Asked, tensors: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         """Call a stage with tensors from earlier stages; they do not pass through numpy."""
+        asked.waiting.check()
         response = pb_utils.InferenceRequest(
             model_name=stage.model,
             inputs=[tensors[name] for name in stage.inputs],
             requested_output_names=list(outputs),
             request_id=asked.request.request_id(),
             trace=asked.request.trace(),
+            timeout=asked.waiting.left_us,
             **self._memory,
         ).exec()
         if response.has_error():
-            asked.failed_stages.append(stage.role)
-            raise error_of_call(f"stage {stage.model}", response.error().message())
+            error = error_of_call(f"stage {stage.model}", response.error().message())
+            if error.code in _STAGE_ERRORS:
+                asked.failed_stages.append(stage.role)
+            raise error
         return {tensor.name(): tensor for tensor in response.output_tensors()}
 
 

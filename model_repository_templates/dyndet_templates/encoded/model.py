@@ -10,8 +10,9 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,16 @@ except ModuleNotFoundError as error:
         "`python3 -m pip install pillow simplejpeg` installs it and the fast JPEG decoder"
     ) from error
 
+from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
 from pictures import fit_picture, simplejpeg  # type: ignore[import-not-found]
 from refusals import RequestError, error_of_call  # type: ignore[import-not-found]
+from waiting import Waiting  # type: ignore[import-not-found]
 
 from dynamicdet.errors import InputError, PictureTooLargeError
 from dynamicdet.letterbox import Letterboxed
 
 _COUNT, _BOXES, _IMAGE_SIZE = "num_detections", "boxes", "image_size"
-_OWN_PARAMETERS = "dyndet_"
+_OWN_PARAMETERS, _PROBE = "dyndet_", "dyndet_probe"
 
 
 class TritonPythonModel:
@@ -56,6 +59,8 @@ class TritonPythonModel:
         if simplejpeg is None:
             pb_utils.Logger.log_warn("simplejpeg is not installed: Pillow decodes JPEGs, up to 3 times slower")
         self._fit(_small_jpeg())
+        self._failed = FailedRequests(args["model_name"])
+        self._counting = CountingThread(self._failed)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Answer requests at the same time, each as soon as it is ready; none waits for the others of the same call."""
@@ -65,31 +70,38 @@ class TritonPythonModel:
             list(self._request_pool.map(self._answer, requests))
 
     def finalize(self) -> None:
-        """Stop the threads."""
+        """Stop the threads, and wait until everything is counted."""
         self._request_pool.shutdown()
         self._picture_pool.shutdown()
+        self._counting.close()
 
     def _answer(self, request: Any) -> None:
+        asked = _Asked(request, Waiting(request), json.loads(request.parameters() or "{}"))
         try:
-            response = pb_utils.InferenceResponse(output_tensors=self._outputs(request))
-        except RequestError as error:
-            response = _refusal(error)
+            response = pb_utils.InferenceResponse(output_tensors=self._outputs(asked))
         except Exception as error:
-            sentence = f"answering the images failed: {type(error).__name__}: {error}"
-            pb_utils.Logger.log_warn(sentence)
-            response = _refusal(RequestError("internal-error", sentence))
+            response = self._failure(asked, error)
         request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _outputs(self, request: Any) -> list[Any]:
+    def _failure(self, asked: _Asked, error: Exception) -> Any:
+        """The response to a request that failed, and count it, unless it is a probe or the detector has counted it."""
+        refusal: Any = error
+        if not isinstance(error, RequestError):
+            refusal = RequestError("internal-error", f"answering the images failed: {type(error).__name__}: {error}")
+            pb_utils.Logger.log_warn(refusal.sentence)
+        if not (refusal.was_counted or asked.parameters.get(_PROBE)):
+            self._counting.later(lambda: self._failed.count(refusal.reason))
+        sent = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, refusal.status))
+        return pb_utils.InferenceResponse(error=sent)
+
+    def _outputs(self, asked: _Asked) -> list[Any]:
         """The outputs that a request wants."""
-        wanted = set(request.requested_output_names())
-        files = pb_utils.get_input_tensor_by_name(request, "image_bytes")
+        wanted = set(asked.request.requested_output_names())
+        files = pb_utils.get_input_tensor_by_name(asked.request, "image_bytes")
         if files is None:  # Triton accepts a request that has only the optional input
             raise RequestError("missing-input", "the input image_bytes is missing")
-        boxed = self._letterboxed(files.as_numpy().reshape(-1))
-        if request.is_cancelled():
-            raise RequestError("cancelled", "the request was cancelled")
-        tensors = self._detect(request, boxed, wanted - {_IMAGE_SIZE}) if wanted - {_IMAGE_SIZE} else {}
+        boxed = self._letterboxed(asked, files.as_numpy().reshape(-1))
+        tensors = self._detect(asked, boxed, wanted - {_IMAGE_SIZE}) if wanted - {_IMAGE_SIZE} else {}
         if _BOXES in wanted:
             counts = tensors[_COUNT].as_numpy().reshape(-1)
             tensors[_BOXES] = pb_utils.Tensor(_BOXES, _to_original(tensors[_BOXES].as_numpy(), counts, boxed))
@@ -98,11 +110,16 @@ class TritonPythonModel:
             tensors[_IMAGE_SIZE] = pb_utils.Tensor(_IMAGE_SIZE, np.array(sizes, np.int32))
         return [tensor for name, tensor in tensors.items() if name in wanted]
 
-    def _letterboxed(self, files: Sequence[bytes]) -> list[Letterboxed]:
+    def _letterboxed(self, asked: _Asked, files: Sequence[bytes]) -> list[Letterboxed]:
         """Images in the network's square; the original pixels are not kept."""
         several = len(files) > 1
         places = [f"image {row} of {len(files)}: " if several else "" for row in range(1, len(files) + 1)]
-        return list(self._picture_pool.map(self._fit, files, places))
+
+        def fit(file: bytes, place: str) -> Letterboxed:
+            asked.waiting.check()
+            return self._fit(file, place)
+
+        return list(self._picture_pool.map(fit, files, places))
 
     def _fit(self, file: bytes, place: str = "") -> Letterboxed:
         try:
@@ -112,18 +129,19 @@ class TritonPythonModel:
             raise RequestError(code, f"{place}{error}") from error
         return found
 
-    def _detect(self, request: Any, boxed: Sequence[Letterboxed], wanted: set[str]) -> dict[str, Any]:
+    def _detect(self, asked: _Asked, boxed: Sequence[Letterboxed], wanted: set[str]) -> dict[str, Any]:
         """The detector's own answer to all images of a request, in one call."""
+        asked.waiting.check()
         images = pb_utils.Tensor("image", np.stack([one.image for one in boxed]))
-        threshold = pb_utils.get_input_tensor_by_name(request, "threshold")
-        parameters = json.loads(request.parameters() or "{}")
+        threshold = pb_utils.get_input_tensor_by_name(asked.request, "threshold")
         response = pb_utils.InferenceRequest(
             model_name=self._detector,
             inputs=[images] if threshold is None else [images, threshold],
             requested_output_names=sorted(wanted | {_COUNT} if _BOXES in wanted else wanted),
-            request_id=request.request_id(),
-            parameters={key: value for key, value in parameters.items() if key.startswith(_OWN_PARAMETERS)},
-            trace=request.trace(),
+            request_id=asked.request.request_id(),
+            parameters={key: value for key, value in asked.parameters.items() if key.startswith(_OWN_PARAMETERS)},
+            trace=asked.request.trace(),
+            timeout=asked.waiting.left_us,
             preferred_memory=self._memory,
         ).exec()
         if response.has_error():
@@ -131,9 +149,14 @@ class TritonPythonModel:
         return {tensor.name(): tensor for tensor in response.output_tensors()}
 
 
-def _refusal(error: RequestError) -> Any:
-    sent = pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, error.status))
-    return pb_utils.InferenceResponse(error=sent)
+@dataclass(frozen=True)
+class _Asked:
+    """A request."""
+
+    request: Any
+    waiting: Waiting
+    parameters: Mapping[str, Any]
+    """without Triton's own"""
 
 
 def _to_original(boxes: Any, counts: Any, boxed: Sequence[Letterboxed]) -> Any:

@@ -54,19 +54,18 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
     def answer(self, asked: Sequence[Asked]) -> None:
         """Answer requests one after another; with merging, those that want boxes are answered as one batch."""
         before = dict(self._stages.seconds)
-        together = [one for one in asked if one.detections] if self._merges else []
-        if len(together) > 1 and self._answer_merged(together):
-            asked = [one for one in asked if not one.detections]
-        for one in asked:
+        for one in self._answer_merged(asked) if self._merges and len(asked) > 1 else asked:
             self._answer_request(one)
-        self.metrics.spent({stage: spent - before[stage] for stage, spent in self._stages.seconds.items()})
+        if any(one.counted for one in asked):
+            self.metrics.spent({stage: spent - before[stage] for stage, spent in self._stages.seconds.items()})
 
     def _answer_request(self, asked: Asked) -> None:
         try:
+            asked.waiting.check()
             images, answers = asked.image.as_numpy(), None
             if self._merges and len(images) > 1 and asked.detections:
                 with contextlib.suppress(StageError):  # one image caused it; below, each is answered on its own
-                    answers = self._route(images, asked.thresholds, asked.detections)
+                    answers = self._route(images, [asked] * len(images), asked.thresholds, asked.detections)
             if answers is None:
                 answers = [
                     self._answer_image(asked, images[row : row + 1], threshold)
@@ -78,54 +77,80 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         except Exception as error:
             self.fail(asked, error)
         else:
-            self.send(asked, answers)
+            self._send(asked, answers)
 
     def _answer_image(self, asked: Asked, image: Any, threshold: float) -> Answer:
         """Route one image, batch size 1. Only needed stages run, and only needed features are computed."""
+        asked.waiting.check()
         difficulties, given = self._stages.backbone1(image, with_features=bool(asked.detections))
         difficulty = first_number(difficulties)
         route = route_of(difficulty, threshold)
         if not asked.detections:
             return Answer(route, difficulty, {})
+        asked.waiting.check()
         if route == HARD:
-            asked.check_not_cancelled()
             try:
                 return Answer(HARD, difficulty, self._detect(HARD, given, asked.detections))
             except StageError as error:
                 asked.failed_stages.append(error.stage)
                 asked.warnings.append(f"detector 1 answers an image instead of detector 2: {error}")
                 route = FALLBACK
+                asked.waiting.check()
         return Answer(route, difficulty, self._detect(route, given, asked.detections))
 
-    def _answer_merged(self, asked: Sequence[Asked]) -> bool:
-        """Answer requests as one batch; False, and nothing is sent, if a stage fails: one of them caused it."""
-        images = [one.image.as_numpy() for one in asked]
-        detections = tuple(dict.fromkeys(name for one in asked for name in one.detections))
-        thresholds = [threshold for one in asked for threshold in one.thresholds]
-        try:
-            answers = self._route(np.concatenate(images), thresholds, detections)
-        except StageError:
-            return False
-        start = 0
-        for one in asked:
-            end = start + len(one.thresholds)
-            self.send(one, [_only(answer, one.detections) for answer in answers[start:end]])
-            start = end
-        return True
+    def _answer_merged(self, asked: Sequence[Asked]) -> list[Asked]:
+        """Answer requests that want boxes as one batch; returns those that must be answered one by one.
 
-    def _route(self, images: Any, thresholds: Sequence[float], detections: Sequence[str]) -> list[Answer]:
-        """Answers to images (B, S, S, 3): one batch for backbone 1, then one batch per route."""
+        If a stage fails, all must: one of them caused it.
+        """
+        together = [one for one in asked if one.detections and not one.waiting.gave_up()]
+        alone = [one for one in asked if not one.detections or one.waiting.refusal is not None]
+        if len(together) < 2:
+            return list(asked)
+        images = np.concatenate([one.image.as_numpy() for one in together])
+        detections = tuple(dict.fromkeys(name for one in together for name in one.detections))
+        owners = [one for one in together for _ in one.thresholds]
+        thresholds = [threshold for one in together for threshold in one.thresholds]
+        try:
+            answers = self._route(images, owners, thresholds, detections)
+        except StageError:
+            return list(asked)
+        start = 0
+        for one in together:
+            end = start + len(one.thresholds)
+            self._send(one, [answer and _only(answer, one.detections) for answer in answers[start:end]])
+            start = end
+        return alone
+
+    def _route(
+        self, images: Any, owners: Sequence[Asked], thresholds: Sequence[float], detections: Sequence[str]
+    ) -> list[Answer | None]:
+        """Answers to images (B, S, S, 3): one batch for backbone 1, then one batch per route.
+
+        None for an image if nobody waits for its request any more when the turn of its route comes.
+        """
         difficulties, given = self._stages.backbone1(images, with_features=True)
         found = [float(value) for value in difficulties.reshape(-1)]
         routes = [route_of(difficulty, threshold) for difficulty, threshold in zip(found, thresholds, strict=True)]
-        tensors: list[dict[str, Any]] = [{} for _ in routes]
+        answers: list[Answer | None] = [None] * len(routes)
         for route in sorted(set(routes)):
-            rows = [row for row, one in enumerate(routes) if one == route]
+            rows = [row for row, one in enumerate(routes) if one == route and not owners[row].waiting.gave_up()]
+            if not rows:
+                continue
             chosen = given if len(rows) == len(routes) else self._stages.select(given, rows)
             arrays = self._stages.detector(_STAGE_OF[route], chosen, detections)
             for place, row in enumerate(rows):
-                tensors[row] = {name: pb_utils.Tensor(name, array[place : place + 1]) for name, array in arrays.items()}
-        return [Answer(*one) for one in zip(routes, found, tensors, strict=True)]
+                tensors = {name: pb_utils.Tensor(name, array[place : place + 1]) for name, array in arrays.items()}
+                answers[row] = Answer(route, found[row], tensors)
+        return answers
+
+    def _send(self, asked: Asked, answers: Sequence[Answer | None]) -> None:
+        """Send the answers to a request's images; an error if nobody waits for them any more."""
+        complete = [answer for answer in answers if answer is not None]
+        if len(complete) == len(answers):
+            self.send(asked, complete)
+        else:
+            self.fail(asked, asked.waiting.refusal)
 
     def _detect(self, route: int, given: Any, detections: Sequence[str]) -> dict[str, Any]:
         arrays = self._stages.detector(_STAGE_OF[route], given, detections)

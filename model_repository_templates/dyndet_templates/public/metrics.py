@@ -1,4 +1,4 @@
-"""The detector's own metrics, on Triton's metrics port.
+"""The detector's own metrics, on Triton's metrics port. `counting` has the counter of failed requests.
 
 | metric | kind | labels | counts |
 | --- | --- | --- | --- |
@@ -8,29 +8,28 @@
 | `dyndet_difficulty` | histogram | model | difficulties, in twentieths |
 | `dyndet_latency_ms` | histogram | model | time from the start of a request to its answer, without the queue before |
 | `dyndet_threshold` | gauge | model | threshold of requests that set none |
+| `dyndet_requests_failed_total` | counter | model, reason | requests that got an error from this model |
 
-Each call of Triton's metrics is a message to the server and its answer. So a thread makes the calls a little later,
-while the next request is in its graphs.
+Probes (request parameter `dyndet_probe`) are counted nowhere.
 """
 
 from __future__ import annotations
 
 import math
-import queue
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import triton_python_backend_utils as pb_utils
+from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
 
 ROUTES = ("easy", "hard", "fallback")
-_LATER_S = 0.003
 
 
 class Metrics:
     """Counts the work of the detector. Instances of one model share the values."""
 
-    def __init__(self, model: str, stages: Sequence[str], latency_buckets_ms: Sequence[float]) -> None:
+    def __init__(
+        self, model: str, stages: Sequence[str], *, latency_buckets_ms: Sequence[float], threshold: float
+    ) -> None:
         family, kind = pb_utils.MetricFamily, pb_utils.MetricFamily
         labels = {"model": model}
         # Triton requires that families outlive their metrics.
@@ -50,30 +49,34 @@ class Metrics:
             labels=labels, buckets=[step / 20 for step in range(1, 21)]
         )
         self._latency = self._families["latency"].Metric(labels=labels, buckets=list(latency_buckets_ms))
-        # Only one thread: the server crashes if two threads change metrics at the same time (Triton 2.51).
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
-        self._thread.start()
+        self._failed = FailedRequests(model)
+        self._threshold.set(threshold)  # in this thread: see CountingThread
+        self._thread = CountingThread(self)
 
-    def count(
-        self, routed: Sequence[tuple[str, float]], latency_ms: float | None, failed_stages: Sequence[str]
-    ) -> None:
-        """Count a request: route and difficulty of its images, its latency if it was answered, and failed stages."""
+    def answered(self, routed: Sequence[tuple[str, float]], latency_ms: float, failed_stages: Sequence[str]) -> None:
+        """Count an answered request: route and difficulty of its images, its latency, and failed stages."""
 
         def job() -> None:
-            for stage in failed_stages:
-                self._errors[stage].increment(1)
+            self._count_stage_errors(failed_stages)
             for _, difficulty in routed:
                 if not math.isnan(difficulty):
                     self._difficulty.observe(difficulty)
-            if latency_ms is not None:
-                self._latency.observe(latency_ms)
+            self._latency.observe(latency_ms)
             for route in ROUTES:  # last: a request that is counted here is counted everywhere
                 images = sum(name == route for name, _ in routed)
                 if images:
                     self._routed[route].increment(images)
 
-        self._jobs.put(job)
+        self._thread.later(job)
+
+    def failed(self, reason: str, failed_stages: Sequence[str]) -> None:
+        """Count a request that got an error."""
+
+        def job() -> None:
+            self._count_stage_errors(failed_stages)
+            self._failed.count(reason)
+
+        self._thread.later(job)
 
     def spent(self, seconds: Mapping[str, float]) -> None:
         """Add to the time spent in the stages' graphs."""
@@ -82,32 +85,16 @@ class Metrics:
             for stage, time_s in seconds.items():
                 self._seconds[stage].increment(time_s)
 
-        self._jobs.put(job)
+        self._thread.later(job)
 
     def threshold_is(self, threshold: float) -> None:
         """Show the threshold in force."""
-        self._jobs.put(lambda: self._threshold.set(threshold))
+        self._thread.later(lambda: self._threshold.set(threshold))
 
     def close(self) -> None:
-        """Release the metrics before their families, after everything is counted."""
-        self._jobs.put(None)
-        self._thread.join()
-        self._routed.clear()
-        self._errors.clear()
-        self._seconds.clear()
-        del self._threshold, self._difficulty, self._latency
-        self._families.clear()
+        """Wait until everything is counted."""
+        self._thread.close()
 
-    def _work(self) -> None:
-        while True:
-            jobs = [self._jobs.get()]
-            time.sleep(_LATER_S)
-            while not self._jobs.empty():
-                jobs.append(self._jobs.get())
-            for job in jobs:
-                if job is None:  # the last one
-                    return
-                try:
-                    job()
-                except Exception as error:
-                    pb_utils.Logger.log_warn(f"a metric was not counted: {type(error).__name__}: {error}")
+    def _count_stage_errors(self, stages: Sequence[str]) -> None:
+        for stage in stages:
+            self._errors[stage].increment(1)

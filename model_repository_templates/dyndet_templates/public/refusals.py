@@ -8,6 +8,15 @@ from __future__ import annotations
 
 import re
 
+REASONS = {
+    "bad_request": ("missing-input", "bad-threshold", "unknown-operating-point", "bad-picture", "picture-too-large"),
+    "stage_failed": ("stage-failed",),
+    "cancelled": ("cancelled", "deadline-exceeded"),
+    "refused": ("not-ready", "server-stopping"),
+    "internal": ("internal-error",),
+}
+"""Codes by the reason under which a failed request is counted."""
+
 STATUSES = {
     "missing-input": "INVALID_ARG",
     "bad-threshold": "INVALID_ARG",
@@ -25,23 +34,32 @@ STATUSES = {
 
 _CODED = re.compile(r"dyndet/([a-z-]+): (.*)", re.DOTALL)
 # Triton (2.51) gives every error of a BLS call the status INTERNAL: only its text says that nothing was computed.
-_SAID_BY_TRITON = {"' is not ready": "not-ready", "Server not ready": "server-stopping"}
+_SAID_BY_TRITON = {
+    "' is not ready": "not-ready",
+    "Server not ready": "server-stopping",
+    "Request timeout expired": "deadline-exceeded",
+}
 
 
 class RequestError(Exception):
     """An error for one request; the others of the same call are answered."""
 
-    def __init__(self, code: str, sentence: str) -> None:
+    def __init__(self, code: str, sentence: str, *, was_counted: bool = False) -> None:
         super().__init__(f"dyndet/{code}: {sentence}")
+        self.code = code
         self.sentence = sentence
+        self.reason = next(reason for reason, codes in REASONS.items() if code in codes)
+        """under which it is counted"""
         self.status = STATUSES[code]
         """its name in Triton's `TritonError`"""
+        self.was_counted = was_counted
+        """whether the called model that refused has counted the request"""
 
 
 def error_of_call(called: str, text: str) -> RequestError:
     """The error to return if a called model failed: with that model's code and sentence if it has them."""
     coded = _CODED.search(text)
     if coded and coded[1] in STATUSES:
-        return RequestError(coded[1], coded[2])
+        return RequestError(coded[1], coded[2], was_counted=True)
     code = next((code for sign, code in _SAID_BY_TRITON.items() if sign in text), "stage-failed")
     return RequestError(code, f"{called} failed: {text}")

@@ -19,11 +19,12 @@ import triton_python_backend_utils as pb_utils
 from metrics import Metrics  # type: ignore[import-not-found]
 from operating_points import FILE_NAME, OperatingPoints  # type: ignore[import-not-found]
 from refusals import RequestError  # type: ignore[import-not-found]
+from waiting import Waiting  # type: ignore[import-not-found]
 
 EASY, HARD, FALLBACK = 1, 2, -2  # values of the output `route`
 ROUTE_NAMES = {EASY: "easy", HARD: "hard", FALLBACK: "fallback"}
 DIFFICULTY, ROUTE = "difficulty", "route"
-OPERATING_POINT = "dyndet_operating_point"
+OPERATING_POINT, PROBE = "dyndet_operating_point", "dyndet_probe"
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,7 @@ class Asked:
     """A request, and what metrics and log need to know about it once it is answered."""
 
     request: Any
-    started: float
-    """seconds, `time.perf_counter`"""
+    waiting: Waiting
     image: Any = None
     """(B, S, S, 3) uint8, Triton's tensor"""
     thresholds: Sequence[float] = ()
@@ -52,17 +52,16 @@ class Asked:
     """those of them that come from a detector; empty: no detector has to run"""
     warnings: list[str] = field(default_factory=list)
     failed_stages: list[str] = field(default_factory=list)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """of the request, without Triton's own"""
     returned: bool = False
     """whether `execute` returns the response; if a call has one request, this saves a message to the server"""
     response: Any = None
 
-    def check_not_cancelled(self) -> None:
-        """Raise RequestError if nobody waits for the answer any more."""
-        allowed_us = self.request.timeout()  # 0: no limit
-        if allowed_us and 1e6 * (time.perf_counter() - self.started) > allowed_us:
-            raise RequestError("deadline-exceeded", f"the {allowed_us / 1e3:g} ms that the request allowed are over")
-        if self.request.is_cancelled():
-            raise RequestError("cancelled", "the request was cancelled")
+    @property
+    def counted(self) -> bool:
+        """Whether metrics count it: probes are not counted."""
+        return not self.parameters.get(PROBE)
 
 
 class PublicModel:
@@ -74,15 +73,19 @@ class PublicModel:
         self.settings = json.loads((folder / "dyndet.json").read_bytes())
         self._detections = tuple(self.settings["detection_outputs"])
         self._points = OperatingPoints(folder / FILE_NAME, pb_utils.Logger.log_warn)
-        self.metrics = Metrics(args["model_name"], tuple(self.settings["stages"]), self.settings["latency_buckets_ms"])
-        self.metrics.threshold_is(self._points.default)
+        self.metrics = Metrics(
+            args["model_name"],
+            tuple(self.settings["stages"]),
+            latency_buckets_ms=self.settings["latency_buckets_ms"],
+            threshold=self._points.default,
+        )
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer requests, each as soon as it is ready; none waits for the others of the same call."""
         if self._points.refresh():
             self.metrics.threshold_is(self._points.default)
         alone = len(requests) == 1
-        asked = [Asked(request, time.perf_counter(), returned=alone) for request in requests]
+        asked = [Asked(request, Waiting(request), returned=alone) for request in requests]
         self.answer([one for one in asked if self._read(one)])
         return [asked[0].response] if alone else None
 
@@ -91,7 +94,7 @@ class PublicModel:
         raise NotImplementedError
 
     def finalize(self) -> None:
-        """Release the metrics."""
+        """Wait until everything is counted."""
         self.metrics.close()
 
     def send(self, asked: Asked, answers: Sequence[Answer]) -> None:
@@ -102,11 +105,12 @@ class PublicModel:
             self.fail(asked, error)
             return
         _respond(asked, response)
-        self.metrics.count(
-            [(ROUTE_NAMES[answer.route], answer.difficulty) for answer in answers],
-            1e3 * (time.perf_counter() - asked.started),
-            asked.failed_stages,
-        )
+        if asked.counted:
+            self.metrics.answered(
+                [(ROUTE_NAMES[answer.route], answer.difficulty) for answer in answers],
+                1e3 * (time.perf_counter() - asked.waiting.started),
+                asked.failed_stages,
+            )
         _log(asked.warnings)
 
     def fail(self, asked: Asked, error: Exception) -> None:
@@ -117,17 +121,19 @@ class PublicModel:
             asked.warnings.append(refusal.sentence)
         sent = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, refusal.status))
         _respond(asked, pb_utils.InferenceResponse(error=sent))
-        self.metrics.count((), None, asked.failed_stages)
+        if asked.counted:
+            self.metrics.failed(refusal.reason, asked.failed_stages)
         _log(asked.warnings)
 
     def _read(self, asked: Asked) -> bool:
         """Read what a request wants; False if it was refused."""
         request = asked.request
         try:
+            asked.parameters = json.loads(request.parameters() or "{}")
             asked.image = pb_utils.get_input_tensor_by_name(request, "image")
             if asked.image is None:  # Triton accepts a request that has only the optional input
                 raise RequestError("missing-input", "the input image is missing")
-            asked.thresholds = self._thresholds(request, asked.image.shape()[0])
+            asked.thresholds = self._thresholds(asked)
             asked.wanted = frozenset(request.requested_output_names())
             asked.detections = tuple(name for name in self._detections if name in asked.wanted)
         except Exception as error:
@@ -135,9 +141,9 @@ class PublicModel:
             return False
         return True
 
-    def _thresholds(self, request: Any, images: int) -> list[float]:
+    def _thresholds(self, asked: Asked) -> list[float]:
         """The threshold of each image: the input, else the named operating point, else the default."""
-        tensor = pb_utils.get_input_tensor_by_name(request, "threshold")
+        tensor = pb_utils.get_input_tensor_by_name(asked.request, "threshold")
         if tensor is not None:
             thresholds = [float(value) for value in tensor.as_numpy().reshape(-1)]
             for threshold in thresholds:
@@ -148,11 +154,11 @@ class PublicModel:
                         "0 sends every image to detector 2, 1 sends none",
                     )
             return thresholds
-        parameters = json.loads(request.parameters() or "{}")
-        if OPERATING_POINT not in parameters:
+        images = asked.image.shape()[0]
+        if OPERATING_POINT not in asked.parameters:
             return [self._points.default] * images
         try:
-            return [self._points.threshold(str(parameters[OPERATING_POINT]))] * images
+            return [self._points.threshold(str(asked.parameters[OPERATING_POINT]))] * images
         except ValueError as error:
             raise RequestError("unknown-operating-point", str(error)) from error
 
