@@ -20,9 +20,10 @@ from dyndet_client.errors import (
     SharedMemoryError,
     UnknownOperatingPointError,
 )
-from dyndet_client.settings import KeepAlive, Retries, Tls, TransportChoice
+from dyndet_client.settings import AbandonedCalls, KeepAlive, Retries, Tls, TransportChoice
 
 __all__ = [
+    "AbandonedCalls",
     "AccessDeniedError",
     "AsyncDetector",
     "BadRequestError",

@@ -18,8 +18,7 @@ from dyndet_client.codec import Options, ServedModel, decode, encode, is_ready_m
 from dyndet_client.detections import Detections
 from dyndet_client.retrying import Deadline, policy
 from dyndet_client.senders.connect import make_async_sender
-from dyndet_client.senders.run import run_async
-from dyndet_client.session import Flow
+from dyndet_client.senders.run import Flow, run_async
 
 T = TypeVar("T")
 
@@ -126,10 +125,7 @@ class AsyncDetector(BaseDetector):
             return
         self._check_loop()
         self._closed = True
-        try:
-            await run_async(self._session.close(), self._sender)
-        finally:
-            await self._sender.close()
+        await self._sender.close(self._session.close())
 
     async def __aenter__(self) -> AsyncDetector:
         try:

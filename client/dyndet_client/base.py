@@ -9,7 +9,7 @@ from dyndet_client.checks import optional, seconds, shown
 from dyndet_client.codec import ServedModel
 from dyndet_client.retrying import Deadline
 from dyndet_client.session import Session
-from dyndet_client.settings import Connection, KeepAlive, Retries, Tls, TransportChoice, check_transport
+from dyndet_client.settings import AbandonedCalls, Connection, KeepAlive, Retries, Tls, TransportChoice, check_transport
 
 
 class BaseDetector:
@@ -27,12 +27,15 @@ class BaseDetector:
         token: str | None = None,
         retries: Retries | None = None,
         keep_alive: KeepAlive | None = None,
+        abandoned_calls: AbandonedCalls | None = None,
     ) -> None:
         if not isinstance(model, str) or not model or not model.isprintable():
             raise InputError(f"model must be a name of printable characters, not {shown(model)}")
         optional("retries", retries, Retries)
         self._timeout = seconds("timeout", timeout)
-        self._connection = Connection.make(url, tls=tls, headers=headers, token=token, keep_alive=keep_alive)
+        self._connection = Connection.make(
+            url, tls=tls, headers=headers, token=token, keep_alive=keep_alive, abandoned_calls=abandoned_calls
+        )
         self._retries = retries or Retries()
         self._session = Session(self._connection.address, model, check_transport(transport))
         self._served: ServedModel | None = None

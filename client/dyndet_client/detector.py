@@ -20,8 +20,8 @@ from dyndet_client.codec import Options, ServedModel, decode, encode
 from dyndet_client.detections import Detections
 from dyndet_client.retrying import Deadline, policy
 from dyndet_client.senders.connect import make_sender
-from dyndet_client.senders.run import InFlight, Sender, run
-from dyndet_client.session import Flow, Session
+from dyndet_client.senders.run import Flow, InFlight, Sender, run
+from dyndet_client.session import Session
 
 T = TypeVar("T")
 
@@ -45,6 +45,7 @@ class Detector(BaseDetector):
         token: sent with every request as `authorization: Bearer TOKEN`.
         retries: how often a call is tried while the server cannot be reached.
         keep_alive: when gRPC checks whether a silent connection is still alive.
+        abandoned_calls: how many calls that were given up may end on a server that must not be cancelled.
 
     Raises InputError for a malformed address or setting, and on connecting ServerUnreachableError, ModelNotReadyError
     or NotADetectorError (`dyndet_client.errors` shows the tree).
@@ -220,7 +221,4 @@ class Detector(BaseDetector):
 def _end(session: Session, sender: Sender, owner: int) -> None:
     if os.getpid() != owner:
         return  # a forked process has a copy that is not its own
-    try:
-        run(session.close(), sender)
-    finally:
-        sender.close()
+    sender.close(session.close())

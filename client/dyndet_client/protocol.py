@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -59,6 +59,22 @@ class Call:
     method: str
     arguments: Mapping[str, Any]
     timeout_s: float
+    """how long the caller waits"""
+    may_cancel: bool = False
+    """whether the server is known to survive calls that are cancelled over gRPC"""
+    ended: Callable[[], object] = lambda: None
+    """called once when the server is done with the call, also if nobody waited that long"""
+    is_last: bool = False
+    """whether the call takes leave of the server"""
+
+
+_NO_PLACE = "NO_PLACE"
+
+
+def no_place(abandoned: int) -> InferenceServerException:
+    """A call was not sent, because the server has not ended too many calls that were given up."""
+    reason = f"not sent, because the server still works on {abandoned} requests that this client has given up"
+    return InferenceServerException(reason, status=_NO_PLACE)
 
 
 @dataclass(frozen=True)
@@ -167,6 +183,20 @@ def cause_of(error: InferenceServerException) -> str:
     return reason_of(error).rpartition(": ")[2].rstrip("]")
 
 
+_SURVIVES_CANCELLING = (2, 59)
+"""Triton 25.06; the fixes are #7840 (24.12), #8078 (25.04) and #8220 (25.06) in its repository `server`."""
+
+
+def survives_cancelling(version: str) -> bool:
+    """Whether a server of this version survives cancelled gRPC calls; False where the version cannot be read.
+
+    >>> survives_cancelling("2.51.0"), survives_cancelling("2.59.0"), survives_cancelling("")
+    (False, True, False)
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _SURVIVES_CANCELLING
+
+
 def lost_region(error: InferenceServerException) -> bool:
     """Whether the server says that it knows no such shared memory, for instance because it was started anew."""
     return "Unable to find shared memory region" in str(error.message())
@@ -175,6 +205,8 @@ def lost_region(error: InferenceServerException) -> bool:
 def translate(error: InferenceServerException, *, model: str, address: object, deadline: Deadline) -> ServerError:
     """Our error for one of Triton's client: by the code of a detector's own error, else by what Triton says."""
     status, (code, reason) = status_of(error), code_and_reason_of(error)
+    if status == _NO_PLACE:
+        return deadline.exceeded(address, reason)
     if status == "DEADLINE_EXCEEDED":
         return deadline.exceeded(address)
     if status == "CANCELLED":

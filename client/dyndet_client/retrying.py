@@ -25,9 +25,10 @@ class Deadline:
         """Seconds left; 0 or less when it has passed. At most what gRPC's clock can hold."""
         return min(self._end - time.monotonic(), _LONGEST_S)
 
-    def exceeded(self, address: object) -> DeadlineExceededError:
-        """The error of a server that did not answer in time."""
-        return DeadlineExceededError(f"no answer from {address} within {self.total_s:g} s")
+    def exceeded(self, address: object, reason: str = "") -> DeadlineExceededError:
+        """The error of a server that did not answer in time, with the reason if it is a special one."""
+        sentence = f"no answer from {address} within {self.total_s:g} s"
+        return DeadlineExceededError(f"{sentence}: {reason}" if reason else sentence)
 
 
 def may_help(retries: Retries, error: BaseException) -> bool:

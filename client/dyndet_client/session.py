@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy.typing as npt
 from tritonclient.utils import InferenceServerException
@@ -20,16 +21,28 @@ from dyndet_client.errors import (
     ServerUnreachableError,
     SharedMemoryError,
 )
-from dyndet_client.protocol import DIALECTS, Call, cause_of, lost_region, reason_of, status_of, translate
+from dyndet_client.protocol import (
+    DIALECTS,
+    Call,
+    cause_of,
+    lost_region,
+    reason_of,
+    status_of,
+    survives_cancelling,
+    translate,
+)
 from dyndet_client.retrying import Deadline
+from dyndet_client.senders.run import Flow
 from dyndet_client.settings import TransportChoice
 from dyndet_client.shared_memory import Pool, is_leftover, make_pool, remove_leftovers
 
-T = TypeVar("T")
-Flow: TypeAlias = Generator[Call, Any, T]
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 _CLEAN_UP_S = 2.0
+
+
+def _nothing() -> None:
+    """What is to be done at the end of most calls."""
 
 
 class Session:
@@ -42,6 +55,7 @@ class Session:
         self._dialect = DIALECTS[address.protocol]
         self._model = model
         self._choice = transport
+        self._may_cancel = False
 
     @property
     def transport(self) -> TransportChoice:
@@ -57,12 +71,7 @@ class Session:
 
     def model_config(self, deadline: Deadline) -> Flow[dict[str, Any]]:
         """The model's configuration as JSON. Raises ServerUnreachableError or ModelNotReadyError."""
-        try:
-            if not (yield self._call("is_server_live", deadline)):
-                raise self._nobody("it reports that it is not live")
-        except InferenceServerException as error:
-            denied = self._translate(error, deadline)
-            raise denied if isinstance(denied, AccessDeniedError) else self._nobody(cause_of(error)) from error
+        yield from self._find_server(deadline)
         try:
             if not (yield self._call("is_model_ready", deadline, model_name=self._model)):
                 raise ModelNotReadyError((yield from self._not_ready(deadline)))
@@ -71,28 +80,40 @@ class Session:
         except InferenceServerException as error:
             raise self._translate(error, deadline) from error
 
+    def _find_server(self, deadline: Deadline) -> Flow[None]:
+        """Check that a server answers. Over gRPC its version decides whether calls may be cancelled."""
+        try:
+            if self.address.protocol == "grpc":
+                try:
+                    metadata = yield self._call("get_server_metadata", deadline, **self._dialect.json)
+                    self._may_cancel = survives_cancelling(str(metadata.get("version", "")))
+                    return
+                except InferenceServerException as error:
+                    if not isinstance(self._translate(error, deadline), AccessDeniedError):
+                        raise
+            if not (yield self._call("is_server_live", deadline)):
+                raise self._nobody("it reports that it is not live")
+        except InferenceServerException as error:
+            denied = self._translate(error, deadline)
+            raise denied if isinstance(denied, AccessDeniedError) else self._nobody(cause_of(error)) from error
+
     def infer(self, request: Request, deadline: Deadline) -> Flow[Tensors]:
         """The output tensors for one request. Raises a ServerError."""
-        pool = self.pool
-        slot = None if pool is None else pool.put(request.image)
-        try:
-            for may_register in (True, False):
-                arguments = self._dialect.infer_arguments(self._model, request, slot)
-                try:
-                    return self._dialect.tensors((yield self._call("infer", deadline, **arguments)))
-                except InferenceServerException as error:
-                    if pool is None or slot is None or not may_register or not lost_region(error):
-                        raise self._translate(error, deadline) from error
-                if not (yield from self._register(pool, deadline)):  # the server was started anew, and may not any more
-                    if self._choice != "auto":
-                        raise SharedMemoryError(f"the server at {self.address} no longer accepts shared memory")
-                    self.pool = None
-                    pool.release(slot)
-                    slot = None
-            raise AssertionError("the second attempt returns or raises")
-        finally:
-            if pool is not None and slot is not None:
-                pool.release(slot)
+        for may_register in (True, False):
+            pool = self.pool
+            slot = None if pool is None else pool.put(request.image)
+            ended = _nothing if pool is None or slot is None else partial(pool.release, slot)
+            arguments = self._dialect.infer_arguments(self._model, request, slot)
+            try:
+                return self._dialect.tensors((yield self._call("infer", deadline, ended=ended, **arguments)))
+            except InferenceServerException as error:
+                if pool is None or slot is None or not may_register or not lost_region(error):
+                    raise self._translate(error, deadline) from error
+            if not (yield from self._register(pool, deadline)):  # the server was started anew, and may not any more
+                if self._choice != "auto":
+                    raise SharedMemoryError(f"the server at {self.address} no longer accepts shared memory")
+                self.pool = None
+        raise AssertionError("the second attempt returns or raises")
 
     def close(self) -> Flow[None]:
         """Give shared memory back. If the server cannot be reached, the next client on this machine cleans up."""
@@ -100,7 +121,8 @@ class Session:
         if pool is None:
             return
         try:
-            yield Call(f"unregister_{pool.kind}_shared_memory", {"name": pool.name}, _CLEAN_UP_S)
+            method, arguments = f"unregister_{pool.kind}_shared_memory", {"name": pool.name}
+            yield Call(method, arguments, _CLEAN_UP_S, self._may_cancel, is_last=True)
         except InferenceServerException:
             pass
         finally:
@@ -178,11 +200,14 @@ class Session:
         names = sorted(model["name"] for model in models if model.get("state") == "READY")
         return f"the server at {self.address} has no model {self._model!r}; it serves {', '.join(names) or 'no model'}"
 
-    def _call(self, method: str, deadline: Deadline, **arguments: Any) -> Call:
+    def _call(
+        self, method: str, deadline: Deadline, *, ended: Callable[[], object] = _nothing, **arguments: Any
+    ) -> Call:
         left_s = deadline.left_s()
         if left_s <= 0:
+            ended()
             raise deadline.exceeded(self.address)
-        return Call(method, arguments, left_s)
+        return Call(method, arguments, left_s, self._may_cancel, ended)
 
     def _translate(self, error: InferenceServerException, deadline: Deadline) -> ServerError:
         return translate(error, model=self._model, address=self.address, deadline=deadline)

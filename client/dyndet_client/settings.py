@@ -90,6 +90,27 @@ class Retries:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AbandonedCalls:
+    """Calls over gRPC for which nobody waits any longer, and which end on the server all the same.
+
+    tritonserver before 25.06 can crash if a gRPC call is cancelled. So a call whose time is over, whose loop was left
+    or whose detector was closed is not cancelled there: it goes on until the server answers. Servers with a newer
+    release, and HTTP, do without this.
+    """
+
+    limit: int = 64
+    """while so many of a detector's calls are abandoned, it starts no further one, but waits for a place"""
+    grace_s: float = 60.0
+    """seconds beyond its own time after which a call is cancelled in any case, so that a server that hangs costs
+    nothing for ever"""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1:
+            raise InputError(f"limit must be a whole number of at least 1, not {shown(self.limit)}")
+        seconds("grace_s", self.grace_s)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Connection:
     """Everything that decides how a server is reached. Raises InputError for contradictory values."""
 
@@ -97,6 +118,7 @@ class Connection:
     tls: Tls | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     keep_alive: KeepAlive = field(default_factory=KeepAlive)
+    abandoned_calls: AbandonedCalls = field(default_factory=AbandonedCalls)
 
     @classmethod
     def make(
@@ -107,6 +129,7 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         token: str | None = None,
         keep_alive: KeepAlive | None = None,
+        abandoned_calls: AbandonedCalls | None = None,
     ) -> Connection:
         """From the arguments of a detector. A token becomes the header `authorization: Bearer TOKEN`."""
         address = parse_address(url)
@@ -114,6 +137,7 @@ class Connection:
         optional("headers", headers, Mapping)
         optional("token", token, str)
         optional("keep_alive", keep_alive, KeepAlive)
+        optional("abandoned_calls", abandoned_calls, AbandonedCalls)
         if tls is not None and not address.tls and address.has_scheme:
             raise InputError(f"{url!r} means a connection without TLS, but tls was given: use grpcs:// or https://")
         given = {_header_name(name, address): _header_value(name, value) for name, value in (headers or {}).items()}
@@ -126,6 +150,7 @@ class Connection:
             tls=tls or (Tls() if address.tls else None),
             headers=given,
             keep_alive=keep_alive or KeepAlive(),
+            abandoned_calls=abandoned_calls or AbandonedCalls(),
         )
 
 

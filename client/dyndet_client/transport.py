@@ -57,4 +57,4 @@ class GrpcTransport:
 
     def close(self) -> None:
         """Close the connection."""
-        self._sender.close()
+        self._sender.close(self._session.close())

@@ -47,6 +47,7 @@ def answer(**changes) -> dict[str, np.ndarray]:
 def test_the_public_names_are_these() -> None:
     """Removing or renaming one breaks programs of users; adding one changes this list and the changelog."""
     assert sorted(dyndet_client.__all__) == [
+        "AbandonedCalls",
         "AccessDeniedError",
         "AsyncDetector",
         "BadRequestError",

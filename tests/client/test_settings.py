@@ -200,7 +200,7 @@ def test_only_what_may_help_is_tried_again_and_only_while_there_is_time() -> Non
 
 
 SIGNATURES = {
-    "__init__": "url, model, timeout, transport, tls, headers, token, retries, keep_alive",
+    "__init__": "url, model, timeout, transport, tls, headers, token, retries, keep_alive, abandoned_calls",
     "connect": "",
     "detect": "image, threshold, operating_point, min_score, timeout, request_id",
     "detect_many": "images, concurrency, errors, threshold, operating_point, min_score, timeout",

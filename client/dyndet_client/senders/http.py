@@ -16,7 +16,8 @@ from tritonclient.utils import InferenceServerException
 from dynamicdet.errors import InputError
 from dyndet_client.errors import MissingExtraError
 from dyndet_client.protocol import Call
-from dyndet_client.senders.run import InFlight
+from dyndet_client.senders.headers import call_headers
+from dyndet_client.senders.run import Flow, InFlight, run, run_async
 from dyndet_client.settings import Connection
 
 _HTTP_CONNECTIONS = 100
@@ -50,7 +51,7 @@ class AsyncHttpSender:
                 ssl=self._connection.tls is not None,
                 ssl_context=_ssl_context(self._connection),
             )
-        headers = dict(self._connection.headers)  # a new one each time: Triton's client adds to it
+        headers = call_headers(self._connection)
         waiting = getattr(self._client, call.method)(**call.arguments, headers=headers)
         try:
             return await asyncio.wait_for(waiting, call.timeout_s)
@@ -67,8 +68,17 @@ class AsyncHttpSender:
             raise InferenceServerException(cause, status="UNAVAILABLE") from error
         except RuntimeError as error:  # aiohttp: Session is closed
             raise InferenceServerException(str(error), status="CANCELLED") from error
+        finally:
+            call.ended()
 
-    async def close(self) -> None:
+    async def close(self, farewell: Flow[None]) -> None:
+        """Make the last calls and end the connections, which cancels what is under way."""
+        try:
+            await run_async(farewell, self)
+        finally:
+            await self.end()
+
+    async def end(self) -> None:
         """End the connections."""
         if self._client is not None:
             await self._client.close()
@@ -89,6 +99,7 @@ class HttpSender:
         """Triton's answer."""
         with self._closing:  # what is handed over before the end is cancelled by it, what comes later is refused here
             if self._closed:
+                call.ended()
                 raise InferenceServerException("the connection is closed", status="CANCELLED")
             answer = asyncio.run_coroutine_threadsafe(self._sender.send(call), self._loop)
         try:
@@ -102,8 +113,14 @@ class HttpSender:
             answer.cancel()
             raise
 
-    def close(self) -> None:
-        """Cancel what is under way, end the connections and the thread."""
+    def close(self, farewell: Flow[None]) -> None:
+        """Make the last calls, cancel what is under way, end the connections and the thread."""
+        try:
+            run(farewell, self)
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
         with self._closing:
             closed, self._closed = self._closed, True
         if not closed:
@@ -117,7 +134,7 @@ class HttpSender:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await self._sender.close()
+        await self._sender.end()
 
 
 def _ssl_context(connection: Connection) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from dyndet_client.protocol import Call
 
 T = TypeVar("T")
+Flow: TypeAlias = Generator[Call, Any, T]
 
 
 class InFlight:
@@ -49,8 +50,8 @@ class Sender(Protocol):
     def send(self, call: Call, in_flight: InFlight | None) -> Any:
         """Triton's answer. Raises only InferenceServerException."""
 
-    def close(self) -> None:
-        """End the connection."""
+    def close(self, farewell: Flow[None]) -> None:
+        """Make the last calls and end the connection; who still waits gets an error at once."""
 
 
 class AsyncSender(Protocol):
@@ -59,11 +60,11 @@ class AsyncSender(Protocol):
     async def send(self, call: Call) -> Any:
         """Triton's answer. Raises only InferenceServerException."""
 
-    async def close(self) -> None:
-        """End the connection."""
+    async def close(self, farewell: Flow[None]) -> None:
+        """Make the last calls and end the connection; who still waits gets an error at once."""
 
 
-def run(flow: Generator[Call, Any, T], sender: Sender, in_flight: InFlight | None = None) -> T:
+def run(flow: Flow[T], sender: Sender, in_flight: InFlight | None = None) -> T:
     """Make each call that the flow yields; returns its result."""
     try:
         call = next(flow)
@@ -79,7 +80,7 @@ def run(flow: Generator[Call, Any, T], sender: Sender, in_flight: InFlight | Non
         return result
 
 
-async def run_async(flow: Generator[Call, Any, T], sender: AsyncSender) -> T:
+async def run_async(flow: Flow[T], sender: AsyncSender) -> T:
     """`run` for an event loop."""
     try:
         call = next(flow)
