@@ -5,18 +5,21 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from dynamicdet.errors import ServerError
+from dyndet_builder.pins import SERVER_VERSION
 from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import MODEL_CONTROLS, ModelControl, ServerOptions
+from dyndet_builder.server.ports import is_loopback
+from dyndet_builder.server.supervisor import Restarts, Supervisor
 from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
 
-_POLL_S = 0.3
+_HOLES = "CVE-2025-23310, CVE-2025-23311, CVE-2026-24206, CVE-2026-24207"
 
 
 @click.command("serve")
@@ -31,7 +34,15 @@ _POLL_S = 0.3
     "--metrics-port", type=click.IntRange(1, 65535), help="[default: 8002 if it is free, otherwise any free port]"
 )
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 listens on every network."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="IPv4 address to listen on; 0.0.0.0 listens on every network. Needs --expose unless it is this machine's own.",
+)
+@click.option(
+    "--expose",
+    is_flag=True,
+    help="Consent to a --host that other machines can reach, though the embedded release has known security holes.",
 )
 @click.option(
     "--log-file",
@@ -46,6 +57,11 @@ _POLL_S = 0.3
     show_default=True,
     help="Whether models can be loaded and unloaded while the server runs. explicit starts without models, and accepts "
     "an empty folder.",
+)
+@click.option(
+    "--no-restart",
+    is_flag=True,
+    help="End with status 6 at the first fault, for those whose own supervisor restarts the command.",
 )
 @click.option("--docker", is_flag=True, help="Print a docker command for NVIDIA's image, and start nothing.")
 @click.option(
@@ -62,53 +78,62 @@ def command(
     grpc_port: int | None,
     metrics_port: int | None,
     host: str,
+    expose: bool,
     log_file: Path | None,
     log_verbose: int,
     model_control: ModelControl,
+    no_restart: bool,
     docker: bool,
     gpus: tuple[int, ...],
 ) -> None:
     """Serve a model repository on this machine with the embedded Triton server until Ctrl-C.
 
-    A server has 20 s to stop and is killed after that. The environment variable DYNDET_STOP_TIMEOUT_S sets another
-    number of seconds, for every command that starts a server.
+    A server that ends, hangs, or loses the process of a model is restarted on the same ports, at most 5 times within 10
+    minutes. The command then ends with status 6.
+
+    At Ctrl-C or SIGTERM, requests in flight are answered; a second Ctrl-C kills the server at once. A server has 20 s
+    to stop and is killed after that. The environment variable DYNDET_STOP_TIMEOUT_S sets another number of seconds, for
+    every command that starts a server.
 
     \b
     Examples:
       dyndet serve build/models
       dyndet serve build/models --grpc-port 9001 --log-file server.log
+      dyndet serve build/models --host 0.0.0.0 --expose
       dyndet serve build/models --docker
       dyndet serve /mnt/models --docker --model-control explicit --gpu 0
     """
     given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
     if docker:
+        if log_file is not None:
+            raise click.UsageError("--log-file belongs to the embedded server; `docker logs` shows that of a container")
         ports = {kind: port or DEFAULT_PORTS[kind] for kind, port in given.items()}
-        words = docker_command(repository, ports=ports, host=host, model_control=model_control, gpus=gpus)
+        words = docker_command(
+            repository, ports=ports, host=host, log_verbose=log_verbose, model_control=model_control, gpus=gpus
+        )
         click.echo(shlex.join(words))
         return
     if gpus:
         raise click.UsageError("--gpu belongs to --docker: the embedded server uses the GPUs that its models name")
-    stop = threading.Event()
-
-    def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
     options = ServerOptions(
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         prefer_default_ports=True,
         host=host,
+        expose=expose,
         log_file=log_file,
         log_verbose=log_verbose,
         model_control=model_control,
     )
     server = TritonServer(repository, options)
+    stop = threading.Event()
+    restarts = Restarts(at_most=0) if no_restart else Restarts()
+    supervisor = Supervisor(server=server, restarts=restarts, say=_say)
     click.echo("Starting the server (Ctrl-C stops it) ...", err=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it runs, both end it by an exception
     with server:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, ask_to_stop)
+        _stop_at_signals(server, supervisor, stop)
         asked = read_repository(repository, explicit=model_control == "explicit").encoded
         encoded = [name for name, detector in asked.items() if detector in server.detectors]
         click.echo(
@@ -119,7 +144,40 @@ def command(
             f"Next: dyndet detect PICTURE... --url {server.grpc_url}"
             + (f" --model {server.detectors[0]}" if server.detectors[:1] not in ((), ("dyndet",)) else "")
         )
-        while not stop.wait(_POLL_S):
-            if not server.running:
-                raise ServerError("; ".join(["the server died", *server.error_lines()[:3]]))
+        if not is_loopback(host):
+            click.echo(_exposed(server, model_control), err=True)
+        supervisor.run(stop)
+        if server.running:
+            seconds = f"{options.stop_timeout_s:g} s"
+            click.echo(f"Stopping: requests in flight have {seconds}; Ctrl-C again kills the server at once.", err=True)
     click.echo("Stopped.", err=True)
+
+
+def _stop_at_signals(server: TritonServer, supervisor: Supervisor, stop: threading.Event) -> None:
+    """Let the first SIGINT or SIGTERM set `stop`, and another one kill the server."""
+
+    def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() or supervisor.starting:
+            server.kill()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask_to_stop)
+
+
+def _say(sentence: str) -> None:
+    click.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence[:1].upper()}{sentence[1:]}.", err=True)
+
+
+def _exposed(server: TritonServer, model_control: ModelControl) -> str:
+    control = " loading and unloading of models," if model_control == "explicit" else ""
+    return (
+        f"Warning: everybody who reaches host {server.options.host} can use, without a password: detection, the list "
+        f"of models,{control} registration of shared memory, log and trace settings (gRPC {_port(server.grpc_url)}, "
+        f"HTTP {_port(server.http_url)}), and the metrics (port {_port(server.metrics_url.removesuffix('/metrics'))}). "
+        f"Triton {SERVER_VERSION} has known security holes ({_HOLES}): let only networks that you trust reach it."
+    )
+
+
+def _port(url: str) -> str:
+    return url.rpartition(":")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -27,6 +28,7 @@ def docker_command(
     *,
     ports: Mapping[str, int],
     host: str = "127.0.0.1",
+    log_verbose: int = 0,
     model_control: str = "none",
     gpus: Collection[int] = (),
 ) -> list[str]:
@@ -35,9 +37,14 @@ def docker_command(
     With the model control `explicit`, the repository can be empty: the server has everything that a model loaded later
     can need. It uses the GPUs `gpus` or, without them, those that its models name and all GPUs of this machine.
 
-    Raises InputError if the folder is not a repository, `gpus` are not those of its models, or its engines run neither
-    on this machine's GPUs (if it has any) nor with the image's TensorRT.
+    Raises InputError if the folder is not a repository, ports are equal, `host` is not an IP address, `gpus` are not
+    those of its models, or its engines run neither on this machine's GPUs (if it has any) nor with the image's
+    TensorRT.
     """
+    address = _published(host)
+    if len(set(ports.values())) < len(ports):
+        given = ", ".join(f"{kind} {port}" for kind, port in ports.items())
+        raise InputError(f"HTTP, gRPC and metrics need three different ports, got {given}")
     explicit = model_control == "explicit"
     contents = read_repository(repository, explicit=explicit)
     check_engines_here(repository, IMAGE)
@@ -47,13 +54,15 @@ def docker_command(
     if used or shutil.which("nvidia-smi") is not None:
         command += ["--gpus", "all"]
     for kind, port in ports.items():
-        command += ["-p", f"{host}:{port}:{DEFAULT_PORTS[kind]}"]
+        command += ["-p", f"{address}:{port}:{DEFAULT_PORTS[kind]}"]
     if cache := contents.engine_cache or (ENGINE_CACHE if explicit and used else ""):
         command += ["-v", f"dyndet{cache.replace('/', '-')}:{cache}"]  # a Docker volume: engines are built once
     command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1", IMAGE]
     engines = (VERSION_COMPATIBLE,) if explicit and used else contents.engine_arguments
     control = () if model_control == "none" else (f"--model-control-mode={model_control}",)
-    serve = " ".join(["exec tritonserver --model-repository=/models", *needs.arguments(used), *engines, *control])
+    verbose = (f"--log-verbose={log_verbose}",) if log_verbose else ()
+    options = (*needs.arguments(used), *engines, *control, *verbose)
+    serve = " ".join(["exec tritonserver --model-repository=/models", *options])
     installed = packages(
         onnx_in_python=explicit or contents.runs_onnx_in_python,
         gpus=bool(used),
@@ -61,6 +70,18 @@ def docker_command(
         pictures=explicit or contents.decodes_pictures,
     )
     return [*command, "bash", "-c", f"pip install --quiet {' '.join(installed)} && {serve}" if installed else serve]
+
+
+def _published(host: str) -> str:
+    """The address as docker's option `-p` takes it."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError as error:
+        raise InputError(
+            f"docker cannot publish ports on host {host!r}; give an IP address of this machine, such as 127.0.0.1, or "
+            "0.0.0.0 for all of its networks"
+        ) from error
+    return f"[{address}]" if address.version == 6 else str(address)
 
 
 def _gpus(repository: Repository, asked: Collection[int], *, explicit: bool) -> tuple[int, ...]:

@@ -2,8 +2,10 @@
 
 `dyndet_builder.server.process` runs it as a script; it needs only the standard library. Standard input is a pipe that
 the parent holds open. When the pipe closes, or the parent is gone, the guard stops the server and removes its stubs and
-its shared memory, and also the run folder if the parent cannot remove it. The guard prints the server's process id; its
-exit status is the server's.
+its shared memory, and also the run folder if the parent cannot remove it. Before it closes the pipe, the parent can
+write how many seconds the stop may take. The guard prints two lines: the server's process id and, after everything is
+removed, how the server ended (its exit status, or minus the number of the signal that ended it). A parent that gets no
+second line knows that the guard was killed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _POLL_S = 0.2
@@ -68,7 +71,7 @@ def main() -> int:
             signal.signal(number, signal.SIG_DFL)
         _new_session_that_dies_with_the_guard()
 
-    status = 1
+    grace_s = options.grace_s
     server = None
     try:
         with options.log.open("ab") as log:
@@ -79,26 +82,29 @@ def main() -> int:
                 stderr=subprocess.STDOUT,
                 preexec_fn=default_signals,
             )
-        sys.stdout.write(f"{server.pid}\n")
-        sys.stdout.flush()
+        os.write(1, f"{server.pid}\n".encode())
         while server.poll() is None and os.getppid() == parent:
             readable, _, _ = select.select([0], [], [], _POLL_S)
-            if readable and not os.read(0, 1):
+            if readable:
+                with suppress(ValueError):
+                    grace_s = float(os.read(0, 64))
                 break
         if server.poll() is None:
             server.terminate()
-        try:
-            status = server.wait(options.grace_s)
-        except subprocess.TimeoutExpired:
-            pass
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(grace_s)
     finally:
         if server is not None:
+            if server.poll() is None:  # waited for here: `_kill_group` would take its status
+                server.kill()
+                server.wait()
             _kill_group(server.pid)
-            server.poll()
         _remove_shared_memory(options.shm_prefix)
         if os.getppid() != parent:  # else the parent reads the log in the folder and removes it
             shutil.rmtree(options.run_folder, ignore_errors=True)
-    return status if status >= 0 else 128 - status
+    with suppress(OSError):  # the parent may be gone
+        os.write(1, f"{server.returncode}\n".encode())
+    return 0
 
 
 if __name__ == "__main__":

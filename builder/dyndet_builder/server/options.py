@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dynamicdet.errors import InputError
+from dyndet_builder.pins import SERVER_VERSION
+from dyndet_builder.server.ports import is_loopback
 
 STOP_TIMEOUT_VARIABLE = "DYNDET_STOP_TIMEOUT_S"
 """The environment variable that changes the default of `ServerOptions.stop_timeout_s`."""
@@ -50,7 +52,9 @@ class ServerOptions:
     prefer_default_ports: bool = False
     """in place of any free port, take 8000, 8001 and 8002 if they are free"""
     host: str = "127.0.0.1"
-    """address to listen on"""
+    """IPv4 address to listen on, or a name of one"""
+    expose: bool = False
+    """consent to a host that other machines can reach, though the embedded release has known security holes"""
     log_file: Path | None = None
     """gets the log appended; None: the log goes to a file that is removed when the server stops"""
     log_verbose: int = 0
@@ -61,6 +65,8 @@ class ServerOptions:
     """more arguments of tritonserver"""
     ready_timeout_s: float = 180.0
     """longest time until all models are loaded"""
+    start_attempts: int = 3
+    """how often to try to start it, if it crashes while it starts or another program takes a port that it was to use"""
     stop_timeout_s: float = field(default_factory=_default_stop_timeout_s)
     """longest time that a stop may take; then the server is killed. See `STOP_TIMEOUT_VARIABLE`, without it 20 s"""
     warm_up: bool = True
@@ -74,6 +80,13 @@ class ServerOptions:
         if len(set(given)) < len(given):
             ports = ", ".join("any" if port is None else str(port) for port in self.ports.values())
             raise InputError(f"HTTP, gRPC and metrics need three different ports, got {ports}")
+        if not is_loopback(self.host) and not self.expose:
+            raise InputError(
+                f"other machines can reach the host {self.host!r}, but the embedded Triton {SERVER_VERSION} has known "
+                "security holes; use 127.0.0.1, or consent with --expose (in Python: expose=True)"
+            )
+        if self.start_attempts < 1:
+            raise InputError(f"start_attempts must be at least 1, got {self.start_attempts}")
         if self.log_verbose < 0:
             raise InputError(f"log_verbose must be at least 0, got {self.log_verbose}")
         if self.model_control not in MODEL_CONTROLS:

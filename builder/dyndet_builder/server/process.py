@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from dynamicdet.errors import InputError, ServerError
 from dyndet_builder.server.embedded import EmbeddedServer, server_environment
+from dyndet_builder.server.ending import Ending, out_of_memory_kills
+from dyndet_builder.server.log import error_lines, start_words
+from dyndet_builder.server.stubs import end_processes, process_of, remove_shared_memory
 
 _GUARD = Path(__file__).with_name("guard.py")
 _STUB_TIMEOUT_S = 120  # importing onnxruntime on a busy machine takes longer than Triton's 30 s
-_SHOWN_LINES = 6
-
-_KINDS = "Internal|Invalid argument|Not found|Unavailable|Unsupported|Unknown"
-_KIND = re.compile(rf"^(?:(?:{_KINDS}): )?(?:\w+: \[ONNXRuntimeError\] : \d+ : \w+ : )?")
-_HARMLESS = ("NVML", "DCGM", "CacheManager Init Failed", "CUDA memory pool disabled", "CudaDriverHelper")
+_NOTICED_S = 3.0
+_LOG_BYTES = 4 << 20  # read of a log at most: its end
+_MORE_S = 30.0  # beyond the time that a stop may take; only a guard that is stopped itself takes longer
 
 
 class ServerProcess:
@@ -42,25 +45,18 @@ class ServerProcess:
         log_file: Path | None,
         stop_timeout_s: float,
     ) -> None:
+        self._stop_timeout_s = stop_timeout_s
+        self._kills_before = out_of_memory_kills()
+        self._ending: Ending | None = None
         self._guard: subprocess.Popen[bytes] | None = None
+        self._watch: threading.Thread | None = None
         self._run_folder = Path(tempfile.mkdtemp(prefix="dyndet-server-"))
         self.log_file = log_file or self._run_folder / "server.log"
         try:
             self._log_start = _open_log(self.log_file)
-            prefix = f"dyndet_{os.getpid()}_{secrets.token_hex(4)}"
-            guard = [sys.executable, "-I", "-S", str(_GUARD)]
-            guard += [f"--run-folder={self._run_folder}", f"--log={self.log_file.resolve()}", f"--shm-prefix={prefix}"]
-            guard += [f"--grace-s={stop_timeout_s}", "--"]
-            server = [
-                str(embedded.binary),
-                f"--backend-directory={_link_backends(embedded, self._run_folder / 'backends')}",
-                f"--backend-config=python,shm-region-prefix-name={prefix}",
-                f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
-                f"--exit-timeout-secs={int(stop_timeout_s / 2)}",
-                *arguments,
-            ]
+            self._prefix = f"dyndet_{os.getpid()}_{secrets.token_hex(4)}"
             self._guard = subprocess.Popen(
-                guard + server,
+                [*self._guard_command(), *self._server_command(embedded, arguments)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=server_environment(embedded),
@@ -68,42 +64,99 @@ class ServerProcess:
             )
             assert self._guard.stdout is not None
             self.pid = _read_pid(self._guard.stdout)
+            self._watch = threading.Thread(target=self._wait_for_end, args=(self._guard,), daemon=True)
+            self._watch.start()
         except BaseException:
             self.stop()
             raise
 
     @property
     def running(self) -> bool:
-        """Whether the process runs."""
-        return self._guard is not None and self._guard.poll() is None
+        """Whether the process runs. False only after its stubs and its shared memory are gone."""
+        return self._watch is not None and self._watch.is_alive()
 
-    def stop(self) -> None:
-        """Stop the server and wait until it, its stubs and its shared memory are gone. Does nothing if stopped."""
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended; None if it runs. Waits a moment for the rest of a server that has just died."""
+        process = process_of(self.pid)
+        if self._watch is not None and (process is None or process.is_dead):
+            self._watch.join(_NOTICED_S)
+        return None if self.running else self._ending
+
+    def stop(self, *, within_s: float | None = None) -> None:
+        """Stop the server and wait until it, its stubs and its shared memory are gone. Does nothing if stopped.
+
+        It takes no longer than `within_s`, by default the process's `stop_timeout_s`.
+        """
         guard, self._guard = self._guard, None
-        if guard is not None:
-            assert guard.stdin is not None and guard.stdout is not None
-            guard.stdin.close()
-            guard.wait()  # the guard itself limits how long a stop takes
-            guard.stdout.close()
-        shutil.rmtree(self._run_folder, ignore_errors=True)
+        watch, self._watch = self._watch, None
+        within_s = self._stop_timeout_s if within_s is None else within_s
+        try:
+            if guard is not None and guard.stdin is not None:
+                with suppress(BrokenPipeError), guard.stdin as pipe:  # the guard may be gone
+                    pipe.write(f"{within_s}\n".encode())
+            if watch is not None and guard is not None:
+                watch.join(within_s + _MORE_S)
+                if watch.is_alive():
+                    guard.kill()
+                    watch.join(_MORE_S)
+        finally:
+            shutil.rmtree(self._run_folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the server at once, without a last answer to anybody; can be called by a signal handler."""
+        if self._ending is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def error_lines(self) -> list[str]:
         """Errors in the server's log, each once: why models failed to load, else all error messages."""
-        return _error_lines(self._read_log())
+        return error_lines(self.read_log())
 
-    def last_words(self) -> str:
-        """The first errors in the log, or its last lines if it has no errors, in one line."""
-        log = self._read_log()
-        lines = _error_lines(log)[:_SHOWN_LINES] or [line.strip() for line in log.strip().splitlines()[-3:]]
-        return "; ".join(lines) or "it logged nothing"
+    def start_words(self) -> str:
+        """Why the start failed: the first errors in the log, or its last lines if it has no errors, in one line."""
+        return start_words(self.read_log())
 
-    def _read_log(self) -> str:
+    def read_log(self) -> str:
+        """The log of this process, without what was in the file before."""
         try:
             with self.log_file.open("rb") as file:
-                file.seek(self._log_start)
+                file.seek(max(self._log_start, file.seek(0, os.SEEK_END) - _LOG_BYTES))
                 return file.read().decode(errors="replace")
         except OSError:
             return ""
+
+    def _guard_command(self) -> list[str]:
+        command = [sys.executable, "-I", "-S", str(_GUARD), f"--run-folder={self._run_folder}"]
+        command += [f"--log={self.log_file.resolve()}", f"--shm-prefix={self._prefix}"]
+        return [*command, f"--grace-s={self._stop_timeout_s}", "--"]
+
+    def _server_command(self, embedded: EmbeddedServer, arguments: Sequence[str]) -> list[str]:
+        # Triton has two seconds less than the guard, to unload its models and to end by itself.
+        exit_s = max(self._stop_timeout_s / 2, self._stop_timeout_s - 2)
+        return [
+            str(embedded.binary),
+            f"--backend-directory={_link_backends(embedded, self._run_folder / 'backends')}",
+            f"--backend-config=python,shm-region-prefix-name={self._prefix}",
+            f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
+            f"--exit-timeout-secs={int(exit_s)}",
+            *arguments,
+        ]
+
+    def _wait_for_end(self, guard: subprocess.Popen[bytes]) -> None:
+        """Wait until the guard is gone, then remove what it could not remove because it was killed."""
+        assert guard.stdout is not None
+        line = guard.stdout.readline().strip()
+        guard.wait()
+        guard.stdout.close()
+        if not line:  # the kernel killed the server with its guard, and the stubs are going
+            end_processes(self._prefix, within_s=_MORE_S)
+            remove_shared_memory(self._prefix)
+        self._ending = Ending(
+            status=int(line) if line else None,
+            log=self.read_log(),
+            out_of_memory=out_of_memory_kills() > self._kills_before,
+        )
 
 
 def _link_backends(embedded: EmbeddedServer, folder: Path) -> Path:
@@ -131,15 +184,3 @@ def _read_pid(stream: IO[bytes]) -> int:
     if not line.isdigit():
         raise ServerError("the server process could not be started; see the messages above")
     return int(line)
-
-
-def _error_lines(log: str) -> list[str]:
-    failed = re.findall(r"^\|\s*(\S+)\s*\|\s*\d+\s*\|\s*UNAVAILABLE:\s*(.+?)\s*\|\s*$", log, flags=re.MULTILINE)
-    messages = [f"model {name} cannot be loaded: {_KIND.sub('', reason)}" for name, reason in failed]
-    if not messages:
-        messages = re.findall(r'^E\d{4} [^\]]*\] "?(.+?)"?\s*$', log, flags=re.MULTILINE)
-        messages = [message for message in messages if not any(word in message for word in _HARMLESS)]
-    if not messages:
-        messages = re.findall(r"^error: (.+?)\s*$", log, flags=re.MULTILINE)
-    # An error in Python code ends with its traceback, after escaped line breaks.
-    return list(dict.fromkeys(message.partition("\\n")[0] for message in messages))

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-import http.client
+import random
+import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from dynamicdet.errors import ServerError
+from dynamicdet.errors import DyndetError, ServerError
 from dyndet_bench.measuring.served import Served, served_detectors
 from dyndet_builder.engines.record import check_engines_here
 from dyndet_builder.repository.rendered import read_repository
+from dyndet_builder.server.api import TritonApi
 from dyndet_builder.server.embedded import find_server
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.ports import check_port_free, free_ports, is_free
 from dyndet_builder.server.process import ServerProcess
+from dyndet_builder.server.stubs import listens
 
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 
 _POLL_S = 0.1
+_PAUSE_S = (0.2, 0.8)  # between two attempts to start; by chance, so that two servers do not meet again
+_PORT_TAKEN = re.compile(r"Socket '\S+:(\d+)' already in use")
 
 
 class TritonServer:
     """A running tritonserver that serves one model repository; a context manager.
 
     Entering starts it and returns when every model is loaded and both routes of every dyndet detector are warmed up.
-    Leaving stops it. The server also stops when this process dies, however it dies.
+    Leaving stops it. The server also stops when this process dies, however it dies. A server that was stopped can be
+    started again; it keeps its ports.
 
     Raises InputError if the folder is not a repository or the log cannot be written, and ServerError if a port is
-    taken, a model fails to load (with the server's own words) or the server dies.
+    taken, a model fails to load (with the server's own words) or the server dies. An error that leaves the `with` block
+    of a server that has died becomes a ServerError that says how it died.
     """
 
     def __init__(self, repository: Path, options: ServerOptions | None = None) -> None:
@@ -37,6 +45,9 @@ class TritonServer:
         self._repository = repository.resolve()
         self._ports: dict[str, int] = {}
         self._process: ServerProcess | None = None
+        self._killable: ServerProcess | None = None
+        """also while it is being stopped"""
+        self._was_ready = False
         self.detectors: tuple[str, ...] = ()
         """names of the dyndet detectors that were warmed up"""
 
@@ -61,6 +72,11 @@ class TritonServer:
         return self._started().pid
 
     @property
+    def options(self) -> ServerOptions:
+        """How it is started and stopped."""
+        return self._options
+
+    @property
     def repository(self) -> Path:
         """The folder being served."""
         return self._repository
@@ -75,6 +91,12 @@ class TritonServer:
         """Whether the server process runs."""
         return self._process is not None and self._process.running
 
+    @property
+    def ending(self) -> str | None:
+        """How the server ended, though nobody stopped it, in one sentence; None if it runs or was stopped."""
+        ending = None if self._process is None else self._process.ending
+        return None if ending is None else f"the server was {ending}"
+
     def __enter__(self) -> TritonServer:
         self.start()
         return self
@@ -82,34 +104,70 @@ class TritonServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        try:
+            if isinstance(error, Exception) and (ending := self.ending) is not None and ending not in str(error):
+                raise ServerError(
+                    f"{ending}; it was not restarted, and what was measured and stored before is not lost: run the "
+                    f"command again ({error})"
+                ) from error
+        finally:
+            self.stop()
 
     def start(self) -> None:
-        """Start the server and wait until it answers. If anything fails, no process is left running."""
+        """Start the server and wait until it answers. If anything fails, no process is left running.
+
+        If the server crashes meanwhile, or another program takes a port that this one was to use and that was not
+        asked for, it is tried again, `start_attempts` times in all.
+        """
         if self._process is not None:
             raise ServerError("this server has been started already")
         check_engines_here(self._repository)
-        embedded = find_server()
-        self._ports = _choose_ports(self._options)
-        try:
-            self._process = ServerProcess(
-                embedded,
-                self._arguments(),
-                log_file=self._options.log_file,
-                stop_timeout_s=self._options.stop_timeout_s,
-            )
-            self._wait_until_ready(self._process)
-            if self._options.warm_up:
-                self._warm_up()
-        except BaseException:
-            self.stop()
-            raise
+        kept = self._ports if self._was_ready else {}
+        attempts = self._options.start_attempts
+        for attempt in range(1, attempts + 1):
+            self._ports = _choose_ports(self._options, kept)
+            try:
+                self._start_once()
+            except _StartError as error:
+                if not error.may_pass or attempt == attempts:
+                    tried = f" ({attempt} attempts)" if attempt > 1 else ""
+                    raise ServerError(f"{error}{tried}") from error
+                time.sleep(random.uniform(*_PAUSE_S))
+            else:
+                self._was_ready = True
+                return
 
-    def stop(self) -> None:
-        """Stop the server and wait until it, its stubs and its shared memory are gone. Does nothing if stopped."""
+    def stop(self, *, within_s: float | None = None) -> None:
+        """Stop the server and wait until it, its stubs and its shared memory are gone. Does nothing if stopped.
+
+        It takes no longer than `within_s`, by default the option `stop_timeout_s`.
+        """
         process, self._process = self._process, None
         if process is not None:
-            process.stop()
+            process.stop(within_s=within_s)
+
+    def kill(self) -> None:
+        """End the server at once, also while another thread starts or stops it; can be called by a signal handler."""
+        if self._killable is not None:
+            self._killable.kill()
+
+    def load(self, models: Sequence[str]) -> list[str]:
+        """Load models one by one, in explicit mode, and warm up; returns a sentence for each model that failed."""
+        failed = []
+        for name in models:
+            try:
+                TritonApi(self.http_url).load(name)
+            except (OSError, ServerError) as error:
+                failed.append(str(error))
+        self.warm_up()
+        return failed
+
+    def warm_up(self) -> None:
+        """Send images down both routes of every dyndet detector that is ready."""
+        self.detectors = tuple(served_detectors(self.grpc_url))
+        for name in self.detectors:
+            with Served(self.grpc_url, name) as served:
+                served.warm_up()
 
     def error_lines(self) -> list[str]:
         """Errors in the server's log."""
@@ -138,37 +196,61 @@ class TritonServer:
             *options.extra_arguments,
         ]
 
+    def _start_once(self) -> None:
+        try:
+            self._process = self._killable = ServerProcess(
+                find_server(),
+                self._arguments(),
+                log_file=self._options.log_file,
+                stop_timeout_s=self._options.stop_timeout_s,
+            )
+            self._wait_until_ready(self._process)
+            if self._options.warm_up:
+                self.warm_up()
+        except BaseException as error:
+            is_answer = isinstance(error, DyndetError) and not isinstance(error, _StartError)  # of the warm-up
+            ending = self._process.ending if is_answer and self._process is not None else None
+            self.stop()
+            if ending is not None:
+                raise _StartError(f"while warming up, the server was {ending}", may_pass=ending.crashed) from error
+            raise
+
     def _wait_until_ready(self, process: ServerProcess) -> None:
         timeout_s = self._options.ready_timeout_s
         deadline = time.monotonic() + timeout_s
-        while not self._answers_ready():
+        api = TritonApi(self.http_url)
+        # Another server can answer at a port that this one has not yet found to be taken.
+        while not (all(listens(process.pid, port) for port in self._ports.values()) and api.ready()):
             if not process.running:
-                raise ServerError(f"the server stopped while starting: {process.last_words()}")
+                raise self._start_error(process)
             if time.monotonic() > deadline:
-                raise ServerError(f"the server was not ready within {timeout_s:g} s: {process.last_words()}")
+                words = process.start_words()
+                raise _StartError(f"the server was not ready within {timeout_s:g} s: {words}", may_pass=False)
             time.sleep(_POLL_S)
 
-    def _answers_ready(self) -> bool:
-        host, _, port = self.http_url.rpartition(":")
-        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=2)
-        try:
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    def _warm_up(self) -> None:
-        self.detectors = tuple(served_detectors(self.grpc_url))
-        for name in self.detectors:
-            with Served(self.grpc_url, name) as served:
-                served.warm_up()
+    def _start_error(self, process: ServerProcess) -> _StartError:
+        ending = process.ending
+        assert ending is not None
+        log = process.read_log()
+        taken = {int(port) for port in _PORT_TAKEN.findall(log)}
+        given = {port for port in self._options.ports.values() if port is not None}
+        may_pass = ending.crashed or (bool(taken) and not (taken & given or self._was_ready))
+        if ending.status is None or ending.status < 0:
+            return _StartError(f"while starting, the server was {ending}", may_pass=may_pass)
+        return _StartError(f"the server stopped while starting: {process.start_words()}", may_pass=may_pass)
 
 
-def _choose_ports(options: ServerOptions) -> dict[str, int]:
-    """The given ports, checked to be free, and free ports for the rest."""
-    chosen = {kind: port for kind, port in options.ports.items() if port is not None}
+class _StartError(ServerError):
+    """A start that failed; it may succeed at another attempt."""
+
+    def __init__(self, sentence: str, *, may_pass: bool) -> None:
+        super().__init__(sentence)
+        self.may_pass = may_pass
+
+
+def _choose_ports(options: ServerOptions, kept: Mapping[str, int]) -> dict[str, int]:
+    """The given ports and those to keep, checked to be free, and free ports for the rest."""
+    chosen = {**{kind: port for kind, port in options.ports.items() if port is not None}, **kept}
     for kind, port in chosen.items():
         check_port_free(port, options.host, kind)
     if options.prefer_default_ports:

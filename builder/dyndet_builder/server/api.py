@@ -1,0 +1,88 @@
+"""What is asked of a server beside detections: its health, its models, one small inference. Over HTTP.
+
+Not over gRPC: a call that is given up there can end Triton 2.51.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dynamicdet.errors import ServerError
+
+_TIMEOUT_S = 2.0
+_LOAD_S = 1800.0
+
+
+class TritonApi:
+    """A server at `host:port`, its HTTP endpoint. Every method but `ready` raises OSError if it does not answer."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+
+    def ready(self) -> bool:
+        """Whether the server says that it and its models are ready."""
+        try:
+            return self.ask("GET", "/v2/health/ready")[0] == 200
+        except OSError:
+            return False
+
+    def models(self) -> frozenset[str]:
+        """Names of the models that are ready."""
+        index = self._json("POST", "/v2/repository/index", "its list of models")
+        return frozenset(entry["name"] for entry in index if entry.get("state") == "READY")
+
+    def config(self, model: str) -> Mapping[str, Any]:
+        """The configuration of a model, as Triton completed it. Raises ServerError if it is not ready."""
+        config: Mapping[str, Any] = self._json("GET", f"/v2/models/{model}/config", f"the configuration of {model!r}")
+        return config
+
+    def load(self, model: str) -> None:
+        """Load a model, in explicit mode. Raises ServerError with the server's own words if it cannot."""
+        status, answer = self.ask("POST", f"/v2/repository/models/{model}/load", b"{}", timeout_s=_LOAD_S)
+        if status != 200:
+            raise ServerError(f"model {model!r} cannot be loaded: {_reason(answer)}")
+
+    def infer(self, model: str, request: Mapping[str, Any], tensors: bytes, *, timeout_s: float) -> tuple[int, str]:
+        """Send a request, its tensors in binary form; the HTTP status and, unless it is 200, the reason."""
+        header = json.dumps(request).encode()
+        headers = {"Inference-Header-Content-Length": str(len(header))}
+        path = f"/v2/models/{model}/infer"
+        status, answer = self.ask("POST", path, header + tensors, headers=headers, timeout_s=timeout_s)
+        return status, "" if status == 200 else _reason(answer)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> tuple[int, bytes]:
+        """Status and body of an HTTP answer."""
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"no HTTP answer: {error!r}") from error
+        finally:
+            connection.close()
+
+    def _json(self, method: str, path: str, what: str) -> Any:
+        status, answer = self.ask(method, path)
+        if status != 200:
+            raise ServerError(f"the server does not tell {what}: {_reason(answer)}")
+        return json.loads(answer)
+
+
+def _reason(answer: bytes) -> str:
+    try:
+        return str(json.loads(answer)["error"]).strip().partition("\n")[0]
+    except (ValueError, KeyError, TypeError):
+        return answer[:200].decode(errors="replace").strip() or "no reason given"

@@ -1,0 +1,59 @@
+"""Reads what is worth telling from the log of a server."""
+
+from __future__ import annotations
+
+import re
+
+_SHOWN_LINES = 6
+_LAST_LINES = 2
+
+_KINDS = "Internal|Invalid argument|Not found|Unavailable|Unsupported|Unknown"
+_KIND = re.compile(rf"^(?:(?:{_KINDS}): )?(?:\w+: \[ONNXRuntimeError\] : \d+ : \w+ : )?")
+_HARMLESS = ("NVML", "DCGM", "CacheManager Init Failed", "CUDA memory pool disabled", "CudaDriverHelper")
+_THROWN = re.compile(r"^terminate called after throwing an instance of '(.+)'$", re.MULTILINE)
+_SIGNAL = re.compile(r"^Signal \((\d+)\) received", re.MULTILINE)
+_FRAME = re.compile(r"^ *\d+# (?!0x)(\S.*?) in (\S+)$", re.MULTILINE)
+_UNHELPFUL_LIBRARIES = ("libc.so", "libc-", "libpthread", "libstdc++", "libgcc", "ld-linux")
+
+
+def error_lines(log: str) -> list[str]:
+    """Errors in a log, each once: why models failed to load, else all error messages."""
+    failed = re.findall(r"^\|\s*(\S+)\s*\|\s*\d+\s*\|\s*UNAVAILABLE:\s*(.+?)\s*\|\s*$", log, flags=re.MULTILINE)
+    messages = [f"model {name} cannot be loaded: {_KIND.sub('', reason)}" for name, reason in failed]
+    if not messages:
+        messages = _errors(log)
+    if not messages:
+        messages = re.findall(r"^error: (.+?)\s*$", log, flags=re.MULTILINE)
+    # An error in Python code ends with its traceback, after escaped line breaks.
+    return list(dict.fromkeys(message.partition("\\n")[0] for message in messages))
+
+
+def start_words(log: str) -> str:
+    """Why a start failed: the first errors in the log, or its last lines if it has no errors, in one line."""
+    lines = error_lines(log)[:_SHOWN_LINES] or _crash(log)
+    lines = lines or [line.strip() for line in log.strip().splitlines()[-3:]]
+    return "; ".join(lines) or "it logged nothing"
+
+
+def last_words(log: str) -> str:
+    """The last errors in the log and, after a crash, what was thrown and where, in one line; empty without any."""
+    errors = [message.partition("\\n")[0] for message in _errors(log)]
+    return "; ".join([*dict.fromkeys(errors[-_LAST_LINES:]), *_crash(log)])
+
+
+def last_signal(log: str) -> int | None:
+    """The signal that the server last noted in its log."""
+    numbers = _SIGNAL.findall(log)
+    return int(numbers[-1]) if numbers else None
+
+
+def _errors(log: str) -> list[str]:
+    messages = re.findall(r'^E\d{4} [^\]]*\] "?(.+?)"?\s*$', log, flags=re.MULTILINE)
+    return [message for message in messages if not any(word in message for word in _HARMLESS)]
+
+
+def _crash(log: str) -> list[str]:
+    """An exception that nothing caught, and the first function of a backtrace that is not one of the system's."""
+    told = [f"uncaught {name}" for name in _THROWN.findall(log)[-1:]]
+    places = [name for name, library in _FRAME.findall(log) if not any(one in library for one in _UNHELPFUL_LIBRARIES)]
+    return told + [f"in {name}" for name in places[:1] if name != "_start"]

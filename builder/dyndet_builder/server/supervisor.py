@@ -1,0 +1,100 @@
+"""Keeps a server answering: notices when it does not, says why, and restarts it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from dynamicdet.errors import DyndetError, InputError, ServerError
+from dyndet_builder.server.health import Health, Patience
+from dyndet_builder.server.triton import TritonServer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarts:
+    """When a server is restarted, and when not any more. All times are seconds. Raises InputError for bad values."""
+
+    at_most: int = 5
+    """restarts within `window_s`; 0: none, the first fault is the end"""
+    window_s: float = 600.0
+    first_pause_s: float = 1.0
+    """pause before the second restart within the window; the first is at once, each further pause is twice as long"""
+    longest_pause_s: float = 30.0
+    stop_within_s: float = 0.0
+    """time that a broken server gets to answer what it still can; meanwhile it answers NOT_FOUND to new requests"""
+
+    def __post_init__(self) -> None:
+        if self.at_most < 0:
+            raise InputError(f"at_most must be at least 0, got {self.at_most}")
+
+
+@dataclass(kw_only=True)
+class Supervisor:
+    """Watches a running server, and restarts it when it has ended, a stub has died, or a detector does not answer.
+
+    The whole server is restarted, since Triton neither replaces a stub nor reloads a model whose stub is dead. It keeps
+    its ports and its log; in explicit mode the models that were ready are loaded again.
+    """
+
+    server: TritonServer
+    patience: Patience = field(default_factory=Patience)
+    restarts: Restarts = field(default_factory=Restarts)
+    say: Callable[[str], None] = lambda _sentence: None
+    """gets one sentence for each fault and each restart"""
+    starting: bool = field(default=False, init=False)
+    """whether a restart is in progress; `TritonServer.kill` ends it"""
+
+    def run(self, stop: threading.Event) -> None:
+        """Watch until `stop` is set; does not stop the server then.
+
+        Raises ServerError if there were too many restarts; the server is stopped then.
+        """
+        times: list[float] = []
+        health = Health(self.server, self.patience)
+        while not stop.wait(self.patience.look_every_s):
+            fault = health.look()
+            if fault is None or stop.is_set():
+                continue
+            loaded = health.models
+            self.server.stop(within_s=self.restarts.stop_within_s)
+            while fault is not None and not stop.is_set():
+                self._wait_before_restart(fault, times, stop)
+                fault = None if stop.is_set() else self._start(loaded, stop)
+            if not stop.is_set():
+                health = Health(self.server, self.patience)
+
+    def _wait_before_restart(self, fault: str, times: list[float], stop: threading.Event) -> None:
+        """Say what is wrong and wait for the next attempt. Raises ServerError if there is none."""
+        limits = self.restarts
+        if limits.at_most == 0:
+            raise ServerError(f"{fault}; the server was stopped")
+        now = time.monotonic()
+        times[:] = [one for one in times if now - one < limits.window_s]
+        if len(times) >= limits.at_most:
+            tried = f"{len(times)} restart{'s' if len(times) > 1 else ''} within {limits.window_s:g} s"
+            raise ServerError(f"{fault}; the server was stopped, since {tried} did not help")
+        pause_s = min(limits.longest_pause_s, limits.first_pause_s * 2 ** (len(times) - 1)) if times else 0.0
+        when = f"in {pause_s:g} s" if pause_s else "now"
+        self.say(f"{fault}; the server restarts {when} (restart {len(times) + 1} of at most {limits.at_most})")
+        stop.wait(pause_s)
+        times.append(time.monotonic())
+
+    def _start(self, loaded: Sequence[str], stop: threading.Event) -> str | None:
+        """Start the server again; the fault if that failed."""
+        began = time.monotonic()
+        self.starting = True
+        try:
+            self.server.start()
+            if self.server.options.model_control == "explicit":
+                for error in self.server.load(loaded):
+                    self.say(f"After the restart, {error}")
+        except DyndetError as error:
+            self.server.stop(within_s=self.restarts.stop_within_s)
+            return f"the restart failed: {error}"
+        finally:
+            self.starting = False
+        if not stop.is_set():
+            self.say(f"The server is ready again after {time.monotonic() - began:.1f} s, at the same addresses")
+        return None
