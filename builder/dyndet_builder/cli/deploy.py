@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import read_sweep
+from dyndet_builder.cli.releases import release_options
 from dyndet_builder.deployment.deploy import DeployOptions, deploy
 from dyndet_builder.deployment.plan import DEFAULT_MARGIN, Plan, plan
 from dyndet_builder.deployment.plan_check import Check, check_against, typical_error
@@ -28,9 +29,9 @@ def command() -> None:
 @click.argument("repository", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", help="Name of the Kubernetes objects and the compose service.  [default: the model's]")
-@click.option("--base-image", default=_DEFAULTS.base_image, show_default=True, help="Triton image to start from.")
+@click.option("--base-image", help="Triton image to start from.  [default: NVIDIA's image of the release]")
 @click.option("--image", help="Name of the new image.  [default: the name and the bundle's hash]")
-@click.option("--triton-version", help="Release of the base image, such as 24.10.  [default: from its tag]")
+@release_options(of="the base image")
 @click.option(
     "--storage",
     default=_DEFAULTS.storage,

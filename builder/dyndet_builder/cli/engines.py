@@ -10,11 +10,13 @@ from rich.table import Table
 
 from dynamicdet.errors import InputError
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.cli.releases import release_given, release_options
 from dyndet_builder.cli.targeting import Numbers
 from dyndet_builder.engines.create import EngineOptions, engines, tensorrt_here, trtexec_lines, write_engines_script
 from dyndet_builder.engines.options import HARDWARE_COMPATIBILITIES
 from dyndet_builder.engines.precision import share_of
 from dyndet_builder.engines.record import Engines
+from dyndet_builder.pins import Release
 from dyndet_builder.repository.rendered import read_rendered
 
 _DEFAULTS = EngineOptions()
@@ -59,6 +61,7 @@ _DEFAULTS = EngineOptions()
     multiple=True,
     help="Build ahead of time for these GPUs, such as 8.6 (repeatable; only for tensorrt-rtx).",
 )
+@release_options(of="the image that a script builds in")
 @click.option("--json", "as_json", is_flag=True, help="Print engines.json instead of a table.")
 def command(
     bundle: Path,
@@ -69,6 +72,8 @@ def command(
     preferred_batches: tuple[int, ...],
     timing_cache: Path | None,
     builder: str,
+    triton_version: str | None,
+    allow_known_holes: bool,
     as_json: bool,
     **given: object,
 ) -> None:
@@ -93,8 +98,11 @@ def command(
             raise InputError(
                 "--json prints the built engines, but nothing can be built here; see `dyndet engines --help`"
             )
-        _write_script(bundle, output, script or output.with_name(f"{output.name}.sh"), options)
+        release = release_given(triton_version, allow_known_holes=allow_known_holes)
+        _write_script(bundle, output, script or output.with_name(f"{output.name}.sh"), options, release)
         return
+    if triton_version is not None:
+        raise click.UsageError("--triton-version belongs to a script; engines built here are for the TensorRT here")
     with step_bars() as show:
         record = engines(
             bundle,
@@ -118,8 +126,8 @@ def command(
         click.echo(f"Wrote {output}: the builder accepts these graphs. Triton cannot run TensorRT-RTX engines.")
 
 
-def _write_script(bundle: Path, output: Path, script: Path, options: EngineOptions) -> None:
-    write_engines_script(bundle, output, script, options)
+def _write_script(bundle: Path, output: Path, script: Path, options: EngineOptions, release: Release) -> None:
+    write_engines_script(bundle, output, script, options, release=release)
     click.echo("The script runs:\n" + "\n".join(f"  {line}" for line in trtexec_lines(bundle, output, options)))
     click.echo(f"Wrote {script}; its first lines say how to run it inside NVIDIA's image.")
 

@@ -11,7 +11,8 @@ from types import FrameType
 
 import click
 
-from dyndet_builder.pins import SERVER_VERSION
+from dyndet_builder.cli.releases import release_given, release_options
+from dyndet_builder.pins import EMBEDDED_RELEASE, SERVER_VERSION
 from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import MODEL_CONTROLS, ModelControl, ServerOptions
@@ -72,6 +73,7 @@ _HOLES = "CVE-2025-23310, CVE-2025-23311, CVE-2026-24206, CVE-2026-24207"
     help="With --docker: prepare the server for models on this GPU (repeatable).  [default: the GPUs that the models "
     "name; with --model-control explicit, all GPUs of this machine]",
 )
+@release_options(of="NVIDIA's image with --docker")
 def command(
     repository: Path,
     http_port: int | None,
@@ -85,6 +87,8 @@ def command(
     no_restart: bool,
     docker: bool,
     gpus: tuple[int, ...],
+    triton_version: str | None,
+    allow_known_holes: bool,
 ) -> None:
     """Serve a model repository on this machine with the embedded Triton server until Ctrl-C.
 
@@ -108,13 +112,22 @@ def command(
         if log_file is not None:
             raise click.UsageError("--log-file belongs to the embedded server; `docker logs` shows that of a container")
         ports = {kind: port or DEFAULT_PORTS[kind] for kind, port in given.items()}
+        release = release_given(triton_version, allow_known_holes=allow_known_holes)
         words = docker_command(
-            repository, ports=ports, host=host, log_verbose=log_verbose, model_control=model_control, gpus=gpus
+            repository,
+            ports=ports,
+            host=host,
+            log_verbose=log_verbose,
+            model_control=model_control,
+            gpus=gpus,
+            release=release,
         )
         click.echo(shlex.join(words))
         return
     if gpus:
         raise click.UsageError("--gpu belongs to --docker: the embedded server uses the GPUs that its models name")
+    if triton_version is not None:
+        raise click.UsageError(f"--triton-version belongs to --docker: the embedded server is {EMBEDDED_RELEASE}")
     options = ServerOptions(
         http_port=http_port,
         grpc_port=grpc_port,

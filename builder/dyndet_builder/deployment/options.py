@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.statistic import THROUGHPUT
-from dyndet_builder.pins import IMAGE, RELEASE
+from dyndet_builder.pins import CURRENT, Release, find_release
 from dyndet_builder.targets import Target, parse_target
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # a Service's; leaves room for suffixes
@@ -18,7 +18,7 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _BUCKET = re.compile(r"(s3|gs)://[^\s'\"$]+")
 _CLAIM = re.compile(r"pvc://(?P<claim>[a-z0-9]([-a-z0-9.]*[a-z0-9])?)(/(?P<path>[^\s'\"$]*))?")
 _TARGET = re.compile(r"[A-Za-z0-9_.-]+:[0-9]{1,5}")
-_VERSION = re.compile(r"([0-9]{2})\.(0[1-9]|1[0-2])")
+_RELEASE_IN_TAG = re.compile(r":([0-9]{2}\.[0-9]{2})(-|$|@)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,14 @@ class DeployOptions:
 
     name: str | None = None
     """of the Kubernetes objects and the compose service; None: made from the model's"""
-    base_image: str = IMAGE
-    """Triton image that the Dockerfile builds on"""
+    base_image: str | None = None
+    """Triton image that the Dockerfile builds on; None: NVIDIA's image of the release"""
     image: str | None = None
     """name of the image that the Dockerfile builds; None: `name`, tagged with the bundle's hash"""
     triton_version: str | None = None
-    """release of the base image, such as 24.10; None: read from its tag"""
+    """release of Triton, such as 26.09; None: read from the tag of `base_image`, or the current one without it"""
+    allow_known_holes: bool = False
+    """whether the release may be one with published vulnerabilities"""
     storage: str = "image"
     """where the models are: `image`, `pvc://CLAIM/PATH`, `s3://BUCKET/PATH`, `gs://BUCKET/PATH`"""
     replicas: int = 2
@@ -65,9 +67,8 @@ class DeployOptions:
     def __post_init__(self) -> None:
         for field, pattern, like in (
             ("name", _NAME, "lower-case letters, digits and '-', at most 40, such as street"),
-            ("base_image", _IMAGE, f"an image, such as {IMAGE}"),
+            ("base_image", _IMAGE, f"an image, such as {CURRENT.image}"),
             ("image", _IMAGE, "an image, such as registry.example/street:1"),
-            ("triton_version", _VERSION, f"a release, such as {RELEASE}"),
             ("gpu_resource", _RESOURCE, "an extended resource, such as nvidia.com/gpu"),
             ("cpu", _QUANTITY, "a quantity, such as 4 or 500m"),
             ("memory", _QUANTITY, "a quantity, such as 8Gi"),
@@ -93,6 +94,7 @@ class DeployOptions:
             if not _TARGET.fullmatch(target):
                 raise InputError(f"metrics target {target!r} is not HOST:PORT")
         self.promised()
+        self.release()
 
     def promised(self) -> Target | None:
         """The promise that was given. Raises InputError if it is not a latency."""
@@ -113,8 +115,18 @@ class DeployOptions:
         """Whether the models are in a bucket, which Triton reads itself."""
         return _BUCKET.fullmatch(self.storage) is not None
 
-    def release(self) -> tuple[int, int] | None:
-        """Year and month of the Triton release; None if unknown."""
-        match = _VERSION.fullmatch(self.triton_version) if self.triton_version else None
-        match = match or re.search(rf":{_VERSION.pattern}(-|$|@)", self.base_image)
-        return None if match is None else (int(match[1]), int(match[2]))
+    def release(self) -> Release:
+        """The Triton release that the deployment stands on.
+
+        Raises InputError if the tag of the base image names none, if it is not a known one, or if it has known holes.
+        """
+        name = self.triton_version
+        if name is None and self.base_image is not None:
+            match = _RELEASE_IN_TAG.search(self.base_image)
+            if match is None:
+                raise InputError(
+                    f"the tag of {self.base_image} names no Triton release, on which packages and flags depend; give "
+                    f"--triton-version, such as {CURRENT.name}"
+                )
+            name = match[1]
+        return find_release(name, allow_known_holes=self.allow_known_holes)

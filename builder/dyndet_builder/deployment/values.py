@@ -10,8 +10,8 @@ from pathlib import Path
 from dynamicdet.errors import InputError
 from dyndet_builder.deployment.alerts import queue_target_ms
 from dyndet_builder.deployment.options import DeployOptions
-from dyndet_builder.engines.record import Target, check_engines, tensorrt_of
-from dyndet_builder.pins import GRAFANA_IMAGE, PROMETHEUS_IMAGE, RELEASE, packages
+from dyndet_builder.engines.record import Target, check_engines
+from dyndet_builder.pins import GRAFANA_IMAGE, PROMETHEUS_IMAGE
 from dyndet_builder.repository.rendered import Rendered
 from dyndet_builder.server.remote import ADMIN_HEADER, ADMIN_VARIABLE
 
@@ -20,7 +20,7 @@ RESTRICTED = ("model-repository", "logging", "trace")
 
 _MODELS = "/models"
 _KSERVE_MODELS = "/mnt/models"  # where KServe's storage initializer puts them
-_CLIENT_SHM_SINCE = (26, 5)
+_CLIENT_SHM_SINCE = "26.05"
 _KEY_IN_POD = f"$({ADMIN_VARIABLE})"
 _KEY_IN_SHELL = f"${{{ADMIN_VARIABLE}:?is not set}}"
 _PRE_STOP_S = 5  # until every node's load balancing knows that the pod stops
@@ -93,9 +93,9 @@ class Values:
 def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Values:
     """Raises InputError for GPU ids that a container does not have, and for engines that the image cannot run."""
     _check_gpus(deployed)
-    tag = "{:02}.{:02}".format(*release) if (release := options.release()) else ""
-    target = Target(gpus=None, tensorrt=tensorrt_of(tag), name=options.base_image)
-    check_engines(deployed.folder, target)
+    release = options.release()
+    base_image = options.base_image or release.image
+    check_engines(deployed.folder, Target(gpus=None, tensorrt=release.tensorrt, name=base_image))
     name = options.name or _name_of(deployed.model)
     claim, claim_path = options.claim() or ("", "")
     shm_mib = deployed.memory.shared_memory >> 20
@@ -108,9 +108,9 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
         name=name,
         model=deployed.model,
         bundle_sha256=deployed.bundle_sha256,
-        base_image=options.base_image,
+        base_image=base_image,
         image=options.image or f"{name}:{deployed.bundle_sha256[:12]}",
-        packages=packages(
+        packages=release.packages(
             onnx_in_python=deployed.runs_onnx_in_python,
             gpus=bool(deployed.gpus),
             bls=deployed.calls_stages,
@@ -169,6 +169,8 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
 def notes(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
     """What a user who deploys this must know, one sentence each."""
     found = []
+    if warning := options.release().warning:
+        found.append(f"{warning}; keep every port of the server inside a network that you trust")
     if deployed.engine_cache:
         found.append(
             f"each replica builds its engines when it starts, and stores them in {deployed.engine_cache} until its pod "
@@ -200,10 +202,7 @@ def notes(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
 
 
 def _server_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
-    """The flags of tritonserver in a pod; the first one names the repository.
-
-    Raises InputError if clients may use shared memory and the base image's release is unknown.
-    """
+    """The flags of tritonserver in a pod; the first one names the repository."""
     repository = options.storage if options.bucket else _MODELS
     restricted = ",".join(_restricted(options))
     return (
@@ -236,15 +235,9 @@ def _metrics_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str,
 
 
 def _client_shared_memory(options: DeployOptions) -> tuple[str, ...]:
-    if not options.client_shared_memory:
-        return ()
-    release = options.release()
-    if release is None:
-        raise InputError(
-            f"the tag of {options.base_image} names no release, but clients' shared memory needs a flag from Triton "
-            f"26.05 on; give --triton-version, such as {RELEASE}"
-        )
-    return ("--allow-client-shm=true",) if release >= _CLIENT_SHM_SINCE else ()
+    """The flag without which newer releases refuse to map a client's memory."""
+    needed = options.client_shared_memory and options.release().name >= _CLIENT_SHM_SINCE
+    return ("--allow-client-shm=true",) if needed else ()
 
 
 def _shell_command(arguments: tuple[str, ...]) -> str:
@@ -255,7 +248,8 @@ def _shell_command(arguments: tuple[str, ...]) -> str:
         if re.search(r"[\"$`\\]", plain):  # the checks of the options allow none
             raise InputError(f"the flag {argument!r} cannot be written into a Dockerfile")
         words.append(f'"{plain}{_KEY_IN_SHELL if key else ""}"')
-    return " ".join(["exec tritonserver", *words, '"$@"'])
+    # The pictures in the server's regions of /dev/shm are nobody else's, also where the host's memory is shared.
+    return " ".join(["umask 077 && exec tritonserver", *words, '"$@"'])
 
 
 def _name_of(model: str) -> str:

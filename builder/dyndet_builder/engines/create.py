@@ -18,6 +18,7 @@ from dyndet_builder.engines.precision import check_bundle_precision, check_preci
 from dyndet_builder.engines.record import FILE_NAME, Builder, Engine, Engines, gpus_here
 from dyndet_builder.engines.script import engines_script, plan_name, trtexec_line
 from dyndet_builder.engines.tensorrt import Built, build_stage
+from dyndet_builder.pins import CURRENT, Release
 
 __all__ = ["EngineOptions", "engines", "tensorrt_here", "trtexec_lines", "write_engines_script"]
 
@@ -98,7 +99,9 @@ def engines(
     return record
 
 
-def write_engines_script(bundle: Path, output: Path, script: Path, options: EngineOptions | None = None) -> Path:
+def write_engines_script(
+    bundle: Path, output: Path, script: Path, options: EngineOptions | None = None, *, release: Release = CURRENT
+) -> Path:
     """Write a bash script that builds the engines with trtexec inside NVIDIA's image, and return its path.
 
     Raises InputError for a bad bundle, ParityError if a graph does not have the precision that the bundle claims.
@@ -106,7 +109,8 @@ def write_engines_script(bundle: Path, output: Path, script: Path, options: Engi
     described = _checked(bundle)
     if options is not None and options.compute_capabilities:
         raise InputError("trtexec builds only for the GPU of its own machine; leave out the compute capabilities")
-    text = engines_script(described, options or EngineOptions(), folder=bundle, output=output, script=script)
+    options = options or EngineOptions()
+    text = engines_script(described, options, folder=bundle, output=output, script=script, release=release)
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(text)
     script.chmod(0o755)

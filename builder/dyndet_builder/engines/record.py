@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dynamicdet.errors import InputError, MissingExtraError
 from dyndet_bench.measuring.machine import query_gpus
 from dyndet_builder.bundle.manifest import STAGES, Bundle, Precision, StageName, file_sha256
-from dyndet_builder.pins import RELEASE, SERVER_VERSION, TENSORRT
+from dyndet_builder.pins import RELEASES
 
 FILE_NAME = "engines.json"
 PLAN = "model.plan"
@@ -21,8 +21,8 @@ Builder = Literal["tensorrt", "tensorrt_rtx_bindings"]
 VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
 """flag with which Triton accepts engines from another TensorRT version than its own"""
 
-_TENSORRT = {RELEASE: TENSORRT, SERVER_VERSION: TENSORRT}
-"""TensorRT inside the Triton image that dyndet is tested with, by the image's release and the server's version"""
+_TENSORRT = {key: release.tensorrt for release in RELEASES.values() for key in (release.name, release.server)}
+"""TensorRT inside Triton's images, by the image's release and the server's version"""
 
 
 class _Record(BaseModel):

@@ -10,7 +10,7 @@ from typing import Any
 from dyndet_builder.bundle.manifest import Bundle, Stage, StageName
 from dyndet_builder.engines.options import EngineOptions, profile_of
 from dyndet_builder.engines.record import Profile
-from dyndet_builder.pins import IMAGE
+from dyndet_builder.pins import CURRENT, Release
 from dyndet_builder.templates import TEMPLATES, fill
 
 _TEMPLATES = TEMPLATES / "engines"
@@ -27,11 +27,13 @@ def plan_name(stage: StageName) -> str:
     return f"{stage}.plan"
 
 
-def engines_script(bundle: Bundle, options: EngineOptions, *, folder: Path, output: Path, script: Path) -> str:
+def engines_script(
+    bundle: Bundle, options: EngineOptions, *, folder: Path, output: Path, script: Path, release: Release = CURRENT
+) -> str:
     """Text of a bash script that builds all engines, checks their precision and writes `engines.json`.
 
     `folder` and `output` are the folders of the bundle and the engines on the machine with the GPU, `script` is the
-    file for the text; the head of the script names all three.
+    file for the text; the head of the script names all three, and the image of `release`.
     """
     stages = [
         {
@@ -46,7 +48,7 @@ def engines_script(bundle: Bundle, options: EngineOptions, *, folder: Path, outp
         _TEMPLATES / "build_engines.sh.jinja",
         name=bundle.name,
         precision=bundle.precision,
-        image=IMAGE,
+        image=release.image,
         bundle_path=shlex.quote(str(folder.resolve())),
         output_path=shlex.quote(str(output.resolve())),
         script_path=shlex.quote(str(script.resolve())),

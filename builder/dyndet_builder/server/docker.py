@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dynamicdet.errors import InputError
 from dyndet_builder.engines.record import VERSION_COMPATIBLE, check_engines_here, gpus_here
-from dyndet_builder.pins import IMAGE, packages
+from dyndet_builder.pins import CURRENT, Release
 from dyndet_builder.repository.backends import ENGINE_CACHE
 from dyndet_builder.repository.memory import MemoryNeeds
 from dyndet_builder.repository.rendered import Repository, read_repository
@@ -31,8 +31,11 @@ def docker_command(
     log_verbose: int = 0,
     model_control: str = "none",
     gpus: Collection[int] = (),
+    release: Release = CURRENT,
 ) -> list[str]:
     """Words of the command. The repository is mounted read-only; changes on the host are visible in the container.
+
+    `release` is that of NVIDIA's image, and of the packages that are installed in it.
 
     With the model control `explicit`, the repository can be empty: the server has everything that a model loaded later
     can need. It uses the GPUs `gpus` or, without them, those that its models name and all GPUs of this machine.
@@ -47,7 +50,7 @@ def docker_command(
         raise InputError(f"HTTP, gRPC and metrics need three different ports, got {given}")
     explicit = model_control == "explicit"
     contents = read_repository(repository, explicit=explicit)
-    check_engines_here(repository, IMAGE)
+    check_engines_here(repository, release.image)
     used = _gpus(contents, gpus, explicit=explicit)
     needs = _memory(contents, used, explicit=explicit)
     command = ["docker", "run", "--rm", "--init", f"--shm-size={needs.shared_memory // _MIB}m"]
@@ -57,13 +60,13 @@ def docker_command(
         command += ["-p", f"{address}:{port}:{DEFAULT_PORTS[kind]}"]
     if cache := contents.engine_cache or (ENGINE_CACHE if explicit and used else ""):
         command += ["-v", f"dyndet{cache.replace('/', '-')}:{cache}"]  # a Docker volume: engines are built once
-    command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1", IMAGE]
+    command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1", release.image]
     engines = (VERSION_COMPATIBLE,) if explicit and used else contents.engine_arguments
     control = () if model_control == "none" else (f"--model-control-mode={model_control}",)
     verbose = (f"--log-verbose={log_verbose}",) if log_verbose else ()
     options = (*needs.arguments(used), *engines, *control, *verbose)
     serve = " ".join(["exec tritonserver --model-repository=/models", *options])
-    installed = packages(
+    installed = release.packages(
         onnx_in_python=explicit or contents.runs_onnx_in_python,
         gpus=bool(used),
         bls=explicit or contents.calls_stages,

@@ -16,6 +16,7 @@ import yaml
 from dynamicdet.errors import InputError
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.deployment.deploy import MARKER_FILE, DeployOptions, deploy
+from dyndet_builder.pins import CURRENT
 from dyndet_builder.repository.backends import ENGINE_CACHE
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_repository
@@ -67,10 +68,10 @@ def test_dockerfile_passes_a_linter_and_holds_what_the_models_need(
         "cpu": {"numpy", "onnxruntime", "pillow", "simplejpeg"},
         "fused": {"numpy", "onnxruntime"},
         "plain": set(),
-        "gpu": {"numpy", "cupy-cuda12x"},
-        "accelerated": {"numpy", "cupy-cuda12x"},
+        "gpu": {"numpy", "cupy-cuda13x"},
+        "accelerated": {"numpy", "cupy-cuda13x"},
         "fused-gpu": {"numpy", "onnxruntime-gpu"},
-        "tensorrt": {"numpy", "cupy-cuda12x"},
+        "tensorrt": {"numpy", "cupy-cuda13x"},
     }
     deploy(repositories[kind], tmp_path / "out")
     file = tmp_path / "out" / "Dockerfile"
@@ -82,7 +83,7 @@ def test_dockerfile_passes_a_linter_and_holds_what_the_models_need(
     assert {name for name, _ in pinned} == needed[kind]
     assert lines[-1].startswith("ENTRYPOINT")
     assert "USER 1000:1000" in lines
-    assert next(line for line in lines if line.startswith("FROM")).endswith("tritonserver:24.10-py3")
+    assert next(line for line in lines if line.startswith("FROM")).endswith(CURRENT.image)
 
 
 def test_an_image_for_models_that_need_nothing_installs_nothing(repositories: dict[str, Path], tmp_path: Path) -> None:

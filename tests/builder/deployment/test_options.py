@@ -26,10 +26,10 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ("options", "allows"),
     [
         (DeployOptions(), False),
-        (DeployOptions(client_shared_memory=True), False),
-        (DeployOptions(client_shared_memory=True, base_image="r.example/tritonserver:26.04-py3"), False),
-        (DeployOptions(client_shared_memory=True, base_image="r.example/tritonserver:26.05-py3"), True),
-        (DeployOptions(client_shared_memory=True, base_image="r.example/own@sha256:00", triton_version="27.01"), True),
+        (DeployOptions(client_shared_memory=True), True),
+        (DeployOptions(client_shared_memory=True, triton_version="24.10", allow_known_holes=True), False),
+        (DeployOptions(client_shared_memory=True, base_image="r.example/tritonserver:26.07-py3"), True),
+        (DeployOptions(client_shared_memory=True, base_image="r.example/own@sha256:00", triton_version="26.08"), True),
     ],
 )
 def test_shared_memory_of_clients_is_allowed_where_the_release_wants_it(
@@ -56,6 +56,10 @@ def test_shared_memory_of_clients_is_allowed_where_the_release_wants_it(
         ({"promise": "50%"}, "not a latency"),
         ({"promise": "throughput:80/s"}, "not a latency"),
         ({"triton_version": "2.51"}, "24.10"),
+        ({"triton_version": "24.10"}, "CVE-2026-24206"),
+        ({"base_image": "r.example/tritonserver:24.10-py3"}, "CVE-2026-24206"),
+        ({"base_image": "r.example/tritonserver:26.04-py3"}, "26.04"),
+        ({"base_image": "r.example/own:latest"}, "--triton-version"),
         ({"queue_target_ms": float("nan")}, "positive"),
         ({"metrics_targets": ("nowhere",)}, "HOST:PORT"),
         ({"base_image": "x y"}, "an image"),
@@ -71,9 +75,6 @@ def test_what_cannot_work_is_refused_and_nothing_is_written(repositories: dict[s
     second = render(bundle, tmp_path / "second", RenderOptions(backend="onnxruntime", gpus=(1,)))
     with pytest.raises(InputError, match="numbers its GPUs from 0"):
         deploy(second, tmp_path / "out")
-    unknown = DeployOptions(base_image="r.example/own:latest", client_shared_memory=True)
-    with pytest.raises(InputError, match="--triton-version"):
-        deploy(repositories["cpu"], tmp_path / "out", unknown)
     with pytest.raises(InputError, match="not a model repository"):
         deploy(tmp_path / "nowhere", tmp_path / "out")
     damaged = render(bundle, tmp_path / "damaged", RenderOptions())

@@ -19,6 +19,7 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.engines.create import EngineOptions, engines, trtexec_lines, write_engines_script
 from dyndet_builder.engines.options import profile_of
 from dyndet_builder.engines.record import FILE_NAME, Engines, Gpu, Target, check_engines, gpus_here
+from dyndet_builder.pins import RELEASES
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
@@ -161,7 +162,7 @@ def test_script_records_its_engines_and_refuses_fp32_for_half(bundle: Path, tmp_
 
 def test_rendered_engines_are_checked_before_a_server_starts(bundle: Path, tmp_path: Path) -> None:
     described = read_bundle(bundle)
-    built = write_toy_engines(tmp_path / "engines", described)
+    built = write_toy_engines(tmp_path / "engines", described, tensorrt_version="11.2.1")
     options = RenderOptions(backend="tensorrt", gpus=(0,), engines=built)
     repository = render(bundle, tmp_path / "models", options)
     assert (repository / "toy_head1" / "1" / "model.plan").read_bytes() == b"plan of head1"
@@ -172,13 +173,11 @@ def test_rendered_engines_are_checked_before_a_server_starts(bundle: Path, tmp_p
         with pytest.raises(InputError, match=r"run only on NVIDIA A10 \(compute capability 8\.6\), but .* has no GPU"):
             TritonServer(repository).start()
         assert "tritonserver" in docker_command(repository, ports=DEFAULT_PORTS)[-1]
-    newer = render(
-        bundle,
-        tmp_path / "newer",
-        replace(options, engines=write_toy_engines(tmp_path / "e11", described, tensorrt_version="11.1.0")),
-    )
-    with pytest.raises(InputError, match=r"TensorRT 11\.1\.0 and run only with this version, but .* has 10\.5\.0"):
-        docker_command(newer, ports=DEFAULT_PORTS)
+    with pytest.raises(InputError, match=r"TensorRT 11\.2\.1 and run only with this version, but .* has 11\.1\.0"):
+        docker_command(repository, ports=DEFAULT_PORTS, release=RELEASES["26.07"])
+    older = render(bundle, tmp_path / "older", replace(options, engines=write_toy_engines(tmp_path / "e10", described)))
+    with pytest.raises(InputError, match=r"TensorRT 10\.5\.0\.18 and run only with this version, but .* has 11"):
+        docker_command(older, ports=DEFAULT_PORTS)
     bare = render(bundle, tmp_path / "bare", replace(options, engines=None))
     with pytest.raises(InputError, match=r"has no engine model\.plan; build engines with `dyndet engines`"):
         docker_command(bare, ports=DEFAULT_PORTS)

@@ -23,7 +23,7 @@ from tests.support.toy_bundle import write_toy_bundle
 
 _ROOT = Path(__file__).parents[3]
 _CPU = {"numpy", "onnxruntime", "pillow", "simplejpeg"}
-_GPU = {"numpy", "onnxruntime-gpu", "cupy-cuda12x", "pillow", "simplejpeg"}
+_GPU = {"numpy", "onnxruntime-gpu", "cupy-cuda13x", "pillow", "simplejpeg"}
 
 
 @pytest.fixture(autouse=True)
