@@ -2,6 +2,9 @@
 
 perf_analyzer counts from the moment when a request was really sent, so the wait in its own queue is missing. Here,
 latency counts from the moment when a request was due. It includes the wait in the client, on the way and in the server.
+
+Calls end on the server: cancelled calls can end a tritonserver before release 25.06. A run that is over waits for the
+answers to what it has sent, for a bounded time. Its calls have a deadline on the wire that is far behind.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
 )
+_WIRE_S = 600.0
+"""how far the deadline on the wire is behind our own"""
 _WARM_UP = 4  # the first request of a connection is slower
 _CLIENT_LIMIT = 0.1
 
@@ -115,11 +120,15 @@ def measure_open_loop(
     seed: int = 0,
     timeout_s: float = 300.0,
     max_backlog_bytes: int = 2**29,
+    drain_s: float = 60.0,
 ) -> OpenLoopRun:
     """Send `requests` requests at `load.request_rate`, and measure each one's latency from the time it was due.
 
     `images` (S, S, 3) uint8, letterboxed, are sent in the given order, again from the first after the last. A request
     demands all six outputs, like a client that detects objects. Requests are encoded before the clock starts.
+
+    A run that ends early, also by Ctrl-C, sends nothing more, and waits up to `drain_s` for the answers that are due.
+    Answers that are still missing then are left to the server.
 
     Raises InputError for a load without a rate, and if the arrivals alone take longer than `timeout_s`; ServerError if
     the server fails or dies, has not answered everything after `timeout_s`, or leaves more than `max_backlog_bytes` of
@@ -134,7 +143,7 @@ def measure_open_loop(
     if due[-1] >= timeout_s:
         raise InputError(f"{requests} requests at {rate:g} a second take {due[-1]:.0f} s, more than {timeout_s:g} s")
     encoded = _encode(served, images, load.batch, requests, threshold)
-    loop = _Loop(served, load, encoded, due, timeout_s, max_backlog_bytes)
+    loop = _Loop(served, load, encoded, due, timeout_s, max_backlog_bytes, drain_s)
     _run(loop.measure())
     return OpenLoopRun(
         threshold=threshold,
@@ -158,6 +167,7 @@ class _Loop:
         due: FloatArray,
         timeout_s: float,
         max_backlog_bytes: int,
+        drain_s: float,
     ) -> None:
         self._served = served
         self._load = load
@@ -165,6 +175,8 @@ class _Loop:
         self._due = due
         self._timeout_s = timeout_s
         self._max_backlog_bytes = max_backlog_bytes
+        self._drain_s = drain_s
+        self._calls: set[asyncio.Future[Any]] = set()  # sent and not answered
         self.sent_s = np.full(due.shape, np.nan)
         self.answered_s = np.full(due.shape, np.nan)
         self.routes: npt.NDArray[np.int32] = np.zeros((due.size, load.batch), np.int32)
@@ -173,29 +185,44 @@ class _Loop:
         self._start = 0.0
 
     async def measure(self) -> None:
-        async with grpc.aio.insecure_channel(self._served.address, options=_CHANNEL_OPTIONS) as channel:
-            # Messages are sent as encoded bytes: Triton's own client would copy the image twice per request.
-            send: _Send = channel.unary_unary(_METHOD, None, service_pb2.ModelInferResponse.FromString)
+        channel = grpc.aio.insecure_channel(self._served.address, options=_CHANNEL_OPTIONS)
+        # Messages are sent as encoded bytes: Triton's own client would copy the image twice per request.
+        send: _Send = channel.unary_unary(_METHOD, None, service_pb2.ModelInferResponse.FromString)
+        try:
             before = self._served.counts()
             for number in range(_WARM_UP):
-                await self._answer(send, number, deadline_s=self._timeout_s)
+                await self._warm_up(send, number)
             before = self._served.counts_after(before, _WARM_UP * self._load.batch)
-            # All requests sleep before the first is due: creating the tasks takes some 20 us each.
-            self._start = time.perf_counter() + 0.05 + 1e-4 * self._due.size
-            tasks = [asyncio.ensure_future(self._one(send, number)) for number in range(self._due.size)]
-            try:
-                left_s = self._timeout_s - self._now()
-                done, pending = await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-            for task in done:
-                task.result()
-            if pending:
-                raise self._behind()
+            await self._send_all(send)
             after = self._served.counts_after(before, self.routes.size)
             self.counts = after.since(before)
+        finally:
+            await self._leave(channel)
+
+    async def _send_all(self, send: _Send) -> None:
+        # All requests sleep before the first is due: creating the tasks takes some 20 us each.
+        self._start = time.perf_counter() + 0.05 + 1e-4 * self._due.size
+        tasks = [asyncio.ensure_future(self._one(send, number)) for number in range(self._due.size)]
+        try:
+            left_s = self._timeout_s - self._now()
+            done, pending = await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for task in tasks:  # ends their waiting, not their calls
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+        if pending:
+            raise self._behind()
+
+    async def _leave(self, channel: grpc.aio.Channel) -> None:
+        """Wait for the calls on their way, and close the channel: closing it earlier would cancel them."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=self._drain_s)
+        _left.append((channel, self._calls))
+        for channel, calls in [one for one in _left if all(call.done() for call in one[1])]:
+            _left.remove((channel, calls))
+            await channel.close()
 
     async def _one(self, send: _Send, number: int) -> None:
         await asyncio.sleep(self._due[number] - self._now())
@@ -205,27 +232,44 @@ class _Loop:
         if self.sent_s[number] > self._timeout_s or backlog_bytes > self._max_backlog_bytes:
             raise self._behind()
         self._unanswered += 1
-        self.routes[number] = await self._answer(send, number)
-        self.answered_s[number] = self._now()
+        self.routes[number], self.answered_s[number] = await self._answer(send, number)
         self._unanswered -= 1
 
-    async def _answer(self, send: _Send, number: int, *, deadline_s: float | None = None) -> npt.NDArray[np.int32]:
-        name, address = self._served.name, self._served.address
+    async def _warm_up(self, send: _Send, number: int) -> None:
         try:
-            response = await send(self._encoded[number % len(self._encoded)], timeout=deadline_s)
-        except grpc.RpcError as error:
-            reason = str(error.details() or "no reason given").strip().partition("\n")[0]
-            if error.code() == grpc.StatusCode.UNAVAILABLE:
-                raise ServerUnreachableError(f"the server at {address} stopped answering: {reason}") from error
-            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise ServerError(f"no answer from model {name!r} at {address} within {deadline_s:g} s") from error
-            raise ServerError(f"model {name!r} at {address} answered with an error: {reason}") from error
+            await asyncio.wait_for(self._answer(send, number), self._timeout_s)
+        except asyncio.TimeoutError:
+            raise ServerError(
+                f"no answer from model {self._served.name!r} at {self._served.address} within {self._timeout_s:g} s"
+            ) from None
+
+    async def _answer(self, send: _Send, number: int) -> tuple[npt.NDArray[np.int32], float]:
+        """The routes, and when the answer came. The wait for it can be cancelled; the call itself goes on."""
+        name, address = self._served.name, self._served.address
+        answer = asyncio.ensure_future(self._call(send, number))
+        self._calls.add(answer)
+        answer.add_done_callback(self._calls.discard)
+        response, answered_s = await asyncio.shield(answer)
+        if isinstance(response, grpc.RpcError):
+            reason = str(response.details() or "no reason given").strip().partition("\n")[0]
+            if response.code() == grpc.StatusCode.UNAVAILABLE:
+                raise ServerUnreachableError(f"the server at {address} stopped answering: {reason}") from response
+            raise ServerError(f"model {name!r} at {address} answered with an error: {reason}") from response
         outputs = [output.name for output in response.outputs]
         try:
             routes = np.frombuffer(response.raw_output_contents[outputs.index("route")], np.int32)
-            return routes.reshape(self._load.batch)
+            return routes.reshape(self._load.batch), answered_s
         except (ValueError, IndexError) as error:
             raise ServerError(f"model {name!r} at {address} gave a malformed answer: {error}") from error
+
+    async def _call(self, send: _Send, number: int) -> tuple[Any, float]:
+        """The answer or the error, so that no error of a call that was left goes unread."""
+        wire_s = self._timeout_s + self._drain_s + _WIRE_S
+        try:
+            response = await send(self._encoded[number % len(self._encoded)], timeout=wire_s)
+        except grpc.RpcError as error:
+            response = error
+        return response, self._now()
 
     def _now(self) -> float:
         return time.perf_counter() - self._start
@@ -236,6 +280,10 @@ class _Loop:
             f"the server at {self._served.address} does not keep up with {self._load}: after {self._now():.1f} s it "
             f"has answered {answered} of {self._due.size} requests, and {self._unanswered} wait; give a lower rate"
         )
+
+
+_left: list[tuple[grpc.aio.Channel, set[asyncio.Future[Any]]]] = []
+"""channels with calls that a server did not answer in time; closing a channel would cancel its calls"""
 
 
 def _encode(
