@@ -9,6 +9,7 @@ version of the model.
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,9 @@ from dyndet_bench.measuring.perf_analyzer import Patience, PerfAnalyzer
 
 _MEASURES = re.compile(rb"^Request (concurrency|Rate): ", re.MULTILINE)
 _MEASURED = re.compile(rb"^\s*Client: ", re.MULTILINE)
+_ERROR = re.compile(
+    r"^(\[?error|failed|unable|cannot|can't|terminate called|what\(\):|.*\bcb::Error)|: error\b", re.IGNORECASE
+)
 _FOUND_NONE = re.compile(r"^(failed to find the requested model version|No valid requests recorded)", re.MULTILINE)
 _LEAST_COUNTS = 3
 """times that perf_analyzer must have counted its records before it counts as hung"""
@@ -159,9 +163,25 @@ def _failure(said: str, status: int, what: str, check_alive: Callable[[], object
         check_alive()
     except DyndetError as error:
         return error
+    return ServerError(f"perf_analyzer could not measure {what}: {_reason(said, status)}")
+
+
+def _reason(said: str, status: int) -> str:
+    """Its own error; if it printed none, how it ended and what was expected instead."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     # The error of a thread says more than the message that threads failed.
     met = [line.partition("had error: ")[2] for line in lines if "had error: " in line]
-    telling = met or [line for line in lines if re.match(r"(error|failed)", line, flags=re.IGNORECASE)] or lines[-1:]
-    reason = telling[0] if telling else f"it printed nothing (exit status {status})"
-    return ServerError(f"perf_analyzer could not measure {what}: {reason}")
+    telling = met or [line for line in lines if _ERROR.search(line)]
+    if telling:
+        return telling[0]
+    ended = f"was ended by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
+    if not lines:
+        return f"it {ended} and printed nothing"
+    return f"it {ended} without its results and without an error; the last line that it printed is {lines[-1]!r}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
