@@ -9,13 +9,14 @@ from pathlib import Path
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError, ServerError
+from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import describe_machine, describe_versions
 from dyndet_builder.build_options import BuildOptions
 from dyndet_builder.bundle.export import export
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import file_sha256, read_bundle
 from dyndet_builder.calibration.calibrate import calibrate
-from dyndet_builder.calibration.topology import choose_topology
+from dyndet_builder.calibration.topology import REPLAYED_S, choose_topology
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.operating_points import OperatingPoints, points_file, read_operating_points
@@ -145,7 +146,16 @@ def _render(job: Job) -> Step:
     def act() -> None:
         choice = None
         if options.measures_topology:
-            choice = choose_topology(job.bundle, job.images, rendering, load=options.load, progress=job.progress)
+            choice = choose_topology(
+                job.bundle,
+                job.images,
+                rendering,
+                load=options.load,
+                journals=JournalFolder(
+                    folder=job.output / "measurements", newest_s=REPLAYED_S, fresh=job.options.fresh
+                ),
+                progress=job.progress,
+            )
         job.progress("render the repository", 0, 1)
         chosen = rendering if choice is None else replace(rendering, topology=choice.topology)
         render(job.bundle, job.repository, chosen, chosen_by=None if choice is None else asdict(choice))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dynamicdet.aliases import Progress, silent
+from dynamicdet.errors import DyndetError
+from dyndet_bench.measuring.attempts import Attempts, Missing
+from dyndet_bench.measuring.journal import JournalFolder, Replayed
+from dyndet_bench.measuring.machine import Circumstances, circumstances
 from dyndet_bench.sweep.paper import FITTED_ROWS, PAPER, PaperModel, PaperRow, RouteTimes, fit_routes
 
 if TYPE_CHECKING:
@@ -49,6 +54,11 @@ class PaperComparison:
     models: tuple[ComparedModel, ...]
     gpu: str | None
     """name of the measured GPU"""
+    circumstances: Circumstances
+    missing: tuple[Missing, ...] = ()
+    """networks that could not be measured on the GPU, and why"""
+    replayed: Replayed | None = None
+    """measurements of earlier runs of the same command"""
 
     def as_json(self) -> dict[str, Any]:
         """What `dyndet bench paper --json` prints."""
@@ -57,25 +67,52 @@ class PaperComparison:
             "gpu": self.gpu,
             "fitted_hard_percent": list(FITTED_ROWS),
             "models": [_model_json(model) for model in self.models],
+            "missing": [asdict(one) for one in self.missing],
+            "replayed": None if self.replayed is None else asdict(self.replayed),
+            "circumstances": asdict(self.circumstances),
         }
 
 
-def compare_with_paper(*, gpu: bool = True, progress: Progress = silent) -> PaperComparison:
+def compare_with_paper(
+    *, gpu: bool = True, journals: JournalFolder | None = None, progress: Progress = silent
+) -> PaperComparison:
     """Compute GFLOPs of the paper's networks, predict their FPS, and measure it if torch finds a GPU.
 
-    The weights are random, because no result depends on them. With `gpu=False`, the GPU is not used.
+    The weights are random, because no result depends on them. With `gpu=False`, the GPU is not used. With `journals`,
+    the measurement of each network is stored, and those of an earlier run are used. One that fails twice is in the
+    result's `missing`.
     """
     import torch
 
     device = torch.device("cuda") if gpu and torch.cuda.is_available() else None
+    name = None if device is None else str(torch.cuda.get_device_name(device))
+    identity = {"bench": "paper", "gpu": name, "cuda": torch.version.cuda}
+    attempts = Attempts(None if journals is None or device is None else journals.open(identity, RouteTimes))
     models = []
     for number, model in enumerate(PAPER):
         progress("compare networks", number, len(PAPER))
-        models.append(_compare(model, None if device is None else measure_routes(model.architecture, device)))
+        measured = None
+        if device is not None:
+            timed = functools.partial(_measure, model, device)
+            entry = attempts.measure(model.architecture, timed, what=model.name)
+            measured = None if entry is None else entry.measured
+        models.append(_compare(model, measured))
     progress("compare networks", len(PAPER), len(PAPER))
     return PaperComparison(
-        models=tuple(models), gpu=None if device is None else str(torch.cuda.get_device_name(device))
+        models=tuple(models),
+        gpu=name,
+        circumstances=circumstances(),
+        missing=tuple(attempts.missing),
+        replayed=attempts.replayed,
     )
+
+
+def _measure(model: PaperModel, device: Any) -> RouteTimes:
+    try:
+        return measure_routes(model.architecture, device)
+    except RuntimeError as error:  # torch's errors, such as a GPU without enough memory
+        text = str(error).strip().partition("\n")[0]
+        raise DyndetError(f"{type(error).__name__}: {text}") from error
 
 
 def _compare(model: PaperModel, measured: RouteTimes | None) -> ComparedModel:

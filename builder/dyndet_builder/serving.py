@@ -13,8 +13,10 @@ from typing import Any
 from dynamicdet.aliases import Progress, UInt8Array, silent
 from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import Eager, Mix, ServingRecord, measure_serving
-from dyndet_builder.bundle.manifest import read_bundle
+from dyndet_bench.measuring.journal import JournalFolder
+from dyndet_builder.bundle.manifest import file_sha256, read_bundle
 from dyndet_builder.repository.config import TOPOLOGIES
+from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.repository.rendered import read_rendered
@@ -46,6 +48,7 @@ def compare_serving(
     concurrency: int = 8,
     rounds: int = 5,
     max_images: int = 40,
+    journals: JournalFolder | None = None,
     progress: Progress = silent,
 ) -> ServingComparison:
     """Render a bundle in both topologies and as baselines, serve all on the embedded server, and measure.
@@ -53,8 +56,9 @@ def compare_serving(
     Each topology is served twice: for latency, with one instance on all cores, and for throughput, with one instance
     per core and one thread each. `data` is a COCO data set for the average precision, `checkpoint` the network for
     PyTorch; without them, that column or row is missing. `options` are those of the rendering, except instances and
-    threads; `cache` is a folder for detections. See `measure_serving`. Raises InputError, ServerError,
-    MissingExtraError.
+    threads; `cache` is a folder for detections, `journals` for measurements. See `measure_serving`.
+
+    Raises InputError, ServerError, MissingExtraError.
     """
     described = read_bundle(bundle)
     options = options or RenderOptions()
@@ -82,6 +86,11 @@ def compare_serving(
         write_baselines(rendered.stage_configs, folder / "baselines", name=first)
         extra = tuple(f"--model-repository={folder / other}" for other in (*others, "baselines"))
         server = stack.enter_context(TritonServer(folder / first, ServerOptions(extra_arguments=extra)))
+        if journals is not None:
+            journals = journals.about(
+                repositories={name: repository_sha256(folder / name) for name in (*detectors.values(), "baselines")},
+                checkpoint=None if checkpoint is None else file_sha256(checkpoint),
+            )
         record = measure_serving(
             server.grpc_url,
             graphs=rendered.cpu_graphs,
@@ -94,6 +103,7 @@ def compare_serving(
             rounds=rounds,
             max_images=max_images,
             cores=cores,
+            journals=journals,
             progress=progress,
         )
     return ServingComparison(record=record, accuracy=accuracy)

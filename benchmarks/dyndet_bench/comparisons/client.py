@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +18,14 @@ import tritonclient.grpc.aio as triton_aio
 from pydantic import BaseModel, ConfigDict, Field
 
 from dynamicdet.aliases import Progress, UInt8Array, silent
-from dynamicdet.errors import InputError
+from dynamicdet.errors import InputError, ServerError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.pictures import pictures_in, spread
+from dyndet_bench.measuring.attempts import Attempts, Missing, check_any
+from dyndet_bench.measuring.journal import JournalFolder, Replayed
 from dyndet_bench.measuring.machine import Circumstances, circumstances
-from dyndet_bench.measuring.served import ALL_EASY, Served
+from dyndet_bench.measuring.served import ALL_EASY, Served, server_errors
 from dyndet_client import AsyncDetector, Detector, SharedMemoryError, TransportChoice
 from dyndet_client.codec import OUTPUTS
 from dyndet_client.transport import triton_client
@@ -28,7 +33,16 @@ from dyndet_client.transport import triton_client
 _Send = Callable[[UInt8Array], float]
 """Sends one letterboxed image and returns the time in milliseconds."""
 
+_WAIT_S, _WIRE_S = 60.0, 660.0
+"""own deadline of a raw call, and that on the wire: cancelled calls can end a tritonserver before release 25.06"""
 _RAW, _SDK, _SHARED = "raw", "sdk", "shared memory"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A round: each client's times of the images, in their order."""
+
+    times_ms: dict[str, list[float]]
 
 
 class SdkTimes(BaseModel):
@@ -57,7 +71,9 @@ class SdkOverheadRecord(BaseModel):
     shared_memory_async: SdkTimes | None
     read_ms: float = Field(description="median time to decode and letterbox an image file; in no ratio")
     images: int
-    rounds: int
+    rounds: int = Field(description="rounds that could be measured")
+    missing: tuple[Missing, ...] = Field(default=(), description="rounds that failed twice, and why")
+    replayed: Replayed | None = Field(default=None, description="rounds of earlier runs of the same command")
     circumstances: Circumstances
 
 
@@ -68,19 +84,21 @@ def measure_sdk_overhead(
     images: Path,
     rounds: int = 5,
     max_images: int = 40,
+    journals: JournalFolder | None = None,
     progress: Progress = silent,
 ) -> SdkOverheadRecord:
     """Send each image of a folder with every client, one after the other, `rounds` times, one request at a time.
 
     `url` is a server's gRPC address; shared memory is measured if the server runs on this machine.
 
-    Raises InputError and ServerError.
+    With `journals`, each round is stored, and those of an earlier run are used. A round that fails twice is in the
+    record's `missing`. Raises ServerError if no round could be measured; InputError.
     """
     if rounds < 1 or max_images < 1:
         raise InputError(f"rounds and max_images must be at least 1, got {rounds} and {max_images}")
     with Served(url, model) as served:
         served.warm_up()
-        versions = served.versions()
+        versions, identity = served.versions(), served.identity()
         side, address = served.detector.input_size, served.address
     chosen = spread(pictures_in(images), max_images)
     squares, read_ms = _read(chosen, side)
@@ -88,12 +106,17 @@ def measure_sdk_overhead(
         senders = _senders(stack, address, model)
         for send in senders.values():
             send(squares[0])
-        times: dict[str, list[list[float]]] = {name: [] for name in senders}
+        sent = hashlib.sha256(b"".join(square.tobytes() for square in squares)).hexdigest()
+        depends_on = {"bench": "client", "server": identity, "images": sent, "clients": list(senders)}
+        attempts = Attempts(None if journals is None else journals.open(depends_on, _Row))
+        found: list[_Row] = []
         for number in range(rounds):
             progress("send with each client", number, rounds)
-            for name, row in _round(senders, squares).items():
-                times[name].append(row)
+            entry = attempts.measure({"round": number}, lambda: _round(senders, squares), what=f"round {number + 1}")
+            found += [] if entry is None else [entry.measured]
         progress("send with each client", rounds, rounds)
+    check_any(attempts.missing, len(found))
+    times = {name: [row.times_ms[name] for row in found] for name in senders}
     return SdkOverheadRecord(
         model=model,
         image_bytes=squares[0].nbytes,
@@ -103,7 +126,9 @@ def measure_sdk_overhead(
         shared_memory_async=_compare(times, f"async {_RAW}", f"async {_SHARED}") if _SHARED in times else None,
         read_ms=float(np.median(read_ms)),
         images=len(squares),
-        rounds=rounds,
+        rounds=len(found),
+        missing=tuple(attempts.missing),
+        replayed=attempts.replayed,
         circumstances=circumstances(**versions),
     )
 
@@ -117,7 +142,7 @@ def _read(files: Sequence[Path], side: int) -> tuple[list[UInt8Array], list[floa
     return squares, times
 
 
-def _round(senders: dict[str, _Send], squares: Sequence[UInt8Array]) -> dict[str, list[float]]:
+def _round(senders: dict[str, _Send], squares: Sequence[UInt8Array]) -> _Row:
     """Send each image with each client; the first client changes from image to image."""
     names = list(senders)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -125,7 +150,7 @@ def _round(senders: dict[str, _Send], squares: Sequence[UInt8Array]) -> dict[str
         first = number % len(names)
         for name in names[first:] + names[:first]:
             times[name].append(senders[name](square))
-    return times
+    return _Row(times)
 
 
 def _senders(stack: ExitStack, address: str, model: str) -> dict[str, _Send]:
@@ -151,7 +176,8 @@ def _raw(stack: ExitStack, address: str, model: str) -> _Send:
     def send(square: UInt8Array) -> float:
         started = time.perf_counter()
         inputs, outputs = _request(square)
-        _read_outputs(client.infer(model, inputs, outputs=outputs, client_timeout=60.0))
+        with server_errors(address, model):
+            _read_outputs(client.infer(model, inputs, outputs=outputs, client_timeout=_WIRE_S))
         return 1e3 * (time.perf_counter() - started)
 
     return send
@@ -162,11 +188,12 @@ def _async_raw(stack: ExitStack, loop: asyncio.AbstractEventLoop, address: str, 
         return triton_aio.InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)])
 
     client = loop.run_until_complete(connect())
-    stack.callback(lambda: loop.run_until_complete(client.close()))
+    stack.callback(lambda: _leave(loop, client.close()))
 
     async def send(square: UInt8Array) -> None:
         inputs, outputs = _request(square)
-        _read_outputs(await client.infer(model, inputs, outputs=outputs, client_timeout=60.0))
+        with server_errors(address, model):
+            _read_outputs(await client.infer(model, inputs, outputs=outputs, client_timeout=_WIRE_S))
 
     return _in_loop(loop, send)
 
@@ -186,7 +213,7 @@ def _async_sdk(
     stack: ExitStack, loop: asyncio.AbstractEventLoop, address: str, model: str, transport: TransportChoice
 ) -> _Send:
     detector = AsyncDetector(address, model, transport=transport)
-    stack.callback(lambda: loop.run_until_complete(detector.close()))
+    stack.callback(lambda: _leave(loop, detector.close()))
     loop.run_until_complete(detector.connect())
 
     async def send(square: UInt8Array) -> None:
@@ -203,7 +230,21 @@ def _in_loop(loop: asyncio.AbstractEventLoop, send: Callable[[UInt8Array], Await
         await send(square)
         return 1e3 * (time.perf_counter() - started)
 
-    return lambda square: loop.run_until_complete(timed(square))
+    def one(square: UInt8Array) -> float:
+        task = loop.create_task(timed(square))
+        loop.run_until_complete(asyncio.wait({task}, timeout=_WAIT_S))
+        if not task.done():
+            raise ServerError(f"the server gave no answer within {_WAIT_S:g} s")
+        return task.result()
+
+    return one
+
+
+def _leave(loop: asyncio.AbstractEventLoop, closing: Coroutine[Any, Any, None]) -> None:
+    """Close a connection once its call was answered, for which it waits a bounded time."""
+    if tasks := asyncio.all_tasks(loop):  # after Ctrl-C
+        loop.run_until_complete(asyncio.wait(tasks, timeout=_WAIT_S))
+    loop.run_until_complete(closing)
 
 
 def _request(square: UInt8Array) -> tuple[list[triton.InferInput], list[triton.InferRequestedOutput]]:

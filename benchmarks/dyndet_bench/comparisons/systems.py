@@ -1,4 +1,7 @@
-"""The ways to serve that `serving` measures: each takes a threshold and a concurrency and returns measurements."""
+"""The ways to serve that `serving` measures: each takes a threshold and a concurrency and returns measurements.
+
+Every failure of one of them is a DyndetError that says why.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from dynamicdet.aliases import UInt8Array
+from dynamicdet.errors import DyndetError
 from dyndet_bench.comparisons.bare import BareStages
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
@@ -58,6 +62,8 @@ class Harness:
     perf_analyzer: PerfAnalyzer
     address: str
     images: Sequence[UInt8Array]
+    check_alive: Callable[[], object]
+    """raises the server's own error if it is gone"""
 
     def system(
         self,
@@ -81,10 +87,26 @@ class Harness:
                 load=Load(concurrency=concurrency),
                 requests=len(self.images) * (1 if concurrency == 1 else 3),
                 shared_memory_bytes=_OUTPUT_BYTES if shared_memory else None,
+                check_alive=self.check_alive,
             )
             return Figures(run.percentiles_ms[50], run.percentiles_ms[99], run.throughput_per_s, run.repeats)
 
         return System(name, mixes, measure)
+
+
+def local(name: str, measure: Callable[[float, int], Figures], *, concurrent: bool = False) -> System:
+    """A way that needs no server: any exception of the libraries that it calls is a DyndetError."""
+
+    def checked(threshold: float, concurrency: int) -> Figures:
+        try:
+            return measure(threshold, concurrency)
+        except DyndetError:
+            raise
+        except Exception as error:  # each library has its own kinds
+            text = str(error).strip().partition("\n")[0] or "no reason given"
+            raise DyndetError(f"{name} failed: {type(error).__name__}: {text}") from error
+
+    return System(name, MIXES, checked, concurrent)
 
 
 _pooled: Callable[[float, int], Figures] | None = None
@@ -121,7 +143,7 @@ def floor(graphs: Mapping[str, Path], images: Sequence[UInt8Array], cores: int) 
         together = _side_by_side(single, images, threshold)
         return max(alone, together, key=lambda figures: figures.throughput_per_s)
 
-    return System(FLOOR, MIXES, measure)
+    return local(FLOOR, measure, concurrent=True)
 
 
 def loop(answer: Eager, images: Sequence[UInt8Array]) -> Callable[[float, int], Figures]:

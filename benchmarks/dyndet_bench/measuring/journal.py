@@ -1,7 +1,8 @@
-"""Every round of a calibration or sweep goes to disk as soon as it is measured, so an interruption loses no round.
+"""Every measurement goes to disk as soon as it is made, so an interruption loses only the one under way.
 
-A search decides only by its measurements. With the same rounds it chooses the same thresholds again. A calibration that
-is started again therefore replays the recorded rounds and continues where it stopped.
+A journal is a file of lines, one measurement each: the question that it answers, the values, the machine, versions,
+command and date. The configuration that all measurements of a file depend on is in a file beside it. A command that is
+typed again takes what is recorded, and measures the rest.
 """
 
 from __future__ import annotations
@@ -10,75 +11,78 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, ClassVar, Generic, TypeVar
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import to_jsonable_python
 
 from dynamicdet.errors import InputError
-from dyndet_bench.measuring.counters import RouteCounts, ServerTimes
-from dyndet_bench.measuring.measure import PERCENTILES, Run
+from dynamicdet.files import whole_file
+from dyndet_bench.measuring.machine import Circumstances, circumstances, describe_machine, describe_versions
 
-Wanted = tuple[tuple[float | None, bool], ...]
-"""thresholds of a round, each with whether its single latencies are wanted"""
-Round = list[Run]
-"""one run of each threshold, in their order"""
+Measured = TypeVar("Measured")
 
-
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=0, le=2**53)]
+RESUMED_S = 24 * 3600.0
+"""benches do not use measurements that are older"""
 
 
-class _RunRecord(BaseModel):
-    """A run as it is written; any other line is damaged."""
+class _Line(BaseModel, Generic[Measured]):
+    """A measurement as it is written; any other line is damaged."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    threshold: Annotated[float, Field(ge=0, le=1)] | None
-    requests: _Count
-    mean_ms: _Positive
-    percentiles_ms: dict[str, _Positive]
-    throughput_per_s: _Positive
-    counts: dict[str, _Count]
-    times: dict[str, float]
-    latencies_ms: Annotated[list[_Positive], Field(min_length=1)] | None
-    repeats: _Count = 0
-    """earlier versions did not write it"""
-
-    @model_validator(mode="after")
-    def _fields_are_known(self) -> _RunRecord:
-        percentiles = {str(percent) for percent in PERCENTILES}
-        if self.percentiles_ms.keys() != percentiles or self.counts.keys() != {"total", "hard"}:
-            raise ValueError("other percentiles or counts")
-        if not 0 <= self.counts["hard"] <= self.counts["total"] or not self.counts["total"]:
-            raise ValueError("impossible counts")
-        if self.times.keys() != {field.name for field in fields(ServerTimes)}:
-            raise ValueError("other times")
-        return self
-
-    def as_run(self) -> Run:
-        """The run that was recorded."""
-        return Run(
-            threshold=self.threshold,
-            requests=self.requests,
-            mean_ms=self.mean_ms,
-            percentiles_ms={int(percent): value for percent, value in self.percentiles_ms.items()},
-            throughput_per_s=self.throughput_per_s,
-            counts=RouteCounts(**self.counts),
-            times=ServerTimes(**self.times),  # type: ignore[arg-type]
-            latencies_ms=None if self.latencies_ms is None else np.array(self.latencies_ms, np.float64),
-            repeats=self.repeats,
-        )
-
-
-class _RoundRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     time: float
-    runs: Annotated[list[_RunRecord], Field(min_length=1)]
+    question: JsonValue
+    measured: Measured
+    circumstances: Circumstances
+
+
+class _Fresh(BaseModel):
+    """A line that starts anew: the measurements before it no longer count."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    fresh: float
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Measured]):
+    """A measurement."""
+
+    measured: Measured
+    time: float
+    """when it was made, seconds since 1970"""
+    replayed: bool
+    """whether an earlier run of the command made it"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """The measurements of a result that an earlier run of the command made."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # for the records that hold it
+
+    measurements: Annotated[int, Field(ge=1)]
+    oldest: str
+    """when the oldest of them was made, UTC, ISO 8601"""
+
+    def __str__(self) -> str:
+        """A sentence for the user."""
+        many = self.measurements != 1
+        made = f"{self.measurements} measurements are" if many else "One measurement is"
+        return f"{made} from an earlier run ({'the oldest of ' if many else ''}{self.oldest}); --fresh repeats them."
+
+    @classmethod
+    def together(cls, parts: Iterable[Replayed | None]) -> Replayed | None:
+        """Those of several parts of a result; None if there are none."""
+        found = [part for part in parts if part is not None]
+        if not found:
+            return None
+        return cls(measurements=sum(part.measurements for part in found), oldest=min(part.oldest for part in found))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,65 +90,113 @@ class JournalFolder:
     """A folder of journals, one for everything that a measurement depends on."""
 
     folder: Path
-    newest_s: float
-    """rounds older than this many seconds do not count: machines change their speed"""
+    newest_s: float = RESUMED_S
+    """measurements older than this many seconds do not count: machines change their speed"""
     fresh: bool = False
-    """whether the rounds that are there already do not count"""
+    """whether the measurements that are there already do not count"""
+    subject: Mapping[str, object] = field(default_factory=dict)
+    """what all measurements depend on beside what the bench knows, such as the hash of a repository"""
 
-    def open(self, identity: Mapping[str, object]) -> Journal:
-        """The journal of measurements that depend on `identity`. Raises InputError as `Journal` does."""
-        return Journal(self.folder, identity, newest_s=self.newest_s, fresh=self.fresh)
+    def about(self, **subject: object) -> JournalFolder:
+        """The same folder for measurements that also depend on these."""
+        return replace(self, subject={**self.subject, **subject})
+
+    def open(self, identity: Mapping[str, object], kind: type[Measured]) -> Journal[Measured]:
+        """The journal of measurements that depend on `identity`, this machine and the installed versions.
+
+        `kind` is the type of a measurement, anything that pydantic reads. Raises InputError as `Journal` does.
+        """
+        whole = {**identity, **self.subject, "client": describe_machine(), "versions": describe_versions()}
+        return Journal(self.folder, whole, kind, newest_s=self.newest_s, fresh=self.fresh)
 
 
-class Journal:
-    """The recorded rounds of one server, workload and load. Each is returned once.
+class Journal(Generic[Measured]):
+    """The recorded measurements of one kind that depend on the same things. Each is given out once.
 
     Raises InputError if the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, object], *, newest_s: float, fresh: bool = False) -> None:
-        """`identity` is everything that a measurement depends on; rounds older than `newest_s` seconds do not count."""
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, object],
+        kind: type[Measured],
+        *,
+        newest_s: float,
+        fresh: bool = False,
+    ) -> None:
+        """`identity` is everything that a measurement depends on; those older than `newest_s` seconds do not count."""
+        plain = json.dumps(identity, sort_keys=True, default=str)
+        key = hashlib.sha256(plain.encode()).hexdigest()[:16]
         self.path = folder / f"{key}.jsonl"
-        self.replayed = 0
-        self._known: dict[tuple[float | None, ...], list[Round]] = defaultdict(list)
+        self._known: dict[str, list[Entry[Measured]]] = defaultdict(list)
+        self._taken: list[Entry[Measured]] = []
+        self._here: Circumstances | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            configuration = folder / f"{key}.json"
+            if not configuration.exists():
+                with whole_file(configuration, durable=False) as temporary:
+                    temporary.write_text(json.dumps(json.loads(plain), indent=1) + "\n")
             with self.path.open("a") as file:
                 file.write("\n")  # ends a line whose writing was interrupted
+                if fresh:
+                    file.write(_Fresh(fresh=time.time()).model_dump_json() + "\n")
         except OSError as error:
             raise InputError(f"measurements cannot be stored in {folder} ({error.strerror})") from error
-        if not fresh:
-            self._read(time.time() - newest_s)
+        self._read(_Line[kind], time.time() - newest_s)  # type: ignore[valid-type]
 
-    def take(self, wanted: Wanted) -> Round | None:
-        """The oldest recorded round of exactly these thresholds that was not taken yet and has the wanted latencies."""
-        rounds = self._known[tuple(threshold for threshold, _ in wanted)]
-        for index, runs in enumerate(rounds):
-            if all(run.latencies_ms is not None for run, (_, latencies) in zip(runs, wanted, strict=True) if latencies):
-                self.replayed += 1
-                return rounds.pop(index)
+    @property
+    def replayed(self) -> Replayed | None:
+        """The measurements that were taken so far; None if there were none."""
+        if not self._taken:
+            return None
+        oldest = datetime.fromtimestamp(min(entry.time for entry in self._taken), timezone.utc)
+        return Replayed(measurements=len(self._taken), oldest=oldest.isoformat(timespec="seconds"))
+
+    def take(self, question: JsonValue, accept: Callable[[Measured], bool] = lambda _: True) -> Entry[Measured] | None:
+        """The oldest recorded answer to exactly this question that was not taken yet and is acceptable."""
+        entries = self._known[_key(question)]
+        for index, entry in enumerate(entries):
+            if accept(entry.measured):
+                self._taken.append(entry)
+                return entries.pop(index)
         return None
 
-    def add(self, runs: Round) -> None:
-        """Record a round."""
-        line = json.dumps({"time": time.time(), "runs": [_plain(run) for run in runs]})
+    def add(self, question: JsonValue, measured: Measured) -> Entry[Measured]:
+        """Record an answer, with the machine, the versions, the command and the date."""
+        now = time.time()
+        self._here = self._here or circumstances()
+        date = datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds")
+        line = {
+            "time": now,
+            "question": question,
+            "measured": to_jsonable_python(measured),
+            "circumstances": to_jsonable_python(replace(self._here, date=date)),
+        }
         with self.path.open("a") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(line) + "\n")
+        return Entry(measured, now, replayed=False)
 
-    def _read(self, since: float) -> None:
-        for line in self.path.read_bytes().splitlines():
+    def _read(self, kind: type[_Line[Measured]], since: float) -> None:
+        for text in self.path.read_bytes().splitlines():
             try:
-                record = _RoundRecord.model_validate_json(line)
+                line = kind.model_validate_json(text)
             except ValidationError:
+                if _starts_anew(text):
+                    self._known.clear()
                 continue  # cut off, or damaged
-            if not since <= record.time <= time.time():
-                continue
-            runs = [run.as_run() for run in record.runs]
-            self._known[tuple(run.threshold for run in runs)].append(runs)
+            if since <= line.time <= time.time():
+                self._known[_key(line.question)].append(Entry(line.measured, line.time, replayed=True))
 
 
-def _plain(run: Run) -> dict[str, Any]:
-    latencies = None if run.latencies_ms is None else np.round(run.latencies_ms, 4).tolist()
-    counts = {"total": run.counts.total, "hard": run.counts.hard}
-    return {**asdict(run), "counts": counts, "latencies_ms": latencies}
+def _starts_anew(text: bytes) -> bool:
+    try:
+        _Fresh.model_validate_json(text)
+    except ValidationError:
+        return False
+    return True
+
+
+def _key(question: JsonValue) -> str:
+    return json.dumps(question, sort_keys=True)

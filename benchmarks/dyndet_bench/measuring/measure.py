@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from dyndet_bench.measuring.perf_run import PERCENTILES, perf_run, warm_up_reque
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import Workload
 
-__all__ = ["PERCENTILES", "Counters", "Run", "measure"]
+__all__ = ["PERCENTILES", "Counters", "Run", "hard_share", "measure"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,12 @@ class Run:
     """(requests,) if they were requested"""
     repeats: int = 0
     """earlier tries that hung or lost requests; if runs share a process, the first one counts them"""
+
+
+def hard_share(runs: Sequence[Run]) -> float | None:
+    """Share of images that the server counted as hard, 0..1, over some runs; None if it counted no image."""
+    total = sum(run.counts.total for run in runs)
+    return min(1.0, sum(run.counts.hard for run in runs) / total) if total else None
 
 
 class Counters:

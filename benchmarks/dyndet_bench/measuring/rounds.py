@@ -8,12 +8,12 @@ from typing import Literal
 
 from dynamicdet.aliases import FloatArray
 from dyndet_bench.measuring.interleaved import measure_interleaved
-from dyndet_bench.measuring.journal import JournalFolder, Round, Wanted
+from dyndet_bench.measuring.journal import JournalFolder, Replayed
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.machine import describe_machine
 from dyndet_bench.measuring.measure import Run, measure
 from dyndet_bench.measuring.open_loop import measure_open_loop
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
+from dyndet_bench.measuring.round_journal import Round, RoundJournal, Wanted
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import Workload
 
@@ -58,14 +58,14 @@ class Rounds:
         self._requests = -(-len(workload) // self.load.batch) if requests is None else requests
         self._difficulties = difficulties if self.load == Load() else None
         self._method = self._choose_method(as_sent=as_sent)
-        self._journal = None if journals is None else journals.open(self._identity())
+        self._journal = None if journals is None else RoundJournal(journals, self._identity())
         self._raw = raw
         self._number = 0
 
     @property
-    def replayed(self) -> int:
-        """Rounds that came from the journal."""
-        return 0 if self._journal is None else self._journal.replayed
+    def replayed(self) -> Replayed | None:
+        """The rounds that came from the journal; None if there were none."""
+        return None if self._journal is None else self._journal.replayed
 
     def measure(
         self,
@@ -115,10 +115,9 @@ class Rounds:
         return "run by run" if self._difficulties is None else "request by request"
 
     def _identity(self) -> dict[str, object]:
-        """Everything that a run depends on, except its threshold."""
+        """What a run depends on beside its threshold, this machine and the installed versions."""
         return {
             "server": self._served.identity(),
-            "client": describe_machine(),
             "perf_analyzer": self._perf_analyzer.version,
             "images": self.workload.sha256,
             "load": str(self.load),

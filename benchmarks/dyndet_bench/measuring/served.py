@@ -143,13 +143,13 @@ class Served:
 
     def _ask(self, method: str, model: str, **arguments: Any) -> Any:
         """The server's answer to a call of Triton's client about a model."""
-        with _server_errors(self.address, model):
+        with server_errors(self.address, model):
             return self._transport.ask(method, _TIMEOUT_S, **arguments)
 
 
 def served_detectors(url: str) -> list[str]:
     """Names of the dyndet detectors that are ready on this server."""
-    with _server_errors(parse_url(url), "repository index"), triton_client(url) as client:
+    with server_errors(parse_url(url), "repository index"), triton_client(url) as client:
         index = client.get_model_repository_index(as_json=True)
         ready = [model["name"] for model in index.get("models", []) if model.get("state") == "READY"]
         configs = [client.get_model_config(name, as_json=True)["config"] for name in ready]
@@ -161,7 +161,7 @@ def served_detectors(url: str) -> list[str]:
 
 
 @contextmanager
-def _server_errors(address: str, model: str) -> Iterator[None]:
+def server_errors(address: str, model: str) -> Iterator[None]:
     """Turn the client's exceptions into a ServerError of one sentence."""
     try:
         yield

@@ -193,6 +193,26 @@ def failures(facts: Facts) -> str:
     return f"{len(facts.failed)} of {counted(len(facts.cells), 'cell')} could not be measured: {sentence(reason)}"
 
 
+def gaps(facts: Facts) -> str:
+    """What is missing beside whole cells: runs of a cell, and the routes on their own; empty if nothing is."""
+    partly = [item.cell for item in facts.measured if item.cell.missing]
+    lines = []
+    if partly:
+        runs = counted(sum(len(cell.missing) for cell in partly), "run")
+        lines.append(
+            f"{runs} of {counted(len(partly), 'cell')} could not be measured: {sentence(partly[0].missing[0])}"
+        )
+    if facts.sweep.missing_routes is not None:
+        lines.append(f"The two routes could not be measured on their own: {sentence(facts.sweep.missing_routes)}")
+    return " ".join(lines)
+
+
+def replayed(facts: Facts) -> str:
+    """Says so where the sweep was put together from several runs of the command; empty where it was not."""
+    found = facts.sweep.replayed
+    return "" if found is None else plain(str(found))
+
+
 def lateness(facts: Facts) -> str:
     """Where the client of an open loop was late, so latencies include the client; empty if it was never late."""
     late = [cell for cell in facts.cells if cell.warning]

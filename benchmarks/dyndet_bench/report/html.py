@@ -80,7 +80,7 @@ def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
     return environment.get_template(_TEMPLATE).render(
         model=plain(sweep.model),
         answer=findings.answer(facts),
-        alerts=[text for text in (findings.failures(facts), findings.lateness(facts)) if text],
+        alerts=[text for text in (findings.failures(facts), findings.gaps(facts), findings.lateness(facts)) if text],
         setup=_setup(facts),
         sections=_sections(facts, plots, folder),
         versions={plain(name): plain(version) for name, version in sweep.circumstances.versions.items()},
@@ -105,6 +105,7 @@ def _setup(facts: Facts) -> dict[str, str]:
         "Accuracy": f"measured on {sweep.accuracy_data}" if sweep.accuracy and sweep.accuracy_data else "",
         "Repetitions": f"{sweep.repetitions} per cell; the cells take turns",
         "Repeats": findings.repeats(facts),
+        "Earlier runs": findings.replayed(facts),
         "Command": circumstances.command,
         "Date": circumstances.date,
     }

@@ -42,8 +42,8 @@ def _findings(facts: Facts, plots: Plots) -> list[str]:
     tails = tuple(plot for plot in plots.loads if plot.title.startswith("p99"))
     drawn = [plot.finding for plot in (*plots.frontiers, *plots.routes, *plots.difficulties, *plots.splits, *tails)]
     checks = [f"Paper: {findings.paper(check)}" for check in facts.sweep.paper]
-    trouble = (findings.failures(facts), findings.lateness(facts), findings.repeats(facts))
-    return [line for line in (*trouble, *drawn, *checks) if line]
+    trouble = (findings.failures(facts), findings.gaps(facts), findings.lateness(facts), findings.repeats(facts))
+    return [line for line in (*trouble, findings.replayed(facts), *drawn, *checks) if line]
 
 
 def _folded(table: Table) -> str:

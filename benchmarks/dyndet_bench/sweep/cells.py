@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dyndet_bench.measuring.attempts import try_twice
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.measure import PERCENTILES, Run
+from dyndet_bench.measuring.measure import PERCENTILES, Run, hard_share
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, Statistic, bootstrap_interval
 from dyndet_bench.sweep.record import Cell, Latency, Split
@@ -37,16 +38,20 @@ class CellRuns:
     """our own generator's"""
     raw: list[str] = field(default_factory=list)
     """perf_analyzer's own files, relative to the record"""
-    error: str | None = None
+    failures: list[str] = field(default_factory=list)
+    """why runs are missing"""
     warning: str | None = None
 
     def measure(self, number: int) -> None:
-        """One more run, the `number`-th of the cell. Raises ServerError."""
-        self.runs += self.rounds.measure((self.threshold,), number=number)
-        self.raw += [f"{RAW_FOLDER}/{name}" for name in self.rounds.raw_files(self.threshold)]
+        """One more run, the `number`-th of the cell; one that fails is tried again once. Raises ServerError."""
+        runs = try_twice(lambda: self.rounds.measure((self.threshold,), number=number))
+        raw = [f"{RAW_FOLDER}/{name}" for name in self.rounds.raw_files(self.threshold)]
         if self.due is not None:
-            self.open_loop += self.due.measure((self.threshold,), number=number)
-            self.warning = self.due.warnings.get(self.threshold)
+            due = self.due
+            self.open_loop += try_twice(lambda: due.measure((self.threshold,), number=number))
+            self.warning = due.warnings.get(self.threshold)
+        self.runs += runs
+        self.raw += raw
         self.rounds.workload.discard(self.threshold)
 
     def record(self) -> Cell:
@@ -57,7 +62,8 @@ class CellRuns:
             concurrency=None if load.open else load.concurrency,
             request_rate=load.request_rate,
             batch=load.batch,
-            error=None if self.runs else self.error or "it was not measured",
+            error=None if self.runs else next(iter(self.failures), "it was not measured"),
+            missing=tuple(self.failures),
             raw=tuple(self.raw),
         )
         if not self.runs:
@@ -66,7 +72,6 @@ class CellRuns:
         low, high = bootstrap_interval(MEAN.of, self.runs)
         least, most = bootstrap_interval(THROUGHPUT.of, answered)
         repeated = len(self.runs) > 1
-        total = sum(run.counts.total for run in answered)
         return cell.model_copy(
             update={
                 "requests": sum(run.requests for run in self.runs),
@@ -76,7 +81,7 @@ class CellRuns:
                 "mean_high_ms": high if repeated else None,
                 "throughput_low_per_s": least if repeated else None,
                 "throughput_high_per_s": most if repeated else None,
-                "hard_share": min(1.0, sum(run.counts.hard for run in answered) / total) if total else None,
+                "hard_share": hard_share(answered),
                 "split": _split(self.runs),
                 "open_loop": _pooled_latency(self.open_loop) if self.open_loop else None,
                 "warning": self.warning,

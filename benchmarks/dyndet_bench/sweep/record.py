@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynamicdet.errors import InputError
+from dyndet_bench.measuring.journal import Replayed
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.machine import Circumstances
 
@@ -51,6 +52,7 @@ class Cell(_Record):
     request_rate: float | None = Field(description="open loop, requests a second")
     batch: int
     error: str | None = Field(default=None, description="why it could not be measured; the values are None then")
+    missing: tuple[str, ...] = Field(default=(), description="a reason for each run that failed twice")
     requests: int | None = None
     throughput_per_s: Positive | None = Field(default=None, description="images a second")
     latency: Latency | None = None
@@ -147,7 +149,14 @@ class Sweep(_Record):
     points: tuple[Point, ...] = ()
     paper: tuple[PaperCheck, ...] = ()
     gallery: tuple[Picture, ...] = ()
+    missing_routes: str | None = Field(default=None, description="why the routes could not be measured on their own")
+    replayed: Replayed | None = Field(default=None, description="measurements of earlier runs of the same command")
     circumstances: Circumstances
+
+    @property
+    def missing(self) -> int:
+        """Measurements that failed twice."""
+        return sum(len(cell.missing) for cell in self.cells) + (self.missing_routes is not None)
 
     @property
     def repeats(self) -> int:

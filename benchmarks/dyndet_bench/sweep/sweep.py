@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,14 +12,16 @@ from typing import Literal, get_args
 import numpy as np
 
 from dynamicdet.aliases import FloatArray, Progress, silent
-from dynamicdet.errors import DyndetError, InputError, ServerError
+from dynamicdet.errors import DyndetError, InputError, MissingExtraError, ServerError
 from dynamicdet.files import whole_file
 from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import threshold_for_easy_share
-from dyndet_bench.measuring.journal import JournalFolder
+from dyndet_bench.measuring.attempts import try_twice
+from dyndet_bench.measuring.journal import JournalFolder, Replayed
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.machine import circumstances
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
+from dyndet_bench.measuring.round_journal import Round
 from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.statistic import MEAN, pooled
@@ -34,8 +36,6 @@ Route = Literal["easy", "hard"]
 
 _ROUTES: tuple[Route, ...] = get_args(Route)
 _ROUTE_ROUNDS = 2
-_RESUMED_S = 24 * 3600.0
-"""runs of an interrupted sweep that are older are not reused"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +81,16 @@ def sweep(
     accuracy_data: str | None = None,
     points: Sequence[Point] = (),
     fresh: bool = False,
+    subject: Mapping[str, object] | None = None,
     metrics_url: str | None = None,
     progress: Progress = silent,
 ) -> Sweep:
     """Measure the detector at `url` with perf_analyzer, and write `sweep.json`, raw outputs and images to `output`.
 
     The cells are measured in turn, once per repetition, so all of them see the machine fast and slow. Each run is
-    stored as soon as it is done. A sweep that is started again continues where it stopped, unless `fresh` is set. If a
-    cell fails, its record has the error. `accuracy` returns the average precision of the thresholds.
+    stored as soon as it is done. A sweep that is started again within a day continues where it stopped, unless `fresh`
+    is set; `subject` is what its runs depend on beside the server's configuration. A run that fails is tried again
+    once; then its cell's record has the reason. `accuracy` returns the average precision of the thresholds.
     `report.write_report` writes the reports. `metrics_url` is for a detector of the topology `fused`; by default it is
     port 8002 of the server.
 
@@ -110,15 +112,17 @@ def sweep(
         accuracies = () if accuracy is None else tuple(accuracy(thresholds))
         gallery = make_gallery(served, files, difficulties, output, middle=_middle(points, difficulties))
         with Workload(letterboxed) as workload:
-            journals = JournalFolder(folder=output / RAW_FOLDER, newest_s=_RESUMED_S, fresh=fresh)
+            journals = JournalFolder(folder=output / RAW_FOLDER, fresh=fresh, subject=subject or {})
             rounds = functools.partial(Rounds, served, perf_analyzer, workload, journals=journals)
-            routes = _routes(rounds(), progress)
+            alone = rounds()
+            routes, missing_routes = _routes(alone, progress)
             pictures = len(letterboxed)
             cells = cells_of(thresholds, plan.loads, rounds, output, pictures=pictures, requests=plan.requests)
             death = _measure(cells, plan.repetitions, progress)
         described = circumstances(perf_analyzer=perf_analyzer.version, **({} if death else served.versions()))
     if death is None and not any(cell.runs for cell in cells):
-        raise ServerError(f"no cell could be measured; the first says: {cells[0].error}")
+        raise ServerError(f"no cell could be measured; the first says: {cells[0].failures[0]}")
+    used = [alone, *(one for cell in cells for one in (cell.rounds, cell.due) if one is not None)]
     record = Sweep(
         model=model,
         url=url,
@@ -136,6 +140,8 @@ def sweep(
         points=tuple(points),
         paper=check_paper(),
         gallery=gallery,
+        missing_routes=missing_routes,
+        replayed=Replayed.together(one.replayed for one in {id(one): one for one in used}.values()),
         circumstances=described,
     )
     with whole_file(output / FILE_NAME) as temporary:
@@ -156,26 +162,35 @@ def _measure(cells: Sequence[CellRuns], repetitions: int, progress: Progress) ->
                 cell.measure(repetition + 1)
             except ServerUnreachableError as error:
                 for open_cell in cells:
-                    if not open_cell.runs:
-                        open_cell.error = open_cell.error or str(error)
+                    left = repetitions - len(open_cell.runs) - len(open_cell.failures)
+                    open_cell.failures += [str(error)] * left
                 return error
             except DyndetError as error:
-                cell.error = str(error)
+                cell.failures.append(str(error))
             done += 1
             progress(step, done, total)
     return None
 
 
-def _routes(rounds: Rounds, progress: Progress) -> dict[Route, RouteLatencies]:
-    """Latencies of single requests down each route, one at a time."""
+def _routes(rounds: Rounds, progress: Progress) -> tuple[dict[Route, RouteLatencies], str | None]:
+    """Latencies of single requests down each route, one at a time; empty, with the reason, if this fails twice.
+
+    Raises ServerUnreachableError if the server is gone.
+    """
     step, total = "measure both routes", 2 * _ROUTE_ROUNDS
     progress(step, 0, total)
     counter = itertools.count(1)
     ends = (ALL_EASY, ALL_HARD)
-    measured = [
-        rounds.measure(ends, lambda: progress(step, next(counter), total), latencies_of=ends)
-        for _ in range(_ROUTE_ROUNDS)
-    ]
+
+    def one_round() -> Round:
+        return rounds.measure(ends, lambda: progress(step, min(next(counter), total), total), latencies_of=ends)
+
+    try:
+        measured = [try_twice(one_round) for _ in range(_ROUTE_ROUNDS)]
+    except (ServerUnreachableError, InputError, MissingExtraError):
+        raise
+    except DyndetError as error:
+        return {}, str(error)
     routes: dict[Route, RouteLatencies] = {}
     for name, runs in zip(_ROUTES, zip(*measured, strict=True), strict=True):
         quantiles = np.quantile(pooled(runs), np.linspace(0, 1, 101), method="inverted_cdf")
@@ -185,7 +200,7 @@ def _routes(rounds: Rounds, progress: Progress) -> dict[Route, RouteLatencies]:
             requests=sum(run.requests for run in runs),
             repeats=sum(run.repeats for run in runs),
         )
-    return routes
+    return routes, None
 
 
 def _draw(files: Sequence[Path], plan: SweepPlan) -> list[Path]:

@@ -197,7 +197,7 @@ def _evidence(
         concurrency=None if load.open else load.concurrency,
         request_rate=load.request_rate,
         batch=load.batch,
-        rounds_replayed=rounds.replayed,
+        rounds_replayed=0 if rounds.replayed is None else rounds.replayed.measurements,
         repeats=rounds.repeats,
         warnings=tuple(warnings),
         **asdict(described),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,6 +14,8 @@ import numpy as np
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dynamicdet.pictures import pictures_in, spread
+from dyndet_bench.measuring.attempts import try_twice
+from dyndet_bench.measuring.journal import JournalFolder, Replayed
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_bench.measuring.rounds import Rounds
@@ -22,12 +25,15 @@ from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import TOPOLOGIES, Topology
+from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 
 ROUNDS = 5
+REPLAYED_S = 3600.0
+"""measurements that decide something are not used when they are older: machines change their speed"""
 _IMAGES = 32
 
 
@@ -49,6 +55,8 @@ class TopologyChoice:
     rounds: int
     repeats: int = 0
     """tries of perf_analyzer that hung or lost requests, and were made again"""
+    replayed: Replayed | None = None
+    """rounds of earlier runs of the same command"""
 
 
 def choose_topology(
@@ -58,12 +66,16 @@ def choose_topology(
     *,
     load: Load | None = None,
     rounds: int = ROUNDS,
+    journals: JournalFolder | None = None,
     progress: Progress = silent,
 ) -> TopologyChoice | None:
     """Serve a bundle in both topologies at once on the embedded server, and choose the one with the lower latency.
 
     It compares the sum of both routes' mean latencies at `load`, measured in turn. Returns None if there is no choice
-    because the stages' backend has no fused topology. Raises InputError, ServerError, MissingExtraError.
+    because the stages' backend has no fused topology. With `journals`, each round is stored, and those of an earlier
+    run are used. A round that fails is tried again once; the choice needs all of them.
+
+    Raises InputError, ServerError, MissingExtraError.
     """
     if not BACKENDS[options.backend].fused:
         return None
@@ -92,15 +104,21 @@ def choose_topology(
         workload = stack.enter_context(Workload(read_letterboxed(chosen, size)))
         requests = max(load.concurrency, -(-len(workload) // load.batch))
         closed_loop = replace(load, request_rate=None)
+        if journals is not None:
+            rendered = {topology: repository_sha256(folder / topology) for topology in TOPOLOGIES}
+            journals = journals.about(bench="topology", repositories=rendered)
         measurers = {
-            topology: Rounds(connection, perf_analyzer, workload, load=closed_loop, requests=requests)
+            topology: Rounds(
+                connection, perf_analyzer, workload, load=closed_loop, requests=requests, journals=journals
+            )
             for topology, connection in served.items()
         }
         means: dict[Topology, list[list[float]]] = {topology: [] for topology in TOPOLOGIES}
         for number in range(rounds):
             for topology in TOPOLOGIES[:: -1 if number % 2 else 1]:
                 progress("compare topologies", number, rounds)
-                means[topology].append([run.mean_ms for run in measurers[topology].measure((ALL_EASY, ALL_HARD))])
+                runs = try_twice(functools.partial(measurers[topology].measure, (ALL_EASY, ALL_HARD)))
+                means[topology].append([run.mean_ms for run in runs])
         progress("compare topologies", rounds, rounds)
     measured = {
         topology: RouteMeans(easy_ms=float(easy), hard_ms=float(hard))
@@ -112,4 +130,5 @@ def choose_topology(
         load=str(load),
         rounds=rounds,
         repeats=sum(measurer.repeats for measurer in measurers.values()),
+        replayed=Replayed.together(measurer.replayed for measurer in measurers.values()),
     )

@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from dyndet_bench.measuring.measure import Run
+from dynamicdet.errors import ServerError
+from dyndet_bench.measuring.measure import Run, hard_share
 from dyndet_bench.measuring.statistic import Statistic, bootstrap_interval, pooled
 from dyndet_builder.targets import Target
 
@@ -77,9 +78,11 @@ class Trial:
 
     @property
     def easy_share(self) -> float:
-        """Share of images that the server counted as answered without detector 2."""
-        total = sum(run.counts.total for run in self.mixed)
-        return 1 - sum(run.counts.hard for run in self.mixed) / total
+        """Share of images that the server counted as answered without detector 2. Raises ServerError if it has none."""
+        share = hard_share(self.mixed)
+        if share is None:
+            raise ServerError(f"the server counted no image at threshold {self.threshold:.4g}, though it answered")
+        return 1 - share
 
     @property
     def above_mixture(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -17,6 +18,8 @@ import numpy as np
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dynamicdet.pictures import pictures_in, spread
+from dyndet_bench.measuring.attempts import try_twice
+from dyndet_bench.measuring.journal import JournalFolder, Replayed
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.measure import Run
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
@@ -24,6 +27,7 @@ from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, Statistic
 from dyndet_bench.measuring.workload import Workload, read_letterboxed
+from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.repository.rendered import read_rendered
@@ -88,6 +92,8 @@ class Tuning:
     threshold: float
     written: bool
     """false if the repository had the best setting already"""
+    replayed: Replayed | None = None
+    """measurements of earlier runs of the same command"""
 
 
 def tune(
@@ -99,6 +105,7 @@ def tune(
     statistic: Statistic = MEAN,
     rounds: int = 3,
     max_images: int = 64,
+    journals: JournalFolder | None = None,
     progress: Progress = silent,
 ) -> Tuning:
     """Render a repository again with the settings that serve `load` best, measured on the embedded server.
@@ -109,6 +116,9 @@ def tune(
     rendering. The best setting has the smallest `statistic` (throughput: largest) at the repository's default
     threshold. If the repository has another setting, it is rendered again. Its operating points were measured on the
     old setting, so they are removed.
+
+    With `journals`, each run is stored, and a search that is started again continues with those of the earlier one. A
+    run that fails is tried again once. Then the search fails, because it decides by all of them.
 
     Raises InputError if dyndet did not render the repository, ServerError, MissingExtraError.
     """
@@ -125,7 +135,7 @@ def tune(
         bundle = rendered.link_bundle(folder / "bundle")
         chosen = spread(pictures_in(images), max_images)
         workload = stack.enter_context(Workload(read_letterboxed(chosen, rendered.bundle.input_size)))
-        heats = _Heats(bundle, folder, options, load, statistic, threshold, workload, rounds, progress)
+        heats = _Heats(bundle, folder, options, load, statistic, threshold, workload, rounds, journals, progress)
         default = Setting(instances=RenderOptions().instances, threads=RenderOptions().threads)
         own = Setting(
             instances=options.instances,
@@ -149,6 +159,7 @@ def tune(
         load=str(load),
         threshold=threshold,
         written=best != own,
+        replayed=heats.replayed,
     )
 
 
@@ -184,14 +195,22 @@ class _Heats:
         threshold: float,
         workload: Workload,
         rounds: int,
+        journals: JournalFolder | None,
         progress: Progress,
     ) -> None:
         self.tried: list[Tried] = []
         self._bundle, self._folder, self._options = bundle, folder, options
         self._load, self._statistic, self._threshold = load, statistic, threshold
         self._workload, self._rounds = workload, rounds
+        self._journals = journals
         self._progress = progress
+        self._replayed: list[Replayed | None] = []
         self._number = 0
+
+    @property
+    def replayed(self) -> Replayed | None:
+        """Measurements of an earlier search."""
+        return Replayed.together(self._replayed)
 
     def winner(self, settings: Sequence[Setting]) -> Setting:
         """The best of any number of settings; the best so far is measured again with the next ones."""
@@ -221,23 +240,38 @@ class _Heats:
         with ExitStack() as stack:
             extra = tuple(f"--model-repository={other}" for other in others)
             server = stack.enter_context(TritonServer(first, ServerOptions(extra_arguments=extra)))
-            measurers = [self._measurer(stack, server, place) for place in range(len(settings))]
+            measurers = [
+                self._measurer(stack, server, repository, beside=repositories, place=place)
+                for place, repository in enumerate(repositories)
+            ]
             runs: list[list[Run]] = [[] for _ in settings]
             for number in range(self._rounds):
                 for place in range(len(settings))[:: -1 if number % 2 else 1]:
-                    runs[place] += measurers[place].measure((self._threshold,), latencies_of=self._exported())
+                    runs[place] += try_twice(functools.partial(self._run, measurers[place]))
                 self._progress(step, number + 1, self._rounds)
+        self._replayed += [measurer.replayed for measurer in measurers]
         for repository in repositories:
             shutil.rmtree(repository)
         tried = [self._tried(setting, own) for setting, own in zip(settings, runs, strict=True)]
         self.tried += tried
         return tried
 
-    def _measurer(self, stack: ExitStack, server: TritonServer, place: int) -> Rounds:
+    def _measurer(
+        self, stack: ExitStack, server: TritonServer, repository: Path, *, beside: Sequence[Path], place: int
+    ) -> Rounds:
         served = stack.enter_context(Served(server.grpc_url, f"tuned_{place}", metrics_url=server.metrics_url))
         requests = -(-len(self._workload) // self._load.batch) * (1 if self._load.concurrency == 1 else 2)
         requests = max(requests, self._load.concurrency, math.ceil(self._load.request_rate or 0))
-        return Rounds(served, find_perf_analyzer(), self._workload, load=self._load, requests=requests)
+        journals = self._journals
+        if journals is not None:  # a run counts in its own heat, among the same settings
+            hashes = [repository_sha256(other) for other in beside]
+            journals = journals.about(bench="tune", heat=self._number, repository=hashes[place], beside=hashes)
+        return Rounds(
+            served, find_perf_analyzer(), self._workload, load=self._load, requests=requests, journals=journals
+        )
+
+    def _run(self, measurer: Rounds) -> list[Run]:
+        return measurer.measure((self._threshold,), latencies_of=self._exported())
 
     def _exported(self) -> tuple[float, ...]:
         return () if self._statistic.level is None else (self._threshold,)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.perf_run import repeats_text
-from dyndet_builder.calibration.topology import ROUNDS, TopologyChoice, choose_topology
+from dyndet_builder.calibration.topology import REPLAYED_S, ROUNDS, TopologyChoice, choose_topology
+from dyndet_builder.cli.measurements import measurement_options
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import Numbers
 from dyndet_builder.demo_assets import demo_images, demo_picture
@@ -90,6 +92,7 @@ _DEFAULTS = RenderOptions()
     show_default=True,
     help="Initial threshold, before `dyndet calibrate`.",
 )
+@measurement_options(newest_s=REPLAYED_S)
 @click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG and PNG files.")
 def command(
     bundle: Path,
@@ -100,6 +103,7 @@ def command(
     warmup_image: Path | None,
     no_warmup: bool,
     gpus: tuple[int, ...],
+    journals: JournalFolder,
     **given: object,
 ) -> None:
     """Render a bundle as a Triton model repository.
@@ -121,26 +125,29 @@ def command(
         raise click.UsageError("--warmup-image and --no-warmup exclude each other")
     image = None if no_warmup else warmup_image or demo_picture()
     auto = topology == "auto"
-    if not auto and (images is not None or rounds is not None):
-        raise click.UsageError("--images and --rounds need --topology auto, which measures with them")
+    if not auto and (images is not None or rounds is not None or journals.fresh):
+        raise click.UsageError("--images, --rounds and --fresh need --topology auto, which measures")
     options = RenderOptions(warmup_image=image, gpus=gpus, topology="bls" if auto else topology, **given)  # type: ignore[arg-type]
-    choice = _choose(bundle, images, options, rounds=rounds or ROUNDS) if auto else None
+    choice = _choose(bundle, images, options, rounds=rounds or ROUNDS, journals=journals) if auto else None
     if choice is not None:
         options = replace(options, topology=choice.topology)
     folder = render(bundle, output, options, chosen_by=None if choice is None else asdict(choice))
     click.echo(f"Rendered {folder}; next: dyndet serve {folder}")
 
 
-def _choose(bundle: Path, images: Path | None, options: RenderOptions, *, rounds: int) -> TopologyChoice | None:
+def _choose(
+    bundle: Path, images: Path | None, options: RenderOptions, *, rounds: int, journals: JournalFolder
+) -> TopologyChoice | None:
     with step_bars() as show:
         images = demo_images() if images is None else images
-        choice = choose_topology(bundle, images, options, rounds=rounds, progress=show)
+        choice = choose_topology(bundle, images, options, rounds=rounds, journals=journals, progress=show)
     if choice is None:
         click.echo(f"The backend {options.backend} supports only the topology bls.")
         return None
     for topology, means in choice.measured.items():
         chosen = "  <- faster" if topology == choice.topology else ""
         click.echo(f"{topology:5}  easy {means.easy_ms:.2f} ms, hard {means.hard_ms:.2f} ms{chosen}")
-    if choice.repeats:
-        click.echo(repeats_text(choice.repeats))
+    for line in (repeats_text(choice.repeats), str(choice.replayed or "")):
+        if line:
+            click.echo(line)
     return choice

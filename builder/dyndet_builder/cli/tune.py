@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.errors import InputError
+from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_bench.measuring.statistic import Statistic
+from dyndet_builder.calibration.topology import REPLAYED_S
 from dyndet_builder.calibration.tune import Tuning, tune
+from dyndet_builder.cli.measurements import measurement_options, show_origin
 from dyndet_builder.cli.progress import step_bars
 
 
@@ -32,6 +34,7 @@ from dyndet_builder.cli.progress import step_bars
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each setting per comparison."
 )
 @click.option("--max-images", type=click.IntRange(1), default=64, show_default=True, help="Images per run.")
+@measurement_options(newest_s=REPLAYED_S)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     repository: Path,
@@ -43,13 +46,15 @@ def command(
     statistic: str,
     rounds: int,
     max_images: int,
+    journals: JournalFolder,
     as_json: bool,
 ) -> None:
     """Find the fastest instances, threads and batching for a load on this machine, and render REPOSITORY with them.
 
     The search is bounded. It serves up to four settings at once and measures them in turn; the winner meets the next
     settings. The last comparison is the winner against the defaults. Calibrate afterwards, because latencies of another
-    setting say nothing about the new one.
+    setting say nothing about the new one. If you repeat an interrupted search within an hour, it continues where it
+    stopped.
 
     \b
     Examples:
@@ -68,6 +73,7 @@ def command(
             statistic=Statistic(statistic),
             rounds=rounds,
             max_images=max_images,
+            journals=journals,
             progress=show,
         )
     if as_json:
@@ -76,8 +82,7 @@ def command(
     console = Console(highlight=False)
     console.print(_table(result))
     console.print(f"decided by {result.statistic} at {result.load}, threshold {result.threshold:.4g}")
-    if repeats := sum(one.repeats for one in result.tried):
-        console.print(repeats_text(repeats))
+    show_origin(console, repeats=sum(one.repeats for one in result.tried), replayed=result.replayed)
     if result.written:
         console.print(
             f"{repository} is rendered with {result.best.setting}. Next: dyndet serve it, then dyndet calibrate",

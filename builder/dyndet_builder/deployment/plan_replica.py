@@ -112,7 +112,13 @@ def replica_of_points(points: OperatingPoints, name: str, path: Path) -> Replica
 
 
 def replica_of_sweep(sweep: Sweep, hard_share: float) -> Replica:
-    """From a sweep: the latencies of its single requests, and the highest throughput of its closed loops."""
+    """From a sweep: the latencies of its single requests, and the highest throughput of its closed loops.
+
+    Raises InputError if the sweep lacks the latencies of a route.
+    """
+    if missing := [name for name in ("easy", "hard") if name not in sweep.routes]:
+        reason = sweep.missing_routes or "no reason was recorded"
+        raise InputError(f"the sweep has no latencies of single {' and '.join(missing)} requests: {reason}")
     easy, hard = (
         Route(quantiles_ms=np.array(sweep.routes[name].quantiles_ms), busy_share=1.0) for name in ("easy", "hard")
     )

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.counters import RouteCounts, ServerTimes
-from dyndet_bench.measuring.journal import Journal
+from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.measure import PERCENTILES, Run
+from dyndet_bench.measuring.round_journal import RoundJournal
 
 _WANTED = ((1.0, False), (0.25, True))
 
@@ -34,8 +35,13 @@ def _run(threshold: float, latencies: list[float] | None) -> Run:
     )
 
 
-def _open(folder: Path, **options: Any) -> Journal:
-    return Journal(folder, {"server": "a"}, newest_s=60, **options)
+def _open(folder: Path, server: str = "a", **options: Any) -> RoundJournal:
+    return RoundJournal(JournalFolder(folder=folder, **{"newest_s": 60, **options}), {"server": server})
+
+
+def _lines(folder: Path) -> Path:
+    (file,) = folder.glob("*.jsonl")
+    return file
 
 
 @pytest.fixture
@@ -54,15 +60,37 @@ def test_a_round_comes_back_once_and_only_to_the_same_question(kept: Path) -> No
     assert first == _run(1.0, None)
     assert second.latencies_ms is not None
     assert second.latencies_ms.tolist() == [11.0, 12.0, 14.5]
-    assert (journal.take(_WANTED), journal.replayed) == (None, 1)
-    assert Journal(kept, {"server": "b"}, newest_s=60).take(_WANTED) is None
-    assert _open(kept, fresh=True).take(_WANTED) is None
-    assert Journal(kept, {"server": "a"}, newest_s=0).take(_WANTED) is None
+    assert journal.take(_WANTED) is None
+    assert journal.replayed is not None and journal.replayed.measurements == 1
+    assert _open(kept, "b").take(_WANTED) is None
+    assert _open(kept, subject={"repository": "other"}).take(_WANTED) is None
+    assert _open(kept, newest_s=0).take(_WANTED) is None
+
+
+def test_what_was_measured_before_a_fresh_start_never_comes_back(kept: Path) -> None:
+    fresh = _open(kept, fresh=True)
+    assert fresh.take(_WANTED) is None
+    fresh.add([_run(1.0, None), _run(0.25, [20.0])])
+    later = _open(kept)
+    found = later.take(_WANTED)
+    assert found is not None and found[1].latencies_ms is not None
+    assert found[1].latencies_ms.tolist() == [20.0]
+    assert later.take(_WANTED) is None
+
+
+def test_each_measurement_says_where_with_what_and_when_it_was_made(kept: Path) -> None:
+    file = _lines(kept)
+    (line,) = [json.loads(text) for text in file.read_text().splitlines() if text]
+    assert line["circumstances"].keys() == {"machine", "versions", "command", "date"}
+    assert json.loads(file.with_suffix(".json").read_text())["server"] == "a"
+    del line["circumstances"]
+    file.write_text(json.dumps(line))
+    assert _open(kept).take(_WANTED) is None  # a record without them does not count
 
 
 def test_repeats_are_kept_and_a_round_of_an_earlier_version_has_none(kept: Path) -> None:
     _open(kept).add([replace(_run(0.5, None), repeats=2)])
-    (file,) = kept.iterdir()
+    file = _lines(kept)
     found = _open(kept).take(((0.5, False),))
     assert found is not None and found[0].repeats == 2
     file.write_text(file.read_text().replace(', "repeats": 0', "").replace(', "repeats": 2', ""))
@@ -82,9 +110,9 @@ def test_repeats_are_kept_and_a_round_of_an_earlier_version_has_none(kept: Path)
     ],
 )  # fmt: skip
 def test_a_damaged_run_is_left_out(kept: Path, damage: dict[str, Any]) -> None:
-    (file,) = kept.iterdir()
+    file = _lines(kept)
     content = json.loads(file.read_text())
-    content["runs"][0] |= damage
+    content["measured"]["runs"][0] |= damage
     file.write_text(json.dumps(content))
     assert _open(kept).take(_WANTED) is None
 
@@ -93,13 +121,13 @@ def test_a_damaged_run_is_left_out(kept: Path, damage: dict[str, Any]) -> None:
 def test_any_line_beside_it_changes_nothing(line: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("journal")
     _open(folder).add([_run(1.0, None), _run(0.25, [11.0])])
-    (file,) = folder.iterdir()
+    file = _lines(folder)
     file.write_bytes(file.read_bytes() + line + b"\n" + b"[" * 100_000)
     assert _open(folder).take(_WANTED) is not None
 
 
 def test_a_round_of_tomorrow_and_a_folder_that_is_a_file_are_refused(kept: Path) -> None:
-    (file,) = kept.iterdir()
+    file = _lines(kept)
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"time": time.time() + 3600}))
     assert _open(kept).take(_WANTED) is None

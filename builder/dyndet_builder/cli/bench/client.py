@@ -11,8 +11,11 @@ from rich.table import Table
 
 from dynamicdet.errors import InputError
 from dyndet_bench.comparisons.client import SdkOverheadRecord, measure_sdk_overhead
+from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
+from dyndet_builder.cli.measurements import check_complete, measurement_options, show_origin
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.server.triton import TritonServer
 
 
@@ -23,13 +26,24 @@ from dyndet_builder.server.triton import TritonServer
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Images per round.")
+@measurement_options()
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def command(
-    repository: Path | None, images: Path, url: str | None, model: str, rounds: int, max_images: int, as_json: bool
+    repository: Path | None,
+    images: Path,
+    url: str | None,
+    model: str,
+    rounds: int,
+    max_images: int,
+    journals: JournalFolder,
+    as_json: bool,
 ) -> None:
     """Compare the client SDK with Triton's own client.
 
     The result shows what `Detector.detect` adds and what shared memory saves.
+
+    Each round is stored. If you repeat the command within a day, it measures only what is missing. Exit status 6: some
+    rounds failed twice; they are listed.
 
     \b
     Example:
@@ -40,22 +54,31 @@ def command(
     with ExitStack() as stack:
         if url is None:
             assert repository is not None
+            journals = journals.about(repository=repository_sha256(repository))
             url = stack.enter_context(TritonServer(repository)).grpc_url
         show = stack.enter_context(step_bars())
         record = measure_sdk_overhead(
-            url, model=model, images=images, rounds=rounds, max_images=max_images, progress=show
+            url,
+            model=model,
+            images=images,
+            rounds=rounds,
+            max_images=max_images,
+            journals=journals,
+            progress=show,
         )
     if as_json:
         click.echo(record.model_dump_json(indent=2))
-        return
-    console = Console(highlight=False)
-    console.print(_table(record))
-    console.print(
-        f"easy route, {record.image_bytes / 1e3:.0f} kB of pixels; decoding and letterboxing a file takes "
-        f"{record.read_ms:.2f} ms more; {record.rounds} rounds of {record.images} images; "
-        f"{summary(record.circumstances.machine)}; {record.circumstances.date}",
-        soft_wrap=True,
-    )
+    else:
+        console = Console(highlight=False)
+        console.print(_table(record))
+        console.print(
+            f"easy route, {record.image_bytes / 1e3:.0f} kB of pixels; decoding and letterboxing a file takes "
+            f"{record.read_ms:.2f} ms more; {record.rounds} rounds of {record.images} images; "
+            f"{summary(record.circumstances.machine)}; {record.circumstances.date}",
+            soft_wrap=True,
+        )
+        show_origin(console, repeats=0, replayed=record.replayed)
+    check_complete(record.missing, rounds)
 
 
 def _table(record: SdkOverheadRecord) -> Table:

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from dyndet_bench.comparisons.overhead import OverheadRecord, measure_overhead
+from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
-from dyndet_bench.measuring.perf_run import repeats_text
+from dyndet_builder.cli.measurements import check_complete, measurement_options, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
+from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.triton import TritonServer
 
@@ -28,6 +30,7 @@ from dyndet_builder.server.triton import TritonServer
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Images per run.")
+@measurement_options()
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def command(
     repository: Path,
@@ -37,11 +40,15 @@ def command(
     model: str,
     rounds: int,
     max_images: int,
+    journals: JournalFolder,
     as_json: bool,
 ) -> None:
     """Compare a served answer with bare ONNX Runtime calls.
 
     Both run the same stages on the same images.
+
+    Each measurement is stored. If you repeat the command within a day, it measures only what is missing. Exit status 6:
+    some measurements failed twice; they are listed.
 
     \b
     Example:
@@ -63,22 +70,30 @@ def command(
             model=model,
             rounds=rounds,
             max_images=max_images,
+            journals=journals.about(repository=repository_sha256(repository)),
             progress=show,
         )
     if as_json:
         click.echo(record.model_dump_json(indent=2))
-        return
-    console = Console(highlight=False)
-    console.print(_overhead_table(record))
-    seen = record.circumstances
-    console.print(f"{record.rounds} rounds of {record.images} images; {summary(seen.machine)}; {seen.date}")
-    if record.repeats:
-        console.print(repeats_text(record.repeats))
+    else:
+        console = Console(highlight=False)
+        console.print(_overhead_table(record))
+        seen = record.circumstances
+        console.print(
+            f"{record.rounds} rounds of {record.images} images; {summary(seen.machine)}; {seen.date}", soft_wrap=True
+        )
+        show_origin(console, repeats=record.repeats, replayed=record.replayed)
+    check_complete(record.missing, 2 * record.rounds)
 
 
 def _overhead_table(record: OverheadRecord) -> Table:
     table = Table("route", "served, ms", "bare, ms", "ratio", "range of the rounds", box=None, header_style="bold")
     for name, route in (("easy", record.easy), ("hard", record.hard)):
+        if route is None:
+            table.add_row(name, "missing")
+            continue
         spread = f"{route.ratio_low:.2f} to {route.ratio_high:.2f}"
+        if route.rounds < record.rounds:
+            spread += f" ({route.rounds} of {record.rounds} rounds)"
         table.add_row(name, f"{route.served_ms:.2f}", f"{route.bare_ms:.2f}", f"{route.ratio:.3f}", spread)
     return table

@@ -8,29 +8,40 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.sweep.paper import FITTED_ROWS
+from dyndet_builder.cli.measurements import check_complete, measurement_options, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.paper import SOURCE, PaperComparison, compare_with_paper
 
 
 @click.command("paper")
 @click.option("--no-gpu", is_flag=True, help="Do not measure, even if there is a GPU.")
+@measurement_options()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(no_gpu: bool, as_json: bool) -> None:
+def command(no_gpu: bool, journals: JournalFolder, as_json: bool) -> None:
     """Print the paper's table of trade-offs beside our values.
 
     GFLOPs are computed from the networks. The latency model of `dyndet calibrate`, fitted to two rows of the paper,
     predicts FPS. If there is a GPU, FPS are also measured: fp16, one image at a time, random weights, without NMS.
+
+    Each measurement is stored. If you repeat the command within a day, it measures only what is missing. Exit status 6:
+    some networks could not be measured; they are listed.
 
     \b
     Example:
       dyndet bench paper --json
     """
     with step_bars() as show:
-        result = compare_with_paper(gpu=not no_gpu, progress=show)
+        result = compare_with_paper(gpu=not no_gpu, journals=journals, progress=show)
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=2))
-        return
+    else:
+        _print(result)
+    check_complete(result.missing, len(result.models))
+
+
+def _print(result: PaperComparison) -> None:
     console = Console(highlight=False)
     console.print(_paper_table(result))
     console.print(f"\npaper: {SOURCE}")
@@ -39,6 +50,7 @@ def command(no_gpu: bool, as_json: bool) -> None:
     for model in result.models:
         console.print(f"  {model.paper.name}: lat1 {model.fitted.lat1_ms:.2f} ms, lat2 {model.fitted.lat2_ms:.2f} ms")
     console.print(f"ours: {result.gpu or 'not measured (no GPU)'}")
+    show_origin(console, repeats=0, replayed=result.replayed)
 
 
 def _paper_table(result: PaperComparison) -> Table:
@@ -47,9 +59,10 @@ def _paper_table(result: PaperComparison) -> Table:
     headers = ("hard\n%", "GFLOPs\npaper", "GFLOPs\nours", "\n", "FPS\npaper", "FPS\nmodel", "\n", "FPS\nours")
     for header in headers:
         table.add_column(header, justify="right")
+    absent = "-" if result.gpu is None else "missing"
     for model in result.models:
         for index, row in enumerate(model.rows):
-            measured = "-" if row.measured_fps is None else f"{row.measured_fps:.1f}"
+            measured = absent if row.measured_fps is None else f"{row.measured_fps:.1f}"
             table.add_row(
                 model.paper.name if index == 0 else "",
                 str(row.paper.hard_percent),

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from dynamicdet.cache import cache_folder
 from dyndet_bench.comparisons.serving import MIXES, Mix, ServingRecord
+from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
-from dyndet_bench.measuring.perf_run import repeats_text
+from dyndet_builder.cli.measurements import check_complete, measurement_options, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_picture
 from dyndet_builder.repository.render import RenderOptions
@@ -34,6 +35,7 @@ from dyndet_builder.serving import ServingComparison, compare_serving
 )
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Images per run.")
+@measurement_options()
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def command(
     bundle: Path,
@@ -44,6 +46,7 @@ def command(
     concurrency: int,
     rounds: int,
     max_images: int,
+    journals: JournalFolder,
     as_json: bool,
 ) -> None:
     """Compare the ways to serve one bundle.
@@ -51,6 +54,9 @@ def command(
     One embedded server serves the topologies bls and fused, a BLS model in the style of Triton's examples, an ensemble
     of both detectors, and an ensemble of detector 1 alone. The reference is ONNX Runtime in a loop. All of them are
     measured in turn, in rounds.
+
+    Each measurement is stored. If you repeat the command within a day, it measures only what is missing. Exit status 6:
+    some measurements failed twice; they are listed.
 
     \b
     Example:
@@ -69,11 +75,18 @@ def command(
             concurrency=concurrency,
             rounds=rounds,
             max_images=max_images,
+            journals=journals,
             progress=show,
         )
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=2))
-        return
+    else:
+        _print(result)
+    record = result.record
+    check_complete(record.missing, record.rounds * len(record.cells))
+
+
+def _print(result: ServingComparison) -> None:
     console = Console(highlight=False, width=max(150, Console().width))
     console.print(_table(result))
     record = result.record
@@ -83,8 +96,9 @@ def command(
         f"{summary(seen.machine)}; {seen.date}",
         soft_wrap=True,
     )
-    if record.repeats:
-        console.print(repeats_text(record.repeats))
+    if any(0 < cell.rounds < record.rounds for cell in record.cells):
+        console.print("* fewer rounds than the others", soft_wrap=True)
+    show_origin(console, repeats=record.repeats, replayed=record.replayed)
 
 
 def _table(result: ServingComparison) -> Table:
@@ -103,7 +117,7 @@ def _table(result: ServingComparison) -> Table:
         latencies = [_figure(record, system, mix, 1) for mix in MIXES]
         throughputs = [_figure(record, system, mix, record.concurrency) for mix in MIXES]
         mixed = record.cell(system, "mixed", record.concurrency)
-        p99 = "-" if mixed is None else f"{mixed.p99_ms:.0f}"
+        p99 = "-" if mixed is None else "missing" if mixed.p99_ms is None else f"{mixed.p99_ms:.0f}"
         table.add_row(system, *latencies, *throughputs, p99, _accuracy(result, system))
     return table
 
@@ -112,8 +126,11 @@ def _figure(record: ServingRecord, system: str, mix: Mix, concurrency: int) -> s
     cell = record.cell(system, mix, concurrency)
     if cell is None:
         return "-"
+    if cell.p50_ms is None:
+        return "missing"
     value = f"{cell.p50_ms:.2f}" if concurrency == 1 else f"{cell.throughput_per_s:.1f}"
-    return f"{value} ({cell.ratio:.2f})"
+    ratio = "?" if cell.ratio is None else f"{cell.ratio:.2f}"
+    return f"{value} ({ratio}){'' if cell.rounds == record.rounds else '*'}"
 
 
 def _accuracy(result: ServingComparison, system: str) -> str:

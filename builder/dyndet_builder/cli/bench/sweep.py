@@ -13,13 +13,15 @@ from rich.table import Table
 from dynamicdet.aliases import Progress
 from dynamicdet.cache import cache_folder
 from dynamicdet.errors import InputError
+from dyndet_bench.measuring.attempts import Missing
 from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_bench.sweep.record import Accuracy, Point, Sweep
 from dyndet_bench.sweep.sweep import SweepPlan, sweep
+from dyndet_builder.cli.measurements import check_complete, continues_in, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import Numbers, check_metrics_url, metrics_url_option
 from dyndet_builder.operating_points import OperatingPoint, points_file, read_operating_points
+from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.server.triton import TritonServer
 
 _PLAN = SweepPlan()
@@ -29,7 +31,7 @@ _PLAN = SweepPlan()
 @click.argument("repository", type=click.Path(path_type=Path), required=False)
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real images to send.")
 @click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), default=Path("build/sweep"),
-              show_default=True, help="Folder for sweep.json, the reports and perf_analyzer's files.")  # fmt: skip
+              show_default=True, help="Folder for sweep.json, the reports and the measurements.")  # fmt: skip
 @click.option("--url", help="gRPC address of a server.  [default: one is started that serves REPOSITORY]")
 @metrics_url_option
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
@@ -47,7 +49,7 @@ _PLAN = SweepPlan()
 )
 @click.option("--operating-points", "points_file", type=click.Path(path_type=Path),
               help="operating_points.json to show.  [default: that of REPOSITORY]")  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Repeat the measurements of an earlier sweep in this folder.")
+@click.option("--fresh", is_flag=True, help="Measure everything again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def command(
     repository: Path | None,
@@ -71,9 +73,11 @@ def command(
 ) -> None:
     """Measure thresholds x loads x batches, and write a report.
 
-    The command measures with perf_analyzer. Every cell contains the share of hard images that the server counted. If
-    you repeat the command of an interrupted sweep, it continues where it stopped. Give REPOSITORY or the --url of a
-    server.
+    The command measures with perf_analyzer. Every cell contains the share of hard images that the server counted. Give
+    REPOSITORY or the --url of a server.
+
+    Each measurement is stored in the output folder. If you repeat the command within a day, it measures only what is
+    missing. Exit status 6: some measurements failed twice; the reports show them.
 
     \b
     Examples:
@@ -93,13 +97,15 @@ def command(
         max_images=max_images,
         requests=requests,
     )
+    subject: dict[str, object] = {}
     points = _points(points_file, repository, model)
     if data is not None and not data.exists():
         raise InputError(f"the validation set {data} does not exist")
-    with ExitStack() as stack:
+    with continues_in(output, fresh=fresh), ExitStack() as stack:
         show = stack.enter_context(step_bars())
         if url is None:
             assert repository is not None
+            subject["repository"] = repository_sha256(repository)
             server = stack.enter_context(TritonServer(repository))
             url, metrics_url = server.grpc_url, server.metrics_url
         record = sweep(
@@ -113,23 +119,42 @@ def command(
             accuracy_data=None if data is None else "/".join(data.resolve().parts[-2:]),
             points=points,
             fresh=fresh,
+            subject=subject,
             progress=show,
         )
     written = write_report(record, output)
     if as_json:
         click.echo(record.model_dump_json(indent=2))
-        return
+    else:
+        _print(record, written)
+    check_complete(_missing(record), record.missing + _measured(record))
+
+
+def _print(record: Sweep, written: Sequence[Path]) -> None:
     console = Console(highlight=False)
     console.print(_table(record))
     for cell in record.cells:
-        if cell.error is not None:
-            console.print(f"Failed, {cell.load}, threshold {cell.threshold:.4g}: {cell.error}", soft_wrap=True)
         if cell.warning is not None:
             console.print(f"Warning, {cell.load}, threshold {cell.threshold:.4g}: {cell.warning}", soft_wrap=True)
-    if record.repeats:
-        console.print(repeats_text(record.repeats))
+    show_origin(console, repeats=record.repeats, replayed=record.replayed)
     for path in written:
         console.print(f"Wrote {path}.", soft_wrap=True)
+
+
+def _missing(record: Sweep) -> list[Missing]:
+    found = [
+        Missing(what=f"{cell.load}, threshold {cell.threshold:.4g}", reason=reason)
+        for cell in record.cells
+        for reason in cell.missing
+    ]
+    if record.missing_routes is not None:
+        found.insert(0, Missing(what="both routes on their own", reason=record.missing_routes))
+    return found
+
+
+def _measured(record: Sweep) -> int:
+    routes = 0 if record.missing_routes is not None else 1
+    return routes + sum(record.repetitions - len(cell.missing) for cell in record.cells)
 
 
 def _loads(
@@ -189,7 +214,7 @@ def _table(record: Sweep) -> Table:
     for cell in record.cells:
         first = (str(cell.load), f"{cell.threshold:.4g}")
         if cell.latency is None:
-            table.add_row(*first, "failed")
+            table.add_row(*first, "missing")
             continue
         times = (cell.latency.mean_ms, cell.latency.p50_ms, cell.latency.p95_ms, cell.latency.p99_ms)
         table.add_row(
