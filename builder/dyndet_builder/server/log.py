@@ -12,7 +12,7 @@ _KIND = re.compile(rf"^(?:(?:{_KINDS}): )?(?:\w+: \[ONNXRuntimeError\] : \d+ : \
 _HARMLESS = ("NVML", "DCGM", "CacheManager Init Failed", "CUDA memory pool disabled", "CudaDriverHelper")
 _THROWN = re.compile(r"^terminate called after throwing an instance of '(.+)'$", re.MULTILINE)
 _SIGNAL = re.compile(r"^Signal \((\d+)\) received", re.MULTILINE)
-_FRAME = re.compile(r"^ *\d+# (?!0x)(\S.*?) in (\S+)$", re.MULTILINE)
+_FRAME = re.compile(r"^ *[1-9]\d*# (.+) in (\S+)$", re.MULTILINE)  # the first frame is the one that prints them
 _UNHELPFUL_LIBRARIES = ("libc.so", "libc-", "libpthread", "libstdc++", "libgcc", "ld-linux")
 
 
@@ -53,7 +53,10 @@ def _errors(log: str) -> list[str]:
 
 
 def _crash(log: str) -> list[str]:
-    """An exception that nothing caught, and the first function of a backtrace that is not one of the system's."""
+    """An exception that nothing caught, and the first place of a backtrace that is not in the system's libraries."""
     told = [f"uncaught {name}" for name in _THROWN.findall(log)[-1:]]
-    places = [name for name, library in _FRAME.findall(log) if not any(one in library for one in _UNHELPFUL_LIBRARIES)]
-    return told + [f"in {name}" for name in places[:1] if name != "_start"]
+    for name, path in _FRAME.findall(log):
+        library = path.rpartition("/")[2]
+        if not library.startswith(_UNHELPFUL_LIBRARIES):
+            return [*told, f"crashed in {library}" if name.startswith("0x") else f"crashed in {name} ({library})"]
+    return told
