@@ -105,8 +105,12 @@ class Dialect:
             "or start one with `dyndet serve`"
         )
 
-    def infer_arguments(self, model: str, request: Request, slot: Slot | None) -> dict[str, Any]:
-        """Arguments of `infer`; with a slot, the image is not sent but lies there."""
+    def infer_arguments(self, model: str, request: Request, slot: Slot | None, left_s: float) -> dict[str, Any]:
+        """Arguments of `infer`; with a slot, the image is not sent but lies there.
+
+        The server learns how long the client still waits. Where its configuration says so, it rejects what has waited
+        longer, so that it does not work for nobody.
+        """
         inputs = []
         for name, array in request.tensors.items():
             tensor = self._types.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
@@ -116,6 +120,7 @@ class Dialect:
                 tensor.set_data_from_numpy(np.ascontiguousarray(array))
             inputs.append(tensor)
         arguments: dict[str, Any] = {"model_name": model, "inputs": inputs, "outputs": self._outputs}
+        arguments["timeout"] = max(1, int(1e6 * left_s))  # microseconds
         if request.parameters:
             arguments["parameters"] = dict(request.parameters)
         if request.request_id:
@@ -202,8 +207,13 @@ def lost_region(error: InferenceServerException) -> bool:
     return "Unable to find shared memory region" in str(error.message())
 
 
-def translate(error: InferenceServerException, *, model: str, address: object, deadline: Deadline) -> ServerError:
-    """Our error for one of Triton's client: by the code of a detector's own error, else by what Triton says."""
+def translate(
+    error: InferenceServerException, *, model: str, address: object, deadline: Deadline, was_served: bool = False
+) -> ServerError:
+    """Our error for one of Triton's client: by the code of a detector's own error, else by what Triton says.
+
+    A model that was served on this connection before, and is gone now, means a server that is stopping.
+    """
     status, (code, reason) = status_of(error), code_and_reason_of(error)
     if status == _NO_PLACE:
         return deadline.exceeded(address, reason)
@@ -212,9 +222,18 @@ def translate(error: InferenceServerException, *, model: str, address: object, d
     if status == "CANCELLED":
         return ServerError(f"the request to {address} was cancelled ({reason})")
     kind = CODES.get(code) or _kind(status, reason, coded=bool(code))
-    if kind is DeadlineExceededError:
-        return deadline.exceeded(address)
+    if was_served and not code and _GOING.search(reason):
+        kind = ServerUnreachableError
+    if kind is DeadlineExceededError or _REJECTED_LATE in reason:
+        return deadline.rejected(address)
     return kind(_SENTENCES[kind].format(model=model, address=address, reason=reason, cause=cause_of(error)))
+
+
+_REJECTED_LATE = "Request timeout expired"
+"""What Triton says of a request that waited longer in its queue than it allowed; a BLS model may pass it on."""
+
+_GOING = re.compile(r"has no available versions|is not at ready state|Server not ready", re.IGNORECASE)
+"""What Triton says while it stops, as NOT_FOUND or UNAVAILABLE."""
 
 
 def _kind(status: str, reason: str, *, coded: bool) -> type[ServerError]:

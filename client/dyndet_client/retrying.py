@@ -30,6 +30,12 @@ class Deadline:
         sentence = f"no answer from {address} within {self.total_s:g} s"
         return DeadlineExceededError(f"{sentence}: {reason}" if reason else sentence)
 
+    def rejected(self, address: object) -> DeadlineExceededError:
+        """The error of a server that noticed first that there was no time left."""
+        if self.left_s() <= 0.1 * self.total_s:
+            return self.exceeded(address)
+        return DeadlineExceededError(f"the server at {address} gave the request up, because it waited too long there")
+
 
 def may_help(retries: Retries, error: BaseException) -> bool:
     """Whether the same call may succeed a moment later, and is safe to send again."""

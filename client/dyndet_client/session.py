@@ -56,6 +56,7 @@ class Session:
         self._model = model
         self._choice = transport
         self._may_cancel = False
+        self._was_served = False
 
     @property
     def transport(self) -> TransportChoice:
@@ -65,6 +66,7 @@ class Session:
     def connect(self, deadline: Deadline) -> Flow[ServedModel]:
         """Check server and model, and set up shared memory if it is wanted."""
         served = parse_model((yield from self.model_config(deadline)))
+        self._was_served = True
         if self.pool is None:
             yield from self._open_pool(served, deadline)
         return served
@@ -103,7 +105,7 @@ class Session:
             pool = self.pool
             slot = None if pool is None else pool.put(request.image)
             ended = _nothing if pool is None or slot is None else partial(pool.release, slot)
-            arguments = self._dialect.infer_arguments(self._model, request, slot)
+            arguments = self._dialect.infer_arguments(self._model, request, slot, deadline.left_s())
             try:
                 return self._dialect.tensors((yield self._call("infer", deadline, ended=ended, **arguments)))
             except InferenceServerException as error:
@@ -210,4 +212,4 @@ class Session:
         return Call(method, arguments, left_s, self._may_cancel, ended)
 
     def _translate(self, error: InferenceServerException, deadline: Deadline) -> ServerError:
-        return translate(error, model=self._model, address=self.address, deadline=deadline)
+        return translate(error, model=self._model, address=self.address, deadline=deadline, was_served=self._was_served)

@@ -20,7 +20,8 @@ from dyndet_client import (
 )
 from dyndet_client.codes import CODES
 from dyndet_client.protocol import translate
-from dyndet_client.retrying import Deadline
+from dyndet_client.retrying import Deadline, may_help
+from dyndet_client.settings import Retries
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "model_repository_templates" / "dyndet_templates"
@@ -91,6 +92,41 @@ def test_errors_without_a_code_mean_what_they_meant(text: str, status: str, expe
     assert type(found) is expected
     if expected is not DeadlineExceededError:
         assert text.rstrip(".") in str(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("Request timeout expired", "StatusCode.UNAVAILABLE"),
+        ("Request timeout expired", "503"),
+        ("dyndet/stage-failed: stage toy_head1 failed: Request timeout expired", "StatusCode.INTERNAL"),
+        ("dyndet/deadline-exceeded: the request's time is over", "StatusCode.UNAVAILABLE"),
+    ],
+)
+def test_what_a_server_left_out_because_it_was_late_is_a_deadline_and_is_not_tried_again(text, status) -> None:
+    found = translated(text, status)
+    assert type(found) is DeadlineExceededError and not may_help(Retries(on_not_ready=True), found)
+    assert str(found) == "the server at host:8001 gave the request up, because it waited too long there"
+    late = translate(
+        InferenceServerException(text, status), model="street", address="host:8001", deadline=Deadline(1e-9)
+    )
+    assert str(late) == "no answer from host:8001 within 1e-09 s"
+
+
+def test_a_model_that_was_served_a_moment_ago_is_gone_because_its_server_stops() -> None:
+    """Then another replica may answer. A server that never served the model does not become a server that stops."""
+    for text, status in (
+        ("Request for unknown model: 'toy' has no available versions", "StatusCode.NOT_FOUND"),
+        ("Request for unknown model: 'toy' version 1 is not at ready state", "StatusCode.UNAVAILABLE"),
+        ("Server not ready", "StatusCode.INTERNAL"),
+    ):
+        error = InferenceServerException(text, status)
+        arguments = {"model": "toy", "address": "host:8001", "deadline": Deadline(5)}
+        found = translate(error, **arguments, was_served=True)
+        assert type(found) is ServerUnreachableError and may_help(Retries(), found)
+        assert type(translate(error, **arguments)) is not ServerUnreachableError
+    denied = InferenceServerException("This protocol is restricted, expecting header 'team'", "StatusCode.UNAVAILABLE")
+    assert type(translate(denied, **arguments, was_served=True)) is AccessDeniedError
 
 
 def test_an_error_of_a_called_model_keeps_its_code() -> None:

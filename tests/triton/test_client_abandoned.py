@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -19,11 +21,22 @@ from dyndet_client.protocol import survives_cancelling
 from dyndet_client.shared_memory import SLOTS
 from tests.support.toy_bundle import image, write_toy_bundle
 
+_REJECTS_LATE_REQUESTS = """dynamic_batching {
+  default_queue_policy {
+    timeout_action: REJECT
+    default_timeout_microseconds: 30000000
+    allow_timeout_override: true
+  }
+"""
+
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
     repository = render(write_toy_bundle(folder / "bundle"), folder / "models", RenderOptions())
+    config = repository / "toy" / "config.pbtxt"
+    if "allow_timeout_override" not in (text := config.read_text()):
+        config.write_text(text.replace("dynamic_batching {\n", _REJECTS_LATE_REQUESTS))
     with TritonServer(repository) as server:
         yield server
 
@@ -36,6 +49,14 @@ def hanging(server: TritonServer):
         yield
     finally:
         os.kill(server.pid, signal.SIGCONT)
+
+
+def computed(server: TritonServer) -> int:
+    """How many requests reached the model."""
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        text = answer.read().decode()
+    counts = re.findall(r'^nv_inference_count\{model="toy",.*\} (\d+)', text, re.MULTILINE)
+    return sum(map(int, counts))
 
 
 def threads() -> list[str]:
@@ -176,6 +197,39 @@ def test_a_detector_that_is_closed_leaves_in_the_background_and_at_the_latest_af
     with Detector(toy.grpc_url, "toy") as another:
         assert another.detect(image(51)).difficulty == pytest.approx(0.2)
         assert another._session.pool.name != region
+
+
+@contextmanager
+def computing_nothing(server: TritonServer):
+    """While the processes that run the models stand still, requests wait in the server's queue."""
+    stubs = [child for child in psutil.Process(server.pid).children() if "python_backend_stub" in child.name()]
+    assert stubs
+    for stub in stubs:
+        stub.suspend()
+    try:
+        yield
+    finally:
+        for stub in stubs:
+            stub.resume()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_server_leaves_out_what_nobody_waits_for(toy, protocol) -> None:
+    """It learns with each request how long the client waits. Only what left the queue in time is computed."""
+    url = {"grpc": toy.grpc_url, "http": f"http://{toy.http_url}"}[protocol]
+
+    async def in_loop() -> None:
+        limits = AbandonedCalls(limit=1000)
+        async with AsyncDetector(url, "toy", transport="network", abandoned_calls=limits) as detector:
+            with computing_nothing(toy):
+                asked = (detector.detect(image(51), timeout=0.5) for _ in range(100))
+                found = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(error) for error in found} == {DeadlineExceededError}
+            await detector.detect(image(51))  # waits for what came before
+
+    before = computed(toy)
+    asyncio.run(in_loop())
+    assert computed(toy) - before < 50
 
 
 _LEAVES_CALLS_BEHIND = """
