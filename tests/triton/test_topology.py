@@ -148,6 +148,7 @@ def test_render_auto_keeps_the_faster_topology_and_says_why(
 ) -> None:
     output = tmp_path / "models"
     words = ["render", str(bundle), str(output), "--topology", "auto", "--images", str(pictures), "--rounds", "2"]
+    words += ["--measurements", str(tmp_path / "measurements")]
     assert run(dyndet, words) == 0
     marker = json.loads((output / MARKER_FILE).read_text())
     assert marker["chosen_by"]["rounds"] == 2

@@ -62,8 +62,10 @@ class SdkOverheadRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = 1
+    schema_version: int = 2
     model: str
+    bundle_sha256: str | None = Field(description="bundle of the served model, by its configuration")
+    topology: str
     image_bytes: int = Field(description="size of one letterboxed image")
     network: SdkTimes = Field(description='Detector(transport="network")')
     network_async: SdkTimes = Field(description="AsyncDetector beside Triton's asyncio client")
@@ -119,6 +121,8 @@ def measure_sdk_overhead(
     times = {name: [row.times_ms[name] for row in found] for name in senders}
     return SdkOverheadRecord(
         model=model,
+        bundle_sha256=served.bundle_sha256,
+        topology=served.topology,
         image_bytes=squares[0].nbytes,
         network=_compare(times, _RAW, _SDK),
         network_async=_compare(times, f"async {_RAW}", f"async {_SDK}"),

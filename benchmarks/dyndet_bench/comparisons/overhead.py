@@ -52,6 +52,9 @@ class OverheadRecord(BaseModel):
 
     schema_version: int = 2
     model: str
+    bundle_sha256: str | None = Field(description="bundle of the served model, by its configuration")
+    topology: str
+    threads: int = Field(description="of each graph; 0: one per core")
     easy: RouteOverhead | None = Field(description="None: it could not be measured")
     hard: RouteOverhead | None
     images: int
@@ -125,6 +128,9 @@ def measure_overhead(
         versions = {} if attempts.server_is_gone else served.versions()
     return OverheadRecord(
         model=model,
+        bundle_sha256=served.bundle_sha256,
+        topology=served.topology,
+        threads=threads,
         easy=_route(found["easy"]),
         hard=_route(found["hard"]),
         images=len(letterboxed),

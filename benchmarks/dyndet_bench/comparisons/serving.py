@@ -72,6 +72,7 @@ class ServingRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = 2
+    bundle_sha256: str | None = Field(description="bundle of the served models, by their configuration")
     cells: tuple[ServingCell, ...]
     hard_share: float = Field(description="in the mix `mixed`")
     threshold: float = Field(description="the threshold that gives this hard share")
@@ -173,6 +174,7 @@ def measure_serving(
         # A server that died in the middle has no version to tell.
         versions = {} if attempts.server_is_gone else served.versions()
     return ServingRecord(
+        bundle_sha256=served.bundle_sha256,
         cells=tuple(_cell(key, figures, found) for key, figures in found.items()),
         hard_share=hard_share,
         threshold=threshold,

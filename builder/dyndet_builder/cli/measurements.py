@@ -76,7 +76,8 @@ def check_complete(missing: Sequence[Missing], of: int) -> None:
         click.echo(f"Missing: {one}", err=True)
     if len(missing) > _SHOWN:
         click.echo(f"Missing: {len(missing) - _SHOWN} more", err=True)
-    are = "measurement is" if len(missing) == 1 else "measurements are"
+    verb = "is" if len(missing) == 1 else "are"
     raise ServerError(
-        f"{len(missing)} of {of} {are} missing; the same command, without --fresh, measures only what is missing"
+        f"{len(missing)} of {of} measurements {verb} missing; the same command, without --fresh, measures only what is "
+        "missing"
     )
