@@ -68,16 +68,16 @@ def show_origin(console: Console, *, repeats: int, replayed: Replayed | None) ->
         console.print(str(replayed), soft_wrap=True)
 
 
-def check_complete(missing: Sequence[Missing], of: int) -> None:
-    """Say on standard error what is missing and why. Raises ServerError if anything is."""
+def check_complete(missing: Sequence[Missing], of: int, folder: Path) -> None:
+    """Say on standard error what is missing, and why. Raises ServerError if anything is; `folder` has the others."""
     if not missing:
         return
     for one in missing[:_SHOWN]:
         click.echo(f"Missing: {one}", err=True)
     if len(missing) > _SHOWN:
         click.echo(f"Missing: {len(missing) - _SHOWN} more", err=True)
-    verb = "is" if len(missing) == 1 else "are"
+    are = "is" if len(missing) == 1 else "are"
     raise ServerError(
-        f"{len(missing)} of {of} measurements {verb} missing; the same command, without --fresh, measures only what is "
-        "missing"
+        f"{len(missing)} of {of} measurements {are} missing; the others are in {folder}, and the same command without "
+        "--fresh measures only what is missing"
     )

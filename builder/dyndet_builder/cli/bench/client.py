@@ -78,7 +78,7 @@ def command(
             soft_wrap=True,
         )
         show_origin(console, repeats=0, replayed=record.replayed)
-    check_complete(record.missing, rounds)
+    check_complete(record.missing, rounds, journals.folder)
 
 
 def _table(record: SdkOverheadRecord) -> Table:

@@ -83,7 +83,7 @@ def command(
             f"{record.rounds} rounds of {record.images} images; {summary(seen.machine)}; {seen.date}", soft_wrap=True
         )
         show_origin(console, repeats=record.repeats, replayed=record.replayed)
-    check_complete(record.missing, 2 * record.rounds)
+    check_complete(record.missing, 2 * record.rounds, journals.folder)
 
 
 def _overhead_table(record: OverheadRecord) -> Table:

@@ -38,7 +38,7 @@ def command(no_gpu: bool, journals: JournalFolder, as_json: bool) -> None:
         click.echo(json.dumps(result.as_json(), indent=2))
     else:
         _print(result)
-    check_complete(result.missing, len(result.models))
+    check_complete(result.missing, len(result.models), journals.folder)
 
 
 def _print(result: PaperComparison) -> None:

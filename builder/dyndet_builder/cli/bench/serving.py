@@ -83,7 +83,7 @@ def command(
     else:
         _print(result)
     record = result.record
-    check_complete(record.missing, record.rounds * len(record.cells))
+    check_complete(record.missing, record.rounds * len(record.cells), journals.folder)
 
 
 def _print(result: ServingComparison) -> None:

@@ -127,7 +127,7 @@ def command(
         click.echo(record.model_dump_json(indent=2))
     else:
         _print(record, written)
-    check_complete(_missing(record), record.missing + _measured(record))
+    check_complete(_missing(record), record.missing + _measured(record), output)
 
 
 def _print(record: Sweep, written: Sequence[Path]) -> None:
