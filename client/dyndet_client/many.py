@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 import numpy as np
@@ -43,7 +44,7 @@ def in_order(
     pool = ThreadPoolExecutor(concurrency, "dyndet")
     try:
         for source in sources:
-            window.append(pool.submit(answer, source))
+            window.append(pool.submit(copy_context().run, answer, source))  # its current span is the caller's
             while window and (len(window) >= AHEAD * concurrency or window[0].done()):
                 yield window.popleft().result()
         while window:

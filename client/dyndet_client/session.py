@@ -35,6 +35,7 @@ from dyndet_client.retrying import Deadline
 from dyndet_client.senders.run import Flow
 from dyndet_client.settings import TransportChoice
 from dyndet_client.shared_memory import Pool, is_leftover, make_pool, remove_leftovers
+from dyndet_client.tracing import inference_span
 
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -57,6 +58,11 @@ class Session:
         self._choice = transport
         self._may_cancel = False
         self._was_served = False
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._model
 
     @property
     def transport(self) -> TransportChoice:
@@ -99,6 +105,7 @@ class Session:
             denied = self._translate(error, deadline)
             raise denied if isinstance(denied, AccessDeniedError) else self._nobody(cause_of(error)) from error
 
+    @inference_span
     def infer(self, request: Request, deadline: Deadline) -> Flow[Tensors]:
         """The output tensors for one request. Raises a ServerError."""
         for may_register in (True, False):
