@@ -10,7 +10,8 @@
     ├── MissingExtraError (4)     an optional part is not installed; the message states the command that installs it
     ├── ParityError (5)           an exported graph differs from its network by more than is accepted
     ├── ServerError (6)           the server cannot be started or reached, or it answered with an error
-    └── TooNoisyError (7)         the machine is too noisy to say whether a target is met
+    ├── TooNoisyError (7)         the machine is too noisy to say whether a target is met
+    └── AgreementError (8)        a new build answers otherwise than the running one on too many images
 """
 
 
@@ -62,3 +63,9 @@ class TooNoisyError(DyndetError):
     """Measurements scatter too much to say whether a target is met; the message states by how much."""
 
     exit_code = 7
+
+
+class AgreementError(DyndetError):
+    """A new build answers otherwise than the running one on too many images; the running one stays in use."""
+
+    exit_code = 8

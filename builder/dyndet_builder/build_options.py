@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import Topology
 from dyndet_builder.repository.options import RenderOptions
-from dyndet_builder.server.remote import RemoteServer
+from dyndet_builder.server.remote import Candidate, RemoteServer
 
 _OWN = ("name", "topology", "warmup_image")
 """options of the rendering that a build sets itself"""
@@ -44,7 +45,9 @@ class BuildOptions:
     load: Load = field(default_factory=Load)
     effort: Effort = field(default_factory=Effort)
     remote: RemoteServer | None = None
-    """a running server that serves the repository for the calibration, instead of the embedded one"""
+    """a running server that gets the build and calibrates it, instead of the embedded one"""
+    before_switch: Callable[[Candidate], None] | None = None
+    """called with the calibrated build beside the running one of that server; an error keeps the running one in use"""
     fresh: bool = False
     """do every step again, even if its inputs are unchanged"""
 

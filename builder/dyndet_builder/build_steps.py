@@ -25,7 +25,7 @@ from dyndet_builder.repository.engines import engines_fit, provide_engines
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.server.options import ServerOptions
-from dyndet_builder.server.remote import RemoteServer
+from dyndet_builder.server.remote import Candidate, RemoteServer
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.steps import Step, images_digest
 from dyndet_builder.targets import Target
@@ -185,11 +185,15 @@ def _calibrate(job: Job) -> Step:
 
 
 def _calibrate_there(job: Job, remote: RemoteServer) -> None:
-    job.progress("load the models on the server", 0, 1)
-    remote.deploy(job.repository, job.options.name)
-    job.progress("load the models on the server", 1, 1)
-    _calibrate_at(job, remote.url, remote.metrics_url)
-    remote.update_points(job.repository, job.options.name)
+    """Push the build; it is calibrated beside the running one, so no client meets an uncalibrated build."""
+
+    def before_switch(candidate: Candidate) -> None:
+        _calibrate_at(job, candidate.url, candidate.metrics_url, model=candidate.model)
+        candidate.use_points(points_file(job.repository, job.options.name))
+        if job.options.before_switch is not None:
+            job.options.before_switch(candidate)
+
+    remote.deploy(job.repository, job.options.name, before_switch=before_switch, progress=job.progress)
 
 
 def _calibrate_here(job: Job) -> None:
@@ -202,16 +206,16 @@ def _calibrate_here(job: Job) -> None:
     job.progress("start the server", 0, 1)
     with TritonServer(job.repository, ServerOptions(log_file=job.output / "server.log")) as server:
         job.progress("start the server", 1, 1)
-        _calibrate_at(job, server.grpc_url, server.metrics_url)
+        _calibrate_at(job, server.grpc_url, server.metrics_url, model=job.options.name)
 
 
-def _calibrate_at(job: Job, url: str, metrics_url: str | None) -> None:
+def _calibrate_at(job: Job, url: str, metrics_url: str | None, *, model: str) -> None:
     calibrate(
         url,
         images=job.images,
         targets=job.targets,
-        model=job.options.name,
-        repository=job.repository,
+        model=model,
+        output=points_file(job.repository, job.options.name),
         metrics_url=metrics_url,
         load=job.options.load,
         effort=job.options.effort,

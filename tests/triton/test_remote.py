@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,7 @@ from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.remote import ADMIN_HEADER, ADMIN_VARIABLE, RemoteServer
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import parse_targets
-from dyndet_client import Detector
-from tests.support.toy_bundle import image, write_toy_bundle
+from tests.support.toy_bundle import write_toy_bundle
 from tests.support.toy_engines import write_toy_engines
 
 _KEY = "the key"
@@ -50,19 +48,13 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ADMIN_VARIABLE, _KEY)
 
 
-@pytest.mark.parametrize("topology", ["bls", "fused"])
-def test_models_are_pushed_loaded_and_replaced(there: tuple[TritonServer, Path], tmp_path: Path, topology: str) -> None:
+@pytest.fixture
+def remote(there: tuple[TritonServer, Path]) -> RemoteServer:
+    """That server, with short waits."""
     server, folder = there
-    bundle = write_toy_bundle(tmp_path / "bundle")
-    remote = RemoteServer(url=server.grpc_url, models=str(folder), metrics_url=server.metrics_url)
-    for threshold in (0.3, 0.5):  # the second time it replaces what is served
-        options = RenderOptions(name=f"ours_{topology}", topology=topology, threshold=threshold)  # type: ignore[arg-type]
-        names = remote.deploy(render(bundle, tmp_path / "models", options), f"ours_{topology}")
-        assert names[-1] == f"ours_{topology}" and len(names) == (4 if topology == "bls" else 1)
-        with Detector(server.grpc_url, f"ours_{topology}") as detector:
-            assert detector.detect(image(red=102)).route == ("hard" if threshold == 0.3 else "easy")  # 0.4
-    assert (folder / "stranger" / "config.pbtxt").is_file()
-    assert not list(folder.glob(".*"))
+    return RemoteServer(
+        url=server.grpc_url, models=str(folder), metrics_url=server.metrics_url, wait_s=0.3, settle_s=0.5
+    )
 
 
 @pytest.mark.timing
@@ -85,7 +77,7 @@ def test_a_build_calibrates_there_and_writes_back(
     assert read_operating_points(written) == read_operating_points(result.repository / "demo" / "1" / written.name)
     point = result.points["50%"]
     with Served(server.grpc_url, "demo", metrics_url=server.metrics_url) as served:
-        served.warm_up(1)  # a request finds the new operating points
+        served.warm_up(1)  # its requests are counted
         served.counts()  # all is counted
         time.sleep(0.1)
         assert served.metrics.read("dyndet_threshold") == {"": pytest.approx(point.threshold)}
@@ -101,16 +93,11 @@ def test_a_server_that_loads_nothing_is_told_before_anything_is_written(
     assert not list(target.iterdir())
 
 
-def test_a_model_that_does_not_load_is_the_servers_own_words(there: tuple[TritonServer, Path], tmp_path: Path) -> None:
-    server, folder = there
-    remote = RemoteServer(url=server.grpc_url, models=str(folder))
-    broken = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions(name="broken"))
-    (broken / "broken_head1" / "1" / "model.onnx").write_bytes(b"junk")
-    with pytest.raises(ServerError, match=r"refused: .*broken_head1"):
-        remote.deploy(broken, "broken")
-    shutil.rmtree(folder / "broken_head1")
+def test_a_folder_that_is_not_here_is_named(there: tuple[TritonServer, Path], tmp_path: Path) -> None:
+    server, _ = there
+    models = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions(name="nowhere"))
     with pytest.raises(InputError, match="does not exist on this machine"):
-        RemoteServer(url=server.grpc_url, models=str(tmp_path / "nowhere")).deploy(broken, "broken")
+        RemoteServer(url=server.grpc_url, models=str(tmp_path / "nowhere")).deploy(models, "nowhere")
 
 
 def test_without_the_key_nothing_is_written_and_with_the_header_it_is(
@@ -137,8 +124,7 @@ def test_engines_are_pushed_where_they_can_run(there: tuple[TritonServer, Path],
         models = render(bundle, tmp_path / f"models {version}", options)
         with pytest.raises((InputError, ServerError), match=refusal):  # the embedded server has no such backend
             remote.deploy(models, "planned")
-        pushed = folder / "planned_detector2" / "1" / "model.plan"
-        assert pushed.is_file() == (version == "10.5.0")
+        assert not list(folder.glob("planned*"))
 
 
 def test_a_build_with_engines_goes_on_when_the_script_has_run_elsewhere(
@@ -161,9 +147,11 @@ def test_a_build_with_engines_goes_on_when_the_script_has_run_elsewhere(
         attempt()
     assert "--maxShapes=image:4x320x320x3" in (tmp_path / "build" / "engines.sh").read_text()
     write_toy_engines(tmp_path / "build" / "engines", read_bundle(tmp_path / "build" / "bundle"))
-    with pytest.raises(ServerError, match=r"refused: .*engined_"):
+    with pytest.raises(ServerError, match=r"refused: .*engined_backbone1"):
         attempt()
-    assert (folder / "engined_backbone1" / "1" / "model.plan").read_bytes() == b"plan of backbone1"
+    plan = tmp_path / "build" / "model_repository" / "engined_backbone1" / "1" / "model.plan"
+    assert plan.read_bytes() == b"plan of backbone1"
+    assert not list(folder.glob("engined*"))
 
 
 def test_a_header_without_a_server_is_refused() -> None:

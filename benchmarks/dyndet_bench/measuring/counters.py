@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,8 @@ from typing import Any
 from dyndet_bench.measuring.own_metrics import OwnMetrics
 
 STAGES = ("backbone1", "head1", "detector2")
+STAGES_PARAMETER = "dyndet_stages"
+"""parameter of a public model whose stage models have other names than NAME_STAGE: their names by stage, as JSON"""
 _COUNTED_S = 1.0
 
 
@@ -52,6 +55,13 @@ class ServerTimes:
         )
 
 
+def stage_models(config: Mapping[str, Any]) -> dict[str, str]:
+    """The stage models of a detector by stage, by its configuration as Triton gives it in JSON."""
+    named = config.get("parameters", {}).get(STAGES_PARAMETER, {}).get("string_value")
+    given = json.loads(named) if named else {}
+    return {stage: str(given.get(stage, f"{config.get('name')}_{stage}")) for stage in STAGES}
+
+
 class ServerCounters:
     """The counters of one detector: Triton's per model or, for a detector without stage models, its own.
 
@@ -63,14 +73,18 @@ class ServerCounters:
         detector: str,
         statistics: Callable[[str], Sequence[Mapping[str, Any]]],
         own_metrics: OwnMetrics | None = None,
+        *,
+        stages: Mapping[str, str] | None = None,
     ) -> None:
         """`statistics` returns the entries of Triton's `model_stats` for a model.
 
-        `own_metrics` are those of a detector without stage models, of the topology `fused`.
+        `stages` are the stage models by stage, by default NAME_STAGE. `own_metrics` are those of a detector without
+        stage models, of the topology `fused`.
         """
         self._detector = detector
         self._statistics = statistics
         self._own_metrics = own_metrics
+        self._stages = stages or {stage: f"{detector}_{stage}" for stage in STAGES}
 
     def counts(self) -> RouteCounts:
         """Images answered, and images that reached detector 2."""
@@ -79,7 +93,7 @@ class ServerCounters:
             total = self._taken()
             return RouteCounts(total=total, hard=hard, answered=total)
         total = self._taken()
-        easy, hard = (self._images(f"{self._detector}_{stage}") for stage in ("head1", "detector2"))
+        easy, hard = (self._images(self._stages[stage]) for stage in ("head1", "detector2"))
         return RouteCounts(total=total, hard=hard, answered=easy + hard)
 
     def counts_after(self, before: RouteCounts, images: int) -> RouteCounts:
@@ -103,7 +117,7 @@ class ServerCounters:
             self._own_metrics.routed(images=self._taken)
             stage_seconds = self._own_metrics.read("dyndet_stage_seconds_total")
             return replace(public, compute_ms=1e3 * sum(stage_seconds.values()))
-        stages = [self._times(f"{self._detector}_{stage}") for stage in STAGES]
+        stages = [self._times(self._stages[stage]) for stage in STAGES]
         return replace(
             public,
             queue_ms=public.queue_ms + sum(stage.queue_ms for stage in stages),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from dynamicdet.aliases import FloatArray, UInt8Array
 from dynamicdet.errors import DyndetError, ServerError
-from dyndet_bench.measuring.counters import STAGES, RouteCounts, ServerCounters, ServerTimes
+from dyndet_bench.measuring.counters import RouteCounts, ServerCounters, ServerTimes, stage_models
 from dyndet_bench.measuring.own_metrics import OwnMetrics, default_metrics_url
 from dyndet_client.codec import ServedModel, parse_model
 from dyndet_client.errors import ServerUnreachableError
@@ -49,7 +49,8 @@ class Served:
             self.close()
             raise
         own_metrics = self.metrics if self.topology == "fused" else None
-        self._counters = ServerCounters(self.name, self._statistics, own_metrics)
+        self._stages = {} if self.topology == "fused" else stage_models(self._config)
+        self._counters = ServerCounters(self.name, self._statistics, own_metrics, stages=self._stages)
 
     def __enter__(self) -> Served:
         return self
@@ -64,7 +65,12 @@ class Served:
         self._transport.close()
 
     def infer(
-        self, image: UInt8Array, *, threshold: float | None, outputs: Iterable[str]
+        self,
+        image: UInt8Array,
+        *,
+        threshold: float | None,
+        outputs: Iterable[str],
+        parameters: Mapping[str, bool | str] | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
         """One request: `image` (S, S, 3) uint8, letterboxed. Only the named outputs are sent back."""
         inputs = [triton.InferInput("image", [1, *image.shape], "UINT8")]
@@ -74,7 +80,8 @@ class Served:
             inputs[1].set_data_from_numpy(np.array([[threshold]], np.float32))
         names = list(outputs)
         requested = [triton.InferRequestedOutput(name) for name in names]
-        result = self._ask("infer", self.name, model_name=self.name, inputs=inputs, outputs=requested)
+        more = {} if parameters is None else {"parameters": dict(parameters)}
+        result = self._ask("infer", self.name, model_name=self.name, inputs=inputs, outputs=requested, **more)
         return {name: result.as_numpy(name)[0] for name in names}
 
     def difficulties(self, images: Iterable[UInt8Array], progress: Callable[[], None] | None = None) -> FloatArray:
@@ -127,9 +134,9 @@ class Served:
 
         The port is not included: a server that is started for a build gets another one each time.
         """
-        stages = () if self.topology == "fused" else tuple(f"{self.name}_{stage}" for stage in STAGES)
         configs = {  # of each model by its name: a server may refuse to list its models
-            name: self._ask("get_model_config", name, model_name=name, as_json=True) for name in (self.name, *stages)
+            name: self._ask("get_model_config", name, model_name=name, as_json=True)
+            for name in (self.name, *self._stages.values())
         }
         return {"host": self.address.rpartition(":")[0], **self.versions(), "models": configs}
 

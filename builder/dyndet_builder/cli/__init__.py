@@ -22,7 +22,7 @@ _COMMANDS = {
     "engines": ("dyndet_builder.cli.engines", "Build TensorRT engines, or write a script that builds them."),
     "render": ("dyndet_builder.cli.render", "Render a bundle as a Triton model repository."),
     "serve": ("dyndet_builder.cli.serve", "Serve a model repository with a Triton server on this machine."),
-    "deploy": ("dyndet_builder.cli.deploy", "Render a deployment, and plan the number of replicas."),
+    "deploy": ("dyndet_builder.cli.deploy", "Render a deployment, plan replicas, push builds, roll back."),
     "calibrate": ("dyndet_builder.cli.calibrate", "Find the threshold that meets a latency target."),
     "tune": ("dyndet_builder.cli.tune", "Find the fastest instances, threads and batching for a load."),
     "bench": ("dyndet_builder.cli.bench.group", "Measure a served detector."),

@@ -14,8 +14,10 @@ from rich.console import Console
 from dynamicdet.networks.architectures import ARCHITECTURES
 from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.bundle.export import PRECISIONS
+from dyndet_builder.cli.deploy_push import show_agreement
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.cli.remote_options import Comparer, compare_options, remote_server
 from dyndet_builder.cli.targeting import (
     check_metrics_url,
     effort_options,
@@ -27,9 +29,8 @@ from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.options import RenderOptions
-from dyndet_builder.server.remote import RemoteServer, admin_headers
+from dyndet_builder.server.remote import RemoteServer
 from dyndet_builder.targets import Target
-from dyndet_client.cli.detect import read_headers
 
 _DEFAULTS = BuildOptions()
 
@@ -130,6 +131,7 @@ def _remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @_rendering_options
 @_remote_options
+@compare_options
 @load_options
 @effort_options
 @click.option("--fresh", is_flag=True, help="Repeat every step, even if its inputs are unchanged.")
@@ -139,14 +141,17 @@ def command(
     checkpoint: Path | None,
     images: Path | None,
     output: Path,
+    comparer: Comparer,
     as_json: bool,
     **chosen: Any,
 ) -> None:
     """Build a model repository that meets a latency target: export, render, serve, calibrate and verify.
 
     The latency is measured on the embedded server of this machine. With --url and --models, it is measured on a running
-    server in explicit model-control mode. A finished step is reused if its inputs are unchanged. Exit status 3: no
-    threshold reaches a target. Exit status 7: this machine is too noisy to tell.
+    server in explicit model-control mode: the build is calibrated beside the one that the server is running, then the
+    server switches to it without losing a request (see `dyndet deploy push`). A finished step is reused if its inputs
+    are unchanged. Exit status 3: no threshold reaches a target. Exit status 7: this machine is too noisy to tell. Exit
+    status 8: the new build does not agree with the running one.
 
     \b
     Examples:
@@ -155,20 +160,27 @@ def command(
       dyndet-build --target-latency 50% --checkpoint dy-yolov7.pt --images photos -o build/street
       dyndet-build --target-latency 12ms --url gpu-host:8001 --models /mnt/models --backend tensorrt --gpu 0
     """
-    options = BuildOptions(**chosen)
-    with step_bars() as show:
-        result = build(
-            demo_checkpoint() if checkpoint is None else checkpoint,
-            output,
-            images=demo_images() if images is None else images,
-            targets=targets,
-            options=options,
-            progress=show,
-        )
-    if as_json:
-        click.echo(json.dumps(as_record(result), indent=2))
-        return
+    options = BuildOptions(before_switch=comparer, **chosen)
+    if comparer.compares and options.remote is None:
+        raise click.UsageError("--compare needs --url: it compares with the build that a server is running")
     console = Console(highlight=False)
+    try:
+        with step_bars() as show:
+            result = build(
+                demo_checkpoint() if checkpoint is None else checkpoint,
+                output,
+                images=demo_images() if images is None else images,
+                targets=targets,
+                options=options,
+                progress=show,
+            )
+    finally:
+        if comparer.agreement is not None and not as_json:
+            show_agreement(console, comparer.agreement)
+    if as_json:
+        compared = None if comparer.agreement is None else comparer.agreement.as_json()
+        click.echo(json.dumps(as_record(result) | {"comparison": compared}, indent=2))
+        return
     if result.reused:
         console.print(f"Reused because unchanged: {', '.join(result.reused)}.")
     show_measured(console, result.points, result.evidence)
@@ -192,8 +204,7 @@ def _remote(
         if admin_header is not None:
             raise click.UsageError("--admin-header needs --url: it is for a running server")
         return None
-    headers = admin_headers() if admin_header is None else read_headers([admin_header])
-    return RemoteServer(url=url, models=models, metrics_url=metrics_url, admin_headers=headers)
+    return remote_server(url=url, models=models, metrics_url=metrics_url, admin_header=admin_header)
 
 
 def as_record(result: BuildResult) -> dict[str, object]:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import read_sweep
+from dyndet_builder.cli.deploy_push import push_command, rollback_command
 from dyndet_builder.cli.releases import release_options
 from dyndet_builder.deployment.deploy import DeployOptions, deploy
 from dyndet_builder.deployment.plan import DEFAULT_MARGIN, Plan, plan
@@ -22,7 +23,11 @@ _DEFAULTS = DeployOptions()
 
 @click.group("deploy")
 def command() -> None:
-    """Render the files of a deployment, and estimate how many replicas a promise needs."""
+    """Render the files of a deployment, plan its replicas, and push new builds to a running server."""
+
+
+command.add_command(push_command)
+command.add_command(rollback_command)
 
 
 @command.command("render")

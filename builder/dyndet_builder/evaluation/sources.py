@@ -22,8 +22,9 @@ from dynamicdet.errors import InputError, ServerError
 from dynamicdet.networks.checkpoints import load
 from dynamicdet.routing.routes import BatchAnswers, RouteResults, check_contract, collect, run_routes
 from dynamicdet.suppression import Detections, suppression_for
+from dyndet_bench.measuring.counters import stage_models
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
-from dyndet_builder.bundle.manifest import FILE_NAME, STAGES, file_sha256, read_bundle
+from dyndet_builder.bundle.manifest import FILE_NAME, file_sha256, read_bundle
 from dyndet_builder.bundle.runner import BundleRunner, Tensors
 from dyndet_client.codec import parse_model
 from dyndet_client.detections import Detections as Answer
@@ -163,9 +164,9 @@ class ServedSource:
     def _backends(self) -> dict[str, str]:
         """The backend of each stage, if the stages are models of their own."""
         found: dict[str, str] = {}
-        for stage in STAGES:
+        for stage, name in stage_models(self._config).items():
             try:
-                config = _config(self._url, f"{self._model}_{stage}")
+                config = _config(self._url, name)
             except ModelNotReadyError:
                 continue
             found[stage] = str(config.get("backend") or config.get("platform", ""))

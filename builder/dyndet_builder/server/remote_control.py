@@ -1,0 +1,148 @@
+"""Loads, unloads and looks at the models of a server that runs elsewhere, through Triton's model control."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from dynamicdet.errors import ServerError
+from dyndet_client.errors import ServerUnreachableError
+from dyndet_client.transport import triton_client
+
+ADMIN_HEADER = "dyndet-admin"
+"""header in which a deployment's server expects the admin key"""
+ADMIN_VARIABLE = "DYNDET_ADMIN_KEY"
+"""environment variable that holds this key"""
+
+_LOAD_S = 1800.0
+"""the server may build engines while it loads"""
+_NO_MODEL = "dyndet/no such model"
+"""a name that no model can have, because a model is a folder"""
+_POLL_S = 0.1
+
+_Result = TypeVar("_Result")
+
+
+class ModelControl:
+    """What one server does with its models. Every method raises ServerError in the server's own words."""
+
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        """`headers` are sent with every call, for servers that restrict who may load models."""
+        self.url = url
+        self._headers = dict(headers)
+
+    def check_allowed(self) -> str:
+        """Check that clients may load models, without touching a model; returns the server's version."""
+
+        def ask(client: triton.InferenceServerClient) -> str:
+            version = str(client.get_server_metadata().version)
+            client.get_model_repository_index(headers=self._headers)
+            try:
+                self._unload(_NO_MODEL, client)
+            except InferenceServerException as error:
+                if "not allowed" in str(error.message()) or "polling" in str(error.message()):
+                    raise ServerError(
+                        f"the server at {self.url} does not let clients load models ({error.message()}); start it with "
+                        "--model-control-mode=explicit"
+                    ) from error
+            return version
+
+        return self._ask(ask)
+
+    def load(self, *names: str) -> None:
+        """Load models one after another, each until it is ready; a loaded one is replaced without a pause.
+
+        Not at the same time: Triton 2.51 can abort if many Python models start and stop on few cores.
+        """
+        for name in names:
+            self._ask(partial(self._load, name))
+            self._wait(f"was not ready within {_LOAD_S:g} s", name, partial(self.is_ready, name))
+
+    def unload(self, names: Iterable[str]) -> None:
+        """Unload models and wait until they are gone; one that is not loaded is no error."""
+        names = tuple(names)
+        for name in names:
+            self._ask(partial(self._unload, name))
+        for name in names:
+            self._wait(f"was not unloaded within {_LOAD_S:g} s", name, partial(self._is_gone, name))
+
+    def _load(self, name: str, client: triton.InferenceServerClient) -> None:
+        client.load_model(name, headers=self._headers, client_timeout=_LOAD_S)
+
+    def _unload(self, name: str, client: triton.InferenceServerClient) -> None:
+        client.unload_model(name, headers=self._headers, unload_dependents=False)
+
+    def _is_gone(self, name: str) -> bool:
+        index = self._ask(lambda client: client.get_model_repository_index(headers=self._headers))
+        return all(one.name != name or one.state in ("", "UNAVAILABLE") for one in index.models)
+
+    def _wait(self, failure: str, name: str, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _LOAD_S
+        while not done():
+            if time.monotonic() > deadline:
+                raise ServerError(f"model {name!r} {failure} on the server at {self.url}")
+            time.sleep(_POLL_S)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a model is loaded."""
+        return self._ask(lambda client: bool(client.is_model_ready(name)))
+
+    def parameters(self, name: str) -> Mapping[str, str] | None:
+        """The parameters in the configuration of a loaded model; None if it is not loaded."""
+        if not self.is_ready(name):
+            return None
+        answer: dict[str, Any] = self._ask(
+            lambda client: client.get_model_config(name, headers=self._headers, as_json=True)
+        )
+        found = answer.get("config", {}).get("parameters", {})
+        return {key: str(value.get("string_value", "")) for key, value in found.items()}
+
+    def wait_until_idle(self, names: Sequence[str], *, quiet_s: float, longest_s: float) -> None:
+        """Wait until none of these models has answered anything for some seconds."""
+        deadline = time.monotonic() + longest_s
+        before, since = self._answered(names), time.monotonic()
+        while names and (now := time.monotonic()) - since < quiet_s and now < deadline:
+            time.sleep(_POLL_S)
+            counted = self._answered(names)
+            if counted != before:
+                before, since = counted, time.monotonic()
+
+    def _answered(self, names: Sequence[str]) -> list[int]:
+        def count(client: triton.InferenceServerClient, name: str) -> int:
+            try:
+                answer = client.get_inference_statistics(name, headers=self._headers, as_json=True)
+            except InferenceServerException as error:
+                if str(error.status()).endswith("UNAVAILABLE"):
+                    raise
+                return 0  # it is not loaded
+            statistics = [entry.get("inference_stats", {}) for entry in answer.get("model_stats", [])]
+            return sum(int(one.get(kind, {}).get("count", 0)) for one in statistics for kind in ("success", "fail"))
+
+        return self._ask(lambda client: [count(client, name) for name in names])
+
+    def _ask(self, function: Callable[[triton.InferenceServerClient], _Result]) -> _Result:
+        with _server_errors(self.url), triton_client(self.url) as client:
+            return function(client)
+
+
+@contextmanager
+def _server_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except InferenceServerException as error:
+        words = " ".join(str(error.message() or "no reason given").split())
+        reason = words.partition(" At: ")[0].rstrip(" ;")  # without a Python model's traceback, which is in the log
+        if "restricted" in reason:  # such an error can have the status UNAVAILABLE, too
+            raise ServerError(
+                f"the server at {url} restricts who can load models ({reason}); set {ADMIN_VARIABLE} to the key of a "
+                "dyndet deployment, or give --admin-header"
+            ) from error
+        if str(error.status()).endswith("UNAVAILABLE"):
+            raise ServerUnreachableError(f"no Triton server answers at {url}: {reason}") from error
+        raise ServerError(f"the server at {url} refused: {reason}") from error

@@ -1,0 +1,148 @@
+"""Lets one push at a time change a detector in a model folder; a lock whose owner has died does not hold.
+
+For a folder the lock is the system's own (`flock`), which ends with its process. An object store has no such thing: an
+object says who holds it, and its owner renews it. One that was not renewed for a while is taken over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from dynamicdet.errors import InputError
+
+RENEWED_S = 20.0
+"""seconds after which the owner of an object renews it"""
+STALE_S = 180.0
+"""seconds after which an object that nobody has renewed does not count"""
+_POLL_S = 0.2
+
+
+@contextmanager
+def folder_lock(path: Path, *, wait_s: float, busy: str) -> Iterator[None]:
+    """Hold the lock file `path`, which is removed afterwards.
+
+    Raises InputError that begins with `busy` if another process still holds it after `wait_s` seconds, or if the file
+    cannot be created.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+        with file:
+            if _locked(file, path):
+                try:
+                    file.truncate(0)
+                    file.write(_owner())
+                    file.flush()
+                    yield
+                finally:
+                    with suppress(OSError):
+                        path.unlink()
+                return
+            file.seek(0)
+            owner = file.read()
+        if time.monotonic() >= deadline:
+            raise _refusal(busy, owner, wait_s)
+        time.sleep(_POLL_S)
+
+
+def _locked(file: Any, path: Path) -> bool:
+    """Try to take the lock; False also if its owner removed the file in the meantime."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise InputError(f"{path} cannot be locked: {error.strerror or error}") from error
+    try:
+        return os.fstat(file.fileno()).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def object_lock(
+    filesystem: Any, path: str, *, wait_s: float, busy: str, renewed_s: float = RENEWED_S, stale_s: float = STALE_S
+) -> Iterator[None]:
+    """Hold the object `path` of an fsspec file system, which is removed afterwards; errors as for `folder_lock`.
+
+    The age of an object is judged by its owner's clock, so clocks must agree within `stale_s`. A file system that
+    cannot create an object exclusively is asked again after a moment who got it.
+    """
+    token = secrets.token_hex(8)
+    deadline = time.monotonic() + wait_s
+    while not _created(filesystem, path, token, stale_s=stale_s):
+        if time.monotonic() >= deadline:
+            raise _refusal(busy, str(_content(filesystem, path).get("owner", "")), wait_s)
+        time.sleep(_POLL_S)
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(renewed_s):
+            with suppress(Exception):  # a failed attempt is repeated; the object is stale only much later
+                filesystem.pipe_file(path, _entry(token))
+
+    thread = threading.Thread(target=renew, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        with suppress(Exception):
+            if _content(filesystem, path).get("token") == token:
+                filesystem.rm_file(path)
+
+
+def _created(filesystem: Any, path: str, token: str, *, stale_s: float) -> bool:
+    found = _content(filesystem, path)
+    if found:
+        if time.time() - float(found.get("time", 0)) < stale_s:
+            return False
+        filesystem.rm_file(path)
+    try:
+        filesystem.pipe_file(path, _entry(token), mode="create")
+    except FileExistsError:
+        return False
+    except (TypeError, NotImplementedError):
+        filesystem.pipe_file(path, _entry(token))
+        time.sleep(_POLL_S)
+    return _content(filesystem, path).get("token") == token
+
+
+def _content(filesystem: Any, path: str) -> dict[str, Any]:
+    try:
+        found = json.loads(filesystem.cat_file(path))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _entry(token: str) -> bytes:
+    return json.dumps({"token": token, "owner": _owner(), "time": time.time()}).encode()
+
+
+def _owner() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # an id without a name
+        name = str(os.getuid())
+    return f"{name} on {socket.gethostname()}, process {os.getpid()}, since {time.strftime('%Y-%m-%dT%H:%M:%S%z')}"
+
+
+def _refusal(busy: str, owner: str, wait_s: float) -> InputError:
+    who = f" ({owner})" if owner else ""
+    return InputError(f"{busy}{who}, and did not end within {wait_s:g} s; try again later")
