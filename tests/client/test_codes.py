@@ -135,6 +135,8 @@ def test_an_error_of_a_called_model_keeps_its_code() -> None:
         ("dyndet/bad-threshold: it is 2", "bad-threshold", "it is 2"),
         ("Model head1 - Error: Model 'head1' is not ready.", "not-ready", "stage head1 failed: Model head1 - Error: M"),
         ("Model head1 - Error: Server not ready", "server-stopping", "stage head1 failed: Model head1 - Error: Server"),
+        ("Request timeout expired", "deadline-exceeded", "stage head1 failed: Request timeout expired"),
+        ("Request for unknown model: 'head1' has no available versions", "not-ready", "stage head1 failed: Request"),
         ("out of memory", "stage-failed", "stage head1 failed: out of memory"),
         ("dyndet/never-heard-of: it", "stage-failed", "stage head1 failed: dyndet/never-heard-of: it"),
     ):

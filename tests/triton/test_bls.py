@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import http.client
 import os
+import queue
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,7 +54,7 @@ class Toy:
         *,
         threshold: Any = None,
         outputs: tuple[str, ...] = OUTPUTS,
-        parameters: dict[str, str] | None = None,
+        parameters: dict[str, Any] | None = None,
     ) -> Answer:
         """The answer to one image (H, W, 3) or a batch of them."""
         batch = images if images.ndim == 4 else images[None]
@@ -302,6 +304,66 @@ def test_metrics_count_images_by_route(toy: Toy) -> None:
     before = read()
     toy.infer(np.stack([image(red=31), image(red=240), image(red=NAN)]))  # difficulties 0.12, 0.94, NaN
     assert [new - old for new, old in zip(read(), before, strict=True)] == [1, 2, 0, 1, 2, 1]
+
+
+def _failed(toy: Toy) -> dict[str, float]:
+    reasons = ("bad_request", "stage_failed", "cancelled", "refused", "internal")
+    return {one: toy.metric("dyndet_requests_failed_total", model="toy", reason=one) for one in reasons}
+
+
+def test_a_failed_request_is_counted_once_by_its_reason(toy: Toy) -> None:
+    before = _failed(toy)
+    toy.error(image(10), threshold=7)
+    toy.error(image(10), parameters={"dyndet_operating_point": "turbo"})
+    toy.error(np.stack([image(10, FAIL_HEAD1), image(10, FAIL_HEAD1)]))
+    toy.infer(image(240, FAIL_DETECTOR2))  # answered by detector 1
+    more = {reason: count - before[reason] for reason, count in _failed(toy).items()}
+    assert more == {"bad_request": 2, "stage_failed": 1, "cancelled": 0, "refused": 0, "internal": 0}
+
+
+def test_probes_are_answered_and_not_counted(toy: Toy) -> None:
+    def read() -> list[float]:
+        routed = [toy.metric("dyndet_routed_total", route=route) for route in ("easy", "hard", "fallback")]
+        return [*routed, toy.metric("dyndet_latency_ms_count"), toy.metric("dyndet_difficulty_count")]
+
+    probe: dict[str, Any] = {"dyndet_probe": True}
+    before, failed = read(), _failed(toy)
+    assert [_route(toy.infer(image(red), parameters=probe)) for red in (10, 240)] == [EASY, HARD]
+    assert "bad-threshold" in toy.error(image(10), threshold=7, parameters=probe)
+    assert "stage-failed" in toy.error(image(10, FAIL_HEAD1), parameters=probe)
+    assert (read(), _failed(toy)) == (before, failed)
+
+
+def test_requests_that_nobody_waits_for_any_more_are_refused_uncomputed(toy: Toy) -> None:
+    """Each allows 20 ms from when it was sent; the server needs far longer for all of them."""
+
+    def sent() -> dict[str, Any]:
+        return {"dyndet_sent": f"clock:{time.monotonic_ns() // 1000}"}
+
+    toy.infer(image(10), parameters=sent())
+    before, routed = _failed(toy), toy.metric("dyndet_routed_total", route="easy")
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    inputs = [_input("image", image(10)[None])]
+    for _ in range(300):
+        toy.client.async_infer(
+            "toy",
+            inputs,
+            callback=lambda result, error: ended.put(str(error)),
+            parameters=sent(),
+            timeout=20_000,
+        )
+    results = Counter(ended.get(timeout=30).partition(": ")[0] for _ in range(300))
+    late = sum(count for text, count in results.items() if text.endswith("dyndet/deadline-exceeded"))
+    assert late > 100, results
+    assert late + results["None"] == 300
+    assert _failed(toy)["cancelled"] - before["cancelled"] == late
+    assert toy.metric("dyndet_routed_total", route="easy") - routed == results["None"]
+
+
+def test_a_request_without_a_time_limit_is_answered_however_long_it_waited(toy: Toy) -> None:
+    """Also where its clock differs from the server's, runs backwards, or is no clock."""
+    for sent in ("a:5", f"a:{10**15}", "a:7", "b:-1", "c", "", ":", "d:" + "9" * 30):
+        assert _route(toy.infer(image(10), parameters={"dyndet_sent": sent})) == EASY
 
 
 def test_cancelled_requests_leave_the_server_right(toy: Toy) -> None:

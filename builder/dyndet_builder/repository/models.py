@@ -58,8 +58,8 @@ def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha25
         kind=_kind(options) if fused else "KIND_CPU",
         instances=options.instances if fused else options.bls_instances,
         gpus=options.gpus if fused else (),
-        merges=options.stages_merge if fused else True,
-        preferred_batches=options.preferred_batches if fused else (),
+        merges=True,  # otherwise Triton does not drop waiting requests whose client has cancelled them
+        preferred_batches=_preferred_batches(options) if fused else (),
         queue_delay_us=options.queue_delay_us if fused else 0,
         parameters={
             "dyndet_class_names": json.dumps(bundle.class_names),
@@ -129,6 +129,11 @@ def _check_wiring(bundle: Bundle) -> None:
         lacking = set(DETECTION_OUTPUTS) - {tensor.name for tensor in bundle.stages[stage].outputs}
         if lacking:
             raise InputError(f"stage {stage} of bundle {bundle.name!r} lacks the output {min(lacking)!r}")
+
+
+def _preferred_batches(options: RenderOptions) -> tuple[int, ...]:
+    """Of a fused model. 1, unless it merges: requests then come one by one, at the cost of no batching at all."""
+    return options.preferred_batches if options.stages_merge else (1,)
 
 
 def _kind(options: RenderOptions) -> str:

@@ -127,7 +127,7 @@ def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options:
         settings["fused"] = {
             "threads": options.threads,
             "shared_pool": options.instances == 1 and not options.gpus,
-            "merges": model.merges,
+            "merges": options.stages_merge,
             "image_shape": [bundle.input_size, bundle.input_size, 3],
         }
     _write_json(version / "dyndet.json", settings)

@@ -29,9 +29,11 @@ except ModuleNotFoundError as error:
         "`python3 -m pip install pillow simplejpeg` installs it and the fast JPEG decoder"
     ) from error
 
+from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
+from calls import error_of_response  # type: ignore[import-not-found]
 from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
 from pictures import fit_picture, simplejpeg  # type: ignore[import-not-found]
-from refusals import RequestError, error_of_call  # type: ignore[import-not-found]
+from refusals import RequestError  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
 
 from dynamicdet.errors import InputError, PictureTooLargeError
@@ -59,15 +61,18 @@ class TritonPythonModel:
         if simplejpeg is None:
             pb_utils.Logger.log_warn("simplejpeg is not installed: Pillow decodes JPEGs, up to 3 times slower")
         self._fit(_small_jpeg())
+        self._arrivals = Arrivals()
         self._failed = FailedRequests(args["model_name"])
         self._counting = CountingThread(self._failed)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Answer requests at the same time, each as soon as it is ready; none waits for the others of the same call."""
-        if len(requests) == 1:  # faster without another thread
-            self._answer(requests[0])
+        asked = [self._asked(request) for request in requests]
+        if len(asked) == 1:  # faster without another thread
+            self._answer(asked[0])
         else:
-            list(self._request_pool.map(self._answer, requests))
+            list(self._request_pool.map(self._answer, asked))
+        self._arrivals.free()
 
     def finalize(self) -> None:
         """Stop the threads, and wait until everything is counted."""
@@ -75,13 +80,17 @@ class TritonPythonModel:
         self._picture_pool.shutdown()
         self._counting.close()
 
-    def _answer(self, request: Any) -> None:
+    def _asked(self, request: Any) -> _Asked:
         asked = _Asked(request, Waiting(request), json.loads(request.parameters() or "{}"))
+        asked.waiting.has_waited(self._arrivals.waited_us(asked.parameters.get(SENT, "")))
+        return asked
+
+    def _answer(self, asked: _Asked) -> None:
         try:
             response = pb_utils.InferenceResponse(output_tensors=self._outputs(asked))
         except Exception as error:
             response = self._failure(asked, error)
-        request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        asked.request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _failure(self, asked: _Asked, error: Exception) -> Any:
         """The response to a request that failed, and count it, unless it is a probe or the detector has counted it."""
@@ -134,18 +143,19 @@ class TritonPythonModel:
         asked.waiting.check()
         images = pb_utils.Tensor("image", np.stack([one.image for one in boxed]))
         threshold = pb_utils.get_input_tensor_by_name(asked.request, "threshold")
+        own = {key: value for key, value in asked.parameters.items() if key.startswith(_OWN_PARAMETERS)}
         response = pb_utils.InferenceRequest(
             model_name=self._detector,
             inputs=[images] if threshold is None else [images, threshold],
             requested_output_names=sorted(wanted | {_COUNT} if _BOXES in wanted else wanted),
             request_id=asked.request.request_id(),
-            parameters={key: value for key, value in asked.parameters.items() if key.startswith(_OWN_PARAMETERS)},
+            parameters={**own, SENT: self._arrivals.stamp()},
             trace=asked.request.trace(),
             timeout=asked.waiting.left_us,
             preferred_memory=self._memory,
         ).exec()
         if response.has_error():
-            raise error_of_call(f"model {self._detector}", response.error().message())
+            raise error_of_response(f"model {self._detector}", response)
         return {tensor.name(): tensor for tensor in response.output_tensors()}
 
 

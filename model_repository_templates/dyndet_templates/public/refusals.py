@@ -36,6 +36,7 @@ _CODED = re.compile(r"dyndet/([a-z-]+): (.*)", re.DOTALL)
 # Triton (2.51) gives every error of a BLS call the status INTERNAL: only its text says that nothing was computed.
 _SAID_BY_TRITON = {
     "' is not ready": "not-ready",
+    "Request for unknown model": "not-ready",
     "Server not ready": "server-stopping",
     "Request timeout expired": "deadline-exceeded",
 }

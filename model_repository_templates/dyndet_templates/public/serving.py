@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from metrics import Metrics  # type: ignore[import-not-found]
 from operating_points import FILE_NAME, OperatingPoints  # type: ignore[import-not-found]
 from refusals import RequestError  # type: ignore[import-not-found]
@@ -72,6 +73,7 @@ class PublicModel:
         folder = Path(__file__).parent
         self.settings = json.loads((folder / "dyndet.json").read_bytes())
         self._detections = tuple(self.settings["detection_outputs"])
+        self._arrivals = Arrivals()
         self._points = OperatingPoints(folder / FILE_NAME, pb_utils.Logger.log_warn)
         self.metrics = Metrics(
             args["model_name"],
@@ -87,6 +89,7 @@ class PublicModel:
         alone = len(requests) == 1
         asked = [Asked(request, Waiting(request), returned=alone) for request in requests]
         self.answer([one for one in asked if self._read(one)])
+        self._arrivals.free()
         return [asked[0].response] if alone else None
 
     def answer(self, asked: Sequence[Asked]) -> None:
@@ -130,6 +133,8 @@ class PublicModel:
         request = asked.request
         try:
             asked.parameters = json.loads(request.parameters() or "{}")
+            if SENT in asked.parameters:
+                asked.waiting.has_waited(self._arrivals.waited_us(asked.parameters[SENT]))
             asked.image = pb_utils.get_input_tensor_by_name(request, "image")
             if asked.image is None:  # Triton accepts a request that has only the optional input
                 raise RequestError("missing-input", "the input image is missing")

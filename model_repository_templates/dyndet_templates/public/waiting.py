@@ -14,20 +14,28 @@ from refusals import RequestError  # type: ignore[import-not-found]
 class Waiting:
     """The client of a request that `execute` has just received.
 
-    Triton drops requests whose client has given up while they wait in a queue. Later, the model must look itself.
+    Triton drops requests that are cancelled while they wait in its queue. Later, the model must ask. This is a message
+    to the server and its answer, 0.1 ms, so it is asked at most every `ask_every_s` seconds.
     """
 
-    def __init__(self, request: Any) -> None:
-        self.started = time.perf_counter()
+    def __init__(self, request: Any, *, ask_every_s: float = 0.003) -> None:
+        self.started = self._asked = time.perf_counter()
         """seconds"""
         self.refusal: RequestError | None = None
         self._request = request
         self._allowed_us = int(request.timeout())  # 0: no limit
+        self._waited_us = 0
+        self._ask_every_s = ask_every_s
 
     @property
     def left_us(self) -> int:
         """How long the client still waits, microseconds, at least 1; 0: no limit."""
-        return self._allowed_us and max(1, self._allowed_us - round(1e6 * (time.perf_counter() - self.started)))
+        used_us = self._waited_us + round(1e6 * (time.perf_counter() - self.started))
+        return self._allowed_us and max(1, self._allowed_us - used_us)
+
+    def has_waited(self, waited_us: int) -> None:
+        """Note how long the request waited before `execute` got it."""
+        self._waited_us = waited_us
 
     def gave_up(self) -> bool:
         """Whether nobody waits any more; `refusal` then says why."""
@@ -35,7 +43,7 @@ class Waiting:
             if self.left_us == 1:
                 allowed = f"the {self._allowed_us / 1e3:g} ms that the request allowed are over"
                 self.refusal = RequestError("deadline-exceeded", allowed)
-            elif self._request.is_cancelled():
+            elif self._is_cancelled():
                 self.refusal = RequestError("cancelled", "the request was cancelled")
         return self.refusal is not None
 
@@ -44,3 +52,10 @@ class Waiting:
         if self.gave_up():
             assert self.refusal is not None
             raise self.refusal
+
+    def _is_cancelled(self) -> bool:
+        now = time.perf_counter()
+        if now - self._asked < self._ask_every_s:
+            return False
+        self._asked = now
+        return bool(self._request.is_cancelled())

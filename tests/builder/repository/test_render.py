@@ -61,6 +61,26 @@ def test_public_model_tells_clients_what_they_need(bundle: Path, tmp_path: Path)
     assert not config.model_transaction_policy.decoupled
 
 
+def test_public_models_let_triton_drop_what_was_cancelled_while_it_waited(bundle: Path, tmp_path: Path) -> None:
+    """Only with dynamic batching does Triton look. No queue policy: it delays requests (see arrivals.py)."""
+    kinds: dict[str, dict[str, Any]] = {
+        "bls": {},
+        "fused": {"topology": "fused"},
+        "merging": {"topology": "fused", "preferred_batches": (4,)},
+    }
+    preferred = {"bls": [], "fused": [1], "merging": [4]}
+    for kind, options in kinds.items():
+        repository = render(bundle, tmp_path / kind, RenderOptions(encoded=True, **options))
+        for name in ("toy", "toy_encoded"):
+            config = _config(repository, name)
+            assert config.HasField("dynamic_batching")
+            assert not config.dynamic_batching.HasField("default_queue_policy")
+        assert list(_config(repository, "toy").dynamic_batching.preferred_batch_size) == preferred[kind]
+        if kind != "bls":
+            settings = json.loads((repository / "toy" / "1" / "dyndet.json").read_bytes())
+            assert settings["fused"]["merges"] == (kind == "merging")
+
+
 def test_options_reach_the_stage_configurations(bundle: Path, tmp_path: Path, demo_images: Path) -> None:
     options = RenderOptions(
         name="other",
