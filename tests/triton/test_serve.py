@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -17,8 +18,10 @@ import pytest
 
 from dynamicdet.errors import InputError, ServerError
 from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.server.api import TritonApi
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import ServerOptions
+from dyndet_builder.server.ports import free_ports
 from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
 from tests.support.toy_bundle import write_toy_bundle
 
@@ -36,6 +39,37 @@ class TritonPythonModel:
         raise RuntimeError("the weights are on holiday")
     def execute(self, requests):
         return []
+"""
+_TROUBLED = (
+    """
+import os, signal, socket
+from pathlib import Path
+server = os.getppid()
+"""
+    + _DOUBLE
+    + """
+    def initialize(self, args):
+        file = Path(__file__).parent / "attempts"
+        attempt = len(file.read_text()) + 1 if file.exists() else 1
+        file.write_text("x" * attempt)
+        if attempt == 1:
+            os.kill(server, signal.SIGABRT)
+        if attempt == 2:
+            words = Path(f"/proc/{server}/cmdline").read_text().split("\\0")
+            port = next(word for word in words if word.startswith("--http-port=")).partition("=")[2]
+            self.taken = socket.create_server(("127.0.0.1", int(port)))
+"""
+)
+_PATIENT = """
+import time
+from pathlib import Path
+import triton_python_backend_utils as pb
+class TritonPythonModel:
+    def execute(self, requests):
+        (Path(__file__).parent / "asked").touch()
+        inputs = [pb.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
+        time.sleep(float(inputs[0][0, 0]))
+        return [pb.InferenceResponse([pb.Tensor("y", x * 2)]) for x in inputs]
 """
 _SLOW_TO_STOP = (
     _DOUBLE
@@ -113,6 +147,31 @@ def test_a_killed_server_is_noticed_and_leaves_nothing(tmp_path: Path) -> None:
         _wait_until(lambda: not server.running)
         assert _traces(str(repository)) == []
         assert _shared_memory(os.getpid()) <= of_others
+
+
+def test_an_error_of_a_program_whose_server_has_died_says_how_it_died(tmp_path: Path) -> None:
+    repository = _repository(tmp_path / "models", _DOUBLE)
+    said = r"the server was ended by SIGTERM \(terminated\).* was not restarted.* stored before is not lost.*refused"
+    with pytest.raises(ServerError, match=said), TritonServer(repository) as server:
+        os.kill(server.pid, signal.SIGTERM)
+        api = TritonApi(server.http_url)
+        while True:
+            api.models()
+
+
+def test_a_start_that_crashes_or_loses_its_free_port_is_tried_again(tmp_path: Path) -> None:
+    """The first attempt aborts; at the second, another program takes the HTTP port; the third succeeds."""
+    repository = _repository(tmp_path / "models", _TROUBLED)
+    log = tmp_path / "server.log"
+    with TritonServer(repository, ServerOptions(log_file=log, stop_timeout_s=0)) as server:
+        assert TritonApi(server.http_url).models() == {"double"}
+    assert "Signal (6) received" in log.read_text() and "already in use" in log.read_text()
+    for attempts in (1, 2):
+        (repository / "double" / "1" / "attempts").unlink()
+        options = ServerOptions(http_port=free_ports(1)[0], start_attempts=attempts, stop_timeout_s=0)
+        said = {1: r"while starting, the server was ended by SIGABRT", 2: r"already in use \(2 attempts\)"}[attempts]
+        with pytest.raises(ServerError, match=said), TritonServer(repository, options):
+            pass
 
 
 def test_killing_the_parent_stops_the_server(tmp_path: Path) -> None:
@@ -211,6 +270,56 @@ def test_serve_command_says_where_and_stops_on_ctrl_c(tmp_path: Path) -> None:
         assert process.wait(60) == 0
     assert _traces(str(repository)) == []
     assert "double" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(("seconds", "signals", "answered"), [(1.0, 1, True), (60.0, 2, False)])
+def test_ctrl_c_in_a_terminal_lets_requests_finish_and_a_second_one_does_not(
+    tmp_path: Path, seconds: float, signals: int, answered: bool
+) -> None:
+    """The signal goes to the whole process group, as a terminal sends it."""
+    repository = _repository(tmp_path / "models", _PATIENT)
+    with _serve(repository) as process, ThreadPoolExecutor() as pool:
+        request = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [seconds] * 4}]}
+        api = TritonApi(_http(process))
+        answer = pool.submit(api.infer, "double", request, b"", timeout_s=50)
+        _wait_until((repository / "double" / "1" / "asked").exists)
+        assert process.stderr is not None
+        for sent in range(signals):
+            os.killpg(process.pid, signal.SIGINT)
+            if sent == 0:
+                _wait_until(lambda: "Stopping:" in process.stderr.readline())  # type: ignore[union-attr]
+        assert process.wait(40) == 0
+        if answered:
+            assert answer.result() == (200, "")
+        else:
+            with pytest.raises(OSError):
+                answer.result()
+
+
+def test_without_restarts_serve_ends_at_the_first_fault_and_names_it(tmp_path: Path) -> None:
+    repository = _repository(tmp_path / "models", _DOUBLE)
+    with _serve(repository, "--no-restart") as process:
+        assert process.stderr is not None
+        _http(process)
+        stubs = [one for one in psutil.Process(process.pid).children(recursive=True) if "stub" in one.name()]
+        stubs[0].kill()
+        assert process.wait(40) == 6
+        assert re.search(
+            r"Error: the process of model double .*SIGKILL.*; the server was stopped$", process.stderr.read()
+        )
+    assert _traces(str(repository)) == []
+
+
+def _serve(repository: Path, *options: str) -> subprocess.Popen[str]:
+    command = [str(_DYNDET), "serve", str(repository), *options]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def _http(process: subprocess.Popen[str]) -> str:
+    """The HTTP address that the command prints."""
+    assert process.stdout is not None
+    return next(line.rpartition("//")[2].strip() for line in process.stdout if line.strip().startswith("HTTP"))
 
 
 def test_serve_prints_the_docker_command(repository_folder: Path) -> None:

@@ -32,7 +32,7 @@ class Patience:
 
     look_every_s: float = 1.0
     """time between two looks at processes and counters"""
-    probe_idle_s: float = 10.0
+    probe_idle_s: float = 30.0
     """a detector that has answered nothing for so long gets a probe; at once if requests wait for it"""
     answer_within_s: float = 3.0
     """longest wait for an answer while the server computes nothing"""

@@ -15,6 +15,8 @@ from dyndet_builder.engines.record import check_engines_here
 from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.api import TritonApi
 from dyndet_builder.server.embedded import find_server
+from dyndet_builder.server.ending import signal_name
+from dyndet_builder.server.log import last_signal
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.ports import check_port_free, free_ports, is_free
 from dyndet_builder.server.process import ServerProcess
@@ -105,9 +107,10 @@ class TritonServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if isinstance(error, Exception) and (ending := self.ending) is not None and ending not in str(error):
+            end = (self.ending or self._asked_to_end()) if isinstance(error, Exception) else None
+            if end is not None and end not in str(error):
                 raise ServerError(
-                    f"{ending}; it was not restarted, and what was measured and stored before is not lost: run the "
+                    f"{end}; it was not restarted, and what was measured and stored before is not lost: run the "
                     f"command again ({error})"
                 ) from error
         finally:
@@ -168,6 +171,11 @@ class TritonServer:
         for name in self.detectors:
             with Served(self.grpc_url, name) as served:
                 served.warm_up()
+
+    def _asked_to_end(self) -> str | None:
+        """That somebody else sent the server a signal, for which it refuses requests until it ends."""
+        number = None if self._process is None else last_signal(self._process.read_log())
+        return None if number is None else f"the server is ending, since somebody sent it {signal_name(number)}"
 
     def error_lines(self) -> list[str]:
         """Errors in the server's log."""

@@ -168,6 +168,31 @@ def test_gpus_are_for_docker_alone(empty: Path, capsys: pytest.CaptureFixture[st
     assert "--gpu belongs to --docker" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--http-port", "9001", "--grpc-port", "9001"),
+            "three different ports, got http 9001, grpc 9001, metrics 8002",
+        ),
+        (("--host", "gpu-box"), "docker cannot publish ports on host 'gpu-box'; give an IP address"),
+        (("--log-file", "server.log"), "--log-file belongs to the embedded server; `docker logs`"),
+    ],
+)
+def test_what_docker_cannot_do_is_refused(
+    words: tuple[str, ...], said: str, empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(dyndet, ["serve", str(empty), "--docker", "--model-control", "explicit", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_docker_publishes_on_the_given_host_and_logs_as_asked(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["serve", str(empty), "--docker", "--model-control", "explicit", "--host", "::", "--log-verbose", "1"]
+    assert run(dyndet, words) == 0
+    printed = capsys.readouterr().out
+    assert "-p '[::]:8001:8001'" in printed and "--log-verbose=1" in printed
+
+
 def test_the_documentation_shows_what_the_command_prints(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (_ROOT / "docs" / "production.md").read_text()
     lines = re.sub(r" \\\n +", " ", page).splitlines()  # one command, broken into lines of the page

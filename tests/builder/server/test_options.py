@@ -19,6 +19,10 @@ from dyndet_builder.server.options import ServerOptions
         ({"http_port": 9000, "metrics_port": 9000}, "three different ports, got 9000, any, 9000"),
         ({"log_verbose": -1}, "log_verbose must be at least 0, got -1"),
         ({"model_control": "all"}, "model_control must be none, poll, explicit; got 'all'"),
+        ({"start_attempts": 0}, "start_attempts must be at least 1, got 0"),
+        ({"host": "0.0.0.0"}, "other machines can reach the host '0.0.0.0'.*consent with --expose"),
+        ({"host": "nowhere.invalid", "expose": True}, "cannot listen on host 'nowhere.invalid'.*an IPv4 address"),
+        ({"host": ""}, "the host is empty"),
         ({"ready_timeout_s": float("nan")}, "ready_timeout_s must be a number of seconds from 0 to 1000000, got nan"),
         ({"stop_timeout_s": -1.0}, "stop_timeout_s must be a number of seconds from 0 to 1000000, got -1"),
     ],
@@ -26,6 +30,19 @@ from dyndet_builder.server.options import ServerOptions
 def test_bad_values_are_named(bad: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ServerOptions(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
+def test_hosts_that_only_this_machine_reaches_need_no_consent(host: str) -> None:
+    assert ServerOptions(host=host).host == host
+
+
+def test_a_host_of_another_machine_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "models" / "any" / "config.pbtxt"
+    config.parent.mkdir(parents=True)
+    config.write_text('backend: "identity"')
+    assert run(dyndet, ["serve", str(tmp_path / "models"), "--host", "192.0.2.1", "--expose"]) == 2
+    assert "cannot listen on host '192.0.2.1' (Cannot assign requested address)" in capsys.readouterr().err
 
 
 def test_the_environment_sets_how_long_a_stop_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
