@@ -215,8 +215,8 @@ _NESTED: dict[str, tuple[str, type[BaseModel]]] = {
 
 def _csv_fields(field: str) -> dict[str, Callable[[Cell], object]]:
     """Columns that one field of a cell becomes, each with how it is read."""
-    if field == "raw":
-        return {"raw": lambda cell: ";".join(cell.raw)}
+    if field in ("raw", "missing"):
+        return {field: lambda cell: ";".join(getattr(cell, field))}
     if field not in _NESTED:
         return {field: lambda cell: getattr(cell, field)}
     prefix, model = _NESTED[field]

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dyndet_bench.measuring.journal import Replayed
 from dyndet_bench.measuring.machine import Circumstances
 from dyndet_bench.report.facts import Facts
 from dyndet_bench.report.markdown import inert
@@ -223,7 +224,7 @@ def test_the_csv_gives_the_cells_back(cells: list[Cell]) -> None:
     rows = list(csv.DictReader(io.StringIO(cells_csv(facts), newline="")))
     assert len(rows) == len(cells)
     for row, item in zip(rows, facts.cells, strict=True):
-        values = item.model_dump(exclude={"latency", "split", "open_loop", "raw"})
+        values = item.model_dump(exclude={"latency", "split", "open_loop", "raw", "missing"})
         for prefix, nested in (("", item.latency), ("open_loop_", item.open_loop)):
             values |= {f"{prefix}{name}": getattr(nested, name, None) for name in Latency.model_fields}
         assert {name: "" if value is None else str(value) for name, value in values.items()}.items() <= row.items()
@@ -306,6 +307,17 @@ def test_nothing_but_failed_cells_is_still_a_report(tmp_path: Path) -> None:
     text, markdown, _ = written(sweep((failed(1.0, 1, "no answer"), failed(0.0, 1, "no answer"))), tmp_path)
     assert Page(text).rows[1] == ["concurrency 1", "1", "not measured: no answer"]
     assert "None of 2 cells could be measured" in markdown and markdown.count("not measured: no answer") == 2
+
+
+def test_missing_runs_and_those_of_an_earlier_sweep_are_told_in_both_reports(tmp_path: Path) -> None:
+    partly = cell(1.0, 1).model_copy(update={"missing": ("it was ended by SIGSEGV", "no answer")})
+    replayed = Replayed(measurements=7, oldest="2026-11-26T01:00:00+00:00")
+    swept = sweep((partly, cell(0.0, 1)), missing_routes="it hung", replayed=replayed)
+    assert swept.missing == 3
+    for text in written(swept, tmp_path)[:2]:
+        assert "2 runs of 1 cell could not be measured: it was ended by SIGSEGV." in text
+        assert "The two routes could not be measured on their own: it hung." in text
+        assert "7 measurements are from an earlier run" in text
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
