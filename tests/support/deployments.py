@@ -19,6 +19,7 @@ from dyndet_builder.operating_points import (
     RouteLatency,
 )
 from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.templates import TEMPLATES
 from tests.support.toy_bundle import write_toy_bundle
 
 KINDS = {
@@ -31,6 +32,8 @@ KINDS = {
     "tensorrt": RenderOptions(backend="tensorrt", gpus=(0,)),
 }
 EASY_SHARE = 0.7
+PROBE = TEMPLATES / "deploy" / "probe.py"
+"""the program that probes a server"""
 
 
 def render_kinds(folder: Path) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from dynamicdet.files import check_replaceable, whole_folder
 from dyndet_builder.deployment.alerts import watched
 from dyndet_builder.deployment.dashboard import panels
 from dyndet_builder.deployment.options import DeployOptions
-from dyndet_builder.deployment.values import Values, notes, values
+from dyndet_builder.deployment.values import PROBE_FILE, Values, notes, values
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.templates import TEMPLATES, fill
 
@@ -24,6 +24,7 @@ MARKER_FILE = "dyndet-deploy.json"
 
 _TEMPLATES = TEMPLATES / "deploy"
 _AUTOSCALER = "kubernetes/hpa.yaml"
+_PROBE = _TEMPLATES / "probe.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ def deploy(repository: Path, output: Path, options: DeployOptions | None = None)
         "d": filled,
         "watched": watch,
         "panels": panels(deployed, job=filled.name),
+        "probe_file": PROBE_FILE,
+        "probe_text": _PROBE.read_text(),
         "notes": [note[0].upper() + note[1:] for note in told],
     }
     texts = {name: _render(name, **shared, **_pod(name, filled)) for name in _names() if _wanted(name, filled)}

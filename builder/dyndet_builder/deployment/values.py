@@ -9,22 +9,23 @@ from pathlib import Path
 
 from dynamicdet.errors import InputError
 from dyndet_builder.deployment.alerts import queue_target_ms
+from dyndet_builder.deployment.flags import MODELS, restricted, server_arguments, shell_command
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.engines.record import Target, check_engines
 from dyndet_builder.pins import GRAFANA_IMAGE, PROMETHEUS_IMAGE
+from dyndet_builder.repository.config import TOPOLOGY_PARAMETER
 from dyndet_builder.repository.rendered import Rendered
 from dyndet_builder.server.remote import ADMIN_HEADER, ADMIN_VARIABLE
 
-RESTRICTED = ("model-repository", "logging", "trace")
-"""endpoints that no client needs; health, metadata, configuration, statistics and inference stay open"""
+PROBE_FILE = "/opt/dyndet/probe.py"
+"""where the image has the probe program"""
 
-_MODELS = "/models"
 _KSERVE_MODELS = "/mnt/models"  # where KServe's storage initializer puts them
-_CLIENT_SHM_SINCE = "26.05"
-_KEY_IN_POD = f"$({ADMIN_VARIABLE})"
-_KEY_IN_SHELL = f"${{{ADMIN_VARIABLE}:?is not set}}"
 _PRE_STOP_S = 5  # until every node's load balancing knows that the pod stops
-_PROBE_S = 5
+_PROBE_S = 10  # between two probes; the startup probe asks twice as often
+_PROBE_WITHIN_S = {"startup": 10, "readiness": 10, "liveness": 5}  # liveness takes twice that if it gets no answer
+_PROBE_TIMEOUT_S = 20
+_PROBE_FAILURES = 3
 _STARTUP_S, _STARTUP_WITH_ENGINES_S = 180, 1200
 _SERVER_MIB, _PER_PROCESS_MIB, _CUDA_MIB = 1024, 256, 2048
 _S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION")
@@ -76,7 +77,13 @@ class Values:
     queue_target: str
     adapter_query: str
     engine_cache: str
+    probes: dict[str, tuple[str, ...]]
+    """words of the probe program by the kind of probe: startup, readiness, liveness"""
+    probe_s: int
+    probe_timeout_s: int
+    probe_failures: int
     startup_s: int
+    startup_probe_s: int
     startup_failures: int
     pre_stop_s: int
     grace_s: int
@@ -101,7 +108,7 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
     shm_mib = deployed.memory.shared_memory >> 20
     startup_s = options.startup_s or (_STARTUP_WITH_ENGINES_S if deployed.builds_engines else _STARTUP_S)
     in_image = options.storage == "image"
-    in_pod = _server_arguments(deployed, options)
+    in_pod = server_arguments(deployed, options)
     # Relative, so that the folders can be moved together; resolved, since `..` after a link leads elsewhere.
     repository, folder = deployed.folder.resolve(), output.resolve()
     return Values(
@@ -118,10 +125,10 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
         ),
         arguments=in_pod,
         kserve_arguments=in_pod if in_image else (f"--model-repository={_KSERVE_MODELS}", *in_pod[1:]),
-        shell_command=_shell_command(in_pod),
+        shell_command=shell_command(in_pod),
         build_context=os.path.relpath(repository, folder),
         dockerfile_from_context=os.path.relpath(folder / "Dockerfile", repository),
-        models_folder=_MODELS,
+        models_folder=MODELS,
         models_in_image=in_image,
         mounts_models=bool(claim),
         storage_uri="" if in_image else options.storage,
@@ -133,7 +140,7 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
         admin_secret=options.admin_secret or f"{name}-admin",
         admin_variable=ADMIN_VARIABLE,
         admin_header=ADMIN_HEADER,
-        restricted=_restricted(options),
+        restricted=restricted(options),
         client_shared_memory=options.client_shared_memory,
         shm_mib=shm_mib,
         cpu=options.cpu,
@@ -147,8 +154,16 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
         queue_target=f"{round(1000 * queue_target_ms(deployed, options))}m",
         adapter_query=_adapter_query(deployed),
         engine_cache=deployed.engine_cache,
+        probes={
+            kind: ("python3", PROBE_FILE, kind, *_public_models(deployed), f"--within={within_s}")
+            for kind, within_s in _PROBE_WITHIN_S.items()
+        },
+        probe_s=_PROBE_S,
+        probe_timeout_s=_PROBE_TIMEOUT_S,
+        probe_failures=_PROBE_FAILURES,
         startup_s=startup_s,
-        startup_failures=-(-startup_s // _PROBE_S),
+        startup_probe_s=_PROBE_S // 2,
+        startup_failures=-(-startup_s // (_PROBE_S // 2)),
         pre_stop_s=_PRE_STOP_S,
         grace_s=_PRE_STOP_S + options.exit_timeout_s + 10,
         rolling_update={"maxSurge": 0, "maxUnavailable": 1} if deployed.gpus else {"maxSurge": 1, "maxUnavailable": 0},
@@ -201,55 +216,10 @@ def notes(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _server_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
-    """The flags of tritonserver in a pod; the first one names the repository."""
-    repository = options.storage if options.bucket else _MODELS
-    restricted = ",".join(_restricted(options))
-    return (
-        f"--model-repository={repository}",
-        f"--exit-timeout-secs={options.exit_timeout_s}",
-        *_metrics_arguments(deployed, options),
-        *deployed.memory.arguments(deployed.gpus),
-        *deployed.engine_arguments,
-        f"--http-restricted-api={restricted}:{ADMIN_HEADER}={_KEY_IN_POD}",
-        f"--grpc-restricted-protocol={restricted}:{ADMIN_HEADER}={_KEY_IN_POD}",
-        *_client_shared_memory(options),
-    )
-
-
-def _restricted(options: DeployOptions) -> tuple[str, ...]:
-    """Triton's names of the endpoints that need the admin key."""
-    return RESTRICTED if options.client_shared_memory else (*RESTRICTED, "shared-memory")
-
-
-def _metrics_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
-    """Flags for percentiles with the queue: Triton 2.51 offers them only as summaries, and only if a flag asks."""
-    levels = {0.5, 0.9, 0.95, 0.99}
-    promised = options.promised()
-    names = [point.statistic for point in deployed.points.points.values()]
-    for statistic in (*names, None if promised is None else promised.statistic.name):
-        if statistic is not None and statistic.startswith("p"):
-            levels.add(float(statistic[1:]) / 100)
-    quantiles = ",".join(f"{level:.6g}:{min(0.01, (1 - level) / 10):.2g}" for level in sorted(levels))
-    return ("--metrics-config=summary_latencies=true", f"--metrics-config=summary_quantiles={quantiles}")
-
-
-def _client_shared_memory(options: DeployOptions) -> tuple[str, ...]:
-    """The flag without which newer releases refuse to map a client's memory."""
-    needed = options.client_shared_memory and options.release().name >= _CLIENT_SHM_SINCE
-    return ("--allow-client-shm=true",) if needed else ()
-
-
-def _shell_command(arguments: tuple[str, ...]) -> str:
-    """The command for /bin/sh, from a pod's flags; the shell expands only the admin key in them."""
-    words = []
-    for argument in arguments:
-        plain, key, _ = argument.partition(_KEY_IN_POD)
-        if re.search(r"[\"$`\\]", plain):  # the checks of the options allow none
-            raise InputError(f"the flag {argument!r} cannot be written into a Dockerfile")
-        words.append(f'"{plain}{_KEY_IN_SHELL if key else ""}"')
-    # The pictures in the server's regions of /dev/shm are nobody else's, also where the host's memory is shared.
-    return " ".join(["umask 077 && exec tritonserver", *words, '"$@"'])
+def _public_models(deployed: Rendered) -> tuple[str, ...]:
+    """All models that clients call: detectors, and those that take image files."""
+    detectors = (config.name for config in deployed.configs if TOPOLOGY_PARAMETER in config.parameters)
+    return (*sorted(detectors), *sorted(deployed.encoded))
 
 
 def _name_of(model: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -20,7 +21,7 @@ from dyndet_builder.pins import CURRENT
 from dyndet_builder.repository.backends import ENGINE_CACHE
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_repository
-from tests.support.deployments import KINDS, calibrate, documents, pod_of, points, render_kinds
+from tests.support.deployments import KINDS, PROBE, calibrate, documents, pod_of, points, render_kinds
 from tests.support.toy_bundle import write_toy_bundle
 
 STORAGES = ("image", "pvc://claim/street/models", "s3://bucket/street", "gs://bucket/street")
@@ -90,7 +91,7 @@ def test_an_image_for_models_that_need_nothing_installs_nothing(repositories: di
     deploy(repositories["plain"], tmp_path / "out", DeployOptions(storage="pvc://claim"))
     dockerfile = (tmp_path / "out" / "Dockerfile").read_text()
     assert "RUN" not in dockerfile
-    assert "COPY" not in dockerfile
+    assert "COPY --chown" not in dockerfile
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -153,7 +154,7 @@ def test_storage_says_where_the_models_are(repositories: dict[str, Path], tmp_pa
         deploy(repositories["cpu"], tmp_path / str(number), DeployOptions(storage=storage, service_account="street"))
         pod = pod_of(tmp_path / str(number))
         (container,) = pod["containers"]
-        copies = "COPY" in (tmp_path / str(number) / "Dockerfile").read_text()
+        copies = "COPY --chown" in (tmp_path / str(number) / "Dockerfile").read_text()
         mounts = [mount for mount in container["volumeMounts"] if mount["name"] == "models"]
         (served,) = documents(tmp_path / str(number), "kserve/inference-service.yaml")
         environment = {one["name"]: one.get("value") for one in served["spec"]["predictor"]["containers"][0]["env"]}
@@ -165,6 +166,27 @@ def test_storage_says_where_the_models_are(repositories: dict[str, Path], tmp_pa
         STORAGES[2]: ("--model-repository=s3://bucket/street", False, [], STORAGES[2]),
         STORAGES[3]: ("--model-repository=gs://bucket/street", False, [], STORAGES[3]),
     }
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_probes_are_a_program_in_the_image_that_asks_every_public_model(
+    storage: str, repositories: dict[str, Path], tmp_path: Path
+) -> None:
+    deploy(repositories["cpu"], tmp_path / "out", DeployOptions(storage=storage))
+    dockerfile = (tmp_path / "out" / "Dockerfile").read_text()
+    path, text = re.findall(r'^COPY --chmod=0644 <<"PROBE" (\S+)\n(.*?)^PROBE$', dockerfile, re.MULTILINE | re.DOTALL)[
+        0
+    ]
+    assert text == PROBE.read_text()
+    (served,) = documents(tmp_path / "out", "kserve/inference-service.yaml")
+    compose = documents(tmp_path / "out", "compose.yaml")[0]["services"]["toy"]
+    for container in (pod_of(tmp_path / "out")["containers"][0], served["spec"]["predictor"]["containers"][0]):
+        for kind in ("startup", "readiness", "liveness"):
+            probe = container[f"{kind}Probe"]
+            command = probe["exec"]["command"]
+            assert command[:5] == ["python3", path, kind, "toy", "toy_encoded"]
+            assert probe["timeoutSeconds"] > float(command[5].removeprefix("--within="))
+    assert compose["healthcheck"]["test"][:4] == ["CMD", "python3", path, "readiness"]
 
 
 def test_engines_that_are_built_on_loading_have_time_and_a_place(repositories: dict[str, Path], tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""The flags of tritonserver in a deployment, for a pod and for the shell in the image."""
+
+from __future__ import annotations
+
+import re
+
+from dynamicdet.errors import InputError
+from dyndet_builder.deployment.options import DeployOptions
+from dyndet_builder.repository.rendered import Rendered
+from dyndet_builder.server.remote import ADMIN_HEADER, ADMIN_VARIABLE
+
+RESTRICTED = ("model-repository", "logging", "trace")
+"""endpoints that no client needs; health, metadata, configuration, statistics and inference stay open"""
+MODELS = "/models"
+"""where the image has the models, or where they are mounted"""
+
+_CLIENT_SHM_SINCE = "26.05"
+_KEY_IN_POD = f"$({ADMIN_VARIABLE})"
+_KEY_IN_SHELL = f"${{{ADMIN_VARIABLE}:?is not set}}"
+
+
+def server_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
+    """The flags of tritonserver in a pod; the first one names the repository."""
+    repository = options.storage if options.bucket else MODELS
+    endpoints = ",".join(restricted(options))
+    return (
+        f"--model-repository={repository}",
+        f"--exit-timeout-secs={options.exit_timeout_s}",
+        *_metrics_arguments(deployed, options),
+        *deployed.memory.arguments(deployed.gpus),
+        *deployed.engine_arguments,
+        f"--http-restricted-api={endpoints}:{ADMIN_HEADER}={_KEY_IN_POD}",
+        f"--grpc-restricted-protocol={endpoints}:{ADMIN_HEADER}={_KEY_IN_POD}",
+        *_client_shared_memory(options),
+    )
+
+
+def restricted(options: DeployOptions) -> tuple[str, ...]:
+    """Triton's names of the endpoints that need the admin key."""
+    return RESTRICTED if options.client_shared_memory else (*RESTRICTED, "shared-memory")
+
+
+def _metrics_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
+    """Flags for percentiles with the queue: Triton 2.51 offers them only as summaries, and only if a flag asks."""
+    levels = {0.5, 0.9, 0.95, 0.99}
+    promised = options.promised()
+    names = [point.statistic for point in deployed.points.points.values()]
+    for statistic in (*names, None if promised is None else promised.statistic.name):
+        if statistic is not None and statistic.startswith("p"):
+            levels.add(float(statistic[1:]) / 100)
+    quantiles = ",".join(f"{level:.6g}:{min(0.01, (1 - level) / 10):.2g}" for level in sorted(levels))
+    return ("--metrics-config=summary_latencies=true", f"--metrics-config=summary_quantiles={quantiles}")
+
+
+def _client_shared_memory(options: DeployOptions) -> tuple[str, ...]:
+    """The flag without which newer releases refuse to map a client's memory."""
+    needed = options.client_shared_memory and options.release().name >= _CLIENT_SHM_SINCE
+    return ("--allow-client-shm=true",) if needed else ()
+
+
+def shell_command(arguments: tuple[str, ...]) -> str:
+    """The command for /bin/sh, from a pod's flags; the shell expands only the admin key in them."""
+    words = []
+    for argument in arguments:
+        plain, key, _ = argument.partition(_KEY_IN_POD)
+        if re.search(r"[\"$`\\]", plain):  # the checks of the options allow none
+            raise InputError(f"the flag {argument!r} cannot be written into a Dockerfile")
+        words.append(f'"{plain}{_KEY_IN_SHELL if key else ""}"')
+    return " ".join(["exec tritonserver", *words, '"$@"'])

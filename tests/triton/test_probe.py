@@ -1,0 +1,132 @@
+"""The probe program of a deployment on the real server: alive, overloaded, with a dead or hung process, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.server.options import ServerOptions
+from dyndet_builder.server.triton import TritonServer
+from dyndet_client import Detector, DyndetError
+from tests.support.deployments import PROBE
+from tests.support.toy_bundle import image, write_toy_bundle
+
+_WITHIN_S = 2.0
+_THREADS = 24
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A server, and the probe program with its address."""
+
+    server: TritonServer
+    address: tuple[str, ...]
+    detectors: tuple[str, ...]
+
+    def probe(self, kind: str, *, within_s: float = _WITHIN_S) -> tuple[int, str]:
+        """Exit status and sentence."""
+        command = [sys.executable, "-I", str(PROBE), kind, *self.detectors, f"--within={within_s}", *self.address]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        assert answer.stderr == ""
+        return answer.returncode, answer.stdout
+
+    def stub(self, instance: str) -> int:
+        """Process id of a model's instance."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+                if instance.encode() in words and parent == str(self.server.pid):
+                    return int(process.name)
+        raise AssertionError(f"no process of {instance}")
+
+
+@contextmanager
+def _probed(folder: Path, options: RenderOptions) -> Iterator[Probed]:
+    repository = render(write_toy_bundle(folder / "bundle"), folder / "models", options)
+    with TritonServer(repository, ServerOptions()) as server:
+        ports = {"http": server.http_url, "metrics": server.metrics_url.removesuffix("/metrics")}
+        address = [f"--{name}-port={url.rpartition(':')[2]}" for name, url in ports.items()]
+        address += [f"--server={server.pid}", f"--notes={folder / 'notes.json'}"]
+        yield Probed(server, tuple(address), ("toy", "toy_encoded")[: 1 + options.encoded])
+
+
+@contextmanager
+def _overloaded(url: str) -> Iterator[Callable[[], int]]:
+    """Many callers, each with the next request as soon as one is answered; yields the number of answers so far."""
+    stop, answered = threading.Event(), [0] * _THREADS
+
+    def ask(caller: int) -> None:
+        with Detector(url, model="toy") as detector:
+            while not stop.is_set():
+                with suppress(DyndetError):
+                    detector.detect(image(10 * caller), threshold=caller % 2)
+                    answered[caller] += 1
+
+    threads = [threading.Thread(target=ask, args=(caller,)) for caller in range(_THREADS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield lambda: sum(answered)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_probe_tells_a_working_and_a_busy_server_from_one_with_a_dead_process(tmp_path: Path) -> None:
+    """Topology `fused`, with the model that takes image files."""
+    with _probed(tmp_path, RenderOptions(topology="fused", encoded=True)) as probed:
+        for kind in ("startup", "readiness", "liveness"):
+            assert probed.probe(kind) == (0, "toy, toy_encoded answered\n")
+        with _overloaded(probed.server.grpc_url) as answers:
+            while answers() < _THREADS:
+                time.sleep(0.02)
+            impatient_s = 0.01
+            assert probed.probe("readiness", within_s=impatient_s)[0] == 1
+            status, said = probed.probe("liveness", within_s=impatient_s)
+            assert status == 0, said
+        os.kill(probed.stub("toy_encoded_0_0"), signal.SIGKILL)
+        status, said = probed.probe("liveness")  # the other instance still answers
+        assert (status, "toy_encoded is gone" in said) == (1, True), said
+        os.kill(probed.stub("toy_0_0"), signal.SIGKILL)
+        status, said = probed.probe("readiness")
+        assert (status, "the easy route of toy gave status 500" in said) == (1, True), said
+
+
+def test_liveness_fails_for_one_dead_stage_of_several_models_and_for_a_stopped_server(tmp_path: Path) -> None:
+    """Topology `bls`. By Triton's counters, without the notes of the startup probe: a route still answers."""
+    with _probed(tmp_path, RenderOptions(topology="bls")) as probed:
+        assert probed.probe("liveness")[0] == 0
+        os.kill(probed.stub("toy_detector2_0_0"), signal.SIGKILL)
+        assert probed.probe("readiness", within_s=10)[0] == 0  # detector 1 answers in its place
+        status, said = probed.probe("liveness")
+        assert (status, "toy_detector2 answered nothing" in said) == (1, True), said
+        os.kill(probed.server.pid, signal.SIGSTOP)
+        try:
+            status, said = probed.probe("liveness")
+        finally:
+            os.kill(probed.server.pid, signal.SIGCONT)
+        assert (status, "the server gave no answer" in said) == (1, True), said
+    assert probed.probe("readiness", within_s=0.5)[0] == 1
+
+
+def test_liveness_fails_if_a_process_hangs(tmp_path: Path) -> None:
+    with _probed(tmp_path, RenderOptions(topology="fused")) as probed:
+        assert probed.probe("startup")[0] == 0
+        hung = probed.stub("toy_0_0")
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            status, said = probed.probe("liveness", within_s=1.0)
+        finally:
+            os.kill(hung, signal.SIGCONT)
+        assert (status, "answered nothing" in said) == (1, True), said
