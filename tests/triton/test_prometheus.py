@@ -13,6 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ import tritonclient.grpc as triton
 import yaml
 from tritonclient.utils import InferenceServerException
 
-from dynamicdet.errors import ServerError
 from dyndet_builder.deployment.alerts import watched
 from dyndet_builder.deployment.dashboard import panels
 from dyndet_builder.deployment.deploy import DeployOptions, deploy
@@ -31,7 +31,7 @@ from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.ports import free_ports
 from dyndet_builder.server.triton import TritonServer
-from dyndet_client import Detector
+from dyndet_client import Detector, DyndetError
 from tests.support.deployments import calibrate, points, program
 from tests.support.toy_bundle import FAIL_DETECTOR2, image, write_toy_bundle
 
@@ -81,15 +81,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def _ask(url: str, stop: threading.Event) -> None:
-    """Easy and hard images in turn, and now and then one for which detector 2 fails."""
+    """Easy and hard images in turn; now and then one for which detector 2 fails, and a request that is wrong."""
     with Detector(url, model="toy") as detector:
         number = 0
         while not stop.is_set():
             number += 1
-            try:
-                detector.detect(image((37 * number) % 250, FAIL_DETECTOR2 if number % 50 == 0 else 0))
-            except ServerError:
-                pass
+            with suppress(DyndetError):
+                wrong = {"operating_point": "unknown"} if number % 50 == 25 else {}
+                detector.detect(image((37 * number) % 250, FAIL_DETECTOR2 if number % 50 == 0 else 0), **wrong)
             time.sleep(0.005)
 
 
@@ -135,7 +134,7 @@ def _ready(url: str) -> bool:
 
 def _values(prometheus: str, expr: str) -> list[float]:
     """What Prometheus answers to PromQL; the dashboard's interval is Grafana's to fill in."""
-    asked = urllib.parse.urlencode({"query": expr.replace("$__rate_interval", "10s")})
+    asked = urllib.parse.urlencode({"query": expr.replace("$__rate_interval", "10s").replace("$instance", ".*")})
     answer = json.loads(_open(f"{prometheus}/api/v1/query?{asked}"))
     assert answer["status"] == "success"
     return [float(sample["value"][1]) for sample in answer["data"]["result"]]
@@ -147,7 +146,7 @@ def _expressions(running: Running) -> dict[str, str]:
     watch = watched(deployed, running.options, job="toy")
     found = {record.name: record.expr for record in watch.records}
     found |= {alert.name: alert.value for alert in watch.alerts if not alert.needs_gpu}
-    for placed in panels(deployed, job="toy"):
+    for placed in panels(deployed, running.options, job="toy"):
         if not placed.panel.needs_gpu:
             found |= {f"{placed.panel.title}: {query.legend}": query.expr for query in placed.panel.queries}
     return found
@@ -164,7 +163,11 @@ def test_every_expression_has_data_under_load(running: Running, prometheus: str)
     found = {name: _values(prometheus, expr) for name, expr in _expressions(running).items()}
     assert found["dyndet:requests:rate5m"][0] > 0.1  # a rate over 5 minutes, of which it has seen a few seconds
     assert 0 < found["dyndet:mean_ms:rate5m"][0] < 500
+    # The causes of three alerts: detector 2 that fails, its images that fall back, and requests that are wrong.
     assert found["DyndetStageErrors"] != [0, 0, 0]
+    assert found["DyndetFallback"][0] > 0
+    assert found["DyndetBadRequests"][0] > 0
+    assert found["DyndetRequestsFail"][0] == 0
     assert 0.3 < found["dyndet:hard_share:increase30m"][0] < 0.9  # difficulties are even, the threshold is 0.4
     # The recorded series are what Prometheus has computed by the rendered rules itself.
     for record in watched(read_rendered(running.repository), running.options, job="toy").records:

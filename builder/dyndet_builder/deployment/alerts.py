@@ -18,6 +18,8 @@ _SHARE_WINDOW = "30m"
 _LEAST_IMAGES = 200
 _SLACK = 1.1  # a calibration meets its target within 3 to 8 %
 _GPU_MEMORY = 0.95
+_FAILED, _REFUSED, _GAVE_UP = "stage_failed|internal|BACKEND|OTHER", "refused|REJECTED", "cancelled|CANCELED"
+_BAD = "bad_request"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,22 +80,48 @@ def queue_target_ms(deployed: Rendered, options: DeployOptions) -> float:
     return options.queue_target_ms or (5.0 if mean is None else max(1.0, round(mean / 2, 1)))
 
 
+def queue_ms(deployed: Rendered, *, where: str, by: str, window: str) -> str:
+    """PromQL: how long a request waits for an instance now, milliseconds; 0 without requests.
+
+    By Little's law, from the requests that wait and those that are answered: Triton's own queueing time counts a
+    request only when it leaves the queue, so it shows a growing queue too late, and a stuck one never. The stages
+    count, too: while their requests wait, their callers wait.
+    """
+    models = "|".join(name.replace(".", "[.]") for name in deployed.models)
+    waiting = (
+        f'sum by ({by}) (avg_over_time(nv_inference_pending_request_count{{{where},model=~"{models}"}}[{window}]))'
+    )
+    answered = f'sum by ({by}) (rate(nv_inference_request_success{{{where},model="{deployed.model}"}}[{window}]))'
+    return f"1000 * {waiting} / clamp_min({answered}, 0.001)"
+
+
+def failures(mine: str, window: str, *, by: str) -> str:
+    """PromQL: failed requests a second by reason.
+
+    The detector's own reasons are small letters. Triton counts the errors of a Python model as answers, so its own
+    reasons, in capitals, are those of requests that never reached the detector, or whose process died.
+    """
+    own = f"sum by ({by}) (rate(dyndet_requests_failed_total{{{mine}}}{window}))"
+    return f"({own} or sum by ({by}) (rate(nv_inference_request_failure{{{mine}}}{window})))"
+
+
 def _records(deployed: Rendered, job: str) -> tuple[Record, ...]:
     mine = _mine(deployed, job)
-    models = "|".join(name.replace(".", "[.]") for name in deployed.models)
     answered = f"sum by (job) (rate(nv_inference_request_success{{{mine}}}[{_WINDOW}]))"
+    asked = f"{answered} + sum by (job) (rate(nv_inference_request_failure{{{mine}}}[{_WINDOW}]))"
     routed = f"sum by (job) (increase(dyndet_routed_total{{{mine}}}[{_SHARE_WINDOW}]))"
     hard = f'sum by (job) (increase(dyndet_routed_total{{{mine},route!="easy"}}[{_SHARE_WINDOW}]))'
     fallback = f'sum by (job) (rate(dyndet_routed_total{{{mine},route="fallback"}}[{_WINDOW}]))'
     images = f"sum by (job) (rate(dyndet_routed_total{{{mine}}}[{_WINDOW}]))"
     spent = f"sum by (job) (rate(nv_inference_request_duration_us{{{mine}}}[{_WINDOW}]))"
-    # The stages count, too: while their requests wait, their callers wait.
-    waited = f'sum by (job) (rate(nv_inference_queue_duration_us{{job="{job}",model=~"{models}"}}[{_WINDOW}]))'
+    waits = queue_ms(deployed, where=f'job="{job}"', by="job", window=_WINDOW)
     buckets = f"sum by (job, le) (rate(dyndet_latency_ms_bucket{{{mine}}}[{_WINDOW}]))"
     return (
         Record(name="dyndet:requests:rate5m", expr=answered),
+        Record(name="dyndet:asked:rate5m", expr=asked),
+        Record(name="dyndet:failures:rate5m", expr=failures(mine, f"[{_WINDOW}]", by="job, reason")),
         Record(name="dyndet:mean_ms:rate5m", expr=f"{spent} / ({answered} > 0) / 1000"),
-        Record(name="dyndet:queue_ms:rate5m", expr=f"{waited} / ({answered} > 0) / 1000"),
+        Record(name="dyndet:queue_ms:avg5m", expr=waits),
         Record(name="dyndet:inside_p50_ms:rate5m", expr=f"histogram_quantile(0.5, {buckets})"),
         Record(name="dyndet:inside_p99_ms:rate5m", expr=f"histogram_quantile(0.99, {buckets})"),
         Record(name="dyndet:images:increase30m", expr=routed),
@@ -102,24 +130,41 @@ def _records(deployed: Rendered, job: str) -> tuple[Record, ...]:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """A promised latency."""
+
+    statistic: str
+    goal_ms: float
+    text: str
+    """as it was given, such as p99:20ms"""
+
+
+def promise_of(deployed: Rendered, options: DeployOptions) -> Promise | None:
+    """The promise to watch: the one in the options, or that of the default operating point; None: not a latency."""
+    given, point = options.promised(), deployed.default_point
+    if given is not None:
+        return Promise(statistic=given.statistic.name, goal_ms=given.value, text=given.text)
+    if point.goal is None or point.unit != "ms" or point.statistic is None:
+        return None
+    return Promise(statistic=point.statistic, goal_ms=point.goal, text=point.target or f"{point.goal:g}ms")
+
+
 def _promise(
     deployed: Rendered, options: DeployOptions, point: OperatingPoint, job: str
 ) -> tuple[tuple[Alert, ...], str | None]:
-    given = options.promised()
-    if given is not None:
-        statistic, goal, text = given.statistic.name, given.value, given.text
-    elif point.goal is not None and point.unit == "ms" and point.statistic is not None:
-        statistic, goal, text = point.statistic, point.goal, point.target or f"{point.goal:g}ms"
-    elif point.goal is not None:
+    promise = promise_of(deployed, options)
+    if promise is None and point.goal is not None:
         return (), (
             f"the operating point {deployed.points.default!r} promises a throughput, which a server without load "
             "cannot show, so no alert watches it; give a latency to watch with --promise"
         )
-    else:
+    if promise is None:
         return (), (
             "the repository is uncalibrated, so no alert watches a promise; run `dyndet calibrate` and render the "
             "deployment again, or give --promise"
         )
+    statistic, goal, text = promise.statistic, promise.goal_ms, promise.text
     if statistic == "mean":
         value = _recorded("mean_ms:rate5m", job)
     else:
@@ -184,8 +229,6 @@ def _drift(deployed: Rendered, point: OperatingPoint, job: str) -> tuple[tuple[A
 
 def _failures(deployed: Rendered, job: str) -> tuple[Alert, ...]:
     mine = _mine(deployed, job)
-    failed = f'nv_inference_request_failure{{{mine},reason=~"BACKEND|OTHER|REJECTED"}}'
-    failing = f"sum by (job) (rate({failed}[{_WINDOW}]))"
     return (
         Alert(
             name="DyndetFallback",
@@ -205,15 +248,57 @@ def _failures(deployed: Rendered, job: str) -> tuple[Alert, ...]:
             summary="stage {{ $labels.stage }} fails",
             description="The server's log has the reason.",
         ),
-        Alert(
-            name="DyndetRequestsFail",
-            value=failing,
-            beyond=f"> 0.01 * ({_recorded('requests:rate5m', job)} + {failing})",
-            lasts="5m",
+        _share(
+            job,
+            "DyndetRequestsFail",
+            _FAILED,
+            0.01,
             severity="critical",
             summary=f"requests to {deployed.model} fail",
-            description="More than 1 % of the requests get an error; invalid requests count, too.",
+            description="of the requests fail inside the server. Its log has the reason.",
         ),
+        _share(
+            job,
+            "DyndetRequestsRefused",
+            _REFUSED,
+            0.01,
+            severity="critical",
+            summary=f"{deployed.model} refuses requests",
+            description="of the requests are refused: they waited too long, or the server stops. Add replicas.",
+        ),
+        _share(
+            job,
+            "DyndetClientsGiveUp",
+            _GAVE_UP,
+            0.05,
+            severity="warning",
+            summary="clients give up before they get an answer",
+            description="of the requests are cancelled, or their deadline passes. Their time-outs are too short.",
+        ),
+        _share(
+            job,
+            "DyndetBadRequests",
+            _BAD,
+            0.05,
+            severity="warning",
+            summary="clients send requests that cannot be answered",
+            description="of the requests are invalid. A client is wrong; its errors say why.",
+        ),
+    )
+
+
+def _share(job: str, name: str, reasons: str, most: float, *, severity: str, summary: str, description: str) -> Alert:
+    """An alert on the share of all requests that fail for certain reasons."""
+    some = f'sum by (job) (dyndet:failures:rate5m{{job="{job}",reason=~"{reasons}"}})'
+    asked = _recorded("asked:rate5m", job)
+    return Alert(
+        name=name,
+        value=f"({some} or 0 * {asked}) / ({asked} > 0)",
+        beyond=f"> {most:g}",
+        lasts="5m",
+        severity=severity,
+        summary=summary,
+        description=f"{{{{ $value | humanizePercentage }}}} {description}",
     )
 
 
@@ -222,7 +307,7 @@ def _resources(deployed: Rendered, options: DeployOptions, job: str) -> tuple[Al
     found = [
         Alert(
             name="DyndetQueueing",
-            value=_recorded("queue_ms:rate5m", job),
+            value=_recorded("queue_ms:avg5m", job),
             beyond=f"> {limit:.6g}",
             lasts="10m",
             severity="warning",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dyndet_builder.deployment.alerts import failures, promise_of, queue_ms, queue_target_ms
+from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.repository.rendered import Rendered
 
 _RATE = "[$__rate_interval]"
 _COLUMNS = 24
+_SERVERS = 'instance=~"$instance"'  # the dashboard's variable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +45,12 @@ class Placed:
     y: int
 
 
-def panels(deployed: Rendered, *, job: str) -> tuple[Placed, ...]:
+def panels(deployed: Rendered, options: DeployOptions, *, job: str) -> tuple[Placed, ...]:
     """The dashboard's panels, row by row."""
-    mine = f'job="{job}",model="{deployed.model}"'
-    found = [*_overview(mine, job), *_latency(mine), *_routing(deployed, mine), *_server(deployed, mine, job)]
+    mine = f'job="{job}",{_SERVERS},model="{deployed.model}"'
+    promise = _promise(deployed, options)
+    found = [*_overview(mine, job, promise), *_latency(mine, promise), *_routing(deployed, mine)]
+    found += [*_load(deployed, options, job), *_server(deployed, mine, job)]
     placed: list[Placed] = []
     x = y = row_height = 0
     for number, panel in enumerate(found, 1):
@@ -56,31 +61,41 @@ def panels(deployed: Rendered, *, job: str) -> tuple[Placed, ...]:
     return tuple(placed)
 
 
-def _overview(mine: str, job: str) -> list[Panel]:
+def _promise(deployed: Rendered, options: DeployOptions) -> tuple[Query, ...]:
+    """The promised latency as a line; none if no latency is promised."""
+    promise = promise_of(deployed, options)
+    return () if promise is None else (Query(expr=f"vector({promise.goal_ms:g})", legend=f"promise {promise.text}"),)
+
+
+def _overview(mine: str, job: str, promise: tuple[Query, ...]) -> list[Panel]:
     answered = f"sum(rate(nv_inference_request_success{{{mine}}}{_RATE}))"
     spent = f"sum(rate(nv_inference_request_duration_us{{{mine}}}{_RATE}))"
     routed = f"sum(increase(dyndet_routed_total{{{mine}}}{_RATE}))"
     hard = f'sum(increase(dyndet_routed_total{{{mine},route!="easy"}}{_RATE}))'
     return [
         _stat("Requests a second", answered, "reqps"),
-        _stat("Mean latency, with the queue", f"{spent} / ({answered} > 0) / 1000", "ms"),
+        _stat("Mean latency, with the queue", f"{spent} / ({answered} > 0) / 1000", "ms", *promise),
         _stat("Hard share", f"{hard} / ({routed} > 0)", "percentunit"),
         _stat("Servers that answer", f'sum(up{{job="{job}"}})', "short"),
     ]
 
 
-def _stat(title: str, expr: str, unit: str) -> Panel:
-    return Panel(title=title, queries=(Query(expr=expr, legend=""),), unit=unit, kind="stat", width=6, height=4)
+def _stat(title: str, expr: str, unit: str, *more: Query) -> Panel:
+    queries = (Query(expr=expr, legend="now" if more else ""), *more)
+    return Panel(title=title, queries=queries, unit=unit, kind="stat", width=6, height=4)
 
 
-def _latency(mine: str) -> list[Panel]:
+def _latency(mine: str, promise: tuple[Query, ...]) -> list[Panel]:
     buckets = f"sum by (le) (rate(dyndet_latency_ms_bucket{{{mine}}}{_RATE}))"
     return [
         Panel(
             title="Latency inside the detector",
-            queries=tuple(
-                Query(expr=f"histogram_quantile({level}, {buckets})", legend=f"p{level * 100:g}")
-                for level in (0.5, 0.95, 0.99)
+            queries=(
+                *(
+                    Query(expr=f"histogram_quantile({level}, {buckets})", legend=f"p{level * 100:g}")
+                    for level in (0.5, 0.95, 0.99)
+                ),
+                *promise,
             ),
             unit="ms",
             note="From the start of a request to its answer, without the queue; all servers together.",
@@ -91,6 +106,7 @@ def _latency(mine: str) -> list[Panel]:
                 Query(
                     expr=f"max by (quantile) (nv_inference_request_summary_us{{{mine}}}) / 1000", legend="{{quantile}}"
                 ),
+                *promise,
             ),
             unit="ms",
             note="Triton's own summary of the last minute.",
@@ -137,9 +153,40 @@ def _routing(deployed: Rendered, mine: str) -> list[Panel]:
     ]
 
 
+def _load(deployed: Rendered, options: DeployOptions, job: str) -> list[Panel]:
+    """What waits, and what the autoscaler makes of it, by its own formula."""
+    mine = f'job="{job}"'
+    waits = queue_ms(deployed, where=f"{mine},{_SERVERS}", by="instance", window="1m")
+    average = f"avg({queue_ms(deployed, where=mine, by='instance', window='1m')})"
+    servers, target = f"sum(up{{{mine}}})", queue_target_ms(deployed, options)
+    wanted = f"ceil({servers} * {average} / {target:g})"
+    found = [
+        Panel(
+            title="Wait for an instance now",
+            queries=(Query(expr=waits, legend="{{instance}}"), Query(expr=f"vector({target:g})", legend="target")),
+            unit="ms",
+            note="What waits, divided by what is answered a second. Autoscaling follows this.",
+        )
+    ]
+    replicas = [Query(expr=servers, legend="answering")]
+    if options.max_replicas > options.replicas:
+        limits = f"{options.replicas}, {options.max_replicas}"
+        replicas.append(Query(expr=f"clamp({wanted}, {limits})", legend="wanted by the autoscaler"))
+    replicas.append(Query(expr=f"vector({options.max_replicas})", legend="most"))
+    found.append(
+        Panel(
+            title="Replicas",
+            queries=tuple(replicas),
+            unit="short",
+            note="The wanted number is computed as the autoscaler does it, without its delays.",
+        )
+    )
+    return found
+
+
 def _server(deployed: Rendered, mine: str, job: str) -> list[Panel]:
     ours = "|".join(name.replace(".", "[.]") for name in deployed.models)
-    models = f'job="{job}",model=~"{ours}"'
+    models = f'job="{job}",{_SERVERS},model=~"{ours}"'
 
     def per_request(metric: str) -> str:
         return (
@@ -148,13 +195,19 @@ def _server(deployed: Rendered, mine: str, job: str) -> list[Panel]:
         )
 
     errors = f"sum by (stage) (rate(dyndet_stage_errors_total{{{mine}}}{_RATE}))"
-    failures = f"sum by (reason) (rate(nv_inference_request_failure{{{mine}}}{_RATE}))"
+    asked = " + ".join(f"sum(rate(nv_inference_request_{how}{{{mine}}}{_RATE}))" for how in ("success", "failure"))
+    ratio = f"{failures(mine, _RATE, by='reason')} / scalar(({asked}) > 0)"
     found = [
         Panel(
-            title="Wait for an instance",
+            title="Requests that fail, by reason",
+            queries=(Query(expr=ratio, legend="{{reason}}"),),
+            unit="percentunit",
+            note="Small letters: counted by the detector. Capitals: counted by Triton before a request reached it.",
+        ),
+        Panel(
+            title="Time that answered requests waited",
             queries=(Query(expr=per_request("nv_inference_queue_duration_us"), legend="{{model}}"),),
             unit="ms",
-            note="Autoscaling follows this.",
         ),
         Panel(
             title="Requests waiting",
@@ -170,27 +223,24 @@ def _server(deployed: Rendered, mine: str, job: str) -> list[Panel]:
             note="The time of the public model includes the models that it calls.",
         ),
         Panel(
-            title="Errors a second",
-            queries=(
-                Query(expr=errors, legend="stage {{stage}}"),
-                Query(expr=failures, legend="request {{reason}}"),
-            ),
+            title="Errors of stages a second",
+            queries=(Query(expr=errors, legend="{{stage}}"),),
             unit="short",
         ),
         Panel(
             title="CPU in use",
-            queries=(Query(expr=f'nv_cpu_utilization{{job="{job}"}}', legend="{{instance}}"),),
+            queries=(Query(expr=f'nv_cpu_utilization{{job="{job}",{_SERVERS}}}', legend="{{instance}}"),),
             unit="percentunit",
             note="Of the whole machine, as Triton sees it.",
         ),
     ]
     if deployed.gpus:
-        used, total = (f'nv_gpu_memory_{name}_bytes{{job="{job}"}}' for name in ("used", "total"))
+        used, total = (f'nv_gpu_memory_{name}_bytes{{job="{job}",{_SERVERS}}}' for name in ("used", "total"))
         gpu = "{{instance}} {{gpu_uuid}}"
         found += [
             Panel(
                 title="GPU in use",
-                queries=(Query(expr=f'nv_gpu_utilization{{job="{job}"}}', legend=gpu),),
+                queries=(Query(expr=f'nv_gpu_utilization{{job="{job}",{_SERVERS}}}', legend=gpu),),
                 unit="percentunit",
                 needs_gpu=True,
             ),

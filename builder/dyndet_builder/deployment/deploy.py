@@ -54,7 +54,7 @@ def deploy(repository: Path, output: Path, options: DeployOptions | None = None)
     shared: dict[str, object] = {
         "d": filled,
         "watched": watch,
-        "panels": panels(deployed, job=filled.name),
+        "panels": panels(deployed, options, job=filled.name),
         "probe_file": PROBE_FILE,
         "probe_text": _PROBE.read_text(),
         "notes": [note[0].upper() + note[1:] for note in told],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import InputError
-from dyndet_builder.deployment.alerts import queue_target_ms
+from dyndet_builder.deployment.alerts import queue_ms, queue_target_ms
 from dyndet_builder.deployment.flags import MODELS, restricted, server_arguments, shell_command
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.engines.record import Target, check_engines
@@ -249,9 +249,4 @@ def _memory_mib(deployed: Rendered, shm_mib: int) -> int:
 
 def _adapter_query(deployed: Rendered) -> str:
     """How long a request waits in a pod, milliseconds; prometheus-adapter fills in <<...>>."""
-    ours = "|".join(re.escape(name) for name in deployed.models).replace("\\", "\\\\")
-    by, where = "by (<<.GroupBy>>)", "<<.LabelMatchers>>"
-    waited = f'sum(rate(nv_inference_queue_duration_us{{{where},model=~"{ours}"}}[1m])) {by}'
-    answered = f'sum(rate(nv_inference_request_success{{{where},model="{deployed.model}"}}[1m])) {by}'
-    # Without requests the result is 0, not empty: the autoscaler removes no pod without a value.
-    return f"{waited} / clamp_min({answered}, 0.001) / 1000"
+    return queue_ms(deployed, where="<<.LabelMatchers>>", by="<<.GroupBy>>", window="1m")

@@ -233,7 +233,7 @@ def test_autoscaling_follows_the_queue_or_is_left_out(calibrated: Path, tmp_path
     (rule,) = documents(tmp_path / "out", "prometheus/adapter-values.yml")[0]["rules"]["custom"]
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
     assert metric["pods"]["target"]["averageValue"] == "4600m"  # half of the mean of 9.2 ms
-    assert "nv_inference_queue_duration_us" in rule["metricsQuery"]
+    assert "nv_inference_pending_request_count" in rule["metricsQuery"]
     (deployment,) = documents(tmp_path / "out", "kubernetes/deployment.yaml")
     assert "replicas" not in deployment["spec"]  # the autoscaler's, also when this is applied again
     deploy(calibrated, tmp_path / "out", DeployOptions(replicas=3, max_replicas=3))

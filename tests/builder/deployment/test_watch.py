@@ -92,50 +92,88 @@ def test_what_was_not_calibrated_is_not_watched_and_said(bundle: Path, tmp_path:
     assert any("promises a throughput" in note for note in result.notes)
 
 
-def _series(*, p99_ms: float, hard: int, waits_ms: float, fallbacks: int, errors: int, failures: int, up: int) -> Any:
+def _series(
+    *,
+    p99_ms: float,
+    hard: int,
+    waiting: int,
+    answered: int,
+    fallbacks: int,
+    errors: int,
+    failed: dict[str, int],
+    up: int,
+    gpu_used: float,
+) -> Any:
     """An hour of a server that answers 600 requests a minute; counters by the minute."""
-    spent_us, latency = 600 * p99_ms * 1e3, 600 if p99_ms < 25 else 0
+    spent_us, latency = answered * p99_ms * 1e3, answered if p99_ms < 25 else 0
+    own = {reason: count for reason, count in failed.items() if reason.islower()}
     values = {
-        f"nv_inference_request_success{{{_JOB}}}": 600,
+        f"nv_inference_request_success{{{_JOB}}}": answered,
         f"nv_inference_request_duration_us{{{_JOB}}}": spent_us,
-        f"nv_inference_queue_duration_us{{{_JOB}}}": 600 * waits_ms * 1e3,
-        f'nv_inference_request_failure{{{_JOB},reason="BACKEND"}}': failures,
-        f'dyndet_routed_total{{{_JOB},route="easy"}}': 600 - hard - fallbacks,
+        **{
+            f'nv_inference_request_failure{{{_JOB},reason="{reason}"}}': failed.get(reason, 0)
+            for reason in ("BACKEND", "OTHER", "REJECTED", "CANCELED")
+        },
+        **{f'dyndet_requests_failed_total{{{_JOB},reason="{reason}"}}': count for reason, count in own.items()},
+        f'dyndet_routed_total{{{_JOB},route="easy"}}': answered - hard - fallbacks,
         f'dyndet_routed_total{{{_JOB},route="hard"}}': hard,
         f'dyndet_routed_total{{{_JOB},route="fallback"}}': fallbacks,
         f'dyndet_stage_errors_total{{{_JOB},stage="head1"}}': errors,
-        f'dyndet_latency_ms_bucket{{{_JOB},le="10"}}': 300,
-        f'dyndet_latency_ms_bucket{{{_JOB},le="20"}}': 300 + latency // 2,
-        f'dyndet_latency_ms_bucket{{{_JOB},le="50"}}': 600,
-        f'dyndet_latency_ms_bucket{{{_JOB},le="+Inf"}}': 600,
+        f'dyndet_latency_ms_bucket{{{_JOB},le="10"}}': answered // 2,
+        f'dyndet_latency_ms_bucket{{{_JOB},le="20"}}': answered // 2 + latency // 2,
+        f'dyndet_latency_ms_bucket{{{_JOB},le="50"}}': answered,
+        f'dyndet_latency_ms_bucket{{{_JOB},le="+Inf"}}': answered,
     }
     counters = [{"series": name, "values": f"0+{value:g}x{MINUTES}"} for name, value in values.items()]
     gauges = {
         f'nv_inference_request_summary_us{{{_JOB},quantile="0.99"}}': p99_ms * 1e3,
+        f"nv_inference_pending_request_count{{{_JOB}}}": waiting,
         'up{job="toy",instance="a"}': up,
+        'nv_gpu_memory_used_bytes{job="toy",instance="a"}': gpu_used,
+        'nv_gpu_memory_total_bytes{job="toy",instance="a"}': 1,
     }
     return counters + [{"series": name, "values": f"{value:g}x{MINUTES}"} for name, value in gauges.items()]
 
 
-_GOOD = {"p99_ms": 15.0, "hard": 180, "waits_ms": 1.0, "fallbacks": 0, "errors": 0, "failures": 0, "up": 1}
-_BAD = {
-    "DyndetPromiseBroken": {"p99_ms": 23.0},
-    "DyndetTailSlow": {"p99_ms": 40.0},
-    "DyndetHardShareDrift": {"hard": 400},
-    "DyndetQueueing": {"waits_ms": 30.0},
-    "DyndetFallback": {"fallbacks": 30},
-    "DyndetStageErrors": {"errors": 2},
-    "DyndetRequestsFail": {"failures": 30},
-    "DyndetNoScrape": {"up": 0},
+_GOOD: dict[str, Any] = {
+    "p99_ms": 15.0,
+    "hard": 180,
+    "waiting": 0,
+    "answered": 600,
+    "fallbacks": 0,
+    "errors": 0,
+    "failed": {},
+    "up": 1,
+    "gpu_used": 0.5,
 }
+_BAD: dict[str, tuple[dict[str, Any], ...]] = {
+    "DyndetPromiseBroken": ({"p99_ms": 23.0},),
+    "DyndetTailSlow": ({"p99_ms": 40.0},),
+    "DyndetHardShareDrift": ({"hard": 400},),
+    # Also if nothing is answered any more: no request leaves the queue, so Triton's queueing time stands still.
+    "DyndetQueueing": ({"waiting": 2}, {"waiting": 5, "answered": 0, "hard": 0}),
+    "DyndetFallback": ({"fallbacks": 30},),
+    "DyndetStageErrors": ({"errors": 2},),
+    "DyndetRequestsFail": tuple(
+        {"failed": {reason: 30}} for reason in ("stage_failed", "internal", "BACKEND", "OTHER")
+    ),
+    "DyndetRequestsRefused": ({"failed": {"refused": 30}}, {"failed": {"REJECTED": 30}}),
+    "DyndetClientsGiveUp": ({"failed": {"cancelled": 60}}, {"failed": {"CANCELED": 60}}),
+    "DyndetBadRequests": ({"failed": {"bad_request": 60}},),
+    "DyndetNoScrape": ({"up": 0},),
+    "DyndetGpuMemory": ({"gpu_used": 0.97},),
+}
+_FAILURES = {"DyndetRequestsFail", "DyndetRequestsRefused", "DyndetClientsGiveUp", "DyndetBadRequests"}
 
 
 def test_every_alert_fires_for_its_cause_and_none_without(bundle: Path, tmp_path: Path) -> None:
-    """By promtool's own unit tests of rules, on series as Triton gives them."""
-    folder = _deployed(bundle, tmp_path, points()) / "prometheus"
+    """By promtool's own unit tests of rules, on series as Triton and the detectors give them."""
+    folder = _deployed(bundle, tmp_path, points(), gpu=True) / "prometheus"
     assert set(_alerts(tmp_path / "out")) == set(_BAD)
     tests = [_test("all is well", _GOOD, dict.fromkeys(_BAD, False))]
-    tests += [_test(name, {**_GOOD, **change}, {name: True}) for name, change in _BAD.items()]
+    for name, causes in _BAD.items():
+        others = dict.fromkeys(_FAILURES - {name}, False)  # a reason has one alert
+        tests += [_test(f"{name} {cause}", {**_GOOD, **cause}, {**others, name: True}) for cause in causes]
     script = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
     (folder / "test.yml").write_text(yaml.safe_dump(script))
     answer = subprocess.run(
@@ -179,6 +217,25 @@ def test_grafanas_model_keeps_everything_of_the_dashboard(gpu: bool, bundle: Pat
     assert len(cells) == len(set(cells))  # no panel covers another
     assert max(x for x, _ in cells) < 24
     assert any("nv_gpu" in json.dumps(panel) for panel in given["panels"]) == gpu
+
+
+def test_the_dashboard_shows_the_promise_the_wanted_replicas_and_the_alerts(bundle: Path, tmp_path: Path) -> None:
+    folder = _deployed(bundle, tmp_path, points())
+    given = json.loads((folder / "grafana" / "dashboard.json").read_text())
+    queries = {
+        panel["title"]: {each["legendFormat"]: each["expr"] for each in panel["targets"]} for panel in given["panels"]
+    }
+    promised = {title for title, shown in queries.items() if shown.get("promise p99:20ms") == "vector(20)"}
+    assert promised == {
+        "Mean latency, with the queue",
+        "Latency inside the detector",
+        "Latency with the queue, slowest server",
+    }
+    assert queries["Replicas"]["wanted by the autoscaler"].startswith("clamp(ceil(sum(up")
+    assert [each["name"] for each in given["templating"]["list"]] == ["datasource", "instance"]
+    (annotation,) = given["annotations"]["list"]
+    assert annotation["expr"].startswith('ALERTS{job="toy"')
+    assert {rule["labels"]["job"] for rule in _alerts(folder).values()} == {"toy"}
 
 
 def _span(place: dict[str, int], start: str, size: str) -> range:
