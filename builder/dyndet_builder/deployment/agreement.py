@@ -17,12 +17,13 @@ from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.measuring.served import Served
+from dyndet_builder.repository.config import DETECTION_OUTPUTS
 from dyndet_builder.server.remote import Candidate
 from dyndet_builder.server.remote_probe import PROBE_PARAMETER
-from dyndet_client.codec import OUTPUTS
 
 MIN_SCORE, PARTNER_SCORE, MIN_IOU = 0.25, 0.15, 0.5
 """a box of at least the first score needs a partner of at least the second, of its class, with at least this IoU"""
+_OUTPUTS = (*DETECTION_OUTPUTS, "route")
 _ROUTES = {1: "easy", 2: "hard"}
 
 
@@ -125,9 +126,9 @@ def compare_builds(
 
     Both use their default operating points. Raises InputError if the folder holds no images.
     """
-    pictures = spread(pictures_in(images), max_images)
     if max_images < 1:
         raise InputError(f"at least one image must be compared, not {max_images}")
+    pictures = spread(pictures_in(images), max_images)
     if candidate.live is None:
         return None
     pairs = []
@@ -149,7 +150,7 @@ def compare_builds(
 def _answer(served: Served, picture: UInt8Array) -> Answer:
     boxed = letterbox(picture, served.detector.input_size)
     started = time.perf_counter()
-    answer = served.infer(boxed.image, threshold=None, outputs=OUTPUTS, parameters={PROBE_PARAMETER: True})
+    answer = served.infer(boxed.image, threshold=None, outputs=_OUTPUTS, parameters={PROBE_PARAMETER: True})
     latency_ms = 1e3 * (time.perf_counter() - started)
     scores = answer["scores"].reshape(-1)[: int(answer["num_detections"].item())]
     rows = [row for row in (-scores).argsort(kind="stable") if scores[row] >= PARTNER_SCORE]

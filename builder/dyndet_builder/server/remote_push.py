@@ -192,6 +192,8 @@ class Push:
     def _candidate(self, new: Models, *, running: bool) -> Candidate:
         def use_points(file: Path) -> None:
             self._place.storage.write(f"{new.public}/1/{POINTS_FILE}", file.read_bytes())
+            if not self._place.storage.trades_places:  # the server works on a copy
+                self._place.control.load(new.public)
 
         return Candidate(
             url=self._place.control.url,
