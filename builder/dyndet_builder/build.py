@@ -11,6 +11,7 @@ from dynamicdet.errors import InputError
 from dyndet_builder.build_options import BuildOptions
 from dyndet_builder.build_steps import Job, steps_of
 from dyndet_builder.operating_points import Evidence, OperatingPoint
+from dyndet_builder.repository.place import check_place
 from dyndet_builder.steps import locked, run_steps
 from dyndet_builder.targets import Target
 
@@ -50,6 +51,9 @@ def build(
     calibration, and the topology unless it is given, are measured, so they also depend on this machine. An interrupted
     build continues where it stopped; an interrupted calibration does so within an hour.
 
+    Other detectors that were added to `model_repository/` stay as they are, but a build of another name than the one
+    before needs another `output`.
+
     Raises InputError, ParityError, ServerError (also if the embedded server lacks the stages' backend),
     MissingExtraError if engines cannot be built here, or TargetOutOfReachError with the reachable range; the results
     of finished steps stay, and an earlier operating point stays in force.
@@ -59,6 +63,7 @@ def build(
         if not path.exists():
             raise InputError(f"the {what} {path} does not exist")
     job = Job(checkpoint=checkpoint, output=output, images=images, targets=targets, options=options, progress=progress)
+    check_place(job.repository, options.name, add=False)
     steps = steps_of(job)
     with locked(output):
         reused = run_steps(steps, output, fresh=options.fresh)

@@ -26,8 +26,8 @@ _OWN = ("name", "topology", "warmup_image")
 class BuildOptions:
     """How to build; the defaults are those of the single steps.
 
-    Raises InputError if the rendering sets an option that the build sets: name, topology and the image that warms the
-    stages.
+    Raises InputError if the rendering sets an option that the build sets (name, topology and the image that warms the
+    stages), or if the load has larger batches than the rendering.
     """
 
     name: str = "dyndet"
@@ -56,6 +56,10 @@ class BuildOptions:
         for option in _OWN:
             if (value := getattr(self.rendering, option)) != defaults[option]:
                 raise InputError(f"a build sets the {option} of its rendering itself, so it cannot be {str(value)!r}")
+        if self.load.batch > (most := self.rendering.max_batch):
+            raise InputError(
+                f"the detector takes batches of at most {most}, so it cannot be measured with {self.load.batch}"
+            )
 
     @property
     def measures_topology(self) -> bool:

@@ -14,7 +14,9 @@ from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_builder.build import BuildOptions, build
 from dyndet_builder.build_steps import Job, steps_of
+from dyndet_builder.repository.marker import read_marker
 from dyndet_builder.repository.options import RenderOptions
+from dyndet_builder.repository.render import render
 from dyndet_builder.server.remote import RemoteServer
 from dyndet_builder.steps import Step, run_steps
 from dyndet_builder.targets import parse_targets
@@ -187,3 +189,15 @@ def test_a_topology_that_the_backend_lacks_leaves_no_folder(job: Job, tmp_path: 
     with pytest.raises(InputError, match="choose the topology bls"):
         build(job.checkpoint, tmp_path / "new", images=demo_images, targets=job.targets, options=options)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_build_refuses_early_a_batch_that_its_detector_does_not_take() -> None:
+    with pytest.raises(InputError, match="takes batches of at most 8, so it cannot be measured with 99"):
+        BuildOptions(load=Load(batch=99))
+
+
+def test_a_build_of_another_name_does_not_destroy_the_detector_in_its_folder(job: Job, demo_images: Path) -> None:
+    render(job.bundle, job.repository, RenderOptions(name="other"))
+    with pytest.raises(InputError, match="model_repository holds the detector 'other', not 'dyndet'"):
+        build(job.checkpoint, job.output, images=demo_images, targets=job.targets)
+    assert list(read_marker(job.repository).detectors) == ["other"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,8 +19,9 @@ from dyndet_bench.comparisons.serving import FLOOR, MIXES, measure_serving
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.calibration.topology import choose_topology
 from dyndet_builder.cli import dyndet, run
+from dyndet_builder.repository.marker import read_marker
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.repository.rendered import MARKER_FILE, read_rendered
+from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 from tests.support.toy_bundle import image, write_toy_bundle
@@ -150,14 +150,14 @@ def test_render_auto_keeps_the_faster_topology_and_says_why(
     words = ["render", str(bundle), str(output), "--topology", "auto", "--images", str(pictures), "--rounds", "2"]
     words += ["--measurements", str(tmp_path / "measurements")]
     assert run(dyndet, words) == 0
-    marker = json.loads((output / MARKER_FILE).read_text())
-    assert marker["chosen_by"]["rounds"] == 2
-    measured = marker["chosen_by"]["measured"]
-    sums = {topology: means["easy_ms"] + means["hard_ms"] for topology, means in measured.items()}
+    found = read_marker(output).detectors["toy"]
+    assert found.chosen_by is not None and found.chosen_by["rounds"] == 2
+    measured, topology = found.chosen_by["measured"], found.options["topology"]
+    sums = {name: means["easy_ms"] + means["hard_ms"] for name, means in measured.items()}
     assert set(sums) == {"bls", "fused"}
-    assert marker["options"]["topology"] == min(sums, key=lambda topology: sums[topology])
-    assert f"{marker['options']['topology']:5}" in capsys.readouterr().out.split("<- faster")[0].splitlines()[-1]
-    assert (output / "toy" / "1" / "backbone1.onnx").exists() == (marker["options"]["topology"] == "fused")
+    assert topology == min(sums, key=lambda name: sums[name])
+    assert f"{topology:5}" in capsys.readouterr().out.split("<- faster")[0].splitlines()[-1]
+    assert (output / "toy" / "1" / "backbone1.onnx").exists() == (topology == "fused")
 
 
 def test_auto_says_that_it_needs_the_gpu_here(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.statistic import THROUGHPUT
 from dyndet_builder.calibration.tune import Setting, tune
 from dyndet_builder.operating_points import UNCALIBRATED, read_operating_points
+from dyndet_builder.repository.marker import MARKER_FILE, read_marker
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.repository.rendered import MARKER_FILE
 from tests.support.toy_bundle import image, write_toy_bundle
 
 
@@ -31,7 +30,7 @@ def test_the_repository_gets_the_best_of_the_settings_that_were_measured(tmp_pat
     last = result.tried[-1 if result.best is result.default else -2 :]
     assert result.best.value == max(one.value for one in last)  # judged by the last heat alone
     assert len(set(settings)) <= 8
-    options = json.loads((repository / MARKER_FILE).read_text())["options"]
+    options = read_marker(repository).detectors["toy"].options
     assert (options["instances"], options["threads"]) == (result.best.setting.instances, result.best.setting.threads)
     assert (options["topology"], options["latency_buckets_ms"]) == ("fused", [5, 50])  # all else is kept
     assert read_operating_points(repository / "toy" / "1" / "operating_points.json").default == UNCALIBRATED
@@ -52,8 +51,8 @@ def test_a_repository_of_somebody_else_is_refused(tmp_path: Path) -> None:
         (MARKER_FILE, "[]", r"models/dyndet\.json is damaged"),
         (MARKER_FILE, '{"options": 5}', r"models/dyndet\.json is damaged"),
         (MARKER_FILE, None, r"models/dyndet\.json: No such file or directory"),
-        ("bundle.json", "{}", r"models/bundle\.json does not describe a bundle"),
-        ("bundle.json", None, r"models holds no bundle\.json"),
+        ("toy/bundle.json", "{}", r"models/toy/bundle\.json does not describe a bundle"),
+        ("toy/bundle.json", None, r"models/toy holds no bundle\.json"),
         ("toy_head1/1/model.onnx", "cut", r"models/toy_head1/1/model\.onnx has changed since it was rendered"),
         ("toy_head1/1/model.onnx", None, r"holds no detector 'toy' with a stage head1"),
         ("toy/1/operating_points.json", '{"default": "a", "points": {}}', r"has no point 'a'"),

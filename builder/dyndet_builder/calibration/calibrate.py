@@ -36,6 +36,7 @@ from dyndet_builder.operating_points import (
     points_file,
     read_operating_points,
 )
+from dyndet_builder.repository.marker import detector_of
 from dyndet_builder.targets import Target
 
 __all__ = ["Calibration", "Effort", "calibrate"]
@@ -63,7 +64,7 @@ def calibrate(
     *,
     images: Path,
     targets: Sequence[Target],
-    model: str = "dyndet",
+    model: str | None = None,
     repository: Path | None = None,
     output: Path | None = None,
     load: Load | None = None,
@@ -81,7 +82,8 @@ def calibrate(
     of both routes' latencies. On the other half they are measured and corrected until they meet their targets. The
     result is the last of these measurements, repeated at the final thresholds until its 95 % interval is narrower than
     the tolerance. It is written to `operating_points.json` in `repository`, where a running server reads it, and to the
-    file `output`. Points that were calibrated there before stay.
+    file `output`. Points that were calibrated there before stay. `model` is by default the only detector in
+    `repository`, or else `dyndet`.
 
     Every round is stored in the folder `measurements` as soon as it is measured. A calibration of the same server with
     the same images reuses it within an hour, unless `fresh` is set. `metrics_url` is for a detector of the topology
@@ -98,6 +100,7 @@ def calibrate(
     effort, load = effort or Effort(), load or Load()
     if load.open and any(target.statistic == THROUGHPUT for target in targets):
         raise InputError(f"at {load} the throughput is given; a throughput target needs a --concurrency")
+    model = detector_of(repository, model)
     files = _destinations(repository, output, model)
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:

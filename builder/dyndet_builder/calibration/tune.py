@@ -100,7 +100,7 @@ def tune(
     repository: Path,
     *,
     images: Path,
-    model: str = "dyndet",
+    model: str | None = None,
     load: Load | None = None,
     statistic: Statistic = MEAN,
     rounds: int = 3,
@@ -115,7 +115,8 @@ def tune(
     delays. The winner of a heat takes part in the next one. In the last heat, the winner is compared with a default
     rendering. The best setting has the smallest `statistic` (throughput: largest) at the repository's default
     threshold. If the repository has another setting, it is rendered again. Its operating points were measured on the
-    old setting, so they are removed.
+    old setting, so they are removed. `model` names the detector if the repository holds several; others stay as they
+    are.
 
     With `journals`, each run is stored, and a search that is started again continues with those of the earlier one. A
     run that fails is tried again once. Then the search fails, because it decides by all of them.
@@ -129,7 +130,7 @@ def tune(
     options, threshold = rendered.options, rendered.threshold
     find_perf_analyzer()
     if load.batch > options.max_batch:
-        raise InputError(f"model {model!r} takes batches of at most {options.max_batch}, not of {load.batch}")
+        raise InputError(f"model {rendered.model!r} takes batches of at most {options.max_batch}, not of {load.batch}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dyndet-tune-")))
         bundle = rendered.link_bundle(folder / "bundle")

@@ -31,7 +31,7 @@ _EFFORT = Effort()
 )
 @click.option("--url", default="127.0.0.1:8001", show_default=True, help="gRPC address of the server.")
 @metrics_url_option
-@click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option("--model", help="Name of the served model.  [default: the detector of --repository, or else dyndet]")
 @click.option(
     "--repository",
     type=click.Path(file_okay=False, path_type=Path),
@@ -71,7 +71,7 @@ def command(
     images: Path,
     url: str,
     metrics_url: str | None,
-    model: str,
+    model: str | None,
     repository: Path | None,
     output: Path | None,
     load: Load,
@@ -131,7 +131,7 @@ def command(
             console.print(f"Wrote {path}.", soft_wrap=True)
     else:
         console.print("Nothing was written; --repository or --output stores the result.")
-    console.print(f"Next: dyndet detect PICTURE... --url {url} --model {model}", soft_wrap=True)
+    console.print(f"Next: dyndet detect PICTURE... --url {url} --model {result.model}", soft_wrap=True)
 
 
 def _record(result: Calibration) -> dict[str, object]:

@@ -33,6 +33,7 @@ command.add_command(rollback_command)
 @command.command("render")
 @click.argument("repository", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--model", help="Name of the detector, if REPOSITORY holds several; the others are left out.")
 @click.option("--name", help="Name of the Kubernetes objects and the compose service.  [default: the model's]")
 @click.option("--base-image", help="Triton image to start from.  [default: NVIDIA's image of the release]")
 @click.option("--image", help="Name of the new image.  [default: the name and the bundle's hash]")
@@ -87,7 +88,7 @@ command.add_command(rollback_command)
     multiple=True,
     help="HOST:PORT of a metrics port to scrape (repeatable).  [default: the compose service]",
 )
-def render_command(repository: Path, output: Path, **given: object) -> None:
+def render_command(repository: Path, output: Path, model: str | None, **given: object) -> None:
     """Render Dockerfile, compose file, Kubernetes and KServe manifests, Prometheus rules and a Grafana dashboard.
 
     OUTPUT is written completely or not at all. A deployment that dyndet rendered there before is replaced. The limits
@@ -99,7 +100,7 @@ def render_command(repository: Path, output: Path, **given: object) -> None:
       dyndet deploy render build/models build/deploy --storage s3://models/street --service-account street
       dyndet deploy render build/models build/deploy --gpu-resource nvidia.com/mig-1g.10gb --max-replicas 12
     """
-    result = deploy(repository, output, DeployOptions(**given))  # type: ignore[arg-type] # checked there
+    result = deploy(repository, output, DeployOptions(**given), model=model)  # type: ignore[arg-type] # checked there
     click.echo(f"Rendered {result.folder}: {len(result.files)} files. Next: {result.folder / 'README.md'}")
     for note in result.notes:
         click.echo(f"Note: {note.replace('**', '').replace('`', '')}.")
@@ -109,6 +110,7 @@ def render_command(repository: Path, output: Path, **given: object) -> None:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--request-rate", type=float, required=True, help="Requests per second of all clients together.")
 @click.option("--promise", required=True, help="Promised latency, such as p95:20ms or 12ms (the mean).")
+@click.option("--model", help="Name of the detector, if SOURCE is a repository that holds several.")
 @click.option(
     "--operating-point", help="Operating point whose share of hard images is used.  [default: the default one]"
 )
@@ -125,6 +127,7 @@ def plan_command(
     source: Path,
     request_rate: float,
     promise: str,
+    model: str | None,
     operating_point: str | None,
     hard_share: float | None,
     margin: float,
@@ -144,6 +147,7 @@ def plan_command(
         source,
         request_rate=request_rate,
         promise=promise,
+        model=model,
         operating_point=operating_point,
         hard_share=hard_share,
         margin=margin,

@@ -33,6 +33,7 @@ _DEFAULTS = EngineOptions()
     help="Build nothing; write a script that builds inside NVIDIA's image.  [default without TensorRT: OUTPUT.sh]",
 )
 @click.option("--repository", type=click.Path(path_type=Path), help="Use the batch sizes of this rendered repository.")
+@click.option("--model", help="With --repository: name of the detector, if it holds several.")
 @click.option("--max-batch", type=int, default=_DEFAULTS.max_batch, show_default=True, help="Most images per run.")
 @click.option("--preferred-batches", type=Numbers(int), default=(), help="Tune for the largest of these, such as 4,8.")
 @click.option("--workspace-mib", type=int, help="Most memory for one layer.  [default: all]")
@@ -68,6 +69,7 @@ def command(
     output: Path | None,
     script: Path | None,
     repository: Path | None,
+    model: str | None,
     max_batch: int,
     preferred_batches: tuple[int, ...],
     timing_cache: Path | None,
@@ -89,8 +91,10 @@ def command(
       dyndet engines build/bundle -o build/rtx --builder tensorrt-rtx --compute-capability 8.6
     """
     output = output or bundle.parent / "engines"
+    if model is not None and repository is None:
+        raise click.UsageError("--model needs --repository: it names one of its detectors")
     if repository is not None:
-        rendered = read_rendered(repository).options
+        rendered = read_rendered(repository, model=model).options
         max_batch, preferred_batches = rendered.max_batch, rendered.preferred_batches
     options = EngineOptions(max_batch=max_batch, preferred_batches=preferred_batches, **given)  # type: ignore[arg-type]
     if script is not None or (builder == "tensorrt" and not tensorrt_here()):

@@ -16,7 +16,7 @@ from dyndet_builder.cli.targeting import Numbers
 from dyndet_builder.demo_assets import demo_images, demo_picture
 from dyndet_builder.repository.backends import BACKENDS, accelerators
 from dyndet_builder.repository.config import TOPOLOGIES
-from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, check_destination, render
 
 _DEFAULTS = RenderOptions()
 
@@ -25,6 +25,7 @@ _DEFAULTS = RenderOptions()
 @click.argument("bundle", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", help="Name of the served model.  [default: the bundle's]")
+@click.option("--add", is_flag=True, help="Put the detector beside the other detectors of the repository OUTPUT.")
 @click.option("--backend", type=click.Choice(tuple(BACKENDS)), default=_DEFAULTS.backend, show_default=True)
 @click.option(
     "--accelerator",
@@ -97,6 +98,7 @@ _DEFAULTS = RenderOptions()
 def command(
     bundle: Path,
     output: Path,
+    add: bool,
     topology: str,
     images: Path | None,
     rounds: int | None,
@@ -108,8 +110,9 @@ def command(
 ) -> None:
     """Render a bundle as a Triton model repository.
 
-    OUTPUT is written completely or not at all. A repository that dyndet rendered there before is replaced. The new one
-    is not calibrated, because latencies of another configuration say nothing about it.
+    OUTPUT is written completely or not at all. A detector of the same name that dyndet rendered there before is
+    replaced. The new one is not calibrated, because latencies of another configuration say nothing about it. With
+    --add, one repository holds several detectors; the others stay as they are.
 
     \b
     Examples:
@@ -120,6 +123,7 @@ def command(
       dyndet render build/bundle build/models --backend onnxruntime --accelerator tensorrt --gpu 0
       dyndet render build/bundle build/models --backend openvino --threads 4
       dyndet render build/bundle build/models --encoded
+      dyndet render build/other build/models --add --name other
     """
     if no_warmup and warmup_image is not None:
         raise click.UsageError("--warmup-image and --no-warmup exclude each other")
@@ -127,12 +131,20 @@ def command(
     auto = topology == "auto"
     if not auto and (images is not None or rounds is not None or journals.fresh):
         raise click.UsageError("--images, --rounds and --fresh need --topology auto, which measures")
+    if topology == "fused" and not given["encoded"] and _was_given("bls_instances"):
+        raise click.UsageError("--bls-instances needs the topology bls or --encoded; a fused detector has --instances")
     options = RenderOptions(warmup_image=image, gpus=gpus, topology="bls" if auto else topology, **given)  # type: ignore[arg-type]
+    check_destination(bundle, output, options, add=add)
     choice = _choose(bundle, images, options, rounds=rounds or ROUNDS, journals=journals) if auto else None
     if choice is not None:
         options = replace(options, topology=choice.topology)
-    folder = render(bundle, output, options, chosen_by=None if choice is None else asdict(choice))
+    folder = render(bundle, output, options, add=add, chosen_by=None if choice is None else asdict(choice))
     click.echo(f"Rendered {folder}; next: dyndet serve {folder}")
+
+
+def _was_given(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
 
 
 def _choose(

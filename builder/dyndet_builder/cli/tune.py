@@ -23,7 +23,7 @@ from dyndet_builder.cli.progress import step_bars
 @click.command("tune")
 @click.argument("repository", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real images to send.")
-@click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option("--model", help="Name of the detector, if REPOSITORY holds several.")
 @click.option("--concurrency", type=int, help="Requests in flight.  [default: 8]")
 @click.option("--request-rate", type=float, help="Requests per second with Poisson arrivals, instead of --concurrency.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Images per request.")
@@ -39,7 +39,7 @@ from dyndet_builder.cli.progress import step_bars
 def command(
     repository: Path,
     images: Path,
-    model: str,
+    model: str | None,
     concurrency: int | None,
     request_rate: float | None,
     batch: int,

@@ -37,17 +37,20 @@ class Deployment:
     """what a user who deploys this must know, one sentence each without its full stop"""
 
 
-def deploy(repository: Path, output: Path, options: DeployOptions | None = None) -> Deployment:
+def deploy(
+    repository: Path, output: Path, options: DeployOptions | None = None, *, model: str | None = None
+) -> Deployment:
     """Render the deployment of a model repository into the folder `output`, which appears whole or not at all.
 
-    A deployment that dyndet rendered there before is replaced. YAML and JSON files are checked by reading them back.
+    `model` names the detector if the repository holds several; the deployment then has this one alone. A deployment
+    that dyndet rendered there before is replaced. YAML and JSON files are checked by reading them back.
 
     Raises InputError for a folder that is not a repository, impossible options, and an `output` that dyndet did not
     render.
     """
     options = options or DeployOptions()
     check_replaceable(output, MARKER_FILE)
-    deployed = read_rendered(repository)
+    deployed = read_rendered(repository, model=model)
     filled = values(deployed, options, output=output)
     watch = watched(deployed, options, job=filled.name)
     told = (*watch.notes, *notes(deployed, options))

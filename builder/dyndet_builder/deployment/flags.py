@@ -29,10 +29,18 @@ def server_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, .
         *_metrics_arguments(deployed, options),
         *deployed.memory.arguments(deployed.gpus),
         *deployed.engine_arguments,
+        *_loaded(deployed, options),
         f"--http-restricted-api={endpoints}:{ADMIN_HEADER}={_KEY_IN_POD}",
         f"--grpc-restricted-protocol={endpoints}:{ADMIN_HEADER}={_KEY_IN_POD}",
         *_client_shared_memory(options),
     )
+
+
+def _loaded(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
+    """Flags that load this detector alone from a place that also holds others; an image holds only this one."""
+    if options.storage == "image" or not deployed.beside:
+        return ()
+    return ("--model-control-mode=explicit", *(f"--load-model={name}" for name in deployed.models))
 
 
 def restricted(options: DeployOptions) -> tuple[str, ...]:

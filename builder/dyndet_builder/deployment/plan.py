@@ -14,7 +14,8 @@ from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import Sweep, read_sweep
 from dyndet_builder.deployment.plan_check import correction_of, of_latencies
 from dyndet_builder.deployment.plan_replica import Replica, replica_of_points, replica_of_sweep
-from dyndet_builder.repository.rendered import MARKER_FILE, read_rendered
+from dyndet_builder.repository.marker import MARKER_FILE
+from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.targets import parse_target
 
 DEFAULT_MARGIN = 0.1
@@ -72,6 +73,7 @@ def plan(
     *,
     request_rate: float,
     promise: str,
+    model: str | None = None,
     operating_point: str | None = None,
     hard_share: float | None = None,
     margin: float = DEFAULT_MARGIN,
@@ -79,7 +81,7 @@ def plan(
     """The fewest replicas that keep a promise, such as `p95:20ms`, with a margin, at so many requests a second.
 
     `source` is a calibrated model repository or a sweep (its folder or file); a sweep also shows how requests overlap.
-    `hard_share` overrides that of the operating point.
+    `model` names the detector if the repository holds several. `hard_share` overrides that of the operating point.
 
     Raises InputError for a source without measurements, TargetOutOfReachError if even idle replicas break the promise.
     """
@@ -90,7 +92,7 @@ def plan(
     target = parse_target(promise)
     if target.of_range or target.statistic == THROUGHPUT:
         raise InputError(f"promise {promise!r} is not a latency; give one such as p95:20ms or 12ms")
-    given = _read(source, operating_point, hard_share)
+    given = _read(source, model, operating_point, hard_share)
     correction = 1.0 if given.sweep is None else correction_of(given.sweep, target.statistic)
     queue = _Queue(given.replica, request_rate, target.statistic, correction)
     limit = target.value * (1 - margin)
@@ -138,9 +140,9 @@ class _Given:
         return ", ".join(f"{key} {value}" for key, value in self.machine.items())
 
 
-def _read(source: Path, operating_point: str | None, hard_share: float | None) -> _Given:
+def _read(source: Path, model: str | None, operating_point: str | None, hard_share: float | None) -> _Given:
     if (source / MARKER_FILE).is_file():
-        deployed = read_rendered(source)
+        deployed = read_rendered(source, model=model)
         name = operating_point or deployed.points.default
         replica = replica_of_points(deployed.points, name, deployed.points_file)
         assert deployed.points.evidence is not None

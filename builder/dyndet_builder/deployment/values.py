@@ -11,7 +11,7 @@ from dynamicdet.errors import InputError
 from dyndet_builder.deployment.alerts import queue_ms, queue_target_ms
 from dyndet_builder.deployment.flags import MODELS, restricted, server_arguments, shell_command
 from dyndet_builder.deployment.options import DeployOptions
-from dyndet_builder.engines.record import Target, check_engines
+from dyndet_builder.engines.record import Target
 from dyndet_builder.pins import GRAFANA_IMAGE, PROMETHEUS_IMAGE
 from dyndet_builder.repository.config import TOPOLOGY_PARAMETER
 from dyndet_builder.repository.rendered import Rendered
@@ -51,6 +51,8 @@ class Values:
     dockerfile_from_context: str
     models_folder: str
     models_in_image: bool
+    copied: tuple[str, ...]
+    """models of the repository that go into the image; empty: all"""
     mounts_models: bool
     """whether compose mounts the repository of this machine"""
     storage_uri: str
@@ -102,7 +104,7 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
     _check_gpus(deployed)
     release = options.release()
     base_image = options.base_image or release.image
-    check_engines(deployed.folder, Target(gpus=None, tensorrt=release.tensorrt, name=base_image))
+    deployed.check_engines(Target(gpus=None, tensorrt=release.tensorrt, name=base_image))
     name = options.name or _name_of(deployed.model)
     claim, claim_path = options.claim() or ("", "")
     shm_mib = deployed.memory.shared_memory >> 20
@@ -130,6 +132,7 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
         dockerfile_from_context=os.path.relpath(folder / "Dockerfile", repository),
         models_folder=MODELS,
         models_in_image=in_image,
+        copied=deployed.models if deployed.beside else (),
         mounts_models=bool(claim),
         storage_uri="" if in_image else options.storage,
         claim=claim,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -116,29 +117,48 @@ class Target:
     """for messages, such as `this machine`"""
 
 
-def check_engines(repository: Path, target: Target) -> None:
-    """Raise InputError, in one sentence, if a repository's engines cannot run on a target.
+def engine_folders(repository: Path) -> tuple[Path, ...]:
+    """Folders of a repository that hold an `engines.json`: those of detectors, or the top, from older versions."""
+    found = (repository / FILE_NAME, *sorted(repository.glob(f"*/{FILE_NAME}")))
+    return tuple(path.parent for path in found if path.is_file())
 
-    A repository without `engines.json` has no engines as stages, or has plans from elsewhere, about which nothing is
-    known.
+
+def check_engines(repository: Path, target: Target) -> None:
+    """Raise InputError, in one sentence, if a repository's engines are missing or cannot run on a target.
+
+    Nothing is known about plans without `engines.json`, which come from elsewhere.
     """
-    if not (repository / FILE_NAME).is_file():
-        _check_plans(repository)
-        return
-    engines = read_record(repository)
+    check_plans(sorted(repository.glob("*")))
+    for folder in engine_folders(repository):
+        check_record(folder, target)
+
+
+def check_record(folder: Path, target: Target) -> None:
+    """Raise InputError, in one sentence, if the engines that a folder's `engines.json` describes cannot run there."""
+    engines = read_record(folder)
     if target.tensorrt is not None and not _version_fits(engines, target.tensorrt):
         accepted = "this major version" if engines.version_compatible else "this version"
         raise InputError(
-            f"the engines in {repository} were built with TensorRT {engines.tensorrt_version} and run only with "
+            f"the engines in {folder} were built with TensorRT {engines.tensorrt_version} and run only with "
             f"{accepted}, but {target.name} has {target.tensorrt}; build them there with `dyndet engines`"
         )
     if target.gpus is None or any(_gpu_fits(engines, gpu) for gpu in target.gpus):
         return
     found = " and ".join(_gpu_text(gpu) for gpu in target.gpus) or "no GPU"
     raise InputError(
-        f"the engines in {repository} run only on {_runs_on(engines)}, but {target.name} has {found}; build them there "
+        f"the engines in {folder} run only on {_runs_on(engines)}, but {target.name} has {found}; build them there "
         "with `dyndet engines`"
     )
+
+
+def check_plans(models: Iterable[Path]) -> None:
+    """Raise InputError if a model, given by its folder, waits for an engine that nobody put there."""
+    for folder in models:
+        note = folder / "1" / "PUT_MODEL_PLAN_HERE.txt"
+        if note.is_file() and not (note.parent / PLAN).is_file():
+            raise InputError(
+                f"{note.parent} has no engine {PLAN}; build engines with `dyndet engines` and render with --engines"
+            )
 
 
 def check_engines_here(repository: Path, image: str | None = None) -> None:
@@ -146,8 +166,8 @@ def check_engines_here(repository: Path, image: str | None = None) -> None:
 
     With an image, a machine without a GPU is not the one that will serve, so its GPUs are not checked.
     """
-    if not (repository / FILE_NAME).is_file():
-        _check_plans(repository)
+    if not engine_folders(repository):
+        check_plans(sorted(repository.glob("*")))
         return
     gpus = gpus_here()
     if image is None:
@@ -168,18 +188,9 @@ def tensorrt_of(version: str) -> str | None:
     return _TENSORRT.get(version)
 
 
-def version_arguments(engines: Engines | None) -> tuple[str, ...]:
+def version_arguments(engines: Iterable[Engines]) -> tuple[str, ...]:
     """The flag that Triton needs to run engines from another TensorRT version than its own."""
-    compatible = engines is not None and engines.version_compatible
-    return (VERSION_COMPATIBLE,) if compatible else ()
-
-
-def _check_plans(repository: Path) -> None:
-    for note in sorted(repository.glob("*/1/PUT_MODEL_PLAN_HERE.txt")):
-        if not (note.parent / PLAN).is_file():
-            raise InputError(
-                f"{note.parent} has no engine {PLAN}; build engines with `dyndet engines` and render with --engines"
-            )
+    return (VERSION_COMPATIBLE,) if any(one.version_compatible for one in engines) else ()
 
 
 def _version_fits(engines: Engines, found: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+from dyndet_builder.bundle.manifest import STAGES
 from dyndet_builder.repository.config import DETECTOR_PARAMETER
 
 _MIB = 1 << 20
@@ -74,8 +75,8 @@ def _passed(config: pb.ModelConfig, configs: Iterable[pb.ModelConfig]) -> int:
     if DETECTOR_PARAMETER in config.parameters:
         asks = config.parameters[DETECTOR_PARAMETER].string_value
         return sum(_bytes((*other.input, *other.output)) for other in configs if other.name == asks)
-    others = [other for other in configs if other.name.startswith(f"{config.name}_")]
-    return sum(_bytes(other.output) for other in others if DETECTOR_PARAMETER not in other.parameters)
+    stages = {f"{config.name}_{stage}" for stage in STAGES}
+    return sum(_bytes(other.output) for other in configs if other.name in stages)
 
 
 def _bytes(tensors: Iterable[pb.ModelInput | pb.ModelOutput]) -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from dynamicdet.files import check_replaceable, whole_folder
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.pictures import pictures_in
@@ -24,12 +23,13 @@ from dyndet_builder.repository.backends import BACKENDS, Backend
 from dyndet_builder.repository.config import DETECTION_OUTPUTS, PublicModel, StageModel
 from dyndet_builder.repository.encoded import encoded_model, write_encoded
 from dyndet_builder.repository.engines import engines_for
+from dyndet_builder.repository.marker import DetectorRecord
 from dyndet_builder.repository.models import config_text, public_model
 from dyndet_builder.repository.options import RenderOptions
-from dyndet_builder.repository.rendered import MARKER_FILE
+from dyndet_builder.repository.place import check_place, placed
 from dyndet_builder.templates import TEMPLATES, fill
 
-__all__ = ["RenderOptions", "render"]
+__all__ = ["RenderOptions", "check_destination", "render"]
 
 _NO_PLAN = "PUT_MODEL_PLAN_HERE.txt"
 _ONNX_TYPES = {"uint8": TensorProto.UINT8, "float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
@@ -37,43 +37,59 @@ _IR_VERSION = 8  # that of the stages' graphs
 
 
 def render(
-    bundle: Path, output: Path, options: RenderOptions | None = None, *, chosen_by: Mapping[str, object] | None = None
+    bundle: Path,
+    output: Path,
+    options: RenderOptions | None = None,
+    *,
+    add: bool = False,
+    chosen_by: Mapping[str, object] | None = None,
 ) -> Path:
     """Render a bundle as a model repository that needs nothing outside its folder, and return that folder.
 
-    `output` appears whole or not at all. A repository that dyndet rendered there before is replaced, together with its
-    operating points. They were measured on the old configuration, so the new repository is uncalibrated. To change only
-    the operating points, run `dyndet calibrate`. `chosen_by`, the measurements that led to these options, is stored in
+    `output` appears whole or not at all. A detector of the same name that dyndet rendered there before is replaced,
+    together with its operating points. They were measured on the old configuration, so the new detector is
+    uncalibrated. To change only the operating points, run `dyndet calibrate`. With `add`, `output` can hold detectors
+    of other names; their files stay as they are. `chosen_by`, the measurements that led to these options, is stored in
     the repository's `dyndet.json`.
 
-    Raises InputError for a damaged bundle, impossible options, and an `output` that dyndet did not render.
+    Raises InputError for a damaged bundle, impossible options, and an `output` that dyndet did not render, that holds
+    other detectors although `add` is not set, or that has another use for the names of the models.
     """
     options = options or RenderOptions()
     described = read_bundle(bundle)
     name = options.name or described.name
-    check_replaceable(output, MARKER_FILE)
+    check_place(output, name, add=add)
     warmup = None if options.warmup_image is None else _warmup_bytes(options.warmup_image, described.input_size)
     engines = None if options.engines is None else engines_for(options.engines, described, options)
-    with whole_folder(output, marker=MARKER_FILE) as temporary:
+    with placed(output, name, add=add) as (folder, record):
         bundle_sha256 = file_sha256(bundle / BUNDLE_FILE)
         detector = public_model(described, name, options, bundle_sha256)
         for model in detector.stages:
             plan = None if engines is None else _plan(engines, model.stage, options.engines)
             graph = bundle / described.stages[model.stage].file
-            _write_stage(temporary, model, BACKENDS[options.backend], graph, warmup, plan=plan)
-        if options.engines is not None:
-            shutil.copyfile(options.engines / ENGINES_FILE, temporary / ENGINES_FILE)
-        version = _write_public(temporary, detector, described, options)
+            _write_stage(folder, model, BACKENDS[options.backend], graph, warmup, plan=plan)
+        version = _write_public(folder, detector, described, options)
         if detector.topology == "fused":
             _write_graphs(version, bundle, described, warmup)
         if options.encoded:
-            write_encoded(temporary, encoded_model(detector, options))
-        marker: dict[str, object] = {"model": name, "bundle_sha256": bundle_sha256, "options": asdict(options)}
-        if chosen_by is not None:
-            marker["chosen_by"] = dict(chosen_by)
-        _write_json(temporary / MARKER_FILE, marker)
-        shutil.copyfile(bundle / BUNDLE_FILE, temporary / BUNDLE_FILE)
+            write_encoded(folder, encoded_model(detector, options))
+        _keep_bytecode_out(folder)
+        shutil.copyfile(bundle / BUNDLE_FILE, folder / name / BUNDLE_FILE)
+        if options.engines is not None:
+            shutil.copyfile(options.engines / ENGINES_FILE, folder / name / ENGINES_FILE)
+        record[name] = DetectorRecord(
+            bundle_sha256=bundle_sha256,
+            models=tuple(sorted(path.name for path in folder.iterdir())),
+            described_in=name,
+            options=asdict(options),
+            chosen_by=None if chosen_by is None else dict(chosen_by),
+        )
     return output
+
+
+def check_destination(bundle: Path, output: Path, options: RenderOptions, *, add: bool = False) -> None:
+    """Check, before anything is measured, that `render` can write there. Raises InputError."""
+    check_place(output, options.name or read_bundle(bundle).name, add=add)
 
 
 def _plan(engines: Engines, stage: StageName, folder: Path | None) -> Path:
@@ -144,6 +160,16 @@ def _write_graphs(version: Path, bundle: Path, described: Bundle, warmup: bytes 
     onnx.save(_select_graph(described), version / "select.onnx")
     if warmup is not None:
         (version / "warmup_image.raw").write_bytes(warmup)
+
+
+def _keep_bytecode_out(folder: Path) -> None:
+    """Put an empty file where Python would create a folder for compiled code, beside every Python file.
+
+    A new `__pycache__` is a change of the model, so a server that polls would load it again. The stub of Triton's
+    Python backend ignores PYTHONDONTWRITEBYTECODE.
+    """
+    for beside in {path.parent for path in folder.rglob("*.py")}:
+        (beside / "__pycache__").touch()
 
 
 def _select_graph(bundle: Bundle) -> onnx.ModelProto:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -17,14 +16,20 @@ from dynamicdet.errors import InputError
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import STAGES, Bundle, file_sha256, read_manifest
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
-from dyndet_builder.engines.record import Engines, read_record, version_arguments
+from dyndet_builder.engines.record import (
+    Engines,
+    Target,
+    check_plans,
+    check_record,
+    engine_folders,
+    read_record,
+    version_arguments,
+)
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, points_file, read_operating_points
 from dyndet_builder.repository.config import DETECTOR_PARAMETER, TOPOLOGY_PARAMETER
+from dyndet_builder.repository.marker import MARKER_FILE, DetectorRecord, read_marker
 from dyndet_builder.repository.memory import MemoryNeeds, memory_needs
 from dyndet_builder.repository.options import RenderOptions
-
-MARKER_FILE = "dyndet.json"
-"""The file at the top of a rendered repository that says what it was rendered from and how."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,15 +69,21 @@ class Repository:
         """Sizes of shared memory and pools that the models need."""
         return memory_needs(self.configs)
 
-    @cached_property
-    def engines(self) -> Engines | None:
-        """The record of its TensorRT engines; None if it has no engines, or they were put in place by hand."""
-        return read_record(self.folder) if (self.folder / ENGINES_FILE).is_file() else None
+    @property
+    def engine_folders(self) -> tuple[Path, ...]:
+        """Folders with a record of TensorRT engines; there is none for engines that were put in place by hand."""
+        return engine_folders(self.folder)
 
     @property
     def engine_arguments(self) -> tuple[str, ...]:
         """Flags that the repository's own engines need."""
-        return version_arguments(self.engines)
+        return version_arguments([read_record(folder) for folder in self.engine_folders])
+
+    def check_engines(self, target: Target) -> None:
+        """Raise InputError, in one sentence, if the engines of the models are missing or cannot run on a target."""
+        check_plans(self._model_folders)
+        for folder in self.engine_folders:
+            check_record(folder, target)
 
     @property
     def builds_engines(self) -> bool:
@@ -87,12 +98,12 @@ class Repository:
     @property
     def runs_onnx_in_python(self) -> bool:
         """Whether ONNX Runtime runs inside the Python backend; NVIDIA's image lacks the package for this."""
-        return any((graph.parent / "model.py").is_file() for graph in self.folder.glob("*/1/*.onnx"))
+        return any((graph.parent / "model.py").is_file() for graph in self._files("1/*.onnx"))
 
     @property
     def decodes_pictures(self) -> bool:
         """Whether a model takes image files."""
-        return any(self.folder.glob("*/1/pictures.py"))
+        return any(self._files("1/pictures.py"))
 
     @property
     def calls_stages(self) -> bool:
@@ -112,8 +123,15 @@ class Repository:
 
     @property
     def bytes_on_disk(self) -> int:
-        """Size of all files."""
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        """Size of all files of the models."""
+        return sum(path.stat().st_size for path in self._files("**/*") if path.is_file())
+
+    @property
+    def _model_folders(self) -> list[Path]:
+        return [self.folder / name for name in self.models]
+
+    def _files(self, pattern: str) -> list[Path]:
+        return [path for folder in self._model_folders for path in folder.glob(pattern)]
 
     @property
     def _accelerators(self) -> list[Any]:
@@ -126,13 +144,41 @@ class Repository:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rendered(Repository):
-    """A repository that dyndet rendered. A property whose file is damaged raises InputError."""
+    """A detector that dyndet rendered. A property whose file is damaged raises InputError.
+
+    Models of other detectors in the same folder are left out of everything here.
+    """
 
     model: str
     """name of the public detector"""
-    bundle_sha256: str
-    written_options: Mapping[str, Any]
-    """the options of the rendering as the marker holds them; those of another version may not fit `RenderOptions`"""
+    record: DetectorRecord
+    """what the marker says about it"""
+    beside: tuple[str, ...] = ()
+    """other detectors in the folder"""
+
+    @property
+    def bundle_sha256(self) -> str:
+        """Hash of the bundle's description."""
+        return self.record.bundle_sha256
+
+    @property
+    def written_options(self) -> Mapping[str, Any]:
+        """The options as the marker holds them; those of another version may not fit `RenderOptions`."""
+        return self.record.options
+
+    @property
+    def engine_folders(self) -> tuple[Path, ...]:
+        """The folder with the record of its TensorRT engines, if it has one."""
+        return (self._described_in,) if (self._described_in / ENGINES_FILE).is_file() else ()
+
+    @cached_property
+    def engines(self) -> Engines | None:
+        """The record of its TensorRT engines; None if it has no engines, or they were put in place by hand."""
+        return next((read_record(folder) for folder in self.engine_folders), None)
+
+    @property
+    def _described_in(self) -> Path:
+        return self.folder / self.record.described_in
 
     @cached_property
     def options(self) -> RenderOptions:
@@ -141,7 +187,8 @@ class Rendered(Repository):
             return replace(_options(self.written_options), name=self.model)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             path = self.folder / MARKER_FILE
-            reason = f"{path}: {error}" if isinstance(error, InputError) else _damaged(path)
+            damaged = f"{path} is damaged, or was written by another version"
+            reason = f"{path}: {error}" if isinstance(error, InputError) else damaged
             raise _not_ours(self.folder, reason) from error
 
     @property
@@ -185,10 +232,10 @@ class Rendered(Repository):
     @cached_property
     def bundle(self) -> Bundle:
         """Description of the bundle that it was rendered from."""
-        path = self.folder / BUNDLE_FILE
+        path = self._described_in / BUNDLE_FILE
         if not path.is_file():
             raise InputError(
-                f"{self.folder} holds no {BUNDLE_FILE}; render it again from its bundle with `dyndet render`"
+                f"{self._described_in} holds no {BUNDLE_FILE}; render it again from its bundle with `dyndet render`"
             )
         return read_manifest(path)
 
@@ -231,7 +278,7 @@ class Rendered(Repository):
         """Put together the bundle that it was rendered from, in a new folder with links to the graphs; returns that."""
         graphs = self.graphs
         folder.mkdir(parents=True)
-        shutil.copyfile(self.folder / BUNDLE_FILE, folder / BUNDLE_FILE)
+        shutil.copyfile(self._described_in / BUNDLE_FILE, folder / BUNDLE_FILE)
         for stage, described in self.bundle.stages.items():
             (folder / described.file).symlink_to(graphs[stage].resolve())
         return folder
@@ -247,19 +294,26 @@ def read_repository(folder: Path, *, explicit: bool = False) -> Repository:
 
 
 def read_rendered(folder: Path, *, model: str | None = None) -> Rendered:
-    """Read a repository that dyndet rendered. Raises InputError if it did not, or if its detector is not `model`."""
+    """Read the detector `model` of a repository that dyndet rendered, or its only one.
+
+    Raises InputError if dyndet did not render it, if it holds no detector `model`, or if it holds several detectors and
+    none is named.
+    """
     configs = _checked_configs(folder, explicit=False)
-    path = folder / MARKER_FILE
     try:
-        marker = json.loads(path.read_bytes())
-        name, bundle, options = str(marker["model"]), str(marker["bundle_sha256"]), dict(marker["options"])
-    except OSError as error:
-        raise _not_ours(folder, f"{path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _not_ours(folder, _damaged(path)) from error
-    if model is not None and model != name:
-        raise InputError(f"{folder} holds no detector {model!r}; its detector is {name!r}")
-    return Rendered(folder=folder, configs=configs, model=name, bundle_sha256=bundle, written_options=options)
+        marker = read_marker(folder)
+    except InputError as error:
+        raise _not_ours(folder, str(error)) from error
+    name = marker.name_of(folder, model)
+    others = {other: record for other, record in marker.detectors.items() if other != name}
+    foreign = {owned for record in others.values() for owned in record.models}
+    return Rendered(
+        folder=folder,
+        configs=tuple(config for config in configs if config.name not in foreign),
+        model=name,
+        record=marker.detectors[name],
+        beside=tuple(others),
+    )
 
 
 def _checked_configs(folder: Path, *, explicit: bool) -> tuple[pb.ModelConfig, ...]:
@@ -298,10 +352,6 @@ def _options(written: Mapping[str, Any]) -> RenderOptions:
         given["engines"] = Path(given["engines"])
     known = {field.name for field in fields(RenderOptions)}
     return RenderOptions(**{name: value for name, value in given.items() if name in known})
-
-
-def _damaged(path: Path) -> str:
-    return f"{path} is damaged, or was written by another version"
 
 
 def _not_ours(folder: Path, reason: str) -> InputError:

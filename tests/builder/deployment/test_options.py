@@ -91,6 +91,6 @@ def test_what_cannot_work_is_refused_and_nothing_is_written(repositories: dict[s
 
 
 def test_options_are_all_on_the_command_line() -> None:
-    others = {"repository", "output", "debug"}
+    others = {"repository", "output", "model", "debug"}
     names = {field.name for field in fields(DeployOptions)}
     assert {parameter.name for parameter in render_command.params} - others == names

@@ -20,8 +20,9 @@ from dynamicdet.errors import InputError
 from dyndet_builder.bundle.manifest import FILE_NAME, file_sha256
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.operating_points import read_operating_points
+from dyndet_builder.repository.marker import MARKER_FILE
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.repository.rendered import MARKER_FILE, read_repository
+from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.triton import DEFAULT_PORTS
 from dyndet_client.codec import parse_model
@@ -166,12 +167,9 @@ def test_rendering_again_replaces_and_starts_uncalibrated(bundle: Path, tmp_path
     points = output / "toy" / "1" / "operating_points.json"
     assert read_operating_points(points).points["uncalibrated"].threshold == 0.25
     (output / "toy" / "stale").write_text("")
-    assert render(bundle, output, RenderOptions(name="renamed")) == output
-    assert sorted(path.name for path in output.iterdir()) == [
-        FILE_NAME,
-        MARKER_FILE,
-        *sorted(["renamed", *(model.replace("toy", "renamed") for model in STAGE_MODELS)]),
-    ]
+    assert render(bundle, output, RenderOptions(topology="fused")) == output
+    assert sorted(path.name for path in output.iterdir()) == [MARKER_FILE, "toy"]
+    assert not (output / "toy" / "stale").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["models"]  # nothing temporary is left
 
 
@@ -270,6 +268,7 @@ def test_variant_for_picture_files_is_whole_in_itself(topology: Any, bundle: Pat
     assert (config.max_batch_size, config.instance_group[0].count) == (detector.max_batch_size, 3)
     assert config.parameters["dyndet_class_names"] == detector.parameters["dyndet_class_names"]
     copied = _files(repository / "toy_encoded" / "1" / "dynamicdet")
+    assert copied.pop("__pycache__") == b""  # so that Python creates no folder there
     assert sorted(copied) == ["__init__.py", "aliases.py", "errors.py", "images.py", "letterbox.py"]
     for name, content in copied.items():
         assert content == (Path(dynamicdet.__file__).parent / name).read_bytes()

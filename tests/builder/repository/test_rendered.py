@@ -11,8 +11,9 @@ import pytest
 
 from dynamicdet.errors import InputError
 from dyndet_builder.bundle.manifest import STAGES, file_sha256, read_bundle
+from dyndet_builder.repository.marker import MARKER_FILE
 from dyndet_builder.repository.render import RenderOptions, render
-from dyndet_builder.repository.rendered import MARKER_FILE, read_rendered, read_repository
+from dyndet_builder.repository.rendered import read_rendered, read_repository
 from tests.support.toy_bundle import write_toy_bundle
 from tests.support.toy_engines import write_toy_engines
 
@@ -95,7 +96,7 @@ def test_only_what_is_asked_for_has_to_be_whole(bundle: Path, tmp_path: Path) ->
     options = RenderOptions(backend="tensorrt", gpus=(0,), engines=engines)
     repository = render(bundle, tmp_path / "models", options)
     assert "version-compatible=true" in read_repository(repository).engine_arguments[0]
-    for name in ("bundle.json", "engines.json", "toy/1/operating_points.json"):
+    for name in ("toy/bundle.json", "toy/engines.json", "toy/1/operating_points.json"):
         (repository / name).write_text("{}")
     found = read_rendered(repository)
     assert found.options.engines == engines
@@ -117,7 +118,7 @@ def test_options_that_are_refused_are_named_and_the_rest_is_known(
     changed: dict[str, Any], said: str, repository: Path
 ) -> None:
     marker = json.loads((repository / MARKER_FILE).read_text())
-    marker["options"] |= changed
+    marker["detectors"]["toy"]["options"] |= changed
     (repository / MARKER_FILE).write_text(json.dumps(marker))
     found = read_rendered(repository)
     assert (found.model, found.all_cores) == ("toy", True)
@@ -127,7 +128,7 @@ def test_options_that_are_refused_are_named_and_the_rest_is_known(
 
 def test_another_detector_than_the_one_asked_for_is_named(repository: Path) -> None:
     assert read_rendered(repository, model="toy").model == "toy"
-    with pytest.raises(InputError, match="holds no detector 'dyndet'; its detector is 'toy'"):
+    with pytest.raises(InputError, match="holds no detector 'dyndet'; it holds the detector 'toy'"):
         read_rendered(repository, model="dyndet")
 
 

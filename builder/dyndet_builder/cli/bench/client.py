@@ -16,6 +16,7 @@ from dyndet_bench.measuring.machine import summary
 from dyndet_builder.cli.measurements import check_complete, measurement_options, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.repository.fingerprint import repository_sha256
+from dyndet_builder.repository.marker import detector_of
 from dyndet_builder.server.triton import TritonServer
 
 
@@ -23,7 +24,7 @@ from dyndet_builder.server.triton import TritonServer
 @click.argument("repository", required=False, type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real images to send.")
 @click.option("--url", help="gRPC address of a server.  [default: one is started that serves REPOSITORY]")
-@click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option("--model", help="Name of the served model.  [default: the detector of REPOSITORY, or else dyndet]")
 @click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Images per round.")
 @measurement_options()
@@ -32,7 +33,7 @@ def command(
     repository: Path | None,
     images: Path,
     url: str | None,
-    model: str,
+    model: str | None,
     rounds: int,
     max_images: int,
     journals: JournalFolder,
@@ -51,6 +52,7 @@ def command(
     """
     if (repository is None) == (url is None):
         raise InputError("give either a model repository, which is then served, or the --url of a server")
+    model = detector_of(repository, model)
     with ExitStack() as stack:
         if url is None:
             assert repository is not None

@@ -27,7 +27,7 @@ from dyndet_builder.server.triton import TritonServer
 )
 @click.option("--url", help="gRPC address of a server that serves REPOSITORY.  [default: one is started]")
 @metrics_url_option
-@click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option("--model", help="Name of the detector, if REPOSITORY holds several.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Images per run.")
 @measurement_options()
@@ -37,7 +37,7 @@ def command(
     images: Path,
     url: str | None,
     metrics_url: str | None,
-    model: str,
+    model: str | None,
     rounds: int,
     max_images: int,
     journals: JournalFolder,
@@ -67,7 +67,7 @@ def command(
             threads=rendered.options.threads,
             metrics_url=metrics_url,
             images=images,
-            model=model,
+            model=rendered.model,
             rounds=rounds,
             max_images=max_images,
             journals=journals.about(repository=repository_sha256(repository)),

@@ -22,6 +22,7 @@ from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import Numbers, check_metrics_url, metrics_url_option
 from dyndet_builder.operating_points import OperatingPoint, points_file, read_operating_points
 from dyndet_builder.repository.fingerprint import repository_sha256
+from dyndet_builder.repository.marker import detector_of
 from dyndet_builder.server.triton import TritonServer
 
 _PLAN = SweepPlan()
@@ -34,7 +35,7 @@ _PLAN = SweepPlan()
               show_default=True, help="Folder for sweep.json, the reports and the measurements.")  # fmt: skip
 @click.option("--url", help="gRPC address of a server.  [default: one is started that serves REPOSITORY]")
 @metrics_url_option
-@click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
+@click.option("--model", help="Name of the served model.  [default: the detector of REPOSITORY, or else dyndet]")
 @click.option("--hard-shares", type=Numbers(float), default=_PLAN.hard_shares, show_default="0,0.25,0.5,0.75,1",
               help="Shares of hard images; each gives a threshold.")  # fmt: skip
 @click.option("--thresholds", type=Numbers(float), default=(), help="Additional thresholds.")
@@ -57,7 +58,7 @@ def command(
     output: Path,
     url: str | None,
     metrics_url: str | None,
-    model: str,
+    model: str | None,
     hard_shares: tuple[float, ...],
     thresholds: tuple[float, ...],
     concurrency: tuple[int, ...] | None,
@@ -98,6 +99,7 @@ def command(
         requests=requests,
     )
     subject: dict[str, object] = {}
+    model = detector_of(repository, model)
     points = _points(points_file, repository, model)
     if data is not None and not data.exists():
         raise InputError(f"the validation set {data} does not exist")
