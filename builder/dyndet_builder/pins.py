@@ -24,6 +24,7 @@ _TRAVERSAL = "a client can traverse paths (CVE-2026-47606, CVE-2026-47627)"
 # stub of 2.51 returns garbage, and NVIDIA's own build of later images still installs "numpy<2".
 _NUMPY = "numpy==1.26.4"
 _PICTURES = ("pillow==12.3.0", "simplejpeg==1.9.0")
+_TRACING = ("opentelemetry-sdk==1.45.2", "opentelemetry-exporter-otlp-proto-http==1.45.2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +58,14 @@ class Release:
             return None
         return f"Triton {self.name} has known holes: {'; '.join(self.holes)}"
 
-    def packages(self, *, onnx_in_python: bool, gpus: bool, bls: bool, pictures: bool) -> tuple[str, ...]:
+    def packages(
+        self, *, onnx_in_python: bool, gpus: bool, bls: bool, pictures: bool, tracing: bool = False
+    ) -> tuple[str, ...]:
         """The packages that models need and the image lacks, as pip requirements; empty if they need nothing.
 
         `onnx_in_python`: ONNX Runtime runs inside the Python backend (`fused`, stages of the backend `python`).
         `gpus`: the models run on GPUs. `bls`: the public model calls stage models. `pictures`: a public model decodes
-        image files.
+        image files. `tracing`: the models make spans.
         """
         found: list[str] = []
         if onnx_in_python:
@@ -71,6 +74,8 @@ class Release:
             found.append(self.cupy)  # Without it, features go from stage to stage through the CPU's memory.
         if pictures:
             found += _PICTURES
+        if tracing:
+            found += _TRACING
         return (_NUMPY, *found) if found else ()  # first: other packages must not install numpy 2
 
 

@@ -81,6 +81,18 @@ command.add_command(rollback_command)
     help="Seconds that a stopping replica gives to requests in flight.",
 )
 @click.option("--promise", help="Latency that the alerts watch, such as p99:20ms.  [default: the calibrated promise]")
+@click.option(
+    "--trace-endpoint",
+    metavar="URL",
+    help="Send OpenTelemetry spans to this collector (OTLP/HTTP), such as http://otel-collector:4318/v1/traces.",
+)
+@click.option(
+    "--trace-rate",
+    type=int,
+    default=_DEFAULTS.trace_rate,
+    show_default=True,
+    help="Also trace every n-th request whose caller traces nothing; 0: none of them.",
+)
 @click.option("--scrape-interval-s", type=int, default=_DEFAULTS.scrape_interval_s, show_default=True)
 @click.option(
     "--metrics-target",

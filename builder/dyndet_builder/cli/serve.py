@@ -18,6 +18,7 @@ from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import MODEL_CONTROLS, ModelControl, ServerOptions
 from dyndet_builder.server.ports import is_loopback
 from dyndet_builder.server.supervisor import Restarts, Supervisor
+from dyndet_builder.server.tracing import Tracing
 from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
 
 _HOLES = "CVE-2025-23310, CVE-2025-23311, CVE-2026-24206, CVE-2026-24207"
@@ -64,6 +65,18 @@ _HOLES = "CVE-2025-23310, CVE-2025-23311, CVE-2026-24206, CVE-2026-24207"
     is_flag=True,
     help="End with status 6 at the first fault, for those whose own supervisor restarts the command.",
 )
+@click.option(
+    "--trace",
+    "trace_url",
+    metavar="URL",
+    help="Send OpenTelemetry spans to this collector (OTLP/HTTP), such as http://127.0.0.1:4318/v1/traces; with "
+    "--docker, one that the container reaches.",
+)
+@click.option(
+    "--trace-rate",
+    type=click.IntRange(0),
+    help="With --trace: also trace every n-th request whose caller traces nothing.  [default: 0, none of them]",
+)
 @click.option("--docker", is_flag=True, help="Print a docker command for NVIDIA's image, and start nothing.")
 @click.option(
     "--gpu",
@@ -85,6 +98,8 @@ def command(
     log_verbose: int,
     model_control: ModelControl,
     no_restart: bool,
+    trace_url: str | None,
+    trace_rate: int | None,
     docker: bool,
     gpus: tuple[int, ...],
     triton_version: str | None,
@@ -104,9 +119,13 @@ def command(
       dyndet serve build/models
       dyndet serve build/models --grpc-port 9001 --log-file server.log
       dyndet serve build/models --host 0.0.0.0 --expose
+      dyndet serve build/models --trace http://127.0.0.1:4318/v1/traces
       dyndet serve build/models --docker
       dyndet serve /mnt/models --docker --model-control explicit --gpu 0
     """
+    if trace_url is None and trace_rate is not None:
+        raise click.UsageError("--trace-rate belongs to --trace")
+    tracing = None if trace_url is None else Tracing(url=trace_url, rate=trace_rate or 0)
     given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
     if docker:
         if log_file is not None:
@@ -121,6 +140,7 @@ def command(
             model_control=model_control,
             gpus=gpus,
             release=release,
+            tracing=tracing,
         )
         click.echo(shlex.join(words))
         return
@@ -138,6 +158,7 @@ def command(
         log_file=log_file,
         log_verbose=log_verbose,
         model_control=model_control,
+        tracing=tracing,
     )
     server = TritonServer(repository, options)
     stop = threading.Event()

@@ -95,7 +95,10 @@ def _pod(name: str, filled: Values) -> dict[str, object]:
         "arguments": filled.kserve_arguments if kserve else filled.arguments,
         # KServe mounts the files that it fetches from STORAGE_URI.
         "models_claim": bool(filled.claim) and not kserve,
-        "extra_environment": {"STORAGE_URI": filled.storage_uri} if kserve and filled.storage_uri else {},
+        "extra_environment": {
+            **filled.environment,
+            **({"STORAGE_URI": filled.storage_uri} if kserve and filled.storage_uri else {}),
+        },
     }
     return {
         "pod": _render("kubernetes/_pod", **parts).rstrip(),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.statistic import THROUGHPUT
 from dyndet_builder.pins import CURRENT, Release, find_release
+from dyndet_builder.server.tracing import Tracing
 from dyndet_builder.targets import Target, parse_target
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # a Service's; leaves room for suffixes
@@ -60,6 +61,10 @@ class DeployOptions:
     """time for requests in flight to finish when a replica is stopped"""
     promise: str | None = None
     """latency that the alerts watch, such as p99:20ms; None: that of the default operating point"""
+    trace_endpoint: str | None = None
+    """URL of the collector that gets OpenTelemetry spans; None: none are made"""
+    trace_rate: int = 0
+    """trace every n-th request, too, whose caller traces nothing"""
     scrape_interval_s: int = 15
     metrics_targets: tuple[str, ...] = ()
     """host:port of metrics that the static scrape configuration names; empty: the compose service"""
@@ -95,6 +100,13 @@ class DeployOptions:
                 raise InputError(f"metrics target {target!r} is not HOST:PORT")
         self.promised()
         self.release()
+        self.tracing("dyndet")
+
+    def tracing(self, service: str) -> Tracing | None:
+        """How the server of this name traces; None: it does not. Raises InputError for an impossible URL or rate."""
+        if self.trace_endpoint is None:
+            return None
+        return Tracing(url=self.trace_endpoint, rate=self.trace_rate, service=service)
 
     def promised(self) -> Target | None:
         """The promise that was given. Raises InputError if it is not a latency."""

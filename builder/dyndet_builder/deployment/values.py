@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class Values:
     base_image: str
     image: str
     packages: tuple[str, ...]
+    environment: Mapping[str, str]
+    """variables of the server, without secrets"""
     arguments: tuple[str, ...]
     """of the server in a pod, which expands $(VARIABLE)"""
     kserve_arguments: tuple[str, ...]
@@ -110,7 +113,8 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
     shm_mib = deployed.memory.shared_memory >> 20
     startup_s = options.startup_s or (_STARTUP_WITH_ENGINES_S if deployed.builds_engines else _STARTUP_S)
     in_image = options.storage == "image"
-    in_pod = server_arguments(deployed, options)
+    tracing = options.tracing(name)
+    in_pod = (*server_arguments(deployed, options), *(tracing.arguments if tracing else ()))
     # Relative, so that the folders can be moved together; resolved, since `..` after a link leads elsewhere.
     repository, folder = deployed.folder.resolve(), output.resolve()
     return Values(
@@ -124,7 +128,9 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
             gpus=bool(deployed.gpus),
             bls=deployed.calls_stages,
             pictures=deployed.decodes_pictures,
+            tracing=tracing is not None,
         ),
+        environment=tracing.environment if tracing else {},
         arguments=in_pod,
         kserve_arguments=in_pod if in_image else (f"--model-repository={_KSERVE_MODELS}", *in_pod[1:]),
         shell_command=shell_command(in_pod),

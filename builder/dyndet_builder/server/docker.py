@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import shlex
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -14,6 +15,7 @@ from dyndet_builder.pins import CURRENT, Release
 from dyndet_builder.repository.backends import ENGINE_CACHE
 from dyndet_builder.repository.memory import MemoryNeeds
 from dyndet_builder.repository.rendered import Repository, read_repository
+from dyndet_builder.server.tracing import Tracing
 from dyndet_builder.server.triton import DEFAULT_PORTS
 
 _MIB = 1 << 20
@@ -32,6 +34,7 @@ def docker_command(
     model_control: str = "none",
     gpus: Collection[int] = (),
     release: Release = CURRENT,
+    tracing: Tracing | None = None,
 ) -> list[str]:
     """Words of the command. The repository is mounted read-only; changes on the host are visible in the container.
 
@@ -39,6 +42,8 @@ def docker_command(
 
     With the model control `explicit`, the repository can be empty: the server has everything that a model loaded later
     can need. It uses the GPUs `gpus` or, without them, those that its models name and all GPUs of this machine.
+
+    The collector of `tracing` must be one that the container reaches.
 
     Raises InputError if the folder is not a repository, ports are equal, `host` is not an IP address, `gpus` are not
     those of its models, or its engines run neither on this machine's GPUs (if it has any) nor with the image's
@@ -60,17 +65,22 @@ def docker_command(
         command += ["-p", f"{address}:{port}:{DEFAULT_PORTS[kind]}"]
     if cache := contents.engine_cache or (ENGINE_CACHE if explicit and used else ""):
         command += ["-v", f"dyndet{cache.replace('/', '-')}:{cache}"]  # a Docker volume: engines are built once
-    command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1", release.image]
+    command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1"]
+    for name, value in (tracing.environment if tracing else {}).items():
+        command += ["-e", f"{name}={value}"]
+    command.append(release.image)
     engines = (VERSION_COMPATIBLE,) if explicit and used else contents.engine_arguments
     control = () if model_control == "none" else (f"--model-control-mode={model_control}",)
     verbose = (f"--log-verbose={log_verbose}",) if log_verbose else ()
-    options = (*needs.arguments(used), *engines, *control, *verbose)
-    serve = " ".join(["exec tritonserver --model-repository=/models", *options])
+    traced = tracing.arguments if tracing else ()
+    options = [*needs.arguments(used), *engines, *control, *verbose, *traced]
+    serve = " ".join(["exec tritonserver --model-repository=/models", *map(shlex.quote, options)])
     installed = release.packages(
         onnx_in_python=explicit or contents.runs_onnx_in_python,
         gpus=bool(used),
         bls=explicit or contents.calls_stages,
         pictures=explicit or contents.decodes_pictures,
+        tracing=tracing is not None,
     )
     return [*command, "bash", "-c", f"pip install --quiet {' '.join(installed)} && {serve}" if installed else serve]
 

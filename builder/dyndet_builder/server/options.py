@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from dynamicdet.errors import InputError
 from dyndet_builder.pins import SERVER_VERSION
 from dyndet_builder.server.ports import is_loopback
+from dyndet_builder.server.tracing import Tracing
 
 STOP_TIMEOUT_VARIABLE = "DYNDET_STOP_TIMEOUT_S"
 """The environment variable that changes the default of `ServerOptions.stop_timeout_s`."""
@@ -61,6 +62,8 @@ class ServerOptions:
     """Triton's verbosity"""
     model_control: ModelControl = "none"
     """whether models can be loaded and unloaded while the server runs"""
+    tracing: Tracing | None = None
+    """where spans go; None: none are made"""
     extra_arguments: tuple[str, ...] = ()
     """more arguments of tritonserver"""
     ready_timeout_s: float = 180.0

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from dynamicdet.errors import InputError, ServerError
@@ -32,7 +33,7 @@ class ServerProcess:
     """A running tritonserver. It also stops when this process dies, however it dies.
 
     The log is appended to `log_file`; None: to a file in the run folder, which `stop` removes. A stop takes no longer
-    than `stop_timeout_s`. `pid` is the process id of tritonserver itself.
+    than `stop_timeout_s`. `environment` is added to this process's own. `pid` is the process id of tritonserver itself.
 
     Raises InputError if the log cannot be written, and ServerError if the process cannot be started.
     """
@@ -44,6 +45,7 @@ class ServerProcess:
         *,
         log_file: Path | None,
         stop_timeout_s: float,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._stop_timeout_s = stop_timeout_s
         self._kills_before = out_of_memory_kills()
@@ -59,7 +61,7 @@ class ServerProcess:
                 [*self._guard_command(), *self._server_command(embedded, arguments)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=server_environment(embedded),
+                env={**server_environment(embedded), **environment},
                 start_new_session=True,  # Ctrl-C in a terminal reaches only this process, which then stops the server
             )
             assert self._guard.stdout is not None

@@ -201,6 +201,7 @@ class TritonServer:
             *self._contents.memory.arguments(self._contents.gpus),
             f"--log-verbose={options.log_verbose}",
             f"--model-control-mode={options.model_control}",
+            *(() if options.tracing is None else options.tracing.arguments),
             *options.extra_arguments,
         ]
 
@@ -211,6 +212,7 @@ class TritonServer:
                 self._arguments(),
                 log_file=self._options.log_file,
                 stop_timeout_s=self._options.stop_timeout_s,
+                environment={} if self._options.tracing is None else self._options.tracing.environment,
             )
             self._wait_until_ready(self._process)
             if self._options.warm_up:

@@ -34,6 +34,7 @@ from serving import (  # type: ignore[import-not-found]
     first_number,
     route_of,
 )
+from tracing import image_span, stage_span  # type: ignore[import-not-found]
 
 _STAGE_ERRORS = ("stage-failed", "not-ready")
 """codes for which a stage is to blame; otherwise nobody waits for it, or the server stops"""
@@ -74,6 +75,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         else:
             self.send(asked, answers)
 
+    @image_span  # type: ignore[untyped-decorator]
     def _answer_image(self, asked: Asked, image: Any, threshold: float) -> Answer:
         """Route one image, batch size 1. Only needed stages run, and only needed features are requested."""
         detections = asked.detections
@@ -96,6 +98,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
                 route = FALLBACK
         return Answer(route, difficulty, self._run(self._stages["head1"], asked, tensors, detections))
 
+    @stage_span  # type: ignore[untyped-decorator]
     def _run(self, stage: _Stage, asked: Asked, tensors: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         """Call a stage with tensors from earlier stages; they do not pass through numpy."""
         asked.waiting.check()

@@ -34,6 +34,7 @@ from calls import error_of_response  # type: ignore[import-not-found]
 from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
 from pictures import fit_picture, simplejpeg  # type: ignore[import-not-found]
 from refusals import RequestError  # type: ignore[import-not-found]
+from tracing import Tracing, request_span, work_span  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
 
 from dynamicdet.errors import InputError, PictureTooLargeError
@@ -64,6 +65,7 @@ class TritonPythonModel:
         self._arrivals = Arrivals()
         self._failed = FailedRequests(args["model_name"])
         self._counting = CountingThread(self._failed)
+        self.tracing = Tracing(args["model_name"], pb_utils.Logger.log_warn)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Answer requests at the same time, each as soon as it is ready; none waits for the others of the same call."""
@@ -79,12 +81,14 @@ class TritonPythonModel:
         self._request_pool.shutdown()
         self._picture_pool.shutdown()
         self._counting.close()
+        self.tracing.close()
 
     def _asked(self, request: Any) -> _Asked:
         asked = _Asked(request, Waiting(request), json.loads(request.parameters() or "{}"))
         asked.waiting.has_waited(self._arrivals.waited_us(asked.parameters.get(SENT, "")))
         return asked
 
+    @request_span  # type: ignore[untyped-decorator]
     def _answer(self, asked: _Asked) -> None:
         try:
             response = pb_utils.InferenceResponse(output_tensors=self._outputs(asked))
@@ -119,6 +123,7 @@ class TritonPythonModel:
             tensors[_IMAGE_SIZE] = pb_utils.Tensor(_IMAGE_SIZE, np.array(sizes, np.int32))
         return [tensor for name, tensor in tensors.items() if name in wanted]
 
+    @work_span("pictures")  # type: ignore[untyped-decorator]
     def _letterboxed(self, asked: _Asked, files: Sequence[bytes]) -> list[Letterboxed]:
         """Images in the network's square; the original pixels are not kept."""
         several = len(files) > 1

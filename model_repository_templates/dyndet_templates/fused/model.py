@@ -30,6 +30,7 @@ from serving import (  # type: ignore[import-not-found]
     route_of,
 )
 from stages import StageError, Stages  # type: ignore[import-not-found]
+from tracing import batch_span, image_span  # type: ignore[import-not-found]
 
 _STAGE_OF = {EASY: "head1", FALLBACK: "head1", HARD: "detector2"}
 
@@ -79,6 +80,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         else:
             self._send(asked, answers)
 
+    @image_span  # type: ignore[untyped-decorator]
     def _answer_image(self, asked: Asked, image: Any, threshold: float) -> Answer:
         """Route one image, batch size 1. Only needed stages run, and only needed features are computed."""
         asked.waiting.check()
@@ -122,6 +124,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
             start = end
         return alone
 
+    @batch_span  # type: ignore[untyped-decorator]
     def _route(
         self, images: Any, owners: Sequence[Asked], thresholds: Sequence[float], detections: Sequence[str]
     ) -> list[Answer | None]:

@@ -15,12 +15,15 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is 
 
 import numpy as np
 import onnxruntime as ort
+from tracing import stage_span  # type: ignore[import-not-found]
 
 DIFFICULTY, IMAGE, ROWS = "difficulty", "image", "rows"
 
 
 class StageError(Exception):
     """A stage failed; `stage` says which."""
+
+    code = "stage-failed"
 
     def __init__(self, stage: str, error: Exception) -> None:
         super().__init__(f"stage {stage} failed: {type(error).__name__}: {error}")
@@ -77,6 +80,7 @@ class Stages:
         chosen = self._run_session("select", {**given, ROWS: picked}, [f"{name}_selected" for name in names], names)
         return dict(zip(names, chosen, strict=True))
 
+    @stage_span  # type: ignore[untyped-decorator]
     def _run(
         self, stage: str, given: Mapping[str, Any], wanted: Sequence[str], kept: Sequence[str] = ()
     ) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from metrics import Metrics  # type: ignore[import-not-found]
 from operating_points import FILE_NAME, OperatingPoints  # type: ignore[import-not-found]
 from refusals import RequestError  # type: ignore[import-not-found]
+from tracing import Trace, Tracing  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
 
 EASY, HARD, FALLBACK = 1, 2, -2  # values of the output `route`
@@ -58,6 +59,8 @@ class Asked:
     returned: bool = False
     """whether `execute` returns the response; if a call has one request, this saves a message to the server"""
     response: Any = None
+    trace: Trace | None = None
+    """None: nobody traces the request"""
 
     @property
     def counted(self) -> bool:
@@ -81,13 +84,18 @@ class PublicModel:
             latency_buckets_ms=self.settings["latency_buckets_ms"],
             threshold=self._points.default,
         )
+        self.tracing = Tracing(args["model_name"], pb_utils.Logger.log_warn)
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer requests, each as soon as it is ready; none waits for the others of the same call."""
         if self._points.refresh():
             self.metrics.threshold_is(self._points.default)
         alone = len(requests) == 1
-        asked = [Asked(request, Waiting(request), returned=alone) for request in requests]
+        traces = map(self.tracing.of, requests)
+        asked = [
+            Asked(request, Waiting(request), returned=alone, trace=trace)
+            for request, trace in zip(requests, traces, strict=True)
+        ]
         self.answer([one for one in asked if self._read(one)])
         self._arrivals.free()
         return [asked[0].response] if alone else None
@@ -99,6 +107,7 @@ class PublicModel:
     def finalize(self) -> None:
         """Wait until everything is counted."""
         self.metrics.close()
+        self.tracing.close()
 
     def send(self, asked: Asked, answers: Sequence[Answer]) -> None:
         """Send the answers to a request's images, in their order, and count them."""
@@ -108,6 +117,7 @@ class PublicModel:
             self.fail(asked, error)
             return
         _respond(asked, response)
+        self.tracing.answered(asked.trace, answers, asked.thresholds)
         if asked.counted:
             self.metrics.answered(
                 [(ROUTE_NAMES[answer.route], answer.difficulty) for answer in answers],
@@ -124,6 +134,7 @@ class PublicModel:
             asked.warnings.append(refusal.sentence)
         sent = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, refusal.status))
         _respond(asked, pb_utils.InferenceResponse(error=sent))
+        self.tracing.failed(asked.trace, refusal)
         if asked.counted:
             self.metrics.failed(refusal.reason, asked.failed_stages)
         _log(asked.warnings)

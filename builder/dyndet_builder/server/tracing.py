@@ -1,0 +1,64 @@
+"""What makes a server send spans to an OpenTelemetry collector: Triton's flags, and the environment of its models."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dynamicdet.errors import InputError
+
+ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+"""the environment variable in which the models of a server find the collector"""
+SERVICE_VARIABLE = "OTEL_SERVICE_NAME"
+
+_SERVICE = "dyndet"
+_URL = re.compile(r"https?://[A-Za-z0-9\[][^\s'\"$`\\,<>]*")
+_NAME = re.compile(r"[A-Za-z0-9._/-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracing:
+    """Where a server sends its spans. Raises InputError for an impossible URL, rate or name."""
+
+    url: str
+    """of a collector's OTLP/HTTP endpoint, with its path: http://127.0.0.1:4318/v1/traces"""
+    rate: int = 0
+    """trace every n-th request, too, whose caller traces nothing; 0: only requests that are part of a caller's trace"""
+    service: str | None = None
+    """name of the service; None: the environment variable OTEL_SERVICE_NAME, without it dyndet"""
+
+    def __post_init__(self) -> None:
+        if not _URL.fullmatch(self.url):
+            raise InputError(
+                f"{self.url!r} is not the URL of a collector; give one such as http://127.0.0.1:4318/v1/traces"
+            )
+        if self.rate < 0:
+            raise InputError(f"the trace rate must be at least 0, not {self.rate}; 10 traces every tenth request")
+        if not _NAME.fullmatch(self.service_name):
+            raise InputError(
+                f"the service name {self.service_name!r} is not accepted; use letters, digits, '.', '_', '/' and '-'"
+            )
+
+    @property
+    def service_name(self) -> str:
+        """The name of the service in all spans."""
+        return self.service or os.environ.get(SERVICE_VARIABLE) or _SERVICE
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Flags of tritonserver."""
+        return (
+            "--trace-config=mode=opentelemetry",
+            "--trace-config=level=TIMESTAMPS",
+            f"--trace-config=rate={self.rate}",
+            "--trace-config=count=-1",
+            f"--trace-config=opentelemetry,url={self.url}",
+            f"--trace-config=opentelemetry,resource=service.name={self.service_name}",
+        )
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Environment variables of the server, for the spans of its models."""
+        return {ENDPOINT_VARIABLE: self.url, SERVICE_VARIABLE: self.service_name}
