@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from dynamicdet.errors import InputError, ServerError
+from dynamicdet.errors import ServerError
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.tracing import Tracing
@@ -204,23 +204,14 @@ def test_what_its_caller_does_not_trace_is_not_traced(traced: Traced) -> None:
         traced.spans.wait(f"{0xABC:032x}", bool, timeout_s=0.5)
 
 
-@pytest.mark.parametrize(("model", "error"), [("toy", ServerError), ("fused", ServerError)])
-def test_the_clients_span_shows_a_refusal(traced: Traced, model: str, error: type[Exception]) -> None:
+@pytest.mark.parametrize("model", ["toy", "fused"])
+def test_the_clients_span_shows_a_refusal(traced: Traced, model: str) -> None:
     with traced.tracer.start_as_current_span("caller") as caller, Detector(traced.server.grpc_url, model) as detector:
-        with pytest.raises(error):
+        with pytest.raises(ServerError):
             detector.detect(image(EASY, FAIL_BACKBONE1))
     found = _complete(traced, caller, images=1)
     (call,) = (span for span in found if span.name == "detect")
     assert call.status == ERROR and "stage-failed" not in call.message and "backbone1" in call.message
-
-
-@pytest.mark.parametrize(
-    ("url", "rate", "said"),
-    [("localhost:4318", 0, "not the URL of a collector"), ("http://c/v1/traces", -1, "rate")],
-)
-def test_impossible_settings_are_refused(url: str, rate: int, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        Tracing(url=url, rate=rate)
 
 
 def test_the_tree_in_a_message_shows_every_span(traced: Traced) -> None:

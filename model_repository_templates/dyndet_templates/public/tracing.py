@@ -40,7 +40,6 @@ damaged, and the call for one that nobody traces. It loses `tracestate` nearly a
 
 _ROUTES = {1: "easy", 2: "hard", -2: "fallback", -3: "degraded"}
 _NOT_RUN = {1: "detector2", 2: "head1"}
-_FLUSH_S = 2.0
 _LONGEST_TEXT = 300
 
 
@@ -99,10 +98,10 @@ class Tracing:
         if trace is not None and not trace.failed:
             trace.image(None, (), trace.started, time.perf_counter(), error=error)
 
-    def close(self) -> None:
-        """Send the spans that wait, for at most 2 seconds."""
+    def close(self, *, flush_s: float = 2.0) -> None:
+        """Send the spans that wait, for at most `flush_s` seconds."""
         if self._spans is not None:
-            self._spans.close()
+            self._spans.close(flush_s)
 
     def collect_batch(self) -> list[StageCall] | None:
         """A list for the stages of the images that `answered` reports next; None without tracing."""
@@ -302,11 +301,11 @@ class _Spans:
         span.end(ended_ns)
         return self._api.set_span_in_context(span)
 
-    def close(self) -> None:
+    def close(self, flush_s: float) -> None:
         """Send what waits. The SDK itself would wait up to a minute for a collector that does not answer."""
         ending = threading.Thread(target=self._provider.shutdown, name="trace-end", daemon=True)
         ending.start()
-        ending.join(_FLUSH_S)
+        ending.join(flush_s)
 
 
 class _Exporter:
