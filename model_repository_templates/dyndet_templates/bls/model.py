@@ -21,8 +21,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from calls import error_of_response  # type: ignore[import-not-found]
-from refusals import RequestError  # type: ignore[import-not-found]
+from refusals import RequestError, error_of_call  # type: ignore[import-not-found]
 from serving import (  # type: ignore[import-not-found]
     DIFFICULTY,
     FALLBACK,
@@ -112,7 +111,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
             **self._memory,
         ).exec()
         if response.has_error():
-            error = error_of_response(f"stage {stage.model}", response)
+            error = error_of_call(f"stage {stage.model}", response.error().message())
             if error.code in _STAGE_ERRORS:
                 asked.failed_stages.append(stage.role)
             raise error

@@ -30,10 +30,9 @@ except ModuleNotFoundError as error:
     ) from error
 
 from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
-from calls import error_of_response  # type: ignore[import-not-found]
 from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
 from pictures import fit_picture, simplejpeg  # type: ignore[import-not-found]
-from refusals import RequestError  # type: ignore[import-not-found]
+from refusals import RequestError, error_of_call  # type: ignore[import-not-found]
 from tracing import Tracing, request_span, work_span  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
 
@@ -160,7 +159,7 @@ class TritonPythonModel:
             preferred_memory=self._memory,
         ).exec()
         if response.has_error():
-            raise error_of_response(f"model {self._detector}", response)
+            raise error_of_call(f"model {self._detector}", response.error().message())
         return {tensor.name(): tensor for tensor in response.output_tensors()}
 
 

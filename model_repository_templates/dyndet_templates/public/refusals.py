@@ -34,6 +34,8 @@ STATUSES = {
 
 _CODED = re.compile(r"dyndet/([a-z-]+): (.*)", re.DOTALL)
 # Triton (2.51) gives every error of a BLS call the status INTERNAL: only its text says that nothing was computed.
+# Before a call, the Python backend asks whether the model is ready. A server that stops then says so, whatever the
+# model; the other texts mean that the model is not loaded. (A stopping server that was asked by `is_model_ready` died.)
 _SAID_BY_TRITON = {
     "' is not ready": "not-ready",
     "Request for unknown model": "not-ready",
