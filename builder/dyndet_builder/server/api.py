@@ -78,7 +78,10 @@ class TritonApi:
         status, answer = self.ask(method, path)
         if status != 200:
             raise ServerError(f"the server does not tell {what}: {_reason(answer)}")
-        return json.loads(answer)
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise ServerError(f"the server does not tell {what}: {_reason(answer)}") from error
 
 
 def _reason(answer: bytes) -> str:

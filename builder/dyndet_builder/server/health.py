@@ -6,6 +6,7 @@ import itertools
 import re
 import time
 import urllib.parse
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from dynamicdet.errors import DyndetError, ServerError
 from dyndet_builder.repository.config import DETECTOR_PARAMETER
 from dyndet_builder.server.api import TritonApi
-from dyndet_builder.server.ending import signal_name
+from dyndet_builder.server.ending import out_of_memory_kills, signal_name
 from dyndet_builder.server.probe import Probe, Question, questions
 from dyndet_builder.server.stubs import Process, Stub, process_of, stubs_of
 from dyndet_builder.server.triton import TritonServer
@@ -54,9 +55,12 @@ class Health:
         self._ready: frozenset[str] = frozenset()
         self._stale = True
         self._stubs: tuple[Stub, ...] = ()
+        self._expected: dict[str, int] = {}
+        """stubs of each model"""
         self._missing: frozenset[str] = frozenset()
         self._stopped: dict[int, float] = {}
         self._detectors: dict[str, _DetectorHealth] = {}
+        self._kills_before = out_of_memory_kills()
         self._looked, self._computed_s = time.monotonic(), 0.0
         self._refresh()
 
@@ -85,6 +89,7 @@ class Health:
             return  # the next look asks again
         self._ready, self._stale = ready, False
         self._stubs = stubs_of(self._server.pid)
+        self._expected = {name: _processes(config) for name, config in configs.items()}
         before, self._detectors = self._detectors, {}
         for name, config in configs.items():
             with suppress(DyndetError):
@@ -100,32 +105,36 @@ class Health:
 
         Unloading or reloading a model ends its stubs, too, but then it is not ready or has new ones.
         """
-        gone = [
-            (stub, process)
-            for stub, process in zip(self._stubs, processes, strict=True)
-            if process is None or process.is_dead or process.started != stub.process.started
-        ]
-        if not gone:
+        alive, dead = Counter[str](), dict[str, tuple[str, Process | None]]()
+        for stub, process in zip(self._stubs, processes, strict=True):
+            if process is not None and not process.is_dead and process.started == stub.process.started:
+                alive[stub.model] += 1
+            else:
+                dead[stub.model] = stub.instance, process
+        if not (short := {model for model, count in self._expected.items() if alive[model] < count}):
             self._missing = frozenset()
             return None
-        living = stubs_of(self._server.pid)
         try:
-            ready = self._api.models()
-            missing = {
-                stub.model: (stub, process)
-                for stub, process in gone
-                if stub.model in ready
-                and sum(other.model == stub.model for other in living) < _instances(self._api.config(stub.model))
-            }
+            short &= self._api.models()
+            living = Counter(stub.model for stub in stubs_of(self._server.pid))
+            missing = frozenset(model for model in short if living[model] < _processes(self._api.config(model)))
         except (OSError, ServerError):
             return None
-        confirmed = self._missing & missing.keys()
-        self._missing = frozenset(missing)
-        self._stale = not missing  # unloaded or loaded again
+        confirmed, self._missing = self._missing & missing, missing
+        self._stale = not missing  # unloaded, or loaded again
         if not confirmed:
             return None
-        stub, process = missing[min(confirmed)]
-        return f"the process of model {stub.model} ({stub.instance}) was {_ended(process)}"
+        model = min(confirmed)
+        instance, process = dead.get(model, ("one of several instances", None))
+        return f"the process of model {model} ({instance}) was {self._ended(process)}"
+
+    def _ended(self, process: Process | None) -> str:
+        how = ""
+        if process is not None and process.is_dead:
+            number, status = process.wait_status & 0x7F, process.wait_status >> 8
+            out_of_memory = out_of_memory_kills() > self._kills_before
+            how = f" by {signal_name(number, out_of_memory=out_of_memory)}" if number else f" with exit status {status}"
+        return f"ended{how}; Triton never replaces it"
 
     def _stopped_process(self, processes: Sequence[Process | None]) -> str | None:
         """A process that does not run because somebody stopped it (SIGSTOP), and that nobody continues."""
@@ -237,15 +246,9 @@ def _calls(config: Mapping[str, Any]) -> str | None:
     return None if value is None else str(value)
 
 
-def _instances(config: Mapping[str, Any]) -> int:
-    """Processes that the instances of a Python model have."""
+def _processes(config: Mapping[str, Any]) -> int:
+    """Processes that the instances of a model have: one each, if it is a Python model."""
+    if config.get("backend") != "python":
+        return 0
     groups = config.get("instance_group", [])
     return sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups)
-
-
-def _ended(process: Process | None) -> str:
-    if process is None or not process.is_dead:
-        return "ended; Triton never replaces it"
-    number = process.wait_status & 0x7F
-    how = f"by {signal_name(number)}" if number else f"with exit status {process.wait_status >> 8}"
-    return f"ended {how}; Triton never replaces it"

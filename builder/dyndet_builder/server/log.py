@@ -48,7 +48,7 @@ def last_signal(log: str) -> int | None:
 
 
 def _errors(log: str) -> list[str]:
-    messages = re.findall(r'^E\d{4} [^\]]*\] "?(.+?)"?\s*$', log, flags=re.MULTILINE)
+    messages = re.findall(r'^E\d{4} [^\]]*\] "?(.+?)\s*"?\s*$', log, flags=re.MULTILINE)
     return [message for message in messages if not any(word in message for word in _HARMLESS)]
 
 

@@ -97,11 +97,13 @@ class ServerProcess:
             if guard is not None and guard.stdin is not None:
                 with suppress(BrokenPipeError), guard.stdin as pipe:  # the guard may be gone
                     pipe.write(f"{within_s}\n".encode())
-            if watch is not None and guard is not None:
-                watch.join(within_s + _MORE_S)
-                if watch.is_alive():
+            if guard is not None:
+                try:
+                    guard.wait(within_s + _MORE_S)
+                except subprocess.TimeoutExpired:
                     guard.kill()
-                    watch.join(_MORE_S)
+            if watch is not None:
+                watch.join(_MORE_S)
         finally:
             shutil.rmtree(self._run_folder, ignore_errors=True)
 
