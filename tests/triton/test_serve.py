@@ -165,7 +165,8 @@ def test_a_start_that_crashes_or_loses_its_free_port_is_tried_again(tmp_path: Pa
     log = tmp_path / "server.log"
     with TritonServer(repository, ServerOptions(log_file=log, stop_timeout_s=0)) as server:
         assert TritonApi(server.http_url).models() == {"double"}
-    assert "Signal (6) received" in log.read_text() and "already in use" in log.read_text()
+    assert "already in use" in log.read_text()
+    assert (repository / "double" / "1" / "attempts").read_text() == "xxx"
     for attempts in (1, 2):
         (repository / "double" / "1" / "attempts").unlink()
         options = ServerOptions(http_port=free_ports(1)[0], start_attempts=attempts, stop_timeout_s=0)
@@ -304,9 +305,8 @@ def test_without_restarts_serve_ends_at_the_first_fault_and_names_it(tmp_path: P
         stubs = [one for one in psutil.Process(process.pid).children(recursive=True) if "stub" in one.cmdline()[0]]
         stubs[0].kill()
         assert process.wait(40) == 6
-        assert re.search(
-            r"Error: the process of model double .*SIGKILL.*; the server was stopped$", process.stderr.read()
-        )
+        said = process.stderr.read().strip()
+        assert re.search(r"Error: (the|a) process of model double .*ended.*; the server was stopped$", said), said
     assert _traces(str(repository)) == []
 
 

@@ -125,7 +125,9 @@ class Health:
         if not confirmed:
             return None
         model = min(confirmed)
-        instance, process = dead.get(model, ("one of several instances", None))
+        if model not in dead:  # it ended before it was first looked at
+            return f"a process of model {model} was {self._ended(None)}"
+        instance, process = dead[model]
         return f"the process of model {model} ({instance}) was {self._ended(process)}"
 
     def _ended(self, process: Process | None) -> str:
