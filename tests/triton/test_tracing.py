@@ -6,6 +6,7 @@ import asyncio
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from tests.support.span_receiver import ERROR, Span, SpanReceiver, receiving_spa
 from tests.support.toy_bundle import FAIL_BACKBONE1, FAIL_DETECTOR2, image, write_toy_bundle
 
 EASY, HARD = 10, 250
+_CALLER = "00f067aa0ba902b7"
 _STAGES = {"easy": ["backbone1", "head1"], "hard": ["backbone1", "detector2"]}
 
 
@@ -118,14 +120,18 @@ def _complete(traced: Traced, caller: trace.Span, *, images: int) -> list[Span]:
     return traced.spans.wait(f"{caller.get_span_context().trace_id:032x}", complete)
 
 
-def _ask(traced: Traced, model: str, name: str, values: np.ndarray, *, flags: str = "01") -> str:
+def _ask(traced: Traced, model: str, name: str, values: np.ndarray, *, as_parameter: bool = False) -> str:
     """Send a request with a `traceparent` over HTTP, as any client does; returns the id of its trace."""
     trace_id = np.random.default_rng().bytes(16).hex()
+    traceparent = f"00-{trace_id}-{_CALLER}-01"
+    sent: dict[str, Any] = {"headers": {"traceparent": traceparent}}
+    if as_parameter:
+        sent = {"parameters": {"dyndet_traceparent": traceparent}}
     with triton_http.InferenceServerClient(traced.server.http_url) as client:
         tensor = triton_http.InferInput(name, list(values.shape), "UINT8" if name == "image" else "BYTES")
         tensor.set_data_from_numpy(values)
         try:
-            client.infer(model, [tensor], headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-{flags}"})
+            client.infer(model, [tensor], **sent)
         except InferenceServerException:
             pass
     return trace_id
@@ -143,7 +149,7 @@ def test_tritons_spans_are_between_the_caller_and_the_images(traced: Traced, mod
     )
     (request,) = (span for span in found if span.name == "InferRequest")
     (served,) = (span for span in found if span.name == model)
-    assert request.parent_id == "00f067aa0ba902b7"
+    assert request.parent_id == _CALLER
     assert served.parent_id == request.span_id
     assert {span.parent_id for span in found if span.name in {"image", *stages}} == {served.span_id}
     routes = sorted(span.attributes["dyndet.route"] for span in _images(found))
@@ -189,6 +195,20 @@ def test_the_encoded_model_passes_the_trace_on_to_the_detector(traced: Traced) -
     parents = {name: found[name].parent_id for name in wanted}
     assert parents["pictures"] == parents["toy"] == found["toy_encoded"].span_id
     assert (parents["image"], parents["detector2"]) == (found["toy"].span_id, found["image"].span_id)
+
+
+@pytest.mark.parametrize("model", ["toy", "fused", "toy_encoded"])
+def test_where_triton_loses_the_header_the_detectors_spans_are_the_callers(traced: Traced, model: str) -> None:
+    """Over gRPC it does so at random; here the header is left out, and only the client's parameter is there."""
+    file = io.BytesIO()
+    Image.fromarray(image(HARD)).save(file, "PNG")
+    encoded = ("image_bytes", np.array([[file.getvalue()]], object))
+    name, values = encoded if model == "toy_encoded" else ("image", image(HARD)[None])
+    trace_id = _ask(traced, model, name, values, as_parameter=True)
+    wanted = {"image", "backbone1", "detector2"} | ({"pictures"} if model == "toy_encoded" else set())
+    found = traced.spans.wait(trace_id, lambda spans: wanted <= {one.name for one in spans})
+    assert {span.name for span in found} == wanted
+    assert {span.parent_id for span in found if span.name in ("image", "pictures")} == {_CALLER}
 
 
 def test_what_its_caller_does_not_trace_is_not_traced(traced: Traced) -> None:

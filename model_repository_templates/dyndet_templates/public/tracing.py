@@ -280,10 +280,9 @@ class _Spans:
         return self._extract(carrier)
 
     def links(self, carrier: Mapping[str, str]) -> list[Any]:
-        """A link to the span in W3C headers, if there are any."""
-        if not carrier:
-            return []
-        return [self._api.Link(self._api.get_current_span(self._extract(carrier)).get_span_context())]
+        """A link to the span in W3C headers; none if there is no span in them."""
+        found = self._api.get_current_span(self._extract(carrier)).get_span_context()
+        return [self._api.Link(found)] if found.is_valid else []
 
     def make(
         self, call: StageCall, parent: Any, to_epoch_ns: int, attributes: dict[str, Any], links: Sequence[Any] = ()
@@ -344,7 +343,10 @@ class _Exporter:
 def _trace_of(request: Any, spans: _Spans) -> Trace | None:
     triton = _headers(json.loads(request.trace().get_context() or "{}"))
     parameters = request.parameters() or ""
-    client = _headers({"traceparent": json.loads(parameters).get(TRACEPARENT)} if TRACEPARENT in parameters else {})
+    sent = json.loads(parameters).get(TRACEPARENT) if TRACEPARENT in parameters else None
+    client = _headers({"traceparent": sent})
+    if client and not spans.links(client):
+        client = {}  # the SDK would begin a trace
     if not (triton or client):
         return None
     if not client or _trace_id(triton) == _trace_id(client):

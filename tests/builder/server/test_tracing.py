@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import socket
 import sys
@@ -21,6 +22,7 @@ from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.tracing import ENDPOINT_VARIABLE, SERVICE_VARIABLE, Tracing
 from dyndet_builder.templates import TEMPLATES
 from tests.support.deployments import documents, installed_by, pod_of
+from tests.support.span_receiver import receiving_spans
 from tests.support.toy_bundle import write_toy_bundle
 
 _URL = "http://collector:4318/v1/traces"
@@ -71,7 +73,10 @@ def test_a_rate_is_for_traces_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 class _Request:
-    """A traced request, as far as it is asked for its trace."""
+    """A traced request, as far as it is asked for its trace; `sent` is the client's own `traceparent`."""
+
+    def __init__(self, sent: str | None = None) -> None:
+        self._parameters = {} if sent is None else {"dyndet_traceparent": sent}
 
     def trace(self) -> _Request:
         return self
@@ -80,7 +85,7 @@ class _Request:
         return '{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}'
 
     def parameters(self) -> str:
-        return "{}"
+        return json.dumps(self._parameters)
 
 
 def _of_the_models() -> ModuleType:
@@ -122,3 +127,18 @@ def test_a_collector_that_never_answers_does_not_keep_a_model_from_ending(monkey
         tracing.close(flush_s=0.2)
         assert time.monotonic() - started < 5
         assert trace.images == 1 and not warnings
+
+
+def test_a_trace_that_triton_began_itself_is_linked_from_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a rate, Triton traces a request whose header it has lost as if nobody traced it. Rubbish changes nothing."""
+    with receiving_spans() as spans:
+        monkeypatch.setenv(ENDPOINT_VARIABLE, spans.url)
+        tracing = _of_the_models().Tracing("toy", print)
+        sent = f"00-{1:032x}-{2:016x}-01"
+        for request in (_Request(sent), _Request("rubbish")):
+            tracing.failed(tracing.of(request), ValueError("no answer"))
+        tracing.close()
+        (clients,) = spans.wait(f"{1:032x}", bool)
+        assert (clients.parent_id, clients.links) == (f"{2:016x}", ("b7ad6b7169203331",))
+        (tritons,) = spans.wait("0af7651916cd43dd8448eb211c80319c", bool)
+        assert (tritons.parent_id, tritons.links) == ("b7ad6b7169203331", ())
