@@ -89,9 +89,4 @@ def test_a_server_that_polls_loads_a_model_again_for_a_change_alone(repository: 
         del routes[:]
         time.sleep(0.5)
         assert set(routes) == {"split easy", "whole easy"}
-        render(tmp_path / "bundle", repository, RenderOptions(name="third", topology="fused", threads=1), add=True)
-        _wait_for(len(first) + 3, log)
-        assert _loads(log)[len(first) + 2 :] == ["third"]
-        with Detector(server.grpc_url, "third", timeout=30) as detector:
-            assert detector.detect(image(red=140)).route == "hard"
     assert not [path for path in repository.rglob("__pycache__") if path.is_dir()]

@@ -21,7 +21,7 @@ def placed(output: Path, name: str, *, add: bool) -> Iterator[tuple[Path, dict[s
     """A folder for the models of the detector `name`, and a dictionary for its record in `dyndet.json`.
 
     When the block ends without error, both become part of the repository `output`, in place of an earlier detector of
-    this name. All other files of the repository stay, with their times: a server that polls loads nothing again.
+    this name. All other files of the repository stay, with their times.
     Raises InputError as `check_place` does, or if `output` cannot be written.
     """
     check_place(output, name, add=add)
