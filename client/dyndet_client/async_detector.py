@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Literal, TypeVar, overload
@@ -16,9 +17,13 @@ from dyndet_client import many
 from dyndet_client.base import BaseDetector
 from dyndet_client.codec import Options, ServedModel, decode, encode, is_ready_made
 from dyndet_client.detections import Detections
+from dyndet_client.replicas import AWAY, Replica, Replicas
 from dyndet_client.retrying import Deadline, policy
 from dyndet_client.senders.connect import make_async_sender
-from dyndet_client.senders.run import Flow, run_async
+from dyndet_client.senders.run import AsyncSender, Flow, run_async
+from dyndet_client.session import Session
+from dyndet_client.settings import Connection, TransportChoice
+from dyndet_client.watching import close_async, join_all_async, watch_async
 
 T = TypeVar("T")
 
@@ -38,9 +43,13 @@ class AsyncDetector(BaseDetector):
     """
 
     def _start(self) -> None:
-        self._sender = make_async_sender(self._connection)
+        self._replicas = Replicas(self._connection, partial(_make_replica, self._model, self._choice))
+        self._watching: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _only_session(self) -> Session | None:
+        return None if self._replicas.only is None else self._replicas.only.session
 
     async def connect(self) -> None:
         """Connect and check the model, if this was not done yet."""
@@ -125,7 +134,9 @@ class AsyncDetector(BaseDetector):
             return
         self._check_loop()
         self._closed = True
-        await self._sender.close(self._session.close())
+        if self._watching is not None:
+            self._watching.cancel()
+        await asyncio.gather(*map(close_async, self._replicas.close()))
 
     async def __aenter__(self) -> AsyncDetector:
         try:
@@ -146,7 +157,7 @@ class AsyncDetector(BaseDetector):
             request = encode(served, image, options)
         else:
             request = await asyncio.to_thread(encode, served, image, options)
-        tensors = await self._try(partial(self._session.infer, request, deadline), deadline)
+        tensors = await self._try(lambda session: session.infer(request, deadline), deadline)
         return decode(served, request, tensors)
 
     async def _connect(self, deadline: Deadline) -> ServedModel:
@@ -155,8 +166,16 @@ class AsyncDetector(BaseDetector):
         if self._served is None:
             async with self._connecting:
                 if self._served is None:
-                    self._served = await self._try(partial(self._session.connect, deadline), deadline)
+                    self._served = await self._join(deadline)
         return self._served
+
+    async def _join(self, deadline: Deadline) -> ServedModel:
+        if self._replicas.only is not None:
+            return await self._try(lambda session: session.connect(deadline), deadline)
+        served = await self._retry(partial(join_all_async, self._replicas, deadline), deadline)
+        wanted = weakref.ref(self)
+        self._watching = asyncio.create_task(watch_async(self._replicas, lambda: wanted() is not None))
+        return served
 
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -164,15 +183,42 @@ class AsyncDetector(BaseDetector):
         if self._loop is not loop:
             raise InputError("this AsyncDetector belongs to the event loop that used it first; create one in each loop")
 
-    async def _try(self, flow: Callable[[], Flow[T]], deadline: Deadline) -> T:
+    async def _try(self, flow: Callable[[Session], Flow[T]], deadline: Deadline) -> T:
+        only = self._replicas.only
+        if only is not None:
+            return await self._retry(lambda: run_async(flow(only.session), only.sender), deadline)
+        return await self._retry(lambda: self._ask_in_turn(flow), deadline)
+
+    async def _ask_in_turn(self, flow: Callable[[Session], Flow[T]]) -> T:
+        tried: list[Replica[AsyncSender]] = []  # as in Detector
+        error: ServerError | None = None
+        while (replica := self._replicas.pick(tried)) is not None:
+            tried.append(replica)
+            try:
+                answer = await run_async(flow(replica.session), replica.sender)
+            except AWAY as away:
+                error = away
+                self._replicas.failed(replica, away)
+            else:
+                self._replicas.answered(replica)
+                return answer
+            finally:
+                self._replicas.done(replica)
+        raise error or self._replicas.nobody()
+
+    async def _retry(self, attempt: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
         try:  # as in Detector
-            return await run_async(flow(), self._sender)
+            return await attempt()
         except ServerError as error:
             failures = [error]
 
-        async def attempt() -> T:
+        async def again() -> T:
             if failures:
                 raise failures.pop()
-            return await run_async(flow(), self._sender)
+            return await attempt()
 
-        return await AsyncRetrying(**policy(self._retries, deadline))(attempt)
+        return await AsyncRetrying(**policy(self._retries, deadline))(again)
+
+
+def _make_replica(model: str, choice: TransportChoice, connection: Connection) -> Replica[AsyncSender]:
+    return Replica(Session(connection.address, model, choice), make_async_sender(connection))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dynamicdet.errors import InputError
 from dyndet_client.checks import optional, seconds, shown
@@ -17,7 +17,7 @@ class BaseDetector:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         model: str = "dyndet",
         *,
         timeout: float = 30.0,
@@ -37,12 +37,27 @@ class BaseDetector:
             url, tls=tls, headers=headers, token=token, keep_alive=keep_alive, abandoned_calls=abandoned_calls
         )
         self._retries = retries or Retries()
-        self._session = Session(self._connection.address, model, check_transport(transport))
+        self._model = model
+        self._choice = self._checked(check_transport(transport))
         self._served: ServedModel | None = None
         self._closed = False
         self._start()
 
+    def _checked(self, choice: TransportChoice) -> TransportChoice:
+        """Without shared memory where there are replicas: the next request goes to another server."""
+        if len(self._connection.addresses) == 1 and not self._connection.is_dns:
+            return choice
+        if choice not in ("auto", "network"):
+            raise InputError(
+                f"transport {choice!r} needs one server on this machine: give one address, or leave it out"
+            )
+        return "network"
+
     def _start(self) -> None:
+        raise NotImplementedError
+
+    def _only_session(self) -> Session | None:
+        """The conversation with the server, if there is only one."""
         raise NotImplementedError
 
     @property
@@ -59,7 +74,8 @@ class BaseDetector:
     def transport(self) -> TransportChoice:
         """How images reach the server: `network`, `shared-memory` or `cuda-shared-memory`."""
         self._known()
-        return self._session.transport
+        session = self._only_session()
+        return "network" if session is None else session.transport
 
     def _known(self) -> ServedModel:
         if self._served is None:

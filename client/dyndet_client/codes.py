@@ -29,7 +29,7 @@ CODES: Mapping[str, type[ServerError]] = {
 }
 """Every code that a server of this version sends, and the error that it becomes."""
 
-_CODED = re.compile(r"(?<![\w/.-])dyndet/([a-z0-9-]+): (.*)", re.DOTALL)
+_CODED = re.compile(r"(?<![\w/.-])dyndet/([a-z0-9-]+): ?(.*)", re.DOTALL)
 # Repositories rendered before there were codes: the one sentence that has an error of its own.
 _UNKNOWN_POINT = re.compile(r"operating point .* is not known.*", re.DOTALL)
 

@@ -18,10 +18,13 @@ from dyndet_client import many
 from dyndet_client.base import BaseDetector
 from dyndet_client.codec import Options, ServedModel, decode, encode
 from dyndet_client.detections import Detections
+from dyndet_client.replicas import AWAY, Replica, Replicas
 from dyndet_client.retrying import Deadline, policy
 from dyndet_client.senders.connect import make_sender
 from dyndet_client.senders.run import Flow, InFlight, Sender, run
 from dyndet_client.session import Session
+from dyndet_client.settings import Connection, TransportChoice
+from dyndet_client.watching import join_all, watch
 
 T = TypeVar("T")
 
@@ -58,10 +61,14 @@ class Detector(BaseDetector):
     """
 
     def _start(self) -> None:
-        self._sender = make_sender(self._connection)
+        self._replicas = Replicas(self._connection, partial(_make_replica, self._model, self._choice))
         self._connecting = threading.Lock()
+        self._stop = threading.Event()
         # Runs on close, when the detector is forgotten, and when the interpreter ends.
-        self._end = weakref.finalize(self, _end, self._session, self._sender, os.getpid())
+        self._end = weakref.finalize(self, _end, self._replicas, self._stop, os.getpid())
+
+    def _only_session(self) -> Session | None:
+        return None if self._replicas.only is None else self._replicas.only.session
 
     def connect(self) -> None:
         """Connect and check the model, if this was not done yet."""
@@ -187,7 +194,7 @@ class Detector(BaseDetector):
     ) -> Detections:
         served = self._connect(deadline)
         request = encode(served, image, options)
-        tensors = self._try(partial(self._session.infer, request, deadline), deadline, in_flight)
+        tensors = self._try(lambda session: session.infer(request, deadline), deadline, in_flight)
         return decode(served, request, tensors)
 
     def _connect(self, deadline: Deadline) -> ServedModel:
@@ -195,30 +202,68 @@ class Detector(BaseDetector):
         if self._served is None:
             with self._connecting:
                 if self._served is None:
-                    self._served = self._try(partial(self._session.connect, deadline), deadline)
+                    self._served = self._join(deadline)
         return self._served
+
+    def _join(self, deadline: Deadline) -> ServedModel:
+        if self._replicas.only is not None:
+            return self._try(lambda session: session.connect(deadline), deadline)
+        served = self._retry(partial(join_all, self._replicas, deadline), deadline)
+        arguments = (self._replicas, self._stop)
+        threading.Thread(target=watch, args=arguments, name="dyndet-watch", daemon=True).start()
+        return served
 
     def _known(self) -> ServedModel:
         return self._connect(self._deadline())
 
-    def _try(self, flow: Callable[[], Flow[T]], deadline: Deadline, in_flight: InFlight | None = None) -> T:
+    def _try(self, flow: Callable[[Session], Flow[T]], deadline: Deadline, in_flight: InFlight | None = None) -> T:
+        only = self._replicas.only
+        if only is not None:
+            return self._retry(lambda: run(flow(only.session), only.sender, in_flight), deadline, in_flight)
+        return self._retry(lambda: self._ask_in_turn(flow, in_flight), deadline, in_flight)
+
+    def _ask_in_turn(self, flow: Callable[[Session], Flow[T]], in_flight: InFlight | None) -> T:
+        """Ask the replica whose turn it is, and while it is away the next ones at once."""
+        tried: list[Replica[Sender]] = []
+        error: ServerError | None = None
+        while (replica := self._replicas.pick(tried)) is not None:
+            tried.append(replica)
+            try:
+                answer = run(flow(replica.session), replica.sender, in_flight)
+            except AWAY as away:
+                error = away
+                self._replicas.failed(replica, away)
+            else:
+                self._replicas.answered(replica)
+                return answer
+            finally:
+                self._replicas.done(replica)
+        raise error or self._replicas.nobody()
+
+    def _retry(self, attempt: Callable[[], T], deadline: Deadline, in_flight: InFlight | None = None) -> T:
         try:  # the first attempt is made without tenacity, which costs as much as everything else here
-            return run(flow(), self._sender, in_flight)
+            return attempt()
         except ServerError as error:
             failures = [error]
         rules = policy(self._retries, deadline)
         if in_flight is not None:
             rules["sleep"] = sleep_using_event(in_flight.cancelled)
 
-        def attempt() -> T:
+        def again() -> T:
             if failures:
                 raise failures.pop()
-            return run(flow(), self._sender, in_flight)
+            return attempt()
 
-        return Retrying(**rules)(attempt)
+        return Retrying(**rules)(again)
 
 
-def _end(session: Session, sender: Sender, owner: int) -> None:
+def _make_replica(model: str, choice: TransportChoice, connection: Connection) -> Replica[Sender]:
+    return Replica(Session(connection.address, model, choice), make_sender(connection))
+
+
+def _end(replicas: Replicas[Sender], stop: threading.Event, owner: int) -> None:
     if os.getpid() != owner:
         return  # a forked process has a copy that is not its own
-    sender.close(session.close())
+    stop.set()
+    for replica in replicas.close():
+        replica.sender.close(replica.session.close())

@@ -166,13 +166,20 @@ def status_of(error: InferenceServerException) -> str:
     return _HTTP_STATUS.get(status, status)
 
 
+_LONGEST_REASON = 1000
+
+
 def code_and_reason_of(error: InferenceServerException) -> tuple[str, str]:
     """A detector's code, empty where Triton itself speaks, and what happened: one line without a closing full stop.
 
-    Control characters are shown as escapes: the text comes from another machine and may reach a terminal.
+    Control characters are shown as escapes: the text comes from another machine and may reach a terminal. A text that
+    nobody would read to its end is cut.
     """
-    code, sentence = split_code(str(error.message() or "no reason given"))
-    return code, printable(sentence.strip().partition("\n")[0].strip().rstrip("."))
+    code, sentence = split_code(str(error.message() or ""))
+    line = sentence.strip().partition("\n")[0].strip().rstrip(".") or "no reason given"
+    if len(line) > _LONGEST_REASON:
+        line = f"{line[:_LONGEST_REASON]} ... ({len(line):,} characters)"
+    return code, printable(line)
 
 
 def reason_of(error: InferenceServerException) -> str:
@@ -182,10 +189,14 @@ def reason_of(error: InferenceServerException) -> str:
 
 def cause_of(error: InferenceServerException) -> str:
     """The innermost cause in gRPC's message: `Connection refused`, `Domain name not found`."""
-    handshake = re.search(r"handshake failed.*OPENSSL_internal:(\w+)", reason_of(error))
+    text = reason_of(error)
+    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
+        return "TLS handshake failed: the port speaks no TLS"
+    handshake = re.search(r"handshake failed.*OPENSSL_internal:(\w+)", text)
     if handshake:
         return f"TLS handshake failed: {handshake[1]}"
-    return reason_of(error).rpartition(": ")[2].rstrip("]")
+    of_aiohttp = re.search(r"Cannot connect to host \S+ ssl:\S+ \[(.*)\]$", text)
+    return (of_aiohttp[1] if of_aiohttp else text.rstrip("]")).rpartition(": ")[2] or text
 
 
 _SURVIVES_CANCELLING = (2, 59)

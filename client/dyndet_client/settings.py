@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from dynamicdet.errors import InputError
-from dyndet_client.address import Address, parse_address
+from dyndet_client.address import Address, parse_addresses
 from dyndet_client.checks import optional, seconds, shown
 
 TransportChoice: TypeAlias = Literal["auto", "network", "shared-memory", "cuda-shared-memory"]
@@ -111,19 +111,42 @@ class AbandonedCalls:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Balancing:
+    """When a replica that cannot be reached is asked again, and how often a name is looked up."""
+
+    first_pause_s: float = 0.25
+    """doubles with each failure in a row"""
+    longest_pause_s: float = 2.0
+    look_up_s: float = 5.0
+    answer_s: float = 3.0
+    """the most seconds for a replica to answer when it joins"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Connection:
     """Everything that decides how a server is reached. Raises InputError for contradictory values."""
 
-    address: Address
+    addresses: tuple[Address, ...]
+    """of the replicas; usually one"""
     tls: Tls | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     keep_alive: KeepAlive = field(default_factory=KeepAlive)
     abandoned_calls: AbandonedCalls = field(default_factory=AbandonedCalls)
 
+    @property
+    def address(self) -> Address:
+        """The address; of several, the first."""
+        return self.addresses[0]
+
+    @property
+    def is_dns(self) -> bool:
+        """Whether the addresses are to be looked up."""
+        return self.address.is_dns
+
     @classmethod
     def make(
         cls,
-        url: str,
+        url: str | Sequence[str],
         *,
         tls: Tls | None = None,
         headers: Mapping[str, str] | None = None,
@@ -132,7 +155,8 @@ class Connection:
         abandoned_calls: AbandonedCalls | None = None,
     ) -> Connection:
         """From the arguments of a detector. A token becomes the header `authorization: Bearer TOKEN`."""
-        address = parse_address(url)
+        addresses = parse_addresses(url)
+        address = addresses[0]
         optional("tls", tls, Tls)
         optional("headers", headers, Mapping)
         optional("token", token, str)
@@ -146,7 +170,7 @@ class Connection:
                 raise InputError("token and the header authorization exclude each other")
             given["authorization"] = _header_value("authorization", f"Bearer {token}")
         return cls(
-            address=address,
+            addresses=addresses,
             tls=tls or (Tls() if address.tls else None),
             headers=given,
             keep_alive=keep_alive or KeepAlive(),

@@ -25,10 +25,10 @@ def parse_url(url: str) -> str:
     ('localhost:8001', '[::1]:9001')
     """
     address = parse_address(url)
-    if address.protocol != "grpc" or address.tls:
+    if address.protocol != "grpc" or address.tls or address.is_dns:
         raise InputError(
-            f"{url!r} cannot be used here, because this tool speaks only gRPC without TLS: give host:port or "
-            "grpc://host:port (Triton's default gRPC port is 8001)"
+            f"{url!r} cannot be used here, because this tool speaks only gRPC without TLS, to one server: give "
+            "host:port or grpc://host:port (Triton's default gRPC port is 8001)"
         )
     return str(address)
 

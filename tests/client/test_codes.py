@@ -65,6 +65,13 @@ def test_a_code_is_found_behind_what_triton_puts_before_it() -> None:
     assert str(translated(path)) == f"model 'street' at host:8001 failed: {path}"
 
 
+def test_an_empty_text_and_a_huge_one_are_still_a_sentence() -> None:
+    for text in ("dyndet/stage-failed: ", "dyndet/stage-failed:", "", "\n"):
+        assert str(translated(text)) == "model 'street' at host:8001 failed: no reason given"
+    huge = str(translated("dyndet/stage-failed: " + "long " * 40_000))
+    assert len(huge) < 1200 and huge.endswith("long  ... (199,999 characters)")
+
+
 def test_a_code_of_a_later_server_becomes_the_general_error() -> None:
     for status, expected in (("INTERNAL", ServerError), ("UNAVAILABLE", ServerError), ("400", BadRequestError)):
         found = translated("dyndet/too-blue: the picture is too blue", status)

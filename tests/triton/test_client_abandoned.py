@@ -134,7 +134,8 @@ def test_calls_given_up_in_any_way_harm_no_server_and_leave_nothing(toy, give_up
 def test_calls_given_up_end_on_the_server_and_their_memory_stays_taken_until_then(toy) -> None:
     """A cancelled call would free its slot at once, and the server would read another image from it."""
     with Detector(toy.grpc_url, "toy", transport="shared-memory") as detector:
-        pool, calls = detector._session.pool, detector._sender.calls
+        only = detector._replicas.only
+        pool, calls = only.session.pool, only.sender.calls
         with hanging(toy):
             for number in range(1, 6):
                 with pytest.raises(DeadlineExceededError, match=r"within 0\.02 s$"):
@@ -186,7 +187,7 @@ def test_so_many_calls_may_be_given_up_and_further_ones_wait_for_a_place(toy) ->
 def test_a_detector_that_is_closed_leaves_in_the_background_and_at_the_latest_after_its_grace(toy) -> None:
     detector = Detector(toy.grpc_url, "toy", transport="shared-memory", abandoned_calls=AbandonedCalls(grace_s=0.3))
     detector.connect()
-    region = detector._session.pool.name
+    region = detector._replicas.only.session.pool.name
     with hanging(toy):
         with pytest.raises(DeadlineExceededError):
             detector.detect(image(51), timeout=0.02)
@@ -196,7 +197,7 @@ def test_a_detector_that_is_closed_leaves_in_the_background_and_at_the_latest_af
         wait_until(lambda: "dyndet-close" not in threads())
     with Detector(toy.grpc_url, "toy") as another:
         assert another.detect(image(51)).difficulty == pytest.approx(0.2)
-        assert another._session.pool.name != region
+        assert another._replicas.only.session.pool.name != region
 
 
 @contextmanager
@@ -279,7 +280,7 @@ def test_only_servers_with_the_fixes_are_cancelled(toy) -> None:
     versions = ("2.58.0", "2.51", "", "unknown", "2.59.0", "2.60.1dev", "3.0")
     assert [survives_cancelling(version) for version in versions] == [False] * 4 + [True] * 3
     with Detector(toy.grpc_url, "toy") as detector, hanging(toy):
-        detector._session._may_cancel = True
+        detector._replicas.only.session._may_cancel = True
         with pytest.raises(ServerError):
             detector.detect(image(51), timeout=0.02)
-        assert detector._sender.calls.is_idle
+        assert detector._replicas.only.sender.calls.is_idle

@@ -281,6 +281,13 @@ def test_a_very_long_timeout_is_no_short_one(toy, protocol) -> None:
         assert detector.detect(image(51), timeout=1e18).difficulty == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("scheme", ["https", "grpcs"])
+def test_a_port_without_tls_is_named_as_such(toy, scheme) -> None:
+    address = toy.http_url if scheme == "https" else toy.grpc_url
+    with pytest.raises(ServerUnreachableError, match=r"\(TLS handshake failed: the port speaks no TLS\)"):
+        Detector(f"{scheme}://{address}", "toy", timeout=5).connect()
+
+
 def test_the_metrics_port_is_no_server(toy) -> None:
     with pytest.raises(ServerUnreachableError, match="the answer is not"):
         Detector(toy.metrics_url.removesuffix("/metrics"), "toy", timeout=5).connect()

@@ -45,9 +45,12 @@ status 2.
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
 @click.option(
     "--url",
-    default="127.0.0.1:8001",
+    "urls",
+    multiple=True,
+    default=("127.0.0.1:8001",),
     show_default=True,
-    help="Address of the server: HOST:PORT, or grpc://, grpcs://, http:// or https:// with HOST[:PORT].",
+    help="Address of the server: HOST:PORT, or grpc://, grpcs://, http:// or https:// with HOST[:PORT]. Give it again "
+    "for each replica, or dns:///NAME:PORT for all that a name stands for.",
 )
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served detector.")
 @click.option("--threshold", type=float, help="Images with a larger difficulty (0 to 1) take the hard route.")
@@ -83,7 +86,7 @@ status 2.
 def command(
     context: click.Context,
     paths: tuple[Path, ...],
-    url: str,
+    urls: tuple[str, ...],
     model: str,
     threshold: float | None,
     operating_point: str | None,
@@ -107,7 +110,7 @@ def command(
         Options(threshold=threshold, operating_point=operating_point, min_score=min_score)
         sources = find_sources(paths, recursive=recursive, every=every)
         detector = Detector(
-            url,
+            urls,
             model,
             timeout=timeout,
             transport=transport,

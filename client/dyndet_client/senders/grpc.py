@@ -32,6 +32,11 @@ class GrpcSender:
         self._closing = threading.Lock()
         self._closed = False
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a call would have to wait, because too many were given up."""
+        return self.calls.is_full
+
     def send(self, call: Call, in_flight: InFlight | None) -> Any:
         """Triton's answer."""
         if call.may_cancel:
@@ -129,6 +134,11 @@ class AsyncGrpcSender:
         self._patient = GrpcSender(connection)
         self._client: Any = None
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a call would have to wait, because too many were given up."""
+        return self._patient.is_full
+
     async def send(self, call: Call) -> Any:
         """Triton's answer."""
         if call.may_cancel:
@@ -224,7 +234,7 @@ def _closed_as_cancelled() -> Iterator[None]:
 
 def _grpc_arguments(connection: Connection) -> dict[str, Any]:
     keep_alive = connection.keep_alive
-    options: list[tuple[str, int]] = [
+    options: list[tuple[str, int | str]] = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
         ("grpc.keepalive_time_ms", round(1e3 * keep_alive.interval_s)),
@@ -237,6 +247,8 @@ def _grpc_arguments(connection: Connection) -> dict[str, Any]:
     ]
     if connection.address.is_loopback:
         options.append(("grpc.enable_http_proxy", 0))  # a proxy cannot reach this machine's own loopback
+    if connection.address.tls_name:
+        options.append(("grpc.ssl_target_name_override", connection.address.tls_name))
     arguments: dict[str, Any] = {"url": str(connection.address), "channel_args": options}
     if connection.tls is not None:
         tls = connection.tls

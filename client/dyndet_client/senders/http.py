@@ -26,6 +26,8 @@ _HTTP_CONNECTIONS = 100
 class AsyncHttpSender:
     """Sends over HTTP in an event loop."""
 
+    is_full = False
+
     def __init__(self, connection: Connection) -> None:
         try:
             import aiohttp
@@ -86,6 +88,8 @@ class AsyncHttpSender:
 
 class HttpSender:
     """Sends over HTTP and waits; the event loop that does it runs in a thread of its own."""
+
+    is_full = False
 
     def __init__(self, connection: Connection) -> None:
         self._sender = AsyncHttpSender(connection)

@@ -47,6 +47,10 @@ class InFlight:
 class Sender(Protocol):
     """A blocking connection to a server; threads may share it."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a call would have to wait, because too many were given up."""
+
     def send(self, call: Call, in_flight: InFlight | None) -> Any:
         """Triton's answer. Raises only InferenceServerException."""
 
@@ -56,6 +60,10 @@ class Sender(Protocol):
 
 class AsyncSender(Protocol):
     """A connection to a server for one event loop."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a call would have to wait, because too many were given up."""
 
     async def send(self, call: Call) -> Any:
         """Triton's answer. Raises only InferenceServerException."""
