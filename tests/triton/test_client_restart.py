@@ -192,6 +192,7 @@ def guarded(repository, certificates):
         f"--grpc-server-cert={certificates / 'cert.pem'}",
         f"--grpc-server-key={certificates / 'key.pem'}",
         "--grpc-restricted-protocol=inference:team=yellow",
+        "--grpc-restricted-protocol=metadata:team=blue",  # then nobody learns the server's version
         "--http-restricted-api=inference:authorization=Bearer yellow",
     )
     options = ServerOptions(warm_up=False, log_verbose=1, extra_arguments=arguments, stop_timeout_s=0)
