@@ -8,20 +8,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import tritonclient.grpc as triton
+
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
-from dyndet_client import Detector, DyndetError
 from tests.support.deployments import PROBE
-from tests.support.toy_bundle import image, write_toy_bundle
+from tests.support.toy_bundle import SIZE, image, write_toy_bundle
 
 _WITHIN_S = 2.0
-_THREADS = 24
+_IN_FLIGHT = 600
 
 
 @dataclass(frozen=True)
@@ -61,26 +63,27 @@ def _probed(folder: Path, options: RenderOptions) -> Iterator[Probed]:
 
 
 @contextmanager
-def _overloaded(url: str) -> Iterator[Callable[[], int]]:
-    """Many callers, each with the next request as soon as one is answered; yields the number of answers so far."""
-    stop, answered = threading.Event(), [0] * _THREADS
+def _overloaded(url: str) -> Iterator[None]:
+    """Keeps many requests in flight, more than a second's work."""
+    tensor = triton.InferInput("image", [1, SIZE, SIZE, 3], "UINT8")
+    tensor.set_data_from_numpy(image(100)[np.newaxis])
+    stop, places = threading.Event(), threading.Semaphore(_IN_FLIGHT)
+    with triton.InferenceServerClient(url) as client:
 
-    def ask(caller: int) -> None:
-        with Detector(url, model="toy") as detector:
+        def ask() -> None:
             while not stop.is_set():
-                with suppress(DyndetError):
-                    detector.detect(image(10 * caller), threshold=caller % 2)
-                    answered[caller] += 1
+                places.acquire()
+                client.async_infer("toy", [tensor], lambda result, error: places.release())
 
-    threads = [threading.Thread(target=ask, args=(caller,)) for caller in range(_THREADS)]
-    for thread in threads:
+        thread = threading.Thread(target=ask)
         thread.start()
-    try:
-        yield lambda: sum(answered)
-    finally:
-        stop.set()
-        for thread in threads:
+        try:
+            yield
+        finally:
+            stop.set()
             thread.join()
+            for _ in range(_IN_FLIGHT):  # until all are answered
+                places.acquire()
 
 
 def test_a_probe_tells_a_working_and_a_busy_server_from_one_with_a_dead_process(tmp_path: Path) -> None:
@@ -88,13 +91,11 @@ def test_a_probe_tells_a_working_and_a_busy_server_from_one_with_a_dead_process(
     with _probed(tmp_path, RenderOptions(topology="fused", encoded=True)) as probed:
         for kind in ("startup", "readiness", "liveness"):
             assert probed.probe(kind) == (0, "toy, toy_encoded answered\n")
-        with _overloaded(probed.server.grpc_url) as answers:
-            while answers() < _THREADS:
-                time.sleep(0.02)
-            impatient_s = 0.01
-            assert probed.probe("readiness", within_s=impatient_s)[0] == 1
-            status, said = probed.probe("liveness", within_s=impatient_s)
-            assert status == 0, said
+        with _overloaded(probed.server.grpc_url):
+            time.sleep(0.5)
+            assert probed.probe("readiness", within_s=0.2)[0] == 1
+            status, said = probed.probe("liveness", within_s=0.2)
+            assert (status, said[:4]) == (0, "busy"), said
         os.kill(probed.stub("toy_encoded_0_0"), signal.SIGKILL)
         status, said = probed.probe("liveness")  # the other instance still answers
         assert (status, "toy_encoded is gone" in said) == (1, True), said

@@ -82,7 +82,9 @@ def docker_command(
         pictures=explicit or contents.decodes_pictures,
         tracing=tracing is not None,
     )
-    return [*command, "bash", "-c", f"pip install --quiet {' '.join(installed)} && {serve}" if installed else serve]
+    # On Ubuntu 24.04, pip refuses to install beside apt without this variable.
+    install = f"PIP_BREAK_SYSTEM_PACKAGES=1 pip install --quiet {' '.join(installed)} && " if installed else ""
+    return [*command, "bash", "-c", f"{install}{serve}"]
 
 
 def _published(host: str) -> str:

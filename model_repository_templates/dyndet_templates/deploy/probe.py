@@ -53,13 +53,14 @@ class Server:
         """Raise NoAnswerError if `live` or `ready` is not answered with 200."""
         _ask(self.http_port, f"/v2/health/{kind}", about="the server")
 
-    def check_routes(self, detector: str, *, deadline: float, strict: bool) -> None:
-        """Raise NoAnswerError if a route gives no answer until the deadline (`time.monotonic`).
+    def check_routes(self, detector: str, *, within_s: float, strict: bool) -> None:
+        """Raise NoAnswerError if not both routes answer within a time.
 
         `strict`: also if detector 1 answers in place of detector 2.
         """
         config = json.loads(_ask(self.http_port, f"/v2/models/{detector}/config", about=detector))
         picture, data = _picture(config["input"])
+        deadline = time.monotonic() + within_s
         for threshold, name in _ROUTES.items():
             route = self._route(detector, picture, data, threshold, deadline - time.monotonic())
             if strict and name == "hard" and route != _HARD:
@@ -228,10 +229,9 @@ def _readiness(server: Server, detectors: Sequence[str], within_s: float, _stubs
 
 
 def _answers(server: Server, detectors: Sequence[str], within_s: float, *, strict: bool) -> str:
-    deadline = time.monotonic() + within_s
     server.check_health("ready")
     for detector in detectors:
-        server.check_routes(detector, deadline=deadline, strict=strict)
+        server.check_routes(detector, within_s=within_s / len(detectors), strict=strict)
     return f"{', '.join(detectors)} answered"
 
 
@@ -243,7 +243,7 @@ def _liveness(server: Server, detectors: Sequence[str], within_s: float, stubs: 
     failed: dict[str, str] = {}
     for detector in detectors:
         try:
-            server.check_routes(detector, deadline=time.monotonic() + within_s / len(detectors), strict=True)
+            server.check_routes(detector, within_s=within_s / len(detectors), strict=True)
         except NoAnswerError as error:
             failed[detector] = str(error)
     if not failed:

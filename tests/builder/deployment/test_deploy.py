@@ -174,9 +174,8 @@ def test_probes_are_a_program_in_the_image_that_asks_every_public_model(
 ) -> None:
     deploy(repositories["cpu"], tmp_path / "out", DeployOptions(storage=storage))
     dockerfile = (tmp_path / "out" / "Dockerfile").read_text()
-    path, text = re.findall(r'^COPY --chmod=0644 <<"PROBE" (\S+)\n(.*?)^PROBE$', dockerfile, re.MULTILINE | re.DOTALL)[
-        0
-    ]
+    copied = re.compile(r'^COPY --chmod=0755 <<"PROBE" (\S+)\n(.*?)^PROBE$', re.MULTILINE | re.DOTALL)
+    ((path, text),) = copied.findall(dockerfile)
     assert text == PROBE.read_text()
     (served,) = documents(tmp_path / "out", "kserve/inference-service.yaml")
     compose = documents(tmp_path / "out", "compose.yaml")[0]["services"]["toy"]
