@@ -100,7 +100,7 @@ def test_a_probe_tells_a_working_and_a_busy_server_from_one_with_a_dead_process(
         status, said = probed.probe("liveness")  # the other instance still answers
         assert (status, "toy_encoded is gone" in said) == (1, True), said
         os.kill(probed.stub("toy_0_0"), signal.SIGKILL)
-        status, said = probed.probe("readiness")
+        status, said = probed.probe("readiness", within_s=10)
         assert (status, "the easy route of toy gave status 500" in said) == (1, True), said
 
 
@@ -111,7 +111,7 @@ def test_liveness_fails_for_one_dead_stage_of_several_models_and_for_a_stopped_s
         os.kill(probed.stub("toy_detector2_0_0"), signal.SIGKILL)
         assert probed.probe("readiness", within_s=10)[0] == 0  # detector 1 answers in its place
         status, said = probed.probe("liveness")
-        assert (status, "toy_detector2 answered nothing" in said) == (1, True), said
+        assert (status, "failed: toy_detector2 answered nothing" in said) == (1, True), said
         os.kill(probed.server.pid, signal.SIGSTOP)
         try:
             status, said = probed.probe("liveness")

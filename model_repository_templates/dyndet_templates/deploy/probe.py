@@ -39,7 +39,11 @@ _STUB = b"triton_python_backend_stub"
 
 
 class NoAnswerError(Exception):
-    """The server or a detector answered nothing, an error, or by the wrong detector; the text is a sentence."""
+    """The server or a detector answered nothing, or an error; the text is a sentence."""
+
+
+class FallbackError(Exception):
+    """Detector 1 answered in place of detector 2; the text is a sentence."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,9 @@ class Server:
         _ask(self.http_port, f"/v2/health/{kind}", about="the server")
 
     def check_routes(self, detector: str, *, within_s: float, strict: bool) -> None:
-        """Raise NoAnswerError if not both routes answer within a time.
+        """Raise NoAnswerError if not both routes answer within a time, and FallbackError for an answer by detector 1.
 
-        `strict`: also if detector 1 answers in place of detector 2.
+        The latter only with `strict`.
         """
         config = json.loads(_ask(self.http_port, f"/v2/models/{detector}/config", about=detector))
         picture, data = _picture(config["input"])
@@ -64,7 +68,7 @@ class Server:
         for threshold, name in _ROUTES.items():
             route = self._route(detector, picture, data, threshold, deadline - time.monotonic())
             if strict and name == "hard" and route != _HARD:
-                raise NoAnswerError(f"{detector} answered the hard route without detector 2 (route {route})")
+                raise FallbackError(f"{detector} answered the hard route without detector 2 (route {route})")
 
     def counted(self) -> Counted:
         """Triton's counters now."""
@@ -167,8 +171,8 @@ class Counted:
     def stuck(self, before: Counted, asked: Sequence[str]) -> list[str]:
         """The models that answered nothing since `before` although they had work.
 
-        The detectors `asked` had some, too: the probe's picture. That counts only if no model is busy, because then
-        it may wait for a model that another one calls.
+        The detectors `asked` in vain had some, too: the probe's picture. That counts only if no model is busy, because
+        then it may wait for a model that another one calls.
         """
         silent, busy = [], False
         for model in self.answers:
@@ -241,19 +245,23 @@ def _liveness(server: Server, detectors: Sequence[str], within_s: float, stubs: 
         raise NoAnswerError(f"a process of the model in {missing} is gone, and Triton does not replace it")
     before = server.counted()
     failed: dict[str, str] = {}
+    silent: list[str] = []
     for detector in detectors:
         try:
             server.check_routes(detector, within_s=within_s / len(detectors), strict=True)
         except NoAnswerError as error:
             failed[detector] = str(error)
+            silent.append(detector)
+        except FallbackError as error:
+            failed[detector] = str(error)
     if not failed:
         return f"{', '.join(detectors)} answered"
     reasons, deadline = "; ".join(failed.values()), time.monotonic() + within_s
-    while stuck := server.counted().stuck(before, list(failed)):
+    while stuck := server.counted().stuck(before, silent):
         if time.monotonic() > deadline:
             raise NoAnswerError(f"{', '.join(stuck)} answered nothing: {reasons}")
         time.sleep(min(_POLL_S, within_s))
-    return f"busy, but other requests are answered: {reasons}"
+    return f"busy, but not stuck: {reasons}"
 
 
 _KINDS = {"startup": _startup, "readiness": _readiness, "liveness": _liveness}
@@ -279,7 +287,7 @@ def main(words: Sequence[str] | None = None) -> int:
     server, stubs = Server(options.http_port, options.metrics_port), Stubs(options.notes, options.server)
     try:
         said = _KINDS[options.kind](server, options.detectors, options.within, stubs)
-    except NoAnswerError as error:
+    except (NoAnswerError, FallbackError) as error:
         sys.stdout.write(f"{options.kind} failed: {error}\n")
         return 1
     sys.stdout.write(f"{said}\n")
