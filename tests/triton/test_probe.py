@@ -23,7 +23,7 @@ from tests.support.deployments import PROBE
 from tests.support.toy_bundle import SIZE, image, write_toy_bundle
 
 _WITHIN_S = 2.0
-_IN_FLIGHT = 600
+_IN_FLIGHT, _BATCH = 100, 8
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def _probed(folder: Path, options: RenderOptions) -> Iterator[Probed]:
 
 @contextmanager
 def _overloaded(url: str) -> Iterator[None]:
-    """Keeps many requests in flight, more than a second's work."""
-    tensor = triton.InferInput("image", [1, SIZE, SIZE, 3], "UINT8")
-    tensor.set_data_from_numpy(image(100)[np.newaxis])
+    """Keeps many full batches in flight, about a second's work; they cost the client little."""
+    tensor = triton.InferInput("image", [_BATCH, SIZE, SIZE, 3], "UINT8")
+    tensor.set_data_from_numpy(np.stack([image(200)] * _BATCH))
     stop, places = threading.Event(), threading.Semaphore(_IN_FLIGHT)
     with triton.InferenceServerClient(url) as client:
 
@@ -93,8 +93,8 @@ def test_a_probe_tells_a_working_and_a_busy_server_from_one_with_a_dead_process(
             assert probed.probe(kind) == (0, "toy, toy_encoded answered\n")
         with _overloaded(probed.server.grpc_url):
             time.sleep(0.5)
-            assert probed.probe("readiness", within_s=0.2)[0] == 1
-            status, said = probed.probe("liveness", within_s=0.2)
+            assert probed.probe("readiness", within_s=0.1)[0] == 1
+            status, said = probed.probe("liveness", within_s=0.1)
             assert (status, said[:4]) == (0, "busy"), said
         os.kill(probed.stub("toy_encoded_0_0"), signal.SIGKILL)
         status, said = probed.probe("liveness")  # the other instance still answers
