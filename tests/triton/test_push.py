@@ -26,6 +26,7 @@ from dyndet_builder.server.remote import Candidate, RemoteServer
 from dyndet_builder.server.remote_control import ModelControl
 from dyndet_builder.server.triton import TritonServer
 from dyndet_client import Detector, Retries
+from dyndet_client.transport import triton_client
 from tests.support.toy_bundle import image, write_toy_bundle
 
 _EASY_AT = {0.3: "hard", 0.5: "easy"}
@@ -143,6 +144,8 @@ def test_a_broken_build_leaves_the_running_one_in_use_and_nothing_of_itself(
     damage(broken)
     with pytest.raises(ServerError, match=rf"{words}.*the running build of 'street' stays in use"):
         remote.deploy(broken, "street")
+    with triton_client(server.grpc_url) as client:
+        assert client.is_server_ready()  # it is not, as long as it knows of a model that failed
     assert (contents(server), route(server)) == (before, answer)
 
 

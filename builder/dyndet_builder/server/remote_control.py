@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ _LOAD_S = 1800.0
 """the server may build engines while it loads"""
 _NO_MODEL = "dyndet/no such model"
 """a name that no model can have, because a model is a folder"""
+_EMPTY_CONFIG = json.dumps({"backend": "python", "max_batch_size": 0, "instance_group": [{"kind": "KIND_CPU"}]})
+_EMPTY_MODEL = b"class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
+_FORGOTTEN_S = 10.0
 _POLL_S = 0.1
 
 _Result = TypeVar("_Result")
@@ -72,8 +76,29 @@ class ModelControl:
         for name in names:
             self._wait(f"was not unloaded within {_LOAD_S:g} s", name, partial(self._is_gone, name))
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Make the server forget that unloaded models failed to load, because until then it does not call itself ready.
+
+        A model of no use is loaded under the name, from memory, and unloaded again.
+        """
+        if self._is_server_ready():
+            return
+        names = tuple(names)
+        for name in names:
+            self._ask(partial(self._load_empty, name))
+        self.unload(names)
+        deadline = time.monotonic() + _FORGOTTEN_S  # another model may have failed, too
+        while not self._is_server_ready() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+
+    def _is_server_ready(self) -> bool:
+        return self._ask(lambda client: bool(client.is_server_ready()))
+
     def _load(self, name: str, client: triton.InferenceServerClient) -> None:
         client.load_model(name, headers=self._headers, client_timeout=_LOAD_S)
+
+    def _load_empty(self, name: str, client: triton.InferenceServerClient) -> None:
+        client.load_model(name, headers=self._headers, config=_EMPTY_CONFIG, files={"file:1/model.py": _EMPTY_MODEL})
 
     def _unload(self, name: str, client: triton.InferenceServerClient) -> None:
         client.unload_model(name, headers=self._headers, unload_dependents=False)

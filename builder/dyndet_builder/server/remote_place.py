@@ -118,3 +118,4 @@ class Place:
         self.control.unload(leftovers)
         for name in leftovers:
             self.storage.remove(name)
+        self.control.forget(leftovers)
