@@ -136,7 +136,7 @@ def _run(act: Callable[[], Deployed], comparer: Comparer, done: str, *, as_json:
     for note in (*comparer.notes, *deployed.notes):
         click.echo(f"Note: {note}.")
     if deployed.can_roll_back:
-        click.echo("`dyndet deploy rollback` goes back to the build before.")
+        click.echo(f"`dyndet deploy rollback --model {deployed.models[-1]}` goes back to the build before.")
 
 
 def show_agreement(console: Console, agreement: Agreement) -> None:

@@ -162,7 +162,7 @@ def _server_errors(url: str) -> Iterator[None]:
         yield
     except InferenceServerException as error:
         words = " ".join(str(error.message() or "no reason given").split())
-        reason = words.partition(" At: ")[0].rstrip(" ;")  # without a Python model's traceback, which is in the log
+        reason = words.partition(" At: ")[0].rstrip(" ;.")  # without a Python model's traceback, which is in the log
         if "restricted" in reason:  # such an error can have the status UNAVAILABLE, too
             raise ServerError(
                 f"the server at {url} restricts who can load models ({reason}); set {ADMIN_VARIABLE} to the key of a "
