@@ -91,29 +91,6 @@ class ModelControl:
         while not self._is_server_ready() and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
-    def _is_server_ready(self) -> bool:
-        return self._ask(lambda client: bool(client.is_server_ready()))
-
-    def _load(self, name: str, client: triton.InferenceServerClient) -> None:
-        client.load_model(name, headers=self._headers, client_timeout=_LOAD_S)
-
-    def _load_empty(self, name: str, client: triton.InferenceServerClient) -> None:
-        client.load_model(name, headers=self._headers, config=_EMPTY_CONFIG, files={"file:1/model.py": _EMPTY_MODEL})
-
-    def _unload(self, name: str, client: triton.InferenceServerClient) -> None:
-        client.unload_model(name, headers=self._headers, unload_dependents=False)
-
-    def _is_gone(self, name: str) -> bool:
-        index = self._ask(lambda client: client.get_model_repository_index(headers=self._headers))
-        return all(one.name != name or one.state in ("", "UNAVAILABLE") for one in index.models)
-
-    def _wait(self, failure: str, name: str, done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _LOAD_S
-        while not done():
-            if time.monotonic() > deadline:
-                raise ServerError(f"model {name!r} {failure} on the server at {self.url}")
-            time.sleep(_POLL_S)
-
     def is_ready(self, name: str) -> bool:
         """Whether a model is loaded."""
         return self._ask(lambda client: bool(client.is_model_ready(name)))
@@ -137,6 +114,29 @@ class ModelControl:
             counted = self._answered(names)
             if counted != before:
                 before, since = counted, time.monotonic()
+
+    def _is_server_ready(self) -> bool:
+        return self._ask(lambda client: bool(client.is_server_ready()))
+
+    def _load(self, name: str, client: triton.InferenceServerClient) -> None:
+        client.load_model(name, headers=self._headers, client_timeout=_LOAD_S)
+
+    def _load_empty(self, name: str, client: triton.InferenceServerClient) -> None:
+        client.load_model(name, headers=self._headers, config=_EMPTY_CONFIG, files={"file:1/model.py": _EMPTY_MODEL})
+
+    def _unload(self, name: str, client: triton.InferenceServerClient) -> None:
+        client.unload_model(name, headers=self._headers, unload_dependents=False)
+
+    def _is_gone(self, name: str) -> bool:
+        index = self._ask(lambda client: client.get_model_repository_index(headers=self._headers))
+        return all(one.name != name or one.state in ("", "UNAVAILABLE") for one in index.models)
+
+    def _wait(self, failure: str, name: str, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _LOAD_S
+        while not done():
+            if time.monotonic() > deadline:
+                raise ServerError(f"model {name!r} {failure} on the server at {self.url}")
+            time.sleep(_POLL_S)
 
     def _answered(self, names: Sequence[str]) -> list[int]:
         def count(client: triton.InferenceServerClient, name: str) -> int:
