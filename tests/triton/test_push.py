@@ -173,9 +173,8 @@ def test_after_a_push_was_killed_the_old_build_answers_and_the_next_push_cleans_
     program = f"""
 import os, signal, sys
 from pathlib import Path
-from dyndet_builder.server import remote_push
 from dyndet_builder.server.remote import RemoteServer
-from dyndet_builder.server.remote_storage import Folder
+from dyndet_builder.server.remote_folder import Folder
 
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dynamicdet.aliases import Progress, silent
+from dynamicdet.errors import InputError
 from dyndet_builder.engines.record import check_engines_there
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.server.remote_control import ADMIN_HEADER, ADMIN_VARIABLE, ModelControl
+from dyndet_builder.server.remote_folder import Folder
+from dyndet_builder.server.remote_objects import ObjectStore
 from dyndet_builder.server.remote_place import Place
 from dyndet_builder.server.remote_push import Candidate, Deployed, Push
-from dyndet_builder.server.remote_storage import storage_at
+from dyndet_builder.server.remote_storage import Storage
 from dyndet_client.settings import Connection
 
 __all__ = ["ADMIN_HEADER", "ADMIN_VARIABLE", "Candidate", "Deployed", "RemoteServer", "admin_headers"]
@@ -26,6 +29,16 @@ def admin_headers() -> dict[str, str]:
     """The header that a server of `dyndet deploy` requires to load models, with the key from the environment."""
     key = os.environ.get(ADMIN_VARIABLE)
     return {_GRPC_PREFIX + ADMIN_HEADER: key} if key else {}
+
+
+def _storage_at(models: str) -> Storage:
+    """The storage at a path or URL. Raises InputError if the folder does not exist."""
+    if "://" in models:
+        return ObjectStore(models)
+    folder = Path(models)
+    if not folder.is_dir():
+        raise InputError(f"{folder}, where the server reads its models, does not exist on this machine")
+    return Folder(folder)
 
 
 def _nothing(_candidate: Candidate) -> None:
@@ -92,7 +105,7 @@ class RemoteServer:
 
     def update_points(self, repository: Path, detector: str) -> None:
         """Push only the operating points; a server that copied its models from a bucket loads the detector again."""
-        storage = storage_at(self.models)
+        storage = _storage_at(self.models)
         busy = f"a push of {detector!r} to {self.models} is running"
         with storage.lock(f".{detector}.lock", wait_s=self.wait_s, busy=busy):
             content = (repository / detector / "1" / POINTS_FILE).read_bytes()
@@ -105,7 +118,7 @@ class RemoteServer:
 
     def _push(self, control: ModelControl, detector: str, progress: Progress) -> Push:
         return Push(
-            Place(control, storage_at(self.models), detector),
+            Place(control, _storage_at(self.models), detector),
             metrics_url=self.metrics_url,
             wait_s=self.wait_s,
             settle_s=self.settle_s,

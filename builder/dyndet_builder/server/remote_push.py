@@ -21,6 +21,7 @@ from pathlib import Path
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
+from dyndet_builder.server.remote_folder import Folder
 from dyndet_builder.server.remote_models import (
     PUSH_PARAMETER,
     Models,
@@ -38,7 +39,7 @@ from dyndet_builder.server.remote_models import (
 )
 from dyndet_builder.server.remote_place import Place
 from dyndet_builder.server.remote_probe import probe, probe_encoded
-from dyndet_builder.server.remote_storage import CONFIG, Folder, Storage
+from dyndet_builder.server.remote_storage import CONFIG, Storage
 from dyndet_client.errors import ServerUnreachableError
 
 _LONGEST_DRAIN_S = 600.0

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from dynamicdet.errors import InputError
-from dyndet_builder.server import remote_storage
-from dyndet_builder.server.remote_storage import Folder
+from dyndet_builder.server import remote_folder
+from dyndet_builder.server.remote_folder import Folder
 
 
 @pytest.fixture(params=["in one step", "in three steps"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     """A folder with the models `street`, which is old, and `street_next`, which is new."""
     if request.param == "in three steps":
-        monkeypatch.setattr(remote_storage, "_exchanged", lambda *_: False)
+        monkeypatch.setattr(remote_folder, "_exchanged", lambda *_: False)
     for name, content in (("street", "old"), ("street_next", "new")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.pbtxt").write_text(f"# {content}")
@@ -59,3 +59,21 @@ def test_a_lock_holds_while_its_owner_lives_and_its_file_alone_does_not(folder: 
         with folder.lock(".other.lock", wait_s=0, busy="another push is running"):
             pass
     assert folder.files() == ()
+
+
+def test_what_an_interrupted_removal_left_is_found_or_does_not_matter(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.folder / "street_next" / "1").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda *_, **__: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            folder.remove("street_next")
+    assert "street_next" in folder.models()
+    folder.remove("street_next")
+    (folder.folder / "street_next").mkdir()  # killed between the last two steps
+    with folder.staging("street") as staging:
+        (staging / "new").mkdir()
+        (staging / "new" / "config.pbtxt").write_text("# new")
+        folder.place(staging / "new", "street_next")
+    assert builds(folder) == {"street": "old", "street_next": "new"}
