@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
+import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +29,7 @@ from dyndet_client.errors import (
 )
 from dyndet_client.retrying import Deadline
 
+_SENT, _CLOCK = "dyndet_sent", secrets.token_hex(8)
 _REFUSED = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "UNIMPLEMENTED", "FAILED_PRECONDITION", "ALREADY_EXISTS")
 _HTTP_STATUS = {
     "400": "INVALID_ARGUMENT",
@@ -108,8 +111,8 @@ class Dialect:
     def infer_arguments(self, model: str, request: Request, slot: Slot | None, left_s: float) -> dict[str, Any]:
         """Arguments of `infer`; with a slot, the image is not sent but lies there.
 
-        The server learns how long the client still waits. Where its configuration says so, it rejects what has waited
-        longer, so that it does not work for nobody.
+        The server learns how long the client still waits, and when the request was sent by a clock of this process:
+        Triton does not tell a model how long a request has waited in its queue. So it computes nothing for nobody.
         """
         inputs = []
         for name, array in request.tensors.items():
@@ -121,8 +124,7 @@ class Dialect:
             inputs.append(tensor)
         arguments: dict[str, Any] = {"model_name": model, "inputs": inputs, "outputs": self._outputs}
         arguments["timeout"] = max(1, int(1e6 * left_s))  # microseconds
-        if request.parameters:
-            arguments["parameters"] = dict(request.parameters)
+        arguments["parameters"] = {**request.parameters, _SENT: f"{_CLOCK}:{time.monotonic_ns() // 1000}"}
         if request.request_id:
             arguments["request_id"] = request.request_id
         return arguments

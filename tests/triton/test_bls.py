@@ -321,17 +321,20 @@ def test_a_failed_request_is_counted_once_by_its_reason(toy: Toy) -> None:
     assert more == {"bad_request": 2, "stage_failed": 1, "cancelled": 0, "refused": 0, "internal": 0}
 
 
-def test_probes_are_answered_and_not_counted(toy: Toy) -> None:
+def test_probes_are_answered_and_counted_apart(toy: Toy) -> None:
     def read() -> list[float]:
         routed = [toy.metric("dyndet_routed_total", route=route) for route in ("easy", "hard", "fallback")]
         return [*routed, toy.metric("dyndet_latency_ms_count"), toy.metric("dyndet_difficulty_count")]
 
+    def probed() -> list[float]:
+        return [toy.metric("dyndet_probed_total", route=route) for route in ("easy", "hard")]
+
     probe: dict[str, Any] = {"dyndet_probe": True}
-    before, failed = read(), _failed(toy)
+    before, failed, (easy, hard) = read(), _failed(toy), probed()
     assert [_route(toy.infer(image(red), parameters=probe)) for red in (10, 240)] == [EASY, HARD]
     assert "bad-threshold" in toy.error(image(10), threshold=7, parameters=probe)
     assert "stage-failed" in toy.error(image(10, FAIL_HEAD1), parameters=probe)
-    assert (read(), _failed(toy)) == (before, failed)
+    assert (read(), _failed(toy), probed()) == (before, failed, [easy + 1, hard + 1])
 
 
 def test_requests_that_nobody_waits_for_any_more_are_refused_uncomputed(toy: Toy) -> None:

@@ -68,6 +68,17 @@ def test_the_server_counts_hard_images_in_either_topology(both: tuple[TritonServ
     assert 0 < spent.compute_ms < spent.inside_ms
 
 
+def test_probes_are_not_measured(both: tuple[TritonServer, Path]) -> None:
+    server, _ = both
+    with Served(server.grpc_url, "fused", metrics_url=server.metrics_url) as served:
+        before = served.counts()
+        for threshold in (0.0, 1.0):
+            served.infer(image(10), threshold=threshold, outputs=("route",), parameters={"dyndet_probe": True})
+        served.infer(image(200), threshold=0.5, outputs=("route",))
+        counted = served.counts_after(before, 1).since(before)
+    assert (counted.total, counted.hard) == (1, 1)
+
+
 def test_metrics_of_another_server_are_refused(both: tuple[TritonServer, Path], bundle: Path, tmp_path: Path) -> None:
     """A fused detector is counted by its metrics: those of a server that answered other requests are no evidence."""
     server, _ = both

@@ -89,9 +89,9 @@ class ServerCounters:
     def counts(self) -> RouteCounts:
         """Images answered, and images that reached detector 2."""
         if self._own_metrics is not None:
-            hard = int(self._own_metrics.routed(images=self._taken)["hard"])
-            total = self._taken()
-            return RouteCounts(total=total, hard=hard, answered=total)
+            routed, probed = self._own_metrics.routed(images=self._taken)
+            total = self._taken() - probed
+            return RouteCounts(total=total, hard=int(routed["hard"]), answered=total)
         total = self._taken()
         easy, hard = (self._images(self._stages[stage]) for stage in ("head1", "detector2"))
         return RouteCounts(total=total, hard=hard, answered=easy + hard)

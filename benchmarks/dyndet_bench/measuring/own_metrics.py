@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dynamicdet.errors import InputError, ServerError
 
 DEFAULT_PORT = 8002
+_ROUTED, _PROBED = "dyndet_routed_total", "dyndet_probed_total"
 _TIMEOUT_S = 10.0
 _CATCH_UP_S = 5.0
 _POLL_S = 0.03
@@ -47,6 +48,36 @@ class OwnMetrics:
 
         Raises ServerError if the metrics cannot be read.
         """
+        return self._read(name)[name]
+
+    def routed(self, *, images: Callable[[], int]) -> tuple[Mapping[str, float], int]:
+        """Images by route, and the images of probes, as soon as all are counted that the server has taken.
+
+        `images` returns how many the server has taken. Triton also counts the images of failed requests, which have no
+        route. The first call waits until nothing changes, and finds how many there were. Raises ServerError if what
+        came since then is never counted: then these are the metrics of another server.
+        """
+        deadline = time.monotonic() + self.patience_s
+        taken, counted = images(), -1.0
+        while True:
+            before, found = counted, self._read(_ROUTED, _PROBED)
+            probed = int(sum(found[_PROBED].values()))
+            counted = sum(found[_ROUTED].values()) + probed
+            if self._without_route is None and counted == before:
+                taken = images()  # once more, since Triton can count an image later than the detector does
+                if taken >= counted:
+                    self._without_route = taken - counted
+            if self._without_route is not None and counted + self._without_route >= taken:
+                return found[_ROUTED], probed
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"the metrics at {self.url} do not count the images of model {self._model!r} ({counted:.0f}; its "
+                    f"server counts {taken}); give the address of that server's metrics with --metrics-url"
+                )
+            time.sleep(_POLL_S)
+
+    def _read(self, *names: str) -> Mapping[str, Mapping[str, float]]:
+        """`read` for several metrics, at the same moment."""
         try:
             with self._opener.open(self.url, timeout=_TIMEOUT_S) as answer:
                 text = answer.read().decode()
@@ -57,34 +88,10 @@ class OwnMetrics:
                 f"the metrics of model {self._model!r} cannot be read at {self.url} ({reason}); "
                 "give the address of the server's metrics with --metrics-url"
             ) from error
-        values: dict[str, float] = {}
+        values: dict[str, dict[str, float]] = {name: {} for name in names}
         for sample in samples:
-            if sample.name == name and sample.labels.get("model") == self._model:
+            if sample.name in values and sample.labels.get("model") == self._model:
                 key = next((value for label, value in sample.labels.items() if label != "model"), "")
-                values[key] = values.get(key, 0.0) + sample.value
+                found = values[sample.name]
+                found[key] = found.get(key, 0.0) + sample.value
         return values
-
-    def routed(self, *, images: Callable[[], int]) -> Mapping[str, float]:
-        """Images by route, as soon as all images are counted that the server has taken since the first call.
-
-        `images` returns how many the server has taken. Triton also counts the images of failed requests, which have no
-        route. The first call waits until nothing changes, and finds how many there were. Raises ServerError if the rest
-        is never counted: then these are the metrics of another server.
-        """
-        deadline = time.monotonic() + self.patience_s
-        taken, counted = images(), -1.0
-        while True:
-            before, images_by_route = counted, self.read("dyndet_routed_total")
-            counted = sum(images_by_route.values())
-            if self._without_route is None and counted == before:
-                taken = images()  # once more, since Triton can count an image later than the detector does
-                if taken >= counted:
-                    self._without_route = taken - counted
-            if self._without_route is not None and counted + self._without_route >= taken:
-                return images_by_route
-            if time.monotonic() > deadline:
-                raise ServerError(
-                    f"the metrics at {self.url} do not count the images of model {self._model!r} ({counted:.0f}; its "
-                    f"server counts {taken}); give the address of that server's metrics with --metrics-url"
-                )
-            time.sleep(_POLL_S)

@@ -9,8 +9,9 @@
 | `dyndet_latency_ms` | histogram | model | time from the start of a request to its answer, without the queue before |
 | `dyndet_threshold` | gauge | model | threshold of requests that set none |
 | `dyndet_requests_failed_total` | counter | model, reason | requests that got an error from this model |
+| `dyndet_probed_total` | counter | model, route | images of probes (request parameter `dyndet_probe`) |
 
-Probes (request parameter `dyndet_probe`) are counted nowhere.
+Probes are counted nowhere else. Triton counts them with all other requests.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Metrics:
         # Triton requires that families outlive their metrics.
         self._families = {
             "routed": family("dyndet_routed_total", "Images by the route that answered them", kind.COUNTER),
+            "probed": family("dyndet_probed_total", "Images of probes, by route", kind.COUNTER),
             "errors": family("dyndet_stage_errors_total", "Calls of a stage that failed", kind.COUNTER),
             "seconds": family("dyndet_stage_seconds_total", "Time in a stage's graph", kind.COUNTER),
             "threshold": family("dyndet_threshold", "Threshold of requests that set none", kind.GAUGE),
@@ -42,6 +44,7 @@ class Metrics:
             "latency": family("dyndet_latency_ms", "Time inside the detector, without its queue", kind.HISTOGRAM),
         }
         self._routed = {route: self._families["routed"].Metric(labels={**labels, "route": route}) for route in ROUTES}
+        self._probed = {route: self._families["probed"].Metric(labels={**labels, "route": route}) for route in ROUTES}
         self._errors = {stage: self._families["errors"].Metric(labels={**labels, "stage": stage}) for stage in stages}
         self._seconds = {stage: self._families["seconds"].Metric(labels={**labels, "stage": stage}) for stage in stages}
         self._threshold = self._families["threshold"].Metric(labels=labels)
@@ -66,6 +69,15 @@ class Metrics:
                 images = sum(name == route for name, _ in routed)
                 if images:
                     self._routed[route].increment(images)
+
+        self._thread.later(job)
+
+    def probed(self, routes: Sequence[str]) -> None:
+        """Count the images of a probe by their routes."""
+
+        def job() -> None:
+            for route in routes:
+                self._probed[route].increment(1)
 
         self._thread.later(job)
 

@@ -64,7 +64,7 @@ class Asked:
 
     @property
     def counted(self) -> bool:
-        """Whether metrics count it: probes are not counted."""
+        """Whether metrics count it as a request: probes are counted apart."""
         return not self.parameters.get(PROBE)
 
 
@@ -118,12 +118,11 @@ class PublicModel:
             return
         _respond(asked, response)
         self.tracing.answered(asked.trace, answers, asked.thresholds)
+        routed = [(ROUTE_NAMES[answer.route], answer.difficulty) for answer in answers]
         if asked.counted:
-            self.metrics.answered(
-                [(ROUTE_NAMES[answer.route], answer.difficulty) for answer in answers],
-                1e3 * (time.perf_counter() - asked.waiting.started),
-                asked.failed_stages,
-            )
+            self.metrics.answered(routed, 1e3 * (time.perf_counter() - asked.waiting.started), asked.failed_stages)
+        else:
+            self.metrics.probed([route for route, _ in routed])
         _log(asked.warnings)
 
     def fail(self, asked: Asked, error: Exception) -> None:
