@@ -198,6 +198,8 @@ def cause_of(error: InferenceServerException) -> str:
     if handshake:
         return f"TLS handshake failed: {handshake[1]}"
     of_aiohttp = re.search(r"Cannot connect to host \S+ ssl:\S+ \[(.*)\]$", text)
+    if of_aiohttp and of_aiohttp[1] == "None":
+        return "TLS handshake failed: the server closed the connection, as a port without TLS does"
     return (of_aiohttp[1] if of_aiohttp else text.rstrip("]")).rpartition(": ")[2] or text
 
 
