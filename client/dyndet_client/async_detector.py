@@ -14,16 +14,16 @@ from tenacity import AsyncRetrying
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.images import ImageSource
 from dyndet_client import many
+from dyndet_client.balancing.replicas import AWAY, Replica, Replicas
+from dyndet_client.balancing.watching import close_async, join_all_async, watch_async
 from dyndet_client.base import BaseDetector
 from dyndet_client.codec import Options, ServedModel, decode, encode, is_ready_made
 from dyndet_client.detections import Detections
-from dyndet_client.replicas import AWAY, Replica, Replicas
 from dyndet_client.retrying import Deadline, policy
 from dyndet_client.senders.connect import make_async_sender
 from dyndet_client.senders.run import AsyncSender, Flow, run_async
 from dyndet_client.session import Session
 from dyndet_client.settings import Connection, TransportChoice
-from dyndet_client.watching import close_async, join_all_async, watch_async
 
 T = TypeVar("T")
 

@@ -15,16 +15,16 @@ from tenacity import Retrying, sleep_using_event
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.images import ImageSource
 from dyndet_client import many
+from dyndet_client.balancing.replicas import AWAY, Replica, Replicas
+from dyndet_client.balancing.watching import join_all, watch
 from dyndet_client.base import BaseDetector
 from dyndet_client.codec import Options, ServedModel, decode, encode
 from dyndet_client.detections import Detections
-from dyndet_client.replicas import AWAY, Replica, Replicas
 from dyndet_client.retrying import Deadline, policy
 from dyndet_client.senders.connect import make_sender
 from dyndet_client.senders.run import Flow, InFlight, Sender, run
 from dyndet_client.session import Session
 from dyndet_client.settings import Connection, TransportChoice
-from dyndet_client.watching import join_all, watch
 
 T = TypeVar("T")
 

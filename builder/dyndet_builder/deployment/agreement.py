@@ -19,7 +19,7 @@ from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.repository.config import DETECTION_OUTPUTS
 from dyndet_builder.server.remote import Candidate
-from dyndet_builder.server.remote_probe import PROBE_PARAMETER
+from dyndet_builder.server.remote.probe import PROBE_PARAMETER
 
 MIN_SCORE, PARTNER_SCORE, MIN_IOU = 0.25, 0.15, 0.5
 """a box of at least the first score needs a partner of at least the second, of its class, with at least this IoU"""

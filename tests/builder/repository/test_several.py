@@ -179,7 +179,7 @@ def test_a_deployment_has_the_named_detector_alone(storage: str, both: Path, tmp
     deploy(both, output, DeployOptions(storage=storage, memory="8Gi"), model="split")
     dockerfile = (output / "Dockerfile").read_text()
     pod = (output / "kubernetes" / "deployment.yaml").read_text()
-    copied = [json.loads(line.partition("1000:1000 ")[2]) for line in dockerfile.splitlines() if "COPY" in line]
+    copied = [json.loads(line.partition("1000:1000 ")[2]) for line in dockerfile.splitlines() if "COPY --chown" in line]
     loaded = [line.partition("--load-model=")[2].strip('"') for line in pod.splitlines() if "--load-model=" in line]
     if storage == "image":
         assert copied == [[name, f"/models/{name}"] for name in _SPLIT_MODELS] and not loaded

@@ -75,7 +75,7 @@ class Storage(ABC):
 
     @abstractmethod
     def lock(self, name: str, *, wait_s: float, busy: str) -> AbstractContextManager[None]:
-        """Hold the lock of this name; see `remote_lock`."""
+        """Hold the lock of this name; see `lock`."""
 
 
 @contextmanager

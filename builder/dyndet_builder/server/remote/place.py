@@ -19,8 +19,8 @@ from pathlib import Path
 
 from dynamicdet.errors import InputError
 from dyndet_builder.repository.encoded import SUFFIX
-from dyndet_builder.server.remote_control import ModelControl
-from dyndet_builder.server.remote_models import (
+from dyndet_builder.server.remote.control import ModelControl
+from dyndet_builder.server.remote.models import (
     PUSH_PARAMETER,
     Models,
     belongs_to,
@@ -30,7 +30,7 @@ from dyndet_builder.server.remote_models import (
     stages_in,
     unpack,
 )
-from dyndet_builder.server.remote_storage import Storage
+from dyndet_builder.server.remote.storage import Storage
 
 
 class Place:

@@ -11,12 +11,12 @@ from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dyndet_builder.engines.record import check_engines_there
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
-from dyndet_builder.server.remote_control import ADMIN_HEADER, ADMIN_VARIABLE, ModelControl
-from dyndet_builder.server.remote_folder import Folder
-from dyndet_builder.server.remote_objects import ObjectStore
-from dyndet_builder.server.remote_place import Place
-from dyndet_builder.server.remote_push import Candidate, Deployed, Push
-from dyndet_builder.server.remote_storage import Storage
+from dyndet_builder.server.remote.control import ADMIN_HEADER, ADMIN_VARIABLE, ModelControl
+from dyndet_builder.server.remote.folder import Folder
+from dyndet_builder.server.remote.objects import ObjectStore
+from dyndet_builder.server.remote.place import Place
+from dyndet_builder.server.remote.push import Candidate, Deployed, Push
+from dyndet_builder.server.remote.storage import Storage
 from dyndet_client.settings import Connection
 
 __all__ = ["ADMIN_HEADER", "ADMIN_VARIABLE", "Candidate", "Deployed", "RemoteServer", "admin_headers"]

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 from dyndet_client.address import resolve
+from dyndet_client.balancing.replicas import AWAY, Replica, Replicas
 from dyndet_client.codec import ServedModel
 from dyndet_client.errors import DeadlineExceededError, ServerError
-from dyndet_client.replicas import AWAY, Replica, Replicas
 from dyndet_client.retrying import Deadline
 from dyndet_client.senders.run import AsyncSender, Sender, run, run_async
 

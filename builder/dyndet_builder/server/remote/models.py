@@ -24,7 +24,7 @@ from dyndet_bench.measuring.counters import STAGES, STAGES_PARAMETER
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.repository.config import DETECTOR_PARAMETER, TOPOLOGY_PARAMETER
 from dyndet_builder.repository.encoded import SUFFIX
-from dyndet_builder.server.remote_storage import CONFIG, Storage
+from dyndet_builder.server.remote.storage import CONFIG, Storage
 
 PUSH_PARAMETER = "dyndet_push"
 """parameter of a pushed model: which push put it there, and its slot"""

@@ -261,7 +261,7 @@ def test_an_unknown_operating_point_is_a_wrong_option(server, in_folder, capsys)
 
 
 def _blocks(language: str) -> list[str]:
-    text = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "client.md").read_text()
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 

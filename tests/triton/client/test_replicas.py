@@ -17,7 +17,7 @@ from dyndet_builder.server.triton import TritonServer
 from dyndet_client import AsyncDetector, Detector, InputError, ModelNotReadyError, ServerError, ServerUnreachableError
 from tests.support.picture_files import encode
 from tests.support.toy_bundle import image, write_toy_bundle
-from tests.triton.test_client_abandoned import computed, wait_until
+from tests.triton.client.test_abandoned import computed, wait_until
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from pathlib import Path
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
-from dyndet_builder.server.remote_folder import Folder
-from dyndet_builder.server.remote_models import (
+from dyndet_builder.server.remote.folder import Folder
+from dyndet_builder.server.remote.models import (
     PUSH_PARAMETER,
     Models,
     Slot,
@@ -37,9 +37,9 @@ from dyndet_builder.server.remote_models import (
     rewrite,
     slot_of,
 )
-from dyndet_builder.server.remote_place import Place
-from dyndet_builder.server.remote_probe import probe, probe_encoded
-from dyndet_builder.server.remote_storage import CONFIG, Storage
+from dyndet_builder.server.remote.place import Place
+from dyndet_builder.server.remote.probe import probe, probe_encoded
+from dyndet_builder.server.remote.storage import CONFIG, Storage
 from dyndet_client.errors import ServerUnreachableError
 
 _LONGEST_DRAIN_S = 600.0

@@ -23,7 +23,7 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.remote import Candidate, RemoteServer
-from dyndet_builder.server.remote_control import ModelControl
+from dyndet_builder.server.remote.control import ModelControl
 from dyndet_builder.server.triton import TritonServer
 from dyndet_client import Detector, Retries
 from dyndet_client.transport import triton_client
@@ -174,7 +174,7 @@ def test_after_a_push_was_killed_the_old_build_answers_and_the_next_push_cleans_
 import os, signal, sys
 from pathlib import Path
 from dyndet_builder.server.remote import RemoteServer
-from dyndet_builder.server.remote_folder import Folder
+from dyndet_builder.server.remote.folder import Folder
 
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 

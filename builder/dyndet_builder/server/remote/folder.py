@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from dynamicdet.files import whole_file
-from dyndet_builder.server.remote_lock import folder_lock
-from dyndet_builder.server.remote_storage import CONFIG, Storage, writing_to
+from dyndet_builder.server.remote.lock import folder_lock
+from dyndet_builder.server.remote.storage import CONFIG, Storage, writing_to
 
 _STAGING = ".push"
 """folder for what is not whole yet; inside of a model's folder, Triton ignores it"""

@@ -10,8 +10,8 @@ from typing import Any
 
 import fsspec
 
-from dyndet_builder.server.remote_lock import object_lock
-from dyndet_builder.server.remote_storage import CONFIG, Storage, writing_to
+from dyndet_builder.server.remote.lock import object_lock
+from dyndet_builder.server.remote.storage import CONFIG, Storage, writing_to
 
 
 class ObjectStore(Storage):

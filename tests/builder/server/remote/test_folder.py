@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dynamicdet.errors import InputError
-from dyndet_builder.server import remote_folder
-from dyndet_builder.server.remote_folder import Folder
+from dyndet_builder.server.remote import folder as remote_folder
+from dyndet_builder.server.remote.folder import Folder
 
 
 @pytest.fixture(params=["in one step", "in three steps"])
