@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dyndet_bench.measuring.counters import STAGES
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.operating_points import OperatingPoint
 from dyndet_builder.repository.rendered import Rendered
+from dyndet_builder.server.remote.models import stage_name
 
 _WINDOW = "5m"
 _SHARE_WINDOW = "30m"
@@ -85,9 +87,10 @@ def queue_ms(deployed: Rendered, *, where: str, by: str, window: str) -> str:
 
     By Little's law, from the requests that wait and those that are answered: Triton's own queueing time counts a
     request only when it leaves the queue, so it shows a growing queue too late, and a stuck one never. The stages
-    count, too: while their requests wait, their callers wait.
+    count, too: while their requests wait, their callers wait. Those of a pushed build can be in either of two slots.
     """
-    models = "|".join(name.replace(".", "[.]") for name in deployed.models)
+    pushed = (stage_name(deployed.model, stage, "b") for stage in STAGES if deployed.calls_stages)
+    models = "|".join(name.replace(".", "[.]") for name in (*deployed.models, *pushed))
     waiting = (
         f'sum by ({by}) (avg_over_time(nv_inference_pending_request_count{{{where},model=~"{models}"}}[{window}]))'
     )

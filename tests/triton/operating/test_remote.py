@@ -14,7 +14,7 @@ from dyndet_builder.build import BuildOptions, build
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.deployment.values import RESTRICTED
+from dyndet_builder.deployment.flags import RESTRICTED
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
