@@ -53,6 +53,7 @@ class Health:
         self._metrics = TritonApi(metrics.netloc)
         self._fixed = server.options.model_control == "none"
         self._ready: frozenset[str] = frozenset()
+        self._seen: frozenset[str] = frozenset()
         self._stale = True
         self._stubs: tuple[Stub, ...] = ()
         self._expected: dict[str, int] = {}
@@ -64,10 +65,19 @@ class Health:
         self._looked, self._computed_s = time.monotonic(), 0.0
         self._refresh()
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Models that were ready when the server last said so; detectors last, so that whoever sees one can use it."""
-        return tuple(sorted(self._ready, key=lambda name: (name in self._detectors, name)))
+    def wanted(self, before: Sequence[str] = ()) -> tuple[str, ...]:
+        """Models that a restart has to load: those that were ready when the server last said so.
+
+        Those of `before`, which the restart before this one had to load, too, unless they were ready meanwhile: then
+        somebody has unloaded them. Detectors come last, so that whoever sees one can use it.
+        """
+        missing = [name for name in before if name not in self._seen]
+        ready = sorted(self._ready, key=lambda name: (name in self._detectors, name))
+        # What is missing goes to its old place: before the first model that came after it.
+        for name in reversed(missing):
+            later = [ready.index(other) for other in before[before.index(name) + 1 :] if other in ready]
+            ready.insert(min(later, default=len(ready)), name)
+        return tuple(ready)
 
     def look(self) -> str | None:
         """What is wrong with the server, as the beginning of a sentence; None if nothing is."""
@@ -88,6 +98,7 @@ class Health:
         except (OSError, ServerError):
             return  # the next look asks again
         self._ready, self._stale = ready, False
+        self._seen |= ready
         self._stubs = stubs_of(self._server.pid)
         self._expected = {name: _processes(config) for name, config in configs.items()}
         before, self._detectors = self._detectors, {}
@@ -143,7 +154,10 @@ class Health:
         names = {stub.process.pid: f"the process of model {stub.model} ({stub.instance})" for stub in self._stubs}
         names[self._server.pid] = "the server"
         now = time.monotonic()
-        found = [process_of(self._server.pid), *processes]
+        found = [server := process_of(self._server.pid), *processes]
+        if server is not None:  # else its end is noticed in another way
+            names[server.parent] = "the guard process of the server"
+            found.append(process_of(server.parent))
         stopped = [process.pid for process in found if process is not None and process.is_stopped]
         self._stopped = {pid: self._stopped.get(pid, now) for pid in stopped}
         for pid, since in self._stopped.items():

@@ -26,7 +26,7 @@ _GUARD = Path(__file__).with_name("guard.py")
 _STUB_TIMEOUT_S = 120  # importing onnxruntime on a busy machine takes longer than Triton's 30 s
 _NOTICED_S = 3.0
 _LOG_BYTES = 4 << 20  # read of a log at most: its end
-_MORE_S = 30.0  # beyond the time that a stop may take; only a guard that is stopped itself takes longer
+_MORE_S = 30.0  # beyond the time that a stop may take; no guard should take longer
 
 
 class ServerProcess:
@@ -94,6 +94,9 @@ class ServerProcess:
         watch, self._watch = self._watch, None
         within_s = self._stop_timeout_s if within_s is None else within_s
         try:
+            if guard is not None:
+                with suppress(ProcessLookupError):  # a guard that somebody has stopped could not stop anything
+                    os.kill(guard.pid, signal.SIGCONT)
             if guard is not None and guard.stdin is not None:
                 with suppress(BrokenPipeError), guard.stdin as pipe:  # the guard may be gone
                     pipe.write(f"{within_s}\n".encode())
@@ -112,6 +115,9 @@ class ServerProcess:
         if self._ending is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+            if self._guard is not None and self._guard.returncode is None:
+                with suppress(ProcessLookupError):  # a stopped guard would not notice
+                    os.kill(self._guard.pid, signal.SIGCONT)
 
     def error_lines(self) -> list[str]:
         """Errors in the server's log, each once: why models failed to load, else all error messages."""

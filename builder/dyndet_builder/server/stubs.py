@@ -10,11 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dyndet_builder.server.ending import signal_name
+
 _PROC = Path("/proc")
 _STUB = "triton_python_backend_stub"
 _INSTANCE = re.compile(r"(.+)_\d+_\d+")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _DEAD, _STOPPED = "ZX", "Tt"
+_NAME_LENGTH = 15  # to which the kernel cuts the names of processes
+_LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,8 @@ class Process:
     """What the kernel says of a process."""
 
     pid: int
+    name: str
+    """the kernel's name of its program, cut; a dead process has no other"""
     started: int
     """tells the process from a later one with the same pid"""
     parent: int
@@ -48,11 +54,13 @@ class Stub:
 def process_of(pid: int) -> Process | None:
     """The process with this id; None if there is none."""
     try:
-        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        before, _, after = (_PROC / str(pid) / "stat").read_text().rpartition(")")
+        fields = after.split()
     except (OSError, UnicodeDecodeError):
         return None
     return Process(
         pid=pid,
+        name=before.partition("(")[2],
         started=int(fields[19]),
         parent=int(fields[1]),
         cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
@@ -74,6 +82,37 @@ def stubs_of(server: int) -> tuple[Stub, ...]:
             model = named[1] if named and path.parent.parent.name not in instance else path.parent.parent.name
             found.append(Stub(process=process, model=model, instance=instance))
     return tuple(found)
+
+
+class StubWatch:
+    """Notices stubs that die while a server loads models, for which Triton waits in vain.
+
+    A stub that ends on purpose is dead for a moment only; after `dead_s` Triton will never notice.
+    """
+
+    def __init__(self, server: int, *, dead_s: float = 3.0) -> None:
+        self._server, self._dead_s = server, dead_s
+        self._models: dict[int, str] = {}
+        self._dead_since: dict[int, float] = {}
+        self._looked = -_LOOK_EVERY_S
+
+    def dead(self) -> str | None:
+        """What happened to a stub, in one sentence; None if nothing did. Looks twice a second at most."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_EVERY_S:
+            return None
+        self._looked = now
+        self._models.update((stub.process.pid, stub.model) for stub in stubs_of(self._server))
+        children = [one for one in map(process_of, _pids()) if one is not None and one.parent == self._server]
+        dead = {one.pid: one for one in children if one.is_dead and one.name == _STUB[:_NAME_LENGTH]}
+        self._dead_since = {pid: self._dead_since.get(pid, now) for pid in dead}
+        for pid, since in self._dead_since.items():
+            if now - since >= self._dead_s:
+                number, status = dead[pid].wait_status & 0x7F, dead[pid].wait_status >> 8
+                how = f"by {signal_name(number)}" if number else f"with exit status {status}"
+                model = f"model {self._models[pid]}" if pid in self._models else "a model"
+                return f"the process of {model} ended {how} while models were loaded"
+        return None
 
 
 def end_processes(mark: str, *, within_s: float) -> None:

@@ -52,16 +52,17 @@ class Supervisor:
         Raises ServerError if there were too many restarts; the server is stopped then.
         """
         times: list[float] = []
+        wanted: tuple[str, ...] = ()
         health = Health(self.server, self.patience)
         while not stop.wait(self.patience.look_every_s):
             fault = health.look()
             if fault is None or stop.is_set():
                 continue
-            loaded = health.models
+            wanted = health.wanted(wanted)
             self.server.stop(within_s=self.restarts.stop_within_s)
             while fault is not None and not stop.is_set():
                 self._wait_before_restart(fault, times, stop)
-                fault = None if stop.is_set() else self._start(loaded, stop)
+                fault = None if stop.is_set() else self._start(wanted, stop)
             if not stop.is_set():
                 health = Health(self.server, self.patience)
 
@@ -81,14 +82,17 @@ class Supervisor:
         stop.wait(pause_s)
         times.append(time.monotonic())
 
-    def _start(self, loaded: Sequence[str], stop: threading.Event) -> str | None:
-        """Start the server again; the fault if that failed."""
+    def _start(self, wanted: Sequence[str], stop: threading.Event) -> str | None:
+        """Start the server again; the fault if that failed.
+
+        There is no warm-up: clients that have waited for the server send requests at once, and `Health` watches it.
+        """
         began = time.monotonic()
         self.starting = True
         try:
-            self.server.start()
+            self.server.start(warm_up=False)
             if self.server.options.model_control == "explicit":
-                for error in self.server.load(loaded):
+                for error in self.server.load(wanted):
                     self.say(f"After the restart, {error}")
         except DyndetError as error:
             self.server.stop(within_s=self.restarts.stop_within_s)

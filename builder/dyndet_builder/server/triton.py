@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 
@@ -20,11 +21,15 @@ from dyndet_builder.server.log import last_signal
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.ports import check_port_free, free_ports, is_free
 from dyndet_builder.server.process import ServerProcess
-from dyndet_builder.server.stubs import listens
+from dyndet_builder.server.stubs import StubWatch, listens
+from dyndet_client.errors import ServerUnreachableError
 
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 
 _POLL_S = 0.1
+_WARM_UP_ROUNDS = 3
+_LOAD_ATTEMPTS = 2  # of a model whose process died while it was loaded, and Triton noticed
+_DIED = "is not healthy"
 _PAUSE_S = (0.2, 0.8)  # between two attempts to start; by chance, so that two servers do not meet again
 _PORT_TAKEN = re.compile(r"Socket '\S+:(\d+)' already in use")
 
@@ -52,6 +57,8 @@ class TritonServer:
         self._was_ready = False
         self.detectors: tuple[str, ...] = ()
         """names of the dyndet detectors that were warmed up"""
+        self.answers_s: dict[str, float] = {}
+        """time in which each of them answered one image on both routes, one after the other, when it was warm"""
 
     @property
     def http_url(self) -> str:
@@ -116,8 +123,11 @@ class TritonServer:
         finally:
             self.stop()
 
-    def start(self) -> None:
+    def start(self, *, warm_up: bool | None = None) -> None:
         """Start the server and wait until it answers. If anything fails, no process is left running.
+
+        `warm_up` replaces the option of this name. A warm-up that gets no answer in time, since clients keep the server
+        busy, is no failure.
 
         If the server crashes meanwhile, or another program takes a port that this one was to use and that was not
         asked for, it is tried again, `start_attempts` times in all.
@@ -130,7 +140,7 @@ class TritonServer:
         for attempt in range(1, attempts + 1):
             self._ports = _choose_ports(self._options, kept)
             try:
-                self._start_once()
+                self._start_once(warm_up=self._options.warm_up if warm_up is None else warm_up)
             except _StartError as error:
                 if not error.may_pass or attempt == attempts:
                     tried = f" ({attempt} attempts)" if attempt > 1 else ""
@@ -155,14 +165,29 @@ class TritonServer:
             self._killable.kill()
 
     def load(self, models: Sequence[str]) -> list[str]:
-        """Load models one by one, in explicit mode, and warm up; returns a sentence for each model that failed."""
-        failed = []
-        for name in models:
-            try:
-                TritonApi(self.http_url).load(name)
-            except (OSError, ServerError) as error:
-                failed.append(str(error))
-        self.warm_up()
+        """Load models one by one, in explicit mode; returns a sentence for each model that failed.
+
+        Raises ServerError if the server ends meanwhile, or the process of a model does: Triton then waits in vain.
+        """
+        process = self._started()
+        watch, failed = StubWatch(process.pid), []
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            for name in models:
+                for _attempt in range(_LOAD_ATTEMPTS):
+                    loading = pool.submit(TritonApi(self.http_url).load, name)
+                    while not wait([loading], timeout=_POLL_S).done:
+                        if (dead := watch.dead()) is not None:
+                            process.kill()  # which also ends the wait for the answer
+                            raise ServerError(dead)
+                    error = loading.exception()
+                    if _DIED not in str(error):
+                        break
+                if error is not None and (ending := process.ending) is not None:
+                    raise ServerError(f"while loading model {name}, the server was {ending}") from error
+                if isinstance(error, (OSError, ServerError)):
+                    failed.append(str(error))
+                elif error is not None:
+                    raise error
         return failed
 
     def warm_up(self) -> None:
@@ -170,7 +195,10 @@ class TritonServer:
         self.detectors = tuple(served_detectors(self.grpc_url))
         for name in self.detectors:
             with Served(self.grpc_url, name) as served:
-                served.warm_up()
+                for _ in range(_WARM_UP_ROUNDS):
+                    began = time.monotonic()
+                    served.warm_up(rounds=1)
+                    self.answers_s[name] = time.monotonic() - began
 
     def _asked_to_end(self) -> str | None:
         """That somebody else sent the server a signal, for which it refuses requests until it ends."""
@@ -205,7 +233,7 @@ class TritonServer:
             *options.extra_arguments,
         ]
 
-    def _start_once(self) -> None:
+    def _start_once(self, *, warm_up: bool) -> None:
         try:
             self._process = self._killable = ServerProcess(
                 find_server(),
@@ -215,8 +243,8 @@ class TritonServer:
                 environment={} if self._options.tracing is None else self._options.tracing.environment,
             )
             self._wait_until_ready(self._process)
-            if self._options.warm_up:
-                self.warm_up()
+            if warm_up:
+                self._warm_up_unless_busy(self._process)
         except BaseException as error:
             is_answer = isinstance(error, DyndetError) and not isinstance(error, _StartError)  # of the warm-up
             ending = self._process.ending if is_answer and self._process is not None else None
@@ -225,7 +253,17 @@ class TritonServer:
                 raise _StartError(f"while warming up, the server was {ending}", may_pass=ending.crashed) from error
             raise
 
+    def _warm_up_unless_busy(self, process: ServerProcess) -> None:
+        """Clients can send requests as soon as the server listens, so the warm-up may wait behind them for too long."""
+        try:
+            self.warm_up()
+        except ServerError as error:
+            late = "DEADLINE_EXCEEDED" in str(getattr(error.__cause__, "status", str)())
+            if not (late or isinstance(error, ServerUnreachableError)) or process.ending is not None:
+                raise
+
     def _wait_until_ready(self, process: ServerProcess) -> None:
+        watch = StubWatch(process.pid)
         timeout_s = self._options.ready_timeout_s
         deadline = time.monotonic() + timeout_s
         api = TritonApi(self.http_url)
@@ -233,6 +271,9 @@ class TritonServer:
         while not (all(listens(process.pid, port) for port in self._ports.values()) and api.ready()):
             if not process.running:
                 raise self._start_error(process)
+            if (dead := watch.dead()) is not None:
+                process.kill()
+                raise _StartError(dead, may_pass=True)
             if time.monotonic() > deadline:
                 words = process.start_words()
                 raise _StartError(f"the server was not ready within {timeout_s:g} s: {words}", may_pass=False)

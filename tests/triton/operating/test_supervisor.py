@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ class TritonPythonModel:
         while (HERE / "hang").exists():
             time.sleep(0.05)
         if (HERE / "slow").exists():
-            time.sleep(0.4)
+            time.sleep(float((HERE / "slow").read_text()))
         if (HERE / "fail").exists():
             return [pb.InferenceResponse(error=pb.TritonError("the GPU is on holiday")) for _ in requests]
         self.count.increment(len(requests))
@@ -113,12 +114,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Watched]:
             "process of model toy_encoded .*was ended( by SIGKILL)?.*; Triton never replaces it",
         ),
         (lambda it: os.kill(it.stub("toy_0_0"), signal.SIGSTOP), "the process of model toy .* hangs: .*SIGSTOP"),
-        (lambda it: os.kill(it.server.pid, signal.SIGSEGV), r"the server was ended by SIGSEGV \(.*crashed in triton"),
+        (lambda it: os.kill(it.server.pid, signal.SIGSEGV), r"the server was ended by SIGSEGV \("),
         (lambda it: os.kill(it.guard(), signal.SIGKILL), "killed, because its guard process was killed"),
+        (lambda it: os.kill(it.guard(), signal.SIGSTOP), "the guard process of the server hangs: .*SIGSTOP"),
         (lambda it: (it.folder / "hang").touch(), "detector toy hangs: it has answered nothing"),
         (lambda it: (it.folder / "fail").touch(), "detector toy answers .* with errors: .*the GPU is on holiday"),
     ],
-    ids=["dead stub", "stopped stub", "crash", "killed guard", "hanging model", "failing model"],
+    ids=["dead stub", "stopped stub", "crash", "killed guard", "stopped guard", "hanging model", "failing model"],
 )
 def test_a_fault_is_named_and_answers_come_again_at_the_same_address(
     watched: _Watched, hurt: Callable[[_Watched], object], reason: str
@@ -139,7 +141,7 @@ def test_a_fault_is_named_and_answers_come_again_at_the_same_address(
 def test_an_overloaded_server_does_not_hang(watched: _Watched) -> None:
     """Requests wait longer than a probe may, but something is answered all the time."""
     watched.said.clear()
-    (watched.folder / "slow").touch()
+    (watched.folder / "slow").write_text("0.4")
     try:
         with Detector(watched.server.grpc_url, model="toy", timeout=60) as detector, ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(lambda _: detector.detect(np.zeros((32, 32, 3), np.uint8)), range(12)))
@@ -171,6 +173,41 @@ def test_models_that_were_unloaded_stay_so_and_the_others_are_loaded_again(tmp_p
         done.result()
 
 
+def test_a_process_that_dies_while_its_model_is_loaded_again_costs_no_model(tmp_path: Path) -> None:
+    """Triton alone would wait two minutes for it and then go on without the model."""
+    repository = _detector(tmp_path)
+    said: list[str] = []
+    options = ServerOptions(model_control="explicit", stop_timeout_s=0)
+    with TritonServer(repository, options) as server, ThreadPoolExecutor() as pool:
+        stop = threading.Event()
+        supervisor = Supervisor(server=server, patience=_QUICK, restarts=_OFTEN, say=said.append)
+        done = pool.submit(supervisor.run, stop)
+        for name in ("toy", "toy_encoded"):
+            TritonApi(server.http_url).load(name)
+        time.sleep(0.5)
+        _kill_the_next_stub(_Watched(server, repository), "toy_0_0")
+        _wait_until(lambda: any("ready again" in one for one in said))
+        stop.set()
+        done.result()
+        assert TritonApi(server.http_url).models() == {"toy", "toy_encoded"}, said
+
+
+def test_a_restart_does_not_wait_for_answers(tmp_path: Path) -> None:
+    """They are late if clients keep the server busy, and that is no reason to restart it again."""
+    repository = _detector(tmp_path)
+    said: list[str] = []
+    with TritonServer(repository, ServerOptions(stop_timeout_s=0)) as server, ThreadPoolExecutor() as pool:
+        (repository / "toy" / "1" / "slow").write_text("4")
+        stop = threading.Event()
+        supervisor = Supervisor(server=server, patience=Patience(look_every_s=0.1), restarts=_OFTEN, say=said.append)
+        done = pool.submit(supervisor.run, stop)
+        os.kill(server.pid, signal.SIGKILL)
+        _wait_until(lambda: len(said) == 2)
+        stop.set()
+        done.result()
+        assert float(re.findall(r"ready again after ([\d.]+) s", said[1])[0]) < 6 * 4  # six images of a warm-up
+
+
 def test_too_many_restarts_end_the_server(tmp_path: Path) -> None:
     limits = Restarts(at_most=1, window_s=600)
     with TritonServer(_detector(tmp_path), ServerOptions(stop_timeout_s=0)) as server:
@@ -184,6 +221,19 @@ def test_too_many_restarts_end_the_server(tmp_path: Path) -> None:
         with pytest.raises(ServerError, match=r"SIGKILL.*was stopped, since 1 restart within 600 s did not help"):
             supervisor.run(threading.Event())
         assert not server.running
+
+
+def _kill_the_next_stub(watched: _Watched, instance: str) -> None:
+    """Kill the server and, in the restart, the process of a model as soon as it is there."""
+    old = watched.stub(instance)
+    os.kill(watched.server.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(AssertionError, ServerError, psutil.Error):
+            if (stub := watched.stub(instance)) != old:
+                os.kill(stub, signal.SIGKILL)
+                return
+    raise AssertionError("there was no restart")
 
 
 def _family(server: int) -> list[int]:
