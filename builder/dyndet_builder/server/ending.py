@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 
 from dyndet_builder.server.log import last_signal, last_words
@@ -23,6 +24,8 @@ class Ending:
     """its log"""
     out_of_memory: bool
     """whether the kernel has killed a process for lack of memory while the server ran"""
+    when: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    """the time when it was noticed"""
 
     @property
     def signal(self) -> int | None:
@@ -38,7 +41,8 @@ class Ending:
 
     def __str__(self) -> str:
         """In words, to follow "the server was"."""
-        return f"{self._cause}; {self._words}"
+        words = last_words(self.log, self.when)
+        return f"{self._cause}; last words of its log: {words}" if words else self._cause
 
     @property
     def _cause(self) -> str:
@@ -47,11 +51,6 @@ class Ending:
         if self.signal is None:
             return f"ended by itself with exit status {self.status}"
         return f"ended by {signal_name(self.signal, out_of_memory=self.out_of_memory)}"
-
-    @property
-    def _words(self) -> str:
-        words = last_words(self.log)
-        return f"last words of its log: {words}" if words else "its log has no errors"
 
 
 def signal_name(number: int, *, out_of_memory: bool = False) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta, timezone
 
 _SHOWN_LINES = 6
 _LAST_LINES = 2
@@ -10,10 +11,14 @@ _LAST_LINES = 2
 _KINDS = "Internal|Invalid argument|Not found|Unavailable|Unsupported|Unknown"
 _KIND = re.compile(rf"^(?:(?:{_KINDS}): )?(?:\w+: \[ONNXRuntimeError\] : \d+ : \w+ : )?")
 _HARMLESS = ("NVML", "DCGM", "CacheManager Init Failed", "CUDA memory pool disabled", "CudaDriverHelper")
+_UNTOLD = ("model_config_content_name_ is empty", "failed to poll model")  # logged also when all is well
+_RECENT = timedelta(seconds=10)
+_ERROR = re.compile(r'^E(\d{4} \d\d:\d\d:\d\d)[^\]]*\] "?(.+?)\s*"?\s*$', re.MULTILINE)
 _THROWN = re.compile(r"^terminate called after throwing an instance of '(.+)'$", re.MULTILINE)
 _SIGNAL = re.compile(r"^Signal \((\d+)\) received", re.MULTILINE)
 _FRAME = re.compile(r"^ *[1-9]\d*# (.+) in (\S+)$", re.MULTILINE)  # the first frame is the one that prints them
 _UNHELPFUL_LIBRARIES = ("libc.so", "libc-", "libpthread", "libstdc++", "libgcc", "ld-linux")
+_SERVER = "tritonserver"
 
 
 def error_lines(log: str) -> list[str]:
@@ -35,9 +40,16 @@ def start_words(log: str) -> str:
     return "; ".join(lines) or "it logged nothing"
 
 
-def last_words(log: str) -> str:
-    """The last errors in the log and, after a crash, what was thrown and where, in one line; empty without any."""
-    errors = [message.partition("\\n")[0] for message in _errors(log)]
+def last_words(log: str, ended: datetime) -> str:
+    """What a server logged just before it ended, in one line; empty if that explains nothing.
+
+    These are the errors of its last seconds and, after a crash, what was thrown and where.
+    """
+    errors = [
+        message.partition("\\n")[0].rstrip(" .;")
+        for time, message in _ERROR.findall(log)
+        if _is_recent(time, ended) and not any(word in message for word in (*_HARMLESS, *_UNTOLD))
+    ]
     return "; ".join([*dict.fromkeys(errors[-_LAST_LINES:]), *_crash(log)])
 
 
@@ -47,8 +59,17 @@ def last_signal(log: str) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
+def _is_recent(time: str, ended: datetime) -> bool:
+    """Whether a time in the log, such as `1126 02:03:08` (UTC, without a year), is one of the last seconds."""
+    try:
+        moment = datetime.strptime(f"{ended.year} {time}", "%Y %m%d %H:%M:%S").replace(tzinfo=timezone.utc)
+    except ValueError:  # a line of somebody else
+        return False
+    return abs(ended - moment) < _RECENT
+
+
 def _errors(log: str) -> list[str]:
-    messages = re.findall(r'^E\d{4} [^\]]*\] "?(.+?)\s*"?\s*$', log, flags=re.MULTILINE)
+    messages = [message for _, message in _ERROR.findall(log)]
     return [message for message in messages if not any(word in message for word in _HARMLESS)]
 
 
@@ -57,6 +78,7 @@ def _crash(log: str) -> list[str]:
     told = [f"uncaught {name}" for name in _THROWN.findall(log)[-1:]]
     for name, path in _FRAME.findall(log):
         library = path.rpartition("/")[2]
-        if not library.startswith(_UNHELPFUL_LIBRARIES):
-            return [*told, f"crashed in {library}" if name.startswith("0x") else f"crashed in {name} ({library})"]
+        is_named = not name.startswith("0x")
+        if not library.startswith(_UNHELPFUL_LIBRARIES) and (is_named or library != _SERVER):
+            return [*told, f"crashed in {name} ({library})" if is_named else f"crashed in {library}"]
     return told

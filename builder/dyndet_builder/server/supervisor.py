@@ -11,6 +11,8 @@ from dynamicdet.errors import DyndetError, InputError, ServerError
 from dyndet_builder.server.health import Health, Patience
 from dyndet_builder.server.triton import TritonServer
 
+_POLL_S = 0.2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Restarts:
@@ -24,6 +26,9 @@ class Restarts:
     longest_pause_s: float = 30.0
     stop_within_s: float = 0.0
     """time that a broken server gets to answer what it still can; meanwhile it answers NOT_FOUND to new requests"""
+
+    ports_within_s: float = 30.0
+    """time that another program gets to leave a port of the server, before a restart counts as failed"""
 
     def __post_init__(self) -> None:
         if self.at_most < 0:
@@ -82,12 +87,25 @@ class Supervisor:
         stop.wait(pause_s)
         times.append(time.monotonic())
 
+    def _wait_for_ports(self, stop: threading.Event) -> None:
+        """Wait until no other program uses a port of the server, or the time for that is over."""
+        deadline = time.monotonic() + self.restarts.ports_within_s
+        said = False
+        while (taken := self.server.taken_ports()) and time.monotonic() < deadline and not stop.wait(_POLL_S):
+            if not said:
+                ports = " and ".join(map(str, taken))
+                self.say(f"another program uses port {ports}; the restart waits for it")
+                said = True
+
     def _start(self, wanted: Sequence[str], stop: threading.Event) -> str | None:
         """Start the server again; the fault if that failed.
 
         There is no warm-up: clients that have waited for the server send requests at once, and `Health` watches it.
         """
         began = time.monotonic()
+        self._wait_for_ports(stop)
+        if stop.is_set():
+            return None
         self.starting = True
         try:
             self.server.start(warm_up=False)

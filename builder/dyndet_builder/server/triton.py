@@ -150,6 +150,10 @@ class TritonServer:
                 self._was_ready = True
                 return
 
+    def taken_ports(self) -> tuple[int, ...]:
+        """Ports of a stopped server that another program uses; while there are any, `start` fails."""
+        return tuple(port for port in self._ports.values() if not is_free(port, self._options.host))
+
     def stop(self, *, within_s: float | None = None) -> None:
         """Stop the server and wait until it, its stubs and its shared memory are gone. Does nothing if stopped.
 
