@@ -124,12 +124,18 @@ def command(
       dyndet serve /mnt/models --docker --model-control explicit --gpu 0
     """
     if trace_url is None and trace_rate is not None:
-        raise click.UsageError("--trace-rate belongs to --trace")
+        raise click.UsageError("--trace-rate needs --trace URL")
     tracing = None if trace_url is None else Tracing(url=trace_url, rate=trace_rate or 0)
     given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
     if docker:
         if log_file is not None:
             raise click.UsageError("--log-file belongs to the embedded server; `docker logs` shows that of a container")
+        if no_restart:
+            raise click.UsageError(
+                "--no-restart belongs to the embedded server; `docker run --restart` is docker's own"
+            )
+        if expose:
+            raise click.UsageError("--expose belongs to the embedded server; with --docker, --host alone decides")
         ports = {kind: port or DEFAULT_PORTS[kind] for kind, port in given.items()}
         release = release_given(triton_version, allow_known_holes=allow_known_holes)
         words = docker_command(
@@ -148,6 +154,8 @@ def command(
         raise click.UsageError("--gpu belongs to --docker: the embedded server uses the GPUs that its models name")
     if triton_version is not None:
         raise click.UsageError(f"--triton-version belongs to --docker: the embedded server is {EMBEDDED_RELEASE}")
+    if allow_known_holes:
+        raise click.UsageError("--allow-known-holes belongs to --docker: it accepts a release of NVIDIA's image")
     options = ServerOptions(
         http_port=http_port,
         grpc_port=grpc_port,
@@ -175,8 +183,7 @@ def command(
             f"  gRPC     {server.grpc_url}\n"
             f"  HTTP     http://{server.http_url}\n"
             f"  metrics  {server.metrics_url}\n"
-            f"Next: dyndet detect PICTURE... --url {server.grpc_url}"
-            + (f" --model {server.detectors[0]}" if server.detectors[:1] not in ((), ("dyndet",)) else "")
+            f"Next: {_next(server, model_control)}"
         )
         if not is_loopback(host):
             click.echo(_exposed(server, model_control), err=True)
@@ -185,6 +192,15 @@ def command(
             seconds = f"{options.stop_timeout_s:g} s"
             click.echo(f"Stopping: requests in flight have {seconds}; Ctrl-C again kills the server at once.", err=True)
     click.echo("Stopped.", err=True)
+
+
+def _next(server: TritonServer, model_control: ModelControl) -> str:
+    """A command to go on with: a picture for a detector or, if there is none yet, a push of one."""
+    if not server.detectors and model_control == "explicit":
+        folder = shlex.quote(str(server.repository))
+        return f"dyndet deploy push REPOSITORY --url {server.grpc_url} --models {folder}"
+    model = f" --model {server.detectors[0]}" if server.detectors[:1] not in ((), ("dyndet",)) else ""
+    return f"dyndet detect PICTURE... --url {server.grpc_url}{model}"
 
 
 def _stop_at_signals(server: TritonServer, supervisor: Supervisor, stop: threading.Event) -> None:

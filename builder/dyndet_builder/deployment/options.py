@@ -104,6 +104,8 @@ class DeployOptions:
 
     def tracing(self, service: str) -> Tracing | None:
         """How the server of this name traces; None: it does not. Raises InputError for an impossible URL or rate."""
+        if self.trace_endpoint is None and self.trace_rate:
+            raise InputError(f"the trace rate {self.trace_rate} needs a trace endpoint (--trace-endpoint URL)")
         if self.trace_endpoint is None:
             return None
         return Tracing(url=self.trace_endpoint, rate=self.trace_rate, service=service)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from dynamicdet.errors import InputError
 from dyndet_builder.pins import SERVER_VERSION
 from dyndet_builder.server.ports import is_loopback
-from dyndet_builder.server.tracing import Tracing
+from dyndet_builder.server.tracing import LARGEST_INT, Tracing
 
 STOP_TIMEOUT_VARIABLE = "DYNDET_STOP_TIMEOUT_S"
 """The environment variable that changes the default of `ServerOptions.stop_timeout_s`."""
@@ -90,8 +90,8 @@ class ServerOptions:
             )
         if self.start_attempts < 1:
             raise InputError(f"start_attempts must be at least 1, got {self.start_attempts}")
-        if self.log_verbose < 0:
-            raise InputError(f"log_verbose must be at least 0, got {self.log_verbose}")
+        if not 0 <= self.log_verbose <= LARGEST_INT:
+            raise InputError(f"log_verbose must be from 0 to {LARGEST_INT}, got {self.log_verbose}")
         if self.model_control not in MODEL_CONTROLS:
             raise InputError(f"model_control must be {', '.join(MODEL_CONTROLS)}; got {self.model_control!r}")
         for name in ("ready_timeout_s", "stop_timeout_s"):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import re
 import socket
 from contextlib import ExitStack
 
 from dynamicdet.errors import InputError, ServerError
 
+_NUMERIC = re.compile(r"(0x[0-9a-f]*|[0-9.])+", re.IGNORECASE)
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -56,6 +58,11 @@ def is_loopback(host: str) -> bool:
 
     Raises InputError if it is neither an IPv4 address nor a name of one: this is all that the server listens on.
     """
+    if _NUMERIC.fullmatch(host):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError as error:  # the resolver takes it, but clients and browsers do not agree on what it means
+            raise _bad_host(host, error) from error
     try:
         found = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM) if host else []
     except (OSError, UnicodeError) as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +16,11 @@ ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 SERVICE_VARIABLE = "OTEL_SERVICE_NAME"
 
 _SERVICE = "dyndet"
-_URL = re.compile(r"https?://[A-Za-z0-9\[][^\s'\"$`\\,<>]*")
+_TEXT = re.compile(r"[!-~]+")  # of a URL: ASCII without blanks and control characters
+_UNSAFE = frozenset("'\"$`\\,<>")  # they mean something to a shell, to Triton's options or to a manifest
+_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
+LARGEST_INT = 2**31 - 1
+"""Triton's options hold 32 bits"""
 _NAME = re.compile(r"[A-Za-z0-9._/-]+")
 
 
@@ -30,12 +36,14 @@ class Tracing:
     """name of the service; None: the environment variable OTEL_SERVICE_NAME, without it dyndet"""
 
     def __post_init__(self) -> None:
-        if not _URL.fullmatch(self.url):
+        if not _is_url(self.url):
             raise InputError(
                 f"{self.url!r} is not the URL of a collector; give one such as http://127.0.0.1:4318/v1/traces"
             )
-        if self.rate < 0:
-            raise InputError(f"the trace rate must be at least 0, not {self.rate}; 10 traces every tenth request")
+        if not 0 <= self.rate <= LARGEST_INT:
+            raise InputError(
+                f"the trace rate must be from 0 to {LARGEST_INT}, got {self.rate}; 10 traces every tenth request"
+            )
         if not _NAME.fullmatch(self.service_name):
             raise InputError(
                 f"the service name {self.service_name!r} is not accepted; use letters, digits, '.', '_', '/' and '-'"
@@ -62,3 +70,18 @@ class Tracing:
     def environment(self) -> Mapping[str, str]:
         """Environment variables of the server, for the spans of its models."""
         return {ENDPOINT_VARIABLE: self.url, SERVICE_VARIABLE: self.service_name}
+
+
+def _is_url(text: str) -> bool:
+    """Whether it is an HTTP URL with a host and, if it has one, a possible port."""
+    if not _TEXT.fullmatch(text) or _UNSAFE & set(text):
+        return False
+    try:
+        parts = urllib.parse.urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        if "[" in parts.netloc:
+            ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    is_host = "[" in parts.netloc or _HOST.fullmatch(host) is not None
+    return parts.scheme in ("http", "https") and is_host and (port is None or port > 0)

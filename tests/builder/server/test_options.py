@@ -17,11 +17,14 @@ from dyndet_builder.server.options import ServerOptions
         ({"grpc_port": 0}, "grpc_port must be a port from 1 to 65535, got 0"),
         ({"metrics_port": 65536}, "metrics_port must be a port from 1 to 65535, got 65536"),
         ({"http_port": 9000, "metrics_port": 9000}, "three different ports, got 9000, any, 9000"),
-        ({"log_verbose": -1}, "log_verbose must be at least 0, got -1"),
+        ({"log_verbose": -1}, "log_verbose must be from 0 to 2147483647, got -1"),
         ({"model_control": "all"}, "model_control must be none, poll, explicit; got 'all'"),
         ({"start_attempts": 0}, "start_attempts must be at least 1, got 0"),
         ({"host": "0.0.0.0"}, "other machines can reach the host '0.0.0.0'.*consent with --expose"),
         ({"host": "nowhere.invalid", "expose": True}, "cannot listen on host 'nowhere.invalid'.*an IPv4 address"),
+        ({"host": "2130706433"}, "cannot listen on host '2130706433'"),
+        ({"host": "0x7f000001"}, "cannot listen on host '0x7f000001'"),
+        ({"host": "127.1"}, "cannot listen on host '127.1'"),
         ({"host": ""}, "the host is empty"),
         ({"ready_timeout_s": float("nan")}, "ready_timeout_s must be a number of seconds from 0 to 1000000, got nan"),
         ({"stop_timeout_s": -1.0}, "stop_timeout_s must be a number of seconds from 0 to 1000000, got -1"),
@@ -61,3 +64,18 @@ def test_a_bad_stop_timeout_in_the_environment_is_one_sentence(
     assert run(dyndet, ["serve", str(tmp_path)]) == 2
     said = f"DYNDET_STOP_TIMEOUT_S must be a number of seconds from 0 to 1000000, got {text!r}"
     assert capsys.readouterr().err.strip().endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--docker", "--no-restart"], "--no-restart belongs to the embedded server"),
+        (["--docker", "--expose"], "--expose belongs to the embedded server"),
+        (["--allow-known-holes"], "--allow-known-holes belongs to --docker"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(dyndet, ["serve", str(tmp_path), *options]) == 2
+    assert said in capsys.readouterr().err

@@ -58,7 +58,9 @@ def test_docker_and_deployments_trace_with_the_same_flags_variables_and_packages
 
 @pytest.mark.parametrize(
     ("url", "rate", "said"),
-    [("localhost:4318", 0, "not the URL of a collector"), ("http://c/$(x)", 0, "URL"), (_URL, -1, "trace rate")],
+    [("localhost:4318", 0, "not the URL of a collector"), ("http://c/$(x)", 0, "URL"), (_URL, -1, "trace rate")]
+    + [(_URL, 2**31, "trace rate")]
+    + [(url, 0, "URL") for url in ("http://", "http://h:0/v1", "http://h:99999/", "http://[::1:4318/v1", "http://h\n")],
 )
 def test_impossible_settings_are_refused(url: str, rate: int, said: str) -> None:
     with pytest.raises(InputError, match=said):
@@ -69,7 +71,7 @@ def test_impossible_settings_are_refused(url: str, rate: int, said: str) -> None
 
 def test_a_rate_is_for_traces_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(dyndet, ["serve", str(tmp_path), "--trace-rate", "1"]) == 2
-    assert "--trace-rate belongs to --trace" in capsys.readouterr().err
+    assert "--trace-rate needs --trace URL" in capsys.readouterr().err
 
 
 class _Request:
