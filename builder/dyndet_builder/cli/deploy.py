@@ -30,7 +30,7 @@ command.add_command(push_command)
 command.add_command(rollback_command)
 
 
-@command.command("render")
+@command.command("render", short_help="Render the files of a deployment.")
 @click.argument("repository", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--model", help="Name of the detector, if REPOSITORY holds several; the others are left out.")
@@ -118,7 +118,7 @@ def render_command(repository: Path, output: Path, model: str | None, **given: o
         click.echo(f"Note: {note.replace('**', '').replace('`', '')}.")
 
 
-@command.command("plan")
+@command.command("plan", short_help="Estimate the replicas for a latency promise.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--request-rate", type=float, required=True, help="Requests per second of all clients together.")
 @click.option("--promise", required=True, help="Promised latency, such as p95:20ms or 12ms (the mean).")

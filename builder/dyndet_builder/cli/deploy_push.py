@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from dynamicdet.aliases import Progress, silent
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.remote_options import Comparer, compare_options, remote_server
+from dyndet_builder.cli.remote_options import Comparer, Seconds, compare_options, remote_server
 from dyndet_builder.deployment.agreement import Agreement
 from dyndet_builder.repository.rendered import read_rendered
-from dyndet_builder.server.remote import Deployed
+from dyndet_builder.server.remote import Deployed, RemoteServer
 
 _SHOWN = 10
 
@@ -38,10 +42,16 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--wait",
         "wait_s",
-        type=click.FloatRange(0),
+        type=Seconds(),
         default=60.0,
         show_default=True,
         help="Seconds to wait for another push of the same detector.",
+    )
+    @click.option(
+        "--change-contract",
+        is_flag=True,
+        help="Switch also if the input size or the class names differ from those in use; connected clients then fail, "
+        "or name objects wrongly, until they connect again.",
     )
     @functools.wraps(command)
     def with_server(
@@ -51,29 +61,36 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metrics_url: str | None,
         admin_header: str | None,
         wait_s: float,
+        change_contract: bool,
         **options: Any,
     ) -> Any:
         server = remote_server(
-            url=url, models=models, metrics_url=metrics_url, admin_header=admin_header, wait_s=wait_s
+            url=url,
+            models=models,
+            metrics_url=metrics_url,
+            admin_header=admin_header,
+            wait_s=wait_s,
+            change_contract=change_contract,
         )
         return command(server=server, **options)
 
     return with_server
 
 
-@click.command("push")
+@click.command("push", short_help="Replace a served detector with a new build.")
 @click.argument("repository", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--model", help="The detector to push.  [default: the repository's]")
 @_server_options
 @compare_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def push_command(repository: Path, model: str | None, server: Any, comparer: Comparer, as_json: bool) -> None:
-    """Replace a served detector by a new build, without losing a request.
+def push_command(repository: Path, model: str | None, server: RemoteServer, comparer: Comparer, as_json: bool) -> None:
+    """Replace a served detector with a new build, without losing a request.
 
     The new build is put beside the running one. When it is loaded, warm and answers on both routes, the server switches
     to it, and the old build is unloaded. If the new build fails before that, the old one stays in use, and the new one
     is removed. The old build is stored in MODELS/NAME.previous.tar, for `dyndet deploy rollback`. Other models of the
-    folder are not touched.
+    folder are not touched. A build with another input size or other class names is refused, because connected clients
+    depend on them; see --change-contract.
 
     Exit status 6: the server refuses, or the new build does not load or does not answer. Exit status 8: the new build
     does not agree with the running one. Nothing has changed in either case.
@@ -84,21 +101,22 @@ def push_command(repository: Path, model: str | None, server: Any, comparer: Com
       dyndet deploy push build/models --url gpu-host:8001 --models /mnt/models --compare photos --require-agreement 98%
     """
     name = model if model is not None else read_rendered(repository).model
-    with step_bars() as show:
+    with _steps() as show:
         _run(
             lambda: server.deploy(repository, name, before_switch=comparer.with_progress(show), progress=show),
             comparer,
             f"{server.url} serves the build of {repository} as {name}",
+            back=f"Back to the build before: {_rollback(server, name)}",
             as_json=as_json,
         )
 
 
-@click.command("rollback")
+@click.command("rollback", short_help="Go back to the build before the last push.")
 @click.option("--model", default="dyndet", show_default=True, help="The detector to take back.")
 @_server_options
 @compare_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def rollback_command(model: str, server: Any, comparer: Comparer, as_json: bool) -> None:
+def rollback_command(model: str, server: RemoteServer, comparer: Comparer, as_json: bool) -> None:
     """Go back to the build that the last push replaced, without losing a request.
 
     The earlier build, with its operating points, is pushed as `dyndet deploy push` does it. The build that was running
@@ -108,16 +126,28 @@ def rollback_command(model: str, server: Any, comparer: Comparer, as_json: bool)
     Example:
       dyndet deploy rollback --model street --url gpu-host:8001 --models /mnt/models
     """
-    with step_bars() as show:
+    with _steps() as show:
         _run(
             lambda: server.rollback(model, before_switch=comparer.with_progress(show), progress=show),
             comparer,
             f"{server.url} serves the earlier build of {model} again",
+            back=f"Back to the newer build: {_rollback(server, model)}",
             as_json=as_json,
         )
 
 
-def _run(act: Callable[[], Deployed], comparer: Comparer, done: str, *, as_json: bool) -> None:
+def _steps() -> AbstractContextManager[Progress]:
+    """Progress bars where somebody sees them move."""
+    return step_bars() if sys.stderr.isatty() else nullcontext(silent)
+
+
+def _rollback(server: RemoteServer, model: str) -> str:
+    """The command that goes back, to be copied; the admin key stays out of it."""
+    words = ["dyndet", "deploy", "rollback", "--model", model, "--url", server.url, "--models", server.models]
+    return shlex.join(words if server.metrics_url is None else [*words, "--metrics-url", server.metrics_url])
+
+
+def _run(act: Callable[[], Deployed], comparer: Comparer, done: str, *, back: str, as_json: bool) -> None:
     """Push, then print; a comparison is printed also if the push failed because of it."""
     deployed = None
     try:
@@ -136,7 +166,7 @@ def _run(act: Callable[[], Deployed], comparer: Comparer, done: str, *, as_json:
     for note in (*comparer.notes, *deployed.notes):
         click.echo(f"Note: {note}.")
     if deployed.can_roll_back:
-        click.echo(f"`dyndet deploy rollback --model {deployed.models[-1]}` goes back to the build before.")
+        click.echo(back)
 
 
 def show_agreement(console: Console, agreement: Agreement) -> None:

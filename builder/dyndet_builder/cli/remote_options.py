@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,22 @@ class _Share(click.ParamType):  # type: ignore[type-arg]
             number = -1.0
         if not 0 <= number <= 1:  # 98 would be 9800 %
             self.fail(f"{text!r} is not a share; give one such as 98% or 0.98", param, ctx)
+        return number
+
+
+class Seconds(click.FloatRange):
+    """A finite number of seconds, not below 0."""
+
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Fails if it is negative or not finite."""
+        number = float(super().convert(value, param, ctx))  # type: ignore[arg-type]
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number of seconds", param, ctx)
         return number
 
 
@@ -92,8 +109,21 @@ def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def remote_server(
-    *, url: str, models: str, metrics_url: str | None, admin_header: str | None, wait_s: float = 60.0
+    *,
+    url: str,
+    models: str,
+    metrics_url: str | None,
+    admin_header: str | None,
+    wait_s: float = 60.0,
+    change_contract: bool = False,
 ) -> RemoteServer:
     """The server that these options name."""
     headers = admin_headers() if admin_header is None else read_headers([admin_header])
-    return RemoteServer(url=url, models=models, metrics_url=metrics_url, admin_headers=headers, wait_s=wait_s)
+    return RemoteServer(
+        url=url,
+        models=models,
+        metrics_url=metrics_url,
+        admin_headers=headers,
+        wait_s=wait_s,
+        change_contract=change_contract,
+    )

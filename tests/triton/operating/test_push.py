@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import text_format
 from PIL import Image
+from tritonclient.grpc import model_config_pb2 as pb
 
 from dynamicdet.errors import InputError, ServerError
 from dyndet_builder.cli import dyndet, run
@@ -240,6 +242,38 @@ def test_an_object_store_is_pushed_to_and_taken_back_and_a_lock_there_ends_with_
         lock.write_text(json.dumps({"token": "another", "owner": "somebody", "time": time.time() - 1000}))
         store.rollback("street")
     assert route(server) == answer and set(answers) == {"easy", "hard"} and not lock.exists()
+
+
+def test_a_damaged_build_in_use_is_replaced_and_does_not_stop_the_pushes_after_it(
+    server: TritonServer, remote: RemoteServer, builds: Callable[..., Path]
+) -> None:
+    answer = route(server)
+    one, other = (0.5, 0.3) if answer == "hard" else (0.3, 0.5)
+    (server.repository / "street" / "config.pbtxt").write_text("garbage {")
+    pushed = remote.deploy(builds(one, "fused"), "street")
+    assert route(server) != answer and not pushed.can_roll_back
+    assert any("not stored, because it was not whole: street/config.pbtxt is damaged" in note for note in pushed.notes)
+    assert [name for name in contents(server) if "next" in name or name.startswith(".")] == []
+    assert remote.deploy(builds(other, "fused"), "street").can_roll_back and route(server) == answer
+
+
+def test_a_build_with_other_class_names_is_refused_before_anything_is_written(
+    server: TritonServer, remote: RemoteServer, builds: Callable[..., Path]
+) -> None:
+    before, answer, change = contents(server), route(server), "Größe"
+    other = builds(0.3 if answer == "easy" else 0.5, "fused", "renamed")
+    config = other / "street" / "config.pbtxt"
+    read = text_format.Parse(config.read_text(), pb.ModelConfig())
+    names = json.loads(read.parameters["dyndet_class_names"].string_value)
+    read.parameters["dyndet_class_names"].string_value = json.dumps(
+        ["other" if one == change else one for one in names]
+    )
+    config.write_text(text_format.MessageToString(read))
+    with pytest.raises(InputError, match=f"class {names.index(change)} is 'other' instead of '{change}'.*--name"):
+        remote.deploy(other, "street")
+    assert (contents(server), route(server)) == (before, answer)
+    replace(remote, change_contract=True).deploy(other, "street")
+    assert route(server) != answer
 
 
 def test_asking_for_rights_unloads_nothing(server: TritonServer, remote: RemoteServer) -> None:

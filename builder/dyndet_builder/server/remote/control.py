@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import ServerError
 from dyndet_client.errors import ServerUnreachableError
+from dyndet_client.protocol import cause_of
 from dyndet_client.transport import triton_client
 
 ADMIN_HEADER = "dyndet-admin"
@@ -52,8 +53,8 @@ class ModelControl:
             except InferenceServerException as error:
                 if "not allowed" in str(error.message()) or "polling" in str(error.message()):
                     raise ServerError(
-                        f"the server at {self.url} does not let clients load models ({error.message()}); start it with "
-                        "--model-control-mode=explicit"
+                        f"the server at {self.url} does not let clients load models; start it with `dyndet serve "
+                        "--model-control explicit`, or Triton with --model-control-mode=explicit"
                     ) from error
             return version
 
@@ -83,10 +84,14 @@ class ModelControl:
         """
         if self._is_server_ready():
             return
-        names = tuple(names)
-        for name in names:
-            self._ask(partial(self._load_empty, name))
-        self.unload(names)
+        names = set(names)
+        failed = names & self._failed()
+        for group in (failed, names - failed):  # a reset takes seconds, and mostly only one model failed
+            for name in sorted(group):
+                self._ask(partial(self._load_empty, name))
+            self.unload(group)
+            if self._is_server_ready():
+                return
         deadline = time.monotonic() + _FORGOTTEN_S  # another model may have failed, too
         while not self._is_server_ready() and time.monotonic() < deadline:
             time.sleep(_POLL_S)
@@ -95,14 +100,22 @@ class ModelControl:
         """Whether a model is loaded."""
         return self._ask(lambda client: bool(client.is_model_ready(name)))
 
-    def parameters(self, name: str) -> Mapping[str, str] | None:
-        """The parameters in the configuration of a loaded model; None if it is not loaded."""
+    def config(self, name: str) -> Mapping[str, Any] | None:
+        """The configuration of a loaded model as JSON; None if it is not loaded."""
         if not self.is_ready(name):
             return None
         answer: dict[str, Any] = self._ask(
             lambda client: client.get_model_config(name, headers=self._headers, as_json=True)
         )
-        found = answer.get("config", {}).get("parameters", {})
+        found: dict[str, Any] = answer.get("config", {})
+        return found
+
+    def parameters(self, name: str) -> Mapping[str, str] | None:
+        """The parameters in the configuration of a loaded model; None if it is not loaded."""
+        config = self.config(name)
+        if config is None:
+            return None
+        found = config.get("parameters", {})
         return {key: str(value.get("string_value", "")) for key, value in found.items()}
 
     def wait_until_idle(self, names: Sequence[str], *, quiet_s: float, longest_s: float) -> None:
@@ -126,6 +139,11 @@ class ModelControl:
 
     def _unload(self, name: str, client: triton.InferenceServerClient) -> None:
         client.unload_model(name, headers=self._headers, unload_dependents=False)
+
+    def _failed(self) -> set[str]:
+        """Models that the server could not load; for one that was unloaded, it gives the reason "unloaded"."""
+        index = self._ask(lambda client: client.get_model_repository_index(headers=self._headers))
+        return {one.name for one in index.models if one.state == "UNAVAILABLE" and one.reason not in ("", "unloaded")}
 
     def _is_gone(self, name: str) -> bool:
         index = self._ask(lambda client: client.get_model_repository_index(headers=self._headers))
@@ -169,5 +187,5 @@ def _server_errors(url: str) -> Iterator[None]:
                 "dyndet deployment, or give --admin-header"
             ) from error
         if str(error.status()).endswith("UNAVAILABLE"):
-            raise ServerUnreachableError(f"no Triton server answers at {url}: {reason}") from error
+            raise ServerUnreachableError(f"no Triton server answers at {url} ({cause_of(error)})") from error
         raise ServerError(f"the server at {url} refused: {reason}") from error

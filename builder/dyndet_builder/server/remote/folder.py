@@ -106,7 +106,7 @@ class Folder(Storage):
 
     def move_file(self, source: str, target: str) -> None:
         """Rename a file beside the models."""
-        with writing_to(self.where):
+        with writing_to(str(self.folder / target)):
             (self.folder / source).replace(self.folder / target)
 
     def remove(self, name: str) -> None:

@@ -41,12 +41,10 @@ def folder_lock(path: Path, *, wait_s: float, busy: str) -> Iterator[None]:
             file = path.open("a+")
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-        with file:
+        with _closing_quietly(file):
             if _locked(file, path):
                 try:
-                    file.truncate(0)
-                    file.write(_owner())
-                    file.flush()
+                    _sign(file, path)
                     yield
                 finally:
                     with suppress(OSError):
@@ -57,6 +55,26 @@ def folder_lock(path: Path, *, wait_s: float, busy: str) -> Iterator[None]:
         if time.monotonic() >= deadline:
             raise _refusal(busy, owner, wait_s)
         time.sleep(_POLL_S)
+
+
+@contextmanager
+def _closing_quietly(file: Any) -> Iterator[None]:
+    """Close a file; what a full disk did not take is reported already."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.close()
+
+
+def _sign(file: Any, path: Path) -> None:
+    """Write who holds the lock."""
+    try:
+        file.truncate(0)
+        file.write(_owner())
+        file.flush()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _locked(file: Any, path: Path) -> bool:

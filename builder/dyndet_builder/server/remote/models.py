@@ -64,6 +64,8 @@ class Models:
     """the model that takes image files"""
     push: str
     """value of its `PUSH_PARAMETER`; empty if it was copied by hand"""
+    damaged: str | None = None
+    """what of it is missing or cannot be read, in a few words; None if it is whole"""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,13 +97,24 @@ def read_models(storage: Storage, detector: str) -> Models | None:
     encoded = f"{detector}{SUFFIX}"
     found = read_config(storage, encoded)
     calls = None if found is None else found.parameters[DETECTOR_PARAMETER].string_value
-    return Models(
+    models = Models(
         detector=detector,
         public=detector,
-        stages={} if _parameter(config, TOPOLOGY_PARAMETER) == "fused" else _stages(storage, detector),
+        stages=_stages(storage, detector, fused=_parameter(config, TOPOLOGY_PARAMETER) == "fused"),
         encoded=encoded if calls in (detector, next_of(detector)) else None,
         push=_parameter(config, PUSH_PARAMETER),
     )
+    return replace(models, damaged=next(filter(None, (_damage(storage, name) for name in models.names)), None))
+
+
+def read_source(storage: Storage, detector: str) -> Models:
+    """The models of a build that is to be pushed. Raises InputError if it is not there, or not whole."""
+    found = read_models(storage, detector)
+    if found is None:
+        raise InputError(f"{storage.where} holds no detector {detector!r}")
+    if found.damaged is not None:
+        raise InputError(f"{storage.where} holds no whole build of {detector!r}: {found.damaged}; render it again")
+    return found
 
 
 def stages_in(parameters: Mapping[str, str], detector: str) -> set[str]:
@@ -136,8 +149,30 @@ def belongs_to(storage: Storage, name: str, detector: str) -> bool:
         return False
     if owner := _parameter(config, PUSHED_FOR_PARAMETER):
         return owner == detector
+    if _damage(storage, name) is not None:  # no server can load it, and only its name says whose it was
+        return name in _names_of(detector)
     stage = _parameter(config, _STAGE_PARAMETER)
     return name == detector or (name == f"{detector}_{stage}" and stage in STAGES)
+
+
+def _names_of(detector: str) -> set[str]:
+    """All names that models of a detector can have, also during a push."""
+    public = (detector, f"{detector}{SUFFIX}")
+    slots: tuple[Slot, ...] = ("a", "b")
+    stages = {stage_name(detector, stage, slot) for stage in STAGES for slot in slots}
+    return {*public, *map(next_of, public), *stages}
+
+
+def _damage(storage: Storage, name: str) -> str | None:
+    """What keeps the configuration of a model from being read, in a few words; None if it can be read."""
+    content = storage.read(f"{name}/{CONFIG}")
+    if content is None:
+        return f"{name}/{CONFIG} is missing"
+    try:
+        text_format.Parse(content.decode(), pb.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError):
+        return f"{name}/{CONFIG} is damaged"
+    return None
 
 
 def digest(storage: Storage, models: Models) -> str:
@@ -200,7 +235,9 @@ def call(storage: Storage, name: str, models: Models) -> None:
 def adopt(storage: Storage, name: str, detector: str) -> None:
     """Mark a model that was copied by hand as one of a detector's, and let its folder be renamed."""
     config = read_config(storage, name)
-    if config is not None and config.name:
+    if config is None or _damage(storage, name) is not None:
+        return  # `belongs_to` knows a damaged one by its name
+    if config.name or not _parameter(config, PUSHED_FOR_PARAMETER):
         config.ClearField("name")
         config.parameters[PUSHED_FOR_PARAMETER].string_value = detector
         storage.write(f"{name}/{CONFIG}", text_format.MessageToString(config).encode())
@@ -215,20 +252,23 @@ def archive(storage: Storage, models: Models, path: Path) -> None:
                     tar.add(file, arcname=f"{name}/{file.relative_to(folder)}", recursive=False)
 
 
-def unpack(path: Path, folder: Path) -> None:
-    """Unpack an archive. Raises InputError if it is damaged."""
+def unpack(path: Path, folder: Path, *, title: str) -> None:
+    """Unpack an archive. Raises InputError if it is damaged; `title` names it there."""
     try:
         with tarfile.open(path) as tar:
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError) as error:
-        raise InputError(f"the archive of the build before is damaged: {error}") from error
+        raise InputError(
+            f"{title} is damaged, so there is no build to go back to; remove that file, or push the earlier build "
+            "from its repository"
+        ) from error
 
 
-def _stages(storage: Storage, detector: str) -> dict[str, str]:
+def _stages(storage: Storage, detector: str, *, fused: bool) -> dict[str, str]:
     content = storage.read(f"{detector}/{_SETTINGS}")
     try:
         stages = {} if content is None else json.loads(content)["stages"]
-        return {str(stage): str(one["model"]) for stage, one in stages.items()}
+        return {} if fused else {str(stage): str(one["model"]) for stage, one in stages.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{storage.where}/{detector}/{_SETTINGS} is damaged, or was written by another version; render the "

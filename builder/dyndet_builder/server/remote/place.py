@@ -61,7 +61,14 @@ class Place:
             return read_models(self.storage, self.detector)
         except InputError:
             push = push_of(self.storage, self.detector) or ""
-            return Models(detector=self.detector, public=self.detector, stages={}, encoded=None, push=push)
+            return Models(
+                detector=self.detector,
+                public=self.detector,
+                stages={},
+                encoded=None,
+                push=push,
+                damaged=f"{self.detector}/1/dyndet.json is damaged",
+            )
 
     def put_back(self, name: str, pending: str | None) -> None:
         """Undo the replacement of a model's files; `pending` is the archive that holds what they were."""
@@ -78,7 +85,7 @@ class Place:
     def unpacked(self, file: str) -> Iterator[Path]:
         """The models in an archive, in a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="dyndet-push-") as folder, self.storage.local(file) as path:
-            unpack(path, Path(folder))
+            unpack(path, Path(folder), title=f"{self.storage.where}/{file}")
             yield Path(folder)
 
     def recover(self) -> None:
@@ -97,10 +104,19 @@ class Place:
         there = push_of(self.storage, self.detector)
         for file in pending:
             if self._pushed_by(file) == there:
-                self.storage.move_file(file, self.archive_name)
+                self.keep(file)
             else:
                 self.storage.remove(file)
         self.remove_leftovers()
+
+    def keep(self, pending: str) -> InputError | None:
+        """Make a pending archive the one for the way back; if that fails, remove it and return the error."""
+        try:
+            self.storage.move_file(pending, self.archive_name)
+        except InputError as error:
+            self.storage.remove(pending)
+            return error
+        return None
 
     def _pushed_by(self, file: str) -> str | None:
         """Which push an archive waits for; None if the file is no such archive."""

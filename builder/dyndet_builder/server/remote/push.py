@@ -21,6 +21,7 @@ from pathlib import Path
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
+from dyndet_builder.server.remote.contract import check_contract, contract_of
 from dyndet_builder.server.remote.folder import Folder
 from dyndet_builder.server.remote.models import (
     PUSH_PARAMETER,
@@ -33,7 +34,8 @@ from dyndet_builder.server.remote.models import (
     digest,
     next_of,
     push_of,
-    read_models,
+    read_config,
+    read_source,
     rewrite,
     slot_of,
 )
@@ -83,12 +85,14 @@ class Push:
         metrics_url: str | None = None,
         wait_s: float = 60.0,
         settle_s: float = 3.0,
+        change_contract: bool = False,
         progress: Progress = silent,
     ) -> None:
         self._place = place
         self._metrics_url = metrics_url
         self._wait_s = wait_s
         self._settle_s = settle_s
+        self._change_contract = change_contract
         self._progress = progress
 
     def build(self, repository: Path, before_switch: Callable[[Candidate], None]) -> Deployed:
@@ -105,7 +109,9 @@ class Push:
                     "`dyndet deploy push` stores the build that it replaces"
                 )
             with self._place.unpacked(self._place.archive_name) as folder:
-                return self._push(Folder(folder), before_switch)
+                source = Folder(folder)
+                source.where = f"{self._place.storage.where}/{self._place.archive_name}"
+                return self._push(source, before_switch)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -117,7 +123,10 @@ class Push:
     def _push(self, source: Storage, before_switch: Callable[[Candidate], None]) -> Deployed:
         live = self._place.live()
         new = self._named(source, live)
-        running = live is not None and self._place.control.is_ready(self._place.detector)
+        if not self._change_contract:
+            self._check_contract(source)
+        self._check_free(new)
+        running = self._place.control.is_ready(self._place.detector)
         try:
             with self._explained(running=running):
                 self._step(0)
@@ -134,28 +143,25 @@ class Push:
             with suppress(DyndetError):  # the next push tries again
                 self._place.recover()
             raise
-        if pending is not None:
-            self._place.storage.move_file(pending, self._place.archive_name)
+        lost = self._lost(live, pending)
         self._step(4)
         notes = self._remove_old(live, new, quiet_s=max(self._settle_s, _QUIET_ANSWERS * slowest_s))
         self._step(5)
         switched = new.switched()
         return Deployed(
             models=(*(name for name in switched.names if name != switched.public), switched.public),
-            can_roll_back=self._place.archive_name in self._place.storage.files(),
-            notes=notes,
+            can_roll_back=not lost and self._place.archive_name in self._place.storage.files(),
+            notes=(*lost, *notes),
         )
 
     def _named(self, source: Storage, live: Models | None) -> Models:
         """The models of the new build under the names that they get beside the running one."""
-        given = read_models(source, self._place.detector)
-        if given is None:
-            raise InputError(f"{source.where} holds no detector {self._place.detector!r}")
+        given = read_source(source, self._place.detector)
         return given.beside(f"{digest(source, given)[:12]}-{self._free_slot(live)}")
 
     def _free_slot(self, live: Models | None) -> Slot:
         """The slot that neither the build in the folder nor the one in the server's memory uses."""
-        used = set() if live is None else {slot_of(live.push)}
+        used = set() if live is None or (live.damaged is not None and not live.push) else {slot_of(live.push)}
         if (loaded := self._place.control.parameters(self._place.detector)) is not None:
             used.add(slot_of(loaded.get(PUSH_PARAMETER, "")))
         if len(used) == 2:
@@ -165,15 +171,27 @@ class Push:
             )
         return "b" if "a" in used else "a"
 
-    def _put_beside(self, source: Storage, new: Models) -> None:
-        given = read_models(source, self._place.detector)
-        assert given is not None
+    def _check_contract(self, source: Storage) -> None:
+        """Raise InputError if clients of the build in use could not use the new one."""
+        detector = self._place.detector
+        live = self._place.control.config(detector) or read_config(self._place.storage, detector)
+        new = read_config(source, detector)
+        check_contract(
+            detector,
+            live=None if live is None else contract_of(live),
+            new=None if new is None else contract_of(new),
+        )
+
+    def _check_free(self, new: Models) -> None:
         for name in new.names:
             if self._place.storage.read(f"{name}/{CONFIG}") is not None:
                 raise InputError(
                     f"{self._place.storage.where} already holds a model {name!r}, a name that a push of "
                     f"{self._place.detector!r} needs; rename or remove that model"
                 )
+
+    def _put_beside(self, source: Storage, new: Models) -> None:
+        given = read_source(source, self._place.detector)
         with self._place.storage.staging(self._place.detector) as staging:
             for name, own in zip(given.names, new.names, strict=True):
                 copy_model(source, name, staging / own)
@@ -182,8 +200,16 @@ class Push:
 
     def _load_beside(self, new: Models) -> float:
         """Load and probe the new build; returns its slowest answer, seconds."""
-        self._place.control.load(*new.stages.values())
-        self._place.control.load(new.public)
+        try:
+            self._place.control.load(*new.stages.values())
+            self._place.control.load(new.public)
+        except ServerError as error:
+            if "failed to poll" not in str(error):
+                raise
+            raise ServerError(
+                f"the server at {self._place.control.url} does not find {new.names[0]!r} in its model folder; is "
+                f"{self._place.storage.where} the folder that it reads? If it is, the server's log says why"
+            ) from error
         slowest_s = probe(self._place.control.url, new.public, metrics_url=self._metrics_url)
         if new.encoded is not None:
             self._place.control.load(new.encoded)
@@ -206,12 +232,20 @@ class Push:
 
     def _store(self, live: Models | None, new: Models) -> str | None:
         """Store the running build in an archive that counts as soon as `new` has taken its place."""
-        if live is None:
+        if live is None or live.damaged is not None:
             return None
         name = self._place.pending_name(new.push)
         with self._place.storage.writing(name) as file:
             archive(self._place.storage, live, file)
         return name
+
+    def _lost(self, live: Models | None, pending: str | None) -> tuple[str, ...]:
+        """Store the replaced build for the way back; if that is not possible, return why: the new one is in use."""
+        if live is not None and live.damaged is not None:
+            return (f"the build before is not stored, because it was not whole: {live.damaged}",)
+        if pending is not None and (error := self._place.keep(pending)) is not None:
+            return (f"the new build is in use; the build before could not be stored: {error}",)
+        return ()
 
     def _switch(self, new: Models, pending: str | None) -> None:
         """Switch the public model and the one that takes image files; if anything fails, switch back."""
@@ -252,10 +286,11 @@ class Push:
         if live is not None:
             if live.encoded is not None and new.encoded is None:
                 notes.append(f"{live.encoded} of the build before stays, because the new build has no such model")
-            self._place.control.wait_until_idle(
-                tuple(live.stages.values()), quiet_s=quiet_s, longest_s=_LONGEST_DRAIN_S
-            )
         try:
+            if live is not None:
+                self._place.control.wait_until_idle(
+                    tuple(live.stages.values()), quiet_s=quiet_s, longest_s=_LONGEST_DRAIN_S
+                )
             self._place.remove_leftovers()
         except DyndetError as error:
             notes.append(f"the build before was not removed completely, which the next push tries again: {error}")

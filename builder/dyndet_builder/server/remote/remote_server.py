@@ -9,10 +9,13 @@ from pathlib import Path
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
+from dyndet_bench.measuring.own_metrics import OwnMetrics
 from dyndet_builder.engines.record import check_engines_there
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
+from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.server.remote.control import ADMIN_HEADER, ADMIN_VARIABLE, ModelControl
 from dyndet_builder.server.remote.folder import Folder
+from dyndet_builder.server.remote.models import read_source
 from dyndet_builder.server.remote.objects import ObjectStore
 from dyndet_builder.server.remote.place import Place
 from dyndet_builder.server.remote.push import Candidate, Deployed, Push
@@ -21,6 +24,8 @@ from dyndet_client.settings import Connection
 
 __all__ = ["ADMIN_HEADER", "ADMIN_VARIABLE", "Candidate", "Deployed", "RemoteServer", "admin_headers"]
 
+_LONGEST_NAME = 200
+"""a push adds to the name, and file systems take 255 bytes"""
 _GRPC_PREFIX = "triton-grpc-protocol-"
 """prefix that Triton expects in the name of a restricted protocol's header"""
 
@@ -39,6 +44,13 @@ def _storage_at(models: str) -> Storage:
     if not folder.is_dir():
         raise InputError(f"{folder}, where the server reads its models, does not exist on this machine")
     return Folder(folder)
+
+
+def _check_name(detector: str) -> None:
+    """Raise InputError for a name that no rendered detector has, or that makes too long a file name."""
+    RenderOptions(name=detector)
+    if len(detector) > _LONGEST_NAME:
+        raise InputError(f"model name {detector[:20]!r}... has {len(detector)} characters; at most {_LONGEST_NAME} fit")
 
 
 def _nothing(_candidate: Candidate) -> None:
@@ -60,9 +72,13 @@ class RemoteServer:
     """longest time to wait for another push of the same detector"""
     settle_s: float = 3.0
     """seconds without a request after which the stage models of a replaced build are unloaded"""
+    change_contract: bool = False
+    """whether a build may have another input size or other class names than the one in use"""
 
     def __post_init__(self) -> None:
         Connection.make(self.url, headers=self.admin_headers)  # refuses headers that cannot be sent
+        if self.metrics_url is not None:
+            OwnMetrics(self.metrics_url, "")  # refuses what is not an address
 
     def deploy(
         self,
@@ -80,12 +96,16 @@ class RemoteServer:
 
         If anything fails, the old build stays in use and the new one is removed. If this process is killed, the next
         push does that. Raises ServerError, in the server's own words, if it does not let clients load models, does not
-        load one or gives no right answer; InputError if `models` cannot be written, another push is running, or engines
-        are for another TensorRT.
+        load one or gives no right answer; InputError if the repository holds no such detector, `models` cannot be
+        written, another push is running, engines are for another TensorRT, or the input size or the class names differ
+        from those in use and `change_contract` is false.
         """
-        control = self._control()
+        push, control = self._push(detector, progress)
+        if not repository.is_dir():
+            raise InputError(f"{repository} is not a model repository: no such folder; `dyndet render` writes one")
+        read_source(Folder(repository), detector)
         check_engines_there(repository, self.url, control.check_allowed())
-        return self._push(control, detector, progress).build(repository, before_switch)
+        return push.build(repository, before_switch)
 
     def rollback(
         self,
@@ -99,9 +119,9 @@ class RemoteServer:
         The build that was running takes its place in the archive, so a second rollback returns to it. Raises InputError
         if there is no earlier build.
         """
-        control = self._control()
+        push, control = self._push(detector, progress)
         control.check_allowed()
-        return self._push(control, detector, progress).back(before_switch)
+        return push.back(before_switch)
 
     def update_points(self, repository: Path, detector: str) -> None:
         """Push only the operating points; a server that copied its models from a bucket loads the detector again."""
@@ -116,11 +136,16 @@ class RemoteServer:
     def _control(self) -> ModelControl:
         return ModelControl(self.url, self.admin_headers)
 
-    def _push(self, control: ModelControl, detector: str, progress: Progress) -> Push:
-        return Push(
+    def _push(self, detector: str, progress: Progress) -> tuple[Push, ModelControl]:
+        """What pushes to this detector, and its server's control. Raises InputError for a wrong name or folder."""
+        _check_name(detector)
+        control = self._control()
+        push = Push(
             Place(control, _storage_at(self.models), detector),
             metrics_url=self.metrics_url,
             wait_s=self.wait_s,
             settle_s=self.settle_s,
+            change_contract=self.change_contract,
             progress=progress,
         )
+        return push, control
