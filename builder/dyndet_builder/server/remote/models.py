@@ -104,7 +104,8 @@ def read_models(storage: Storage, detector: str) -> Models | None:
         encoded=encoded if calls in (detector, next_of(detector)) else None,
         push=_parameter(config, PUSH_PARAMETER),
     )
-    return replace(models, damaged=next(filter(None, (_damage(storage, name) for name in models.names)), None))
+    checked = (detector, *([] if found is None else [encoded]), *models.stages.values())
+    return replace(models, damaged=next(filter(None, (_damage(storage, name) for name in checked)), None))
 
 
 def read_source(storage: Storage, detector: str) -> Models:

@@ -38,6 +38,7 @@ from dyndet_builder.server.remote.models import (
     read_source,
     rewrite,
     slot_of,
+    stage_name,
 )
 from dyndet_builder.server.remote.place import Place
 from dyndet_builder.server.remote.probe import probe, probe_encoded
@@ -161,8 +162,13 @@ class Push:
 
     def _free_slot(self, live: Models | None) -> Slot:
         """The slot that neither the build in the folder nor the one in the server's memory uses."""
-        used = set() if live is None or (live.damaged is not None and not live.push) else {slot_of(live.push)}
-        if (loaded := self._place.control.parameters(self._place.detector)) is not None:
+        loaded = self._place.control.parameters(self._place.detector)
+        used: set[Slot] = set()
+        if live is not None and (live.damaged is None or live.push):
+            used.add(slot_of(live.push))
+        elif live is not None and loaded is None:  # its configuration does not tell
+            used.add("b" if stage_name(live.detector, "head1", "b") in live.names else "a")
+        if loaded is not None:
             used.add(slot_of(loaded.get(PUSH_PARAMETER, "")))
         if len(used) == 2:
             raise InputError(
