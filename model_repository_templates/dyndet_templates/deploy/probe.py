@@ -35,6 +35,7 @@ _SAMPLE = re.compile(r'^(\w+)\{[^}\n]*?model="([^"]+)"[^}\n]*\} (\S+)$', re.MULT
 _REASON = re.compile(r'reason="(\w+)"')
 _OVERLOAD = {"CANCELED", "REJECTED"}  # the caller gave up, or the queue was full: not the model's fault
 _REFUSED = {"bad_request", "cancelled", "refused"}  # errors of a detector that works
+_ENCODED = "_encoded"
 _STUB = b"triton_python_backend_stub"
 
 
@@ -172,20 +173,32 @@ class Counted:
         """The models that answered nothing since `before` although they had work.
 
         The detectors `asked` in vain had some, too: the probe's picture. That counts only if no model is busy, because
-        then it may wait for a model that another one calls.
+        then it may wait for a model that another one calls. A model with waiting requests is not stuck, either, while a
+        model that it calls is busy: its turn there has not come.
         """
-        silent, busy = [], False
-        for model in self.answers:
-            own, earlier = (self.routed, before.routed) if model in self.routed else (self.answers, before.answers)
-            if own[model] == earlier[model]:
-                silent.append(model)
-            else:
-                busy |= self.waiting[model] > 0
+        moved = {model for model in self.answers if self._answered(model) != before._answered(model, like=self)}
+        busy = [model for model in moved if self.waiting[model] > 0 or model in asked]
         return [
             model
-            for model in silent
-            if self.waiting[model] > 0 or self.failures[model] > before.failures[model] or (model in asked and not busy)
+            for model in self.answers
+            if model not in moved
+            and (
+                self.failures[model] > before.failures[model]
+                or (self.waiting[model] > 0 and not any(_calls(model, other) for other in busy))
+                or (model in asked and not busy)
+            )
         ]
+
+    def _answered(self, model: str, like: Counted | None = None) -> int:
+        return (self.routed if model in (like or self).routed else self.answers)[model]
+
+
+def _calls(model: str, other: str) -> bool:
+    """Whether `model` may wait for an answer of `other`: a detector for its stages, NAME_encoded for NAME, too."""
+    name = model.removesuffix(_ENCODED)
+    if other == name:
+        return model != name
+    return other.startswith(f"{name}_") and not other.endswith(_ENCODED)
 
 
 @dataclass(frozen=True)
