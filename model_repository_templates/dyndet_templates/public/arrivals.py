@@ -3,9 +3,10 @@
 The queue policy of Triton (`default_timeout_microseconds`, seen in 2.51) makes requests wait up to 0.5 s for nothing:
 with such a policy, the batcher is not woken up when an instance becomes free.
 
-So a client sends the parameter `dyndet_sent`, `CLOCK:MICROSECONDS`: a name of its clock, which is any word, and the
-time on it when the request was sent. The clocks of client and server need not agree: the least difference between them
-belongs to a request that did not wait. Rendering puts this file beside every public model. Needs only Python.
+So a client sends the parameter `dyndet_sent`, `CLOCK:MICROSECONDS`: a name of its clock, which is any word of up to 64
+characters, and the time on it when the request was sent. The clocks of client and server need not agree: the least
+difference between them belongs to a request that did not wait. Rendering puts this file beside every public model.
+Needs only Python.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections import OrderedDict
 
 SENT = "dyndet_sent"
 """the request's parameter"""
+_LONGEST_NAME = 64
+"""characters of a clock's name; the names of many clocks are kept in memory"""
 
 
 class Arrivals:
@@ -39,7 +42,7 @@ class Arrivals:
     def waited_us(self, sent: object) -> int:
         """Microseconds since a request was sent, by its parameter; 0 if there is none, or nothing to compare with."""
         name, _, text = str(sent).rpartition(":")
-        if not (name and text.isdecimal() and len(text) < 20):
+        if not (0 < len(name) <= _LONGEST_NAME and text.isdecimal() and len(text) < 20):
             return 0
         now_us = _now_us()
         difference = now_us - int(text)

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 FILE_NAME = "operating_points.json"
+_LONGEST_SHOWN = 60
+"""characters of a client's text that an error repeats"""
 
 
 class OperatingPoints:
@@ -40,7 +42,8 @@ class OperatingPoints:
         """The threshold of an operating point. Raises ValueError that names the known ones."""
         if name not in self._thresholds:
             known = ", ".join(sorted(self._thresholds))
-            raise ValueError(f"operating point {name!r} is not known; this model has {known}")
+            shown = repr(name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}...")
+            raise ValueError(f"operating point {shown} is not known; this model has {known}")
         return self._thresholds[name]
 
     def refresh(self) -> bool:

@@ -32,6 +32,8 @@ STATUSES = {
 }
 """Every code, and the name of the status that Triton sends with it (`TritonError.INVALID_ARG`, ...)."""
 
+_LONGEST_SENTENCE = 1000
+"""Characters. gRPC sends it as metadata, of which clients accept 16 kB, and a character can take 12 bytes there."""
 _CODED = re.compile(r"dyndet/([a-z-]+): (.*)", re.DOTALL)
 # Triton (2.51) gives every error of a BLS call the status INTERNAL: only its text says that nothing was computed.
 # Before a call, the Python backend asks whether the model is ready. A server that stops then says so, whatever the
@@ -48,6 +50,8 @@ class RequestError(Exception):
     """An error for one request; the others of the same call are answered."""
 
     def __init__(self, code: str, sentence: str, *, was_counted: bool = False) -> None:
+        if len(sentence) > _LONGEST_SENTENCE:
+            sentence = f"{sentence[:_LONGEST_SENTENCE]}..."
         super().__init__(f"dyndet/{code}: {sentence}")
         self.code = code
         self.sentence = sentence

@@ -22,6 +22,8 @@ def test_the_wait_is_known_whatever_the_clock_shows(ahead_s: float) -> None:
     for ago_s, waited_s in ((0.5, 0), (0.0, 0), (0.5, 0.5), (2.0, 2.0), (0.0, 0)):
         assert arrivals.waited_us(sent(ago_s, ahead_s=ahead_s)) / 1e6 == pytest.approx(waited_s, abs=0.2)
     assert arrivals.waited_us(sent(9, clock="b")) == 0  # another client, of which nothing is known
+    for ago_s in (0, 9):
+        assert arrivals.waited_us(sent(ago_s, clock="c" * 65)) == 0  # a name that nobody keeps in memory
 
 
 def test_a_request_that_finds_the_detector_idle_did_not_wait() -> None:
