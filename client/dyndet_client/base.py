@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from dynamicdet.errors import InputError
@@ -41,6 +42,7 @@ class BaseDetector:
         self._choice = self._checked(check_transport(transport))
         self._served: ServedModel | None = None
         self._closed = False
+        self._process = os.getpid()
         self._start()
 
     def _checked(self, choice: TransportChoice) -> TransportChoice:
@@ -88,3 +90,5 @@ class BaseDetector:
     def _check_open(self) -> None:
         if self._closed:
             raise InputError("this detector is closed; create a new one")
+        if self._process != os.getpid():  # its threads and its connection stayed behind
+            raise InputError("this detector belongs to the process that this one was forked from; create one here")

@@ -189,9 +189,16 @@ def reason_of(error: InferenceServerException) -> str:
     return code_and_reason_of(error)[1]
 
 
+_REQUEST_ID = re.compile(r"^\[request id: .*?\] ")
+"""What Triton puts before some of its texts."""
+_STOPPING, _IS_STOPPING = re.compile(r"Server is stopping|Server not ready"), "the server is stopping"
+
+
 def cause_of(error: InferenceServerException) -> str:
     """The innermost cause in gRPC's message: `Connection refused`, `Domain name not found`."""
-    text = reason_of(error)
+    text = _REQUEST_ID.sub("", reason_of(error))
+    if _STOPPING.search(text):
+        return _IS_STOPPING
     if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
         return "TLS handshake failed: the port speaks no TLS"
     handshake = re.search(r"handshake failed.*OPENSSL_internal:(\w+)", text)
@@ -237,11 +244,12 @@ def translate(
     if status == "CANCELLED":
         return ServerError(f"the request to {address} was cancelled ({reason})")
     kind = CODES.get(code) or _kind(status, reason, coded=bool(code))
+    cause = cause_of(error)
     if was_served and not code and _GOING.search(reason):
-        kind = ServerUnreachableError
+        kind, cause = ServerUnreachableError, _IS_STOPPING
     if kind is DeadlineExceededError or _REJECTED_LATE in reason:
         return deadline.rejected(address)
-    return kind(_SENTENCES[kind].format(model=model, address=address, reason=reason, cause=cause_of(error)))
+    return kind(_SENTENCES[kind].format(model=model, address=address, reason=reason, cause=cause))
 
 
 _REJECTED_LATE = "Request timeout expired"

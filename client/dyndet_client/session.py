@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -40,6 +41,24 @@ from dyndet_client.tracing import inference_span
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 _CLEAN_UP_S = 2.0
+NAME_ONE = "name one with model="
+"""The end of the error for a model that a server does not have."""
+_PART = re.compile(r"(?P<detector>.+?)(?P<slot>_b)?_(?:backbone1|head1|detector2|encoded)")
+
+
+def detectors_among(models: Iterable[str]) -> list[str]:
+    """The names in order, without models that are parts of a detector which is there, too.
+
+    >>> detectors_among(["street", "street_head1", "street_b_head1", "street_encoded", "other_head1"])
+    ['other_head1', 'street']
+    """
+    known = set(models)
+
+    def is_part(name: str) -> bool:
+        found = _PART.fullmatch(name)
+        return found is not None and bool(known & {found["detector"], found["detector"] + (found["slot"] or "")})
+
+    return sorted(name for name in known if not is_part(name))
 
 
 def _nothing() -> None:
@@ -206,8 +225,11 @@ class Session:
         for model in models:
             if model["name"] == self._model:
                 return f"{sentence}: {model.get('state', '')} {model.get('reason', '')}".rstrip(" :")
-        names = sorted(model["name"] for model in models if model.get("state") == "READY")
-        return f"the server at {self.address} has no model {self._model!r}; it serves {', '.join(names) or 'no model'}"
+        names = detectors_among(model["name"] for model in models if model.get("state") == "READY")
+        sentence = (
+            f"the server at {self.address} has no model {self._model!r}; it serves {', '.join(names) or 'no model'}"
+        )
+        return f"{sentence}; {NAME_ONE}" if names else sentence
 
     def _call(
         self, method: str, deadline: Deadline, *, ended: Callable[[], object] = _nothing, **arguments: Any

@@ -107,7 +107,8 @@ class AbandonedCalls:
     def __post_init__(self) -> None:
         if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1:
             raise InputError(f"limit must be a whole number of at least 1, not {shown(self.limit)}")
-        seconds("grace_s", self.grace_s)
+        if seconds("grace_s", self.grace_s) > _LONGEST_SILENCE_S:
+            raise InputError(f"grace_s must be at most {_LONGEST_SILENCE_S} seconds, not {shown(self.grace_s)}")
 
 
 @dataclass(frozen=True, kw_only=True)

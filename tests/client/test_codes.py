@@ -88,7 +88,6 @@ def test_a_code_of_a_later_server_becomes_the_general_error() -> None:
         ("stage toy_head1 failed: Model 'toy_head1' is not ready.", "INTERNAL", ModelNotReadyError),
         ("Request for unknown model: 'toy' is not found", "NOT_FOUND", ModelNotReadyError),
         ("This protocol is restricted, expecting header 'team'", "UNAVAILABLE", AccessDeniedError),
-        ("Server is stopping", "UNAVAILABLE", ServerUnreachableError),
         ("anything", "DEADLINE_EXCEEDED", DeadlineExceededError),
         ("stage toy_head1 failed: out of memory", "INTERNAL", ServerError),
     ],
@@ -131,9 +130,23 @@ def test_a_model_that_was_served_a_moment_ago_is_gone_because_its_server_stops()
         arguments = {"model": "toy", "address": "host:8001", "deadline": Deadline(5)}
         found = translate(error, **arguments, was_served=True)
         assert type(found) is ServerUnreachableError and may_help(Retries(), found)
+        assert str(found).endswith("(the server is stopping)")
         assert type(translate(error, **arguments)) is not ServerUnreachableError
     denied = InferenceServerException("This protocol is restricted, expecting header 'team'", "StatusCode.UNAVAILABLE")
     assert type(translate(denied, **arguments, was_served=True)) is AccessDeniedError
+
+
+def test_a_server_that_drains_says_so_without_what_triton_puts_before_it() -> None:
+    text = "[request id: <id_unknown>] Server is stopping, scheduler for model has stopped accepting new requests"
+    for said in (text, "Server is stopping", f"dyndet/server-stopping: stage toy_head1 failed: {text}"):
+        found = translated(said, "StatusCode.UNAVAILABLE")
+        assert type(found) is ServerUnreachableError
+        assert str(found) == "the server at host:8001 takes no requests now (the server is stopping)"
+
+
+def test_a_long_text_of_a_client_comes_back_cut() -> None:
+    """gRPC sends errors as metadata; an error of more than 16 kB there breaks the connection."""
+    assert len(str(refusals.RequestError("bad-picture", "\N{SNOWMAN}" * 100_000)).encode()) < 4000
 
 
 def test_an_error_of_a_called_model_keeps_its_code() -> None:

@@ -50,6 +50,8 @@ class Replica(Generic[S]):
     in_flight: int = 0
     problem: ServerError | None = None
     """why it is left out"""
+    was_told: bool = False
+    """whether the log says that it is left out"""
 
 
 class Replicas(Generic[S]):
@@ -115,12 +117,13 @@ class Replicas(Generic[S]):
             wait_s = min(balancing.first_pause_s * 2 ** min(replica.failures, 30), balancing.longest_pause_s)
             replica.retry_at = time.monotonic() + wait_s
             replica.is_up, replica.failures, replica.problem = False, replica.failures + 1, error
+        self._tell()
 
     def answered(self, replica: Replica[S]) -> None:
         """Give it its turns, if it has been left out."""
         if not replica.is_up:
             with self._lock:
-                replica.is_up, replica.failures, replica.problem = True, 0, None
+                replica.is_up, replica.failures, replica.problem, replica.was_told = True, 0, None, False
 
     def joined(self, replica: Replica[S], served: ServedModel) -> None:
         """Its model is known. Raises ServerError for another detector than that of the others."""
@@ -130,8 +133,11 @@ class Replicas(Generic[S]):
             if difference is None:
                 self._contract, replica.served = (address, contract), served
                 self.answered(replica)
-                return
-            replica.served = None
+            else:
+                replica.served, replica.was_told = None, True
+        if difference is None:
+            self._tell()
+            return
         error = ServerError(
             f"{address} and {replica.session.address} serve different detectors ({difference}): "
             "give the addresses of replicas of one detector"
@@ -139,6 +145,17 @@ class Replicas(Generic[S]):
         if not replica.failures:
             _log.warning("%s; %s gets no requests", error, replica.session.address)
         raise error
+
+    def _tell(self) -> None:
+        """Log those that are left out, each once, while others answer; if none does, the call has an error."""
+        with self._lock:
+            missing = [each for each in self.left_out() if each.problem is not None and not each.was_told]
+            if not any(each.is_up for each in self._known.values()):
+                return
+            for each in missing:
+                each.was_told = True
+        for each in missing:
+            _log.warning("%s is left out until it answers: %s", each.session.address, each.problem)
 
     def contract(self) -> ServedModel:
         """What the replicas serve. Raises the error of `nobody` if none is there."""

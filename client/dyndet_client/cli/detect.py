@@ -23,6 +23,7 @@ from dyndet_client.codec import Options
 from dyndet_client.detections import Detections
 from dyndet_client.detector import Detector
 from dyndet_client.protocol import printable
+from dyndet_client.session import NAME_ONE
 from dyndet_client.settings import Tls, TransportChoice
 
 BAD_PICTURES = 2
@@ -191,7 +192,7 @@ def _printable_errors() -> Iterator[None]:
     try:
         yield
     except DyndetError as error:
-        error.args = (printable(str(error)),)
+        error.args = (printable(str(error)).replace(NAME_ONE, "name one with --model"),)
         raise
 
 

@@ -42,6 +42,7 @@ class AsyncHttpSender:
         self._no_http = aiohttp.ClientResponseError
         self._no_json = rapidjson.JSONDecodeError
         self._client: Any = None
+        self._ended = False
 
     async def send(self, call: Call) -> Any:
         """Triton's answer."""
@@ -66,9 +67,13 @@ class AsyncHttpSender:
                 "the answer is not from Triton's HTTP endpoint", status="UNAVAILABLE"
             ) from error
         except self._failures as error:
+            if self._ended:
+                raise _closed() from error
             cause = str(error) or type(error).__name__
             raise InferenceServerException(cause, status="UNAVAILABLE") from error
         except RuntimeError as error:  # aiohttp: Session is closed
+            if self._ended:
+                raise _closed() from error
             raise InferenceServerException(str(error), status="CANCELLED") from error
         finally:
             call.ended()
@@ -82,6 +87,7 @@ class AsyncHttpSender:
 
     async def end(self) -> None:
         """End the connections."""
+        self._ended = True
         if self._client is not None:
             await self._client.close()
 
@@ -104,7 +110,7 @@ class HttpSender:
         with self._closing:  # what is handed over before the end is cancelled by it, what comes later is refused here
             if self._closed:
                 call.ended()
-                raise InferenceServerException("the connection is closed", status="CANCELLED")
+                raise _closed()
             answer = asyncio.run_coroutine_threadsafe(self._sender.send(call), self._loop)
         try:
             if in_flight is None:
@@ -112,7 +118,9 @@ class HttpSender:
             with in_flight.holding(answer.cancel):
                 return answer.result()
         except concurrent.futures.CancelledError as error:
-            raise InferenceServerException("cancelled", status="CANCELLED") from error
+            if self._closed:
+                raise _closed() from error
+            raise InferenceServerException("its loop was left", status="CANCELLED") from error
         except BaseException:
             answer.cancel()
             raise
@@ -139,6 +147,10 @@ class HttpSender:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._sender.end()
+
+
+def _closed() -> InferenceServerException:
+    return InferenceServerException("the connection is closed", status="CANCELLED")
 
 
 def _ssl_context(connection: Connection) -> Any:
