@@ -85,13 +85,11 @@ def read_marker(repository: Path) -> Marker:
 def detector_of(repository: Path | None, model: str | None) -> str:
     """The detector that a command is about: `model`, or else the only one in the repository, or else `dyndet`.
 
-    Raises InputError if the repository holds several detectors and none is named.
+    Raises InputError if the repository holds several detectors and none is named, or does not hold the named one.
     """
-    if model is not None:
-        return model
     if repository is None or not (repository / MARKER_FILE).is_file():
-        return DEFAULT_MODEL
-    return read_marker(repository).name_of(repository, None)
+        return DEFAULT_MODEL if model is None else model
+    return read_marker(repository).name_of(repository, model)
 
 
 def own_names(detector: str) -> tuple[str, ...]:

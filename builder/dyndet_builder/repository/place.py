@@ -13,6 +13,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.files import check_replaceable, whole_folder
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
+from dyndet_builder.repository.encoded import SUFFIX
 from dyndet_builder.repository.marker import MARKER_FILE, DetectorRecord, Marker, own_names, read_marker
 
 
@@ -57,11 +58,19 @@ def check_place(output: Path, name: str, *, add: bool) -> dict[str, DetectorReco
         )
     for other in present:
         shared = set(own_names(name)).intersection(own_names(other))
-        if other != name and shared:
+        if other == name or not shared:
+            continue
+        if name in shared or other in shared:
+            taken, owner = (name, other) if name in shared else (other, name)
+            use = "the model that takes image files" if taken.endswith(SUFFIX) else "a stage"
             raise InputError(
-                f"the detectors {name!r} and {other!r} in {output} would both have a model {min(shared)!r}; give "
-                "another --name"
+                f"the detectors {name!r} and {other!r} cannot both be in {output}: the name {taken!r} is reserved for "
+                f"{use} of {owner!r}; give another --name"
             )
+        raise InputError(
+            f"the detectors {name!r} and {other!r} in {output} would both have a model {min(shared)!r}; give another "
+            "--name"
+        )
     own = present[name].models if name in present else ()
     for model in own_names(name):
         if model not in own and (output / model).exists():

@@ -97,9 +97,12 @@ def test_another_name_is_refused_without_add(both: Path, bundle: Path, capsys: p
     assert list(read_marker(both).detectors) == ["whole", "split", "third"]
 
 
-@pytest.mark.parametrize("name", ["whole_head1", "whole_encoded"])
-def test_names_that_collide_are_refused(name: str, both: Path, bundle: Path) -> None:
-    with pytest.raises(InputError, match=f"'{name}' and 'whole' .* would both have a model '{name}'; give another"):
+@pytest.mark.parametrize(
+    ("name", "use"), [("whole_head1", "a stage"), ("whole_encoded", "the model that takes image files")]
+)
+def test_names_that_collide_are_refused(name: str, use: str, both: Path, bundle: Path) -> None:
+    """Also names of models that the other detector, which is fused, does not have."""
+    with pytest.raises(InputError, match=f"the name '{name}' is reserved for {use} of 'whole'; give another --name"):
         render(bundle, both, RenderOptions(name=name), add=True)
     (both / "mine_head1").mkdir()  # a model of somebody else
     with pytest.raises(InputError, match="mine_head1 is not part of a detector that dyndet rendered"):
