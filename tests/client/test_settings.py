@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from tenacity import RetryCallState, Retrying
 
 from dyndet_client import (
+    AbandonedCalls,
     AsyncDetector,
     BadRequestError,
     Detector,
@@ -112,6 +114,7 @@ def test_wrong_types_are_refused_where_a_detector_is_made(kind, wrong) -> None:
     [
         (KeepAlive, {"interval_s": 1e300}),
         (KeepAlive, {"timeout_s": 1e-9}),
+        (AbandonedCalls, {"grace_s": 1e18}),
         (KeepAlive, {"while_idle": None}),
         (Retries, {"first_wait_s": 10**400}),
         (Retries, {"attempts": "3"}),
@@ -160,6 +163,25 @@ def test_an_async_detector_belongs_to_one_event_loop() -> None:
     for again in (detector.connect, lambda: detector.detect(b""), detect_many, detector.close):
         with pytest.raises(InputError, match="belongs to the event loop that used it first"):
             asyncio.run(again())
+
+
+def test_a_forked_process_is_told_at_once_to_create_its_own_detector() -> None:
+    reader, writer = os.pipe()
+    detector = Detector("127.0.0.1:1", timeout=60)
+    child = os.fork()
+    if child == 0:
+        try:
+            detector.connect()
+        except InputError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    said = os.read(reader, 1000).decode()
+    os.close(reader)
+    assert said == "this detector belongs to the process that this one was forked from; create one here"
+    detector.close()
 
 
 def test_damaged_certificates_are_named(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -119,6 +120,28 @@ def test_liveness_fails_for_one_dead_stage_of_several_models_and_for_a_stopped_s
             os.kill(probed.server.pid, signal.SIGCONT)
         assert (status, "the server gave no answer" in said) == (1, True), said
     assert probed.probe("readiness", within_s=0.5)[0] == 1
+
+
+def test_a_model_that_waits_for_a_busy_detector_is_busy_too_and_one_that_waits_for_nobody_is_stuck() -> None:
+    """By the counters of a server on which an overload lasts longer than the probe waits."""
+    parse = importlib.import_module("dyndet_templates.deploy.probe").Counted.parse
+
+    def counted(answers: dict[str, int], waiting: dict[str, int]) -> object:
+        samples = [("nv_inference_request_success", *one) for one in answers.items()]
+        samples += [("nv_inference_pending_request_count", *one) for one in waiting.items()]
+        return parse("\n".join(f'{name}{{model="{model}",version="1"}} {value}' for name, model, value in samples))
+
+    names = ("toy", "toy_encoded")
+    before = counted({"toy": 5, "toy_encoded": 5}, {})
+    for waiting in ({"toy": 9, "toy_encoded": 3}, {"toy": 0, "toy_encoded": 3}):
+        assert counted({"toy": 6, "toy_encoded": 5}, waiting).stuck(before, names) == []
+        assert counted({"toy": 5, "toy_encoded": 5}, waiting).stuck(before, names) == ["toy", "toy_encoded"]
+        # The detector is not overloaded: it answered the probe's own pictures in time.
+        if not waiting["toy"]:
+            assert counted({"toy": 7, "toy_encoded": 5}, waiting).stuck(before, names[1:]) == ["toy_encoded"]
+    before = counted({"toy": 5, "toy_backbone1": 5, "toy_head1": 5, "other": 5}, {})
+    after = counted({"toy": 5, "toy_backbone1": 6, "toy_head1": 5, "other": 6}, {"toy": 1, "toy_head1": 1, "other": 1})
+    assert after.stuck(before, ()) == ["toy", "toy_head1"]  # `toy` may wait for the dead one of its stages
 
 
 def test_liveness_fails_if_a_process_hangs(tmp_path: Path) -> None:
