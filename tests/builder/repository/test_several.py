@@ -97,6 +97,13 @@ def test_another_name_is_refused_without_add(both: Path, bundle: Path, capsys: p
     assert list(read_marker(both).detectors) == ["whole", "split", "third"]
 
 
+def test_a_detector_that_a_repository_lacks_is_refused_before_a_server_is_asked(both: Path, capsys) -> None:
+    command = ["calibrate", "--target-latency", "50%", "--images", str(both), "--model", "nope"]
+    assert run(dyndet, [*command, "--repository", str(both)]) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert f"{both} holds no detector 'nope'; it holds the detectors 'whole' and 'split'" in text
+
+
 @pytest.mark.parametrize(
     ("name", "use"), [("whole_head1", "a stage"), ("whole_encoded", "the model that takes image files")]
 )
