@@ -230,7 +230,7 @@ def test_closing_a_detector_ends_what_other_threads_wait_for(toy, protocol) -> N
         for thread in threads:
             thread.join()
         assert time.monotonic() - started < 3
-    assert len(ended) == 3 and all("was cancelled" in text for text in ended)
+    assert len(ended) == 3 and all("was cancelled (the connection is closed)" in text for text in ended)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -240,10 +240,12 @@ def test_errors_are_the_same_over_both_protocols(toy, protocol) -> None:
         refused = "^the server refused the request: operating point 'turbo' is not known; this model has"
         with pytest.raises(UnknownOperatingPointError, match=refused):
             detector.detect(image(51), operating_point="turbo")
+        with pytest.raises(UnknownOperatingPointError, match=r"operating point 't{60}\.\.\.' is not known; this model"):
+            detector.detect(image(51), operating_point="t" * 100_000)
         with pytest.raises(ServerError, match=r"^model 'toy' at .* failed: stage .*head1 failed: ") as failed:
             detector.detect(image(51, green=FAIL_HEAD1))
         assert type(failed.value) is ServerError
-    with pytest.raises(ModelNotReadyError, match=r"no model 'absent'; it serves .*toy"):
+    with pytest.raises(ModelNotReadyError, match=r"no model 'absent'; it serves toy; name one with model=$"):
         Detector(url, "absent").connect()
     with pytest.raises(NotADetectorError, match="toy_head1"):
         Detector(url, "toy_head1").connect()

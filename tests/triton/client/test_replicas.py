@@ -101,12 +101,15 @@ def test_a_replica_that_is_killed_costs_no_call_and_gets_its_turns_back(first, r
     assert not [thread for thread in threading.enumerate() if thread.name == "dyndet-watch"]
 
 
-def test_one_replica_that_answers_is_enough_and_none_is_one_sentence(first, tmp_path, capsys) -> None:
+def test_one_replica_that_answers_is_enough_and_none_is_one_sentence(first, tmp_path, capsys, caplog) -> None:
     gone = [f"127.0.0.1:{port}" for port in free_ports(2)]
     picture = tmp_path / "street.png"
     picture.write_bytes(encode(image(51)))
     command = ["detect", str(picture), "--model", "toy", "--json", "--url", gone[0], "--url", first.grpc_url]
     assert run(dyndet, command) == 0 and '"difficulty": 0.2' in capsys.readouterr().out
+    assert [record.getMessage().partition(": no Triton")[0] for record in caplog.records] == [
+        f"{gone[0]} is left out until it answers"
+    ]
     with Detector([gone[0], first.grpc_url, gone[1]], "toy") as detector:
         assert [detector.detect(image(51)).difficulty for _ in range(4)] == pytest.approx([0.2] * 4)
     with pytest.raises(ServerUnreachableError, match=f"none of 2 replicas takes requests; one of them: .*{gone[0]}"):
