@@ -6,7 +6,7 @@ import itertools
 import re
 import time
 import urllib.parse
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ from dyndet_client.codec import parse_model
 _ANSWERED, _WAITING = "dyndet_routed_total", "nv_inference_pending_request_count"
 _SAMPLE = re.compile(r'^(\w+)\{[^}]*\bmodel="([^"]*)"[^}]*\} (\S+)$', re.MULTILINE)
 _PROBING = 0.02  # of an idle detector's time at most
+_SLOWER = 2.0  # than the slowest answer that was seen lately, before a wait counts as too long
+_REMEMBERED = 8  # answers
 _COMPUTES = 0.03  # share of a core; a server that waits uses far less
 
 
@@ -36,7 +38,7 @@ class Patience:
     probe_idle_s: float = 30.0
     """a detector that has answered nothing for so long gets a probe; at once if requests wait for it"""
     answer_within_s: float = 3.0
-    """longest wait for an answer while the server computes nothing"""
+    """longest wait for an answer while the server computes nothing; longer for a detector with slow answers"""
     busy_within_s: float = 60.0
     """longest wait for an answer while the server computes"""
     failed_probes: int = 2
@@ -108,7 +110,9 @@ class Health:
                 asked = questions(detector, [other for other in configs if _calls(configs[other]) == name])
                 known = before.get(name)
                 if known is None or known.questions != asked:
-                    known = _DetectorHealth(name, asked, self._api, self._patience)
+                    known = _DetectorHealth(
+                        name, asked, self._api, self._patience, warm_s=self._server.answers_s.get(name)
+                    )
                 self._detectors[name] = known
 
     def _dead_stub(self, processes: Sequence[Process | None]) -> str | None:
@@ -198,13 +202,19 @@ class Health:
 class _DetectorHealth:
     """Whether one detector answers."""
 
-    def __init__(self, name: str, asked: tuple[Question, ...], api: TritonApi, patience: Patience) -> None:
+    def __init__(
+        self, name: str, asked: tuple[Question, ...], api: TritonApi, patience: Patience, *, warm_s: float | None
+    ) -> None:
+        """`warm_s`: how long an answer took in the warm-up; None if there was none."""
         self.questions = asked
         self._name, self._api, self._patience = name, api, patience
         self._turns: Iterator[Question] = itertools.cycle(asked)
         self._probe: Probe | None = None
         self._images: float | None = None
         self._took_s = 0.0
+        self._warm_s = warm_s
+        self._waits_s = deque[float](maxlen=_REMEMBERED)
+        """how long the last answers took, as far as that was noticed"""
         self._alive()
 
     @property
@@ -215,6 +225,8 @@ class _DetectorHealth:
     def look(self, images: float | None, *, waits: bool, elapsed_s: float, computes: bool) -> str | None:
         """What is wrong; `images` are those that it has answered so far, `waits` tells whether requests wait."""
         if images is not None and images != self._images:
+            if self._images is not None:
+                self._waits_s.append(self._silent_s)
             self._images = images
             self._alive()
         if self._probe is None:
@@ -228,17 +240,25 @@ class _DetectorHealth:
                 return self._failure(probe.error)
             if probe.answered and not probe.refused:
                 self._took_s = probe.took_s
+                self._waits_s.append(probe.took_s)
                 self._alive()
                 return None
         self._silent_s += elapsed_s
         self._waited_s += 0.0 if computes else elapsed_s
-        if self._waited_s >= self._patience.answer_within_s:
+        if self._waited_s >= self._limit_s():
             return (
                 f"detector {self._name} hangs: it has answered nothing for {self._silent_s:.1f} s, and computes nothing"
             )
         if self._silent_s >= self._patience.busy_within_s:
             return f"detector {self._name} hangs: it computes, but has answered nothing for {self._silent_s:.0f} s"
         return None
+
+    def _limit_s(self) -> float:
+        """Longest wait for an answer while nothing computes: it follows answers that are slow without computing."""
+        seen = [*self._waits_s, *(() if self._warm_s is None else (self._warm_s,))]
+        if not seen:  # its first answer may take any time
+            return self._patience.busy_within_s
+        return min(max(self._patience.answer_within_s, _SLOWER * max(seen)), self._patience.busy_within_s)
 
     def _failure(self, reason: str) -> str | None:
         self._failed += 1

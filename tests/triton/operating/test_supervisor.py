@@ -151,6 +151,21 @@ def test_an_overloaded_server_does_not_hang(watched: _Watched) -> None:
     assert watched.said == []
 
 
+def test_slow_answers_are_no_fault_once_one_was_seen(tmp_path: Path) -> None:
+    """A detector that waits for something else computes nothing, and is slow from its start."""
+    repository = _detector(tmp_path)
+    (repository / "toy" / "1" / "slow").write_text("0.6")
+    said: list[str] = []
+    impatient = Patience(look_every_s=0.1, probe_idle_s=0.5, answer_within_s=0.3, busy_within_s=20)
+    with TritonServer(repository, ServerOptions(stop_timeout_s=0)) as server, ThreadPoolExecutor() as pool:
+        stop = threading.Event()
+        done = pool.submit(Supervisor(server=server, patience=impatient, restarts=_OFTEN, say=said.append).run, stop)
+        time.sleep(2.5)  # some two probes
+        stop.set()
+        done.result()
+        assert said == []
+
+
 def test_models_that_were_unloaded_stay_so_and_the_others_are_loaded_again(tmp_path: Path) -> None:
     repository = _detector(tmp_path)
     options = ServerOptions(model_control="explicit", stop_timeout_s=0)
