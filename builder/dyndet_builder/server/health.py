@@ -258,7 +258,8 @@ class _DetectorHealth:
         seen = [*self._waits_s, *(() if self._warm_s is None else (self._warm_s,))]
         if not seen:  # its first answer may take any time
             return self._patience.busy_within_s
-        return min(max(self._patience.answer_within_s, _SLOWER * max(seen)), self._patience.busy_within_s)
+        limit_s: float = max(self._patience.answer_within_s, _SLOWER * max(seen))
+        return min(limit_s, self._patience.busy_within_s)
 
     def _failure(self, reason: str) -> str | None:
         self._failed += 1
