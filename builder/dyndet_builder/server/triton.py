@@ -173,26 +173,30 @@ class TritonServer:
 
         Raises ServerError if the server ends meanwhile, or the process of a model does: Triton then waits in vain.
         """
-        process = self._started()
-        watch, failed = StubWatch(process.pid), []
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            for name in models:
-                for _attempt in range(_LOAD_ATTEMPTS):
-                    loading = pool.submit(TritonApi(self.http_url).load, name)
-                    while not wait([loading], timeout=_POLL_S).done:
-                        if (dead := watch.dead()) is not None:
-                            process.kill()  # which also ends the wait for the answer
-                            raise ServerError(dead)
-                    error = loading.exception()
-                    if _DIED not in str(error):
-                        break
-                if error is not None and (ending := process.ending) is not None:
-                    raise ServerError(f"while loading model {name}, the server was {ending}") from error
-                if isinstance(error, (OSError, ServerError)):
-                    failed.append(str(error))
-                elif error is not None:
-                    raise error
+        process, failed = self._started(), []
+        for name in models:
+            for _attempt in range(_LOAD_ATTEMPTS):
+                error = self._load(process, name)
+                if _DIED not in str(error):
+                    break
+            if error is not None and (ending := process.ending) is not None:
+                raise ServerError(f"while loading model {name}, the server was {ending}") from error
+            if isinstance(error, (OSError, ServerError)):
+                failed.append(str(error))
+            elif error is not None:
+                raise error
         return failed
+
+    def _load(self, process: ServerProcess, model: str) -> BaseException | None:
+        """Load one model; the error if that failed. Raises ServerError if a process dies and Triton does not notice."""
+        watch = StubWatch(process.pid)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            loading = pool.submit(TritonApi(self.http_url).load, model)
+            while not wait([loading], timeout=_POLL_S).done:
+                if (dead := watch.dead()) is not None:
+                    process.kill()  # which also ends the wait for the answer
+                    raise ServerError(dead)
+        return loading.exception()
 
     def warm_up(self) -> None:
         """Send images down both routes of every dyndet detector that is ready."""
