@@ -88,7 +88,7 @@ def test_a_server_that_loads_nothing_is_told_before_anything_is_written(
 ) -> None:
     target = tmp_path / "models"
     target.mkdir()
-    with pytest.raises(ServerError, match="start it with --model-control-mode=explicit"):
+    with pytest.raises(ServerError, match="--model-control explicit`, or Triton with --model-control-mode=explicit"):
         RemoteServer(url=server.grpc_url, models=str(target)).deploy(repository_folder, "dyndet")
     assert not list(target.iterdir())
 
