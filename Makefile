@@ -3,8 +3,9 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
-# Both processes get half of the files; the one that is done first takes tests from the other.
-PARALLEL = $(BIN)/python -m pytest -n 2 --dist worksteal
+# Each process gets a third of the files; one that is done takes tests from the others. Tests of servers wait a lot, so
+# three processes keep two cores busy.
+PARALLEL = $(BIN)/python -m pytest -n 3 --dist worksteal
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

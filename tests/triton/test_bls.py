@@ -321,6 +321,13 @@ def test_a_failed_request_is_counted_once_by_its_reason(toy: Toy) -> None:
     assert more == {"bad_request": 2, "stage_failed": 1, "cancelled": 0, "refused": 0, "internal": 0}
 
 
+def test_failed_batches_harm_no_server(toy: Toy) -> None:
+    """One image fails while the other is computed: the request must not be answered, and freed, before both ended."""
+    for _ in range(60):
+        assert "stage-failed" in toy.error(np.stack([image(10, FAIL_HEAD1), image(10, FAIL_HEAD1)]))
+        toy.infer(image(240, FAIL_DETECTOR2))
+
+
 def test_probes_are_answered_and_counted_apart(toy: Toy) -> None:
     def read() -> list[float]:
         routed = [toy.metric("dyndet_routed_total", route=route) for route in ("easy", "hard", "fallback")]

@@ -16,7 +16,7 @@ SUFFIX = "_encoded"
 CLIENT_CODE = ("__init__.py", "aliases.py", "errors.py", "images.py", "letterbox.py")
 """files of the package `dynamicdet` that decode and letterbox, in the server as in the client"""
 
-SHARED_CODE = ("arrivals.py", "counting.py", "refusals.py", "tracing.py", "waiting.py")
+SHARED_CODE = ("arrivals.py", "counting.py", "refusals.py", "threads.py", "tracing.py", "waiting.py")
 """files of the public detector that this variant also needs"""
 
 

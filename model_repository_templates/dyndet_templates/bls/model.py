@@ -33,6 +33,7 @@ from serving import (  # type: ignore[import-not-found]
     first_number,
     route_of,
 )
+from threads import map_all  # type: ignore[import-not-found]
 from tracing import image_span, stage_span  # type: ignore[import-not-found]
 
 _STAGE_ERRORS = ("stage-failed", "not-ready")
@@ -132,7 +133,7 @@ def _map(pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Seq
     """`map` with all calls at the same time; a single call runs in this thread, which is faster."""
     if len(arguments[0]) == 1:
         return [function(*(argument[0] for argument in arguments))]
-    return list(pool.map(function, *arguments))
+    return list(map_all(pool, function, *arguments))
 
 
 def _preferred_memory(kind: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
 from pictures import fit_picture, simplejpeg  # type: ignore[import-not-found]
 from refusals import RequestError, error_of_call  # type: ignore[import-not-found]
+from threads import map_all  # type: ignore[import-not-found]
 from tracing import Tracing, request_span, work_span  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
 
@@ -132,7 +133,7 @@ class TritonPythonModel:
             asked.waiting.check()
             return self._fit(file, place)
 
-        return list(self._picture_pool.map(fit, files, places))
+        return list(map_all(self._picture_pool, fit, files, places))
 
     def _fit(self, file: bytes, place: str = "") -> Letterboxed:
         try:
