@@ -115,7 +115,12 @@ def test_a_stage_that_is_not_loaded_and_a_server_that_stops_have_codes(tmp_path)
         admin.load_model("toy_head1")
         said, raised = _errors_while_it_stops(server)
     # Which of these comes is a matter of timing; none says that a stage failed.
-    expected = ("dyndet/server-stopping: stage toy_", "Server is stopping", "has no available versions", "Stream removed")
+    expected = (
+        "dyndet/server-stopping: stage toy_",
+        "Server is stopping",
+        "has no available versions",
+        "Stream removed",
+    )
     assert said
     assert [text for text in said if not any(sign in text for sign in expected)] == []
     assert set(raised) == {ServerUnreachableError}
