@@ -160,7 +160,13 @@ def _without_data(running: Running, prometheus: str) -> dict[str, list[float]]:
 
 def test_every_expression_has_data_under_load(running: Running, prometheus: str) -> None:
     assert _without_data(running, prometheus) == {}
-    found = {name: _values(prometheus, expr) for name, expr in _expressions(running).items()}
+    causes = ("DyndetStageErrors", "DyndetFallback", "DyndetBadRequests")
+    deadline = time.monotonic() + 60
+    while True:  # one request in fifty is a cause, and a rate needs some between two scrapes
+        found = {name: _values(prometheus, expr) for name, expr in _expressions(running).items()}
+        if all(any(found[name]) for name in causes) or time.monotonic() > deadline:
+            break
+        time.sleep(1)
     assert found["dyndet:requests:rate5m"][0] > 0.1  # a rate over 5 minutes, of which it has seen a few seconds
     assert 0 < found["dyndet:mean_ms:rate5m"][0] < 500
     # The causes of three alerts: detector 2 that fails, its images that fall back, and requests that are wrong.
