@@ -18,8 +18,8 @@ from dynamicdet.letterbox import letterbox
 from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.repository.config import DETECTION_OUTPUTS
+from dyndet_builder.server.probe import PARAMETER
 from dyndet_builder.server.remote import Candidate
-from dyndet_builder.server.remote.probe import PROBE_PARAMETER
 
 MIN_SCORE, PARTNER_SCORE, MIN_IOU = 0.25, 0.15, 0.5
 """a box of at least the first score needs a partner of at least the second, of its class, with at least this IoU"""
@@ -150,7 +150,7 @@ def compare_builds(
 def _answer(served: Served, picture: UInt8Array) -> Answer:
     boxed = letterbox(picture, served.detector.input_size)
     started = time.perf_counter()
-    answer = served.infer(boxed.image, threshold=None, outputs=_OUTPUTS, parameters={PROBE_PARAMETER: True})
+    answer = served.infer(boxed.image, threshold=None, outputs=_OUTPUTS, parameters={PARAMETER: True})
     latency_ms = 1e3 * (time.perf_counter() - started)
     scores = answer["scores"].reshape(-1)[: int(answer["num_detections"].item())]
     rows = [row for row in (-scores).argsort(kind="stable") if scores[row] >= PARTNER_SCORE]

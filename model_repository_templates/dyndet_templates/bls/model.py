@@ -133,7 +133,8 @@ def _map(pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Seq
     """`map` with all calls at the same time; a single call runs in this thread, which is faster."""
     if len(arguments[0]) == 1:
         return [function(*(argument[0] for argument in arguments))]
-    return list(map_all(pool, function, *arguments))
+    results: list[Any] = map_all(pool, function, *arguments)
+    return results
 
 
 def _preferred_memory(kind: str) -> dict[str, Any]:

@@ -133,7 +133,8 @@ class TritonPythonModel:
             asked.waiting.check()
             return self._fit(file, place)
 
-        return list(map_all(self._picture_pool, fit, files, places))
+        boxed: list[Letterboxed] = map_all(self._picture_pool, fit, files, places)
+        return boxed
 
     def _fit(self, file: bytes, place: str = "") -> Letterboxed:
         try:

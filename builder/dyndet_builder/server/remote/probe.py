@@ -13,11 +13,9 @@ from tritonclient.utils import InferenceServerException
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import ServerError
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
+from dyndet_builder.server.probe import PARAMETER
 from dyndet_client.codec import OUTPUTS
 from dyndet_client.transport import triton_client
-
-PROBE_PARAMETER = "dyndet_probe"
-"""parameter of a request that the detector's own metrics do not count"""
 
 _ROUTES = {ALL_EASY: 1, ALL_HARD: 2}
 _ROUNDS = 3
@@ -46,7 +44,7 @@ def probe_encoded(url: str, model: str) -> None:
     sent.set_data_from_numpy(np.array([[file.getvalue()]], np.object_))
     with triton_client(url) as client:
         try:
-            client.infer(model, [sent], parameters={PROBE_PARAMETER: True}, client_timeout=_TIMEOUT_S)
+            client.infer(model, [sent], parameters={PARAMETER: True}, client_timeout=_TIMEOUT_S)
         except InferenceServerException as error:
             reason = " ".join(str(error.message() or "no reason given").split())
             raise ServerError(f"model {model!r} at {url} does not answer a picture: {reason}") from error
@@ -54,7 +52,7 @@ def probe_encoded(url: str, model: str) -> None:
 
 def _ask(served: Served, picture: UInt8Array, threshold: float) -> float:
     started = time.perf_counter()
-    answer = served.infer(picture, threshold=threshold, outputs=OUTPUTS, parameters={PROBE_PARAMETER: True})
+    answer = served.infer(picture, threshold=threshold, outputs=OUTPUTS, parameters={PARAMETER: True})
     passed = time.perf_counter() - started
     route, wanted = int(answer["route"].item()), _ROUTES[threshold]
     if route != wanted:
