@@ -59,8 +59,16 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def remote(server: TritonServer) -> RemoteServer:
-    """The server as a push sees it, with short waits."""
+def remote(server: TritonServer, empty: RemoteServer, builds: Callable[..., Path]) -> RemoteServer:
+    """The server as a push sees it, once it serves a build: tests of this file can run in several processes."""
+    if "street" not in contents(server):
+        empty.deploy(builds(0.3), "street")
+    return empty
+
+
+@pytest.fixture
+def empty(server: TritonServer) -> RemoteServer:
+    """The same, on which nothing was pushed yet if this is the first test; with short waits."""
     return RemoteServer(
         url=server.grpc_url,
         models=str(server.repository),
@@ -104,8 +112,9 @@ def requests(server: TritonServer) -> Iterator[list[Any]]:
 
 
 def test_no_request_is_lost_when_builds_of_both_topologies_replace_each_other(
-    server: TritonServer, remote: RemoteServer, builds: Callable[..., Path]
+    server: TritonServer, empty: RemoteServer, builds: Callable[..., Path]
 ) -> None:
+    remote = empty
     stranger = server.repository / "stranger"
     (stranger / "1").mkdir(parents=True)
     first = remote.deploy(builds(0.3), "street")
