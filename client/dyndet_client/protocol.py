@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from dynamicdet.text import printable
 from dyndet_client.address import DEFAULT_PORTS, Protocol
 from dyndet_client.codec import OUTPUTS, Request
 from dyndet_client.codes import CODES, split_code
@@ -269,8 +270,3 @@ def _kind(status: str, reason: str, *, coded: bool) -> type[ServerError]:
     if status == "NOT_FOUND" or re.search(r"unknown model|is not (found|ready)|no available versions", reason):
         return ModelNotReadyError
     return ServerUnreachableError if status == "UNAVAILABLE" else usual
-
-
-def printable(text: str) -> str:
-    """The text with control characters, and what else does not print, as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -17,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import DyndetError, InputError
+from dynamicdet.text import printable
 from dyndet_client.cli.output import OutputFiles, Summary
 from dyndet_client.cli.sources import Picture, Source, expected_count, find_sources, read_pictures
 from dyndet_client.codec import Options
 from dyndet_client.detections import Detections
 from dyndet_client.detector import Detector
-from dyndet_client.protocol import printable
 from dyndet_client.session import NAME_ONE
 from dyndet_client.settings import Tls, TransportChoice
 

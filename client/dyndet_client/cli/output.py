@@ -16,10 +16,10 @@ from rich.text import Text
 
 from dynamicdet.errors import InputError
 from dynamicdet.files import whole_file
+from dynamicdet.text import printable
 from dyndet_client.cli.sources import Picture, Source
 from dyndet_client.cli.video import VideoWriter
 from dyndet_client.detections import Detections
-from dyndet_client.protocol import printable
 
 _JPEG_LIMIT = 65_000  # longer sides do not fit into a JPEG
 
