@@ -49,7 +49,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Record(BaseModel):
-    """Base of the records in files: they do not change, and unknown fields and numbers that are not finite are errors."""
+    """Base of the records in files: frozen; unknown fields and numbers that are not finite are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
