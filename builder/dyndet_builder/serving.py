@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamicdet.aliases import Progress, UInt8Array, silent
+from dynamicdet.files import scratch_folder
 from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import Eager, Mix, ServingRecord, measure_serving
 from dyndet_bench.measuring.journal import JournalFolder
@@ -72,7 +72,7 @@ def compare_serving(
         accuracy = {mix: point.precision.ap for mix, point in zip(shares, found.evaluation.points, strict=True)}
     eager = None if checkpoint is None else eager_detector(checkpoint, described.architecture)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dyndet-serving-")))
+        folder = stack.enter_context(scratch_folder("serving"))
         cores = len(os.sched_getaffinity(0))
         detectors = {}
         for topology in TOPOLOGIES:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dynamicdet.errors import InputError
-from dynamicdet.files import check_creatable, check_writable, whole_file, whole_folder
+from dynamicdet.files import check_creatable, check_writable, scratch_folder, whole_file, whole_folder
 
 MARKER = "marker.json"
 
@@ -177,6 +177,117 @@ def test_a_folder_that_allows_no_writing_is_named(tmp_path: Path) -> None:
             check_creatable(tmp_path / "folder")
     finally:
         tmp_path.chmod(0o755)
+
+
+def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    write(tmp_path / "far" / "file.json", "old")
+    fill(tmp_path / "far" / "folder", "old")
+    for name in ("file.json", "folder", "new.json"):
+        (tmp_path / name).symlink_to(Path("far") / name)
+    write(tmp_path / "file.json", "new")
+    write(tmp_path / "new.json", "new")
+    fill(tmp_path / "folder", "new")
+    assert all((tmp_path / name).is_symlink() for name in ("file.json", "folder", "new.json"))
+    assert (tmp_path / "far" / "file.json").read_text() == (tmp_path / "far" / "new.json").read_text() == "new"
+    assert (tmp_path / "far" / "folder" / MARKER).read_text() == "new"
+    assert sorted(path.name for path in (tmp_path / "far").iterdir()) == ["file.json", "folder", "new.json"]
+
+
+def test_a_device_or_a_pipe_is_refused_and_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for path in (tmp_path / "pipe", tmp_path / "null", Path("/dev/null")):
+        with pytest.raises(InputError, match="is a device or a pipe; name a file to write"):
+            write(path, "new", AssertionError("the block runs"))
+    assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()
+
+
+WRITES_FOR_EVER = """
+import sys, time
+from pathlib import Path
+from dynamicdet.files import scratch_folder, whole_file, whole_folder
+with whole_folder(Path("folder"), marker=None) as folder, whole_file(Path("out.txt")) as file, scratch_folder("trial"):
+    (folder / "half").touch()
+    file.write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_leaves_goes_with_the_next_write_and_what_a_running_one_writes_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    command = [sys.executable, "-c", WRITES_FOR_EVER]
+    with (
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, env=environment) as killed,
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, env=environment) as running,
+    ):
+        for process in (killed, running):
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        killed.kill()
+        killed.wait()
+        before = {path for folder in (tmp_path, scratch) for path in folder.iterdir()}
+        assert len(before) == 1 + 4 + 2
+        forgotten: list[Path] = []
+        write(tmp_path / "other.txt", "new")
+        with scratch_folder("trial", forget=forgotten.append) as own:
+            left = {path for folder in (tmp_path, scratch) for path in folder.iterdir()}
+            assert own.is_dir() and len(left - before) == 2 and len(before - left) == 3
+            assert len(forgotten) == 1 and not forgotten[0].exists()
+        running.kill()
+
+
+def test_a_folder_whose_process_was_killed_between_two_renames_comes_back(tmp_path: Path) -> None:
+    left = tmp_path / ".dyndet-0123456789ab" / "folder.replaced"
+    left.mkdir(parents=True)
+    (left / MARKER).write_text("old")
+    write(tmp_path / "other.txt", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "other.txt"]
+    assert (tmp_path / "folder" / MARKER).read_text() == "old"
+
+
+def test_hidden_files_of_others_stay(tmp_path: Path) -> None:
+    names = (".dyndet", ".dyndet-cache", ".dyndet-0123456789abc", ".file.0123456789ab.json", "dyndet-0123456789ab")
+    for name in names:
+        (tmp_path / name).write_text("of others")
+    (tmp_path / ".dyndet-0123456789ab").symlink_to(tmp_path / ".dyndet")
+    write(tmp_path / "file", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {*names, ".dyndet-0123456789ab", "file"}
+
+
+def test_a_reader_always_finds_one_of_the_two_folders(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from dynamicdet.files import whole_folder
+for number in range(300):
+    with whole_folder(Path("folder"), marker=None) as folder:
+        (folder / "number").write_text(str(number))
+"""
+    fill(tmp_path / "folder", "old")
+    reads = 0
+    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path) as process:
+        while process.poll() is None:
+            assert (tmp_path / "folder").is_dir()
+            reads += 1
+    assert process.returncode == 0 and reads > 300 and (tmp_path / "folder" / "number").read_text() == "299"
+
+
+def test_a_full_disk_is_one_sentence_also_where_a_library_words_it(tmp_path: Path) -> None:
+    for error in (
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        ValueError("cannot write: File too large"),
+    ):
+        with pytest.raises(InputError, match=r"file cannot be written: No space left on device$"):
+            write(tmp_path / "file", "new", error)
+    with pytest.raises(RuntimeError, match="the network diverged"):
+        write(tmp_path / "file", "new", RuntimeError("the network diverged"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_one_sentence_and_other_errors_pass_unchanged(tmp_path: Path) -> None:

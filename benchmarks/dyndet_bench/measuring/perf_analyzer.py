@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib.metadata
 import importlib.util
@@ -10,12 +11,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import MissingExtraError
+from dynamicdet.files import scratch_folder
 
 _INSTALL = "pip install 'dyndet[bench,server]' 'tritonclient==2.51.0'"
 _PLACEHOLDER = "0.1.0"  # what pip installs as perf-analyzer if glibc is older than 2.38; it contains no program
@@ -97,7 +99,7 @@ def _try_version(path: Path, environment: Mapping[str, str]) -> tuple[str | None
     return None, first_line or f"{path} printed nothing (exit status {answer.returncode})"
 
 
-_shim: tempfile.TemporaryDirectory[str] | None = None
+_shim: Path | None = None
 
 
 def _borrowed_libraries() -> Path | None:
@@ -108,12 +110,14 @@ def _borrowed_libraries() -> Path | None:
         return None
     libraries = Path(spec.origin).parent.parent / "nvidia_pytriton.libs"
     if _shim is None:
-        _shim = tempfile.TemporaryDirectory(prefix="dyndet-libraries-")  # removed when this process ends
+        until_the_end = ExitStack()
+        atexit.register(until_the_end.close)
+        _shim = until_the_end.enter_context(scratch_folder("libraries"))
         for name, pattern in _LIBRARIES.items():
             for copy in libraries.glob(pattern):
-                (Path(_shim.name) / name).symlink_to(copy)
+                (_shim / name).symlink_to(copy)
                 break
-    return Path(_shim.name)
+    return _shim
 
 
 def _cuda_libraries() -> Iterator[Path]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
+from dynamicdet.files import scratch_folder
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 
@@ -44,7 +44,8 @@ class Workload:
         """each (S, S, 3)"""
         self._shape = list(images[0].shape)
         self._encoded = [base64.b64encode(image.astype(dtype).tobytes()).decode() for image in images]
-        self._folder = tempfile.TemporaryDirectory(prefix="dyndet-workload-")
+        self._stack = ExitStack()
+        self._folder = self._stack.enter_context(scratch_folder("workload"))
         self._files: dict[float | None, Path] = {}
         self._numbers = itertools.count()  # a name that was discarded is not used again
 
@@ -54,7 +55,7 @@ class Workload:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._folder.cleanup()
+        self._stack.close()
 
     def __len__(self) -> int:
         return len(self._encoded)
@@ -62,7 +63,7 @@ class Workload:
     @property
     def folder(self) -> Path:
         """Folder of its files; other files of the same measurement can be put there."""
-        return Path(self._folder.name)
+        return self._folder
 
     @cached_property
     def sha256(self) -> str:

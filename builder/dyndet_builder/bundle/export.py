@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +12,7 @@ import onnx
 import dynamicdet
 from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.errors import InputError
-from dynamicdet.files import check_creatable, check_replaceable, whole_folder
+from dynamicdet.files import check_creatable, check_replaceable, scratch_folder, whole_folder
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.networks.network import DynamicDetector
@@ -91,12 +90,12 @@ def export(
     graphs, used = export_graphs(at_precision(network, precision), nms, exporter=exporter, report=on_stage)
     progress("export graphs", len(STAGES), len(STAGES))
 
-    with whole_folder(output, marker=BUNDLE_FILE) as folder, tempfile.TemporaryDirectory() as probes:
+    with whole_folder(output, marker=BUNDLE_FILE) as folder, scratch_folder("export") as probes:
         stages: dict[StageName, Stage] = {}
         for stage, graph in graphs.items():
             onnx.save(graph.model, folder / f"{stage}.onnx")
             stages[stage] = stage_of(folder / f"{stage}.onnx", graph.model)
-        runner = _probe_runner(graphs, Path(probes))
+        runner = _probe_runner(graphs, probes)
         del graphs
         progress("compare with the network", 0, len(pictures))
         parity = measure_parity(

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import onnx
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamicdet.errors import ParityError
+from dynamicdet.files import scratch_folder
 from dynamicdet.networks.network import DynamicDetector
 from dyndet_builder.bundle import nms as suppression
 from dyndet_builder.bundle.manifest import STAGES, Nms, StageName
@@ -139,8 +138,8 @@ def _dynamic(plan: _Plan, axes: dict[int, torch.export.Dim]) -> dict[str, object
 
 def _by_torchscript(plan: _Plan) -> onnx.ModelProto:
     suppression.register_for_torchscript(OPSET)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "stage.onnx"
+    with scratch_folder("graph") as folder:
+        path = folder / "stage.onnx"
         torch.onnx.export(
             plan.module,
             tuple(plan.inputs.values()),

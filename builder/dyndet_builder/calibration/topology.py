@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
+from dynamicdet.files import scratch_folder
 from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.measuring.attempts import try_twice
 from dyndet_bench.measuring.journal import JournalFolder, Replayed
@@ -88,7 +88,7 @@ def choose_topology(
     perf_analyzer = find_perf_analyzer()
     detector = options.name or read_bundle(bundle).name
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dyndet-topology-")))
+        folder = stack.enter_context(scratch_folder("topology"))
         names = {topology: f"{detector}_{topology}" for topology in TOPOLOGIES}
         for topology, name in names.items():
             render(bundle, folder / topology, replace(options, name=name, topology=topology))

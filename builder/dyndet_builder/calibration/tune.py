@@ -7,7 +7,6 @@ import itertools
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
+from dynamicdet.files import scratch_folder
 from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.measuring.attempts import try_twice
 from dyndet_bench.measuring.journal import JournalFolder, Replayed
@@ -132,7 +132,7 @@ def tune(
     if load.batch > options.max_batch:
         raise InputError(f"model {rendered.model!r} takes batches of at most {options.max_batch}, not of {load.batch}")
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dyndet-tune-")))
+        folder = stack.enter_context(scratch_folder("tune"))
         bundle = rendered.link_bundle(folder / "bundle")
         chosen = spread(pictures_in(images), max_images)
         workload = stack.enter_context(Workload(read_letterboxed(chosen, rendered.bundle.input_size)))

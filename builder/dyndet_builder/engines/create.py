@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError, MissingExtraError
-from dynamicdet.files import whole_folder
+from dynamicdet.files import check_creatable, whole_file, whole_folder
 from dyndet_builder.bundle.manifest import Bundle, StageName, read_bundle
 from dyndet_builder.engines.options import EngineOptions, profile_of
 from dyndet_builder.engines.precision import check_bundle_precision, check_precision
@@ -95,7 +95,8 @@ def engines(
         if cache:
             (folder / TIMING_CACHE).write_bytes(cache)
     if cache and timing_cache is not None:
-        timing_cache.write_bytes(cache)
+        with whole_file(timing_cache, durable=False) as temporary:
+            temporary.write_bytes(cache)
     return record
 
 
@@ -111,8 +112,10 @@ def write_engines_script(
         raise InputError("trtexec builds only for the GPU of its own machine; leave out the compute capabilities")
     options = options or EngineOptions()
     text = engines_script(described, options, folder=bundle, output=output, script=script, release=release)
+    check_creatable(script.parent)
     script.parent.mkdir(parents=True, exist_ok=True)
-    script.write_text(text)
+    with whole_file(script, durable=False) as temporary:
+        temporary.write_text(text)
     script.chmod(0o755)
     return script
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
 from dynamicdet.errors import InputError, ServerError
+from dynamicdet.files import scratch_folder
 from dyndet_builder.server.embedded import EmbeddedServer, server_environment
 from dyndet_builder.server.ending import Ending, out_of_memory_kills
 from dyndet_builder.server.log import error_lines, start_words
@@ -25,6 +25,7 @@ from dyndet_builder.server.stubs import end_processes, process_of, remove_shared
 _GUARD = Path(__file__).with_name("guard.py")
 _STUB_TIMEOUT_S = 120  # importing onnxruntime on a busy machine takes longer than Triton's 30 s
 _NOTICED_S = 3.0
+_PREFIX_FILE = "shared-memory-prefix"
 _LOG_BYTES = 4 << 20  # read of a log at most: its end
 _MORE_S = 30.0  # beyond the time that a stop may take; no guard should take longer
 
@@ -52,11 +53,13 @@ class ServerProcess:
         self._ending: Ending | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._watch: threading.Thread | None = None
-        self._run_folder = Path(tempfile.mkdtemp(prefix="dyndet-server-"))
+        self._scratch = ExitStack()
+        self._run_folder = self._scratch.enter_context(scratch_folder("server", forget=_forget))
         self.log_file = log_file or self._run_folder / "server.log"
         try:
             self._log_start = _open_log(self.log_file)
             self._prefix = f"dyndet_{os.getpid()}_{secrets.token_hex(4)}"
+            (self._run_folder / _PREFIX_FILE).write_text(self._prefix)
             self._guard = subprocess.Popen(
                 [*self._guard_command(), *self._server_command(embedded, arguments)],
                 stdin=subprocess.PIPE,
@@ -108,7 +111,7 @@ class ServerProcess:
             if watch is not None:
                 watch.join(_MORE_S)
         finally:
-            shutil.rmtree(self._run_folder, ignore_errors=True)
+            self._scratch.close()
 
     def kill(self) -> None:
         """End the server at once, without a last answer to anybody; can be called by a signal handler."""
@@ -167,6 +170,14 @@ class ServerProcess:
             log=self.read_log(),
             out_of_memory=out_of_memory_kills() > self._kills_before,
         )
+
+
+def _forget(run_folder: Path) -> None:
+    """Remove what is left of a server whose process and guard were both killed: its stubs and its shared memory."""
+    prefix = (run_folder / _PREFIX_FILE).read_text() if (run_folder / _PREFIX_FILE).is_file() else ""
+    if re.fullmatch(r"dyndet_\d+_[0-9a-f]{8}", prefix):
+        end_processes(prefix, within_s=_MORE_S)
+        remove_shared_memory(prefix)
 
 
 def _link_backends(embedded: EmbeddedServer, folder: Path) -> Path:

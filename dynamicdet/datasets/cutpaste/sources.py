@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER, PACKAGES
 from dynamicdet.errors import InputError, MissingExtraError
-from dynamicdet.files import whole_folder
+from dynamicdet.files import scratch_folder, whole_folder
 
 _FEWEST_BACKGROUNDS = 4
 _FEWEST_PER_CLASS = 3
@@ -71,11 +70,11 @@ def _download_one(package: str, folder: Path) -> None:
                 f"{tool} is not installed, so {package} cannot be downloaded; unpack {', '.join(PACKAGES)} on a Debian "
                 "or Ubuntu machine and name the folder with --sources"
             )
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{package}-") as scratch:
+    with scratch_folder("packages") as scratch:
         english = {**os.environ, "LC_ALL": "C"}
         command = ["apt-get", "download", package]
         done = subprocess.run(command, cwd=scratch, env=english, capture_output=True, text=True)
-        archives = sorted(Path(scratch).glob("*.deb"))
+        archives = sorted(scratch.glob("*.deb"))
         if done.returncode != 0 or not archives:
             lines = [line for line in done.stderr.splitlines() if line.startswith("E:")] or ["no reason given"]
             raise InputError(
