@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup lint format clean
+.PHONY: help demo test check setup lint format audit clean
 VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
@@ -39,6 +39,14 @@ lint: setup  ## Run ruff and mypy
 format: setup  ## Let ruff fix and format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+audit: $(VENV)/audit/bin/pip-audit  ## List known advisories for the pinned packages; AUDIT_ARGS=--strict fails for unknown ones
+	@$(VENV)/audit/bin/python builder/audit.py --pip-audit $< $(AUDIT_ARGS)
+
+# In an environment of its own: dyndet does not need its packages.
+$(VENV)/audit/bin/pip-audit: | setup
+	@$(BIN)/python -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit==2.10.1"
 
 clean:  ## Remove all build results and the environment
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

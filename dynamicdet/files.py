@@ -114,6 +114,15 @@ def scratch_folder(purpose: str, *, forget: Callable[[Path], None] | None = None
         os.close(lock)
 
 
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two folders, so that no moment is without either; False where the system cannot do that."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # of the C library, on Linux
+    if renameat2 is None:
+        return False
+    status: int = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE))
+    return status == 0
+
+
 def check_writable(path: Path) -> None:
     """Raise InputError if no file can be written to `path`: a device or a pipe would be replaced, so it is refused."""
     if path.is_dir():
@@ -228,7 +237,7 @@ def _put_folder(new: Path, target: Path) -> None:
     """Put `new` in the place of `target`, which ends up beside `new`."""
     if not target.exists():
         new.rename(target)
-    elif not _exchange(new, target):
+    elif not exchange(new, target):
         old = new.with_name(f"{target.name}{_OLD}")
         target.rename(old)
         try:
@@ -236,15 +245,6 @@ def _put_folder(new: Path, target: Path) -> None:
         except BaseException:
             old.rename(target)
             raise
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders, so that no moment is without either; False where the system cannot do that."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # of the C library, on Linux
-    if renameat2 is None:
-        return False
-    status: int = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE))
-    return status == 0
 
 
 def _remove(path: Path) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from dynamicdet.files import whole_file
+from dynamicdet.files import exchange, whole_file
 from dyndet_builder.server.remote.lock import folder_lock
 from dyndet_builder.server.remote.storage import CONFIG, Storage, writing_to
 
 _STAGING = ".push"
 """folder for what is not whole yet; inside of a model's folder, Triton ignores it"""
 _LAST = ".last"
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class Folder(Storage):
@@ -72,7 +70,7 @@ class Folder(Storage):
         with writing_to(self.where):
             if not old.exists():
                 new.rename(old)
-            elif not _exchanged(old, new):
+            elif not exchange(old, new):
                 old.rename(new / _LAST)
                 new.rename(old)
                 (old / _LAST).rename(new)
@@ -126,12 +124,3 @@ class Folder(Storage):
     def lock(self, name: str, *, wait_s: float, busy: str) -> AbstractContextManager[None]:
         """Hold the system's lock; see `folder_lock`."""
         return folder_lock(self.folder / name, wait_s=wait_s, busy=busy)
-
-
-def _exchanged(first: Path, second: Path) -> bool:
-    """Let two folders trade places in one step (Linux); False if this file system cannot."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    if rename is None:
-        return False
-    answer: int = rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
-    return answer == 0

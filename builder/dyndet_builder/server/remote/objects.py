@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import fsspec
 
+from dynamicdet.files import scratch_folder
 from dyndet_builder.server.remote.lock import object_lock
 from dyndet_builder.server.remote.storage import CONFIG, Storage, writing_to
 
@@ -45,8 +45,8 @@ class ObjectStore(Storage):
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
         """A copy in a temporary folder."""
-        with tempfile.TemporaryDirectory(prefix="dyndet-push-") as folder:
-            copy = Path(folder) / "copy"
+        with scratch_folder("push") as folder:
+            copy = folder / "copy"
             with writing_to(self.where):
                 if self._filesystem.isfile(self._path(name)):
                     self._filesystem.get_file(self._path(name), str(copy))
@@ -57,8 +57,8 @@ class ObjectStore(Storage):
     @contextmanager
     def staging(self, detector: str) -> Iterator[Path]:
         """A temporary folder."""
-        with tempfile.TemporaryDirectory(prefix="dyndet-push-") as folder, writing_to(self.where):
-            yield Path(folder)
+        with scratch_folder("push") as folder, writing_to(self.where):
+            yield folder
 
     def place(self, prepared: Path, name: str) -> None:
         """Copy file by file, the configuration last: a model that has one is whole."""
@@ -86,8 +86,8 @@ class ObjectStore(Storage):
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """A temporary file that is copied to its place."""
-        with tempfile.TemporaryDirectory(prefix="dyndet-push-") as folder, writing_to(self.where):
-            path = Path(folder) / "file"
+        with scratch_folder("push") as folder, writing_to(self.where):
+            path = folder / "file"
             yield path
             self._filesystem.put_file(str(path), self._path(name))
 

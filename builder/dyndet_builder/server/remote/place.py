@@ -12,12 +12,12 @@ The folder and the server's memory hold the same build, except for the moments o
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dynamicdet.errors import InputError
+from dynamicdet.files import scratch_folder
 from dyndet_builder.repository.encoded import SUFFIX
 from dyndet_builder.server.remote.control import ModelControl
 from dyndet_builder.server.remote.models import (
@@ -84,9 +84,9 @@ class Place:
     @contextmanager
     def unpacked(self, file: str) -> Iterator[Path]:
         """The models in an archive, in a temporary folder."""
-        with tempfile.TemporaryDirectory(prefix="dyndet-push-") as folder, self.storage.local(file) as path:
-            unpack(path, Path(folder), title=f"{self.storage.where}/{file}")
-            yield Path(folder)
+        with scratch_folder("push") as folder, self.storage.local(file) as path:
+            unpack(path, folder, title=f"{self.storage.where}/{file}")
+            yield folder
 
     def recover(self) -> None:
         """Undo what a push that was killed has begun, or finish it if the server already runs its build."""
