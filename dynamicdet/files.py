@@ -107,8 +107,11 @@ def scratch_folder(purpose: str, *, forget: Callable[[Path], None] | None = None
     with _named(place):
         folder, lock = _locked_folder(place, lambda: f"dyndet-{purpose}-{secrets.token_hex(6)}.tmp", mode=0o700)
     try:
-        with _full_disk_named(place, folder):
-            yield folder
+        yield folder
+    except OSError as error:
+        if error.errno not in FULL or not _is_full(folder):  # the block may write elsewhere too
+            raise
+        raise InputError(f"{place} cannot be written: {error.strerror or error}; TMPDIR names another place") from error
     finally:
         _remove(folder)
         os.close(lock)
