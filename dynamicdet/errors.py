@@ -11,7 +11,8 @@
     ├── ParityError (5)           an exported graph differs from its network by more than is accepted
     ├── ServerError (6)           the server cannot be started or reached, or it answered with an error
     ├── TooNoisyError (7)         the machine is too noisy to say whether a target is met
-    └── AgreementError (8)        a new build answers otherwise than the running one on too many images
+    ├── AgreementError (8)        a new build answers otherwise than the running one on too many images
+    └── NotUsableError (9)        all results were written, and they say that a detector or router is not usable
 """
 
 
@@ -19,6 +20,8 @@ class DyndetError(Exception):
     """Base of all errors that are shown to a user as one sentence, without a traceback."""
 
     exit_code = 1
+    label = "Error"
+    """what a command prints before the sentence"""
 
 
 class InputError(DyndetError, ValueError):
@@ -69,3 +72,10 @@ class AgreementError(DyndetError):
     """A new build answers otherwise than the running one on too many images; the running one stays in use."""
 
     exit_code = 8
+
+
+class NotUsableError(DyndetError):
+    """Nothing failed and all outputs were written, but they show that a detector or router is not usable."""
+
+    exit_code = 9
+    label = "Not usable"

@@ -1,217 +1,256 @@
 """Reads COCO annotations and checks them before a long run begins.
 
-Faults that would train a wrong network are fatal: missing files, repeated ids, objects of unknown images or categories,
-boxes that are not four numbers. Other faults are counted: boxes are clipped to their image, boxes without area inside
-their image are dropped, images without objects are negatives, crowd regions are ignored in training.
+Faults that would train a wrong network, or give a wrong average precision, are fatal. Other faults are counted and
+handled: see `findings.py` for both. The pictures are only looked for here; `frames.py` opens them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dynamicdet.aliases import BoolArray, IntArray
+from dynamicdet.datasets import fields
+from dynamicdet.datasets.findings import DataSummary, Findings
+from dynamicdet.datasets.image_files import find_files
+from dynamicdet.datasets.layout import Place, Split, locate
+from dynamicdet.datasets.objects import ObjectTable, settle
 from dynamicdet.errors import InputError
+from dynamicdet.text import printable
 
-_LISTS = (
+LARGEST_FILE = 2 << 30
+"""bytes of an annotation file; COCO's training set has 450 MB"""
+MOST_CLASSES = 1000
+_LONGEST_NAME = 200
+_NEEDED = (
     ("images", ("id", "file_name")),
     ("annotations", ("image_id", "category_id", "bbox")),
     ("categories", ("id", "name")),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSummary:
-    """The content of a data set, and what is unusual in it but not fatal."""
-
-    images: int
-    objects: int
-    """boxes that are used in training"""
-    classes: int
-    negatives: int
-    """images without an object"""
-    crowds: int
-    """crowd regions, which are ignored in training"""
-    cut: int
-    """boxes that exceed their image and are clipped to it"""
-    empty: int
-    """boxes without area inside their image, which are dropped"""
-
-    def sentences(self) -> list[str]:
-        """One line per kind of finding."""
-        lines = [f"{self.images} images, {self.objects} objects of {self.classes} classes"]
-        for count, what in (
-            (self.negatives, "images without objects, used as negatives"),
-            (self.crowds, "crowd regions, ignored in training"),
-            (self.cut, "boxes that exceed their image, clipped to it"),
-            (self.empty, "boxes without area inside their image, dropped"),
-        ):
-            if count:
-                lines.append(f"{count} {what}")
-        return lines
+_Content = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoFiles:
-    """An annotation file with its image folder, read and checked."""
+    """An annotation file with its image folder, read and checked; without faults unless `findings` has them."""
 
-    annotations_file: Path
-    image_folder: Path
-    content: Mapping[str, Any]
-    """the parsed JSON"""
+    place: Place
+    file_names: tuple[str, ...]
+    image_ids: tuple[int, ...]
+    openable: BoolArray
+    """(N,) which image files are there, in the folder, and not empty"""
+    sizes: IntArray
+    """(N, 2) width and height as annotated, 0 where they are not known"""
+    class_names: tuple[str, ...]
+    """in the order of their ids"""
+    category_ids: tuple[int, ...]
+    table: ObjectTable
+    """all objects as annotated"""
     digest: str
     """hash of the annotations and of the images' names, sizes and times"""
-    summary: DataSummary
+    findings: Findings
+
+    @property
+    def paths(self) -> list[Path]:
+        """The image files."""
+        return [self.place.images / name for name in self.file_names]
+
+    def summary(self, usable: ObjectTable) -> DataSummary:
+        """What the data set has, given the objects that `settle` left."""
+        return DataSummary(
+            images=len(self.file_names),
+            objects=int((~usable.crowd).sum()),
+            classes=len(self.class_names),
+            notes=tuple(finding for finding in self.findings.all() if not finding.fatal),
+        )
 
 
-def read_annotations(source: Path | str, images: Path | str | None = None) -> CocoFiles:
-    """Read and check a data set.
+def read_annotations(
+    source: Path | str | Place, images: Path | str | None = None, *, split: Split = "train"
+) -> CocoFiles:
+    """Read a data set's annotations, look for its images, and collect all faults in `findings`.
 
-    `source` is a folder with `annotations.json`, or a COCO JSON file; `images` is its image folder, by default
-    `images/` beside the JSON file. Raises InputError with one sentence that names each kind of fatal fault with its
-    first example and its count.
+    `source`, `images` and `split` are those of `layout.locate`. Raises InputError in one sentence if the file cannot be
+    read, is larger than `LARGEST_FILE` or is not COCO JSON. Other faults are left to the caller:
+    `findings.raise_any(file)`.
     """
-    path = Path(source)
-    file = path / "annotations.json" if path.suffix.lower() != ".json" or path.is_dir() else path
-    folder = file.parent / "images" if images is None else Path(images)
-    content, digest = _parse(file)
-    faults = _Faults()
-    stamps = _check_images(folder, content["images"], faults)
-    _check_ids("category", content["categories"], faults)
-    summary = _check_objects(content, faults)
-    faults.raise_any(file)
-    return CocoFiles(
-        annotations_file=file,
-        image_folder=folder,
-        content=content,
-        digest=hashlib.sha256((digest + stamps).encode()).hexdigest()[:16],
-        summary=summary,
+    place = source if isinstance(source, Place) else locate(source, images, split=split)
+    content, digest = _parse(place.annotations)
+    findings = Findings()
+    for key, needed in _NEEDED:
+        content[key] = _whole_entries(content[key], key, needed, findings)
+    pictures, objects, categories = (content[key] for key, _ in _NEEDED)
+    image_ids, image_of = fields.read_ids(_column(pictures, "id"), _column(objects, "image_id"), "image", findings)
+    class_ids, class_of = fields.read_ids(
+        _column(categories, "id"), _column(objects, "category_id"), "category", findings
     )
+    for what, ids in (("image", image_ids), ("category", class_ids), ("annotation", _annotation_ids(objects))):
+        _check_twice(what, ids, findings)
+    order = _classes(categories, class_ids, set(class_of), findings)
+    table = _table(objects, fields.positions(image_ids, image_of),
+                   fields.positions([class_ids[index] for index in order], class_of), findings)  # fmt: skip
+    sizes = np.array([fields.read_size(entry, findings) for entry in pictures], np.int64).reshape(-1, 2)
+    names = tuple(str(entry["file_name"]) for entry in pictures)
+    openable, stamps = find_files(place.images, pictures, findings)
+    files = CocoFiles(
+        place=place,
+        file_names=names,
+        image_ids=tuple(-1 if one is None else one for one in image_ids),
+        openable=openable,
+        sizes=sizes,
+        class_names=tuple(str(categories[index]["name"]) for index in order),
+        category_ids=tuple(class_ids[index] or 0 for index in order),
+        table=table,
+        digest=hashlib.sha256((digest + stamps).encode(errors="backslashreplace")).hexdigest()[:16],
+        findings=findings,
+    )
+    settle(table, sizes, files.class_names, findings)
+    return files
 
 
-@dataclass
-class _Faults:
-    """The kinds of fatal faults: the count and the first example of each."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def add(self, kind: str, example: str) -> None:
-        self.counts[kind] += 1
-        self.examples.setdefault(kind, example)
-
-    def raise_any(self, file: Path) -> None:
-        if not self.counts:
-            return
-        reasons = [
-            f"{self.examples[kind]}{f' and {count - 1} more of this kind' if count > 1 else ''}"
-            for kind, count in self.counts.items()
-        ]
-        raise InputError(f"{file} cannot be used: {'; '.join(reasons)}")
-
-
-def _parse(path: Path) -> tuple[dict[str, Any], str]:
+def _parse(path: Path) -> tuple[_Content, str]:
+    """The three lists of a COCO file, and a hash of its bytes."""
     try:
-        text = path.read_bytes()
-    except OSError as error:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{printable(path)} is not a regular file; annotations are a COCO JSON file")
+        if found.st_size > LARGEST_FILE:
+            raise InputError(
+                f"{printable(path)} has {found.st_size:,} bytes, and at most {LARGEST_FILE:,} are read; leave out the "
+                "segmentations, or split it"
+            )
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise InputError(
-            f"{path} cannot be read ({error.strerror}); a data set is a folder with images/ and annotations.json, or "
-            "a COCO JSON file and a folder of images"
+            f"{printable(path)} cannot be read ({printable(reason)}); a data set is a folder with images/ and "
+            "annotations.json, or a COCO JSON file and a folder of images"
         ) from error
+    digest = hashlib.sha256(text).hexdigest()
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-    for key, fields in _LISTS:
+        raise InputError(f"{printable(path)} is not valid JSON: {printable(error, limit=200)}") from error
+    lists: _Content = {}
+    for key, _ in _NEEDED:
         items = content.get(key) if isinstance(content, dict) else None
         if not isinstance(items, list):
-            raise InputError(f"{path} has no list {key!r}; COCO annotations have images, annotations and categories")
-        for item in items:
-            missing = [field for field in fields if not isinstance(item, dict) or field not in item]
-            if missing:
-                raise InputError(f"{path} has an entry without {missing[0]!r} in {key!r}")
-            strange = [field for field in fields if field.endswith("id") and not isinstance(item[field], int | str)]
-            if strange:
-                raise InputError(
-                    f"{path} has an entry in {key!r} with {strange[0]} {item[strange[0]]}; an id is a number or string"
-                )
-    if not content["images"] or not content["categories"]:
-        raise InputError(f"{path} lists no images or no categories")
-    return content, hashlib.sha256(text).hexdigest()
+            raise InputError(
+                f"{printable(path)} has no list {key!r}; COCO annotations have images, annotations and categories"
+            )
+        lists[key] = items
+    if not lists["images"] or not lists["categories"]:
+        raise InputError(f"{printable(path)} lists no images or no categories")
+    return lists, digest
 
 
-def _check_ids(what: str, entries: Iterable[Mapping[str, Any]], faults: _Faults) -> None:
+def _whole_entries(items: list[Any], key: str, needed: Sequence[str], findings: Findings) -> list[dict[str, Any]]:
+    """The entries that have all fields they need."""
+    if set(map(type, items)) <= {dict} and all(None not in [one.get(field) for one in items] for field in needed):
+        return items
+    whole = []
+    for number, one in enumerate(items, 1):
+        missing = [field for field in needed if not isinstance(one, dict) or one.get(field) is None]
+        if missing:
+            findings.add("field", f"entry {number} of {key!r} is without {missing[0]!r}, or has null there")
+        else:
+            whole.append(one)
+    return whole
+
+
+def _column(entries: Sequence[dict[str, Any]], field: str) -> list[Any]:
+    return [entry[field] for entry in entries]
+
+
+def _annotation_ids(entries: Sequence[dict[str, Any]]) -> list[object]:
+    """The ids of annotations serve only to find double ones."""
+    return [one if isinstance(one := entry.get("id"), int | float | str) else None for entry in entries]
+
+
+def _check_twice(what: str, ids: Sequence[object], findings: Findings) -> None:
+    known = [one for one in ids if one is not None]
+    if len(set(known)) == len(known):
+        return
     seen: set[object] = set()
-    for entry in entries:
-        if entry["id"] in seen:
-            faults.add(f"duplicate {what}", f"{what} id {entry['id']} occurs twice")
-        seen.add(entry["id"])
+    for one in known:
+        if one in seen:
+            findings.add("duplicate", f"{what} id {printable(one, limit=80)} occurs twice")
+        seen.add(one)
 
 
-def _check_images(folder: Path, entries: list[Mapping[str, Any]], faults: _Faults) -> str:
-    """Note missing files and repeated ids; returns a text that changes when an image changes."""
-    _check_ids("image", entries, faults)
-    stamps = []
-    for entry in entries:
-        path = folder / str(entry["file_name"])
-        try:
-            found = path.stat()
-        except OSError:
-            faults.add("missing image", f"the image {path} does not exist")
-            continue
-        stamps.append(f"{entry['file_name']} {found.st_size} {found.st_mtime_ns}\n")
-    return "".join(stamps)
+def _classes(
+    categories: Sequence[dict[str, Any]], ids: Sequence[int | None], used: set[int | None], findings: Findings
+) -> list[int]:
+    """Indices of the categories in the order of their ids, without the root of a Roboflow export."""
+    order = sorted((index for index, one in enumerate(ids) if one is not None), key=lambda index: ids[index] or 0)
+    names = [entry["name"] for entry in categories]
+    for index in order:
+        name = names[index]
+        if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
+            findings.add(
+                "name",
+                f"category {ids[index]} has the name {printable(repr(name), limit=80)}; a class name is 1 to "
+                f"{_LONGEST_NAME} printable characters",
+            )
+    if order and ids[order[0]] not in used and _is_root(categories, order[0]):
+        findings.add("root", printable(names[order[0]], limit=80))
+        order = order[1:]
+    seen: dict[str, int] = {}
+    for index in order:
+        name = str(names[index]).strip()
+        if name in seen:
+            findings.add(
+                "same name",
+                f"the categories {ids[seen[name]]} and {ids[index]} have the same name, {name!r}",
+                way_out="results per class would be ambiguous: rename one, or join them",
+            )
+        seen.setdefault(name, index)
+    if len(order) > MOST_CLASSES:
+        findings.add("name", f"it has {len(order):,} classes; at most {MOST_CLASSES:,} are accepted")
+    return order
 
 
-def _check_objects(content: Mapping[str, Any], faults: _Faults) -> DataSummary:
-    sizes = {entry["id"]: (entry.get("width"), entry.get("height")) for entry in content["images"]}
-    categories = {entry["id"] for entry in content["categories"]}
-    _check_ids("annotation", (one for one in content["annotations"] if "id" in one), faults)
-    counts: Counter[str] = Counter()
-    with_objects: set[object] = set()
-    for number, one in enumerate(content["annotations"], 1):
-        name = f"annotation {one.get('id', f'number {number}')}"
-        if one["image_id"] not in sizes:
-            faults.add("unknown image", f"{name} belongs to the unknown image {one['image_id']}")
-            continue
-        if one["category_id"] not in categories:
-            faults.add("unknown category", f"{name} has the unknown category {one['category_id']}")
-            continue
-        if not _is_box(one["bbox"]):
-            faults.add("box", f"{name} has the box {one['bbox']}; a box is four numbers: x, y, width, height")
-            continue
-        kind = "crowd" if one.get("iscrowd", 0) else _kind(one["bbox"], *sizes[one["image_id"]])
-        counts[kind] += 1
-        if kind in ("whole", "cut"):
-            with_objects.add(one["image_id"])
-    return DataSummary(
-        images=len(content["images"]),
-        objects=counts["whole"] + counts["cut"],
-        classes=len(content["categories"]),
-        negatives=len(sizes) - len(with_objects),
-        crowds=counts["crowd"],
-        cut=counts["cut"],
-        empty=counts["empty"],
-    )
+def _is_root(categories: Sequence[dict[str, Any]], index: int) -> bool:
+    """Whether a category is the name of the export: all others belong to it, and it belongs to none."""
+    root = categories[index]
+    others = [entry for number, entry in enumerate(categories) if number != index]
+    above = root.get("supercategory")
+    return bool(others) and above in (None, "", "none") and all(
+        entry.get("supercategory") == root["name"] for entry in others
+    )  # fmt: skip
 
 
-def _is_box(box: object) -> bool:
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
-    return numbers and bool(np.isfinite(np.array(box, np.float64)).all())
+def _table(entries: Sequence[dict[str, Any]], image: IntArray, category: IntArray, findings: Findings) -> ObjectTable:
+    """The objects without those that have a fault."""
+    name = partial(_name, entries)
+    boxes, good = fields.read_boxes(_column(entries, "bbox"), name, findings)
+    for kind, found, field, what in (
+        ("image", image, "image_id", "belongs to the unknown image"),
+        ("category", category, "category_id", "has the unknown category"),
+    ):
+        for index in np.flatnonzero(found < 0).tolist():
+            findings.add(kind, f"{name(index)} {what} {printable(entries[index][field], limit=80)}")
+        good &= found >= 0
+    areas = [entry.get("area", fields.ABSENT) for entry in entries]
+    return ObjectTable(
+        image=image,
+        category=category,
+        box=boxes,
+        area=fields.read_areas(areas, boxes, name, findings),
+        crowd=fields.read_crowds([entry.get("iscrowd") for entry in entries], name, findings),
+    ).chosen(good)
 
 
-def _kind(box: list[float], width: int | None, height: int | None) -> str:
-    """Whether a box is inside its image, exceeds it (by more than rounding), or has no area in it."""
-    x, y, w, h = box
-    right = x + w if width is None else min(x + w, width)
-    bottom = y + h if height is None else min(y + h, height)
-    if right <= max(x, 0) or bottom <= max(y, 0):
-        return "empty"
-    outside = max(-x, -y, x + w - right, y + h - bottom)
-    return "cut" if outside > 1 else "whole"
+def _name(entries: Sequence[dict[str, Any]], index: int) -> str:
+    return f"annotation {printable(entries[index].get('id', f'number {index + 1}'), limit=80)}"

@@ -24,6 +24,11 @@ from dynamicdet.thresholds import is_hard, threshold_for_easy_share
 
 DEFAULT_HARD_SHARES = (0.0, 0.1, 0.2, 0.5, 0.9, 1.0)
 CURVE_HARD_SHARES = tuple(step / 20 for step in range(21))
+LEAST_AP = 1.0
+"""percent; below it, a detector is not usable"""
+LEAST_GAP = 0.1
+"""percent; a smaller gain of detector 2 is none"""
+SAME_DIFFICULTY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,10 @@ class Evaluation:
     difficulty_quantiles: Mapping[str, float]
     """difficulties below which 10, 25, 50, 75 and 90 % of the images are"""
     random_draws: int
+    random_deviation: float
+    """standard deviation over the draws of the mean AP of random routing"""
+    difficulty_range: float
+    """largest difficulty minus the smallest"""
     seconds: Seconds
 
     def recovered(self, precision: Precision | None) -> float | None:
@@ -89,6 +98,27 @@ class Evaluation:
             "oracle": float(np.mean(oracles)) if oracles else None,
         }
 
+    def shortcomings(self) -> list[str]:
+        """Why the detectors or the router are not usable, the most important reason first; empty if they are."""
+        easy, hard, mean = self.easy.ap, self.hard.ap, self.mean_ap()
+        router, random = (mean[name] or 0.0 for name in ("router", "random"))
+        if max(easy, hard) < LEAST_AP:
+            return [f"the detectors find next to nothing (AP all easy {easy:.1f}, all hard {hard:.1f})"]
+        found = []
+        if hard - easy < LEAST_GAP:
+            found.append(
+                f"there is no gap: detector 2 is not better than detector 1 (AP all easy {easy:.1f}, all hard "
+                f"{hard:.1f}), so routing gains nothing"
+            )
+        if not self.difficulty_range > SAME_DIFFICULTY:
+            found.append("all images have the same difficulty, so the router decides nothing; train it")
+        elif hard - easy >= LEAST_GAP and router <= random + self.random_deviation:
+            found.append(
+                f"the router is not better than chance on these {self.images} images (mean AP {router:.2f}, random "
+                f"routing {random:.2f} +- {self.random_deviation:.2f})"
+            )
+        return found
+
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
         return {
@@ -97,6 +127,8 @@ class Evaluation:
             "operating_points": [self._point(point) for point in self.points],
             "curve": [self._point(point) for point in self.curve],
             "mean_ap": self.mean_ap(),
+            "random_deviation": self.random_deviation,
+            "shortcomings": self.shortcomings(),
             "difficulty_quantiles": dict(self.difficulty_quantiles),
             "random_draws": self.random_draws,
             "seconds": {**asdict(self.seconds), "ratio": self.seconds.ratio},
@@ -172,6 +204,8 @@ def evaluate_results(
         curve=curve,
         difficulty_quantiles={f"{level}%": float(value) for level, value in zip(levels, quantiles, strict=True)},
         random_draws=random_draws,
+        random_deviation=_deviation(score, curve, rank),
+        difficulty_range=float(np.ptp(results.difficulties)),
         seconds=Seconds(
             passes=results.pass_s,
             losses=results.loss_s,
@@ -212,6 +246,12 @@ def _point(score: MixedPrecision, difficulties: FloatArray, threshold: float, ra
         random=_mean([score(_first(order, count)) for order in ranks.random]),
         oracle=None if ranks.oracle is None else score(_first(ranks.oracle, count)),
     )
+
+
+def _deviation(score: MixedPrecision, curve: Sequence[OperatingPoint], ranks: _Ranks) -> float:
+    counts = [round(point.hard_share * len(ranks.random[0])) for point in curve]
+    means = [np.mean([score(_first(order, count)).ap for count in counts]) for order in ranks.random]
+    return float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
 
 
 def _first(order: npt.NDArray[np.int64], count: int) -> BoolArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.suppression import Detections, Suppression, suppress_rows, suppression_for
+from dynamicdet.text import printable
 from dynamicdet.training.batches import objects_of
 from dynamicdet.training.losses import DetectionLoss, LossWeights
 
@@ -119,12 +121,31 @@ def check_fits(model: DynamicDetector, data: CocoDataset) -> None:
 
 def check_contract(detector: str, class_names: Sequence[str], input_size: int, data: CocoDataset) -> None:
     """Raise InputError unless a detector's classes and input size are those of the data; it names the `detector`."""
+    check_classes(detector, class_names, data.class_names, data.folder)
     if tuple(class_names) != data.class_names:
-        raise InputError(
-            f"{detector} has the classes {', '.join(class_names)}; {data.folder} has {', '.join(data.class_names)}"
-        )
+        raise InputError(f"{detector} has the classes of {printable(data.folder)} in another order")
     if input_size != data.size:
         raise InputError(f"{detector} reads {input_size} px images, but the data set was read at {data.size} px")
+
+
+def check_classes(detector: str, class_names: Sequence[str], others: Sequence[str], data: Path) -> None:
+    """Raise InputError unless a detector and the data at a path have the same class names, in any order."""
+    sides = (("only the detector has", class_names, others), ("only the data set has", others, class_names))
+    found = []
+    for words, own, other in sides:
+        names = [name for name in own if name not in set(other)]
+        if names:
+            found.append(f"{words} {_listed(names)}")
+    if found:
+        raise InputError(
+            f"{detector} has other classes than {printable(data)} ({len(class_names)} and {len(others)}): "
+            f"{', '.join(found)}; a detector is trained and evaluated with the same class names"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(printable(repr(name), limit=60) for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def _in_original(data: CocoDataset, first: int, found: Sequence[Detections]) -> list[Detections]:

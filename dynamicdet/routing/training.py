@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dynamicdet.aliases import Progress, silent
-from dynamicdet.datasets.dataset import CocoDataset
+from dynamicdet.datasets.dataset import CocoDataset, in_class_order
 from dynamicdet.errors import InputError
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.routing.routes import check_fits
@@ -34,6 +34,7 @@ from dynamicdet.training.losses import DetectionLoss, LossWeights
 
 _COLLECTED = 16  # images that run through both detectors together
 _LEAST_DEVIATION = 1e-6
+_SAME_DIFFICULTY = 1e-3
 
 Objective = Literal["adaptive", "naive", "penalty"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -95,6 +96,24 @@ class RouterReport:
     """difficulties below which 10, 50 and 90 % of the examples are"""
     correlation: float
     """rank correlation of difficulty and loss 1 - loss 2"""
+    gain: float
+    """mean of loss 1 - loss 2"""
+    chance: float
+    """the objective if every image had the mean difficulty"""
+
+    def shortcomings(self) -> list[str]:
+        """Why the router is not usable, the most important reason first; empty if it is."""
+        found = []
+        if not self.gain > 0:
+            found.append("there is no gap: the loss of detector 2 is on average not lower than that of detector 1")
+        if not self.quantiles[2] - self.quantiles[0] > _SAME_DIFFICULTY:
+            found.append("all examples have nearly the same difficulty, so the router decides nothing")
+        elif not self.objective < self.chance:
+            found.append(
+                f"the router is not better than chance (objective {self.objective:.5f}, and {self.chance:.5f} if every "
+                "image had the mean difficulty)"
+            )
+        return found
 
 
 class RunningMedian:
@@ -125,9 +144,10 @@ def train_router(
 ) -> RouterReport:
     """Train the router of a network in place; no other weight or buffer changes. Runs in one process.
 
-    Raises InputError if classes or input size of network and data differ.
+    Classes in another order are matched by name. Raises InputError if classes or input size of network and data differ.
     """
     recipe = recipe or RouterRecipe()
+    data = in_class_order(data, model.class_names)
     check_fits(model, data)
     fabric = fabric or make_fabric(precision="32-true")
     views = _views(model, data, recipe, workers, progress)
@@ -208,6 +228,8 @@ def fit_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterR
         objective_before=float(routing_objective(before, examples.loss1, examples.loss2, offset)),
         quantiles=(low, middle, high),
         correlation=_rank_correlation(difficulty, gain),
+        gain=float(gain.mean()),
+        chance=float(routing_objective(difficulty.mean(), examples.loss1, examples.loss2, offset)),
     )
 
 

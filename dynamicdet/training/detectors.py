@@ -7,13 +7,14 @@ network's own size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 
-from dynamicdet.datasets.dataset import CocoDataset
+from dynamicdet.datasets.dataset import CocoDataset, in_class_order
 from dynamicdet.errors import InputError
 from dynamicdet.files import check_writable
 from dynamicdet.networks.checkpoints import load, save
@@ -21,7 +22,10 @@ from dynamicdet.networks.network import DynamicDetector, create
 from dynamicdet.training.batches import EpochBatches
 from dynamicdet.training.devices import make_fabric
 from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
+from dynamicdet.training.schedule import images_per_step
 from dynamicdet.training.trainer import Trainer
+
+_PREDICTION = re.compile(r"predict[12]\.predict\.\d+\.(scale|conv\.)")
 
 
 def train_detectors(
@@ -39,10 +43,10 @@ def train_detectors(
 ) -> DynamicDetector:
     """Train both detectors and write their averaged weights to `output` after every epoch.
 
-    `start` is a checkpoint to begin with, your own or a published one; if its classes differ, everything except the
-    prediction layers is loaded from it. `resume` continues from the file `<output>.state.pt` beside the output. With
-    the same data, recipe and number of processes it ends with the same weights as an uninterrupted training; only the
-    number of epochs may change. The router stays untrained.
+    `start` is a checkpoint to begin with, your own or a published one. If its classes differ, everything except the
+    prediction layers is loaded from it; if only their order differs, the result has its order. `resume` continues from
+    the file `<output>.state.pt` beside the output. With the same data, recipe and number of processes it ends with the
+    same weights as an uninterrupted training; only the number of epochs may change. The router stays untrained.
 
     Raises InputError if the state file is missing, is not one, or belongs to another network or recipe, and if a batch
     cannot be split evenly; CheckpointError if `start` cannot be read.
@@ -51,10 +55,11 @@ def train_detectors(
     fabric = fabric or make_fabric()
     target = Path(output)
     check_writable(target)
-    _check_split(recipe, fabric.world_size, len(data))
+    batch = images_per_step(recipe, len(data), fabric.world_size)
+    data = _in_order_of(start, data)
     torch.manual_seed(recipe.seed)
     model = _first_network(architecture, data, start)
-    trainer = Trainer(model, recipe, fabric, steps_per_epoch=max(1, len(data) // min(recipe.batch, len(data))))
+    trainer = Trainer(model, recipe, fabric, steps_per_epoch=len(data) // batch)
     first = trainer.restore(state_file(target)) if resume else 0
     for epoch in range(first, recipe.epochs):
         size, augmentation = recipe.epoch(epoch, model.input_size)
@@ -62,7 +67,7 @@ def train_detectors(
             data,
             augmentation,
             size=size,
-            batch=max(1, min(recipe.batch, len(data)) // recipe.accumulate),
+            batch=batch // recipe.accumulate,
             seed=recipe.seed,
             epoch=epoch,
             share=(fabric.global_rank, fabric.world_size),
@@ -82,16 +87,9 @@ def state_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.state.pt")
 
 
-def _check_split(recipe: DetectorRecipe, processes: int, images: int) -> None:
-    parts = processes * recipe.accumulate
-    batch = min(recipe.batch, images)
-    if batch % parts:
-        raise InputError(
-            f"a batch of {batch} images cannot be split evenly over {processes} process(es) and {recipe.accumulate} "
-            f"accumulated part(s); choose a multiple of {parts}"
-        )
-    if not 0 <= recipe.size_range < 1:
-        raise InputError(f"the range of sizes must be at least 0 and below 1, got {recipe.size_range}")
+def _in_order_of(start: Path | str | None, data: CocoDataset) -> CocoDataset:
+    """The data with its classes in the order of the first weights, if they have the same names."""
+    return data if start is None else in_class_order(data, load(start).class_names)
 
 
 def _first_network(architecture: str, data: CocoDataset, start: Path | str | None) -> DynamicDetector:
@@ -108,6 +106,7 @@ def _first_network(architecture: str, data: CocoDataset, start: Path | str | Non
         return known
     model = create(architecture, len(classes), classes, input_size=known.input_size)
     fresh = model.state_dict()
-    kept = {name: tensor for name, tensor in known.state_dict().items() if tensor.shape == fresh[name].shape}
+    # The prediction layers belong to the classes, even if there are as many others.
+    kept = {name: tensor for name, tensor in known.state_dict().items() if not _PREDICTION.match(name)}
     model.load_state_dict({**fresh, **kept})
     return model

@@ -28,6 +28,7 @@ class DetectorRecipe:
     learning_rate: float = 2e-3
     least_learning_rate: float = 2e-5
     warmup_steps: int = 200
+    """but at most a tenth of all steps"""
     weight_decay: float = 0.02
     clip_norm: float = 10.0
     average_decay: float = 0.999
@@ -40,6 +41,8 @@ class DetectorRecipe:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0):
             raise InputError(f"the learning rate must be a finite number of at least 0, got {self.learning_rate}")
+        if not 0 <= self.size_range < 1:
+            raise InputError(f"the range of sizes must be at least 0 and below 1, got {self.size_range}")
 
     def epoch(self, number: int, input_size: int) -> tuple[int, Augmentation]:
         """Image size and augmentation of an epoch, counted from 0."""

@@ -21,6 +21,7 @@ from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.training.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.training.losses import DetectionLoss
 from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
+from dynamicdet.training.schedule import learning_rate
 
 _STATE_VERSION = 2
 _MAY_CHANGE = ("epochs", "final_epochs")  # in a recipe, when a training is resumed
@@ -136,11 +137,7 @@ class Trainer:
             self.fabric.log_dict(values, step=self.step)
 
     def _learning_rate(self) -> float:
-        recipe = self.recipe
-        total = max(1, recipe.epochs * self.steps_per_epoch)
-        falling = (1 + math.cos(math.pi * min(1.0, self.step / total))) / 2
-        rate = recipe.least_learning_rate + (recipe.learning_rate - recipe.least_learning_rate) * falling
-        return rate * min(1.0, (self.step + 1) / max(1, recipe.warmup_steps))
+        return learning_rate(self.recipe, self.step, max(1, self.recipe.epochs * self.steps_per_epoch))
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -119,7 +119,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except DyndetError as error:
         if debug:
             raise
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"{error.label}: {error}", err=True)
         return error.exit_code
     except OSError as error:
         if debug:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dynamicdet.cache import cache_folder
-from dynamicdet.datasets.annotations import read_annotations
+from dynamicdet.datasets.check import CheckedData, check_data
 from dynamicdet.datasets.cutpaste import Summary, build, check_output, download, locate
+from dynamicdet.text import printable
+from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars
 
 
@@ -76,23 +80,46 @@ def cutpaste(
 
 @command.command("check")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    help="Folder of the images.  [default: images/ beside the annotations]",
-)
-def check(data: Path, images: Path | None) -> None:
-    """Check COCO annotations and their images; exit status 2 means that they cannot be used.
+@images_option
+@click.option("--fast", is_flag=True, help="Read only the headers of the images; damage further on is not found.")
+@trust_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(data: Path, images: Path | None, fast: bool, trust_pictures: bool, as_json: bool) -> None:
+    """Check COCO annotations and read all their images; exit status 2 means that they cannot be used.
 
-    DATA is a folder with images/ and annotations.json, or a COCO JSON file.
+    DATA is a folder with images/ and annotations.json, a Roboflow export in COCO format, or a COCO JSON file. All
+    splits of an export are checked. The table lists all faults, which are fatal, and what dyndet handles.
 
     \b
     Example:
       dyndet data check build/cutpaste/train
-      dyndet data check coco/annotations/instances_val2017.json --images coco/val2017
+      dyndet data check coco/annotations/instances_val2017.json --images coco/val2017 --fast
     """
-    for line in read_annotations(data, images).summary.sentences():
-        click.echo(line)
+    with step_bars() as show:
+        found = check_data(data, images, fast=fast, trust_pictures=trust_pictures, progress=show)
+    errors = [one.error for one in found if one.error is not None]
+    if as_json:
+        click.echo(json.dumps({"usable": not errors, "data": [one.as_json() for one in found]}, indent=2))
+    else:
+        for one in found:
+            _print(one, named=len(found) > 1)
+    if errors:
+        raise errors[0]
+
+
+def _print(checked: CheckedData, *, named: bool) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    if named:
+        console.print(f"{printable(checked.place.annotations)}:", markup=False)
+    console.print(checked.summary.sentences()[0], markup=False)
+    if not checked.findings:
+        return
+    table = Table("", "count", "what", box=None, header_style="bold", pad_edge=False)
+    table.add_column("first example", overflow="fold")
+    for one in checked.findings:
+        kind = "fatal" if one.fatal else "handled"
+        table.add_row(kind, f"{one.count:,}", one.what, Text("".join(one.examples[:1])))
+    console.print(table)
 
 
 def _table(summaries: tuple[Summary, ...]) -> Table:

@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.cache import cache_folder
+from dynamicdet.errors import NotUsableError
 from dynamicdet.evaluation.evaluate import Evaluation
 from dynamicdet.networks.architectures import ARCHITECTURES
+from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.evaluation.evaluate import EvaluationReport, evaluate
 
@@ -22,9 +24,10 @@ from dyndet_builder.evaluation.evaluate import EvaluationReport, evaluate
     "--data",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder with images/ and annotations.json, or a COCO JSON file.",
+    help="Folder with images/ and annotations.json, a Roboflow export (its valid/ or test/), or a COCO JSON file.",
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of the images.  [default: images/ in --data]")
+@images_option
+@trust_option
 @click.option("--url", help="gRPC address of a server, instead of SOURCE.")
 @click.option("--model", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option(
@@ -60,6 +63,7 @@ def command(
     source: Path | None,
     data: Path,
     images: Path | None,
+    trust_pictures: bool,
     url: str | None,
     model: str,
     architecture: str | None,
@@ -76,7 +80,8 @@ def command(
 
     SOURCE is a checkpoint file or a bundle folder; --url and --model select a detector on a Triton server instead.
     Every image takes each route once, whatever the number of thresholds. The router is compared with random routing
-    and, for checkpoints, with an oracle that knows both detectors' losses.
+    and, for checkpoints, with an oracle that knows both detectors' losses. If detector 2 gains nothing, or the router
+    is not better than chance, the results are printed and the exit status is 9.
 
     \b
     Examples:
@@ -89,6 +94,7 @@ def command(
             source,
             data=data,
             images=images,
+            trust_pictures=trust_pictures,
             url=url,
             model=model,
             architecture=architecture,
@@ -102,14 +108,19 @@ def command(
         )
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
-        return
-    _print(report)
+    else:
+        _print(report)
+    shortcomings = report.evaluation.shortcomings()
+    if shortcomings:
+        raise NotUsableError("; ".join(shortcomings))
 
 
 def _print(report: EvaluationReport) -> None:
     console = Console(highlight=False, soft_wrap=True)
     result = report.evaluation
     console.print(f"{report.source} on {report.data}, {result.images} images", markup=False)
+    for note in report.notes:
+        console.print(note, markup=False)
     console.print(f"AP all easy {result.easy.ap:.1f}, all hard {result.hard.ap:.1f}\n")
     console.print(_table(result))
     means = ", ".join(f"{name} {ap:.1f}" for name, ap in result.mean_ap().items() if ap is not None)

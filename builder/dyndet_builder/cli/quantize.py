@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dyndet_builder.bundle.manifest import Bundle
+from dyndet_builder.cli.data_options import trust_option
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.quantization.quantize import CALIBRATION_IMAGES, COMPARED_IMAGES, quantize
 
@@ -23,6 +24,7 @@ from dyndet_builder.quantization.quantize import CALIBRATION_IMAGES, COMPARED_IM
     help="Folder of images like those that will be served; preferably not the evaluation images.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="COCO data set to measure the AP cost on.")
+@trust_option
 @click.option(
     "--calibration-images", type=int, default=CALIBRATION_IMAGES, show_default=True, help="Images that set the ranges."
 )
@@ -39,6 +41,7 @@ def command(
     output: Path,
     images: Path,
     data: Path | None,
+    trust_pictures: bool,
     calibration_images: int,
     compared_images: int,
     as_json: bool,
@@ -58,6 +61,7 @@ def command(
             output,
             images=images,
             data=data,
+            trust_pictures=trust_pictures,
             calibration_images=calibration_images,
             compared_images=compared_images,
             progress=show,

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dynamicdet.datasets.annotations import read_annotations
-from dynamicdet.datasets.dataset import read_dataset
+from dynamicdet.aliases import silent
+from dynamicdet.datasets.dataset import CocoDataset, in_class_order, read_dataset
+from dynamicdet.errors import NotUsableError
+from dynamicdet.evaluation.quality import measure_quality
 from dynamicdet.files import check_writable
 from dynamicdet.networks.architectures import ARCHITECTURES, architecture
 from dynamicdet.networks.checkpoints import load, save
 from dynamicdet.routing.training import OBJECTIVES, Objective, RouterRecipe, train_router
+from dynamicdet.text import printable
 from dynamicdet.training.detectors import train_detectors
 from dynamicdet.training.devices import Accelerator, Precision, make_fabric
 from dynamicdet.training.losses import LossWeights
-from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
-from dyndet_builder.cli.progress import step_bars
+from dynamicdet.training.recipe import DetectorRecipe
+from dynamicdet.training.schedule import plan_training
+from dyndet_builder.cli.data_options import images_option, trust_option
+from dyndet_builder.cli.progress import step_bars, training_bar
 
 _DEFAULTS = DetectorRecipe()
 _ROUTER = RouterRecipe()
 _PATH = click.Path(path_type=Path)
 _MULTI_SCALE = 0.25
 
-_images = click.option("--images", type=_PATH, help="Folder of the images.  [default: images/ beside the annotations]")
 _cache = click.option("--cache", type=_PATH, help="Folder that stores the decoded images for the next run.")
 _accelerator = click.option(
     "--accelerator", type=click.Choice(get_args(Accelerator)), default="auto", show_default=True
@@ -49,7 +50,8 @@ def command() -> None:
 
 @command.command("detectors")
 @click.argument("data", type=_PATH)
-@_images
+@images_option
+@trust_option
 @click.option("--output", "-o", type=_PATH, required=True, help="Checkpoint, written after every epoch.")
 @click.option(
     "--architecture",
@@ -106,6 +108,7 @@ def command() -> None:
 def detectors(
     data: Path,
     images: Path | None,
+    trust_pictures: bool,
     output: Path,
     name: str,
     start: Path | None,
@@ -153,12 +156,14 @@ def detectors(
     check_writable(output)
     folder = output.with_name(f"{output.name}.logs") if logs is None else logs
     fabric = make_fabric(accelerator=accelerator, precision=precision, log_folder=folder)
-    if fabric.is_global_zero:
-        _echo_summary(data, images)
     with fabric.rank_zero_first():
-        read = read_dataset(data, architecture(name).input_size, images=images, cache=cache)
-    with _training_bar(epochs) as (on_step, on_epoch):
-        train_detectors(
+        read = _read(data, architecture(name).input_size, images, cache, trust_pictures, shown=fabric.is_global_zero)
+    plan = plan_training(recipe, len(read), read.size, fabric.world_size)
+    if fabric.is_global_zero:
+        for line in plan.sentences(started=start is not None):
+            click.echo(line)
+    with training_bar(plan) as (on_step, on_epoch):
+        model = train_detectors(
             read,
             output,
             architecture=name,
@@ -171,13 +176,17 @@ def detectors(
             on_epoch=on_epoch,
         )
     if fabric.is_global_zero:
-        click.echo(f"Trained {output}. Next: dyndet train router {output} {data}")
+        with step_bars() as show:
+            quality = measure_quality(model, in_class_order(read, model.class_names), progress=show)
+        click.echo(quality.sentence(steps=plan.steps, started=start is not None))
+        click.echo(f"Trained {printable(output)}. Next: dyndet train router {printable(output)} {printable(data)}")
 
 
 @command.command("router")
 @click.argument("checkpoint", type=_PATH)
 @click.argument("data", type=_PATH)
-@_images
+@images_option
+@trust_option
 @click.option("--output", "-o", type=_PATH, help="Checkpoint to write.  [default: CHECKPOINT itself]")
 @click.option(
     "--objective",
@@ -208,6 +217,7 @@ def router(
     checkpoint: Path,
     data: Path,
     images: Path | None,
+    trust_pictures: bool,
     output: Path | None,
     objective: Objective,
     penalty: float | None,
@@ -222,6 +232,9 @@ def router(
     accelerator: Accelerator,
 ) -> None:
     """Train the router of a network whose detectors are trained; the detectors do not change.
+
+    The checkpoint is written in any case. If detector 2 gains nothing, or the router is not better than chance, the
+    exit status is 9.
 
     \b
     Example:
@@ -240,8 +253,7 @@ def router(
     check_writable(output or checkpoint)
     model = load(checkpoint)
     fabric = make_fabric(accelerator=accelerator, precision="32-true")
-    _echo_summary(data, images)
-    read = read_dataset(data, model.input_size, images=images, cache=cache)
+    read = _read(data, model.input_size, images, cache, trust_pictures)
     with step_bars() as show:
         report = train_router(
             model,
@@ -258,42 +270,18 @@ def router(
         f"offset {report.offset:.5f}\ndifficulty at 10, 50, 90 %: {low:.3f} {middle:.3f} {high:.3f}; "
         f"rank correlation with the gain of detector 2: {report.correlation:.2f}"
     )
+    shortcomings = report.shortcomings()
+    if shortcomings:
+        raise NotUsableError(f"{'; '.join(shortcomings)} ({printable(output or checkpoint)} was written)")
 
 
-def _echo_summary(data: Path, images: Path | None) -> None:
-    for line in read_annotations(data, images).summary.sentences():
-        click.echo(line)
-
-
-@contextmanager
-def _training_bar(epochs: int) -> Iterator[tuple[Callable[[StepReport], None], Callable[[EpochReport], None]]]:
-    """A bar over all steps with losses, images/s and the time that is left; one line for every finished epoch."""
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[losses]}  {task.fields[rate]} images/s  left"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, refresh_per_second=2) as bar:
-        task = bar.add_task("train", total=None, epoch=1, epochs=epochs, losses="-", rate="-")
-
-        def on_step(report: StepReport) -> None:
-            bar.update(
-                task,
-                total=epochs * report.steps,
-                completed=(report.epoch - 1) * report.steps + report.step,
-                epoch=report.epoch,
-                losses=f"{report.loss1:.4f} {report.loss2:.4f}",
-                rate=f"{report.images_per_second:.0f}",
-            )
-
-        def on_epoch(report: EpochReport) -> None:
-            console.print(
-                f"epoch {report.epoch}/{report.epochs}  {report.size} px  loss {report.loss1:.4f} "
-                f"{report.loss2:.4f}  {report.images_per_second:.1f} images/s  {report.seconds:.0f} s",
-                highlight=False,
-            )
-
-        yield on_step, on_epoch
+def _read(
+    data: Path, size: int, images: Path | None, cache: Path | None, trust_pictures: bool, *, shown: bool = True
+) -> CocoDataset:
+    """The data set; its summary is printed."""
+    with step_bars() if shown else nullcontext(silent) as show:
+        read = read_dataset(data, size, images=images, cache=cache, trust_pictures=trust_pictures, progress=show)
+    if shown:
+        for line in read.summary.sentences():
+            click.echo(line)
+    return read

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dynamicdet.aliases import Progress, silent
-from dynamicdet.datasets.dataset import CocoDataset, read_dataset
+from dynamicdet.datasets.dataset import CocoDataset, in_class_order, read_dataset, read_files
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import DEFAULT_HARD_SHARES, Evaluation, check_points, evaluate_results
 from dynamicdet.routing.cache import data_sha256, read_results, results_file, write_results
-from dynamicdet.routing.routes import RouteResults, check_contract
+from dynamicdet.routing.routes import RouteResults, check_classes, check_contract
 from dyndet_builder.evaluation.sources import Source, open_source
 
 _PLOT_SUFFIXES = (".png", ".svg")
@@ -32,12 +32,15 @@ class EvaluationReport:
     cache_file: Path | None
     """the file that stores the detections; None if they are not stored"""
     plot: Path | None
+    notes: tuple[str, ...]
+    """what is unusual in the data set, and how it was handled"""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "source": self.source,
             "data": self.data,
+            "notes": list(self.notes),
             **self.evaluation.as_json(),
             "from_cache": self.from_cache,
             "cache_file": None if self.cache_file is None else str(self.cache_file),
@@ -50,6 +53,7 @@ def evaluate(
     *,
     data: Path,
     images: Path | None = None,
+    trust_pictures: bool = False,
     url: str | None = None,
     model: str = "dyndet",
     architecture: str | None = None,
@@ -63,15 +67,16 @@ def evaluate(
 ) -> EvaluationReport:
     """COCO average precision of a checkpoint file, a bundle folder, or (`url`, `model`) a served detector.
 
-    `data` and `images` are those of `read_dataset`. Without shares and thresholds, a few shares are used. Unless it is
-    None, the folder `cache` stores the detections; the file name is a hash of the content of detector and data set.
-    `plot` is a .png or .svg file for AP over hard share. Raises InputError for bad input, before any image is run,
-    ServerError, and MissingExtraError for a plot without matplotlib.
+    `data`, `images` and `trust_pictures` are those of `read_dataset`; of an export with splits, valid/ is used. Classes
+    in another order than the detector's are matched by name. Without shares and thresholds, a few shares are used.
+    Unless it is None, the folder `cache` stores the detections; the file name is a hash of the content of detector and
+    data set. `plot` is a .png or .svg file for AP over hard share. Raises InputError for bad input, before any image is
+    run, ServerError, and MissingExtraError for a plot without matplotlib.
     """
     check_points(hard_shares, thresholds)
     draw = None if plot is None else _drawing(plot)
     detector = open_source(source, url=url, model=model, architecture=architecture)
-    truth = read_dataset(data, detector.input_size, images=images, progress=progress)
+    truth, notes = read_truth(detector, data, images=images, trust_pictures=trust_pictures, progress=progress)
     check_contract(f"the {detector.label}", detector.class_names, detector.input_size, truth)
     file = None if cache is None else _file(cache, detector, truth)
     results = None if file is None else read_results(file, len(truth))
@@ -97,7 +102,43 @@ def evaluate(
         from_cache=from_cache,
         cache_file=file,
         plot=plot,
+        notes=notes,
     )
+
+
+def read_truth(
+    detector: Source,
+    data: Path,
+    *,
+    images: Path | None = None,
+    trust_pictures: bool = False,
+    progress: Progress = silent,
+) -> tuple[CocoDataset, tuple[str, ...]]:
+    """The data set with its classes in the detector's order, and notes about it. Raises InputError if it has faults."""
+    read = read_dataset(
+        data, detector.input_size, images=images, split="valid", trust_pictures=trust_pictures, progress=progress
+    )
+    ordered = in_class_order(read, detector.class_names)
+    notes = read.summary.sentences()[1:]
+    if ordered is not read:
+        notes.append("the classes are in another order than the detector's; they were matched by name")
+    return ordered, tuple(notes)
+
+
+def check_truth(
+    detector: str,
+    class_names: Sequence[str],
+    data: Path,
+    *,
+    trust_pictures: bool = False,
+    progress: Progress = silent,
+) -> None:
+    """Check a data set before long work that ends in an evaluation; only the headers of its pictures are read.
+
+    Raises InputError if it has faults, or other classes than the `detector`.
+    """
+    found = read_files(data, split="valid", trust_pictures=trust_pictures, progress=progress)
+    check_classes(detector, class_names, sorted(found.files.class_names), data)
 
 
 def _drawing(plot: Path) -> Callable[[Evaluation, str], None]:

@@ -34,6 +34,7 @@ def quantize(
     *,
     images: Path,
     data: Path | None = None,
+    trust_pictures: bool = False,
     calibration_images: int = CALIBRATION_IMAGES,
     compared_images: int = COMPARED_IMAGES,
     progress: Progress = silent,
@@ -41,8 +42,8 @@ def quantize(
     """Write an int8 bundle to the folder `output`, which appears whole or not at all, and return its description.
 
     `images` is a folder of images like those that the detector will see. Some of them set the ranges of activations,
-    others show the effect on boxes and difficulty. With `data`, a COCO data set as for `dyndet evaluate`, the average
-    precision of both bundles is measured and stored in the new one.
+    others show the effect on boxes and difficulty. With `data`, a COCO data set as for `dyndet evaluate` (also
+    `trust_pictures`), the average precision of both bundles is measured and stored in the new one.
 
     Raises InputError for a bundle that is not fp32, and for bad images and options.
     """
@@ -50,6 +51,10 @@ def quantize(
     described = runner.bundle
     if described.precision != "fp32":
         raise InputError(f"{bundle} is {described.precision}; an int8 bundle is made from an fp32 bundle")
+    if data is not None:
+        from dyndet_builder.evaluation.evaluate import check_truth  # needs the extra `train`
+
+        check_truth("the bundle", described.class_names, data, trust_pictures=trust_pictures, progress=progress)
     calibration, compared = _pictures(images, calibration_images, compared_images)
     size = described.input_size
     with whole_folder(output, marker=FILE_NAME) as folder:
@@ -81,7 +86,7 @@ def quantize(
         )
         (folder / FILE_NAME).write_text(result.model_dump_json(indent=2) + "\n")
         if data is not None:
-            result = _with_precision(result, bundle, folder, data, progress)
+            result = _with_precision(result, bundle, folder, data, trust_pictures, progress)
             (folder / FILE_NAME).write_text(result.model_dump_json(indent=2) + "\n")
     return result
 
@@ -122,13 +127,20 @@ def _account(found: Differences, counts: list[Counts], images: int, source: str)
     )
 
 
-def _with_precision(result: Bundle, before: Path, after: Path, data: Path, progress: Progress) -> Bundle:
+def _with_precision(
+    result: Bundle, before: Path, after: Path, data: Path, trust_pictures: bool, progress: Progress
+) -> Bundle:
     """The bundle with both average precisions, measured on a COCO data set."""
     from dyndet_builder.evaluation.evaluate import evaluate  # needs the extra `train`
 
     measured = []
     for folder, name in ((before, "fp32"), (after, "int8")):
-        report = evaluate(folder, data=data, progress=lambda step, *done, name=name: progress(f"{name}: {step}", *done))
+        report = evaluate(
+            folder,
+            data=data,
+            trust_pictures=trust_pictures,
+            progress=lambda step, *done, name=name: progress(f"{name}: {step}", *done),
+        )
         ap = report.as_json()["ap"]
         measured.append(AveragePrecision(easy=ap["easy"]["ap"], hard=ap["hard"]["ap"]))
     assert result.quantization is not None

@@ -189,7 +189,7 @@ def test_bad_input_ends_in_one_sentence(
         ([good, "--threshold", "-1"], "a threshold must be from 0 to 1, got -1.0"),
         ([good, "--plot", "ap.pdf"], "a plot is a .png or .svg file"),
         ([good, "--plot", str(tmp_path / "none" / "ap.png")], "the folder of the plot"),
-        ([good, "--data", str(strange)], "has the classes"),
+        ([good, "--data", str(strange)], "has other classes than"),
         ([good, "--data", str(tmp_path / "none")], "cannot be read"),
         ([good, "--cache", str(tmp_path / "file")], "try --no-cache"),
     ]

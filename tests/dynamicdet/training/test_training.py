@@ -17,7 +17,6 @@ import torch
 from PIL import Image, ImageDraw
 
 from dynamicdet import create, load, save
-from dynamicdet.datasets.annotations import read_annotations
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import evaluate
@@ -350,7 +349,7 @@ def test_cached_images_are_the_decoded_ones(folder: Path, data: CocoDataset, tmp
         (lambda content: content["images"][0].update(file_name="absent.png"), "absent.png does not exist"),
         (lambda content: content["images"][0].pop("file_name"), "without 'file_name'"),
         (lambda content: content["images"][1].update(id=7), "image id 7 occurs twice"),
-        (lambda content: content["images"][1].update(id=[7]), "an id is a number or string"),
+        (lambda content: content["images"][1].update(id=[7]), "an id is a number or string of digits"),
         (lambda content: content["categories"][1].update(id=5), "category id 5 occurs twice"),
         (lambda content: content["annotations"][4].update(id=3), "annotation id 3 occurs twice"),
         (
@@ -379,11 +378,11 @@ def test_what_is_unusual_is_counted(folder: Path, tmp_path: Path) -> None:
     content["annotations"].pop(4)
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(content))
-    summary = read_annotations(path, folder / "images").summary
-    assert (summary.images, summary.objects, summary.classes) == (12, 8, 2)
-    assert (summary.negatives, summary.crowds, summary.cut, summary.empty) == (4, 1, 1, 2)
-    assert len(summary.sentences()) == 5
     read = read_dataset(path, 320, images=folder / "images")
+    summary = read.summary
+    assert (summary.images, summary.objects, summary.classes) == (12, 8, 2)
+    assert [summary.count(kind) for kind in ("negatives", "crowds", "cut", "empty")] == [4, 1, 1, 2]
+    assert len(summary.sentences()) == 5
     assert [len(labels.classes) for labels in read.labels[:5]] == [1, 0, 0, 0, 0]
     assert read.labels[0].boxes.max() <= 320
 

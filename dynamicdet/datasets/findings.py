@@ -1,0 +1,166 @@
+"""What is wrong or unusual in a data set: each kind with its count and first examples; faults are fatal, notes not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamicdet.errors import InputError
+from dynamicdet.text import printable
+
+EXAMPLES = 3
+_LONGEST = 300
+
+FAULTS: Mapping[str, str] = {
+    "field": "entries without a field that is needed",
+    "id": "ids that are not whole numbers",
+    "mixed": "lists in which ids are numbers and text",
+    "duplicate": "ids that occur twice",
+    "name": "class names that cannot be used",
+    "same name": "class names that occur twice",
+    "path": "file names that leave the image folder or cannot be printed",
+    "missing": "images that do not exist",
+    "unreadable": "image files that cannot be read",
+    "no picture": "files that are no pictures",
+    "damaged": "pictures that are damaged or cut off",
+    "large": "pictures with too many pixels",
+    "same file": "files that belong to two images",
+    "turned": "pictures that EXIF turns after they were annotated",
+    "swapped": "pictures whose width and height are swapped",
+    "resized": "pictures that were resized after they were annotated",
+    "stretched": "pictures of another shape than annotated",
+    "size": "sizes that are not whole numbers above 0",
+    "image": "objects of unknown images",
+    "category": "objects of unknown categories",
+    "box": "boxes that are not four finite numbers",
+    "crowd": "crowd flags that are not 0 or 1",
+    "shares": "boxes in shares of the picture instead of pixels",
+    "corners": "boxes with two corners instead of x, y, width, height",
+    "nothing": "data sets without usable objects",
+}
+"""kinds that make a data set unusable, the most important first"""
+
+NOTES: Mapping[str, str] = {
+    "negatives": "images without objects, used as negatives",
+    "crowds": "crowd regions, ignored in training",
+    "cut": "boxes that exceed their image, clipped to it",
+    "empty": "boxes without area inside their image, dropped",
+    "repeated": "objects that repeat another one exactly, all used",
+    "unused": "classes without objects",
+    "root": "root category of a Roboflow export, left out",
+    "text id": "ids that are text, read as numbers",
+    "named id": "ids that are text, numbered in their order",
+    "float id": "ids with a decimal point, read as whole numbers",
+    "text size": "sizes that are text, read as numbers",
+    "no size": "images without width or height, taken from the picture",
+    "area": "areas that are not numbers, computed from the boxes",
+    "crowd flag": "crowd flags that are text, read as numbers",
+    "mirrored": "pictures that EXIF turns or mirrors without changing their shape: look whether their boxes fit",
+    "trusted": "pictures whose boxes were scaled or turned to fit",
+}
+"""kinds that dyndet handles and counts"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One kind of fault or note: its words, its count, and the first examples."""
+
+    kind: str
+    what: str
+    fatal: bool
+    count: int
+    examples: tuple[str, ...]
+
+
+class Findings:
+    """Collects faults and notes by kind."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._examples: dict[str, list[str]] = {}
+        self._ways_out: dict[str, str] = {}
+
+    def add(self, kind: str, example: str, *, count: int = 1, way_out: str = "") -> None:
+        """Count a fault or note; `way_out` is what to do about the kind, the same each time."""
+        self._counts[kind] += count
+        examples = self._examples.setdefault(kind, [])
+        if example and len(examples) < EXAMPLES:
+            examples.append(printable(example, limit=_LONGEST))
+        if way_out:
+            self._ways_out[kind] = printable(way_out)
+
+    def clear(self, *kinds: str) -> None:
+        """Forget kinds that are counted again."""
+        for kind in kinds:
+            self._counts.pop(kind, None)
+            self._examples.pop(kind, None)
+
+    def all(self) -> tuple[Finding, ...]:
+        """All kinds that were found: the faults, the most important first, then the notes."""
+        return tuple(
+            Finding(
+                kind=kind,
+                what=what,
+                fatal=kinds is FAULTS,
+                count=self._counts[kind],
+                examples=tuple(self._examples.get(kind, ())),
+            )
+            for kinds in (FAULTS, NOTES)
+            for kind, what in kinds.items()
+            if self._counts[kind]
+        )
+
+    def faulty(self) -> bool:
+        """Whether something fatal was found."""
+        return any(self._counts[kind] for kind in FAULTS)
+
+    def error(self, file: Path) -> InputError | None:
+        """One sentence with the most important fault; None if there is none."""
+        faults = [finding for finding in self.all() if finding.fatal]
+        if not faults:
+            return None
+        first, others = faults[0], len(faults) - 1
+        sentence = f"{printable(file)} cannot be used: {first.examples[0]}"
+        if first.count > 1:
+            sentence += f" and {first.count - 1} more of this kind"
+        if first.kind in self._ways_out:
+            sentence += f"; {self._ways_out[first.kind]}"
+        if others:
+            sentence += f"; it has {others} other kind{'s' * (others > 1)} of faults (see `dyndet data check`)"
+        return InputError(sentence)
+
+    def raise_any(self, file: Path) -> None:
+        """Raise InputError if something fatal was found."""
+        error = self.error(file)
+        if error is not None:
+            raise error
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSummary:
+    """The content of a data set, and what is unusual in it but not fatal."""
+
+    images: int
+    objects: int
+    """boxes that are used in training"""
+    classes: int
+    notes: tuple[Finding, ...]
+
+    def count(self, kind: str) -> int:
+        """How often a kind of note (see `NOTES`) occurs."""
+        return sum(note.count for note in self.notes if note.kind == kind)
+
+    def sentences(self) -> list[str]:
+        """One line for the content, and one per kind of note."""
+        return [
+            f"{self.images} images, {self.objects} objects of {self.classes} classes",
+            *map(sentence_of, self.notes),
+        ]
+
+
+def sentence_of(note: Finding) -> str:
+    """A note as a line; kinds with few members name them."""
+    names = f" ({', '.join(note.examples)}{', ...' if note.count > len(note.examples) else ''})"
+    return f"{note.count} {note.what}{names if note.examples else ''}"

@@ -1,0 +1,246 @@
+"""Compares the pictures of a data set with the sizes that they were annotated at.
+
+If they differ, the boxes belong to another frame: each kind of difference is told apart, and the boxes follow it if the
+user trusts the pictures. The file of a picture may also say (EXIF) that viewers turn or mirror it; `read_image` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from dynamicdet.aliases import FloatArray, IntArray, Progress, UInt8Array, silent
+from dynamicdet.datasets.annotations import CocoFiles
+from dynamicdet.datasets.objects import ObjectTable
+from dynamicdet.errors import InputError, PictureTooLargeError
+from dynamicdet.images import FORMATS, read_image
+from dynamicdet.text import printable
+
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a file: a kind of `findings.FAULTS`, and a sentence."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Width and height of a picture as viewers show it and as it is stored, and the EXIF orientation between them."""
+
+    width: int
+    height: int
+    stored_width: int
+    stored_height: int
+    orientation: int
+
+    @property
+    def row(self) -> tuple[int, int, int, int, int]:
+        """The numbers in this order, for an array of frames (N, 5)."""
+        return self.width, self.height, self.stored_width, self.stored_height, self.orientation
+
+
+NO_FRAME = Frame(0, 0, 0, 0, 1)
+"""of a picture that cannot be opened"""
+
+
+def read_frame(path: Path) -> Frame:
+    """Read the header of a picture. Raises InputError if it is none."""
+    try:
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if image.format == "TIFF":  # Pillow has already turned its size
+                width, height = int(image.tag_v2[256]), int(image.tag_v2[257])  # type: ignore[attr-defined]
+            orientation = _orientation(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureTooLargeError(f"{printable(path)} has too many pixels") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise InputError(f"{printable(path)} cannot be read: {printable(error.strerror)}") from error
+        raise InputError(f"{printable(path)} is not a picture; accepted are {', '.join(FORMATS)}") from error
+    except Exception as error:  # a damaged header may raise any error in Pillow's readers
+        raise InputError(f"{printable(path)} is not a picture; accepted are {', '.join(FORMATS)}") from error
+    shown = (height, width) if orientation in _TURNED else (width, height)
+    return Frame(*shown, width, height, orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # EXIF data may be damaged in any way; then the picture is not turned
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def read_frames(files: CocoFiles, *, whole: bool, progress: Progress = silent) -> IntArray:
+    """The frames of all images (N, 5), see `Frame.row`; faults go to the findings.
+
+    With `whole`, every picture is decoded, which finds damage that the header does not show.
+    """
+    rows = []
+    for frame, fault in each_picture(
+        files,
+        lambda index, path: look(path, whole=whole),
+        step="read images" if whole else "read headers",
+        progress=progress,
+    ):
+        rows.append(frame.row)
+        if fault is not None:
+            files.findings.add(fault.kind, fault.text)
+    return np.array(rows, np.int64).reshape(-1, 5)
+
+
+def each_picture(
+    files: CocoFiles, work: Callable[[int, Path], tuple[Frame, Fault | None]], *, step: str, progress: Progress = silent
+) -> Iterator[tuple[Frame, Fault | None]]:
+    """Do something with every image file that can be opened, in several threads; results in the order of the images.
+
+    Pillow decodes outside Python's lock. An error ends the work early.
+    """
+
+    def one(index: int) -> tuple[Frame, Fault | None]:
+        return work(index, paths[index]) if files.openable[index] else (NO_FRAME, None)
+
+    paths = files.paths
+    pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
+    try:
+        for done, result in enumerate(pool.map(one, range(len(paths))), 1):
+            progress(step, done, len(paths))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def look(
+    path: Path, *, whole: bool = True, use: Callable[[UInt8Array], None] | None = None
+) -> tuple[Frame, Fault | None]:
+    """The frame of a picture, or what is wrong with its file; `use` receives the pixels of a `whole` picture."""
+    try:
+        frame = read_frame(path)
+    except PictureTooLargeError as error:
+        return NO_FRAME, Fault("large", str(error))
+    except InputError as error:
+        return NO_FRAME, Fault("unreadable" if "cannot be read" in str(error) else "no picture", str(error))
+    if not whole:
+        return frame, None
+    try:
+        pixels = read_image(path)
+    except PictureTooLargeError as error:
+        return NO_FRAME, Fault("large", str(error))
+    except InputError as error:
+        return NO_FRAME, Fault("damaged", str(error))
+    if pixels.shape[:2] != (frame.height, frame.width):
+        found = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, but its header says {frame.width} x {frame.height}"
+        return NO_FRAME, Fault("damaged", f"{path} has {found}")
+    if use is not None:
+        use(pixels)
+    return frame, None
+
+
+def fit(files: CocoFiles, frames: IntArray, *, trust_pictures: bool = False) -> tuple[ObjectTable, IntArray]:
+    """The objects in the frames of the pictures as viewers show them, and the sizes (N, 2) of these.
+
+    Pictures of another size than annotated are faults. With `trust_pictures` their boxes are scaled and turned to the
+    pictures instead, where it is clear how.
+    """
+    kinds = [
+        _compare(tuple(size), Frame(*row)) for size, row in zip(files.sizes.tolist(), frames.tolist(), strict=True)
+    ]
+    turned, shown = kinds.count("turned"), kinds.count("upright")
+    table, boxes = files.table, files.table.box.copy()
+    sizes = np.where(frames[:, :2] > 0, frames[:, :2], files.sizes)
+    by_image = _by_image(table, len(kinds)) if trust_pictures else []
+    for index, kind in enumerate(kinds):
+        if kind == "ambiguous" and not shown:
+            kind = "turned" if turned and trust_pictures else "mirrored"
+        if kind in ("same", "upright", "ambiguous"):
+            continue
+        frame, size = Frame(*frames[index].tolist()), (int(files.sizes[index, 0]), int(files.sizes[index, 1]))
+        text = f"{printable(files.paths[index])} {_words(kind, size, frame)}"
+        if kind == "mirrored":
+            files.findings.add("mirrored", files.file_names[index])
+        elif not trust_pictures:
+            files.findings.add(kind, text, way_out=_way_out(kind))
+            sizes[index] = size
+        elif kind == "swapped":
+            rows = by_image[index]
+            if not _fits(boxes[rows], frame.width, frame.height) or _fits(boxes[rows], *size):
+                files.findings.add(
+                    kind, text, way_out="annotate the pictures again: they may have been turned either way"
+                )
+            else:
+                files.findings.add("trusted", files.file_names[index])
+        else:
+            boxes[by_image[index]] = _moved(boxes[by_image[index]], size, frame, turn=kind == "turned")
+            files.findings.add("trusted", files.file_names[index])
+    areas = np.where((boxes != table.box).any(axis=1), boxes[:, 2] * boxes[:, 3], table.area)
+    return replace(table, box=boxes, area=areas), sizes
+
+
+def _compare(size: tuple[int, ...], frame: Frame) -> str:
+    """How an annotated size relates to a picture: "same", "upright", "ambiguous", or a kind of fault."""
+    shown, stored = (frame.width, frame.height), (frame.stored_width, frame.stored_height)
+    if frame is NO_FRAME or 0 in shown or (0 in size and frame.orientation == 1):
+        return "same"
+    if 0 in size:
+        return "ambiguous"
+    if size == shown:
+        return "same" if frame.orientation == 1 else "upright" if shown != stored else "ambiguous"
+    if size == stored:
+        return "turned"
+    if size == shown[::-1]:
+        return "swapped"
+    if _scaled(size, shown):
+        return "resized"
+    return "turned" if frame.orientation in _TURNED and _scaled(size, stored) else "stretched"
+
+
+def _scaled(size: tuple[int, ...], other: tuple[int, int]) -> bool:
+    """Whether both sides differ by the same factor, within a pixel."""
+    factor = max(other) / max(size)
+    return all(abs(own * factor - side) <= 1 for own, side in zip(size, other, strict=True))
+
+
+def _words(kind: str, size: tuple[int, int], frame: Frame) -> str:
+    sizes = f"has {frame.width} x {frame.height} pixels, but was annotated at {size[0]} x {size[1]}"
+    return {
+        "turned": f"{sizes}: EXIF turns it after annotation (orientation {frame.orientation})",
+        "swapped": f"{sizes}: width and height are swapped",
+        "resized": f"{sizes}: it was resized after annotation",
+        "stretched": f"{sizes}: it was stretched, cropped or padded after annotation",
+    }.get(kind, sizes)
+
+
+def _way_out(kind: str) -> str:
+    how = {"turned": "turn", "resized": "scale", "stretched": "stretch"}.get(kind)
+    return f"annotate the pictures as they are, or let --trust-pictures {how or 'try to fit'} the boxes to them"
+
+
+def _by_image(table: ObjectTable, images: int) -> list[IntArray]:
+    """Rows of the table for each image."""
+    order = np.argsort(table.image, kind="stable")
+    return np.split(order, np.searchsorted(table.image[order], np.arange(1, images)))
+
+
+def _fits(boxes: FloatArray, width: int, height: int) -> bool:
+    return bool(((boxes[:, :2] >= -1) & (boxes[:, :2] + boxes[:, 2:] <= np.array([width, height]) + 1)).all())
+
+
+def _moved(boxes: FloatArray, size: tuple[int, int], frame: Frame, *, turn: bool) -> FloatArray:
+    """Boxes (n, 4) x y width height, scaled from the annotated size to the picture, and turned by EXIF if asked for."""
+    width, height = (frame.stored_width, frame.stored_height) if turn else (frame.width, frame.height)
+    x, y, w, h = (boxes * ([width / (size[0] or width), height / (size[1] or height)] * 2)).T
+    left, top = width - x - w, height - y - h  # distances from the other sides
+    turns = {2: (left, y, w, h), 3: (left, top, w, h), 4: (x, top, w, h), 5: (y, x, h, w),
+             6: (top, x, h, w), 7: (top, left, h, w), 8: (y, left, h, w)}  # fmt: skip
+    return np.stack(turns.get(frame.orientation, (x, y, w, h)) if turn else (x, y, w, h), axis=1)

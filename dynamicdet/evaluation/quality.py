@@ -1,0 +1,52 @@
+"""How good both detectors are, in words, on a few images: enough to see whether a training was worth anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynamicdet.aliases import Progress, silent
+from dynamicdet.datasets.dataset import CocoDataset, some_with_objects
+from dynamicdet.evaluation.precision import Precision, average_precision
+from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.routing.routes import run_routes
+
+IMAGES = 100
+_WORDS = ((1.0, "not usable"), (10.0, "weak"), (100.0, "usable"))
+"""AP below which a word holds"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Average precision of both detectors on some images."""
+
+    images: int
+    detector1: Precision
+    detector2: Precision
+
+    @property
+    def word(self) -> str:
+        """`not usable`, `weak` or `usable`, by the better detector."""
+        best = max(self.detector1.ap, self.detector2.ap)
+        return next(word for limit, word in _WORDS if best < limit or limit == _WORDS[-1][0])
+
+    def sentence(self, *, steps: int, started: bool) -> str:
+        """For a user, after `steps` steps of training; `started` says that the first weights were not random."""
+        numbers = f"AP {self.detector1.ap:.1f} (detector 1) and {self.detector2.ap:.1f} (detector 2)"
+        line = f"{numbers} on {self.images} of the training images: {self.word}"
+        if self.word == _WORDS[-1][1]:
+            return f"{line}; `dyndet evaluate` measures it on other images"
+        way_out = "give more --epochs" if started else "give more --epochs, or --start with trained weights"
+        return f"{line}; {steps} step{'' if steps == 1 else 's'} were made, {way_out}"
+
+
+def measure_quality(
+    model: DynamicDetector, data: CocoDataset, *, images: int = IMAGES, progress: Progress = silent
+) -> Quality:
+    """Run both detectors on at most this many images that have objects."""
+    chosen = some_with_objects(data, images)
+    results = run_routes(model, chosen, progress=progress)
+    return Quality(
+        images=len(chosen),
+        detector1=average_precision(results.easy, chosen),
+        detector2=average_precision(results.hard, chosen),
+    )
