@@ -15,22 +15,14 @@ _LONGEST = 300
 
 FAULTS: Mapping[str, str] = {
     "field": "entries without a field that is needed",
-    "id": "ids that are not whole numbers",
     "mixed": "lists in which ids are numbers and text",
+    "id": "ids that are not whole numbers",
     "duplicate": "ids that occur twice",
     "name": "class names that cannot be used",
     "same name": "class names that occur twice",
     "path": "file names that leave the image folder or cannot be printed",
     "missing": "images that do not exist",
-    "unreadable": "image files that cannot be read",
-    "no picture": "files that are no pictures",
-    "damaged": "pictures that are damaged or cut off",
-    "large": "pictures with too many pixels",
     "same file": "files that belong to two images",
-    "turned": "pictures that EXIF turns after they were annotated",
-    "swapped": "pictures whose width and height are swapped",
-    "resized": "pictures that were resized after they were annotated",
-    "stretched": "pictures of another shape than annotated",
     "size": "sizes that are not whole numbers above 0",
     "image": "objects of unknown images",
     "category": "objects of unknown categories",
@@ -39,8 +31,16 @@ FAULTS: Mapping[str, str] = {
     "shares": "boxes in shares of the picture instead of pixels",
     "corners": "boxes with two corners instead of x, y, width, height",
     "nothing": "data sets without usable objects",
+    "unreadable": "image files that cannot be read",
+    "no picture": "files that are no pictures",
+    "damaged": "pictures that are damaged or cut off",
+    "large": "pictures with too many pixels",
+    "turned": "pictures that EXIF turns after they were annotated",
+    "swapped": "pictures whose width and height are swapped",
+    "resized": "pictures that were resized after they were annotated",
+    "stretched": "pictures of another shape than annotated",
 }
-"""kinds that make a data set unusable, the most important first"""
+"""kinds that make a data set unusable: those of the annotations, then those of the pictures, the most important first"""
 
 NOTES: Mapping[str, str] = {
     "negatives": "images without objects, used as negatives",

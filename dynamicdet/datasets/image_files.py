@@ -75,7 +75,7 @@ def _add_missing(folder: Path, name: str, error: Exception, findings: Findings) 
     path = folder / name
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        findings.add("unreadable", f"the image {printable(path)} cannot be read: {printable(reason)}")
+        findings.add("unreadable", f"the image {printable(path, limit=200)} cannot be read: {printable(reason)}")
         return
     found = next((place for place in (folder.parent, folder.parent.parent) if (place / name).is_file()), None)
     hint = f"with --images {printable(found)} it would be found" if found else ""

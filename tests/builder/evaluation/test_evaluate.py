@@ -171,6 +171,31 @@ def test_without_matplotlib_a_plot_says_what_to_install(
         evaluate(demo_checkpoint, data=data, plot=tmp_path / "ap.png")
 
 
+def test_a_router_that_decides_nothing_is_a_status_of_its_own_not_an_error(
+    demo_checkpoint: Path, demo_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The results are printed as ever. The classes of the data set are in another order, and matched by name."""
+    network = dynamicdet.load(demo_checkpoint)
+    for value in network.router.parameters():
+        value.data.zero_()
+    dynamicdet.save(network, tmp_path / "same.safetensors")
+    data = write_small_data(tmp_path / "data", demo_images, network.class_names, count=2)
+    content = json.loads((data / "annotations.json").read_text())
+    most = max(one["id"] for one in content["categories"]) + 1
+    for entries, field in ((content["categories"], "id"), (content["annotations"], "category_id")):
+        for one in entries:
+            one[field] = most - one[field]
+    (data / "annotations.json").write_text(json.dumps(content))
+    words = ["evaluate", str(tmp_path / "same.safetensors"), "--data", str(data), "--no-cache", "--random-draws", "1"]
+    assert run(dyndet, [*words, "--json"]) == 9
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert "all images have the same difficulty" in found["shortcomings"][-1]
+    assert "matched by name" in found["notes"][-1]
+    assert printed.err.splitlines()[-1].startswith("Not usable: ")
+    assert found["ap"]["hard"]["ap"] > 5
+
+
 def test_bad_input_ends_in_one_sentence(
     demo_checkpoint: Path, data: Path, demo_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,7 +215,7 @@ def test_bad_input_ends_in_one_sentence(
         ([good, "--plot", "ap.pdf"], "a plot is a .png or .svg file"),
         ([good, "--plot", str(tmp_path / "none" / "ap.png")], "the folder of the plot"),
         ([good, "--data", str(strange)], "has other classes than"),
-        ([good, "--data", str(tmp_path / "none")], "cannot be read"),
+        ([good, "--data", str(tmp_path / "none")], "a data set is a folder with"),
         ([good, "--cache", str(tmp_path / "file")], "try --no-cache"),
     ]
     for words, expected in cases:

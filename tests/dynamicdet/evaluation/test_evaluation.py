@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dynamicdet import create
+from dynamicdet.aliases import FloatArray
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import CURVE_HARD_SHARES, check_points, evaluate_results
@@ -75,6 +76,29 @@ def test_the_ends_of_the_mix_are_the_two_routes_and_routing_beats_chance(data: C
     assert evaluation.easy.ap < half.random.ap < half.precision.ap < evaluation.hard.ap
     assert evaluation.recovered(full.precision) == pytest.approx(1.0)
     assert half.oracle is None and evaluation.recovered(half.oracle) is None  # no losses were given
+
+
+def test_what_makes_routing_worthless_is_said(data: CocoDataset) -> None:
+    """No objects found, no gap between the detectors, equal difficulties, a router as good as chance."""
+    exact = truth(data)
+    rough = shifted(exact, 0.15)
+    nothing = [Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))] * len(data)
+    gaining = np.array([len(one.scores) for one in exact], float).argsort().argsort() / len(data)
+
+    def said(easy: list[Detections], hard: list[Detections], difficulties: FloatArray) -> list[str]:
+        results = RouteResults(easy=tuple(easy), hard=tuple(hard), difficulties=difficulties)
+        return evaluate_results(results, data, random_draws=3).shortcomings()
+
+    assert said(rough, exact, gaining) == []
+    for expected, found in (
+        ("find next to nothing", said(nothing, nothing, gaining)),
+        ("there is no gap", said(exact, rough, gaining)),
+        ("there is no gap", said(rough, rough, gaining)),
+        ("all images have the same difficulty", said(rough, exact, np.full(len(data), 0.5))),
+        ("all images have the same difficulty", said(rough, exact, np.full(len(data), np.nan))),
+        ("not better than chance", said(rough, exact, 1 - gaining)),
+    ):
+        assert len(found) == 1 and expected in found[0], (expected, found)
 
 
 def test_a_mix_equals_a_plain_run_of_pycocotools_to_the_last_bit(data: CocoDataset) -> None:

@@ -23,6 +23,7 @@ from dynamicdet.evaluation.evaluate import evaluate
 from dynamicdet.routing.training import (
     RouterExamples,
     RouterRecipe,
+    RouterReport,
     RunningMedian,
     fit_router,
     routing_objective,
@@ -203,6 +204,34 @@ def _start(*words: str) -> Popen[bytes]:
     )
 
 
+def test_a_small_training_says_what_it_will_be_and_what_came_of_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A batch larger than the data set, and fewer steps than the usual warm-up has."""
+    words = _words(folder, tmp_path / "network.safetensors")
+    assert run(dyndet, [*words, "--batch", "64", "--epochs", "2"]) == 0
+    printed = capsys.readouterr()
+    assert "2 epochs of 1 step: 2 steps of 12 images, learning rate up to 0.002 after 1 warm-up step" in printed.out
+    assert "2 steps are few for random weights: give --start, or about --epochs 1000" in printed.out
+    assert "of the training images: not usable; 2 steps were made, give more --epochs, or --start" in printed.out
+    assert "expected time for all epochs: about" in printed.err
+
+    router = [
+        "train",
+        "router",
+        str(tmp_path / "network.safetensors"),
+        str(folder),
+        "--examples",
+        "12",
+        "--epochs",
+        "1",
+    ]
+    written = tmp_path / "routed.safetensors"
+    status = run(dyndet, [*router, "-o", str(written), "--accelerator", "cpu", "--workers", "0"])
+    assert status in (0, 9) and written.exists()
+    assert ("Not usable: " in capsys.readouterr().err) == (status == 9)
+
+
 def test_accumulated_parts_make_one_step(data: CocoDataset, tmp_path: Path) -> None:
     """As many steps as with whole batches; a batch that cannot be split evenly is refused."""
     output = tmp_path / "network.safetensors"
@@ -220,7 +249,7 @@ def test_training_starts_from_weights_that_are_given(data: CocoDataset, tmp_path
     """All weights if the classes are the same, otherwise all except the prediction layers."""
     start, output = tmp_path / "start.safetensors", tmp_path / "network.safetensors"
     frozen = replace(RECIPE, epochs=1, learning_rate=0.0, least_learning_rate=0.0)
-    for classes, names in ((2, data.class_names), (5, None)):
+    for classes, names in ((2, data.class_names), (5, None), (2, ("other", "names"))):
         torch.manual_seed(1)
         save(create("dy-yolov7-pico", classes, names), start)
         _train(data, output, recipe=frozen, start=start)
@@ -228,7 +257,10 @@ def test_training_starts_from_weights_that_are_given(data: CocoDataset, tmp_path
         learnt = [name for name in given if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
         other = {name for name in learnt if not torch.equal(given[name], trained[name])}
         assert all("predict.predict" in name.replace("1", "").replace("2", "") for name in other)
-        assert bool(other) == (classes == 5)
+        assert bool(other) == (names != data.class_names)
+    save(create("dy-yolov7-pico", 2, ["disc", "square"]), start)
+    _train(data, output, recipe=frozen, start=start)
+    assert load(output).class_names == ("disc", "square")  # matched by name
     with pytest.raises(InputError, match="holds dy-yolov7-pico, not dy-yolov7"):
         _train(data, output, recipe=frozen, start=start, architecture="dy-yolov7")
 
@@ -272,6 +304,7 @@ def test_the_router_step_changes_the_router_alone(data: CocoDataset) -> None:
     report = train_router(model, data, recipe=RouterRecipe(examples=12, epochs=20, batch=4), workers=0)
     assert report.examples == 12
     assert report.objective < report.objective_before
+    assert report.objective < report.chance
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]) != name.startswith("router."), name
 
@@ -285,6 +318,27 @@ def test_adaptive_offset_is_the_median_gain() -> None:
     phi, loss1, loss2 = torch.tensor([0.25, 1.0]), torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.5])
     # D = 0.5: 0.75 * 1.75 + 0.25 * 1.25 = 1.625 and 0 + 1 * 2.75.
     assert routing_objective(phi, loss1, loss2, 0.5).item() == pytest.approx((1.625 + 2.75) / 2)
+
+
+def _routed(gain: torch.Tensor, **recipe: Any) -> RouterReport:
+    """The report of a router that can tell each image from all others; detector 2 lowers the loss by `gain`."""
+    count = len(gain)
+    torch.manual_seed(0)
+    model = create("dy-yolov7-pico", 2)
+    channels = model.spec.first.channels
+    pooled = {f"features_{stride}": torch.zeros(count, channels[stride], 1, 1) for stride in (4, 8, 16)}
+    pooled["features_32"] = 10 * torch.eye(count, 192).view(count, 192, 1, 1)
+    examples = RouterExamples(pooled=pooled, loss1=gain + 1, loss2=torch.ones(count))
+    return fit_router(model, examples, RouterRecipe(epochs=50, learning_rate=0.01, **recipe))
+
+
+def test_a_router_that_is_none_is_called_so() -> None:
+    gain = torch.linspace(0.1, 2.0, 40)
+    assert _routed(gain).shortcomings() == []
+    assert "there is no gap" in _routed(-gain).shortcomings()[0]
+    assert "nearly the same difficulty" in _routed(gain[:1]).shortcomings()[0]
+    by_chance = replace(_routed(gain), objective=2.0, chance=2.0)
+    assert "not better than chance" in by_chance.shortcomings()[0]
 
 
 def test_the_papers_objectives_differ_in_what_they_send_to_detector_2() -> None:
