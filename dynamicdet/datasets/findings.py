@@ -40,7 +40,7 @@ FAULTS: Mapping[str, str] = {
     "resized": "pictures that were resized after they were annotated",
     "stretched": "pictures of another shape than annotated",
 }
-"""kinds that make a data set unusable: those of the annotations, then those of the pictures, the most important first"""
+"""kinds that make a data set unusable, the most important first; those of the pictures come last"""
 
 NOTES: Mapping[str, str] = {
     "negatives": "images without objects, used as negatives",
@@ -161,6 +161,6 @@ class DataSummary:
 
 
 def sentence_of(note: Finding) -> str:
-    """A note as a line; kinds with few members name them."""
-    names = f" ({', '.join(note.examples)}{', ...' if note.count > len(note.examples) else ''})"
-    return f"{note.count} {note.what}{names if note.examples else ''}"
+    """A note as a line, with its first examples."""
+    examples = f" ({', '.join(note.examples)}{', ...' if note.count > len(note.examples) else ''})"
+    return f"{note.what}: {note.count}{examples if note.examples else ''}"

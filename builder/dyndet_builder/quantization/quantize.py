@@ -57,6 +57,7 @@ def quantize(
         check_truth("the bundle", described.class_names, data, trust_pictures=trust_pictures, progress=progress)
     calibration, compared = _pictures(images, calibration_images, compared_images)
     size = described.input_size
+    held_out = list(letterboxed(compared, size))  # read now, so that a damaged one is found before the work
     with whole_folder(output, marker=FILE_NAME) as folder:
         batches = [image[None] for image in letterboxed(calibration, size)]
         known: list[Tensors] = [{**runner.backbone1(batch), "image": batch} for batch in batches]
@@ -74,7 +75,7 @@ def quantize(
         progress("quantize the graphs", len(STAGES), len(STAGES))
         progress("compare with fp32", 0, 1)
         quantized = StageRunner({name: folder / stage.file for name, stage in stages.items()})
-        found = compare(runner, quantized, letterboxed(compared, size))
+        found = compare(runner, quantized, held_out)
         progress("compare with fp32", 1, 1)
         result = described.model_copy(
             update={
