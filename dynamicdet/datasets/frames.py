@@ -166,7 +166,7 @@ def fit(files: CocoFiles, frames: IntArray, *, trust_pictures: bool = False) -> 
         if kind in ("same", "upright", "ambiguous"):
             continue
         frame, size = Frame(*frames[index].tolist()), (int(files.sizes[index, 0]), int(files.sizes[index, 1]))
-        text = f"{printable(files.paths[index])} {_words(kind, size, frame)}"
+        text = f"{printable(files.place.images / files.file_names[index])} {_words(kind, size, frame)}"
         if kind == "mirrored":
             files.findings.add("mirrored", files.file_names[index])
         elif not trust_pictures:
