@@ -7,6 +7,7 @@ user trusts the pictures. The file of a picture may also say (EXIF) that viewers
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -61,7 +62,7 @@ def read_frame(path: Path) -> Frame:
             width, height = image.size
             if image.format == "TIFF":  # Pillow has already turned its size
                 width, height = int(image.tag_v2[256]), int(image.tag_v2[257])  # type: ignore[attr-defined]
-            orientation = _orientation(image)
+            orientation = _orientation(image, path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureTooLargeError(f"{printable(path)} has too many pixels") from error
     except OSError as error:
@@ -74,12 +75,29 @@ def read_frame(path: Path) -> Frame:
     return Frame(*shown, width, height, orientation)
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, path: Path) -> int:
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # Pillow decodes a whole PNG to look for EXIF data behind the pixels.
+        late = image.format == "PNG" and _has_late_text(path)
+        exif = image.getexif() if image.format != "PNG" or late else Image.Image.getexif(image)
+        value = exif.get(ExifTags.Base.Orientation, 1)
     except Exception:  # EXIF data may be damaged in any way; then the picture is not turned
         return 1
     return value if value in range(1, 9) else 1
+
+
+def _has_late_text(path: Path) -> bool:
+    """Whether a PNG has a chunk behind its pixels that may hold EXIF data; only the heads of the chunks are read."""
+    pixels = False
+    with path.open("rb") as file:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            pixels |= kind == b"IDAT"
+            file.seek(length + 4, os.SEEK_CUR)  # the content and its checksum
+    return False
 
 
 def read_frames(files: CocoFiles, *, whole: bool, progress: Progress = silent) -> IntArray:

@@ -77,9 +77,16 @@ def _add_missing(folder: Path, name: str, error: Exception, findings: Findings) 
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         findings.add("unreadable", f"the image {printable(path, limit=200)} cannot be read: {printable(reason)}")
         return
-    found = next((place for place in (folder.parent, folder.parent.parent) if (place / name).is_file()), None)
+    found = next((place for place in (folder.parent, folder.parent.parent) if _is_file(place / name)), None)
     hint = f"with --images {printable(found)} it would be found" if found else ""
     findings.add("missing", f"the image {printable(path)} does not exist", way_out=hint)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # in a folder that may not be read
+        return False
 
 
 class _Inside:

@@ -63,6 +63,18 @@ def test_boxes_follow_every_exif_orientation(tmp_path: Path, suffix: str) -> Non
         assert one["bbox"] == pytest.approx(_red(folder / f"exif{one['image_id']}.{suffix}"), abs=1), one
 
 
+def test_a_turn_that_is_named_behind_the_pixels_counts_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    _painted().save(tmp_path / "early.png", exif=exif)
+    data = (tmp_path / "early.png").read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    (tmp_path / "late.png").write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+    assert read_frame(tmp_path / "late.png") == read_frame(tmp_path / "early.png")
+    assert read_image(tmp_path / "late.png").shape == (40, 30, 3)
+
+
 def test_turns_that_keep_the_size_are_pointed_out(tmp_path: Path) -> None:
     folder = write_tiny_data(tmp_path)
     exif = Image.Exif()
