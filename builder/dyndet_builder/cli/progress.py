@@ -86,8 +86,8 @@ def training_bar(plan: TrainingPlan) -> Iterator[tuple[Callable[[StepReport], No
 
 
 def _about(plan: TrainingPlan, report: StepReport) -> str:
-    minutes = plan.seconds(report.images_per_second) / 60
-    for length, unit in ((1440, "days"), (60, "hours"), (1, "minutes")):
-        if minutes >= 2 * length:
-            return f"about {minutes / length:.0f} {unit}"
-    return f"about {max(1.0, minutes * 60):.0f} seconds"
+    seconds = plan.seconds(report.images_per_second)
+    for length, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"about {seconds / length:.0f} {unit}"
+    return f"about {max(1.0, seconds):.0f} s"
