@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from dynamicdet.aliases import UInt8Array
-from dynamicdet.errors import InputError, PictureTooLargeError
+from dynamicdet.errors import InputError
+from dynamicdet.picture_files import MAX_PIXELS, PictureFile, check_bytes, check_size, open_picture
+
+__all__ = ["BACKGROUND", "MAX_PIXELS", "SUFFIXES", "ImageSource", "read_file", "read_image"]
 
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.generic]"
 )
 
-# Larger images are refused before they are decoded: a few kB can unpack to gigabytes. This is Pillow's own default.
-MAX_PIXELS = 89_478_485
 # The colour behind transparent pixels: the grey of the letterbox, which means "nothing here" to the networks.
 BACKGROUND = 114
-# The decoders that are tried. Pillow has more, but some of them start other programs (EPS) or are rarely used.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Pixels that are blended at a time: 16-bit values for a whole image of the largest size would take gigabytes.
-_STRIPE = 1 << 18
+# Pixels that are converted at a time: Pillow's pixels and copies of them for a whole large image would take gigabytes.
+_STRIPE = 1 << 20
+# 0 -> 0, 65535 -> 255
+_EIGHT_BITS = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""by EXIF orientation"""
 
 _ACCEPTED = "a path, the bytes of an image file, a PIL image or a numpy array"
 _ACCEPTED_ARRAYS = "(H, W), (H, W, 3) RGB or (H, W, 4) RGBA, of type uint8 or uint16"
@@ -43,7 +53,8 @@ def read_image(source: ImageSource) -> UInt8Array:
     If `source` is an array, the result may share its memory: do not write to it.
 
     Raises InputError if the path does not exist or is not a file, if the file is not an image or is cut off, and for
-    arrays of another type or shape (also floats: their range is unknown); PictureTooLargeError above `MAX_PIXELS`.
+    arrays of another type or shape (also floats: their range is unknown); PictureTooLargeError above `MAX_PIXELS`. A
+    file must also keep the limits of `picture_files` and `picture_parts`, so that none takes long or fills the memory.
 
     >>> read_image(np.zeros((2, 3), np.uint8)).shape
     (2, 3, 3)
@@ -51,81 +62,81 @@ def read_image(source: ImageSource) -> UInt8Array:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the PIL image")
+        return _read_pillow(source)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(source), "the image bytes")
+        return read_file(open_picture(bytes(source), "the image bytes"))
     if isinstance(source, str | os.PathLike):
-        with _open(os.fspath(source)) as file:
-            return _decode(file, os.fspath(source))
+        name = os.fspath(source)
+        return read_file(open_picture(_bytes_of(name), name))
     raise InputError(f"an image must be {_ACCEPTED}, not {type(source).__name__}")
 
 
-def _open(name: str) -> BinaryIO:
+def read_file(file: PictureFile) -> UInt8Array:
+    """Decode a file that was opened: RGB (H, W, 3) as `read_image`. Raises InputError if it is damaged."""
+    image = file.decode()
+    if file.orientation in _TURNS:
+        image = image.transpose(_TURNS[file.orientation])
+    return _to_rgb(image, file.name)
+
+
+def _bytes_of(name: str) -> bytes:
     try:
         path = Path(name)
         if path.is_dir():
             raise InputError(f"{name or '.'} is a folder, not an image")
         if path.exists() and not path.is_file():
             raise InputError(f"{name} is not a regular file; an image is read from a regular file")
-        return path.open("rb")
+        with path.open("rb") as file:
+            check_bytes(os.fstat(file.fileno()).st_size, name)
+            return file.read()
     except FileNotFoundError as error:
         raise InputError(f"{name} does not exist") from error
     except InputError:
         raise
-    except OSError as error:
+    except OSError as error:  # also a failing disk, or something that only looks like a file
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL character in the path
         raise InputError(f"{name!r} is not a path: {error}") from error
 
 
-def _decode(file: BinaryIO, name: str) -> UInt8Array:
+def _read_pillow(image: Image.Image) -> UInt8Array:
+    name = "the PIL image"
+    check_size(image.size, name)
     try:
-        empty = not file.read(1)
-        file.seek(0)
-    except OSError as error:  # a failing disk, or something that only looks like a file
-        raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
-    if empty:
-        raise InputError(f"{name}: empty (0 bytes), expected an image")
+        image.load()
+    except Exception as error:  # damaged files may raise any error in Pillow's readers
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{name}: damaged or cut off ({reason})") from error
     try:
-        image = Image.open(file, formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureTooLargeError(f"{name}: too large, above the limit of {MAX_PIXELS} pixels") from error
-    except Exception as error:  # a damaged header may raise any error in Pillow's readers
-        raise InputError(f"{name}: not a readable image; accepted are JPEG, PNG, WebP, BMP, GIF, TIFF, PPM") from error
-    with image:
+        image = ImageOps.exif_transpose(image)
+    except Exception:  # EXIF data may be damaged in any way; then the image is not rotated
         return _to_rgb(image, name)
+    return _to_rgb(image, name)
 
 
 def _to_rgb(image: Image.Image, name: str) -> UInt8Array:
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise InputError(f"{name}: {width} x {height} pixels, expected at least 1 x 1")
-    if width * height > MAX_PIXELS:
-        raise PictureTooLargeError(
-            f"{name}: too large, {width} x {height} pixels, above the limit of {MAX_PIXELS} pixels"
-        )
-    try:
-        image.load()
-    except Exception as error:  # as above; usually the file is cut off
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{name}: damaged or cut off ({reason})") from error
-    image = _upright(image)
+    """Pixels of a decoded image, stripe by stripe."""
     if image.mode == "F":
         raise InputError(f"{name}: pixels are floating point numbers of unknown range, expected 8 or 16 bits")
+    width, height = image.size
+    rows = max(1, _STRIPE // width)
+    if height <= rows:
+        return _stripe_to_rgb(image, name)
+    rgb = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        rgb[top:bottom] = _stripe_to_rgb(image.crop((0, top, width, bottom)), name)
+    return rgb
+
+
+def _stripe_to_rgb(image: Image.Image, name: str) -> UInt8Array:
     if image.mode in _DEEP_MODES:
         return _from_array(_sixteen_bits(image, name))
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return np.ascontiguousarray(np.asarray(image))
     if image.has_transparency_data:
-        return _on_background(np.asarray(image if image.mode == "RGBA" else image.convert("RGBA")))
-    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF data may be damaged in any way; then the image is not rotated
-        return image
+        transparent = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.new("RGB", image.size, (BACKGROUND, BACKGROUND, BACKGROUND))
+        image.paste(transparent, mask=transparent)
+    return np.ascontiguousarray(np.asarray(image if image.mode == "RGB" else image.convert("RGB")))
 
 
 def _sixteen_bits(image: Image.Image, name: str) -> npt.NDArray[np.uint16]:
@@ -146,23 +157,11 @@ def _from_array(array: npt.NDArray[np.generic]) -> UInt8Array:
         raise InputError(f"an array of shape {array.shape} has no pixels, expected at least 1 x 1")
     pixels: UInt8Array
     if array.dtype == np.uint16:
-        pixels = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 0 -> 0, 65535 -> 255
+        pixels = _EIGHT_BITS[array]
     else:
         pixels = array.astype(np.uint8, copy=False)
     if grey:
         return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
     if pixels.shape[2] == 4:
-        return _on_background(pixels)
+        return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels), "RGBA"), "the array")
     return np.ascontiguousarray(pixels)
-
-
-def _on_background(rgba: UInt8Array) -> UInt8Array:
-    height, width = rgba.shape[:2]
-    rgb = np.empty((height, width, 3), np.uint8)
-    rows = max(1, _STRIPE // width)
-    for top in range(0, height, rows):
-        part = rgba[top : top + rows]
-        alpha = part[:, :, 3:].astype(np.uint16)  # (rows, W, 1)
-        blended = part[:, :, :3] * alpha + BACKGROUND * (255 - alpha)  # at most 255 * 255
-        rgb[top : top + rows] = (blended + 127) // 255
-    return rgb

@@ -227,7 +227,10 @@ def test_detector1_answers_when_detector2_fails(toy: Toy) -> None:
 def test_a_failing_stage_gives_one_error_and_the_next_request_is_answered(toy: Toy, stage: str, green: int) -> None:
     errors = toy.metric("dyndet_stage_errors_total", stage=stage)
     named = f"toy_{stage}" if toy.kind == "bls" else stage
-    assert toy.error(image(red=10, green=green)).startswith(f"dyndet/stage-failed: stage {named} failed: ")
+    assert (
+        toy.error(image(red=10, green=green)) == f"dyndet/stage-failed: stage {named} failed: the server's log says why"
+    )
+    assert f"stage {named} failed" in (log := toy.server.log_file.read_text()) and "[ONNXRuntimeError]" in log
     assert toy.metric("dyndet_stage_errors_total", stage=stage) == errors + 1
     assert _route(toy.infer(image(red=10))) == EASY
 

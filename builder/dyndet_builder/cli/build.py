@@ -54,6 +54,13 @@ def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option("--threads", type=int, default=defaults.threads, help="CPU threads of one instance.  [default: all]")
     @click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG and PNG files.")
+    @click.option(
+        "--max-file-mb",
+        type=int,
+        default=defaults.max_file_mb,
+        show_default=True,
+        help="With --encoded: largest image file that is accepted, MB.",
+    )
     @functools.wraps(command)
     def with_rendering(
         *,
@@ -63,10 +70,17 @@ def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
         instances: int,
         threads: int,
         encoded: bool,
+        max_file_mb: int,
         **options: Any,
     ) -> Any:
         rendering = RenderOptions(
-            backend=backend, engines=engines, gpus=gpus, instances=instances, threads=threads, encoded=encoded
+            backend=backend,
+            engines=engines,
+            gpus=gpus,
+            instances=instances,
+            threads=threads,
+            encoded=encoded,
+            max_file_mb=max_file_mb,
         )
         return command(rendering=rendering, **options)
 

@@ -95,6 +95,13 @@ _DEFAULTS = RenderOptions()
 )
 @measurement_options(newest_s=REPLAYED_S)
 @click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG and PNG files.")
+@click.option(
+    "--max-file-mb",
+    type=int,
+    default=_DEFAULTS.max_file_mb,
+    show_default=True,
+    help="With --encoded: largest image file that is accepted, MB.",
+)
 def command(
     bundle: Path,
     output: Path,
@@ -133,6 +140,8 @@ def command(
         raise click.UsageError("--images, --rounds and --fresh need --topology auto, which measures")
     if topology == "fused" and not given["encoded"] and _was_given("bls_instances"):
         raise click.UsageError("--bls-instances needs the topology bls or --encoded; a fused detector has --instances")
+    if _was_given("max_file_mb") and not given["encoded"]:
+        raise click.UsageError("--max-file-mb needs --encoded, the model that takes image files")
     options = RenderOptions(warmup_image=image, gpus=gpus, topology="bls" if auto else topology, **given)  # type: ignore[arg-type]
     check_destination(bundle, output, options, add=add)
     choice = _choose(bundle, images, options, rounds=rounds or ROUNDS, journals=journals) if auto else None

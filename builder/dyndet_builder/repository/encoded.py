@@ -13,7 +13,17 @@ from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.templates import TEMPLATES
 
 SUFFIX = "_encoded"
-CLIENT_CODE = ("__init__.py", "aliases.py", "errors.py", "images.py", "letterbox.py")
+CLIENT_CODE = (
+    "__init__.py",
+    "aliases.py",
+    "errors.py",
+    "images.py",
+    "letterbox.py",
+    "picture_files.py",
+    "picture_parts.py",
+    "text.py",
+    "tiff_tags.py",
+)
 """files of the package `dynamicdet` that decode and letterbox, in the server as in the client"""
 
 SHARED_CODE = ("arrivals.py", "counting.py", "refusals.py", "threads.py", "tracing.py", "waiting.py")
@@ -44,7 +54,11 @@ def encoded_model(detector: PublicModel, options: RenderOptions) -> EncodedModel
         merges=True,
         preferred_batches=(),
         queue_delay_us=0,
-        parameters={DETECTOR_PARAMETER: detector.name, **{key: detector.parameters[key] for key in kept}},
+        parameters={
+            DETECTOR_PARAMETER: detector.name,
+            "dyndet_max_file_bytes": str(options.max_file_mb << 20),
+            **{key: detector.parameters[key] for key in kept},
+        },
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import InputError
+from dynamicdet.picture_files import MAX_FILE_BYTES
 from dyndet_builder.repository.backends import BACKENDS, accelerators, names_of
 from dyndet_builder.repository.config import TOPOLOGIES, Topology
 
@@ -75,6 +76,8 @@ class RenderOptions:
     encoded: bool = False
     """whether to render a second public model, `<name>_encoded`, that takes JPEG or PNG files and gives boxes in their
     pixels"""
+    max_file_mb: int = 64
+    """largest image file that this second model accepts, MB of 2**20 bytes"""
 
     @property
     def stages_merge(self) -> bool:
@@ -105,6 +108,7 @@ class RenderOptions:
             ("queue_delay_us", 0),
         ):
             _check_integer(field, getattr(self, field), least, _INT32_MAX)
+        _check_integer("max_file_mb", self.max_file_mb, 1, MAX_FILE_BYTES >> 20)
         for batch in self.preferred_batches:
             _check_integer("a preferred batch", batch, 1, self.max_batch)
         for gpu in self.gpus:

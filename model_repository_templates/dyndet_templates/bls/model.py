@@ -94,7 +94,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
             except RequestError as error:
                 if error.code not in _STAGE_ERRORS:
                     raise
-                asked.warnings.append(f"detector 1 answers an image instead of detector 2: {error.sentence}")
+                asked.warnings.append(f"detector 1 answers an image instead of detector 2: {error.explained}")
                 route = FALLBACK
         return Answer(route, difficulty, self._run(self._stages["head1"], asked, tensors, detections))
 

@@ -1,7 +1,8 @@
 """Answers image files: decodes and letterboxes them, calls the detector (Triton BLS), and maps its boxes back.
 
-Decoding and letterbox are the client's own code, in `dynamicdet/` beside this file. Needs numpy, Pillow, simplejpeg
-(without it, Pillow decodes JPEGs, more slowly) and Triton's own module.
+Decoding and letterbox are the client's own code, in `dynamicdet/` beside this file. Requests with pictures that take
+long are put aside, so that others do not wait for them. Needs numpy, Pillow, simplejpeg (without it, Pillow decodes
+JPEGs, more slowly) and Triton's own module.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,8 @@ except ModuleNotFoundError as error:
 
 from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
-from pictures import fit_picture, simplejpeg  # type: ignore[import-not-found]
-from refusals import RequestError, error_of_call  # type: ignore[import-not-found]
+from pictures import fit_picture, is_slow, open_file, simplejpeg  # type: ignore[import-not-found]
+from refusals import RequestError, error_of_call, unexpected  # type: ignore[import-not-found]
 from threads import map_all  # type: ignore[import-not-found]
 from tracing import Tracing, request_span, work_span  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
@@ -42,6 +44,10 @@ from dynamicdet.letterbox import Letterboxed
 
 _COUNT, _BOXES, _IMAGE_SIZE = "num_detections", "boxes", "image_size"
 _OWN_PARAMETERS, _PROBE = "dyndet_", "dyndet_probe"
+_MOST_ASIDE = 16
+"""requests with slow pictures at a time. Their files are in /dev/shm, so further ones wait in Triton's queue"""
+_NICENESS = 10
+"""of threads that decode slow pictures: a thread of the others gets most of a core that both want"""
 
 
 class TritonPythonModel:
@@ -55,10 +61,10 @@ class TritonPythonModel:
         self._side = int(parameters["dyndet_input_size"])
         # The detector's boxes are small and are read here.
         self._memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
-        # Two pools: a request that waits for its images must not take the threads that they need. Decoding occupies a
-        # core and holds large images in memory, so it gets one thread per core, whatever the batch size.
-        self._request_pool = ThreadPoolExecutor(int(config["max_batch_size"]), "request")
-        self._picture_pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "picture")
+        self._max_bytes = int(parameters["dyndet_max_file_bytes"])
+        self._ordinary = _Pools(int(config["max_batch_size"]))
+        self._slow = _Pools(_MOST_ASIDE, niceness=_NICENESS)
+        self._room_aside = threading.BoundedSemaphore(_MOST_ASIDE)
         if simplejpeg is None:
             pb_utils.Logger.log_warn("simplejpeg is not installed: Pillow decodes JPEGs, up to 3 times slower")
         self._fit(_small_jpeg())
@@ -68,25 +74,50 @@ class TritonPythonModel:
         self.tracing = Tracing(args["model_name"], pb_utils.Logger.log_warn)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Answer requests at the same time, each as soon as it is ready; none waits for the others of the same call."""
-        asked = [self._asked(request) for request in requests]
-        if len(asked) == 1:  # faster without another thread
-            self._answer(asked[0])
+        """Answer requests at the same time, each as soon as it is ready; none waits for the others of the same call.
+
+        Those with slow pictures are put aside and answered later, also after this call.
+        """
+        asked = [one for one in map(self._asked, requests) if one is not None]
+        at_once = [one for one in asked if not any(map(is_slow, one.files))]
+        for one in asked:
+            if one not in at_once:
+                self._room_aside.acquire()
+                one.pools = self._slow
+                self._slow.requests.submit(self._answer_aside, one)
+        if len(at_once) == 1:  # faster without another thread
+            self._answer(at_once[0])
         else:
-            list(self._request_pool.map(self._answer, asked))
+            list(self._ordinary.requests.map(self._answer, at_once))
         self._arrivals.free()
 
     def finalize(self) -> None:
-        """Stop the threads, and wait until everything is counted."""
-        self._request_pool.shutdown()
-        self._picture_pool.shutdown()
+        """Answer what was put aside, stop the threads, and wait until everything is counted."""
+        self._ordinary.close()
+        self._slow.close()
         self._counting.close()
         self.tracing.close()
 
-    def _asked(self, request: Any) -> _Asked:
-        asked = _Asked(request, Waiting(request), json.loads(request.parameters() or "{}"))
-        asked.waiting.has_waited(self._arrivals.waited_us(asked.parameters.get(SENT, "")))
+    def _asked(self, request: Any) -> _Asked | None:
+        """Read a request; None if it was refused."""
+        asked = _Asked(request, Waiting(request), self._ordinary)
+        try:
+            asked.parameters = json.loads(request.parameters() or "{}")
+            asked.waiting.has_waited(self._arrivals.waited_us(asked.parameters.get(SENT, "")))
+            files = pb_utils.get_input_tensor_by_name(request, "image_bytes")
+            if files is None:  # Triton accepts a request that has only the optional input
+                raise RequestError("missing-input", "the input image_bytes is missing")
+            asked.files = files.as_numpy().reshape(-1)
+        except Exception as error:
+            _send(asked, self._failure(asked, error))
+            return None
         return asked
+
+    def _answer_aside(self, asked: _Asked) -> None:
+        try:
+            self._answer(asked)
+        finally:
+            self._room_aside.release()
 
     @request_span  # type: ignore[untyped-decorator]
     def _answer(self, asked: _Asked) -> None:
@@ -94,14 +125,13 @@ class TritonPythonModel:
             response = pb_utils.InferenceResponse(output_tensors=self._outputs(asked))
         except Exception as error:
             response = self._failure(asked, error)
-        asked.request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        _send(asked, response)
 
     def _failure(self, asked: _Asked, error: Exception) -> Any:
         """The response to a request that failed, and count it, unless it is a probe or the detector has counted it."""
-        refusal: Any = error
-        if not isinstance(error, RequestError):
-            refusal = RequestError("internal-error", f"answering the images failed: {type(error).__name__}: {error}")
-            pb_utils.Logger.log_warn(refusal.sentence)
+        refusal: Any = error if isinstance(error, RequestError) else unexpected(error)
+        if refusal.detail:
+            pb_utils.Logger.log_warn(refusal.explained)
         if not (refusal.was_counted or asked.parameters.get(_PROBE)):
             self._counting.later(lambda: self._failed.count(refusal.reason))
         sent = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, refusal.status))
@@ -110,10 +140,7 @@ class TritonPythonModel:
     def _outputs(self, asked: _Asked) -> list[Any]:
         """The outputs that a request wants."""
         wanted = set(asked.request.requested_output_names())
-        files = pb_utils.get_input_tensor_by_name(asked.request, "image_bytes")
-        if files is None:  # Triton accepts a request that has only the optional input
-            raise RequestError("missing-input", "the input image_bytes is missing")
-        boxed = self._letterboxed(asked, files.as_numpy().reshape(-1))
+        boxed = self._letterboxed(asked)
         tensors = self._detect(asked, boxed, wanted - {_IMAGE_SIZE}) if wanted - {_IMAGE_SIZE} else {}
         if _BOXES in wanted:
             counts = tensors[_COUNT].as_numpy().reshape(-1)
@@ -124,21 +151,21 @@ class TritonPythonModel:
         return [tensor for name, tensor in tensors.items() if name in wanted]
 
     @work_span("pictures")  # type: ignore[untyped-decorator]
-    def _letterboxed(self, asked: _Asked, files: Sequence[bytes]) -> list[Letterboxed]:
+    def _letterboxed(self, asked: _Asked) -> list[Letterboxed]:
         """Images in the network's square; the original pixels are not kept."""
-        several = len(files) > 1
+        files, several = asked.files, len(asked.files) > 1
         places = [f"image {row} of {len(files)}: " if several else "" for row in range(1, len(files) + 1)]
 
         def fit(file: bytes, place: str) -> Letterboxed:
             asked.waiting.check()
             return self._fit(file, place)
 
-        boxed: list[Letterboxed] = map_all(self._picture_pool, fit, files, places)
+        boxed: list[Letterboxed] = map_all(asked.pools.pictures, fit, files, places)
         return boxed
 
     def _fit(self, file: bytes, place: str = "") -> Letterboxed:
         try:
-            found: Letterboxed = fit_picture(file, self._side)
+            found: Letterboxed = fit_picture(open_file(file, max_bytes=self._max_bytes), self._side)
         except InputError as error:
             code = "picture-too-large" if isinstance(error, PictureTooLargeError) else "bad-picture"
             raise RequestError(code, f"{place}{error}") from error
@@ -165,14 +192,41 @@ class TritonPythonModel:
         return {tensor.name(): tensor for tensor in response.output_tensors()}
 
 
-@dataclass(frozen=True)
+class _Pools:
+    """Threads for requests and for their pictures: a request that waits must not take a thread that it waits for.
+
+    Decoding occupies a core and holds large images in memory, so it gets one thread per core, whatever the batch size.
+    """
+
+    def __init__(self, requests: int, *, niceness: int = 0) -> None:
+        def yield_cores() -> None:
+            if niceness:
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + niceness)
+
+        self.requests = ThreadPoolExecutor(requests, "request")
+        self.pictures = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "picture", yield_cores)
+
+    def close(self) -> None:
+        """Wait until everything is answered, and stop the threads."""
+        self.requests.shutdown()
+        self.pictures.shutdown()
+
+
+@dataclass(eq=False)
 class _Asked:
     """A request."""
 
     request: Any
     waiting: Waiting
-    parameters: Mapping[str, Any]
+    pools: _Pools
+    """where it is answered"""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     """without Triton's own"""
+    files: Sequence[bytes] = ()
+
+
+def _send(asked: _Asked, response: Any) -> None:
+    asked.request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def _to_original(boxes: Any, counts: Any, boxed: Sequence[Letterboxed]) -> Any:

@@ -7,92 +7,81 @@ Measured on one core, in ms (read_image, OpenCV, simplejpeg): a 240 x 320 JPEG 0
 from __future__ import annotations
 
 import ctypes
-import io
 import threading
 from typing import Any
 
-from PIL import ExifTags, Image
-
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
-from dynamicdet.images import FORMATS, MAX_PIXELS, read_image
+from dynamicdet.images import read_file
 from dynamicdet.letterbox import Letterboxed, letterbox
+from dynamicdet.picture_files import PictureFile, open_picture
 
 try:
     import simplejpeg
 except ModuleNotFoundError:  # slower, but the same pixels
     simplejpeg = None
 
-# A progressive JPEG has about 10 scans. Each scan is another pass over all pixels, and may have only a few bytes.
-MAX_SCANS = 100
-# Above this many pixels, images are decoded one at a time: an image at the limit takes a gigabyte meanwhile.
+# Above this many pixels, images are decoded one at a time: an image at the limit takes most of a gigabyte meanwhile.
 LARGE = 24_000_000
+# Above this many pixels or bytes, decoding takes longer than other requests should wait.
+SLOW, SLOW_BYTES = 4_000_000, 4 << 20
 
-_JPEG_START, _SCAN = b"\xff\xd8", b"\xff\xda"
+_NAME = "the image bytes"
 _large = threading.Lock()
 
 
-def fit_picture(data: bytes, size: int) -> Letterboxed:
+def open_file(data: bytes, *, max_bytes: int) -> PictureFile:
+    """A file that has passed all limits; its pixels are decoded later. Raises InputError."""
+    return open_picture(data, _NAME, max_bytes=max_bytes)
+
+
+def is_slow(data: bytes) -> bool:
+    """Whether a file may take long; looks only at the size of a large file, and at the header of a small one."""
+    if len(data) > SLOW_BYTES:
+        return True
+    try:
+        file = open_picture(data, _NAME)
+    except InputError:
+        return False
+    return file.width * file.height > SLOW
+
+
+def fit_picture(file: PictureFile, size: int) -> Letterboxed:
     """The image of a file in a square of `size` pixels. Raises InputError."""
-    if _pixels(data) <= LARGE:
-        return letterbox(read_picture(data), size)
+    if file.width * file.height <= LARGE:
+        return letterbox(read_picture(file), size)
     with _large:
         try:
-            return letterbox(read_picture(data), size)
+            return letterbox(read_picture(file), size)
         finally:
             _give_memory_back()
 
 
-def read_picture(data: bytes) -> UInt8Array:
-    """`read_image` of a file's bytes: the same pixels (H, W, 3), the same errors (InputError).
+def read_picture(file: PictureFile) -> UInt8Array:
+    """The pixels of a file (H, W, 3): those of `read_file`, with the same errors (InputError)."""
+    pixels = _decode_ordinary(file)
+    return read_file(file) if pixels is None else pixels
 
-    JPEGs with more than `MAX_SCANS` scans are also refused.
+
+def _decode_ordinary(file: PictureFile) -> UInt8Array | None:
+    """Pixels of an ordinary JPEG; None if Pillow must decide: CMYK, or damaged.
+
+    Pillow also decodes images that EXIF data rotate: rotating an array costs the time that the faster decoder saves.
     """
-    if not data.startswith(_JPEG_START):
-        return read_image(data)
-    scans = data.count(_SCAN)
-    if scans > MAX_SCANS:
-        raise InputError(f"the image bytes: a JPEG with {scans} scans, accepted are at most {MAX_SCANS}")
-    pixels = _decode_ordinary(data)
-    return read_image(data) if pixels is None else pixels
-
-
-def _decode_ordinary(data: bytes) -> UInt8Array | None:
-    """Pixels of an ordinary JPEG; None if Pillow must decide: too large, CMYK, or damaged.
-
-    Pillow reads the header before anything is decoded. Pillow also decodes images that EXIF data rotate: rotating an
-    array costs the time that the faster decoder saves.
-    """
-    if simplejpeg is None:
+    if simplejpeg is None or file.format != "JPEG" or file.orientation != 1:
         return None
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            width, height = image.size
-            if image.mode not in ("RGB", "L") or width * height > MAX_PIXELS or _is_turned(image):
-                return None
-        if simplejpeg.decode_jpeg_header(data)[:2] != (height, width):
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(file.data)
+        if (width, height) != (file.width, file.height) or colours in ("CMYK", "YCCK"):
             return None
-        pixels: UInt8Array = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        pixels: UInt8Array = simplejpeg.decode_jpeg(file.data, "RGB", strict=True)
     except Exception:
         return None
     return pixels
 
 
-def _is_turned(image: Any) -> bool:
-    return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
-
-
-def _pixels(data: bytes) -> int:
-    """The number of pixels by the header; 0 if the header cannot be read."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return int(image.size[0] * image.size[1])
-    except Exception:
-        return 0
-
-
 def _give_memory_back() -> None:
     """Return free memory to the system; the C library keeps hundreds of megabytes that Pillow has freed."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)

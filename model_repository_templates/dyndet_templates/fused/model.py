@@ -74,7 +74,8 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
                 ]
         except StageError as error:
             asked.failed_stages.append(error.stage)
-            self.fail(asked, RequestError("stage-failed", str(error)))
+            sentence = f"stage {error.stage} failed: the server's log says why"
+            self.fail(asked, RequestError("stage-failed", sentence, detail=str(error)))
         except Exception as error:
             self.fail(asked, error)
         else:

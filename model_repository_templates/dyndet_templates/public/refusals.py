@@ -46,21 +46,39 @@ _SAID_BY_TRITON = {
 }
 
 
-class RequestError(Exception):
-    """An error for one request; the others of the same call are answered."""
+# What a client is told; Triton's own text may name files, models and shared memory, and goes to the log.
+_SENTENCES = {
+    "stage-failed": "{called} failed: the server's log says why",
+    "not-ready": "{called} is not ready",
+    "server-stopping": "{called} was not asked, because the server is stopping",
+    "deadline-exceeded": "{called} had no time left: the time that the request allowed is over",
+}
 
-    def __init__(self, code: str, sentence: str, *, was_counted: bool = False) -> None:
+
+class RequestError(Exception):
+    """An error for one request; the others of the same call are answered.
+
+    `detail` is for the server's log alone: what other software says about the failure, which may name paths.
+    """
+
+    def __init__(self, code: str, sentence: str, *, detail: str = "", was_counted: bool = False) -> None:
         if len(sentence) > _LONGEST_SENTENCE:
             sentence = f"{sentence[:_LONGEST_SENTENCE]}..."
         super().__init__(f"dyndet/{code}: {sentence}")
         self.code = code
         self.sentence = sentence
+        self.detail = detail
         self.reason = next(reason for reason, codes in REASONS.items() if code in codes)
         """under which it is counted"""
         self.status = STATUSES[code]
         """its name in Triton's `TritonError`"""
         self.was_counted = was_counted
         """whether the called model that refused has counted the request"""
+
+    @property
+    def explained(self) -> str:
+        """The sentence and what is known beyond it, on one line, for the server's log."""
+        return f"{self.sentence} ({' '.join(self.detail.split())})" if self.detail else self.sentence
 
 
 def error_of_call(called: str, text: str) -> RequestError:
@@ -69,4 +87,13 @@ def error_of_call(called: str, text: str) -> RequestError:
     if coded and coded[1] in STATUSES:
         return RequestError(coded[1], coded[2], was_counted=True)
     code = next((code for sign, code in _SAID_BY_TRITON.items() if sign in text), "stage-failed")
-    return RequestError(code, f"{called} failed: {text}")
+    return RequestError(code, _SENTENCES[code].format(called=called), detail=text)
+
+
+def unexpected(error: BaseException) -> RequestError:
+    """The error to return for one that nobody expected: what it says stays on the server."""
+    return RequestError(
+        "internal-error",
+        "the detector failed for a reason of its own; the server's log says more",
+        detail=f"{type(error).__name__}: {error}",
+    )

@@ -19,7 +19,7 @@ import triton_python_backend_utils as pb_utils
 from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from metrics import Metrics  # type: ignore[import-not-found]
 from operating_points import FILE_NAME, OperatingPoints  # type: ignore[import-not-found]
-from refusals import RequestError  # type: ignore[import-not-found]
+from refusals import RequestError, unexpected  # type: ignore[import-not-found]
 from tracing import Trace, Tracing  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
 
@@ -127,10 +127,9 @@ class PublicModel:
 
     def fail(self, asked: Asked, error: Exception) -> None:
         """Send an error."""
-        refusal: Any = error
-        if not isinstance(error, RequestError):
-            refusal = RequestError("internal-error", f"the detector failed: {type(error).__name__}: {error}")
-            asked.warnings.append(refusal.sentence)
+        refusal: Any = error if isinstance(error, RequestError) else unexpected(error)
+        if refusal.detail:
+            asked.warnings.append(refusal.explained)
         sent = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, refusal.status))
         _respond(asked, pb_utils.InferenceResponse(error=sent))
         self.tracing.failed(asked.trace, refusal)

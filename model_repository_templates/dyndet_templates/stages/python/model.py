@@ -26,6 +26,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        self._name = args["model_name"]
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
         on_gpu = args["model_instance_kind"] == "GPU"
@@ -49,7 +50,9 @@ class TritonPythonModel:
             wanted = self._wanted(request)
             return _response(wanted, self._session.run(wanted, self._arrays(request)))
         except Exception as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{type(error).__name__}: {error}"))
+            pb_utils.Logger.log_warn(f"{self._name} failed: {type(error).__name__}: {' '.join(str(error).split())}")
+            told = f"ONNX Runtime failed ({type(error).__name__}); the server's log says more"  # no paths for clients
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(told))
 
     def _answer_merged(self, requests: Sequence[Any]) -> list[Any]:
         arrays = [self._arrays(request) for request in requests]

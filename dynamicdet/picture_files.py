@@ -1,0 +1,128 @@
+"""Opens picture files that may be hostile: limits first, then only the parts that make pixels, then a decoder."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass
+
+from PIL import Image
+
+from dynamicdet.errors import InputError, PictureTooLargeError
+from dynamicdet.picture_parts import RefusedError, UnreadableError, take_apart
+from dynamicdet.text import printable
+
+MAX_PIXELS = 89_478_485
+"""Larger images are refused before they are decoded: a few kB can unpack to gigabytes. This is Pillow's own default."""
+MAX_FILE_BYTES = 512 << 20
+"""Larger files are not read; servers of image files accept less."""
+MAX_SECONDS = 2.5
+"""of processor time for reading and unpacking 64 MB of a file, where nothing in the file tells it beforehand"""
+_ACCEPTED = "JPEG, PNG, WebP, BMP, GIF, TIFF, PPM"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureFile:
+    """A picture file that has passed all limits; `decode` may still find it damaged."""
+
+    name: str
+    """of the file in messages"""
+    format: str
+    """by Pillow's name"""
+    width: int
+    height: int
+    """before it is turned"""
+    orientation: int
+    """by EXIF data, 1 to 8"""
+    data: bytes
+    """a file with only the parts that make pixels"""
+
+    def decode(self) -> Image.Image:
+        """The decoded image, not yet turned. Raises InputError if it is damaged, or if decoding takes too long."""
+        try:
+            image = Image.open(_TimedFile(self.data, self.name), formats=(self.format,))
+        except InputError:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise _too_many_pixels(self.name) from error
+        except Exception as error:  # a damaged header may raise any error in Pillow's readers
+            raise _unreadable(self.name) from error
+        check_size(image.size, self.name)
+        try:
+            image.load()
+        except InputError:
+            raise
+        except Exception as error:  # as above; usually the file is cut off
+            reason = printable(str(error).partition("\n")[0] or type(error).__name__, limit=100)
+            raise InputError(f"{self.name}: damaged or cut off ({reason})") from error
+        return image
+
+
+def open_picture(data: bytes, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> PictureFile:
+    """Check a picture file against all limits, and take what a decoder needs of it. `name` is for messages.
+
+    Raises InputError if it is not a picture of an accepted format and kind, and PictureTooLargeError if it has more
+    than `max_bytes` bytes or `MAX_PIXELS` pixels.
+    """
+    if not data:
+        raise InputError(f"{name}: empty (0 bytes), expected an image")
+    check_bytes(len(data), name, max_bytes=max_bytes)
+    try:
+        kind, parts = take_apart(data)
+    except UnreadableError as error:
+        raise _unreadable(name) from error
+    except RefusedError as error:
+        raise InputError(f"{name}: {error}") from error
+    check_size((parts.width, parts.height), name)
+    return PictureFile(
+        name=name,
+        format=kind,
+        width=parts.width,
+        height=parts.height,
+        orientation=parts.orientation,
+        data=parts.data,
+    )
+
+
+def check_bytes(size: int, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> None:
+    """Raise PictureTooLargeError if a file has too many bytes."""
+    if size > max_bytes:
+        raise PictureTooLargeError(f"{name}: too large, {size:,} bytes, above the limit of {max_bytes:,} bytes")
+
+
+def check_size(size: tuple[int, int], name: str) -> None:
+    """Raise InputError if an image has no pixels, and PictureTooLargeError if it has too many."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise InputError(f"{name}: {width} x {height} pixels, expected at least 1 x 1")
+    if width * height > MAX_PIXELS:
+        raise PictureTooLargeError(
+            f"{name}: too large, {width} x {height} pixels, above the limit of {MAX_PIXELS} pixels"
+        )
+
+
+class _TimedFile(io.BytesIO):
+    """A file that ends with an error once its reader has used too much processor time.
+
+    Decoders read it piece by piece, so this bounds what the numbers in a file do not tell, such as a compressed stream
+    of millions of empty blocks.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self._name = name
+        self._allowed_s = MAX_SECONDS * max(1, len(data) / (64 << 20))
+        self._until_s = time.thread_time() + self._allowed_s
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.thread_time() > self._until_s:
+            raise InputError(f"{self._name}: takes more than {self._allowed_s:.1f} s to decode")
+        return super().read(size)
+
+
+def _too_many_pixels(name: str) -> PictureTooLargeError:
+    return PictureTooLargeError(f"{name}: too large, above the limit of {MAX_PIXELS} pixels")
+
+
+def _unreadable(name: str) -> InputError:
+    return InputError(f"{name}: not a readable image; accepted are {_ACCEPTED}")
