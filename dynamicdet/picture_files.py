@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import warnings
 from dataclasses import dataclass
 
 from PIL import Image
@@ -18,6 +19,9 @@ MAX_FILE_BYTES = 512 << 20
 """Larger files are not read; servers of image files accept less."""
 MAX_SECONDS = 2.5
 """of processor time for reading and unpacking 64 MB of a file, where nothing in the file tells it beforehand"""
+# What Pillow finds odd in a file is either harmless or in the one sentence of the error.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 _ACCEPTED = "JPEG, PNG, WebP, BMP, GIF, TIFF, PPM"
 
 

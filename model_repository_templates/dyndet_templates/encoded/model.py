@@ -35,6 +35,7 @@ from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
 from pictures import fit_picture, is_slow, open_file, simplejpeg  # type: ignore[import-not-found]
 from refusals import RequestError, error_of_call, unexpected  # type: ignore[import-not-found]
+from request_memory import give_requests_back  # type: ignore[import-not-found]
 from threads import map_all  # type: ignore[import-not-found]
 from tracing import Tracing, request_span, work_span  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
@@ -61,6 +62,7 @@ class TritonPythonModel:
         self._side = int(parameters["dyndet_input_size"])
         # The detector's boxes are small and are read here.
         self._memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
+        give_requests_back()
         self._max_bytes = int(parameters["dyndet_max_file_bytes"])
         self._ordinary = _Pools(int(config["max_batch_size"]))
         self._slow = _Pools(_MOST_ASIDE, niceness=_NICENESS)
