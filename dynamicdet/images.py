@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
 from dynamicdet.picture_files import MAX_PIXELS, PictureFile, check_bytes, check_size, open_picture
+from dynamicdet.text import printable
 
 __all__ = ["BACKGROUND", "MAX_PIXELS", "SUFFIXES", "ImageSource", "read_file", "read_image"]
 
@@ -67,7 +68,7 @@ def read_image(source: ImageSource) -> UInt8Array:
         return read_file(open_picture(bytes(source), "the image bytes"))
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
-        return read_file(open_picture(_bytes_of(name), name))
+        return read_file(open_picture(_bytes_of(name), printable(name)))
     raise InputError(f"an image must be {_ACCEPTED}, not {type(source).__name__}")
 
 
@@ -80,23 +81,24 @@ def read_file(file: PictureFile) -> UInt8Array:
 
 
 def _bytes_of(name: str) -> bytes:
+    shown = printable(name)
     try:
         path = Path(name)
         if path.is_dir():
-            raise InputError(f"{name or '.'} is a folder, not an image")
+            raise InputError(f"{shown or '.'} is a folder, not an image")
         if path.exists() and not path.is_file():
-            raise InputError(f"{name} is not a regular file; an image is read from a regular file")
+            raise InputError(f"{shown} is not a regular file; an image is read from a regular file")
         with path.open("rb") as file:
-            check_bytes(os.fstat(file.fileno()).st_size, name)
+            check_bytes(os.fstat(file.fileno()).st_size, shown)
             return file.read()
     except FileNotFoundError as error:
-        raise InputError(f"{name} does not exist") from error
+        raise InputError(f"{shown} does not exist") from error
     except InputError:
         raise
     except OSError as error:  # also a failing disk, or something that only looks like a file
-        raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{shown} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL character in the path
-        raise InputError(f"{name!r} is not a path: {error}") from error
+        raise InputError(f"{shown!r} is not a path: {error}") from error
 
 
 def _read_pillow(image: Image.Image) -> UInt8Array:
@@ -141,6 +143,8 @@ def _stripe_to_rgb(image: Image.Image, name: str) -> UInt8Array:
 
 def _sixteen_bits(image: Image.Image, name: str) -> npt.NDArray[np.uint16]:
     values = np.asarray(image)
+    if values.dtype == np.uint16:
+        return values
     if values.min() < 0 or values.max() > 65535:
         raise InputError(f"{name}: pixels are 32-bit numbers outside 0 to 65535, expected 8 or 16 bits")
     return values.astype(np.uint16)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import re
+import struct
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from PIL import Image
 
 from dynamicdet.errors import InputError, PictureTooLargeError
-from dynamicdet.picture_parts import RefusedError, UnreadableError, take_apart
+from dynamicdet.picture_limits import Parts, RefusedError, UnreadableError
+from dynamicdet.picture_parts import gif, jpeg, png, webp
+from dynamicdet.picture_rasters import bmp, ppm, tiff
 from dynamicdet.text import printable
 
 MAX_PIXELS = 89_478_485
@@ -23,6 +28,17 @@ MAX_SECONDS = 2.5
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _ACCEPTED = "JPEG, PNG, WebP, BMP, GIF, TIFF, PPM"
+
+_FORMATS: Mapping[str, tuple[re.Pattern[bytes], Callable[[bytes], Parts]]] = {
+    "JPEG": (re.compile(rb"\xff\xd8\xff"), jpeg),
+    "PNG": (re.compile(rb"\x89PNG\r\n\x1a\n"), png),
+    "WEBP": (re.compile(rb"RIFF....WEBP", re.DOTALL), webp),
+    "BMP": (re.compile(rb"BM"), bmp),
+    "GIF": (re.compile(rb"GIF8[79]a"), gif),
+    "TIFF": (re.compile(rb"II[*+]\0|MM\0[*+]"), tiff),
+    "PPM": (re.compile(rb"P[1-6][ \t\r\n\v\f#]"), ppm),
+}
+"""by Pillow's name: how a file starts, and what takes it apart"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +88,7 @@ def open_picture(data: bytes, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> 
         raise InputError(f"{name}: empty (0 bytes), expected an image")
     check_bytes(len(data), name, max_bytes=max_bytes)
     try:
-        kind, parts = take_apart(data)
+        kind, parts = _take_apart(data)
     except UnreadableError as error:
         raise _unreadable(name) from error
     except RefusedError as error:
@@ -103,6 +119,20 @@ def check_size(size: tuple[int, int], name: str) -> None:
         raise PictureTooLargeError(
             f"{name}: too large, {width} x {height} pixels, above the limit of {MAX_PIXELS} pixels"
         )
+
+
+def _take_apart(data: bytes) -> tuple[str, Parts]:
+    """The format of a file, by Pillow's name, and its parts.
+
+    Raises UnreadableError if it is of none, or its header is damaged, and RefusedError if this kind is not accepted.
+    """
+    for name, (start, take) in _FORMATS.items():
+        if start.match(data):
+            try:
+                return name, take(data)
+            except (struct.error, IndexError) as error:
+                raise UnreadableError from error
+    raise UnreadableError
 
 
 class _TimedFile(io.BytesIO):

@@ -8,45 +8,28 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
-from dynamicdet.tiff_tags import ORIENTATION, orientation_of, read_directory
+from dynamicdet.picture_limits import (
+    MAX_CHUNKS,
+    MAX_PARTS,
+    MAX_SCANNED,
+    MAX_SCANS,
+    MAX_WEBP_PIXELS,
+    Parts,
+    RefusedError,
+    UnreadableError,
+    check_deep,
+    unpack,
+    unpack_all,
+)
+from dynamicdet.tiff_tags import orientation_of
 
-MAX_PARTS = 2000
-"""segments of a JPEG before its first scan, blocks of a GIF before its first frame"""
-MAX_CHUNKS = 100_000
-"""of a PNG or WebP; encoders write pixels in chunks of 8 kB"""
-MAX_SCANS = 100
-"""of a JPEG. A progressive one has about 10; each is another pass over all pixels, and may have only a few bytes"""
-MAX_SCANNED = 400_000_000
-"""pixels of a JPEG with several scans, times its scans"""
-MAX_WEBP_PIXELS = 25_000_000
-"""its decoder is slow, takes 15 bytes of memory for each pixel, and stops all other threads of Python"""
-MAX_SLOW_VALUES = 1_000_000
-"""values of a PPM that is decoded one by one"""
-MAX_SLOW_BYTES = 4 << 20
-"""of such a file, and of a BMP with run-length encoding"""
 _MAX_EXIF_BYTES = 1 << 20
 _MAX_JUNK_BYTES = 4096
 _SLACK_BYTES = 1 << 16
-
-_PPM_HEADER_BYTES = 4096
-_SPACE = rb"(?:[ \t\r\n\v\f]|#[^\r\n]*[\r\n])+"
-_BITMAP = re.compile(rb"P([14])" + 2 * (_SPACE + rb"(\d{1,9})") + rb"[ \t\r\n\v\f]")
-_PIXMAP = re.compile(rb"P([2356])" + 3 * (_SPACE + rb"(\d{1,9})") + rb"[ \t\r\n\v\f]")
-
 _WEBP_CHUNKS = (b"VP8X", b"ANIM", b"ALPH", b"VP8 ", b"VP8L", b"ANMF")
 _WEBP_ALPHA_OR_FRAMES = 0x12
-
-TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate"}
-MAX_COMPRESSED_TIFF_BYTES = 16 << 20
-_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 322, 323
-_LEAST_TILE = 1 << 20
-_TIFF_PIXEL_TAGS = frozenset(
-    (_WIDTH, _HEIGHT, 254, 258, _COMPRESSION, 262, 266, 273, 277, 278, 279, 284, 317, 320, _TILE_WIDTH, _TILE_HEIGHT)
-) | {324, 325, 332, 338, 339, 529, 530, 531, 532}
 
 _SCAN, _END, _EXIF = 0xDA, 0xD9, 0xE1
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -55,32 +38,13 @@ _PIXEL_SEGMENTS = frozenset((*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xEE))
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 
 
-class UnreadableError(Exception):
-    """The file is not of the format that its first bytes name, or has no header."""
-
-
-class RefusedError(Exception):
-    """The file is of the format, but this kind of it is not accepted; the text completes "NAME: "."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What a decoder needs of a picture file."""
-
-    width: int
-    height: int
-    data: bytes
-    """a file with only these parts"""
-    orientation: int = 1
-    """by EXIF data, 1 to 8"""
-
-
 def jpeg(data: bytes) -> Parts:
     """A JPEG without its texts, profiles and thumbnails; of several pictures in it (MPO), the first."""
     kept, size, exif, scan = [data[:2]], None, b"", 0
     for marker, start, end in _segments(data):
         if marker in _FRAMES:
             size = _jpeg_size(marker, data[start + 2 : end])
+            check_deep("JPEG of four colours", *size, is_deep=data[start + 7 : start + 8] == b"\x04")
         elif marker == _EXIF and not exif and data[start + 2 : start + 8] == b"Exif\0\0":
             exif = data[start + 2 : end]
         if marker in _PIXEL_SEGMENTS:
@@ -104,7 +68,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker in (0x01, *range(0xD0, _END)):  # without content
             position = start
             continue
-        position = start + _unpack(">H", data, start)
+        position = start + unpack(">H", data, start)
         if position < start + 2 or marker == _END:
             raise UnreadableError
         yield marker, start, position
@@ -128,7 +92,7 @@ def _jpeg_size(marker: int, content: bytes) -> tuple[int, int]:
         raise RefusedError(
             "a lossless, hierarchical or arithmetic-coded JPEG; accepted are baseline and progressive ones"
         )
-    bits, height, width = _unpack_all(">BHH", content, 0)
+    bits, height, width = unpack_all(">BHH", content, 0)
     if bits != 8:
         raise RefusedError(f"a JPEG of {bits} bits, accepted are 8")
     return width, height
@@ -140,7 +104,7 @@ def png(data: bytes) -> Parts:
     for _ in range(MAX_CHUNKS):
         if position + 8 > len(data):
             break
-        length, kind = _unpack_all(">I4s", data, position)
+        length, kind = unpack_all(">I4s", data, position)
         content, position = data[position + 8 : position + 8 + length], position + 12 + length
         if (kind == b"IHDR") != (len(kept) == 1):
             raise UnreadableError
@@ -156,7 +120,9 @@ def png(data: bytes) -> Parts:
         raise RefusedError(f"a PNG with more than {MAX_CHUNKS} chunks")
     if len(kept) < 2:
         raise UnreadableError
-    width, height, bits, colours = _unpack_all(">IIBB", data, 16)
+    width, height, bits, colours = unpack_all(">IIBB", data, 16)
+    is_deep = bits > 8 or colours in (4, 6) or any(part[4:8] == b"tRNS" for part in kept)
+    check_deep("PNG with transparency or 16 bits", width, height, is_deep=is_deep)
     packed = b"".join(pixels)
     row = (width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colours, 4) + 7) // 8 + 1
     _check_packed("PNG", len(packed), height * row)
@@ -175,13 +141,13 @@ def _check_packed(described: str, packed: int, pixels: int) -> None:
 
 def gif(data: bytes) -> Parts:
     """A GIF without the texts and other extensions before its first frame."""
-    width, height, flags = _unpack_all("<HHB", data, 6)
+    width, height, flags = unpack_all("<HHB", data, 6)
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     kept, control, blocks = [data[:position]], b"", 0
     while data[position : position + 1] == b"!":
         start, is_control = position, data[position + 1 : position + 2] == b"\xf9"
         position += 2
-        while (length := _unpack("<B", data, position)) != 0:
+        while (length := unpack("<B", data, position)) != 0:
             position += 1 + length
             blocks += 1
             if blocks > MAX_PARTS:
@@ -190,7 +156,7 @@ def gif(data: bytes) -> Parts:
         control = data[start:position] if is_control else control
     if data[position : position + 1] != b",":
         raise UnreadableError
-    left, top, frame_width, frame_height = _unpack_all("<HHHH", data, position + 1)
+    left, top, frame_width, frame_height = unpack_all("<HHHH", data, position + 1)
     kept += [control, data[position:]]
     return Parts(width=max(width, left + frame_width), height=max(height, top + frame_height), data=b"".join(kept))
 
@@ -202,7 +168,7 @@ def webp(data: bytes) -> Parts:
     for _ in range(MAX_CHUNKS):
         if position + 8 > len(data):
             break
-        kind, length = _unpack_all("<4sI", data, position)
+        kind, length = unpack_all("<4sI", data, position)
         kept.setdefault(kind, data[position + 8 : position + 8 + length])
         position += 8 + length + length % 2
     else:
@@ -212,10 +178,10 @@ def webp(data: bytes) -> Parts:
         kept[first] = bytes([kept[first][0] & _WEBP_ALPHA_OR_FRAMES]) + kept[first][1:10] if kept[first] else b""
         width, height = (1 + int.from_bytes(kept[first][at : at + 3], "little") for at in (4, 7))
     elif first == b"VP8L":
-        bits = _unpack("<I", kept[first], 1)
+        bits = unpack("<I", kept[first], 1)
         width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     elif first == b"VP8 ":
-        width, height = (side & 0x3FFF for side in _unpack_all("<HH", kept[first], 6))
+        width, height = (side & 0x3FFF for side in unpack_all("<HH", kept[first], 6))
     else:
         raise UnreadableError
     if width * height > MAX_WEBP_PIXELS:
@@ -231,93 +197,3 @@ def webp(data: bytes) -> Parts:
         data=b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks,
         orientation=orientation_of(kept.get(b"EXIF", b"")),
     )
-
-
-def bmp(data: bytes) -> Parts:
-    """A BMP; decoders read nothing of it but pixels and palette."""
-    header = _unpack("<I", data, 14)
-    if header == 12:
-        width, height, compression = *_unpack_all("<HH", data, 18), 0
-    else:
-        width, height, _, _, compression = _unpack_all("<iiHHI", data, 18)
-    if compression in (1, 2) and (len(data) > MAX_SLOW_BYTES or width * abs(height) > MAX_SLOW_VALUES):
-        raise RefusedError(
-            f"a BMP with run-length encoding of {width} x {abs(height)} pixels and {len(data):,} bytes, accepted are "
-            f"at most {MAX_SLOW_VALUES} pixels and {MAX_SLOW_BYTES:,} bytes"
-        )
-    return Parts(width=abs(width), height=abs(height), data=data)
-
-
-def ppm(data: bytes) -> Parts:
-    """A PBM, PGM or PPM with a new header: comments and spaces of any length are slow to read."""
-    found = (_BITMAP if data[1:2] in b"14" else _PIXMAP).match(data[:_PPM_HEADER_BYTES])
-    if found is None:
-        raise UnreadableError
-    kind, width, height, *most = (int(group) for group in found.groups())
-    values = width * height * (3 if kind in (3, 6) else 1)
-    if (kind < 4 or most[:1] not in ([], [255], [65535])) and (values > MAX_SLOW_VALUES or len(data) > MAX_SLOW_BYTES):
-        described = "written as text" if kind < 4 else f"whose largest value is {most[0]}"
-        raise RefusedError(
-            f"a PPM {described}, of {values:,} values and {len(data):,} bytes, accepted are at most "
-            f"{MAX_SLOW_VALUES:,} values and {MAX_SLOW_BYTES:,} bytes"
-        )
-    header = f"P{kind} {width} {height} {''.join(f'{one} ' for one in most)}".encode()
-    return Parts(width=width, height=height, data=header + data[found.end() :])
-
-
-def tiff(data: bytes) -> Parts:
-    """The first picture of a TIFF or BigTIFF, with only the tags that pixels need."""
-    try:
-        tags = read_directory(data)
-        file = tags.file_of(_TIFF_PIXEL_TAGS)
-    except ValueError as error:
-        raise RefusedError(f"a TIFF that is not accepted: {error}") from error
-    width, height = tags.first_number(_WIDTH), tags.first_number(_HEIGHT)
-    tile = tags.first_number(_TILE_WIDTH) * tags.first_number(_TILE_HEIGHT)
-    if tile > max(_LEAST_TILE, 4 * width * height):
-        raise RefusedError(f"a TIFF of {width} x {height} pixels with tiles of {tile:,} pixels")
-    compression = tags.first_number(_COMPRESSION, 1)
-    if compression not in TIFF_COMPRESSIONS:
-        accepted = ", ".join(dict.fromkeys(TIFF_COMPRESSIONS.values()))
-        raise RefusedError(f"a TIFF of compression {compression}, accepted are {accepted}")
-    if compression != 1 and len(data) > MAX_COMPRESSED_TIFF_BYTES:
-        raise RefusedError(
-            f"a compressed TIFF of {len(data):,} bytes, accepted are at most {MAX_COMPRESSED_TIFF_BYTES:,}"
-        )
-    turned = tags.first_number(ORIENTATION, 1)
-    return Parts(width=width, height=height, data=file, orientation=turned if 1 <= turned <= 8 else 1)
-
-
-FORMATS: Mapping[str, tuple[re.Pattern[bytes], Callable[[bytes], Parts]]] = {
-    "JPEG": (re.compile(rb"\xff\xd8\xff"), jpeg),
-    "PNG": (re.compile(rb"\x89PNG\r\n\x1a\n"), png),
-    "WEBP": (re.compile(rb"RIFF....WEBP", re.DOTALL), webp),
-    "BMP": (re.compile(rb"BM"), bmp),
-    "GIF": (re.compile(rb"GIF8[79]a"), gif),
-    "TIFF": (re.compile(rb"II[*+]\0|MM\0[*+]"), tiff),
-    "PPM": (re.compile(rb"P[1-6][ \t\r\n\v\f#]"), ppm),
-}
-"""by Pillow's name: how a file starts, and what takes it apart"""
-
-
-def take_apart(data: bytes) -> tuple[str, Parts]:
-    """The format of a file, by Pillow's name, and its parts.
-
-    Raises UnreadableError if it is of none, or its header is damaged, and RefusedError if this kind is not accepted.
-    """
-    for name, (start, take) in FORMATS.items():
-        if start.match(data):
-            try:
-                return name, take(data)
-            except (struct.error, IndexError) as error:
-                raise UnreadableError from error
-    raise UnreadableError
-
-
-def _unpack(form: str, data: bytes, position: int) -> int:
-    value: int = struct.unpack_from(form, data, position)[0]
-    return value
-
-
-def _unpack_all(form: str, data: bytes, position: int) -> tuple[Any, ...]:
-    return struct.unpack_from(form, data, position)

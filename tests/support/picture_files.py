@@ -127,6 +127,8 @@ def refused_files() -> dict[str, tuple[bytes, str]]:
             "more than 100000 chunks",
         ),
         "PNG: empty blocks": (png(10, 10, EMPTY_BLOCKS), "compressed pixels have 500,002 bytes"),
+        "PNG: 16 bits": (png(9000, 9000, EMPTY_BLOCKS, bits=16), "with transparency or 16 bits of 9000 x 9000 pixels"),
+        "PNG: transparency": (png(8000, 8000, EMPTY_BLOCKS, colours=6), "accepted are at most 50000000 pixels"),
         "GIF: blocks": (gif_with(2001), "more than 2000 blocks"),
         "WebP: chunks": (riff(*[(b"abcd", b"")] * 100_001), "more than 100000 chunks"),
         "WebP: pixels": (webp_header(6000, 5000), "a WebP of 6000 x 5000 pixels, accepted are at most 25000000"),
@@ -135,12 +137,16 @@ def refused_files() -> dict[str, tuple[bytes, str]]:
         "TIFF: long tags": (tiff((273, 4, 10_000_000, 0)), "its tags have 40,000,"),
         "TIFF: tiles": (tiff((322, 4, 1, 60_000), (323, 4, 1, 60_000)), "with tiles of 3,600,000,000 pixels"),
         "TIFF: LZMA": (tiff((259, 3, 1, 34925)), "a TIFF of compression 34925, accepted are none, LZW"),
+        "TIFF: compressed pixels": (
+            tiff((256, 4, 1, 8000), (257, 4, 1, 7000), (259, 3, 1, 8)),
+            "a compressed TIFF of 8000",
+        ),
         "TIFF: compressed": (tiff((259, 3, 1, 5)) + bytes(17 << 20), "a compressed TIFF of 17,8"),
         "PPM: comment": (b"P6\n#" + b"a" * 5000 + b"\n1 1 255\n123", "not a readable image"),
         "PPM: digits": (b"P6\n" + b"0" * 5000 + b"1 1 255\n123", "not a readable image"),
         "PPM: text": (b"P3\n700 700 255\n" + b"1 " * 100, "a PPM written as text, of 1,470,000 values"),
         "PPM: long text": (b"P2\n7 7 255\n" + b" " * (5 << 20), "written as text, of 49 values and 5,242,"),
-        "PPM: other values": (b"P5\n2000 2000 254\n" + bytes(100), "whose largest value is 254, of 4,000,000 values"),
+        "PPM: other values": (b"P5\n2000 2000 254\n" + bytes(100), "largest value is 254, of 4,000,000 values"),
     }
 
 

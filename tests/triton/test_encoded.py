@@ -267,19 +267,25 @@ def test_a_file_above_the_limit_is_refused_and_parts_of_no_use_are_passed_over(t
     assert _peak_memory(toy) - before < 40e6
 
 
-def test_shared_memory_of_large_requests_is_free_again(toy: Encoded) -> None:
-    """The files in /dev/shm keep their length; what counts is the memory behind them."""
+def test_memory_of_large_requests_comes_back(toy: Encoded) -> None:
+    """Of the server and of the process that decodes, refused or not. Shared memory grows, but not with each request."""
 
-    def used() -> int:
+    def shared() -> int:
         return sum(512 * file.stat().st_blocks for file in Path("/dev/shm").glob(f"dyndet_{os.getpid()}_*"))
 
-    large = encode(Image.new("RGB", (40, 40))) + bytes(19 << 20)
-    toy.infer(_good())
-    before, held = used(), _peak_memory(toy, "VmRSS:")
-    for count in (1, 8, 8):
-        assert toy.infer(*[large] * count)["image_size"].tolist() == [[40, 40]] * count
-    assert used() - before < 8e6
-    assert _peak_memory(toy, "VmRSS:") - held < 40e6
+    def held() -> tuple[int, int]:
+        status = Path(f"/proc/{toy.server.pid}/status").read_text()
+        return 1024 * int(status.partition("RssAnon:")[2].split()[0]), _peak_memory(toy, "RssAnon:")
+
+    large, too_large = _good() + bytes(19 << 20), _good() + bytes(50 << 20)
+    for file, ask in ((large, toy.infer), (too_large, toy.error)):
+        before = held()
+        ask(file)
+        grown = shared()
+        for _ in range(10):
+            ask(file)
+        assert all(now - earlier < 30e6 for now, earlier in zip(held(), before, strict=True))
+        assert shared() - grown < 2.2 * len(file)  # the next request came before the last one was put away
 
 
 def test_what_goes_wrong_inside_stays_inside(toy: Encoded) -> None:

@@ -20,7 +20,9 @@ CLIENT_CODE = (
     "images.py",
     "letterbox.py",
     "picture_files.py",
+    "picture_limits.py",
     "picture_parts.py",
+    "picture_rasters.py",
     "text.py",
     "tiff_tags.py",
 )

@@ -13,6 +13,8 @@ from dyndet_builder.repository.config import DETECTOR_PARAMETER
 
 _MIB = 1 << 20
 _PYTHON_DEFAULT, _CUDA_DEFAULT, _PINNED_DEFAULT = _MIB, 64 * _MIB, 256 * _MIB  # Triton's own
+# By default, Triton keeps the messages of 8 gRPC requests to use them again: after large ones, gigabytes for good.
+_FREE_REQUESTS = "--grpc-infer-allocation-pool-size=0"
 _UNKNOWN_SHARED_MEMORY = 1024 * _MIB
 _ITEM_BYTES = {pb.TYPE_UINT8: 1, pb.TYPE_FP16: 2, pb.TYPE_FP32: 4, pb.TYPE_INT32: 4}
 _STRING_BYTES = 1 << 20  # an image file
@@ -32,7 +34,7 @@ class MemoryNeeds:
 
     def arguments(self, gpus: Iterable[int] = ()) -> list[str]:
         """The flags of the server, except those that would set Triton's default."""
-        found = []
+        found = [_FREE_REQUESTS]
         if self.python_region > _PYTHON_DEFAULT:
             found.append(f"--backend-config=python,shm-default-byte-size={self.python_region}")
         if self.cuda_pool > _CUDA_DEFAULT:

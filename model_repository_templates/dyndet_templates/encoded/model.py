@@ -35,7 +35,6 @@ from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
 from pictures import fit_picture, is_slow, open_file, simplejpeg  # type: ignore[import-not-found]
 from refusals import RequestError, error_of_call, unexpected  # type: ignore[import-not-found]
-from request_memory import give_requests_back  # type: ignore[import-not-found]
 from threads import map_all  # type: ignore[import-not-found]
 from tracing import Tracing, request_span, work_span  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
@@ -45,8 +44,8 @@ from dynamicdet.letterbox import Letterboxed
 
 _COUNT, _BOXES, _IMAGE_SIZE = "num_detections", "boxes", "image_size"
 _OWN_PARAMETERS, _PROBE = "dyndet_", "dyndet_probe"
-_MOST_ASIDE = 16
-"""requests with slow pictures at a time. Their files are in /dev/shm, so further ones wait in Triton's queue"""
+_THREADS_ASIDE, _BYTES_ASIDE = 16, 256 << 20
+"""for requests with slow pictures, and their files at a time: these are in /dev/shm, which grows and never shrinks"""
 _NICENESS = 10
 """of threads that decode slow pictures: a thread of the others gets most of a core that both want"""
 
@@ -62,11 +61,10 @@ class TritonPythonModel:
         self._side = int(parameters["dyndet_input_size"])
         # The detector's boxes are small and are read here.
         self._memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
-        give_requests_back()
         self._max_bytes = int(parameters["dyndet_max_file_bytes"])
         self._ordinary = _Pools(int(config["max_batch_size"]))
-        self._slow = _Pools(_MOST_ASIDE, niceness=_NICENESS)
-        self._room_aside = threading.BoundedSemaphore(_MOST_ASIDE)
+        self._slow = _Pools(_THREADS_ASIDE, niceness=_NICENESS)
+        self._aside = _Room(_BYTES_ASIDE)
         if simplejpeg is None:
             pb_utils.Logger.log_warn("simplejpeg is not installed: Pillow decodes JPEGs, up to 3 times slower")
         self._fit(_small_jpeg())
@@ -84,7 +82,7 @@ class TritonPythonModel:
         at_once = [one for one in asked if not any(map(is_slow, one.files))]
         for one in asked:
             if one not in at_once:
-                self._room_aside.acquire()
+                self._aside.enter(one.size)
                 one.pools = self._slow
                 self._slow.requests.submit(self._answer_aside, one)
         if len(at_once) == 1:  # faster without another thread
@@ -119,7 +117,7 @@ class TritonPythonModel:
         try:
             self._answer(asked)
         finally:
-            self._room_aside.release()
+            self._aside.leave(asked.size)
 
     @request_span  # type: ignore[untyped-decorator]
     def _answer(self, asked: _Asked) -> None:
@@ -135,7 +133,9 @@ class TritonPythonModel:
         if refusal.detail:
             pb_utils.Logger.log_warn(refusal.explained)
         if not (refusal.was_counted or asked.parameters.get(_PROBE)):
-            self._counting.later(lambda: self._failed.count(refusal.reason))
+            reason = refusal.reason
+            self._counting.later(lambda: self._failed.count(reason))
+        _forget_frames(error)
         sent = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, refusal.status))
         return pb_utils.InferenceResponse(error=sent)
 
@@ -225,6 +225,38 @@ class _Asked:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """without Triton's own"""
     files: Sequence[bytes] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(map(len, self.files))
+
+
+class _Room:
+    """Lets requests in while their files have at most so many bytes, and one of any size if there is no other."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._used = 0
+        self._changed = threading.Condition()
+
+    def enter(self, size: int) -> None:
+        """Wait until there is room."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + size <= self._size)
+            self._used += size
+
+    def leave(self, size: int) -> None:
+        """Make room for others."""
+        with self._changed:
+            self._used -= size
+            self._changed.notify_all()
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let the files and pixels go that the frames of an error hold, which would wait for the garbage collector."""
+    while error is not None:
+        error.__traceback__, error = None, error.__cause__ or error.__context__
 
 
 def _send(asked: _Asked, response: Any) -> None:

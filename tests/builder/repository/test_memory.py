@@ -12,6 +12,7 @@ from dyndet_builder.server.docker import docker_command
 from tests.support.toy_bundle import SIZE, write_toy_bundle
 
 _MIB = 1 << 20
+_FREE = "--grpc-infer-allocation-pool-size=0"
 _IMAGE, _FEATURES = 3 * SIZE**2, 4 * 3 * SIZE**2
 
 
@@ -23,7 +24,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_small_tensors_need_no_flags(bundle: Path, tmp_path: Path) -> None:
     repository = read_repository(render(bundle, tmp_path / "models"))
     needs = repository.memory
-    assert needs.arguments(repository.gpus) == []
+    assert needs.arguments(repository.gpus) == [_FREE]
     assert (needs.python_region, needs.cuda_pool) == (_MIB, 0)
 
 
@@ -34,7 +35,7 @@ def test_a_region_holds_a_full_batch(bundle: Path, tmp_path: Path, topology: str
     needs = read_repository(render(bundle, tmp_path / "models", options)).memory
     holds = _IMAGE + (_FEATURES if topology == "bls" else 0)  # a fused detector's features never enter Triton's memory
     assert batch * holds <= needs.python_region < batch * (holds + 1024) + _MIB
-    assert needs.arguments() == [f"--backend-config=python,shm-default-byte-size={needs.python_region}"]
+    assert needs.arguments() == [_FREE, f"--backend-config=python,shm-default-byte-size={needs.python_region}"]
 
 
 def test_gpus_get_a_pool_for_what_stages_hand_over(bundle: Path, tmp_path: Path) -> None:

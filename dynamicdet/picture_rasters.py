@@ -1,0 +1,86 @@
+"""Takes picture files apart whose pixels lie there nearly as they are: TIFF, BMP and PPM; needs only Python."""
+
+from __future__ import annotations
+
+import re
+
+from dynamicdet.picture_limits import (
+    MAX_COMPRESSED_TIFF_BYTES,
+    MAX_SLOW_BYTES,
+    MAX_SLOW_VALUES,
+    Parts,
+    RefusedError,
+    UnreadableError,
+    check_deep,
+    unpack,
+    unpack_all,
+)
+from dynamicdet.tiff_tags import ORIENTATION, read_directory
+
+_PPM_HEADER_BYTES = 4096
+_SPACE = rb"(?:[ \t\r\n\v\f]|#[^\r\n]*[\r\n])+"
+_BITMAP = re.compile(rb"P([14])" + 2 * (_SPACE + rb"(\d{1,9})") + rb"[ \t\r\n\v\f]")
+_PIXMAP = re.compile(rb"P([2356])" + 3 * (_SPACE + rb"(\d{1,9})") + rb"[ \t\r\n\v\f]")
+
+TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate"}
+_WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 322, 323
+_LEAST_TILE = 1 << 20
+_TIFF_PIXEL_TAGS = frozenset(
+    (_WIDTH, _HEIGHT, 254, 258, _COMPRESSION, 262, 266, 273, 277, 278, 279, 284, 317, 320, _TILE_WIDTH, _TILE_HEIGHT)
+) | {324, 325, 332, 338, 339, 529, 530, 531, 532}
+
+
+def bmp(data: bytes) -> Parts:
+    """A BMP; decoders read nothing of it but pixels and palette."""
+    header = unpack("<I", data, 14)
+    if header == 12:
+        width, height, compression = *unpack_all("<HH", data, 18), 0
+    else:
+        width, height, _, _, compression = unpack_all("<iiHHI", data, 18)
+    if compression in (1, 2) and (len(data) > MAX_SLOW_BYTES or width * abs(height) > MAX_SLOW_VALUES):
+        raise RefusedError(
+            f"a BMP with run-length encoding of {width} x {abs(height)} pixels and {len(data):,} bytes, accepted are "
+            f"at most {MAX_SLOW_VALUES} pixels and {MAX_SLOW_BYTES:,} bytes"
+        )
+    return Parts(width=abs(width), height=abs(height), data=data)
+
+
+def ppm(data: bytes) -> Parts:
+    """A PBM, PGM or PPM with a new header: comments and spaces of any length are slow to read."""
+    found = (_BITMAP if data[1:2] in b"14" else _PIXMAP).match(data[:_PPM_HEADER_BYTES])
+    if found is None:
+        raise UnreadableError
+    kind, width, height, *most = (int(group) for group in found.groups())
+    values = width * height * (3 if kind in (3, 6) else 1)
+    if (kind < 4 or most[:1] not in ([], [255], [65535])) and (values > MAX_SLOW_VALUES or len(data) > MAX_SLOW_BYTES):
+        described = "written as text" if kind < 4 else f"whose largest value is {most[0]}"
+        raise RefusedError(
+            f"a PPM {described}, of {values:,} values and {len(data):,} bytes, accepted are at most "
+            f"{MAX_SLOW_VALUES:,} values and {MAX_SLOW_BYTES:,} bytes"
+        )
+    header = f"P{kind} {width} {height} {''.join(f'{one} ' for one in most)}".encode()
+    return Parts(width=width, height=height, data=header + data[found.end() :])
+
+
+def tiff(data: bytes) -> Parts:
+    """The first picture of a TIFF or BigTIFF, with only the tags that pixels need."""
+    try:
+        tags = read_directory(data)
+        file = tags.file_of(_TIFF_PIXEL_TAGS)
+    except ValueError as error:
+        raise RefusedError(f"a TIFF that is not accepted: {error}") from error
+    width, height = tags.first_number(_WIDTH), tags.first_number(_HEIGHT)
+    tile = tags.first_number(_TILE_WIDTH) * tags.first_number(_TILE_HEIGHT)
+    if tile > max(_LEAST_TILE, 4 * width * height):
+        raise RefusedError(f"a TIFF of {width} x {height} pixels with tiles of {tile:,} pixels")
+    compression = tags.first_number(_COMPRESSION, 1)
+    if compression not in TIFF_COMPRESSIONS:
+        accepted = ", ".join(dict.fromkeys(TIFF_COMPRESSIONS.values()))
+        raise RefusedError(f"a TIFF of compression {compression}, accepted are {accepted}")
+    if compression != 1 and len(data) > MAX_COMPRESSED_TIFF_BYTES:
+        raise RefusedError(
+            f"a compressed TIFF of {len(data):,} bytes, accepted are at most {MAX_COMPRESSED_TIFF_BYTES:,}"
+        )
+    check_deep("compressed TIFF", width, height, is_deep=compression != 1)
+    turned = tags.first_number(ORIENTATION, 1)
+    return Parts(width=width, height=height, data=file, orientation=turned if 1 <= turned <= 8 else 1)
