@@ -79,16 +79,16 @@ class TritonPythonModel:
         Those with slow pictures are put aside and answered later, also after this call.
         """
         asked = [one for one in map(self._asked, requests) if one is not None]
-        at_once = [one for one in asked if not any(map(is_slow, one.files))]
+        at_once = [one for one in asked if not self._takes_long(one)]
+        if len(at_once) == 1:  # faster without another thread
+            self._answer(at_once[0])
+        else:
+            list(self._ordinary.requests.map(self._answer, at_once))
         for one in asked:
             if one not in at_once:
                 self._aside.enter(one.size)
                 one.pools = self._slow
                 self._slow.requests.submit(self._answer_aside, one)
-        if len(at_once) == 1:  # faster without another thread
-            self._answer(at_once[0])
-        else:
-            list(self._ordinary.requests.map(self._answer, at_once))
         self._arrivals.free()
 
     def finalize(self) -> None:
@@ -112,6 +112,10 @@ class TritonPythonModel:
             _send(asked, self._failure(asked, error))
             return None
         return asked
+
+    def _takes_long(self, asked: _Asked) -> bool:
+        """Whether to put a request aside; one with a file that is too large is refused at once."""
+        return all(len(file) <= self._max_bytes for file in asked.files) and any(map(is_slow, asked.files))
 
     def _answer_aside(self, asked: _Asked) -> None:
         try:
