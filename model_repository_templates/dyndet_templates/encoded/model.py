@@ -33,7 +33,7 @@ except ModuleNotFoundError as error:
 
 from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
-from pictures import fit_picture, is_slow, open_file, simplejpeg  # type: ignore[import-not-found]
+from pictures import bound_free_memory, fit_picture, is_slow, open_file, simplejpeg  # type: ignore[import-not-found]
 from refusals import RequestError, error_of_call, unexpected  # type: ignore[import-not-found]
 from threads import map_all  # type: ignore[import-not-found]
 from tracing import Tracing, request_span, work_span  # type: ignore[import-not-found]
@@ -61,6 +61,7 @@ class TritonPythonModel:
         self._side = int(parameters["dyndet_input_size"])
         # The detector's boxes are small and are read here.
         self._memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
+        bound_free_memory()
         self._max_bytes = int(parameters["dyndet_max_file_bytes"])
         self._ordinary = _Pools(int(config["max_batch_size"]))
         self._slow = _Pools(_THREADS_ASIDE, niceness=_NICENESS)

@@ -27,7 +27,18 @@ LARGE = 24_000_000
 SLOW, SLOW_BYTES = 4_000_000, 4 << 20
 
 _NAME = "the image bytes"
+# Of glibc: blocks above the first size go back to the system when they are freed, and so does a free end of the heap
+# above the second. By default, both sizes grow with the largest block that was freed.
+_MALLOC_SIZES = {-3: 4 << 20, -1: 32 << 20}
 _large = threading.Lock()
+
+
+def bound_free_memory() -> None:
+    """Let this process keep little of the memory that large files and images have used."""
+    mallopt: Any = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
+    if mallopt is not None:
+        for parameter, size in _MALLOC_SIZES.items():
+            mallopt(parameter, size)
 
 
 def open_file(data: bytes, *, max_bytes: int) -> PictureFile:
