@@ -68,6 +68,8 @@ class PictureFile:
         except Exception as error:  # a damaged header may raise any error in Pillow's readers
             raise _unreadable(self.name) from error
         check_size(image.size, self.name)
+        if image.size[0] * image.size[1] > self.width * self.height:  # the limits were checked for the other size
+            raise _unreadable(self.name)
         try:
             image.load()
         except InputError:
@@ -130,7 +132,7 @@ def _take_apart(data: bytes) -> tuple[str, Parts]:
         if start.match(data):
             try:
                 return name, take(data)
-            except (struct.error, IndexError) as error:
+            except (struct.error, IndexError, OverflowError) as error:
                 raise UnreadableError from error
     raise UnreadableError
 

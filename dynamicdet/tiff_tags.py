@@ -96,7 +96,7 @@ def read_directory(data: bytes) -> Directory:
         )
         start = form.unpack(form.offset, data, form.offset_at)[0]
         tags = form.unpack(form.count, data, start)[0]
-    except (struct.error, KeyError, OverflowError) as error:
+    except (struct.error, KeyError, IndexError, OverflowError) as error:
         raise ValueError("its directory of tags is damaged") from error
     if tags > MAX_TAGS:
         raise ValueError(f"it has {tags} tags, accepted are at most {MAX_TAGS}")
@@ -112,6 +112,6 @@ def orientation_of(exif: bytes) -> int:
     """The orientation in EXIF data, 1 to 8; 1 if there is none, or if the data are damaged."""
     try:
         found = read_directory(exif.removeprefix(b"Exif\0\0")).first_number(ORIENTATION, 1)
-    except (ValueError, struct.error, OverflowError):
+    except (ValueError, struct.error, IndexError, OverflowError):
         return 1
     return found if 1 <= found <= 8 else 1

@@ -73,7 +73,8 @@ def test_damage_of_any_kind_gives_pixels_or_one_sentence() -> None:
     chance = random.Random(0)
     whole = [*unusual_files().values(), tiff(), *(file for file, _ in ACCEPTED.values() if len(file) < 5000)]
     whole += [b"P3\n2 2 255\n1 2 3 4 5 6 7 8 9 10 11 12", b"P4\n9 2\n1234", b"P5 # grey\n2 2 1023\n12345678"]
-    whole.append(encode(Image.new("RGB", (5, 5)), "TIFF", compression="tiff_lzw", exif=turned(3)))
+    for options in ({"compression": "tiff_lzw"}, {"big_tiff": True}):
+        whole.append(encode(Image.new("RGB", (5, 5)), "TIFF", exif=turned(3), **options))
     read = refused = 0
     for _ in range(6000):
         file = _damaged(chance.choice(whole), chance)
