@@ -64,6 +64,8 @@ def build(
             raise InputError(f"the {what} {path} does not exist")
     job = Job(checkpoint=checkpoint, output=output, images=images, targets=targets, options=options, progress=progress)
     check_place(job.repository, options.name, add=False)
+    if options.remote is not None:
+        options.remote.check(options.name)  # before the export, which takes minutes
     steps = steps_of(job)
     with locked(output):
         reused = run_steps(steps, output, fresh=options.fresh)

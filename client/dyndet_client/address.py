@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from dynamicdet.errors import InputError
-from dyndet_client.checks import shown
+from dynamicdet.redaction import has_secrets, public_address
 
 Protocol: TypeAlias = Literal["grpc", "http"]
 
@@ -58,7 +58,12 @@ def parse_address(url: str) -> Address:
     ('grpc', '[::1]:8000')
     """
     if not isinstance(url, str):
-        raise InputError(f"a server address is a text such as 127.0.0.1:8001, not {shown(url)}")
+        raise InputError(f"a server address is a text such as 127.0.0.1:8001, not of type {type(url).__name__}")
+    if has_secrets(url):
+        raise InputError(
+            f"{public_address(url)!r} contains a user, a password or a key: give the server address without, and what "
+            "the server requires as a token or a header"
+        )
     scheme, separator, rest = url.strip().rpartition("://")
     is_dns = scheme.lower() == "dns"
     if is_dns:

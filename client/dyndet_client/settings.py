@@ -18,6 +18,7 @@ TransportChoice: TypeAlias = Literal["auto", "network", "shared-memory", "cuda-s
 
 _FilePath: TypeAlias = "str | os.PathLike[str]"
 _LONGEST_SILENCE_S = 2_147_483  # gRPC counts milliseconds in 32 bits
+_LONGEST_PATH = 4096  # bytes, in Linux
 _HEADERS_OF_THE_CONNECTION = (
     "connection content-encoding content-length content-type expect inference-header-content-length te trailer "
     "transfer-encoding upgrade"
@@ -193,6 +194,8 @@ def read_pem(path: _FilePath | None, name: str) -> bytes | None:
         return None
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{name} must be the path of a file, not {type(path).__name__}")
+    if len(os.fspath(path)) > _LONGEST_PATH or "-----BEGIN" in str(path):  # it may be a key: not shown
+        raise InputError(f"{name} must be the path of a file, not the content of one")
     try:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
@@ -205,7 +208,8 @@ def read_pem(path: _FilePath | None, name: str) -> bytes | None:
 
 def _header_name(name: str, address: Address) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z_.-]+", name):
-        raise InputError(f"{shown(name)} is not a header name: use letters, digits, '-', '_' and '.'")
+        # It may be the secret itself: not shown.
+        raise InputError("what was given is not a header name: use letters, digits, '-', '_' and '.'")
     lower = name.lower()
     if lower in _HEADERS_OF_THE_CONNECTION:
         raise InputError(f"the connection itself sets the header {name}: leave it out")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from dynamicdet.errors import MissingExtraError
+from dynamicdet.redaction import public_words
 
 _PACKAGES = ("dyndet", "numpy", "onnxruntime", "tritonclient", "nvidia-pytriton", "torch")
 
@@ -29,6 +30,7 @@ class Circumstances:
     machine: dict[str, str]
     versions: dict[str, str]
     command: str
+    """without secrets"""
     date: str
     """UTC, ISO 8601"""
 
@@ -38,7 +40,7 @@ def circumstances(**versions: str) -> Circumstances:
     return Circumstances(
         machine=describe_machine(),
         versions=describe_versions() | versions,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join([Path(sys.argv[0]).name, *public_words(sys.argv[1:])]),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from prometheus_client.parser import text_string_to_metric_families
 
 from dynamicdet.errors import InputError, ServerError
+from dynamicdet.redaction import has_secrets, public_address
 
 DEFAULT_PORT = 8002
 _ROUTED, _PROBED = "dyndet_routed_total", "dyndet_probed_total"
@@ -28,10 +29,14 @@ def default_metrics_url(address: str) -> str:
 class OwnMetrics:
     """The metrics of one detector. Nothing is read before the first call, and no proxy is used.
 
-    Raises InputError if the URL is not an http address.
+    Raises InputError if the URL is not an http address, or contains a secret: it appears in messages and records.
     """
 
     def __init__(self, url: str, model: str) -> None:
+        if has_secrets(url):
+            raise InputError(
+                f"the address of metrics {public_address(url)!r} contains a user, a password or a key; give one without"
+            )
         self.url = url if "://" in url else f"http://{url}/metrics"
         if not re.match(r"https?://[^/]", self.url):
             raise InputError(

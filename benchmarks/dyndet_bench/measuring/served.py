@@ -154,10 +154,10 @@ class Served:
             return self._transport.ask(method, _TIMEOUT_S, **arguments)
 
 
-def served_detectors(url: str) -> list[str]:
-    """Names of the dyndet detectors that are ready on this server."""
+def served_detectors(url: str, *, headers: Mapping[str, str] | None = None) -> list[str]:
+    """Names of the dyndet detectors that are ready on this server; `headers` open its list of models."""
     with server_errors(parse_url(url), "repository index"), triton_client(url) as client:
-        index = client.get_model_repository_index(as_json=True)
+        index = client.get_model_repository_index(headers=headers, as_json=True)
         ready = [model["name"] for model in index.get("models", []) if model.get("state") == "READY"]
         configs = [client.get_model_config(name, as_json=True)["config"] for name in ready]
     names = []

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
 
 import click
 
 from dynamicdet.errors import DyndetError, InputError
+from dynamicdet.redaction import remember_words, without_secrets
 
 # name -> (module with a click command named `command`, one line of help). Modules load only when their command runs,
 # so that `dyndet detect` starts without torch.
@@ -97,6 +101,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     """Run a click command and return its exit status; an expected error prints one sentence, a bug names `--debug`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    remember_words(words)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)  # so that temporary files go, as on Ctrl-C
     try:
@@ -108,7 +113,9 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         click.echo("Stopped.", err=True)
         return 130
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        click.echo(without_secrets(text.getvalue()), err=True, nl=False)
         return error.exit_code
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
@@ -119,19 +126,19 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except DyndetError as error:
         if debug:
             raise
-        click.echo(f"{error.label}: {error}", err=True)
+        click.echo(f"{error.label}: {without_secrets(error)}", err=True)
         return error.exit_code
     except OSError as error:
         if debug:
             raise
         where = f"cannot use {error.filename}: " if error.filename else ""
-        click.echo(f"Error: {where}{error.strerror or error}", err=True)
+        click.echo(without_secrets(f"Error: {where}{error.strerror or error}"), err=True)
         return InputError.exit_code if where else 1
     except Exception as error:
         if debug:
             raise
-        text = str(error).strip().partition("\n")[0]
-        click.echo(f"Error: {type(error).__name__}: {text} (this is a bug in dyndet; `--debug` shows where)", err=True)
+        line = without_secrets(error).strip().partition("\n")[0]
+        click.echo(f"Error: {type(error).__name__}: {line} (this is a bug in dyndet; `--debug` shows where)", err=True)
         return 70
 
 
@@ -139,13 +146,19 @@ def _terminate(number: int, _frame: object) -> None:
     sys.exit(128 + number)
 
 
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
+
+
 def main() -> None:
     """Entry point of `dyndet`."""
+    sys.excepthook = _show_traceback
     sys.exit(run(dyndet))
 
 
 def build_main() -> None:
     """Entry point of `dyndet-build`."""
+    sys.excepthook = _show_traceback
     try:
         command = _with_debug(_load("build"))
     except click.ClickException as error:

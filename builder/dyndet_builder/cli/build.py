@@ -17,7 +17,7 @@ from dyndet_builder.bundle.export import PRECISIONS
 from dyndet_builder.cli.deploy_push import show_agreement
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.remote_options import Comparer, compare_options, remote_server
+from dyndet_builder.cli.remote_options import Comparer, admin_header_option, compare_options, remote_server
 from dyndet_builder.cli.targeting import (
     check_metrics_url,
     effort_options,
@@ -99,12 +99,7 @@ def _remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="With --url: model folder of that server, as a path on this machine, s3:// or gs://.",
     )
     @metrics_url_option
-    @click.option(
-        "--admin-header",
-        metavar="'NAME: VALUE'",
-        help="With --url: header that the server requires before it loads models.  [default: that of `dyndet deploy`, "
-        "with the key in DYNDET_ADMIN_KEY]",
-    )
+    @admin_header_option(after="With --url: ")
     @functools.wraps(command)
     def with_remote(
         *, url: str | None, models: str | None, metrics_url: str | None, admin_header: str | None, **options: Any

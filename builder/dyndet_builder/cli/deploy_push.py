@@ -16,8 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.aliases import Progress, silent
+from dynamicdet.redaction import public_address
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.remote_options import Comparer, Seconds, compare_options, remote_server
+from dyndet_builder.cli.remote_options import (
+    Comparer,
+    Seconds,
+    admin_header_option,
+    compare_options,
+    remote_server,
+)
 from dyndet_builder.deployment.agreement import Agreement
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.remote import Deployed, RemoteServer
@@ -33,12 +40,7 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--models", required=True, help="Model folder of that server, as a path on this machine, s3:// or gs://."
     )
     @click.option("--metrics-url", help="Prometheus metrics of the server.  [default: port 8002 of its host]")
-    @click.option(
-        "--admin-header",
-        metavar="'NAME: VALUE'",
-        help="Header that the server requires before it loads models.  [default: that of `dyndet deploy`, with the key "
-        "in DYNDET_ADMIN_KEY]",
-    )
+    @admin_header_option()
     @click.option(
         "--wait",
         "wait_s",
@@ -143,7 +145,8 @@ def _steps() -> AbstractContextManager[Progress]:
 
 def _rollback(server: RemoteServer, model: str) -> str:
     """The command that goes back, to be copied; the admin key stays out of it."""
-    words = ["dyndet", "deploy", "rollback", "--model", model, "--url", server.url, "--models", server.models]
+    models = public_address(server.models)
+    words = ["dyndet", "deploy", "rollback", "--model", model, "--url", server.url, "--models", models]
     return shlex.join(words if server.metrics_url is None else [*words, "--metrics-url", server.metrics_url])
 
 

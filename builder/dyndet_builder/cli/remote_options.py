@@ -11,9 +11,11 @@ from typing import Any
 import click
 
 from dynamicdet.aliases import Progress, silent
+from dynamicdet.redaction import remember_secret
 from dyndet_builder.deployment.agreement import MIN_IOU, MIN_SCORE, PARTNER_SCORE, Agreement, compare_builds
-from dyndet_builder.server.remote import Candidate, RemoteServer, admin_headers
-from dyndet_client.cli.detect import read_headers
+from dyndet_builder.server.admin import admin_headers, grpc_headers, restricted_headers
+from dyndet_builder.server.remote import Candidate, RemoteServer
+from dyndet_client.cli.headers import lines_of, read_headers
 
 
 class _Share(click.ParamType):  # type: ignore[type-arg]
@@ -48,6 +50,17 @@ class Seconds(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number of seconds", param, ctx)
         return number
+
+
+def admin_header_option(*, after: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option `--admin-header`; its help begins with `after`."""
+    return click.option(
+        "--admin-header",
+        metavar="'NAME: VALUE'",
+        help=f"{after}Header that the server requires before it loads models; or @FILE with the header or the key "
+        "alone, so that `ps` does not show it.  [default: that of `dyndet deploy` and `dyndet serve`, with the key in "
+        "DYNDET_ADMIN_KEY]",
+    )
 
 
 class Comparer:
@@ -118,12 +131,20 @@ def remote_server(
     change_contract: bool = False,
 ) -> RemoteServer:
     """The server that these options name."""
-    headers = admin_headers() if admin_header is None else read_headers([admin_header])
     return RemoteServer(
         url=url,
         models=models,
         metrics_url=metrics_url,
-        admin_headers=headers,
+        admin_headers=admin_headers() if admin_header is None else _read_admin_header(admin_header),
         wait_s=wait_s,
         change_contract=change_contract,
     )
+
+
+def _read_admin_header(text: str) -> dict[str, str]:
+    """The header as gRPC needs it, from `NAME: VALUE`, `@FILE` with such a line, or `@FILE` with the key alone."""
+    lines = lines_of(text[1:]) if text.startswith("@") else [text]
+    if text.startswith("@") and len(lines) == 1 and ":" not in lines[0]:
+        remember_secret(lines[0])
+        return grpc_headers(lines[0])
+    return restricted_headers(read_headers([text]))

@@ -6,6 +6,7 @@ import shlex
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -14,6 +15,7 @@ import click
 from dyndet_builder.cli.releases import release_given, release_options
 from dyndet_builder.pins import EMBEDDED_RELEASE, SERVER_VERSION
 from dyndet_builder.repository.rendered import read_repository
+from dyndet_builder.server.admin import ADMIN_VARIABLE, key_file, key_from_environment, new_key, read_key
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import MODEL_CONTROLS, ModelControl, ServerOptions
 from dyndet_builder.server.ports import is_loopback
@@ -21,6 +23,10 @@ from dyndet_builder.server.supervisor import Restarts, Supervisor
 from dyndet_builder.server.tracing import Tracing
 from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
 
+_READABLE = (
+    "Warning: other users of this machine can read the shared memory in which this server passes pictures, because the "
+    "kernel does not let it be changed (no seccomp filter)."
+)
 _HOLES = "CVE-2025-23310, CVE-2025-23311, CVE-2026-24206, CVE-2026-24207"
 
 
@@ -45,6 +51,17 @@ _HOLES = "CVE-2025-23310, CVE-2025-23311, CVE-2026-24206, CVE-2026-24207"
     "--expose",
     is_flag=True,
     help="Consent to a --host that other machines can reach, though the embedded release has known security holes.",
+)
+@click.option(
+    "--admin-key-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with the key that loading of models, shared memory, logging and tracing require.  [default: with a "
+    "--host that other machines can reach, the key in DYNDET_ADMIN_KEY, or a new one in a new file]",
+)
+@click.option(
+    "--open-admin",
+    is_flag=True,
+    help="Require no key, though other machines can reach the --host: whoever reaches it can then load models.",
 )
 @click.option(
     "--log-file",
@@ -94,6 +111,8 @@ def command(
     metrics_port: int | None,
     host: str,
     expose: bool,
+    admin_key_file: Path | None,
+    open_admin: bool,
     log_file: Path | None,
     log_verbose: int,
     model_control: ModelControl,
@@ -109,6 +128,9 @@ def command(
 
     A server that ends, hangs, or loses the process of a model is restarted on the same ports, at most 5 times within 10
     minutes. The command then ends with status 6.
+
+    On a --host that other machines can reach, the administrative endpoints require a key. Commands that load models
+    take it by --admin-header or from DYNDET_ADMIN_KEY. The command prints where the key is, not the key.
 
     At Ctrl-C or SIGTERM, requests in flight are answered; a second Ctrl-C kills the server at once. A server has 20 s
     to stop and is killed after that. The environment variable DYNDET_STOP_TIMEOUT_S sets another number of seconds, for
@@ -126,6 +148,8 @@ def command(
     if trace_url is None and trace_rate is not None:
         raise click.UsageError("--trace-rate needs --trace URL")
     tracing = None if trace_url is None else Tracing(url=trace_url, rate=trace_rate or 0)
+    if open_admin and admin_key_file is not None:
+        raise click.UsageError("--open-admin and --admin-key-file exclude each other")
     given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
     if docker:
         if log_file is not None:
@@ -133,6 +157,11 @@ def command(
         if no_restart:
             raise click.UsageError(
                 "--no-restart belongs to the embedded server; `docker run --restart` is docker's own"
+            )
+        if admin_key_file is not None:
+            raise click.UsageError(
+                f"--admin-key-file belongs to the embedded server; with --docker, the key is in {ADMIN_VARIABLE} when "
+                "the command that is printed runs"
             )
         if expose:
             raise click.UsageError("--expose belongs to the embedded server; with --docker, --host alone decides")
@@ -142,6 +171,7 @@ def command(
             repository,
             ports=ports,
             host=host,
+            open_admin=open_admin,
             log_verbose=log_verbose,
             model_control=model_control,
             gpus=gpus,
@@ -149,6 +179,8 @@ def command(
             tracing=tracing,
         )
         click.echo(shlex.join(words))
+        if ADMIN_VARIABLE in words:
+            click.echo(f"Set {ADMIN_VARIABLE} to a secret key before you run it: `openssl rand -hex 24`.", err=True)
         return
     if gpus:
         raise click.UsageError("--gpu belongs to --docker: the embedded server uses the GPUs that its models name")
@@ -156,6 +188,7 @@ def command(
         raise click.UsageError(f"--triton-version belongs to --docker: the embedded server is {EMBEDDED_RELEASE}")
     if allow_known_holes:
         raise click.UsageError("--allow-known-holes belongs to --docker: it accepts a release of NVIDIA's image")
+    key, where = _admin_key(host, admin_key_file, open_admin=open_admin)
     options = ServerOptions(
         http_port=http_port,
         grpc_port=grpc_port,
@@ -163,6 +196,8 @@ def command(
         prefer_default_ports=True,
         host=host,
         expose=expose,
+        admin_key=key,
+        open_admin=open_admin,
         log_file=log_file,
         log_verbose=log_verbose,
         model_control=model_control,
@@ -174,8 +209,11 @@ def command(
     supervisor = Supervisor(server=server, restarts=restarts, say=_say)
     click.echo("Starting the server (Ctrl-C stops it) ...", err=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it runs, both end it by an exception
-    with server:
+    with ExitStack() as stack:
+        stack.enter_context(server)
         _stop_at_signals(server, supervisor, stop)
+        if key is not None and where is None:
+            where = f"@{stack.enter_context(key_file(key))}"
         asked = read_repository(repository, explicit=model_control == "explicit").encoded
         encoded = [name for name, detector in asked.items() if detector in server.detectors]
         click.echo(
@@ -183,8 +221,10 @@ def command(
             f"  gRPC     {server.grpc_url}\n"
             f"  HTTP     http://{server.http_url}\n"
             f"  metrics  {server.metrics_url}\n"
-            f"Next: {_next(server, model_control)}"
+            f"{_admin(where)}Next: {_next(server, model_control, where)}"
         )
+        if server.memory_is_readable:
+            click.echo(_READABLE, err=True)
         if not is_loopback(host):
             click.echo(_exposed(server, model_control), err=True)
         supervisor.run(stop)
@@ -194,11 +234,30 @@ def command(
     click.echo("Stopped.", err=True)
 
 
-def _next(server: TritonServer, model_control: ModelControl) -> str:
+def _admin_key(host: str, file: Path | None, *, open_admin: bool) -> tuple[str | None, str | None]:
+    """The key of the administrative endpoints and where clients find it; a new key is nowhere yet."""
+    if file is not None:
+        return read_key(file), f"@{file}"
+    if open_admin or is_loopback(host):
+        return None, None
+    key = key_from_environment()
+    return (new_key(), None) if key is None else (key, ADMIN_VARIABLE)
+
+
+def _admin(where: str | None) -> str:
+    """A line that says who can load models and change settings; empty if everybody can."""
+    if where is None:
+        return ""
+    how = f"--admin-header {shlex.quote(where)}" if where.startswith("@") else f"the environment variable {where}"
+    return f"  admin    requires the key: {how}\n"
+
+
+def _next(server: TritonServer, model_control: ModelControl, where: str | None) -> str:
     """A command to go on with: a picture for a detector or, if there is none yet, a push of one."""
     if not server.detectors and model_control == "explicit":
         folder = shlex.quote(str(server.repository))
-        return f"dyndet deploy push REPOSITORY --url {server.grpc_url} --models {folder}"
+        key = f" --admin-header {shlex.quote(where)}" if where is not None and where.startswith("@") else ""
+        return f"dyndet deploy push REPOSITORY --url {server.grpc_url} --models {folder}{key}"
     model = f" --model {server.detectors[0]}" if server.detectors[:1] not in ((), ("dyndet",)) else ""
     return f"dyndet detect PICTURE... --url {server.grpc_url}{model}"
 
@@ -221,10 +280,11 @@ def _say(sentence: str) -> None:
 
 def _exposed(server: TritonServer, model_control: ModelControl) -> str:
     control = " loading and unloading of models," if model_control == "explicit" else ""
+    admin = f", the list of models,{control} registration of shared memory, log and trace settings"
     return (
-        f"Warning: everybody who reaches host {server.options.host} can use, without a password: detection, the list "
-        f"of models,{control} registration of shared memory, log and trace settings (gRPC {_port(server.grpc_url)}, "
-        f"HTTP {_port(server.http_url)}), and the metrics (port {_port(server.metrics_url.removesuffix('/metrics'))}). "
+        f"Warning: everybody who reaches host {server.options.host} can use, without a password: detection"
+        f"{admin if server.options.admin_key is None else ''} (gRPC {_port(server.grpc_url)}, HTTP "
+        f"{_port(server.http_url)}), and the metrics (port {_port(server.metrics_url.removesuffix('/metrics'))}). "
         f"Triton {SERVER_VERSION} has known security holes ({_HOLES}): let only networks that you trust reach it."
     )
 

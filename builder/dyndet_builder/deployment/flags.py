@@ -7,22 +7,23 @@ import re
 from dynamicdet.errors import InputError
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.repository.rendered import Rendered
-from dyndet_builder.server.remote import ADMIN_HEADER, ADMIN_VARIABLE
+from dyndet_builder.server.admin import (
+    KEY_REFERENCE,
+    RESTRICTED,
+    SHARED_MEMORY,
+    restricting_arguments,
+    with_key_from_shell,
+)
 
-RESTRICTED = ("model-repository", "logging", "trace")
-"""endpoints that no client needs; health, metadata, configuration, statistics and inference stay open"""
 MODELS = "/models"
 """where the image has the models, or where they are mounted"""
 
 _CLIENT_SHM_SINCE = "26.05"
-_KEY_IN_POD = f"$({ADMIN_VARIABLE})"
-_KEY_IN_SHELL = f"${{{ADMIN_VARIABLE}:?is not set}}"
 
 
 def server_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
     """The flags of tritonserver in a pod; the first one names the repository."""
     repository = options.storage if options.bucket else MODELS
-    endpoints = ",".join(restricted(options))
     return (
         f"--model-repository={repository}",
         f"--exit-timeout-secs={options.exit_timeout_s}",
@@ -30,8 +31,7 @@ def server_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, .
         *deployed.memory.arguments(deployed.gpus),
         *deployed.engine_arguments,
         *_loaded(deployed, options),
-        f"--http-restricted-api={endpoints}:{ADMIN_HEADER}={_KEY_IN_POD}",
-        f"--grpc-restricted-protocol={endpoints}:{ADMIN_HEADER}={_KEY_IN_POD}",
+        *restricting_arguments(restricted(options)),
         *_client_shared_memory(options),
     )
 
@@ -45,7 +45,7 @@ def _loaded(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
 
 def restricted(options: DeployOptions) -> tuple[str, ...]:
     """Triton's names of the endpoints that need the admin key."""
-    return RESTRICTED if options.client_shared_memory else (*RESTRICTED, "shared-memory")
+    return RESTRICTED if options.client_shared_memory else (*RESTRICTED, SHARED_MEMORY)
 
 
 def _metrics_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
@@ -70,8 +70,7 @@ def shell_command(arguments: tuple[str, ...]) -> str:
     """The command for /bin/sh, from a pod's flags; the shell expands only the admin key in them."""
     words = []
     for argument in arguments:
-        plain, key, _ = argument.partition(_KEY_IN_POD)
-        if re.search(r"[\"$`\\]", plain):  # the checks of the options allow none
+        if re.search(r"[\"$`\\]", argument.replace(KEY_REFERENCE, "")):  # the checks of the options allow none
             raise InputError(f"the flag {argument!r} cannot be written into a Dockerfile")
-        words.append(f'"{plain}{_KEY_IN_SHELL if key else ""}"')
+        words.append(f'"{with_key_from_shell(argument)}"')
     return " ".join(["exec tritonserver", *words, '"$@"'])

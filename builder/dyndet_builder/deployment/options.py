@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from dynamicdet.errors import InputError
+from dynamicdet.redaction import has_secrets, public_address
 from dyndet_bench.measuring.statistic import THROUGHPUT
 from dyndet_builder.pins import CURRENT, Release, find_release
 from dyndet_builder.server.tracing import Tracing
@@ -85,7 +86,13 @@ class DeployOptions:
                 raise InputError(f"{field} {value!r} is not accepted; give {like}")
         if self.storage != "image" and not (_BUCKET.fullmatch(self.storage) or _CLAIM.fullmatch(self.storage)):
             raise InputError(
-                f"storage {self.storage!r} is not known; give image, pvc://CLAIM/PATH, s3://BUCKET/PATH or gs://BUCKET/PATH"
+                f"storage {public_address(self.storage)!r} is not known; give image, pvc://CLAIM/PATH, "
+                "s3://BUCKET/PATH or gs://BUCKET/PATH"
+            )
+        if self.bucket and has_secrets(self.storage):
+            raise InputError(
+                f"storage {public_address(self.storage)!r} contains a user, a password or a key, which the deployment "
+                "would show; give it without, and the key in a Secret or with service_account"
             )
         for field, least in (("replicas", 1), ("exit_timeout_s", 1), ("scrape_interval_s", 1), ("startup_s", 1)):
             value = getattr(self, field)

@@ -16,7 +16,7 @@ from dyndet_builder.engines.record import Target
 from dyndet_builder.pins import GRAFANA_IMAGE, PROMETHEUS_IMAGE
 from dyndet_builder.repository.config import TOPOLOGY_PARAMETER
 from dyndet_builder.repository.rendered import Rendered
-from dyndet_builder.server.remote import ADMIN_HEADER, ADMIN_VARIABLE
+from dyndet_builder.server.admin import ADMIN_HEADER, ADMIN_VARIABLE
 
 PROBE_FILE = "/opt/dyndet/probe.py"
 """where the image has the probe program"""

@@ -11,15 +11,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynamicdet.errors import ServerError
+from dyndet_builder.server.admin import http_headers
 
 _TIMEOUT_S = 2.0
 _LOAD_S = 1800.0
 
 
 class TritonApi:
-    """A server at `host:port`, its HTTP endpoint. Every method but `ready` raises OSError if it does not answer."""
+    """A server at `host:port`, its HTTP endpoint. Every method but `ready` raises OSError if it does not answer.
 
-    def __init__(self, address: str) -> None:
+    `admin_key` opens the administrative endpoints of a server that restricts them.
+    """
+
+    def __init__(self, address: str, *, admin_key: str | None = None) -> None:
+        self._admin = http_headers(admin_key)
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
 
@@ -32,7 +37,7 @@ class TritonApi:
 
     def models(self) -> frozenset[str]:
         """Names of the models that are ready."""
-        index = self._json("POST", "/v2/repository/index", "its list of models")
+        index = self._json("POST", "/v2/repository/index", "its list of models", self._admin)
         return frozenset(entry["name"] for entry in index if entry.get("state") == "READY")
 
     def config(self, model: str) -> Mapping[str, Any]:
@@ -42,7 +47,8 @@ class TritonApi:
 
     def load(self, model: str) -> None:
         """Load a model, in explicit mode. Raises ServerError with the server's own words if it cannot."""
-        status, answer = self.ask("POST", f"/v2/repository/models/{model}/load", b"{}", timeout_s=_LOAD_S)
+        path = f"/v2/repository/models/{model}/load"
+        status, answer = self.ask("POST", path, b"{}", headers=self._admin, timeout_s=_LOAD_S)
         if status != 200:
             raise ServerError(f"model {model!r} cannot be loaded: {_reason(answer)}")
 
@@ -74,8 +80,8 @@ class TritonApi:
         finally:
             connection.close()
 
-    def _json(self, method: str, path: str, what: str) -> Any:
-        status, answer = self.ask(method, path)
+    def _json(self, method: str, path: str, what: str, headers: Mapping[str, str] | None = None) -> Any:
+        status, answer = self.ask(method, path, headers=headers)
         if status != 200:
             raise ServerError(f"the server does not tell {what}: {_reason(answer)}")
         try:

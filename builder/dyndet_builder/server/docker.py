@@ -15,6 +15,13 @@ from dyndet_builder.pins import CURRENT, Release
 from dyndet_builder.repository.backends import ENGINE_CACHE
 from dyndet_builder.repository.memory import MemoryNeeds
 from dyndet_builder.repository.rendered import Repository, read_repository
+from dyndet_builder.server.admin import (
+    ADMIN_VARIABLE,
+    RESTRICTED,
+    SHARED_MEMORY,
+    restricting_arguments,
+    with_key_from_shell,
+)
 from dyndet_builder.server.tracing import Tracing
 from dyndet_builder.server.triton import DEFAULT_PORTS
 
@@ -30,6 +37,7 @@ def docker_command(
     *,
     ports: Mapping[str, int],
     host: str = "127.0.0.1",
+    open_admin: bool = False,
     log_verbose: int = 0,
     model_control: str = "none",
     gpus: Collection[int] = (),
@@ -42,6 +50,9 @@ def docker_command(
 
     With the model control `explicit`, the repository can be empty: the server has everything that a model loaded later
     can need. It uses the GPUs `gpus` or, without them, those that its models name and all GPUs of this machine.
+
+    If other machines can reach `host`, the administrative endpoints require the key that `ADMIN_VARIABLE` holds when
+    the command runs, unless `open_admin` is true.
 
     The collector of `tracing` must be one that the container reaches.
 
@@ -68,13 +79,18 @@ def docker_command(
     command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1"]
     for name, value in (tracing.environment if tracing else {}).items():
         command += ["-e", f"{name}={value}"]
+    restricts = not (open_admin or ipaddress.ip_address(host).is_loopback)
+    if restricts:
+        command += ["-e", ADMIN_VARIABLE]  # with its value in docker's own environment
     command.append(release.image)
     engines = (VERSION_COMPATIBLE,) if explicit and used else contents.engine_arguments
     control = () if model_control == "none" else (f"--model-control-mode={model_control}",)
     verbose = (f"--log-verbose={log_verbose}",) if log_verbose else ()
     traced = tracing.arguments if tracing else ()
     options = [*needs.arguments(used), *engines, *control, *verbose, *traced]
-    serve = " ".join(["exec tritonserver --model-repository=/models", *map(shlex.quote, options)])
+    restricted = restricting_arguments((*RESTRICTED, SHARED_MEMORY)) if restricts else ()
+    with_key = (f'"{with_key_from_shell(argument)}"' for argument in restricted)
+    serve = " ".join(["exec tritonserver --model-repository=/models", *map(shlex.quote, options), *with_key])
     installed = release.packages(
         onnx_in_python=explicit or contents.runs_onnx_in_python,
         gpus=bool(used),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import MissingExtraError
+from dynamicdet.redaction import ADMIN_VARIABLE, TOKEN_VARIABLE
 from dyndet_builder.pins import SERVER_VERSION
 
 _INSTALL = "`pip install 'dyndet[server]'` installs it"
@@ -70,4 +71,6 @@ def server_environment(embedded: EmbeddedServer) -> dict[str, str]:
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
     environment["ORT_DISABLE_TELEMETRY"] = "1"
     environment.pop("PYTHONHOME", None)
+    for name in (ADMIN_VARIABLE, TOKEN_VARIABLE):  # models can be code of others
+        environment.pop(name, None)
     return environment

@@ -6,6 +6,13 @@ its shared memory, and also the run folder if the parent cannot remove it. Befor
 write how many seconds the stop may take. The guard prints two lines: the server's process id and, after everything is
 removed, how the server ended (its exit status, or minus the number of the signal that ended it). A parent that gets no
 second line knows that the guard was killed.
+
+The server's shared memory is for this user alone. Triton makes each region with mode 0644 and then changes the mode to
+0644 once more, whatever the umask is. So the server gets a umask of 077 and a system-call filter (seccomp) that makes
+this one change do nothing, in the server and in all its processes. Where the kernel takes no such filter, the server
+runs without it.
+
+The administrative key does not appear in the guard's own command line: `$(DYNDET_ADMIN_KEY)` stands for it there.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import platform
 import select
 import shutil
 import signal
@@ -25,11 +33,64 @@ from pathlib import Path
 _POLL_S = 0.2
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_KEY_VARIABLE = "DYNDET_ADMIN_KEY"
+
+# Of each machine: its number in a filter, and the numbers of the system calls fchmod and seccomp.
+_SYSTEM_CALLS = {"x86_64": (0xC000003E, 91, 317), "aarch64": (0xC00000B7, 52, 277)}
+_REGION_MODE = 0o644
+_LOAD, _SKIP_UNLESS, _RETURN = 0x20, 0x15, 0x06  # instructions of the filter
+_NUMBER_AT, _MACHINE_AT, _MODE_AT = 0, 4, 24  # places in struct seccomp_data
+_DO_NOTHING, _ALLOW = 0x00050000, 0x7FFF0000
+_SET_MODE_FILTER, _NO_SLOWER = 1, 4  # without the second one, older kernels make filtered processes slower
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_uint16), ("yes", ctypes.c_uint8), ("no", ctypes.c_uint8), ("k", ctypes.c_uint32))
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction)))
 
 
 def _new_session_that_dies_with_the_guard() -> None:
     os.setsid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _keep_memory_private() -> bool:
+    """Let this process and its children make shared memory that only this user can open; whether the kernel can."""
+    os.umask(0o077)
+    if platform.machine() not in _SYSTEM_CALLS:
+        return False
+    machine, fchmod, seccomp = _SYSTEM_CALLS[platform.machine()]
+    lines = (
+        (_LOAD, 0, 0, _MACHINE_AT),
+        (_SKIP_UNLESS, 0, 5, machine),
+        (_LOAD, 0, 0, _NUMBER_AT),
+        (_SKIP_UNLESS, 0, 3, fchmod),
+        (_LOAD, 0, 0, _MODE_AT),
+        (_SKIP_UNLESS, 0, 1, _REGION_MODE),
+        (_RETURN, 0, 0, _DO_NOTHING),
+        (_RETURN, 0, 0, _ALLOW),
+    )
+    instructions = (_Instruction * len(lines))(*(_Instruction(*line) for line in lines))
+    program = _Filter(len(lines), instructions)
+    kernel = ctypes.CDLL(None)
+    kernel.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # without it, only root may filter
+    return bool(kernel.syscall(seccomp, _SET_MODE_FILTER, _NO_SLOWER, ctypes.byref(program)) == 0)
+
+
+def _make_gpu_files() -> None:
+    """Make the files of the GPUs, for which CUDA starts a setuid program that a filtered server cannot start."""
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-modprobe", "-u", "-c=0"]
+        quiet = subprocess.DEVNULL
+        subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, timeout=30, check=False)
+
+
+def _with_key(words: list[str], key: str) -> list[str]:
+    return [word.replace(f"$({_KEY_VARIABLE})", key) for word in words] if key else words
 
 
 def _kill_group(group: int) -> None:
@@ -70,13 +131,17 @@ def main() -> int:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         _new_session_that_dies_with_the_guard()
+        if not _keep_memory_private():
+            os.write(2, b"Other users can read this server's shared memory: the kernel takes no seccomp filter.\n")
 
+    _make_gpu_files()
+    key = os.environ.pop(_KEY_VARIABLE, "")  # which no model is to see
     grace_s = options.grace_s
     server = None
     try:
         with options.log.open("ab") as log:
             server = subprocess.Popen(
-                options.command,
+                _with_key(options.command, key),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from dynamicdet.errors import InputError
 from dyndet_builder.pins import SERVER_VERSION
+from dyndet_builder.server.admin import check_key
 from dyndet_builder.server.ports import is_loopback
 from dyndet_builder.server.tracing import LARGEST_INT, Tracing
 
@@ -56,6 +57,10 @@ class ServerOptions:
     """IPv4 address to listen on, or a name of one"""
     expose: bool = False
     """consent to a host that other machines can reach, though the embedded release has known security holes"""
+    admin_key: str | None = field(default=None, repr=False)
+    """what the administrative endpoints require; None: they are open, which a host on this machine alone can be"""
+    open_admin: bool = False
+    """consent to administrative endpoints that are open to other machines"""
     log_file: Path | None = None
     """gets the log appended; None: the log goes to a file that is removed when the server stops"""
     log_verbose: int = 0
@@ -87,6 +92,13 @@ class ServerOptions:
             raise InputError(
                 f"other machines can reach the host {self.host!r}, but the embedded Triton {SERVER_VERSION} has known "
                 "security holes; use 127.0.0.1, or consent with --expose (in Python: expose=True)"
+            )
+        if self.admin_key is not None:
+            check_key(self.admin_key, "admin_key")
+        elif not is_loopback(self.host) and not self.open_admin:
+            raise InputError(
+                f"other machines can reach the host {self.host!r}, and so the administrative endpoints; give "
+                "admin_key, or consent with open_admin=True"
             )
         if self.start_attempts < 1:
             raise InputError(f"start_attempts must be at least 1, got {self.start_attempts}")

@@ -17,6 +17,7 @@ from typing import IO
 
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.files import scratch_folder
+from dyndet_builder.server.admin import ADMIN_VARIABLE
 from dyndet_builder.server.embedded import EmbeddedServer, server_environment
 from dyndet_builder.server.ending import Ending, out_of_memory_kills
 from dyndet_builder.server.log import error_lines, start_words
@@ -34,7 +35,8 @@ class ServerProcess:
     """A running tritonserver. It also stops when this process dies, however it dies.
 
     The log is appended to `log_file`; None: to a file in the run folder, which `stop` removes. A stop takes no longer
-    than `stop_timeout_s`. `environment` is added to this process's own. `pid` is the process id of tritonserver itself.
+    than `stop_timeout_s`. `environment` is added to this process's own, without the secrets in it. `admin_key` replaces
+    `KEY_REFERENCE` in the arguments. `pid` is the process id of tritonserver itself.
 
     Raises InputError if the log cannot be written, and ServerError if the process cannot be started.
     """
@@ -47,6 +49,7 @@ class ServerProcess:
         log_file: Path | None,
         stop_timeout_s: float,
         environment: Mapping[str, str] = MappingProxyType({}),
+        admin_key: str | None = None,
     ) -> None:
         self._stop_timeout_s = stop_timeout_s
         self._kills_before = out_of_memory_kills()
@@ -64,7 +67,7 @@ class ServerProcess:
                 [*self._guard_command(), *self._server_command(embedded, arguments)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**server_environment(embedded), **environment},
+                env={**server_environment(embedded), **environment, ADMIN_VARIABLE: admin_key or ""},
                 start_new_session=True,  # Ctrl-C in a terminal reaches only this process, which then stops the server
             )
             assert self._guard.stdout is not None
@@ -112,6 +115,15 @@ class ServerProcess:
                 watch.join(_MORE_S)
         finally:
             self._scratch.close()
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether other users of this machine can read its shared memory."""
+        for region in Path("/dev/shm").glob(f"{self._prefix}*"):
+            with suppress(FileNotFoundError):
+                if region.stat().st_mode & 0o077:
+                    return True
+        return False
 
     def kill(self) -> None:
         """End the server at once, without a last answer to anybody; can be called by a signal handler."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dynamicdet.errors import InputError
+from dynamicdet.redaction import has_secrets, public_address
 
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 """the environment variable in which the models of a server find the collector"""
@@ -36,6 +37,11 @@ class Tracing:
     """name of the service; None: the environment variable OTEL_SERVICE_NAME, without it dyndet"""
 
     def __post_init__(self) -> None:
+        if has_secrets(self.url):
+            raise InputError(
+                f"the URL {public_address(self.url)!r} of a collector contains a user, a password or a key, which the "
+                "server's flags would show; give a URL without, and headers in OTEL_EXPORTER_OTLP_HEADERS"
+            )
         if not _is_url(self.url):
             raise InputError(
                 f"{self.url!r} is not the URL of a collector; give one such as http://127.0.0.1:4318/v1/traces"

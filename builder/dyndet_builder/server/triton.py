@@ -14,6 +14,7 @@ from dynamicdet.errors import DyndetError, ServerError
 from dyndet_bench.measuring.served import Served, served_detectors
 from dyndet_builder.engines.record import check_engines_here
 from dyndet_builder.repository.rendered import read_repository
+from dyndet_builder.server.admin import RESTRICTED, SHARED_MEMORY, grpc_headers, restricting_arguments
 from dyndet_builder.server.api import TritonApi
 from dyndet_builder.server.embedded import find_server
 from dyndet_builder.server.ending import signal_name
@@ -79,6 +80,11 @@ class TritonServer:
     def pid(self) -> int:
         """Process id of tritonserver itself."""
         return self._started().pid
+
+    @property
+    def memory_is_readable(self) -> bool:
+        """Whether other users of this machine can read the shared memory in which pictures are passed."""
+        return self._started().is_readable
 
     @property
     def options(self) -> ServerOptions:
@@ -191,7 +197,7 @@ class TritonServer:
         """Load one model; the error if that failed. Raises ServerError if a process dies and Triton does not notice."""
         watch = StubWatch(process.pid)
         with ThreadPoolExecutor(max_workers=1) as pool:
-            loading = pool.submit(TritonApi(self.http_url).load, model)
+            loading = pool.submit(self._api().load, model)
             while not wait([loading], timeout=_POLL_S).done:
                 if (dead := watch.dead()) is not None:
                     process.kill()  # which also ends the wait for the answer
@@ -200,7 +206,7 @@ class TritonServer:
 
     def warm_up(self) -> None:
         """Send images down both routes of every dyndet detector that is ready."""
-        self.detectors = tuple(served_detectors(self.grpc_url))
+        self.detectors = tuple(served_detectors(self.grpc_url, headers=grpc_headers(self._options.admin_key)))
         for name in self.detectors:
             with Served(self.grpc_url, name) as served:
                 for _ in range(_WARM_UP_ROUNDS):
@@ -216,6 +222,9 @@ class TritonServer:
     def error_lines(self) -> list[str]:
         """Errors in the server's log."""
         return self._started().error_lines()
+
+    def _api(self) -> TritonApi:
+        return TritonApi(self.http_url, admin_key=self._options.admin_key)
 
     def _started(self) -> ServerProcess:
         if self._process is None:
@@ -237,6 +246,7 @@ class TritonServer:
             *self._contents.memory.arguments(self._contents.gpus),
             f"--log-verbose={options.log_verbose}",
             f"--model-control-mode={options.model_control}",
+            *(() if options.admin_key is None else restricting_arguments((*RESTRICTED, SHARED_MEMORY))),
             *(() if options.tracing is None else options.tracing.arguments),
             *options.extra_arguments,
         ]
@@ -249,6 +259,7 @@ class TritonServer:
                 log_file=self._options.log_file,
                 stop_timeout_s=self._options.stop_timeout_s,
                 environment={} if self._options.tracing is None else self._options.tracing.environment,
+                admin_key=self._options.admin_key,
             )
             self._wait_until_ready(self._process)
             if warm_up:
@@ -274,7 +285,7 @@ class TritonServer:
         watch = StubWatch(process.pid)
         timeout_s = self._options.ready_timeout_s
         deadline = time.monotonic() + timeout_s
-        api = TritonApi(self.http_url)
+        api = self._api()
         # Another server can answer at a port that this one has not yet found to be taken.
         while not (all(listens(process.pid, port) for port in self._ports.values()) and api.ready()):
             if not process.running:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import DyndetError, InputError
 from dynamicdet.text import printable
+from dyndet_client.cli.headers import read_headers
 from dyndet_client.cli.output import OutputFiles, Summary
 from dyndet_client.cli.sources import Picture, Source, expected_count, find_sources, read_pictures
 from dyndet_client.codec import Options
@@ -75,7 +76,13 @@ status 2.
     show_default=True,
     help="How images reach the server; auto: shared memory if the server is on this machine.",
 )
-@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Header to send with every request.")
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="'NAME: VALUE'",
+    help="Header to send with every request; or @FILE with one header per line, so that `ps` does not show it.",
+)
 @click.option("--token", envvar="DYNDET_TOKEN", help="Bearer token; the variable DYNDET_TOKEN is safer.")
 @click.option(
     "--ca-file",
@@ -194,14 +201,3 @@ def _printable_errors() -> Iterator[None]:
     except DyndetError as error:
         error.args = (printable(str(error)).replace(NAME_ONE, "name one with --model"),)
         raise
-
-
-def read_headers(texts: Sequence[str]) -> dict[str, str]:
-    """Headers from texts like 'NAME: VALUE'. Raises InputError for one without a colon."""
-    pairs = [text.partition(":") for text in texts]
-    for name, colon, _ in pairs:
-        if not colon:
-            raise InputError(f"the header {name!r} has no colon: give it as 'NAME: VALUE'")
-        if not name.strip():
-            raise InputError("a header has no name before its colon: give it as 'NAME: VALUE'")
-    return {name.strip(): value.strip() for name, _, value in pairs}

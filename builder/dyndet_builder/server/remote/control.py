@@ -13,14 +13,10 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import ServerError
+from dyndet_builder.server.admin import ADMIN_VARIABLE
 from dyndet_client.errors import ServerUnreachableError
 from dyndet_client.protocol import cause_of
 from dyndet_client.transport import triton_client
-
-ADMIN_HEADER = "dyndet-admin"
-"""header in which a deployment's server expects the admin key"""
-ADMIN_VARIABLE = "DYNDET_ADMIN_KEY"
-"""environment variable that holds this key"""
 
 _LOAD_S = 1800.0
 """the server may build engines while it loads"""
@@ -183,8 +179,8 @@ def _server_errors(url: str) -> Iterator[None]:
         reason = words.partition(" At: ")[0].rstrip(" ;.")  # without a Python model's traceback, which is in the log
         if "restricted" in reason:  # such an error can have the status UNAVAILABLE, too
             raise ServerError(
-                f"the server at {url} restricts who can load models ({reason}); set {ADMIN_VARIABLE} to the key of a "
-                "dyndet deployment, or give --admin-header"
+                f"the server at {url} restricts who can load models ({reason}); set {ADMIN_VARIABLE} to its key, or "
+                "give --admin-header"
             ) from error
         if str(error.status()).endswith("UNAVAILABLE"):
             raise ServerUnreachableError(f"no Triton server answers at {url} ({cause_of(error)})") from error

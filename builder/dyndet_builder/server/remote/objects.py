@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 
 from dynamicdet.files import scratch_folder
+from dynamicdet.redaction import public_address
 from dyndet_builder.server.remote.lock import object_lock
 from dyndet_builder.server.remote.storage import CONFIG, Storage, writing_to
 
@@ -20,8 +21,8 @@ class ObjectStore(Storage):
     trades_places = False
 
     def __init__(self, models: str) -> None:
-        self.where = models
-        with writing_to(models):
+        self.where = public_address(models)
+        with writing_to(self.where):
             self._filesystem, root = fsspec.url_to_fs(models)
         self._root = str(root).rstrip("/")
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
+from dynamicdet.redaction import public_address
 from dyndet_bench.measuring.own_metrics import OwnMetrics
 from dyndet_builder.engines.record import check_engines_there
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.repository.options import RenderOptions
-from dyndet_builder.server.remote.control import ADMIN_HEADER, ADMIN_VARIABLE, ModelControl
+from dyndet_builder.server.admin import ADMIN_HEADER, ADMIN_VARIABLE, admin_headers
+from dyndet_builder.server.remote.control import ModelControl
 from dyndet_builder.server.remote.folder import Folder
 from dyndet_builder.server.remote.models import read_source
 from dyndet_builder.server.remote.objects import ObjectStore
@@ -26,14 +27,6 @@ __all__ = ["ADMIN_HEADER", "ADMIN_VARIABLE", "Candidate", "Deployed", "RemoteSer
 
 _LONGEST_NAME = 200
 """a push adds to the name, and file systems take 255 bytes"""
-_GRPC_PREFIX = "triton-grpc-protocol-"
-"""prefix that Triton expects in the name of a restricted protocol's header"""
-
-
-def admin_headers() -> dict[str, str]:
-    """The header that a server of `dyndet deploy` requires to load models, with the key from the environment."""
-    key = os.environ.get(ADMIN_VARIABLE)
-    return {_GRPC_PREFIX + ADMIN_HEADER: key} if key else {}
 
 
 def _storage_at(models: str) -> Storage:
@@ -63,7 +56,7 @@ class RemoteServer:
 
     url: str
     """its gRPC address"""
-    models: str
+    models: str = field(repr=False)
     """the place of its models, as this machine reaches it: a folder, or a URL such as s3://bucket/models"""
     metrics_url: str | None = None
     admin_headers: Mapping[str, str] = field(default_factory=admin_headers, repr=False)
@@ -79,6 +72,15 @@ class RemoteServer:
         Connection.make(self.url, headers=self.admin_headers)  # refuses headers that cannot be sent
         if self.metrics_url is not None:
             OwnMetrics(self.metrics_url, "")  # refuses what is not an address
+
+    def check(self, detector: str) -> None:
+        """Check all that `deploy` needs of the server and the place of its models, before any work.
+
+        Raises InputError and ServerError as `deploy` does.
+        """
+        _check_name(detector)
+        _storage_at(self.models)
+        self._control().check_allowed()
 
     def deploy(
         self,
@@ -126,7 +128,7 @@ class RemoteServer:
     def update_points(self, repository: Path, detector: str) -> None:
         """Push only the operating points; a server that copied its models from a bucket loads the detector again."""
         storage = _storage_at(self.models)
-        busy = f"a push of {detector!r} to {self.models} is running"
+        busy = f"a push of {detector!r} to {public_address(self.models)} is running"
         with storage.lock(f".{detector}.lock", wait_s=self.wait_s, busy=busy):
             content = (repository / detector / "1" / POINTS_FILE).read_bytes()
             storage.write(f"{detector}/1/{POINTS_FILE}", content)

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.redaction import without_secrets
 
 CONFIG = "config.pbtxt"
 """the file that makes a folder a model"""
@@ -87,10 +88,10 @@ def writing_to(where: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise MissingExtraError(
-            f"{where} needs a package that is not installed ({error}); run `pip install s3fs` for s3://, or "
-            "`pip install gcsfs` for gs://"
+            f"{where} needs a package that is not installed ({without_secrets(error)}); run `pip install s3fs` for "
+            "s3://, or `pip install gcsfs` for gs://"
         ) from error
     except OSError as error:
-        raise InputError(f"{where} cannot be written: {error.strerror or error}") from error
+        raise InputError(f"{where} cannot be written: {error.strerror or without_secrets(error)}") from error
     except ValueError as error:
-        raise InputError(f"{where} cannot be written: {error}") from error
+        raise InputError(f"{where} cannot be written: {without_secrets(error)}") from error
