@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,22 @@ def test_the_documentation_shows_what_the_command_prints(empty: Path, capsys: py
     words = shlex.split(lines[asked].removeprefix("$ dyndet "))
     assert run(dyndet, [word.replace("/mnt/models", str(empty)) for word in words]) == 0
     assert capsys.readouterr().out.replace(str(empty.resolve()), "/mnt/models").splitlines() == [lines[asked + 1]]
+
+
+@pytest.mark.parametrize(
+    ("host", "open_admin", "restricts"),
+    [("127.0.0.1", False, False), ("0.0.0.0", False, True), ("0.0.0.0", True, False)],
+)
+def test_a_host_that_others_reach_needs_a_key_that_the_command_does_not_hold(
+    empty: Path, host: str, open_admin: bool, restricts: bool
+) -> None:
+    command = docker_command(empty, ports=DEFAULT_PORTS, host=host, model_control="explicit", open_admin=open_admin)
+    assert ("DYNDET_ADMIN_KEY" in command) == restricts
+    flags = command[-1].partition("exec tritonserver ")[2]
+    show = ["/bin/bash", "-c", f"printf '%s\\n' {flags}"]
+    given = subprocess.run(show, env={"DYNDET_ADMIN_KEY": "a key"}, capture_output=True, text=True, check=True).stdout
+    required = "=model-repository,logging,trace,shared-memory:dyndet-admin=a key"
+    expected = {f"--{flag}{required}" for flag in ("http-restricted-api", "grpc-restricted-protocol")}
+    assert {line for line in given.splitlines() if "restricted" in line} == (expected if restricts else set())
+    without = subprocess.run(show, env={}, capture_output=True, text=True, check=False)
+    assert (without.returncode != 0 and "is not set" in without.stderr) == restricts

@@ -21,6 +21,9 @@ from dyndet_builder.server.options import ServerOptions
         ({"model_control": "all"}, "model_control must be none, poll, explicit; got 'all'"),
         ({"start_attempts": 0}, "start_attempts must be at least 1, got 0"),
         ({"host": "0.0.0.0"}, "other machines can reach the host '0.0.0.0'.*consent with --expose"),
+        ({"host": "0.0.0.0", "expose": True}, "give admin_key, or consent with open_admin=True"),
+        ({"admin_key": "0123456789 abcdef"}, "admin key in admin_key is not accepted; use 16 to 500 letters"),
+        ({"admin_key": "short"}, "is not accepted"),
         ({"host": "nowhere.invalid", "expose": True}, "cannot listen on host 'nowhere.invalid'.*an IPv4 address"),
         ({"host": "2130706433"}, "cannot listen on host '2130706433'"),
         ({"host": "0x7f000001"}, "cannot listen on host '0x7f000001'"),
@@ -71,6 +74,8 @@ def test_a_bad_stop_timeout_in_the_environment_is_one_sentence(
     [
         (["--docker", "--no-restart"], "--no-restart belongs to the embedded server"),
         (["--docker", "--expose"], "--expose belongs to the embedded server"),
+        (["--docker", "--admin-key-file", "key"], "--admin-key-file belongs to the embedded server"),
+        (["--open-admin", "--admin-key-file", "key"], "exclude each other"),
         (["--allow-known-holes"], "--allow-known-holes belongs to --docker"),
     ],
 )

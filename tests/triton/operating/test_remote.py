@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
@@ -14,9 +17,9 @@ from dyndet_builder.build import BuildOptions, build
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.deployment.flags import RESTRICTED
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.server.admin import KEY_REFERENCE, RESTRICTED, SHARED_MEMORY, restricting_arguments
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.remote import ADMIN_HEADER, ADMIN_VARIABLE, RemoteServer
 from dyndet_builder.server.triton import TritonServer
@@ -24,7 +27,7 @@ from dyndet_builder.targets import parse_targets
 from tests.support.toy_bundle import write_toy_bundle
 from tests.support.toy_engines import write_toy_engines
 
-_KEY = "the key"
+_KEY = "k3y/of=there+0123456789=="
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +38,8 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TritonServ
     """
     folder = tmp_path_factory.mktemp("there") / "models"
     render(write_toy_bundle(folder.parent / "bundle"), folder, RenderOptions(name="stranger", topology="fused"))
-    restricted = ",".join((*RESTRICTED, "shared-memory"))
-    arguments = (f"--grpc-restricted-protocol={restricted}:{ADMIN_HEADER}={_KEY}",)
+    _, over_grpc = restricting_arguments((*RESTRICTED, SHARED_MEMORY))
+    arguments = (over_grpc.replace(KEY_REFERENCE, _KEY),)
     options = ServerOptions(model_control="explicit", warm_up=False, extra_arguments=arguments)
     with TritonServer(folder, options) as server:
         yield server, folder
@@ -59,9 +62,17 @@ def remote(there: tuple[TritonServer, Path]) -> RemoteServer:
 
 @pytest.mark.timing
 def test_a_build_calibrates_there_and_writes_back(
-    there: tuple[TritonServer, Path], tmp_path: Path, demo_checkpoint: Path, demo_images: Path
+    there: tuple[TritonServer, Path],
+    tmp_path: Path,
+    demo_checkpoint: Path,
+    demo_images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """The key is in none of the files, messages and processes of the build."""
     server, folder = there
+    monkeypatch.setattr(sys, "argv", ["dyndet-build", "--admin-header", f"{ADMIN_HEADER}: {_KEY}", "--url", "there"])
+    shown: set[str] = set()
     options = BuildOptions(
         name="demo",
         exporter="torchscript",
@@ -71,7 +82,12 @@ def test_a_build_calibrates_there_and_writes_back(
         remote=RemoteServer(url=server.grpc_url, models=str(folder), metrics_url=server.metrics_url),
     )
     result = build(
-        demo_checkpoint, tmp_path / "build", images=demo_images, targets=parse_targets("50%"), options=options
+        demo_checkpoint,
+        tmp_path / "build",
+        images=demo_images,
+        targets=parse_targets("50%"),
+        options=options,
+        progress=lambda *_: shown.update(_words_of_other_children(server.pid)),
     )
     written = folder / "demo" / "1" / "operating_points.json"
     assert read_operating_points(written) == read_operating_points(result.repository / "demo" / "1" / written.name)
@@ -81,6 +97,20 @@ def test_a_build_calibrates_there_and_writes_back(
         served.counts()  # all is counted
         time.sleep(0.1)
         assert served.metrics.read("dyndet_threshold") == {"": pytest.approx(point.threshold)}
+    assert "dyndet-build --admin-header 'dyndet-admin: ***' --url there" in written.read_text()
+    assert any("--input-data" in word for word in shown)  # perf_analyzer was seen
+    files = [path for at in (tmp_path, folder) for path in at.rglob("*") if path.is_file()]
+    for text in (*shown, *capfd.readouterr(), *(path.read_bytes().decode(errors="replace") for path in files)):
+        assert _KEY not in text
+
+
+def _words_of_other_children(server: int) -> list[str]:
+    """Command lines of this process's descendants, except that of the server that gets its key as a flag."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found += child.cmdline() if child.pid != server else []
+    return found
 
 
 def test_a_server_that_loads_nothing_is_told_before_anything_is_written(
@@ -112,6 +142,45 @@ def test_without_the_key_nothing_is_written_and_with_the_header_it_is(
     header = {f"triton-grpc-protocol-{ADMIN_HEADER}": _KEY}
     RemoteServer(url=server.grpc_url, models=str(folder), admin_headers=header).deploy(models, "guarded")
     assert (folder / "guarded").is_dir()
+
+
+@pytest.mark.parametrize("form", [f"{ADMIN_HEADER}: {{key}}", f"triton-grpc-protocol-{ADMIN_HEADER}:{{key}}", "{key}"])
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+def test_the_header_is_taken_as_documented_and_from_a_file(
+    there: tuple[TritonServer, Path],
+    form: str,
+    right: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With it, a rollback goes on until it finds no earlier build."""
+    server, folder = there
+    monkeypatch.delenv(ADMIN_VARIABLE)
+    key = _KEY if right else "another key-0123456789"
+    (tmp_path / "header").write_text(form.format(key=key) + "\n")
+    for given in (f"@{tmp_path / 'header'}", form.format(key=key))[: 2 if ":" in form else 1]:
+        words = ["deploy", "rollback", "--model", "never", "--url", server.grpc_url, "--models", str(folder)]
+        assert run(dyndet, [*words, "--admin-header", given]) == (2 if right else 6)
+        said = capsys.readouterr().err
+        assert ("no earlier build" in said or "restricts" in said) and key not in said
+        assert ("restricts" in said) != right
+
+
+def test_a_wrong_key_ends_a_build_before_its_first_step(
+    there: tuple[TritonServer, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server, folder = there
+    monkeypatch.setenv(ADMIN_VARIABLE, "another key-0123456789")
+    (tmp_path / "checkpoint").touch()  # nobody gets to read it
+    words = ["build", "--target-latency", "50%", "--url", server.grpc_url, "--models", str(folder)]
+    inputs = ["--checkpoint", str(tmp_path / "checkpoint"), "--images", str(folder)]
+    assert run(dyndet, [*words, *inputs, "--output", str(tmp_path / "new")]) == 6
+    assert "restricts who can load models" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_engines_are_pushed_where_they_can_run(there: tuple[TritonServer, Path], tmp_path: Path) -> None:

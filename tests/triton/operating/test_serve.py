@@ -18,6 +18,7 @@ import pytest
 
 from dynamicdet.errors import InputError, ServerError
 from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.server.admin import key_file, new_key, read_key
 from dyndet_builder.server.api import TritonApi
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import ServerOptions
@@ -273,6 +274,46 @@ def test_serve_command_says_where_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     assert "double" in (tmp_path / "log").read_text()
 
 
+def test_a_key_opens_the_administrative_endpoints_and_only_the_server_shows_it(tmp_path: Path) -> None:
+    """Its pictures are for this user alone: the mode of all shared memory is 0600."""
+    repository = _repository(tmp_path / "models", _DOUBLE)
+    log, file, key, token = tmp_path / "log", tmp_path / "key", "0123456789+abc/DEF=", "token of a client"
+    file.write_text(f"{key}\n")
+    options = ("--admin-key-file", str(file), "--log-file", str(log), "--log-verbose", "1")
+    with _serve(repository, *options, DYNDET_ADMIN_KEY="another-key-0123456789", DYNDET_TOKEN=token) as process:
+        address = _http(process)
+        with_key, without = TritonApi(address, admin_key=key), TritonApi(address)
+        assert with_key.models() == {"double"}
+        with pytest.raises(ServerError, match="restricted"):
+            without.models()
+        for path in ("logging", "trace/setting", "systemsharedmemory/status"):
+            assert without.ask("GET", f"/v2/{path}")[0] == 403
+            assert with_key.ask("GET", f"/v2/{path}", headers={"dyndet-admin": key})[0] == 200
+        serve = psutil.Process(process.pid)
+        guard, *others = serve.children(recursive=True)
+        assert [one.name() for one in (serve, guard, *others) if key in " ".join(one.cmdline())] == ["tritonserver"]
+        assert len(others) >= 2  # the server, the stub
+        for one in others:
+            assert not {"DYNDET_ADMIN_KEY", "DYNDET_TOKEN"} & set(one.environ())
+        modes = {path.stat().st_mode & 0o777 for path in Path("/dev/shm").glob(f"dyndet_{process.pid}_*")}
+        assert modes == {0o600}
+        process.send_signal(signal.SIGINT)
+        said = "".join(process.communicate(timeout=60))
+        assert process.returncode == 0
+    assert f"--admin-header @{file}" in said
+    assert "Warning" not in said
+    for text in (said, log.read_text()):
+        assert not any(secret in text for secret in (key, token, "another-key"))
+
+
+def test_a_new_key_is_in_a_file_for_this_user_alone() -> None:
+    key = new_key()
+    with key_file(key) as path:
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert read_key(path) == key
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(("seconds", "signals", "answered"), [(1.0, 1, True), (60.0, 2, False)])
 def test_ctrl_c_in_a_terminal_lets_requests_finish_and_a_second_one_does_not(
     tmp_path: Path, seconds: float, signals: int, answered: bool
@@ -310,10 +351,11 @@ def test_without_restarts_serve_ends_at_the_first_fault_and_names_it(tmp_path: P
     assert _traces(str(repository)) == []
 
 
-def _serve(repository: Path, *options: str) -> subprocess.Popen[str]:
+def _serve(repository: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
     command = [str(_DYNDET), "serve", str(repository), *options]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    there = os.environ | environment
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=there, start_new_session=True)
 
 
 def _http(process: subprocess.Popen[str]) -> str:
