@@ -16,6 +16,7 @@ import numpy as np
 
 from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError, TargetOutOfReachError
+from dynamicdet.text import distinct
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +59,10 @@ class Mixture:
         name = f"p{level * 100:g}"
         if not low * (1 - tolerance) <= target <= high * (1 + tolerance):
             side = "below this server's all-easy" if target < low else "above this server's all-hard"
-            end = low if target < low else high
+            asked, least, most = distinct(target, low, high)
+            end = least if target < low else most
             raise TargetOutOfReachError(
-                f"{name} of {target:.4g} ms is {side} {name} ({end:.4g} ms); ask for {low:.4g} to {high:.4g} ms"
+                f"{name} of {asked} ms is {side} {name} ({end} ms); ask for {least} to {most} ms"
             )
         if target <= low:
             return 1.0

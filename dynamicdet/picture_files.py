@@ -27,8 +27,6 @@ MAX_SECONDS = 2.5
 # What Pillow finds odd in a file is either harmless or in the one sentence of the error.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-_ACCEPTED = "JPEG, PNG, WebP, BMP, GIF, TIFF, PPM"
-
 _FORMATS: Mapping[str, tuple[re.Pattern[bytes], Callable[[bytes], Parts]]] = {
     "JPEG": (re.compile(rb"\xff\xd8\xff"), jpeg),
     "PNG": (re.compile(rb"\x89PNG\r\n\x1a\n"), png),
@@ -39,6 +37,8 @@ _FORMATS: Mapping[str, tuple[re.Pattern[bytes], Callable[[bytes], Parts]]] = {
     "PPM": (re.compile(rb"P[1-6][ \t\r\n\v\f#]"), ppm),
 }
 """by Pillow's name: how a file starts, and what takes it apart"""
+FORMATS = tuple(_FORMATS)
+"""accepted formats, by Pillow's names"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,4 +161,4 @@ def _too_many_pixels(name: str) -> PictureTooLargeError:
 
 
 def _unreadable(name: str) -> InputError:
-    return InputError(f"{name}: not a readable image; accepted are {_ACCEPTED}")
+    return InputError(f"{name}: not a readable image; accepted are {', '.join(FORMATS)}")

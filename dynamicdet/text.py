@@ -15,3 +15,17 @@ def printable(text: object, *, limit: int | None = None) -> str:
 
 def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
+
+
+def distinct(*values: float, digits: int = 4) -> tuple[str, ...]:
+    """The numbers with so many significant digits, or with as many more as different numbers need to look different.
+
+    >>> distinct(7.91, 12.0), distinct(1.0, 1.0000001)
+    (('7.91', '12'), ('1', '1.0000001'))
+    """
+    texts: tuple[str, ...] = ()
+    for precision in range(digits, 18):
+        texts = tuple(f"{value:.{precision}g}" for value in values)
+        if len({*texts}) == len({*values}):
+            break
+    return texts

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError, TargetOutOfReachError
+from dynamicdet.text import distinct
 
 
 def easy_share_for_target(lat1: float, lat2: float, target: float) -> float:
@@ -27,16 +28,16 @@ def easy_share_for_target(lat1: float, lat2: float, target: float) -> float:
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name} must be a positive, finite latency in milliseconds, got {value}")
     if lat2 <= lat1:
+        easy, hard = distinct(lat1, lat2)
         raise TargetOutOfReachError(
-            f"no threshold changes the latency here: all-hard ({lat2:.4g} ms) is not slower than all-easy "
-            f"({lat1:.4g} ms); measure again on a quieter machine"
+            f"no threshold changes the latency here: all-hard ({hard} ms) is not slower than all-easy ({easy} ms); "
+            "measure again on a quieter machine"
         )
     if not lat1 <= target <= lat2:
         side = "below this server's all-easy" if target < lat1 else "above this server's all-hard"
-        end = lat1 if target < lat1 else lat2
-        raise TargetOutOfReachError(
-            f"{target:g} ms is {side} latency ({end:.4g} ms); ask for {lat1:.4g} to {lat2:.4g} ms"
-        )
+        asked, low, high = distinct(target, lat1, lat2)
+        end = low if target < lat1 else high
+        raise TargetOutOfReachError(f"{asked} ms is {side} latency ({end} ms); ask for {low} to {high} ms")
     return (lat2 - target) / (lat2 - lat1)
 
 

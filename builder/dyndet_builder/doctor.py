@@ -138,7 +138,7 @@ def _docker() -> Finding:
     if path is not None:
         command = [path, "info", "--format", "{{.ServerVersion}}"]
         try:
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+            answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=False)
             lines = (answer.stdout if answer.returncode == 0 else answer.stderr or answer.stdout).strip().splitlines()
             good = answer.returncode == 0 and bool(lines)
             detail = lines[0] if lines else f"{path} printed nothing (exit status {answer.returncode})"

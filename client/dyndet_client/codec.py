@@ -27,6 +27,10 @@ OUTPUTS = ("num_detections", "boxes", "scores", "classes", "difficulty", "route"
 OPERATING_POINT = "dyndet_operating_point"
 _CLASS_NAMES, _INPUT_SIZE = "dyndet_class_names", "dyndet_input_size"
 _EASY, _HARD = 1, 2
+_LEAST_SIDE = 0.01
+"""pixels; `Detections.to_dict` rounds to it"""
+_LARGEST_SIDE = 16_384
+"""pixels of the input; a larger image would fill the memory"""
 _NO_BOXES = np.zeros((0, 4), np.float32)
 
 
@@ -88,6 +92,17 @@ def parse_model(config: Mapping[str, Any]) -> ServedModel:
 
     Raises NotADetectorError, which names the first part of a dyndet detector that this model lacks.
     """
+    try:
+        return _parse(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # over HTTP, it can be any JSON
+        if isinstance(error, NotADetectorError):
+            raise
+        raise NotADetectorError(
+            f"the server's model configuration is damaged: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _parse(config: Mapping[str, Any]) -> ServedModel:
     name = str(config.get("name", ""))
     inputs = {tensor["name"]: tensor for tensor in config.get("input", ())}
     outputs = {tensor["name"] for tensor in config.get("output", ())}
@@ -104,6 +119,10 @@ def parse_model(config: Mapping[str, Any]) -> ServedModel:
         raise NotADetectorError(f"model {name!r} has damaged dyndet parameters: {error}") from error
     if not isinstance(class_names, list) or not all(isinstance(entry, str) for entry in class_names):
         raise NotADetectorError(f"model {name!r} has a {_CLASS_NAMES} parameter that is not a list of names")
+    if not 1 <= size <= _LARGEST_SIDE:
+        raise NotADetectorError(
+            f"model {name!r} has the input size {size}; it must be from 1 to {_LARGEST_SIDE} pixels"
+        )
     found = (inputs["image"].get("data_type"), [int(side) for side in inputs["image"].get("dims", ())])
     if found != ("TYPE_UINT8", [size, size, 3]) or int(config.get("max_batch_size", 0)) < 1:
         raise NotADetectorError(
@@ -138,6 +157,7 @@ def is_ready_made(model: ServedModel, image: ImageSource) -> bool:
 def decode(model: ServedModel, request: Request, response: Tensors) -> Detections:
     """Turn the server's output tensors into detections in pixels of the original image, best first.
 
+    Boxes without area in the image, such as those in the padding, and boxes that are not finite are left out.
     Raises ServerError if the tensors break the detectors' contract.
     """
     try:
@@ -159,9 +179,13 @@ def decode(model: ServedModel, request: Request, response: Tensors) -> Detection
             f"model {model.name!r} returned a class number beyond its {len(model.class_names)} class names"
         )
     boxed = request.letterboxed
+    corners = boxed.to_original(boxes[kept]) if numbers else _NO_BOXES.copy()
+    if numbers and not (visible := has_area(corners)).all():
+        corners, kept = corners[visible], kept[visible]
+        numbers = classes[kept].tolist()
     try:
         return Detections(
-            boxes=boxed.to_original(boxes[kept]) if numbers else _NO_BOXES.copy(),
+            boxes=corners,
             scores=scores[kept],
             classes=classes[kept],
             names=tuple(model.class_names[number] for number in numbers),
@@ -171,6 +195,13 @@ def decode(model: ServedModel, request: Request, response: Tensors) -> Detection
         )
     except InputError as error:
         raise ServerError(f"model {model.name!r} returned a malformed answer: {error}") from error
+
+
+def has_area(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Which boxes x1 y1 x2 y2 (N, 4) are finite and at least a hundredth of a pixel wide and high; (N,)."""
+    sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
+    found: npt.NDArray[np.bool_] = np.isfinite(boxes).all(axis=1) & (sides >= _LEAST_SIDE).all(axis=1)
+    return found
 
 
 def _fit(pixels: UInt8Array, side: int) -> Letterboxed:

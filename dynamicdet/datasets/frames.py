@@ -20,7 +20,8 @@ from dynamicdet.aliases import FloatArray, IntArray, Progress, UInt8Array, silen
 from dynamicdet.datasets.annotations import CocoFiles
 from dynamicdet.datasets.objects import ObjectTable
 from dynamicdet.errors import InputError, PictureTooLargeError
-from dynamicdet.images import FORMATS, read_image
+from dynamicdet.images import read_image
+from dynamicdet.picture_files import FORMATS
 from dynamicdet.text import printable
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height

@@ -1,9 +1,12 @@
 """Requests and answers without a server: what is sent, how answers are read, what is refused."""
 
 import json
+import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import dyndet_client
 from dynamicdet.letterbox import letterbox
@@ -144,6 +147,60 @@ def test_an_answer_is_mapped_back_sorted_and_filtered() -> None:
     assert json.loads(json.dumps(found.to_dict()))["detections"][0]["name"] == "dog"
 
 
+def test_a_detection_without_area_in_the_picture_is_left_out_with_its_score_and_class() -> None:
+    inside = [10, 20, 30, 40]
+    nothing = [
+        [10, 20, 10, 40], [10, 20, 30, 20], [30, 20, 10, 40], [10, 0, 30, 16], [10, 48, 30, 64], [70, 20, 90, 40],
+        [10, 20, np.nan, 40], [np.nan] * 4, [-np.inf, 20, 0, 40], [10, 20, 10.003, 40],
+    ]  # fmt: skip
+    rows = [*nothing[:5], inside, *nothing[5:]]
+    found = decode(
+        MODEL,
+        encode(MODEL, PICTURE, Options()),
+        answer(
+            num_detections=[[len(rows)]],
+            boxes=np.array([rows], np.float32),
+            scores=np.array([np.linspace(0.9, 0.3, len(rows))], np.float32),
+            classes=np.array([[0] * 5 + [1] + [0] * 5], np.int32),
+        ),
+    )
+    assert (len(found), found.names, found.classes.tolist()) == (1, ("dog",), [1])
+    assert found.scores.tolist() == pytest.approx([0.6]) and found.boxes.shape == (1, 4)
+    (box,) = (one["box"] for one in found.to_dict()["detections"])
+    assert box[2] > box[0] and box[3] > box[1] and len(found.to_coco(1)) == 1
+
+
+@given(
+    corners=st.lists(st.tuples(*[st.floats(-200, 200, width=32) | st.just(math.nan)] * 4), min_size=1, max_size=8),
+    height=st.integers(1, 3000),
+)
+def test_every_box_has_an_area_also_in_json_and_coco(corners: list[tuple[float, ...]], height: int) -> None:
+    request = encode(MODEL, np.zeros((height, 100, 3), np.uint8), Options(min_score=0))
+    rows = len(corners)
+    found = decode(
+        MODEL,
+        request,
+        answer(
+            num_detections=[[rows]],
+            boxes=np.array([corners], np.float32),
+            scores=np.full((1, rows), 0.5, np.float32),
+            classes=np.zeros((1, rows), np.int32),
+        ),
+    )
+    plain = found.to_dict()["detections"]
+    assert len(found) == len(found.names) == len(plain) == len(found.boxes)
+    for one, coco in zip(plain, found.to_coco(1), strict=True):
+        left, top, right, bottom = one["box"]
+        assert left < right <= 100 and top < bottom <= height and min(coco["bbox"][2:]) > 0
+
+
+@pytest.mark.parametrize("value", [1.0000001, 1 + 1e-15, -1e-9, np.float32(1.0000001)])
+def test_a_threshold_that_is_hardly_out_of_range_is_named_as_it_is(value: float) -> None:
+    with pytest.raises(InputError) as caught:
+        Options(threshold=value)
+    assert str(caught.value).endswith(f"not {value!r}")
+
+
 @pytest.mark.parametrize(("value", "route"), [(1, "easy"), (2, "hard"), (-1, "fallback")])
 def test_routes_have_names(value: int, route: str) -> None:
     assert decode(MODEL, encode(MODEL, PICTURE, Options()), answer(route=[[value]])).route == route
@@ -161,7 +218,6 @@ def test_a_missing_difficulty_stays_visible_and_gives_valid_json() -> None:
         {"num_detections": [[-1]]},
         {"classes": [[2, 2, 2, 0, 0]]},
         {"scores": np.array([[7, 0.5, 0.5, 0, 0]], np.float32)},
-        {"boxes": np.full((1, 5, 4), np.nan, np.float32)},
         {"difficulty": [[1.5]]},
         {"route": [[0]]},
         {"boxes": np.zeros((1, 5, 3), np.float32)},

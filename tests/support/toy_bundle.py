@@ -6,8 +6,9 @@
 | green | 200 makes detector 2 fail, 201 head 1, 202 backbone 1 |
 | blue | `scores[0]` = blue / 255 |
 
-Detector 1 answers `num_detections` 1, detector 2 answers 2. `boxes[0]` is the mean of the features (the pixels of the
-image), plus 1000 for detector 2.
+Detector 1 answers `num_detections` 1, detector 2 answers 2. The lower right corner of `boxes[0]` is the mean of the
+features (the pixels of the image), plus 1000 for detector 2; the other corner is 2000 less. The other boxes have no
+area.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ def _detector(count: int, command: int, offset: float) -> _Graph:
         again = graph.op("Reshape", [spread, "column_shape"], "image_column")
         difference = graph.op("Sub", [again, column], "difference")
         moved = graph.op("Add", [moved, difference], "moved_again")
-    graph.op("Mul", [moved, graph.constant("box_mask", np.eye(ROWS, 1) @ np.ones((1, 4)))], "boxes")
+    corners = graph.op("Sub", [moved, graph.constant("box_sides", [2000.0, 2000.0, 0.0, 0.0])], "corners")
+    graph.op("Mul", [corners, graph.constant("box_mask", np.eye(ROWS, 1) @ np.ones((1, 4)))], "boxes")
     blue = graph.op("Div", [graph.pixel("features_8", 2, "blue"), graph.constant("full", 255.0)], "score")
     graph.op("Mul", [blue, graph.constant("score_mask", np.eye(1, ROWS)[0])], "scores")
     classes = graph.op("Mul", [zero, graph.constant("class_row", np.zeros(ROWS))], "classes_float")

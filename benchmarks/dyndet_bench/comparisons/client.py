@@ -22,6 +22,7 @@ from dynamicdet.errors import InputError, ServerError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.pictures import pictures_in, spread
+from dynamicdet.records import Positive
 from dyndet_bench.measuring.attempts import Attempts, Missing, check_any
 from dyndet_bench.measuring.journal import JournalFolder, Replayed
 from dyndet_bench.measuring.machine import Circumstances, circumstances
@@ -42,7 +43,7 @@ _RAW, _SDK, _SHARED = "raw", "sdk", "shared memory"
 class _Row:
     """A round: each client's times of the images, in their order."""
 
-    times_ms: dict[str, list[float]]
+    times_ms: dict[str, list[Positive]]
 
 
 class SdkTimes(BaseModel):
@@ -112,9 +113,15 @@ def measure_sdk_overhead(
         depends_on = {"bench": "client", "server": identity, "images": sent, "clients": list(senders)}
         attempts = Attempts(None if journals is None else journals.open(depends_on, _Row))
         found: list[_Row] = []
+
+        def is_whole(row: _Row) -> bool:
+            return row.times_ms.keys() == senders.keys() and {*map(len, row.times_ms.values())} == {len(squares)}
+
         for number in range(rounds):
             progress("send with each client", number, rounds)
-            entry = attempts.measure({"round": number}, lambda: _round(senders, squares), what=f"round {number + 1}")
+            entry = attempts.measure(
+                {"round": number}, lambda: _round(senders, squares), what=f"round {number + 1}", accept=is_whole
+            )
             found += [] if entry is None else [entry.measured]
         progress("send with each client", rounds, rounds)
     check_any(attempts.missing, len(found))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dynamicdet.pictures import pictures_in, spread
+from dynamicdet.records import Count, Positive
 from dyndet_bench.comparisons.bare import BareStages
 from dyndet_bench.measuring.attempts import Attempts, Missing, check_any
 from dyndet_bench.measuring.journal import JournalFolder, Replayed
@@ -27,9 +28,9 @@ from dyndet_bench.measuring.workload import Workload, read_letterboxed
 class _Pair:
     """A round of one route: medians of its requests."""
 
-    served_ms: float
-    bare_ms: float
-    repeats: int
+    served_ms: Positive
+    bare_ms: Positive
+    repeats: Count
 
 
 class RouteOverhead(BaseModel):

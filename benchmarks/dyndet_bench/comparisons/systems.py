@@ -17,6 +17,7 @@ import numpy as np
 
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import DyndetError
+from dynamicdet.records import Count, Positive
 from dyndet_bench.comparisons.bare import BareStages
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
@@ -38,10 +39,10 @@ _OUTPUT_BYTES = 1 << 16
 class Figures:
     """The measurements of one run of a way to serve."""
 
-    p50_ms: float
-    p99_ms: float
-    throughput_per_s: float
-    repeats: int = 0
+    p50_ms: Positive
+    p99_ms: Positive
+    throughput_per_s: Positive
+    repeats: Count = 0
     """earlier runs of perf_analyzer that hung or lost requests"""
 
 

@@ -69,12 +69,21 @@ class Attempts(Generic[Measured]):
             entries.append(entry)
         return entries
 
-    def measure(self, question: JsonValue, measure: Callable[[], Measured], *, what: str) -> Entry[Measured] | None:
+    def measure(
+        self,
+        question: JsonValue,
+        measure: Callable[[], Measured],
+        *,
+        what: str,
+        accept: Callable[[Measured], bool] = lambda _: True,
+    ) -> Entry[Measured] | None:
         """The recorded answer to `question`, else a new one; None if it failed twice, which is reported as `what`.
+
+        Recorded answers that `accept` refuses do not count.
 
         Raises InputError and MissingExtraError, which concern all measurements.
         """
-        entry = None if self._journal is None else self._journal.take(question)
+        entry = None if self._journal is None else self._journal.take(question, accept)
         return entry or self.measure_now(question, measure, what=what)
 
     def measure_now(self, question: JsonValue, measure: Callable[[], Measured], *, what: str) -> Entry[Measured] | None:

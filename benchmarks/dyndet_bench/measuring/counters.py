@@ -8,12 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dynamicdet.errors import ServerError
+from dynamicdet.text import printable
 from dyndet_bench.measuring.own_metrics import OwnMetrics
 
 STAGES = ("backbone1", "head1", "detector2")
 STAGES_PARAMETER = "dyndet_stages"
 """parameter of a public model whose stage models have other names than NAME_STAGE: their names by stage, as JSON"""
 _COUNTED_S = 1.0
+_LARGEST_COUNT = 1 << 64
+_LONGEST_NAME, _LONGEST_REASON = 200, 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +60,21 @@ class ServerTimes:
 
 
 def stage_models(config: Mapping[str, Any]) -> dict[str, str]:
-    """The stage models of a detector by stage, by its configuration as Triton gives it in JSON."""
-    named = config.get("parameters", {}).get(STAGES_PARAMETER, {}).get("string_value")
-    given = json.loads(named) if named else {}
-    return {stage: str(given.get(stage, f"{config.get('name')}_{stage}")) for stage in STAGES}
+    """The stage models of a detector by stage, by its configuration as Triton gives it in JSON.
+
+    Raises ServerError if the configuration names others than printable ones.
+    """
+    model = config.get("name")
+    try:
+        named = config.get("parameters", {}).get(STAGES_PARAMETER, {}).get("string_value")
+        given = json.loads(named) if named else {}
+        stages = {stage: given.get(stage, f"{model}_{stage}") for stage in STAGES}
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise _not_as_expected(model, STAGES_PARAMETER, error) from error
+    for name in stages.values():
+        if not (isinstance(name, str) and name and name.isprintable() and len(name) <= _LONGEST_NAME):
+            raise _not_as_expected(model, STAGES_PARAMETER, f"{name!r} is not the name of a model")
+    return stages
 
 
 class ServerCounters:
@@ -91,7 +106,7 @@ class ServerCounters:
         if self._own_metrics is not None:
             routed, probed = self._own_metrics.routed(images=self._taken)
             total = self._taken() - probed
-            return RouteCounts(total=total, hard=int(routed["hard"]), answered=total)
+            return RouteCounts(total=total, hard=int(routed.get("hard", 0)), answered=total)
         total = self._taken()
         easy, hard = (self._images(self._stages[stage]) for stage in ("head1", "detector2"))
         return RouteCounts(total=total, hard=hard, answered=easy + hard)
@@ -129,17 +144,41 @@ class ServerCounters:
         return self._images(self._detector)
 
     def _images(self, model: str) -> int:
-        return sum(int(entry.get("inference_count", 0)) for entry in self._statistics(model))
+        return sum(_count(model, entry, "inference_count") for entry in self._statistics(model))
 
     def _times(self, model: str) -> ServerTimes:
-        statistics = [entry.get("inference_stats", {}) for entry in self._statistics(model)]
+        statistics = [_part(model, entry, "inference_stats") for entry in self._statistics(model)]
 
         def spent_ms(*names: str) -> float:
-            return sum(int(entry.get(name, {}).get("ns", 0)) for entry in statistics for name in names) / 1e6
+            return sum(_count(model, _part(model, one, name), "ns") for one in statistics for name in names) / 1e6
 
         return ServerTimes(
-            requests=sum(int(entry.get("success", {}).get("count", 0)) for entry in statistics),
+            requests=sum(_count(model, _part(model, one, "success"), "count") for one in statistics),
             inside_ms=spent_ms("success"),
             queue_ms=spent_ms("queue"),
             compute_ms=spent_ms("compute_input", "compute_infer", "compute_output"),
         )
+
+
+def _part(model: str, entry: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a server's statistics; absent means that nothing was counted."""
+    part = entry.get(name, {}) if isinstance(entry, Mapping) else None
+    if not isinstance(part, Mapping):
+        raise _not_as_expected(model, name, "it is not an object")
+    return part
+
+
+def _count(model: str, entry: Mapping[str, Any], name: str) -> int:
+    """A count in a server's statistics; gRPC's JSON has large ones as texts. Absent means 0."""
+    value = entry.get(name, 0) if isinstance(entry, Mapping) else None
+    is_text = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_text or is_count) or not 0 <= int(value) < _LARGEST_COUNT:
+        raise _not_as_expected(model, name, f"{value!r} is not a count")
+    return int(value)
+
+
+def _not_as_expected(model: object, name: str, reason: object) -> ServerError:
+    said = printable(reason, limit=_LONGEST_REASON)
+    named = printable(model, limit=_LONGEST_NAME)
+    return ServerError(f"the server's {name} of model {named!r} is not as expected: {said}")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import stat
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -17,17 +19,44 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import to_jsonable_python
 
 from dynamicdet.errors import InputError
 from dynamicdet.files import whole_file
+from dynamicdet.records import Finite, read_bytes
+from dynamicdet.text import printable
 from dyndet_bench.measuring.machine import Circumstances, circumstances, describe_machine, describe_versions
 
 Measured = TypeVar("Measured")
 
 RESUMED_S = 24 * 3600.0
 """benches do not use measurements that are older"""
+LARGEST = 256 << 20
+"""bytes of a journal; larger ones are not read"""
+_ADVICE = "remove it, or give another folder for measurements"
+_MOST_FACTS, _LONGEST = 1000, 20_000
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?)?")
+
+
+def _check_date(text: str) -> str:
+    if not _DATE.fullmatch(text):
+        raise ValueError("it is not a date")
+    return text
+
+
+def _check_circumstances(found: Circumstances) -> Circumstances:
+    texts = [*found.machine, *found.machine.values(), *found.versions, *found.versions.values(), found.command]
+    if len(texts) > _MOST_FACTS or not all(text.isprintable() and len(text) <= _LONGEST for text in texts):
+        raise ValueError("machine, versions and command must be short printable texts")
+    _check_date(found.date)
+    return found
+
+
+Date = Annotated[str, AfterValidator(_check_date)]
+"""ISO 8601, a day or a moment"""
+SafeCircumstances = Annotated[Circumstances, AfterValidator(_check_circumstances)]
+"""where, with what and when something was measured, as a file of others may contain it"""
 
 
 class _Line(BaseModel, Generic[Measured]):
@@ -35,10 +64,10 @@ class _Line(BaseModel, Generic[Measured]):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    time: float
+    time: Finite
     question: JsonValue
     measured: Measured
-    circumstances: Circumstances
+    circumstances: SafeCircumstances
 
 
 class _Fresh(BaseModel):
@@ -46,7 +75,7 @@ class _Fresh(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    fresh: float
+    fresh: Finite
 
 
 @dataclass(frozen=True)
@@ -66,8 +95,8 @@ class Replayed:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}  # for the records that hold it
 
-    measurements: Annotated[int, Field(ge=1)]
-    oldest: str
+    measurements: Annotated[int, Field(ge=1, le=10**9)]
+    oldest: Date
     """when the oldest of them was made, UTC, ISO 8601"""
 
     def __str__(self) -> str:
@@ -113,7 +142,8 @@ class JournalFolder:
 class Journal(Generic[Measured]):
     """The recorded measurements of one kind that depend on the same things. Each is given out once.
 
-    Raises InputError if the folder cannot be written.
+    Whatever is damaged in its file is measured again. Raises InputError if the folder cannot be written, or if
+    something else than a file of a bearable size is in its place.
     """
 
     def __init__(
@@ -138,12 +168,13 @@ class Journal(Generic[Measured]):
             if not configuration.exists():
                 with whole_file(configuration, durable=False) as temporary:
                     temporary.write_text(json.dumps(json.loads(plain), indent=1) + "\n")
+            _check_is_file(self.path)
             with self.path.open("a") as file:
                 file.write("\n")  # ends a line whose writing was interrupted
                 if fresh:
                     file.write(_Fresh(fresh=time.time()).model_dump_json() + "\n")
         except OSError as error:
-            raise InputError(f"measurements cannot be stored in {folder} ({error.strerror})") from error
+            raise InputError(f"measurements cannot be stored in {printable(folder)} ({error.strerror})") from error
         self._read(_Line[kind], time.time() - newest_s)  # type: ignore[valid-type]
 
     @property
@@ -179,7 +210,7 @@ class Journal(Generic[Measured]):
         return Entry(measured, now, replayed=False)
 
     def _read(self, kind: type[_Line[Measured]], since: float) -> None:
-        for text in self.path.read_bytes().splitlines():
+        for text in read_bytes(self.path, advice=_ADVICE, largest=LARGEST).splitlines():
             try:
                 line = kind.model_validate_json(text)
             except ValidationError:
@@ -188,6 +219,21 @@ class Journal(Generic[Measured]):
                 continue  # cut off, or damaged
             if since <= line.time <= time.time():
                 self._known[_key(line.question)].append(Entry(line.measured, line.time, replayed=True))
+
+
+def _check_is_file(path: Path) -> None:
+    """Raise InputError if there is something else: a pipe would block for ever, and a link leads elsewhere."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{printable(path)} is not a regular file; {_ADVICE}")
+    if found.st_size > LARGEST:
+        raise InputError(
+            f"{printable(path)} is too large: it has {found.st_size:,} bytes, and at most {LARGEST:,} are read; "
+            f"{_ADVICE}"
+        )
 
 
 def _starts_anew(text: bytes) -> bool:

@@ -17,7 +17,12 @@ from typing import ClassVar
 
 from dynamicdet.errors import MissingExtraError
 from dynamicdet.redaction import public_words
+from dynamicdet.text import printable
 
+_MOST_GPUS, _LONGEST_VALUE = 64, 200
+"""of what nvidia-smi prints"""
+_LONGEST = 10_000
+"""characters of a command; longer ones are cut"""
 _PACKAGES = ("dyndet", "numpy", "onnxruntime", "tritonclient", "nvidia-pytriton", "torch")
 
 
@@ -39,8 +44,8 @@ def circumstances(**versions: str) -> Circumstances:
     """Those of this process, here and now; `versions` adds those that the installed packages do not show."""
     return Circumstances(
         machine=describe_machine(),
-        versions=describe_versions() | versions,
-        command=shlex.join([Path(sys.argv[0]).name, *public_words(sys.argv[1:])]),
+        versions=describe_versions() | {printable(name): printable(value) for name, value in versions.items()},
+        command=printable(shlex.join([Path(sys.argv[0]).name, *public_words(sys.argv[1:])]), limit=_LONGEST),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 
@@ -56,7 +61,7 @@ def describe_machine() -> dict[str, str]:
     }
     with suppress(MissingExtraError):
         found["gpu"] = describe_gpus()
-    return found
+    return {name: printable(value) for name, value in found.items()}
 
 
 def describe_gpus() -> str:
@@ -74,15 +79,21 @@ def query_gpus(*fields: str) -> list[tuple[str, ...]]:
         raise MissingExtraError("nvidia-smi is not installed; it comes with the driver of an NVIDIA GPU")
     command = [path, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=False)
     except (OSError, subprocess.SubprocessError) as error:
         raise MissingExtraError(f"{path} does not run: {error}") from error
     lines = answer.stdout.splitlines()
     rows = [line.rsplit(",", len(fields) - 1) for line in lines]  # a name may hold commas
-    gpus = [tuple(value.strip() for value in row) for row in rows if len(row) == len(fields)]
+    gpus = [
+        tuple(printable(value.strip(), limit=_LONGEST_VALUE) for value in row)
+        for row in rows[:_MOST_GPUS]
+        if len(row) == len(fields)
+    ]
     if answer.returncode != 0 or not gpus:
         words = (answer.stderr or answer.stdout).strip().splitlines() or ["it printed nothing"]
-        raise MissingExtraError(f"{path} finds no GPU (exit status {answer.returncode}): {words[0]}")
+        raise MissingExtraError(
+            f"{path} finds no GPU (exit status {answer.returncode}): {printable(words[0], limit=_LONGEST_VALUE)}"
+        )
     return gpus
 
 

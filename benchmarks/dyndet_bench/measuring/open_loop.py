@@ -141,7 +141,7 @@ def measure_open_loop(
         raise InputError("an open loop needs at least one image")
     due = arrivals_s(rate, requests, seed)
     if due[-1] >= timeout_s:
-        raise InputError(f"{requests} requests at {rate:g} a second take {due[-1]:.0f} s, more than {timeout_s:g} s")
+        raise InputError(f"{requests} requests at {rate} a second take {due[-1]:.0f} s, more than {timeout_s:g} s")
     encoded = _encode(served, images, load.batch, requests, threshold)
     loop = _Loop(served, load, encoded, due, timeout_s, max_backlog_bytes, drain_s)
     _run(loop.measure())

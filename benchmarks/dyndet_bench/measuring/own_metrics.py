@@ -7,16 +7,19 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.redaction import has_secrets, public_address
+from dynamicdet.text import printable
 
 DEFAULT_PORT = 8002
 _ROUTED, _PROBED = "dyndet_routed_total", "dyndet_probed_total"
 _TIMEOUT_S = 10.0
+_LARGEST, _LARGEST_COUNT, _LONGEST_REASON = 16 << 20, 1e15, 300
+"""bytes of the metrics, a value of a counter, characters of an error"""
 _CATCH_UP_S = 5.0
 _POLL_S = 0.03
 
@@ -85,18 +88,35 @@ class OwnMetrics:
         """`read` for several metrics, at the same moment."""
         try:
             with self._opener.open(self.url, timeout=_TIMEOUT_S) as answer:
-                text = answer.read().decode()
-            samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+                text = answer.read(_LARGEST + 1)
+            return read_metrics(text, names, model=self._model)
         except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = repr(str(error.reason if isinstance(error, urllib.error.URLError) else error))[1:-1]
+            said = error.reason if isinstance(error, urllib.error.URLError) else error
+            reason = printable(str(said) or type(said).__name__, limit=_LONGEST_REASON)
             raise ServerError(
                 f"the metrics of model {self._model!r} cannot be read at {self.url} ({reason}); "
                 "give the address of the server's metrics with --metrics-url"
             ) from error
-        values: dict[str, dict[str, float]] = {name: {} for name in names}
-        for sample in samples:
-            if sample.name in values and sample.labels.get("model") == self._model:
-                key = next((value for label, value in sample.labels.items() if label != "model"), "")
-                found = values[sample.name]
-                found[key] = found.get(key, 0.0) + sample.value
-        return values
+
+
+def read_metrics(content: bytes, names: Sequence[str], *, model: str) -> dict[str, dict[str, float]]:
+    """Values of some counters of a model in a text of Prometheus, by the label that they have beside the model.
+
+    Raises ValueError for texts that are too large or of another form, and for values that cannot be counts.
+    """
+    if len(content) > _LARGEST:
+        raise ValueError(f"they have more than {_LARGEST:,} bytes")
+    try:
+        families = text_string_to_metric_families(content.decode())
+        samples = [sample for family in families for sample in family.samples if sample.name in names]
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of the parser, for damaged lines
+        raise ValueError(f"they are not metrics ({type(error).__name__}: {error})") from error
+    values: dict[str, dict[str, float]] = {name: {} for name in names}
+    for sample in samples:
+        if sample.labels.get("model") == model:
+            if not 0 <= sample.value <= _LARGEST_COUNT:
+                raise ValueError(f"{sample.name} has the value {sample.value}")
+            key = next((value for label, value in sample.labels.items() if label != "model"), "")
+            found = values[sample.name]
+            found[key] = found.get(key, 0.0) + sample.value
+    return values

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from dynamicdet.errors import MissingExtraError
 from dynamicdet.files import scratch_folder
+from dynamicdet.text import printable
 
 _INSTALL = "pip install 'dyndet[bench,server]' 'tritonclient==2.51.0'"
+_LONGEST_REASON = 300
 _PLACEHOLDER = "0.1.0"  # what pip installs as perf-analyzer if glibc is older than 2.38; it contains no program
 # What the build inside tritonclient 2.51 needs beyond Debian's base: name -> pattern of the copy in the server's wheel.
 _LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
@@ -88,14 +90,20 @@ def _environments() -> Iterator[dict[str, str]]:
 def _try_version(path: Path, environment: Mapping[str, str]) -> tuple[str | None, str]:
     try:
         answer = subprocess.run(
-            [str(path), "--version"], env=environment, capture_output=True, text=True, timeout=60, check=False
+            [str(path), "--version"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return None, f"{path}: {error}"
-    match = re.search(r"Perf Analyzer Version (\S+)", answer.stdout + answer.stderr)
+    match = re.search(r"Perf Analyzer Version ([\w.+-]{1,100})", answer.stdout + answer.stderr)
     if answer.returncode == 0 and match:
         return match[1], ""
-    first_line = (answer.stderr or answer.stdout).strip().partition("\n")[0]
+    first_line = printable((answer.stderr or answer.stdout).strip().partition("\n")[0], limit=_LONGEST_REASON)
     return None, first_line or f"{path} printed nothing (exit status {answer.returncode})"
 
 

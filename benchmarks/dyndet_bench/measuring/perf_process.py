@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from dynamicdet.errors import DyndetError, ServerError
+from dynamicdet.text import printable
 from dyndet_bench.measuring.perf_analyzer import Patience, PerfAnalyzer
 
 _MEASURES = re.compile(rb"^Request (concurrency|Rate): ", re.MULTILINE)
@@ -29,6 +30,7 @@ _ERROR = re.compile(
 _FOUND_NONE = re.compile(r"^(failed to find the requested model version|No valid requests recorded)", re.MULTILINE)
 _LEAST_COUNTS = 3
 """times that perf_analyzer must have counted its records before it counts as hung"""
+_LONGEST_REASON = 500
 _BUSY_SHARE = 0.1
 """of a core: gRPC's own threads use far less"""
 
@@ -173,11 +175,12 @@ def _reason(said: str, status: int) -> str:
     met = [line.partition("had error: ")[2] for line in lines if "had error: " in line]
     telling = met or [line for line in lines if _ERROR.search(line)]
     if telling:
-        return telling[0]
+        return printable(telling[0], limit=_LONGEST_REASON)
     ended = f"was ended by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
     if not lines:
         return f"it {ended} and printed nothing"
-    return f"it {ended} without its results and without an error; the last line that it printed is {lines[-1]!r}"
+    last = printable(lines[-1], limit=_LONGEST_REASON)
+    return f"it {ended} without its results and without an error; the last line that it printed is {last!r}"
 
 
 def _signal_name(number: int) -> str:

@@ -15,6 +15,8 @@ import numpy as np
 
 from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError, ServerError
+from dynamicdet.records import read_bytes
+from dynamicdet.text import printable
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_analyzer import PerfAnalyzer
 from dyndet_bench.measuring.perf_process import LostRequestsError, run_process
@@ -23,6 +25,10 @@ PERCENTILES = (50, 90, 95, 99)
 
 MOST_REPEATS = 3
 """of a run that lost requests"""
+_LARGEST_TABLE, _LARGEST_EXPORT = 1 << 20, 8 << 30
+"""bytes; an export has every pixel that was sent"""
+_LONGEST_US, _LONGEST_REASON = 1e12, 300
+"""microseconds of a request, characters of an error"""
 _RATE_THREADS = 16
 """connections that perf_analyzer opens to keep a request rate"""
 
@@ -159,15 +165,16 @@ def _load_options(load: Load) -> tuple[str, ...]:
 def read_table(path: Path) -> dict[str, float]:
     """The one row of a CSV file of perf_analyzer, by column. Raises ServerError if it is not as expected."""
     try:
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(line for line in file if line.strip())]
-        row = {key: float(value) for key, value in rows[0].items() if key and value}
-    except (OSError, IndexError, ValueError) as error:
-        raise ServerError(f"perf_analyzer wrote no readable table ({error})") from error
+        lines = _read(path, _LARGEST_TABLE).decode().splitlines()
+        (row,) = csv.DictReader(line for line in lines if line.strip())
+        found = {key: float(value) for key, value in row.items() if key and value}
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ServerError(f"perf_analyzer wrote no readable table ({_reason(error)})") from error
     for column in ("Avg latency", *(f"p{percent} latency" for percent in PERCENTILES)):
-        if not row.get(column, 0) > 0:
-            raise ServerError(f"perf_analyzer's table lacks a positive {column!r}; it has {', '.join(row)}")
-    return row
+        if not 0 < found.get(column, 0) <= _LONGEST_US:
+            names = printable(", ".join(found), limit=_LONGEST_REASON)
+            raise ServerError(f"perf_analyzer's table lacks a positive {column!r}; it has {names}")
+    return found
 
 
 def read_profile_export(path: Path) -> FloatArray:
@@ -177,12 +184,21 @@ def read_profile_export(path: Path) -> FloatArray:
     """
     try:
         # The file has every sent pixel as decimal text. Nothing needs it, and parsing it takes longer than measuring.
-        text = re.sub(rb"\[[-0-9.eE+,\s]{200,}\]", b"[]", path.read_bytes())
+        text = re.sub(rb"\[[-0-9.eE+,\s]{200,}\]", b"[]", _read(path, _LARGEST_EXPORT))
         (experiment,) = json.loads(text)["experiments"]
         times = [(sent["response_timestamps"][-1], sent["timestamp"]) for sent in experiment["requests"]]
         latencies: FloatArray = np.array([float(end - start) for end, start in times], np.float64) / 1e6
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise ServerError(f"perf_analyzer wrote no readable profile ({type(error).__name__}: {error})") from error
-    if latencies.size == 0 or not bool(np.all(latencies > 0)):
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        raise ServerError(f"perf_analyzer wrote no readable profile ({_reason(error)})") from error
+    if latencies.size == 0 or not bool(np.all((latencies > 0) & (latencies <= _LONGEST_US / 1e3))):
         raise ServerError("perf_analyzer's profile holds no requests, or requests that took no time")
     return latencies
+
+
+def _read(path: Path, largest: int) -> bytes:
+    """The content of a file of perf_analyzer. Raises ValueError if there is none that can be read."""
+    return read_bytes(path, advice="perf_analyzer should have written it", largest=largest)
+
+
+def _reason(error: Exception) -> str:
+    return printable(f"{type(error).__name__}: {error}", limit=_LONGEST_REASON)

@@ -13,6 +13,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from dynamicdet.records import Finite, Positive
 from dyndet_bench.measuring.counters import RouteCounts, ServerTimes
 from dyndet_bench.measuring.journal import JournalFolder, Replayed
 from dyndet_bench.measuring.measure import PERCENTILES, Run
@@ -23,7 +24,7 @@ Round = list[Run]
 """one run of each threshold, in their order"""
 
 
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_MOST_REQUESTS = 1_000_000
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
@@ -34,12 +35,12 @@ class _RunRecord(BaseModel):
 
     threshold: Annotated[float, Field(ge=0, le=1)] | None
     requests: _Count
-    mean_ms: _Positive
-    percentiles_ms: dict[str, _Positive]
-    throughput_per_s: _Positive
+    mean_ms: Positive
+    percentiles_ms: dict[str, Positive]
+    throughput_per_s: Positive
     counts: dict[str, _Count]
-    times: dict[str, float]
-    latencies_ms: Annotated[list[_Positive], Field(min_length=1)] | None
+    times: dict[str, Finite]
+    latencies_ms: Annotated[list[Positive], Field(min_length=1, max_length=_MOST_REQUESTS)] | None
     repeats: _Count = 0
 
     @model_validator(mode="after")
@@ -71,7 +72,7 @@ class _RunRecord(BaseModel):
 class _RoundRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    runs: Annotated[list[_RunRecord], Field(min_length=1)]
+    runs: Annotated[list[_RunRecord], Field(min_length=1, max_length=1000)]
 
 
 class RoundJournal:

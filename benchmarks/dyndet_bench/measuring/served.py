@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -14,6 +15,8 @@ from tritonclient.utils import InferenceServerException
 
 from dynamicdet.aliases import FloatArray, UInt8Array
 from dynamicdet.errors import DyndetError, ServerError
+from dynamicdet.records import NAME
+from dynamicdet.text import printable
 from dyndet_bench.measuring.counters import RouteCounts, ServerCounters, ServerTimes, stage_models
 from dyndet_bench.measuring.own_metrics import OwnMetrics, default_metrics_url
 from dyndet_client.codec import ServedModel, parse_model
@@ -24,6 +27,8 @@ ALL_EASY, ALL_HARD = 1.0, 0.0
 """Thresholds that send every image down one route."""
 
 _TIMEOUT_S = 60.0
+_LONGEST_NAME, _LONGEST_REASON = 100, 1000
+"""characters of what a server says; the rest is cut"""
 
 
 class Served:
@@ -82,14 +87,22 @@ class Served:
         requested = [triton.InferRequestedOutput(name) for name in names]
         more = {} if parameters is None else {"parameters": dict(parameters)}
         result = self._ask("infer", self.name, model_name=self.name, inputs=inputs, outputs=requested, **more)
-        return {name: result.as_numpy(name)[0] for name in names}
+        arrays = {name: result.as_numpy(name) for name in names}
+        lacking = [name for name, array in arrays.items() if array is None or not len(array)]
+        if lacking:
+            raise ServerError(f"model {self.name!r} at {self.address} answered without {lacking[0]}")
+        return {name: array[0] for name, array in arrays.items()}
 
     def difficulties(self, images: Iterable[UInt8Array], progress: Callable[[], None] | None = None) -> FloatArray:
         """Difficulty of each letterboxed image as the server computes it, all on the faster easy route."""
         difficulties = []
         for image in images:
             answer = self.infer(image, threshold=ALL_EASY, outputs=("difficulty",))
-            difficulties.append(float(answer["difficulty"].reshape(-1)[0]))
+            found = answer["difficulty"].reshape(-1)
+            if found.dtype.kind != "f" or found.size != 1 or not (np.isnan(found[0]) or 0 <= found[0] <= 1):
+                said = printable(found, limit=_LONGEST_NAME)
+                raise ServerError(f"model {self.name!r} at {self.address} gave {said} as a difficulty, not 0 to 1")
+            difficulties.append(float(found[0]))
             if progress is not None:
                 progress()
         return np.array(difficulties, np.float64)
@@ -117,7 +130,9 @@ class Served:
     def versions(self) -> dict[str, str]:
         """Version of the server."""
         metadata = self._ask("get_server_metadata", self.name, as_json=True)
-        return {str(metadata.get("name", "server")): str(metadata.get("version", "unknown"))}
+        name, version = (str(metadata.get(key, "")) for key in ("name", "version"))
+        known = re.fullmatch(NAME, name) is not None and len(name) <= _LONGEST_NAME and name != "perf_analyzer"
+        return {name if known else "server": printable(version or "unknown", limit=_LONGEST_NAME)}
 
     @property
     def max_batch(self) -> int:
@@ -127,7 +142,8 @@ class Served:
     @property
     def bundle_sha256(self) -> str | None:
         """Of the bundle that the model was rendered from, by its configuration."""
-        return self._parameter("dyndet_bundle_sha256")
+        found = self._parameter("dyndet_bundle_sha256")
+        return found if found is not None and re.fullmatch("[0-9a-f]{64}", found) else None
 
     def identity(self) -> dict[str, object]:
         """What identifies this server: host, versions, and the configuration of the detector's models.
@@ -174,7 +190,7 @@ def server_errors(address: str, model: str) -> Iterator[None]:
         yield
     except InferenceServerException as error:
         status = str(error.status()).rpartition(".")[2]
-        reason = str(error.message() or "no reason given").strip().partition("\n")[0]
+        reason = printable(str(error.message() or "no reason given").strip().partition("\n")[0], limit=_LONGEST_REASON)
         if status == "UNAVAILABLE":
             raise ServerUnreachableError(f"the server at {address} stopped answering: {reason}") from error
         raise ServerError(f"model {model!r} at {address} answered with an error: {reason}") from error

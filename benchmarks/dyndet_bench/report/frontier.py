@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, ValidationError, model_validator
 
 from dynamicdet.errors import InputError, MissingExtraError
 from dynamicdet.files import whole_file
+from dynamicdet.records import Record, Share, read_bytes, reason_of
+from dynamicdet.text import printable
 from dyndet_bench.report.svg import GRID, INK, MUTED, SERIES
+from dyndet_bench.report.tables import csv_columns
 from dyndet_bench.report.text import percent
+from dyndet_bench.sweep.record import Milliseconds, Percent, PerSecond
 
 try:
     from matplotlib.artist import Artist
@@ -25,6 +33,8 @@ CELLS_NAME = "cells.csv"
 _SIZE_INCHES, _DOTS_PER_INCH = (5.2, 4.3), 200
 """Text of 12 points stays readable when a phone shows the picture at two thirds."""
 _FONT_POINTS = 12.0
+_LARGEST = 16 << 20
+"""bytes of a table"""
 _COLUMNS = ("threshold", "concurrency", "batch", "mean_ms", "mean_low_ms", "mean_high_ms", "hard_share", "ap")
 _ROUTER, _RANDOM, _PROMISE = SERIES[0], SERIES[1], SERIES[2]
 
@@ -49,36 +59,79 @@ def read_frontier(source: Path, *, concurrency: int = 1) -> tuple[FrontierPoint,
     Raises InputError if the file is not the table of a sweep, or if the load lacks AP or one of the two ends.
     """
     file = source / CELLS_NAME if source.is_dir() else source
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file} cannot be read ({error}); `dyndet bench sweep` writes it") from error
-    if not rows or not set(_COLUMNS) <= set(rows[0]):
-        raise InputError(f"{file} is not the table of a sweep; `dyndet bench sweep` writes a {CELLS_NAME}")
-    chosen = [row for row in rows if (row["concurrency"], row["batch"]) == (str(concurrency), "1") and row["ap"]]
-    try:
-        points = sorted((_point(row) for row in chosen if row["mean_ms"]), key=lambda point: -point.threshold)
-    except ValueError as error:
-        raise InputError(f"{file} is damaged: {error}") from error
+    points = []
+    for row in _read_cells(file):
+        at_load = (row.concurrency, row.request_rate, row.batch) == (concurrency, None, 1)
+        if at_load and row.ap is not None and row.mean_ms is not None and row.hard_share is not None:
+            points.append(
+                FrontierPoint(
+                    threshold=row.threshold,
+                    hard_share=row.hard_share,
+                    mean_ms=row.mean_ms,
+                    low_ms=row.mean_low_ms or row.mean_ms,
+                    high_ms=row.mean_high_ms or row.mean_ms,
+                    ap=row.ap,
+                )
+            )
+    points.sort(key=lambda point: -point.threshold)
     if not points or points[0].threshold < 1 or points[-1].threshold > 0:
         raise InputError(
-            f"{file} has no AP for thresholds 1 and 0 at concurrency {concurrency}, batch 1; "
+            f"{printable(file)} has no AP for thresholds 1 and 0 at concurrency {concurrency}, batch 1; "
             "`dyndet bench sweep --data VAL --concurrency N` measures both"
         )
     return tuple(points)
 
 
-def _point(row: dict[str, str]) -> FrontierPoint:
-    mean = float(row["mean_ms"])
-    return FrontierPoint(
-        threshold=float(row["threshold"]),
-        hard_share=float(row["hard_share"]),
-        mean_ms=mean,
-        low_ms=float(row["mean_low_ms"] or mean),
-        high_ms=float(row["mean_high_ms"] or mean),
-        ap=float(row["ap"]),
-    )
+_Empty = BeforeValidator(lambda text: text or None)
+"""an empty field: the value is not known"""
+
+
+class _Row(Record):
+    """What is used of a row of the table."""
+
+    threshold: Share
+    concurrency: Annotated[int | None, _Empty]
+    request_rate: Annotated[PerSecond | None, _Empty]
+    batch: int
+    mean_ms: Annotated[Milliseconds | None, _Empty]
+    mean_low_ms: Annotated[Milliseconds | None, _Empty]
+    mean_high_ms: Annotated[Milliseconds | None, _Empty]
+    hard_share: Annotated[Share | None, _Empty]
+    ap: Annotated[Percent | None, _Empty]
+
+    @model_validator(mode="after")
+    def _interval_is_in_order(self) -> _Row:
+        if self.mean_low_ms is not None and self.mean_high_ms is not None and self.mean_low_ms > self.mean_high_ms:
+            raise ValueError("the ends of the interval are not in their order")
+        return self
+
+
+def _read_cells(file: Path) -> list[_Row]:
+    """The rows of a table. Raises InputError for other columns, values out of range and cells that are there twice."""
+    advice = f"`dyndet bench sweep` writes a {CELLS_NAME}"
+    content = read_bytes(file, advice=advice, largest=_LARGEST)
+    try:
+        table = [line for line in csv.reader(io.StringIO(content.decode(), newline=""), strict=True) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{printable(file)} cannot be read: {printable(error, limit=300)}; {advice}") from error
+    head, *lines = table or [[]]
+    if not lines or len({*head}) < len(head) or not {*_COLUMNS} <= {*head} <= {*csv_columns()}:
+        raise InputError(f"{printable(file)} is not the table of a sweep; {advice}")
+    rows, known = [], set()
+    for number, line in enumerate(lines, start=2):
+        try:
+            if len(line) != len(head):
+                raise ValueError(f"{len(line)} values for {len(head)} columns")
+            named = dict(zip(head, line, strict=True))
+            row = _Row.model_validate({name: named.get(name, "") for name in _Row.model_fields})
+        except (ValidationError, ValueError) as error:
+            raise InputError(f"{printable(file)} is damaged in line {number}: {reason_of(error)}; {advice}") from error
+        key = (row.threshold, row.concurrency, row.request_rate, row.batch)
+        if key in known:
+            raise InputError(f"{printable(file)} is damaged in line {number}: its cell is there twice; {advice}")
+        known.add(key)
+        rows.append(row)
+    return rows
 
 
 def draw_frontier(points: Sequence[FrontierPoint], *, promise_ms: float | None = None) -> Figure:

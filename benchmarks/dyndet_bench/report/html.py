@@ -191,7 +191,7 @@ def _data_uri(folder: Path, name: str) -> str:
     """An image of the sweep's folder as a small JPEG; empty if it is elsewhere or not an image."""
     path = folder / name
     try:
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
             return ""
         image = Image.fromarray(read_image(path))
     except (InputError, OSError, ValueError):

@@ -197,20 +197,30 @@ def _interval(name: str, unit: str, bounds: Sequence[tuple[float | None, float |
 def cells_csv(facts: Facts) -> str:
     """One row per cell in full precision, the columns named as in `sweep.json`; what is not known is empty."""
     file = io.StringIO()
-    fields = {name: value for field in Cell.model_fields for name, value in _csv_fields(field).items()}
+    fields = _every_csv_field()
     writer = csv.writer(file)  # RFC 4180: lines end in CR LF, and fields with either are quoted
-    writer.writerow([*fields, "ap", "ap50"])
+    writer.writerow(csv_columns())
     for cell in facts.cells:
         known = facts.accuracy(cell.threshold)
         writer.writerow([value(cell) for value in fields.values()] + ([known.ap, known.ap50] if known else ["", ""]))
     return file.getvalue()
 
 
+def csv_columns() -> tuple[str, ...]:
+    """The columns of `cells_csv`."""
+    return (*_every_csv_field(), *_ACCURACY)
+
+
+_ACCURACY = ("ap", "ap50")
 _NESTED: dict[str, tuple[str, type[BaseModel]]] = {
     "latency": ("", Latency),
     "split": ("", Split),
     "open_loop": ("open_loop_", Latency),
 }
+
+
+def _every_csv_field() -> dict[str, Callable[[Cell], object]]:
+    return {name: value for field in Cell.model_fields for name, value in _csv_fields(field).items()}
 
 
 def _csv_fields(field: str) -> dict[str, Callable[[Cell], object]]:

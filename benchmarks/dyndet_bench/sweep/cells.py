@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dynamicdet.text import printable
 from dyndet_bench.measuring.attempts import try_twice
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.measure import PERCENTILES, Run, hard_share
@@ -21,6 +22,8 @@ RAW_FOLDER = "raw"
 """of a sweep, for perf_analyzer's own files and for journals"""
 
 _LEAST_REQUESTS_PER_CONNECTION = 20
+_LONGEST = 2000
+"""characters of a reason; a server may say more"""
 
 
 @dataclass
@@ -62,8 +65,8 @@ class CellRuns:
             concurrency=None if load.open else load.concurrency,
             request_rate=load.request_rate,
             batch=load.batch,
-            error=None if self.runs else next(iter(self.failures), "it was not measured"),
-            missing=tuple(self.failures),
+            error=None if self.runs else printable(next(iter(self.failures), "it was not measured"), limit=_LONGEST),
+            missing=tuple(printable(reason, limit=_LONGEST) for reason in self.failures),
             raw=tuple(self.raw),
         )
         if not self.runs:
@@ -84,7 +87,7 @@ class CellRuns:
                 "hard_share": hard_share(answered),
                 "split": _split(self.runs),
                 "open_loop": _pooled_latency(self.open_loop) if self.open_loop else None,
-                "warning": self.warning,
+                "warning": None if self.warning is None else printable(self.warning, limit=_LONGEST),
                 "repeats": sum(run.repeats for run in self.runs),
             }
         )
@@ -101,7 +104,7 @@ def cells_of(
 ) -> list[CellRuns]:
     """Every threshold at every load; `rounds` makes the `Rounds` of a load, `requests` is the number in one run."""
     cells = []
-    for load in loads:
+    for load in dict.fromkeys(loads):
         at_load = functools.partial(rounds, load=load, requests=_requests_at(load, pictures, requests))
         sent = at_load(as_sent=True, raw=output / RAW_FOLDER)
         due = at_load() if load.open else None

@@ -12,6 +12,7 @@ from PIL import Image
 from dynamicdet.aliases import FloatArray
 from dynamicdet.files import whole_file
 from dynamicdet.images import read_image
+from dynamicdet.text import printable
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.sweep.record import Picture, Role
 from dyndet_client import Detections, Detector
@@ -19,6 +20,8 @@ from dyndet_client import Detections, Detector
 _EACH = 4
 _SIDE = 320
 _MIN_SCORE = 0.3
+_LONGEST = 1000
+"""characters; a server may have long class names"""
 
 
 def make_gallery(
@@ -29,13 +32,13 @@ def make_gallery(
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     with Detector(served.address, served.name) as detector:
-        for role, index in chosen_pictures(difficulties, middle):
+        for number, (role, index) in enumerate(chosen_pictures(difficulties, middle), start=1):
             easy, hard = (
                 detector.detect(files[index], threshold=threshold, min_score=_MIN_SCORE)
                 for threshold in (ALL_EASY, ALL_HARD)
             )
             pixels = read_image(files[index])
-            names = [f"{role}-{files[index].stem}-{route}.jpg" for route in ("easy", "hard")]
+            names = [f"{number:02}-{role}-{route}.jpg" for route in ("easy", "hard")]
             for name, detections in zip(names, (easy, hard), strict=True):
                 _save(detections.draw(pixels, header=False), folder / name)
             pictures.append(
@@ -44,7 +47,7 @@ def make_gallery(
                     difficulty=float(difficulties[index]),
                     easy_file=f"pictures/{names[0]}",
                     hard_file=f"pictures/{names[1]}",
-                    objects=f"detector 1: {_counted(easy)}; detector 2: {_counted(hard)}",
+                    objects=printable(f"detector 1: {_counted(easy)}; detector 2: {_counted(hard)}", limit=_LONGEST),
                 )
             )
     return tuple(pictures)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dynamicdet.errors import InputError
+from dynamicdet.records import Positive
 from dynamicdet.thresholds import mixture_latency
 from dyndet_bench.sweep.record import PaperCheck
 
@@ -96,8 +97,8 @@ PAPER = (
 class RouteTimes:
     """Latency of an all-easy and an all-hard detector, which gives that of any mix."""
 
-    lat1_ms: float
-    lat2_ms: float
+    lat1_ms: Positive
+    lat2_ms: Positive
 
     def fps(self, hard_share: float) -> float:
         """Images a second when this share of them is hard (0..1)."""

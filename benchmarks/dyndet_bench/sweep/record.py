@@ -2,74 +2,122 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dynamicdet.errors import InputError
-from dyndet_bench.measuring.journal import Replayed
-from dyndet_bench.measuring.load import Load
-from dyndet_bench.measuring.machine import Circumstances
+from dynamicdet.records import Count, Finite, Label, Record, Sha256, Share, Text, read_record
+from dynamicdet.text import printable
+from dyndet_bench.measuring.journal import Replayed, SafeCircumstances
+from dyndet_bench.measuring.load import MOST_IN_FLIGHT, Load
 
 FILE_NAME = "sweep.json"
 
 Role = Literal["easiest", "borderline", "hardest"]
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
+_MOST = 10_000
+"""cells, thresholds, raw files"""
+_QUANTILES = 101
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+def _check_file(name: str) -> str:
+    parts = name.split("/")
+    if len(parts) > 2 or any(part in ("", ".", "..") for part in parts) or "\\" in name:
+        raise ValueError("it is not a file in the folder of the sweep, or in a folder of that")
+    return name
 
 
-class Latency(_Record):
+def _check_difficulty(value: float) -> float:
+    if not (math.isnan(value) or 0 <= value <= 1):
+        raise ValueError("a difficulty is from 0 to 1")
+    return value
+
+
+Milliseconds = Annotated[float, Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
+PerSecond = Annotated[float, Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+"""average precision; COCO has -100 for data without objects"""
+Difficulty = Annotated[
+    float,
+    Field(allow_inf_nan=True),
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    AfterValidator(_check_difficulty),
+]
+"""NaN, in the file null: the router gave none"""
+OwnFile = Annotated[Label, AfterValidator(_check_file)]
+"""a file in the folder of the sweep, or in a folder of that"""
+
+
+class Latency(Record):
     """Latency of requests as a client saw it, milliseconds."""
 
-    mean_ms: Positive
-    p50_ms: Positive
-    p90_ms: Positive
-    p95_ms: Positive
-    p99_ms: Positive
+    mean_ms: Milliseconds
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds
+    p95_ms: Milliseconds
+    p99_ms: Milliseconds
 
 
-class Split(_Record):
+class Split(Record):
     """Where an average request spends its time, milliseconds, by the server's statistics; the sum is its latency."""
 
-    queue_ms: float = Field(description="waiting for an instance: of the public model and of the stages it calls")
-    compute_ms: float = Field(description="in the stages' graphs")
-    routing_ms: float = Field(description="the rest inside the server: routing, and tensors between stages")
-    network_ms: float = Field(description="outside the server: the client, sending and receiving")
+    queue_ms: Finite = Field(description="waiting for an instance: of the public model and of the stages it calls")
+    compute_ms: Finite = Field(description="in the stages' graphs")
+    routing_ms: Finite = Field(description="the rest inside the server: routing, and tensors between stages")
+    network_ms: Finite = Field(description="outside the server: the client, sending and receiving")
 
 
-class Cell(_Record):
+class Cell(Record):
     """One threshold at one load, measured by one perf_analyzer process per repetition."""
 
     threshold: Share
-    concurrency: int | None = Field(description="closed loop; None if requests arrive at a rate")
-    request_rate: float | None = Field(description="open loop, requests a second")
-    batch: int
-    error: str | None = Field(default=None, description="why it could not be measured; the values are None then")
-    missing: tuple[str, ...] = Field(default=(), description="a reason for each run that failed twice")
-    requests: int | None = None
-    throughput_per_s: Positive | None = Field(default=None, description="images a second")
+    concurrency: Annotated[int, Field(ge=1, le=MOST_IN_FLIGHT)] | None = Field(
+        description="closed loop; None if requests arrive at a rate"
+    )
+    request_rate: PerSecond | None = Field(description="open loop, requests a second")
+    batch: Annotated[int, Field(ge=1, le=1_000_000)]
+    error: Text | None = Field(default=None, description="why it could not be measured; the values are None then")
+    missing: tuple[Text, ...] = Field(
+        default=(), max_length=_MOST, description="a reason for each run that failed twice"
+    )
+    requests: Count | None = None
+    throughput_per_s: PerSecond | None = Field(default=None, description="images a second")
     latency: Latency | None = None
-    mean_low_ms: Positive | None = Field(default=None, description="95 % interval of the mean latency over repetitions")
-    mean_high_ms: Positive | None = None
-    throughput_low_per_s: Positive | None = None
-    throughput_high_per_s: Positive | None = None
+    mean_low_ms: Milliseconds | None = Field(
+        default=None, description="95 % interval of the mean latency over repetitions"
+    )
+    mean_high_ms: Milliseconds | None = None
+    throughput_low_per_s: PerSecond | None = None
+    throughput_high_per_s: PerSecond | None = None
     hard_share: Share | None = Field(default=None, description="counted by the server: detector 2 over all images")
     split: Split | None = None
     open_loop: Latency | None = Field(
         default=None, description="with a request rate: counted from the intended send time, by our own generator"
     )
-    warning: str | None = Field(default=None, description="if our own generator did not send on time")
-    repeats: int = Field(
+    warning: Text | None = Field(default=None, description="if our own generator did not send on time")
+    repeats: Count = Field(
         default=0, description="tries of perf_analyzer that hung or lost requests, and were made again"
     )
-    raw: tuple[str, ...] = Field(default=(), description="perf_analyzer's own files, relative to this record")
+    raw: tuple[OwnFile, ...] = Field(
+        default=(), max_length=_MOST, description="perf_analyzer's own files, relative to this record"
+    )
+
+    @model_validator(mode="after")
+    def _values_fit_together(self) -> Cell:
+        if (self.concurrency is None) == (self.request_rate is None):
+            raise ValueError("a cell has either a concurrency or a request rate")
+        for low, high in (
+            (self.mean_low_ms, self.mean_high_ms),
+            (self.throughput_low_per_s, self.throughput_high_per_s),
+        ):
+            if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+                raise ValueError("an interval has two ends in their order")
+        return self
 
     @property
     def load(self) -> Load:
@@ -77,81 +125,93 @@ class Cell(_Record):
         return Load(concurrency=self.concurrency or 1, request_rate=self.request_rate, batch=self.batch)
 
 
-class RouteLatencies(_Record):
+class RouteLatencies(Record):
     """Latencies of single requests down one route, one at a time."""
 
-    quantiles_ms: tuple[float, ...] = Field(description="0 %, 1 %, ... 100 %")
-    mean_ms: Positive
-    requests: int
-    repeats: int = Field(default=0, description="as of a cell")
+    quantiles_ms: tuple[Milliseconds, ...] = Field(
+        min_length=_QUANTILES, max_length=_QUANTILES, description="0 %, 1 %, ... 100 %"
+    )
+    mean_ms: Milliseconds
+    requests: Count
+    repeats: Count = Field(default=0, description="as of a cell")
+
+    @model_validator(mode="after")
+    def _quantiles_rise(self) -> RouteLatencies:
+        if any(low > high for low, high in pairwise(self.quantiles_ms)):
+            raise ValueError("quantiles never fall")
+        return self
 
 
-class Accuracy(_Record):
+class Accuracy(Record):
     """COCO average precision of one threshold, percent."""
 
-    threshold: float
-    hard_share: float = Field(description="on the validation set")
-    ap: float
-    ap50: float
+    threshold: Share
+    hard_share: Share = Field(description="on the validation set")
+    ap: Percent
+    ap50: Percent
 
 
-class Point(_Record):
+class Point(Record):
     """An operating point as it was calibrated."""
 
-    name: str
-    threshold: float
-    target: str | None = None
-    reached: str | None = Field(default=None, description="measured value of the target's statistic, with its unit")
-    error: float | None = Field(default=None, description="reached / target - 1")
-    interval: float | None = Field(default=None, description="half width of the 95 % interval, relative")
-    hard_share: float | None = None
-    goodput: float | None = Field(default=None, description="share of requests within the promised latency")
-    load: str | None = None
+    name: Label
+    threshold: Share
+    target: Label | None = None
+    reached: Label | None = Field(default=None, description="measured value of the target's statistic, with its unit")
+    error: Finite | None = Field(default=None, description="reached / target - 1")
+    interval: Finite | None = Field(default=None, description="half width of the 95 % interval, relative")
+    hard_share: Share | None = None
+    goodput: Share | None = Field(default=None, description="share of requests within the promised latency")
+    load: Label | None = None
 
 
-class PaperCheck(_Record):
+class PaperCheck(Record):
     """The latency model of calibration, compared with the paper's own table."""
 
-    model: str
-    lat1_ms: float
-    lat2_ms: float
-    fitted_rows: tuple[int, ...] = Field(description="hard percentages whose FPS gave lat1 and lat2")
-    largest_error: float = Field(description="relative, of the FPS predicted for the other rows")
+    model: Label
+    lat1_ms: Milliseconds
+    lat2_ms: Milliseconds
+    fitted_rows: tuple[Annotated[int, Field(ge=0, le=100)], ...] = Field(
+        max_length=_MOST, description="hard percentages whose FPS gave lat1 and lat2"
+    )
+    largest_error: Finite = Field(description="relative, of the FPS predicted for the other rows")
 
 
-class Picture(_Record):
+class Picture(Record):
     """One image of the gallery, drawn once with each detector's objects."""
 
     role: Role
-    difficulty: float
-    easy_file: str = Field(description="relative to this record, with the objects of detector 1")
-    hard_file: str = Field(description="with the objects of detector 2")
-    objects: str = Field(description="what each detector found, in words")
+    difficulty: Share
+    easy_file: OwnFile = Field(description="relative to this record, with the objects of detector 1")
+    hard_file: OwnFile = Field(description="with the objects of detector 2")
+    objects: Text = Field(description="what each detector found, in words")
 
 
-class Sweep(_Record):
+class Sweep(Record):
     """Contents of `sweep.json`."""
 
     schema_version: Literal[1] = 1
-    model: str
-    url: str
-    bundle_sha256: str | None = Field(description="bundle of the served model, by its configuration")
-    class_names: tuple[str, ...]
-    input_size: int
-    images: str = Field(description="name of the folder of images")
-    image_count: int
-    repetitions: int = Field(description="perf_analyzer runs of each cell, interleaved with the others")
-    cells: tuple[Cell, ...]
+    model: Label
+    url: Text
+    bundle_sha256: Sha256 | None = Field(description="bundle of the served model, by its configuration")
+    class_names: tuple[Label, ...] = Field(max_length=_MOST)
+    input_size: Annotated[int, Field(ge=1, le=100_000)]
+    images: Text = Field(description="name of the folder of images")
+    image_count: Count
+    repetitions: Count = Field(description="perf_analyzer runs of each cell, interleaved with the others")
+    cells: tuple[Cell, ...] = Field(max_length=_MOST)
     routes: dict[Literal["easy", "hard"], RouteLatencies]
-    difficulties: tuple[float, ...] = Field(description="of the images, as the server computed them")
-    accuracy: tuple[Accuracy, ...] = ()
-    accuracy_data: str | None = None
-    points: tuple[Point, ...] = ()
-    paper: tuple[PaperCheck, ...] = ()
-    gallery: tuple[Picture, ...] = ()
-    missing_routes: str | None = Field(default=None, description="why the routes could not be measured on their own")
+    difficulties: tuple[Difficulty, ...] = Field(
+        max_length=1_000_000, description="of the images, as the server computed them"
+    )
+    accuracy: tuple[Accuracy, ...] = Field(default=(), max_length=_MOST)
+    accuracy_data: Text | None = None
+    points: tuple[Point, ...] = Field(default=(), max_length=_MOST)
+    paper: tuple[PaperCheck, ...] = Field(default=(), max_length=_MOST)
+    gallery: tuple[Picture, ...] = Field(default=(), max_length=_MOST)
+    missing_routes: Text | None = Field(default=None, description="why the routes could not be measured on their own")
     replayed: Replayed | None = Field(default=None, description="measurements of earlier runs of the same command")
-    circumstances: Circumstances
+    circumstances: SafeCircumstances
 
     @property
     def missing(self) -> int:
@@ -167,11 +227,15 @@ class Sweep(_Record):
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep from its file or its folder. Raises InputError if it is missing, damaged or of another version."""
     file = path / FILE_NAME if path.is_dir() else path
-    try:
-        return Sweep.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}); `dyndet bench sweep` writes it") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{file} is not a sweep of schema version 1: {where}: {first['msg']}") from error
+    advice = "`dyndet bench sweep` writes it"
+    sweep = read_record(file, Sweep, described="a sweep of schema version 1", advice=advice)
+    known = set()
+    for cell in sweep.cells:
+        key = (cell.threshold, cell.concurrency, cell.request_rate, cell.batch)
+        if key in known:
+            raise InputError(
+                f"{printable(file)} is not a sweep of schema version 1: it has two cells with threshold "
+                f"{cell.threshold} and {cell.load}; {advice}"
+            )
+        known.add(key)
+    return sweep

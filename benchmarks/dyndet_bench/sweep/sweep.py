@@ -15,6 +15,7 @@ from dynamicdet.aliases import FloatArray, Progress, silent
 from dynamicdet.errors import DyndetError, InputError, MissingExtraError, ServerError
 from dynamicdet.files import whole_file
 from dynamicdet.pictures import pictures_in
+from dynamicdet.text import printable
 from dynamicdet.thresholds import threshold_for_easy_share
 from dyndet_bench.measuring.attempts import try_twice
 from dyndet_bench.measuring.journal import JournalFolder, Replayed
@@ -36,6 +37,8 @@ Route = Literal["easy", "hard"]
 
 _ROUTES: tuple[Route, ...] = get_args(Route)
 _ROUTE_ROUNDS = 2
+_LONGEST_NAME, _LONGEST_REASON = 200, 2000
+"""characters; what a server says is cut"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ class SweepPlan:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         for load in self.loads:
             if load.request_rate is not None and load.request_rate < 1:
-                raise InputError(f"perf_analyzer takes request rates from 1 a second, got {load.request_rate:g}")
+                raise InputError(f"perf_analyzer takes request rates from 1 a second, got {load.request_rate}")
         if self.requests is not None and self.requests < 1:
             raise InputError(f"requests must be at least 1, got {self.requests}")
 
@@ -124,23 +127,23 @@ def sweep(
         raise ServerError(f"no cell could be measured; the first says: {cells[0].failures[0]}")
     used = [alone, *(one for cell in cells for one in (cell.rounds, cell.due) if one is not None)]
     record = Sweep(
-        model=model,
-        url=url,
+        model=printable(model, limit=_LONGEST_NAME),
+        url=printable(url),
         bundle_sha256=served.bundle_sha256,
-        class_names=served.detector.class_names,
+        class_names=tuple(printable(name, limit=_LONGEST_NAME) or "?" for name in served.detector.class_names),
         input_size=served.detector.input_size,
-        images="/".join(images.resolve().parts[-2:]),
+        images=printable("/".join(images.resolve().parts[-2:])),
         image_count=len(letterboxed),
         repetitions=plan.repetitions,
         cells=tuple(cell.record() for cell in cells),
         routes=routes,
         difficulties=tuple(float(value) for value in difficulties),
         accuracy=accuracies,
-        accuracy_data=accuracy_data if accuracies else None,
+        accuracy_data=printable(accuracy_data) if accuracies and accuracy_data is not None else None,
         points=tuple(points),
         paper=check_paper(),
         gallery=gallery,
-        missing_routes=missing_routes,
+        missing_routes=None if missing_routes is None else printable(missing_routes, limit=_LONGEST_REASON),
         replayed=Replayed.together(one.replayed for one in {id(one): one for one in used}.values()),
         circumstances=described,
     )

@@ -26,6 +26,7 @@ import torch
 from dynamicdet.aliases import Float32Array, UInt8Array
 from dynamicdet.errors import ParityError
 from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.text import distinct
 from dyndet_builder.bundle.manifest import Nms, Parity, Precision
 from dyndet_builder.bundle.nms import suppress
 from dyndet_builder.bundle.runner import StageRunner, Tensors
@@ -126,7 +127,11 @@ def check_parity(parity: Parity, bars: Bars, precision: Precision) -> None:
     names = ("box_px", "score", "difficulty", "route_flip_share")
     limits = [(name, getattr(parity, name), getattr(bars, name)) for name in names]
     limits.append(("suppression_differences", parity.suppression_differences, 0))
-    over = [f"{name} is {value:.4g} (at most {limit:g})" for name, value, limit in limits if not value <= limit]
+    over = [
+        "{} is {} (at most {})".format(name, *distinct(value, limit))
+        for name, value, limit in limits
+        if not value <= limit
+    ]
     if over:
         raise ParityError(
             f"the {precision} graphs differ too much from the network on {parity.images} images (routes: "

@@ -81,7 +81,7 @@ class Trial:
         """Share of images that the server counted as answered without detector 2. Raises ServerError if it has none."""
         share = hard_share(self.mixed)
         if share is None:
-            raise ServerError(f"the server counted no image at threshold {self.threshold:.4g}, though it answered")
+            raise ServerError(f"the server counted no image at threshold {self.threshold}, though it answered")
         return 1 - share
 
     @property

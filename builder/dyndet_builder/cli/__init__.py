@@ -9,12 +9,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from types import TracebackType
 
 import click
 
 from dynamicdet.errors import DyndetError, InputError
 from dynamicdet.redaction import remember_words, without_secrets
+from dynamicdet.text import printable
+from dyndet_client.cli.terminal import printable_output
 
 # name -> (module with a click command named `command`, one line of help). Modules load only when their command runs,
 # so that `dyndet detect` starts without torch.
@@ -98,71 +99,71 @@ def dyndet() -> None:
 
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
-    """Run a click command and return its exit status; an expected error prints one sentence, a bug names `--debug`."""
+    """Run a click command and return its exit status; an expected error prints one sentence, a bug names `--debug`.
+
+    Only printable characters reach the terminal, whatever files, servers and arguments contain.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
     remember_words(words)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)  # so that temporary files go, as on Ctrl-C
-    try:
-        result = command.main(args=words, standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.Abort:
-        click.echo("Stopped.", err=True)
-        return 130
-    except click.ClickException as error:
-        text = io.StringIO()
-        error.show(text)
-        click.echo(without_secrets(text.getvalue()), err=True, nl=False)
-        return error.exit_code
-    except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
-    except DyndetError as error:
-        if debug:
-            raise
-        click.echo(f"{error.label}: {without_secrets(error)}", err=True)
-        return error.exit_code
-    except OSError as error:
-        if debug:
-            raise
+    with printable_output():
+        try:
+            result = command.main(args=words, standalone_mode=False)
+            return result if isinstance(result, int) else 0
+        except click.exceptions.Exit as stop:
+            return stop.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("Stopped.", err=True)
+            return 130
+        except click.ClickException as error:
+            return _show(error)
+        except BrokenPipeError:
+            sys.stderr.close()
+            return 141
+        except Exception as error:
+            if "--debug" in words:
+                click.echo(without_secrets(traceback.format_exc()), err=True, nl=False)
+            label = error.label if isinstance(error, DyndetError) else "Error"
+            sentence, status = _told(error)
+            click.echo(f"{label}: {printable(sentence)}", err=True)
+            return status
+
+
+def _show(error: click.ClickException) -> int:
+    """Print click's own error, which repeats arguments, and return its exit status."""
+    text = io.StringIO()
+    error.show(text)
+    click.echo(without_secrets(text.getvalue()), nl=False, err=True)
+    return error.exit_code
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """The sentence and the exit status of an error."""
+    text = without_secrets(error)
+    if isinstance(error, DyndetError):
+        return text, error.exit_code
+    if isinstance(error, OSError):
         where = f"cannot use {error.filename}: " if error.filename else ""
-        click.echo(without_secrets(f"Error: {where}{error.strerror or error}"), err=True)
-        return InputError.exit_code if where else 1
-    except Exception as error:
-        if debug:
-            raise
-        line = without_secrets(error).strip().partition("\n")[0]
-        click.echo(f"Error: {type(error).__name__}: {line} (this is a bug in dyndet; `--debug` shows where)", err=True)
-        return 70
+        return without_secrets(f"{where}{error.strerror or error}"), InputError.exit_code if where else 1
+    line = text.strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line} (this is a bug in dyndet; `--debug` shows where)", 70
 
 
 def _terminate(number: int, _frame: object) -> None:
     sys.exit(128 + number)
 
 
-def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
-
-
 def main() -> None:
     """Entry point of `dyndet`."""
-    sys.excepthook = _show_traceback
     sys.exit(run(dyndet))
 
 
 def build_main() -> None:
     """Entry point of `dyndet-build`."""
-    sys.excepthook = _show_traceback
     try:
         command = _with_debug(_load("build"))
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        sys.exit(_show(error))
     command.name = "dyndet-build"
     sys.exit(run(command))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from dynamicdet.networks.architectures import ARCHITECTURES
 from dyndet_builder.build import BuildOptions, BuildResult, build
@@ -31,6 +30,7 @@ from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.server.remote import RemoteServer
 from dyndet_builder.targets import Target
+from dyndet_client.cli.terminal import Console
 
 _DEFAULTS = BuildOptions()
 
@@ -172,7 +172,7 @@ def command(
     options = BuildOptions(before_switch=comparer, **chosen)
     if comparer.compares and options.remote is None:
         raise click.UsageError("--compare needs --url: it compares with the build that a server is running")
-    console = Console(highlight=False)
+    console = Console()
     try:
         with step_bars() as show:
             result = build(

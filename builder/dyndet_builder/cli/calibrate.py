@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from dynamicdet.cache import cache_folder
 from dyndet_bench.measuring.load import Load
@@ -17,6 +16,7 @@ from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import effort_options, load_options, metrics_url_option, targets_option
 from dyndet_builder.targets import Target
+from dyndet_client.cli.terminal import Console
 
 _EFFORT = Effort()
 
@@ -124,7 +124,7 @@ def command(
     if as_json:
         click.echo(json.dumps(_record(result), indent=2))
         return
-    console = Console(highlight=False)
+    console = Console()
     show_measured(console, result.points, result.evidence)
     if result.written:
         for path in result.written:

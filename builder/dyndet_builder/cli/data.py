@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from dynamicdet.datasets.cutpaste import Summary, build, check_output, download,
 from dynamicdet.text import printable
 from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars
+from dyndet_client.cli.terminal import Console
 
 
 @click.group("data")
@@ -108,10 +108,10 @@ def check(data: Path, images: Path | None, fast: bool, trust_pictures: bool, as_
 
 
 def _print(checked: CheckedData, *, named: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(soft_wrap=True)
     if named:
-        console.print(f"{printable(checked.place.annotations)}:", markup=False)
-    console.print(checked.summary.sentences()[0], markup=False)
+        console.print(f"{printable(checked.place.annotations)}:")
+    console.print(checked.summary.sentences()[0])
     if not checked.findings:
         return
     table = Table("", "count", "what", box=None, header_style="bold", pad_edge=False)

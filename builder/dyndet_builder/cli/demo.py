@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dyndet_builder.cli.measured import show_measured
@@ -14,6 +13,7 @@ from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import TargetsParameter
 from dyndet_builder.demo import Answer, demo
 from dyndet_builder.targets import Target
+from dyndet_client.cli.terminal import Console
 
 
 @click.command("demo")
@@ -30,7 +30,7 @@ def command(targets: tuple[Target, ...], output: Path) -> None:
     """
     with step_bars() as show:
         result, answers = demo(output, targets=targets, progress=show)
-    console = Console(highlight=False)
+    console = Console()
     console.print()
     console.print(_pictures_table(answers))
     console.print(f"Annotated images: {answers[0].saved.parent}\n", soft_wrap=True)

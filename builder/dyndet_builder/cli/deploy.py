@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
@@ -17,6 +16,7 @@ from dyndet_builder.cli.releases import release_options
 from dyndet_builder.deployment.deploy import DeployOptions, deploy
 from dyndet_builder.deployment.plan import DEFAULT_MARGIN, Plan, plan
 from dyndet_builder.deployment.plan_check import Check, check_against, typical_error
+from dyndet_client.cli.terminal import Console
 
 _DEFAULTS = DeployOptions()
 
@@ -170,7 +170,7 @@ def plan_command(
         found = asdict(result) | {"checks": [asdict(check) | {"error": check.error} for check in checks]}
         click.echo(json.dumps(found, indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(soft_wrap=True)
     console.print(_plan_table(result))
     gpus = "" if not result.gpus else f", {result.gpus} GPUs"
     console.print(

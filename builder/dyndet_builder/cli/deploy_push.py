@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.aliases import Progress, silent
@@ -28,6 +27,7 @@ from dyndet_builder.cli.remote_options import (
 from dyndet_builder.deployment.agreement import Agreement
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.remote import Deployed, RemoteServer
+from dyndet_client.cli.terminal import Console
 
 _SHOWN = 10
 
@@ -162,7 +162,7 @@ def _run(act: Callable[[], Deployed], comparer: Comparer, done: str, *, back: st
             if deployed is not None or found is not None:
                 click.echo(json.dumps({"deployed": what, "comparison": found}, indent=2))
         elif comparer.agreement is not None:
-            show_agreement(Console(highlight=False), comparer.agreement)
+            show_agreement(Console(), comparer.agreement)
     if as_json:
         return
     click.echo(f"{done}: {', '.join(deployed.models)}.")

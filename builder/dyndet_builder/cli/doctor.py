@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from dyndet_builder.doctor import CHECKS, Finding, doctor
+from dyndet_client.cli.terminal import Console
 
 
 @click.command("doctor")
@@ -34,7 +34,7 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     else:
         shown = lacking if quiet else findings
         if shown:
-            Console(highlight=False).print(_table(shown))
+            Console().print(_table(shown))
         if not quiet:
             click.echo(
                 "This machine has everything that `dyndet-build` needs."
@@ -47,7 +47,7 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
 def _table(findings: list[Finding]) -> Table:
     table = Table("part", "", "version", "how to install it", box=None, header_style="bold", pad_edge=False)
     for finding in findings:
-        mark = "[green]yes[/]" if finding.present else "[red]no[/]" if finding.needed else "[yellow]no[/]"
-        # Extras stand in square brackets, which would be taken for markup.
-        table.add_row(finding.name, mark, escape(finding.detail), "" if finding.present else escape(finding.remedy))
+        style = "green" if finding.present else "red" if finding.needed else "yellow"
+        mark = Text("yes" if finding.present else "no", style)
+        table.add_row(finding.name, mark, finding.detail, "" if finding.present else finding.remedy)
     return table

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.errors import InputError
@@ -18,6 +17,7 @@ from dyndet_builder.engines.precision import share_of
 from dyndet_builder.engines.record import Engines
 from dyndet_builder.pins import Release
 from dyndet_builder.repository.rendered import read_rendered
+from dyndet_client.cli.terminal import Console
 
 _DEFAULTS = EngineOptions()
 
@@ -119,7 +119,7 @@ def command(
     if as_json:
         click.echo(record.model_dump_json(indent=2))
         return
-    console = Console(highlight=False)
+    console = Console()
     console.print(_table(record))
     if builder == "tensorrt":
         click.echo("The same by hand:\n" + "\n".join(f"  {line}" for line in trtexec_lines(bundle, output, options)))

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.cache import cache_folder
@@ -16,6 +15,7 @@ from dynamicdet.networks.architectures import ARCHITECTURES
 from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.evaluation.evaluate import EvaluationReport, evaluate
+from dyndet_client.cli.terminal import Console
 
 
 @click.command("evaluate")
@@ -116,20 +116,20 @@ def command(
 
 
 def _print(report: EvaluationReport) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(soft_wrap=True)
     result = report.evaluation
-    console.print(f"{report.source} on {report.data}, {result.images} images", markup=False)
+    console.print(f"{report.source} on {report.data}, {result.images} images")
     for note in report.notes:
-        console.print(note, markup=False)
+        console.print(note)
     console.print(f"AP all easy {result.easy.ap:.1f}, all hard {result.hard.ap:.1f}\n")
     console.print(_table(result))
     means = ", ".join(f"{name} {ap:.1f}" for name, ap in result.mean_ap().items() if ap is not None)
     console.print(f"\nmean AP over all hard shares: {means}")
     spread = ", ".join(f"{level} {value:.3f}" for level, value in result.difficulty_quantiles.items())
     console.print(f"difficulty quantiles: {spread}")
-    console.print(_times(report), markup=False)
+    console.print(_times(report))
     if report.plot is not None:
-        console.print(f"Wrote {report.plot}.", markup=False)
+        console.print(f"Wrote {report.plot}.")
 
 
 def _table(result: Evaluation) -> Table:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.networks.architectures import ARCHITECTURES
@@ -14,6 +13,7 @@ from dyndet_builder.bundle.manifest import Bundle, Precision
 from dyndet_builder.bundle.parity import BARS
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_images
+from dyndet_client.cli.terminal import Console
 
 
 @click.command("export")
@@ -85,7 +85,7 @@ def command(
     if as_json:
         click.echo(bundle.model_dump_json(indent=2))
     else:
-        console = Console(highlight=False)
+        console = Console()
         console.print(_table(bundle))
         console.print(f"Wrote {output}. Next: dyndet render {output} model_repository", soft_wrap=True)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dynamicdet.networks.info import NetworkInfo, info
+from dyndet_client.cli.terminal import Console
 
 _HARD_SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
@@ -32,10 +33,13 @@ def command(source: str, num_classes: int | None, input_size: int | None, as_jso
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=2))
         return
-    console = Console(highlight=False)
+    console = Console()
     console.print(
-        f"[bold]{result.architecture}[/], {result.input_size} x {result.input_size}, {result.num_classes} classes: "
-        f"{result.parameters / 1e6:.2f} M parameters ({result.deployed_parameters / 1e6:.2f} M deployed)\n"
+        Text.assemble(
+            (result.architecture, "bold"),
+            f", {result.input_size} x {result.input_size}, {result.num_classes} classes: "
+            f"{result.parameters / 1e6:.2f} M parameters ({result.deployed_parameters / 1e6:.2f} M deployed)\n",
+        )
     )
     console.print(_gflops_table(result))
     console.print()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dyndet_bench.measuring.machine import summary
 from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_builder.operating_points import Evidence, OperatingPoint, Reach
+from dyndet_client.cli.terminal import Console
 
 
 def show_measured(console: Console, points: Mapping[str, OperatingPoint], evidence: Evidence) -> None:
@@ -36,8 +37,8 @@ def _one(point: OperatingPoint, evidence: Evidence) -> Table:
         (f"target ({point.target})", _figure(point, point.goal)),
         ("threshold", f"{point.threshold:.4g}"),
         ("hard share", _hard_share(point)),
-        (f"{_name(point)} reached", f"[bold]{_figure(point, point.reached)}[/]"),
-        ("error", f"[bold]{_error(point)}[/]"),
+        (f"{_name(point)} reached", Text(_figure(point, point.reached), "bold")),
+        ("error", Text(_error(point), "bold")),
         *((("requests within the target", f"{point.goodput:.1%}"),) if point.goodput is not None else ()),
         *_circumstances(evidence),
     )
@@ -56,7 +57,7 @@ def _several(points: Mapping[str, OperatingPoint]) -> Table:
         table.add_row(
             name,
             _figure(point, point.goal),
-            f"[bold]{_figure(point, point.reached)}[/]",
+            Text(_figure(point, point.reached), "bold"),
             _error(point),
             f"{point.threshold:.4g}",
             f"{1 - (point.easy_share or 0):.0%}",

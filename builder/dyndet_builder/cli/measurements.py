@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from dynamicdet.cache import cache_folder
 from dynamicdet.errors import ServerError
 from dyndet_bench.measuring.attempts import Missing
 from dyndet_bench.measuring.journal import RESUMED_S, JournalFolder, Replayed
 from dyndet_bench.measuring.perf_run import repeats_text
+from dyndet_client.cli.terminal import Console
 
 Command = Callable[..., Any]
 

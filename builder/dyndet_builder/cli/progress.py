@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from dynamicdet.aliases import Progress
+from dyndet_client.cli.terminal import Bars, Console
 
 if TYPE_CHECKING:  # torch loads only for the commands that train
     from dynamicdet.training.recipe import EpochReport, StepReport
@@ -26,7 +25,7 @@ _MEASURED_STEPS = 3
 def step_bars() -> Iterator[Progress]:
     """Yield a callback that draws one bar for each step."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -65,7 +64,7 @@ def training_bar(plan: TrainingPlan) -> Iterator[tuple[Callable[[StepReport], No
             nonlocal measured
             if not measured and report.step >= min(_MEASURED_STEPS, report.steps):
                 measured = True
-                console.print(f"expected time for all epochs: {_about(plan, report)}", highlight=False)
+                console.print(f"expected time for all epochs: {_about(plan, report)}")
             bar.update(
                 task,
                 total=plan.steps,
@@ -79,7 +78,6 @@ def training_bar(plan: TrainingPlan) -> Iterator[tuple[Callable[[StepReport], No
             console.print(
                 f"epoch {report.epoch}/{report.epochs}  {report.size} px  loss {report.loss1:.4f} "
                 f"{report.loss2:.4f}  {report.images_per_second:.1f} images/s  {report.seconds:.0f} s",
-                highlight=False,
             )
 
         yield on_step, on_epoch

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dyndet_builder.bundle.manifest import Bundle
 from dyndet_builder.cli.data_options import trust_option
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.quantization.quantize import CALIBRATION_IMAGES, COMPARED_IMAGES, quantize
+from dyndet_client.cli.terminal import Console
 
 
 @click.command("quantize")
@@ -69,7 +69,7 @@ def command(
     if as_json:
         click.echo(result.model_dump_json(indent=2))
         return
-    console = Console(highlight=False)
+    console = Console()
     console.print(_table(result))
     console.print(
         f"Wrote {output}. Next: dyndet engines {output}, or dyndet render {output} REPOSITORY", soft_wrap=True

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.errors import InputError
@@ -18,6 +17,7 @@ from dyndet_builder.calibration.topology import REPLAYED_S
 from dyndet_builder.calibration.tune import Tuning, tune
 from dyndet_builder.cli.measurements import measurement_options, show_origin
 from dyndet_builder.cli.progress import step_bars
+from dyndet_client.cli.terminal import Console
 
 
 @click.command("tune")
@@ -79,7 +79,7 @@ def command(
     if as_json:
         click.echo(json.dumps(asdict(result), indent=2))
         return
-    console = Console(highlight=False)
+    console = Console()
     console.print(_table(result))
     console.print(f"decided by {result.statistic} at {result.load}, threshold {result.threshold:.4g}")
     show_origin(console, repeats=sum(one.repeats for one in result.tried), replayed=result.replayed)

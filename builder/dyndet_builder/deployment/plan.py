@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError, TargetOutOfReachError
+from dynamicdet.text import distinct
 from dyndet_bench.measuring.statistic import THROUGHPUT, Statistic
 from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import Sweep, read_sweep
@@ -98,9 +99,10 @@ def plan(
     limit = target.value * (1 - margin)
     idle = queue.idle_ms()
     if idle > limit:
+        takes, allowed = distinct(idle, limit)
         raise TargetOutOfReachError(
-            f"even idle replicas take {idle:.4g} ms ({target.statistic.name}), and {target.text} less {margin:.0%} is "
-            f"{limit:.4g} ms: more replicas do not help; promise at least {idle / (1 - margin):.4g} ms, or send fewer "
+            f"even idle replicas take {takes} ms ({target.statistic.name}), and {target.text} less {margin:.0%} is "
+            f"{allowed} ms: more replicas do not help; promise at least {idle / (1 - margin):.4g} ms, or send fewer "
             "images to detector 2"
         )
     replicas = _fewest(queue, limit)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
+from dynamicdet.text import printable
 from dyndet_client.address import Address
 from dyndet_client.codec import ServedModel
 from dyndet_client.errors import ModelNotReadyError, ServerError, ServerUnreachableError
@@ -143,7 +144,7 @@ class Replicas(Generic[S]):
             "give the addresses of replicas of one detector"
         )
         if not replica.failures:
-            _log.warning("%s; %s gets no requests", error, replica.session.address)
+            _log.warning("%s; %s gets no requests", printable(error), replica.session.address)
         raise error
 
     def _tell(self) -> None:
@@ -155,7 +156,7 @@ class Replicas(Generic[S]):
             for each in missing:
                 each.was_told = True
         for each in missing:
-            _log.warning("%s is left out until it answers: %s", each.session.address, each.problem)
+            _log.warning("%s is left out until it answers: %s", each.session.address, printable(each.problem))
 
     def contract(self) -> ServedModel:
         """What the replicas serve. Raises the error of `nobody` if none is there."""

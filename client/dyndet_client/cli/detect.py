@@ -12,8 +12,7 @@ from typing import get_args
 
 import click
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import DyndetError, InputError
@@ -21,6 +20,7 @@ from dynamicdet.text import printable
 from dyndet_client.cli.headers import read_headers
 from dyndet_client.cli.output import OutputFiles, Summary
 from dyndet_client.cli.sources import Picture, Source, expected_count, find_sources, read_pictures
+from dyndet_client.cli.terminal import Bars, Console
 from dyndet_client.codec import Options
 from dyndet_client.detections import Detections
 from dyndet_client.detector import Detector
@@ -161,7 +161,7 @@ class _Pictures:
                     yield picture.pixels
             except InputError as error:
                 self.unreadable += 1
-                self.console.print(f"Error: {printable(str(error))}", markup=False, highlight=False, soft_wrap=True)
+                self.console.print(f"Error: {printable(error)}", soft_wrap=True)
 
 
 def _run(pictures: _Pictures, answers: Iterator[Detections], files: OutputFiles | None, *, as_json: bool) -> Summary:
@@ -188,7 +188,7 @@ def _progress(pictures: _Pictures) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     columns = (TextColumn("detecting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=pictures.console, transient=True) as progress:
+    with Bars(*columns, console=pictures.console, transient=True) as progress:
         task = progress.add_task("detecting", total=pictures.expected)
         yield lambda: progress.advance(task)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +17,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.files import whole_file
 from dynamicdet.text import printable
 from dyndet_client.cli.sources import Picture, Source
+from dyndet_client.cli.terminal import Console
 from dyndet_client.cli.video import VideoWriter
 from dyndet_client.detections import Detections
 

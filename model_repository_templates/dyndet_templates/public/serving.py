@@ -159,15 +159,15 @@ class PublicModel:
         """The threshold of each image: the input, else the named operating point, else the default."""
         tensor = pb_utils.get_input_tensor_by_name(asked.request, "threshold")
         if tensor is not None:
-            thresholds = [float(value) for value in tensor.as_numpy().reshape(-1)]
+            thresholds = tensor.as_numpy().reshape(-1)
             for threshold in thresholds:
                 if not 0 <= threshold <= 1:  # true for NaN
                     raise RequestError(
                         "bad-threshold",
-                        f"threshold must be a finite number from 0 to 1, not {threshold:g}; "
+                        f"threshold must be a finite number from 0 to 1, not {threshold}; "
                         "0 sends every image to detector 2, 1 sends none",
                     )
-            return thresholds
+            return [float(threshold) for threshold in thresholds]
         images = asked.image.shape()[0]
         if OPERATING_POINT not in asked.parameters:
             return [self._points.default] * images

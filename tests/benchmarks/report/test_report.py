@@ -34,7 +34,7 @@ from dyndet_bench.sweep.record import (
     Sweep,
 )
 
-HOSTILE = "<script>alert(1)</script> | a\nb $x^2$ `c` \x01 {{ 7 * 7 }} \"'><img src=x onerror=y>"
+HOSTILE = "<script>alert(1)</script> | a b $x^2$ `c` {{ 7 * 7 }} \"'><img src=x onerror=y>"
 THRESHOLDS = (1.0, 0.25, 0.0)
 
 
@@ -75,7 +75,7 @@ def sweep(cells: tuple[Cell, ...], *, word: str = "demo", **more: object) -> Swe
     values: dict[str, object] = {
         "model": word,
         "url": word,
-        "bundle_sha256": word,
+        "bundle_sha256": "0" * 64,
         "class_names": (word,),
         "input_size": 320,
         "images": word,
@@ -85,7 +85,7 @@ def sweep(cells: tuple[Cell, ...], *, word: str = "demo", **more: object) -> Swe
         "routes": {},
         "difficulties": (),
         "circumstances": Circumstances(
-            machine={"cpu": word, "cores": "2", "kernel": word}, versions={word: word}, command=word, date=word
+            machine={"cpu": word, "cores": "2", "kernel": word}, versions={word: word}, command=word, date="2026-01-01"
         ),
     }
     return Sweep.model_validate(values | more)
@@ -123,7 +123,9 @@ def full(folder: Path, word: str = "demo") -> Sweep:
         paper=(PaperCheck(model=word, lat1_ms=8.78, lat2_ms=12.05, fitted_rows=(10, 100), largest_error=0.0143),),
         gallery=(
             Picture(role="easiest", difficulty=0.0123, easy_file="easy.png", hard_file="hard.png", objects=word),
-            Picture(role="hardest", difficulty=0.987, easy_file="../no.png", hard_file="missing.png", objects=word),
+            Picture.model_construct(  # reading a sweep refuses such a name
+                role="hardest", difficulty=0.987, easy_file="../no.png", hard_file="missing.png", objects=word
+            ),
         ),
     )
 
@@ -248,7 +250,7 @@ def test_foreign_words_stay_inert(tmp_path: Path) -> None:
     assert all(
         attributes["src"].startswith("data:image/jpeg;base64,") for tag, attributes in page.elements if tag == "img"
     )
-    assert "{{ 7 * 7 }}" in text and "\x01" not in text
+    assert "{{ 7 * 7 }}" in text
     assert not re.search(r"<(?!/?(?:details|summary)>)", markdown)
     for block in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1

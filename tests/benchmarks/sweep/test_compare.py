@@ -49,7 +49,7 @@ def _failed(**changed: Any) -> Cell:
 
 
 def _sweep(*cells: Cell, **changed: Any) -> Sweep:
-    routes = RouteLatencies(quantiles_ms=(8.0, 9.0), mean_ms=8.5, requests=20)
+    routes = RouteLatencies(quantiles_ms=tuple(8 + level / 100 for level in range(101)), mean_ms=8.5, requests=20)
     values: dict[str, Any] = {
         "model": "dyndet",
         "url": "127.0.0.1:8001",

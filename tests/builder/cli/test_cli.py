@@ -92,11 +92,10 @@ def test_numbers_that_cannot_train_are_refused(
         assert "must be a finite number" in capsys.readouterr().err
 
 
-def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
-    from dynamicdet.errors import InputError
-
-    with pytest.raises(InputError):
-        run(dyndet, ["info", str(tmp_path / "none.pt"), "--debug"])
+def test_debug_shows_where_an_error_came_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(dyndet, ["info", str(tmp_path / "none.pt"), "--debug"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback (most recent call last)") and told.splitlines()[-1].startswith("Error: ")
 
 
 def test_doctor_finds_what_the_tests_run_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.errors import InputError
@@ -18,6 +17,7 @@ from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.marker import detector_of
 from dyndet_builder.server.triton import TritonServer
+from dyndet_client.cli.terminal import Console
 
 
 @click.command("client")
@@ -71,7 +71,7 @@ def command(
     if as_json:
         click.echo(record.model_dump_json(indent=2))
     else:
-        console = Console(highlight=False)
+        console = Console()
         console.print(_table(record))
         console.print(
             f"easy route, {record.image_bytes / 1e3:.0f} kB of pixels; decoding and letterboxing a file takes "

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dyndet_bench.sweep.compare import THRESHOLD, THRESHOLD_P99, Change, ComparedCell, Comparison, compare
+from dyndet_client.cli.terminal import Console
 
 
 class _Percent(click.ParamType):  # type: ignore[type-arg]
@@ -72,7 +72,7 @@ def command(ctx: click.Context, old: Path, new: Path, threshold: float, threshol
 
 
 def _print_comparison(result: Comparison) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(soft_wrap=True)
     if result.differences:
         console.print(f"Warning: the sweeps differ in {'; '.join(result.differences)}", style="yellow")
     console.print(_comparison_table(result), soft_wrap=False)

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dyndet_bench.comparisons.overhead import OverheadRecord, measure_overhead
@@ -18,6 +17,7 @@ from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
 from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.triton import TritonServer
+from dyndet_client.cli.terminal import Console
 
 
 @click.command("overhead")
@@ -76,7 +76,7 @@ def command(
     if as_json:
         click.echo(record.model_dump_json(indent=2))
     else:
-        console = Console(highlight=False)
+        console = Console()
         console.print(_overhead_table(record))
         seen = record.circumstances
         console.print(

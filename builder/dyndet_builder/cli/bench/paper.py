@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dyndet_bench.measuring.journal import JournalFolder
@@ -13,6 +12,7 @@ from dyndet_bench.sweep.paper import FITTED_ROWS
 from dyndet_builder.cli.measurements import check_complete, measurement_options, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.paper import SOURCE, PaperComparison, compare_with_paper
+from dyndet_client.cli.terminal import Console
 
 
 @click.command("paper")
@@ -42,7 +42,7 @@ def command(no_gpu: bool, journals: JournalFolder, as_json: bool) -> None:
 
 
 def _print(result: PaperComparison) -> None:
-    console = Console(highlight=False)
+    console = Console()
     console.print(_paper_table(result))
     console.print(f"\npaper: {SOURCE}")
     low, high = FITTED_ROWS

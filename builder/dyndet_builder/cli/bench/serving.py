@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.cache import cache_folder
@@ -18,6 +17,7 @@ from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_picture
 from dyndet_builder.repository.render import RenderOptions
 from dyndet_builder.serving import ServingComparison, compare_serving
+from dyndet_client.cli.terminal import Console
 
 
 @click.command("serving")
@@ -87,7 +87,7 @@ def command(
 
 
 def _print(result: ServingComparison) -> None:
-    console = Console(highlight=False, width=max(150, Console().width))
+    console = Console(width=max(150, Console().width))
     console.print(_table(result))
     record = result.record
     seen = record.circumstances

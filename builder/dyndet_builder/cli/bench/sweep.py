@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from dynamicdet.aliases import Progress
@@ -24,6 +23,7 @@ from dyndet_builder.operating_points import OperatingPoint, points_file, read_op
 from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.marker import detector_of
 from dyndet_builder.server.triton import TritonServer
+from dyndet_client.cli.terminal import Console
 
 _PLAN = SweepPlan()
 
@@ -133,7 +133,7 @@ def command(
 
 
 def _print(record: Sweep, written: Sequence[Path]) -> None:
-    console = Console(highlight=False)
+    console = Console()
     console.print(_table(record))
     for cell in record.cells:
         if cell.warning is not None:
