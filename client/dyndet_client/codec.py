@@ -95,11 +95,8 @@ def parse_model(config: Mapping[str, Any]) -> ServedModel:
     try:
         return _parse(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # over HTTP, it can be any JSON
-        if isinstance(error, NotADetectorError):
-            raise
-        raise NotADetectorError(
-            f"the server's model configuration is damaged: {type(error).__name__}: {error}"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise NotADetectorError(f"the server's configuration of the model is damaged: {reason}") from error
 
 
 def _parse(config: Mapping[str, Any]) -> ServedModel:

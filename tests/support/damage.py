@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -80,10 +81,10 @@ def _damage(root: Any, rng: random.Random) -> None:
         here = deeper
     action = rng.random()
     if action < 0.7:
-        here[key] = rng.choice(_VALUES)
+        here[key] = copy.deepcopy(rng.choice(_VALUES))
     elif action < 0.8 and here is not root:
         del here[key]
     elif isinstance(here, dict):
-        here[rng.choice(("strange", "", ESCAPE, "__proto__"))] = deeper
+        here[rng.choice(("strange", "", ESCAPE, "__proto__"))] = copy.deepcopy(deeper)
     else:
-        here.append(deeper)
+        here.append(copy.deepcopy(deeper))

@@ -37,8 +37,8 @@ Route = Literal["easy", "hard"]
 
 _ROUTES: tuple[Route, ...] = get_args(Route)
 _ROUTE_ROUNDS = 2
-_LONGEST_NAME, _LONGEST_REASON = 200, 2000
-"""characters; what a server says is cut"""
+_LONGEST_NAME, _LONGEST_REASON, _MOST_NAMES = 200, 2000, 10_000
+"""characters and class names; what a server says is cut"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,9 @@ def sweep(
         model=printable(model, limit=_LONGEST_NAME),
         url=printable(url),
         bundle_sha256=served.bundle_sha256,
-        class_names=tuple(printable(name, limit=_LONGEST_NAME) or "?" for name in served.detector.class_names),
+        class_names=tuple(
+            printable(name, limit=_LONGEST_NAME) or "?" for name in served.detector.class_names[:_MOST_NAMES]
+        ),
         input_size=served.detector.input_size,
         images=printable("/".join(images.resolve().parts[-2:])),
         image_count=len(letterboxed),

@@ -206,13 +206,14 @@ def test_every_figure_reaches_the_page(tmp_path: Path) -> None:
 
 
 optional = st.none() | st.floats(1e-3, 1e6)
+loads = st.tuples(st.integers(1, 512), st.none()) | st.tuples(st.none(), st.floats(1e-3, 1e6))
+printable_texts = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1)
 cells_with_anything = st.builds(
-    Cell,
+    lambda load, **values: Cell(concurrency=load[0], request_rate=load[1], **values),
+    load=loads,
     threshold=st.floats(0, 1),
-    concurrency=st.none() | st.integers(1, 512),
-    request_rate=optional,
     batch=st.integers(1, 64),
-    error=st.none() | st.text(min_size=1),
+    error=st.none() | printable_texts,
     throughput_per_s=optional,
     latency=st.none() | st.builds(latency, st.floats(1e-3, 1e6)),
     hard_share=st.none() | st.floats(0, 1),

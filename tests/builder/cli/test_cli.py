@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from dyndet_builder.cli import _COMMANDS, dyndet, run
+from dyndet_client.cli.terminal import Console
 
 
 @pytest.mark.parametrize("name", sorted(_COMMANDS))
