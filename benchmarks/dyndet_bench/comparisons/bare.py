@@ -61,7 +61,7 @@ class BareStages:
 def _session(graph: Path, threads: int, shared_pool: bool) -> Any:
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised; printed as well, they would show names from the files
     options.intra_op_num_threads = threads
     if shared_pool:
         options.use_per_session_threads = False

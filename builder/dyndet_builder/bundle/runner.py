@@ -17,6 +17,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is 
 
 import onnxruntime
 
+_FATAL = 4
+"""severity: ONNX Runtime writes errors to the terminal itself, with names from the files, and raises them as well"""
+onnxruntime.set_default_logger_severity(_FATAL)
+
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
 
@@ -74,7 +78,7 @@ class BundleRunner(StageRunner):
 
 def _session(path: Path, threads: int | None) -> Any:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = _FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

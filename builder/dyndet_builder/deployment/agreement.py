@@ -113,9 +113,10 @@ class Agreement:
     def require(self, share: float) -> None:
         """Raise AgreementError if the builds agree on a smaller share of the images."""
         if self.share < share:
+            places = 1 if f"{self.share:.1%}" != f"{share:.1%}" else 6  # else both would look the same
             raise AgreementError(
-                f"the new build agrees with the running one on {self.share:.1%} of {len(self.pairs)} images, and "
-                f"{share:.1%} are required; the running build stays in use, and the new one is removed"
+                f"the new build agrees with the running one on {self.share:.{places}%} of {len(self.pairs)} images, and "
+                f"{share:.{places}%} are required; the running build stays in use, and the new one is removed"
             )
 
 

@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from PIL import Image
 
+from dyndet_builder.bundle.manifest import STAGES
+from dyndet_builder.bundle.runner import StageRunner
 from dyndet_builder.cli import _COMMANDS, dyndet, run
 from tests.support.damage import ESCAPE
 
@@ -141,7 +146,7 @@ def _control_codes(text: str) -> str:
 
 
 def test_no_command_prints_control_characters_of_others(
-    hostile_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hostile_files: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ESCAPE.replace("/", "|")
     monkeypatch.setenv("XDG_CACHE_HOME", str(hostile_files / "cache"))
@@ -151,7 +156,7 @@ def test_no_command_prints_control_characters_of_others(
     found = set()
     for command in _commands(hostile_files):
         status = run(dyndet, command)
-        told = capsys.readouterr()
+        told = capfd.readouterr()
         assert status != 70 and _control_codes(told.out + told.err) == "", command
         found.add(command[0])
         assert status != 0 or "--docker" in command, (command, told)
@@ -159,28 +164,42 @@ def test_no_command_prints_control_characters_of_others(
 
 
 def test_colours_on_a_terminal_are_those_of_rich_alone(
-    hostile_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hostile_files: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     run(dyndet, ["bench", "compare", str(hostile_files), str(hostile_files)])
     run(dyndet, ["doctor", "--check", "docker"])
-    told = capsys.readouterr()
+    told = capfd.readouterr()
     bold, end, colours = "\x1b[1m", "\x1b[0m", ("\x1b[32m", "\x1b[33m", "\x1b[31m")
     assert {bold, end} <= {*SGR.findall(told.out)} <= {bold, end, *colours}
     assert _control_codes(SGR.sub("", told.out)) == _control_codes(told.err) == ""
 
 
 def test_a_server_cannot_write_to_the_terminal_of_its_client(
-    hostile_server: str, hostile_files: Path, capsys: pytest.CaptureFixture[str]
+    hostile_server: str, hostile_files: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     picture = str(hostile_files / "real.png")
     for words in (["--json"], ["--operating-point", "fast"], ["--debug"]):
         status = run(dyndet, ["detect", picture, "--url", f"http://{hostile_server}", "--timeout", "5", *words])
-        told = capsys.readouterr()
+        told = capfd.readouterr()
         assert status not in (0, 70) and _control_codes(told.out + told.err) == "", told
-    run(dyndet, ["deploy", "push", str(hostile_files), "--url", hostile_server, "--models", str(hostile_files)])
-    told = capsys.readouterr()
-    assert _control_codes(told.out + told.err) == ""
+    for url in (hostile_server, f"grpc://{hostile_server}"):  # it does not speak gRPC
+        run(dyndet, ["detect", picture, "--url", url, "--timeout", "1"])
+        run(dyndet, ["evaluate", "--url", url, "--data", str(hostile_files / "data")])
+    told = capfd.readouterr()
+    assert "Error: " in told.err and _control_codes(told.out + told.err) == ""
+
+
+def test_onnx_runtime_prints_no_names_of_a_graph(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    numbers = [helper.make_tensor_value_info(name, TensorProto.INT64, [1]) for name in ("index", "found")]
+    data = helper.make_tensor("data", TensorProto.INT64, [1], [7])
+    node = helper.make_node("Gather", ["data", "index"], ["found"], name=ESCAPE)
+    graph = helper.make_graph([node], ESCAPE, numbers[:1], numbers[1:], [data])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "g.onnx")
+    runner = StageRunner(dict.fromkeys(STAGES, tmp_path / "g.onnx"))
+    with pytest.raises(Exception, match="Gather"):
+        runner.run("backbone1", {"index": np.array([9])})
+    assert capfd.readouterr() == ("", "")
 
 
 def test_only_one_module_can_reach_the_terminal_past_the_filter() -> None:
