@@ -115,8 +115,8 @@ class Agreement:
         if self.share < share:
             places = 1 if f"{self.share:.1%}" != f"{share:.1%}" else 6  # else both would look the same
             raise AgreementError(
-                f"the new build agrees with the running one on {self.share:.{places}%} of {len(self.pairs)} images, and "
-                f"{share:.{places}%} are required; the running build stays in use, and the new one is removed"
+                f"the new build agrees with the running one on {self.share:.{places}%} of {len(self.pairs)} images, "
+                f"and {share:.{places}%} are required; the running build stays in use, and the new one is removed"
             )
 
 
