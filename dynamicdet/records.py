@@ -6,11 +6,21 @@ something to a shell, a path, a terminal or a template.
 
 from __future__ import annotations
 
+import json
 import stat
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+)
 
 from dynamicdet.errors import InputError
 from dynamicdet.text import printable
@@ -18,8 +28,21 @@ from dynamicdet.text import printable
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 """pattern of names: of detectors, models, tensors, operating points, and of files without a folder"""
 
+LONGEST_NAME = 200
+"""characters; file systems take 255 bytes, and names get endings"""
+
 LARGEST = 64 << 20
 """bytes; larger files are not read"""
+
+_LONGEST_TEXT = 20_000
+_WORDS = {
+    "extra_forbidden": "this key is not known",
+    "missing": "this key is missing",
+    "string_pattern_mismatch": "the text has characters, or a form, that are not accepted here",
+}
+"""our words for pydantic's faults"""
+_LARGEST_NUMBER = 1e18
+_DEEPEST, _MOST_VALUES = 10, 100_000
 
 
 def _check_printable(text: str) -> str:
@@ -28,21 +51,66 @@ def _check_printable(text: str) -> str:
     return text
 
 
-Name = Annotated[str, StringConstraints(pattern=NAME, max_length=200)]
+def _text(text: str, info: ValidationInfo) -> str:
+    """Refuse in a file what cannot be printed; what this program itself is about to write is made printable."""
+    if info.mode != "json":
+        return printable(text, limit=_LONGEST_TEXT)
+    if len(text) > _LONGEST_TEXT:
+        raise ValueError(f"the text has more than {_LONGEST_TEXT:,} characters")
+    return _check_printable(text)
+
+
+def _plain(value: Any) -> Any:
+    """Check data of any form: its depth and size, and that texts can be printed and numbers are finite."""
+    left = _MOST_VALUES
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        left -= len(level)
+        if left < 0:
+            raise ValueError(f"it has more than {_MOST_VALUES:,} values")
+        for one in level:
+            _check_leaf(one)
+        level = [child for one in level for child in _children(one)]
+        if not level:
+            return value
+    raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _check_leaf(value: Any) -> None:
+    if isinstance(value, str):
+        if len(value) > _LONGEST_TEXT:
+            raise ValueError(f"a text has more than {_LONGEST_TEXT:,} characters")
+        _check_printable(value)
+    elif isinstance(value, int | float) and not abs(value) < _LARGEST_NUMBER:  # NaN is not below anything
+        raise ValueError("a number is not finite, or too large")
+
+
+Name = Annotated[str, StringConstraints(pattern=NAME, max_length=LONGEST_NAME)]
 """a name that is also safe as a file name"""
-FileName = Annotated[str, StringConstraints(pattern=NAME, max_length=200)]
-"""a file or folder beside the record, without a path"""
+FileName = Annotated[str, StringConstraints(pattern=NAME, max_length=240)]
+"""a file or folder beside the record, without a path; it can be a name with an ending"""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """64 hexadecimal digits"""
 Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.+!-]+$", max_length=100)]
 """of a package or a program"""
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_check_printable)]
 """a short printable text, such as a class name"""
-Text = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_check_printable)]
-"""a printable text, such as a command or a warning"""
+Text = Annotated[str, AfterValidator(_text)]
+"""a printable text, such as a command or a warning; a new record makes it printable, a file must hold it so"""
+Plain = Annotated[Any, AfterValidator(_plain)]
+"""data of any form, but of bounded depth and size, with printable texts and finite numbers"""
 Count = Annotated[int, Field(ge=0, le=10**12)]
+Ordinal = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""a whole number from 1"""
 Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
 """a finite number above 0: milliseconds, images per second"""
+NotNegative = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Finite = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """a share, a threshold or a difficulty"""
@@ -64,11 +132,44 @@ def read_record(path: Path, kind: type[Read], *, described: str, advice: str, la
     InputError, in one sentence of printable characters, if the file is missing, not a regular file, larger than
     `largest` bytes, or if its content does not fit `kind`.
     """
-    content = read_bytes(path, advice=advice, largest=largest)
+    return record_of(read_bytes(path, advice=advice, largest=largest), kind, path, described=described, advice=advice)
+
+
+def record_of(content: bytes, kind: type[Read], title: object, *, described: str, advice: str) -> Read:
+    """The record in the content of a file that others may have written; `title` names the file in an error.
+
+    Raises InputError, in one sentence of printable characters, if the content does not fit `kind`, or if an object in
+    it has a key twice.
+    """
     try:
-        return kind.model_validate_json(content, strict=True)
+        found = kind.model_validate_json(content, strict=True)
+        plain_of(content)  # after the check of the schema, which bounds what this builds
     except (ValidationError, ValueError, RecursionError) as error:
-        raise InputError(f"{printable(path)} is not {described}: {reason_of(error)}; {advice}") from error
+        raise InputError(f"{printable(title)} is not {described}: {reason_of(error)}{_after(advice)}") from error
+    return found
+
+
+def plain_of(content: bytes) -> Any:
+    """JSON as plain data. Raises ValueError for a key that occurs twice, and for NaN and infinity."""
+    try:
+        return json.loads(content, object_pairs_hook=_once, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON at line {error.lineno}, column {error.colno}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not text in UTF-8") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {printable(name, limit=60)!r} occurs twice")
+        found[name] = value
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def read_bytes(path: Path, *, advice: str, largest: int = LARGEST) -> bytes:
@@ -78,30 +179,50 @@ def read_bytes(path: Path, *, advice: str, largest: int = LARGEST) -> bytes:
     larger than `largest` bytes.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise InputError(f"{printable(path)} is not a regular file; {advice}")
-        if found.st_size > largest:
-            raise InputError(
-                f"{printable(path)} is too large: it has {found.st_size:,} bytes, and at most {largest:,} are read; "
-                f"{advice}"
-            )
+        check_regular(path, advice=advice, largest=largest)
         with path.open("rb") as file:
-            return file.read(largest + 1)[:largest]
+            content = file.read(largest + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise InputError(f"{printable(path)} cannot be read: {printable(reason)}; {advice}") from error
+        raise InputError(f"{printable(path)} cannot be read: {_reason(error)}{_after(advice)}") from error
+    if len(content) > largest:  # files of the system have no size
+        raise InputError(f"{printable(path)} is too large: at most {largest:,} bytes are read{_after(advice)}")
+    return content
+
+
+def check_regular(path: Path, *, advice: str, largest: int) -> None:
+    """Raise InputError, with `advice`, if a path is not a file, or if the file has more than `largest` bytes."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{printable(path)} cannot be read: {_reason(error)}{_after(advice)}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{printable(path)} is not a regular file{_after(advice)}")
+    if found.st_size > largest:
+        raise InputError(
+            f"{printable(path)} is too large: it has {found.st_size:,} bytes, and at most {largest:,} are read"
+            f"{_after(advice)}"
+        )
+
+
+def _after(advice: str) -> str:
+    return f"; {advice}" if advice else ""
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return printable((error.strerror if isinstance(error, OSError) else None) or error, limit=300)
 
 
 def reason_of(error: Exception) -> str:
     """Why content was refused, for a message: the first fault and its place, printable and short."""
     if not isinstance(error, ValidationError):
-        return printable(str(error) or type(error).__name__, limit=300)
+        text = str(error) or type(error).__name__
+        return printable("it is nested too deep" if isinstance(error, RecursionError) else text, limit=300)
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the file"
-    return printable(f"{place}: {first['msg']}", limit=300)
+    said = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
+    place = printable(".".join(str(part) for part in first["loc"]) or "the file", limit=150)
+    return printable(f"{place}: {said}", limit=300)
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -112,6 +233,15 @@ def inside(folder: Path, name: str) -> Path:
     path = folder / name
     if Path(name).name != name or name in ("", ".", "..") or "\0" in name:
         raise InputError(f"{printable(name)!r} is not the name of a file in {printable(folder)}")
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{printable(path)} is a link that leaves its folder; put the file itself there")
+    check_inside(folder, path)
     return path
+
+
+def check_inside(folder: Path, path: Path) -> None:
+    """Raise InputError if a path in a folder that others wrote leads out of the folder over a link."""
+    try:
+        leaves = not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        leaves = True
+    if leaves:
+        raise InputError(f"{printable(path)} is a link that leaves its folder; put the file itself there")

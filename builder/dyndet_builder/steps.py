@@ -10,13 +10,25 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from dynamicdet.errors import InputError
 from dynamicdet.files import check_creatable, whole_file
+from dynamicdet.records import Label, Record, Sha256, read_record
 from dyndet_builder.bundle.manifest import file_sha256
 
 _STATE = "build.json"
 _LOCK = ".lock"
+_LARGEST = 1 << 20
+
+
+class _State(Record):
+    """Contents of `build.json`."""
+
+    schema_version: Literal[1]
+    steps: Annotated[dict[Label, Sha256], Field(max_length=1000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +106,11 @@ class _FinishedSteps:
     def __init__(self, folder: Path) -> None:
         self._path = folder / _STATE
         try:
-            content = json.loads(self._path.read_text())
-            self._keys: dict[str, str] = {str(step): str(key) for step, key in content["steps"].items()}
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            content = read_record(
+                self._path, _State, described="a list of finished steps", advice="build again", largest=_LARGEST
+            )
+            self._keys = dict(content.steps)
+        except InputError:
             self._keys = {}  # nothing is known, so every step is done again
 
     def done(self, step: str, key: str) -> bool:

@@ -35,7 +35,12 @@ _DETECTIONS = (
     Tensor(name="scores", dtype="float32", shape=(ROWS,)),
     Tensor(name="classes", dtype="int32", shape=(ROWS,)),
 )
-_TYPES = {"uint8": TensorProto.UINT8, "int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
+_TYPES = {
+    "uint8": TensorProto.UINT8,
+    "int32": TensorProto.INT32,
+    "float16": TensorProto.FLOAT16,
+    "float32": TensorProto.FLOAT,
+}
 
 
 def image(red: int, green: int = 0, blue: int = 0, *, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -68,6 +73,20 @@ def write_toy_bundle(folder: Path, name: str = "toy") -> Path:
         parity=Parity(images=0, batch_sizes=(1,), box_px=0, score=0, difficulty=0, route_flip_share=0),
     )
     (folder / FILE_NAME).write_text(bundle.model_dump_json(indent=2))
+    return folder
+
+
+def describe_as(folder: Path, bundle: Bundle) -> Path:
+    """Give a toy bundle another description, and its graphs the tensors in it; nothing can run these graphs."""
+    stages = {}
+    for name, stage in bundle.stages.items():
+        model = onnx.load(folder / stage.file)
+        for values, tensors in ((model.graph.input, stage.inputs), (model.graph.output, stage.outputs)):
+            del values[:]
+            values.extend(_info(tensor) for tensor in tensors)
+        onnx.save(model, folder / stage.file)
+        stages[name] = stage.model_copy(update={"sha256": file_sha256(folder / stage.file)})
+    (folder / FILE_NAME).write_text(bundle.model_copy(update={"stages": stages}).model_dump_json(indent=2))
     return folder
 
 

@@ -17,7 +17,10 @@ from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.pictures import pictures_in, spread
+from dynamicdet.records import LONGEST_NAME
 from dynamicdet.suppression import candidates_for
+from dynamicdet.text import printable
+from dyndet_builder.bundle.graph_files import DTYPES
 from dyndet_builder.bundle.graphs import OPSET, Exporter, StageGraph, export_graphs
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import STAGES, Bundle, Nms, Precision, Source, Stage, StageName, Tensor, file_sha256
@@ -32,12 +35,6 @@ ROUTE_IMAGES = 200  # with fewer images, a single flip would exceed the limit of
 _MOST_DETECTIONS = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TOOLS = ("dyndet", "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim")
-_DTYPES = {
-    onnx.TensorProto.UINT8: "uint8",
-    onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.FLOAT: "float32",
-}
 
 
 def export(
@@ -138,8 +135,11 @@ def export(
 
 
 def _check_options(name: str, precision: str, max_detections: int, parity_images: int) -> None:
-    if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} cannot be the name of a model; use letters, digits, '_', '-' and '.'")
+    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        raise InputError(
+            f"{printable(name, limit=60)!r} cannot be the name of a model; use letters, digits, '_', '-' and '.', at "
+            f"most {LONGEST_NAME}"
+        )
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}; accepted are {', '.join(PRECISIONS)}")
     if not 1 <= max_detections <= _MOST_DETECTIONS:
@@ -182,7 +182,7 @@ def stage_of(path: Path, model: onnx.ModelProto | None = None) -> Stage:
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     kind = value.type.tensor_type
     shape = tuple(dim.dim_value for dim in kind.shape.dim[1:])
-    return Tensor.model_validate({"name": value.name, "dtype": _DTYPES[kind.elem_type], "shape": shape})
+    return Tensor.model_validate({"name": value.name, "dtype": DTYPES[kind.elem_type], "shape": shape})
 
 
 def _probe_runner(graphs: dict[StageName, StageGraph], folder: Path) -> StageRunner:

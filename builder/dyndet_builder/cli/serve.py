@@ -178,6 +178,7 @@ def command(
             release=release,
             tracing=tracing,
         )
+        _note_unread(repository, model_control)
         click.echo(shlex.join(words))
         if ADMIN_VARIABLE in words:
             click.echo(f"Set {ADMIN_VARIABLE} to a secret key before you run it: `openssl rand -hex 24`.", err=True)
@@ -204,6 +205,7 @@ def command(
         tracing=tracing,
     )
     server = TritonServer(repository, options)
+    _note_unread(repository, model_control)
     stop = threading.Event()
     restarts = Restarts(at_most=0) if no_restart else Restarts()
     supervisor = Supervisor(server=server, restarts=restarts, say=_say)
@@ -232,6 +234,12 @@ def command(
             seconds = f"{options.stop_timeout_s:g} s"
             click.echo(f"Stopping: requests in flight have {seconds}; Ctrl-C again kills the server at once.", err=True)
     click.echo("Stopped.", err=True)
+
+
+def _note_unread(repository: Path, model_control: ModelControl) -> None:
+    """Name the models of others that dyndet cannot read; their server may know better."""
+    for reason in read_repository(repository, explicit=model_control == "explicit").unread.values():
+        click.echo(f"Note: {reason}; only the server can say whether it loads this model.", err=True)
 
 
 def _admin_key(host: str, file: Path | None, *, open_admin: bool) -> tuple[str | None, str | None]:

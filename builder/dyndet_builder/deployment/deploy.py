@@ -45,12 +45,13 @@ def deploy(
     `model` names the detector if the repository holds several; the deployment then has this one alone. A deployment
     that dyndet rendered there before is replaced. YAML and JSON files are checked by reading them back.
 
-    Raises InputError for a folder that is not a repository, impossible options, and an `output` that dyndet did not
-    render.
+    Raises InputError for a folder that is not a repository, a detector that no server could load, impossible options,
+    and an `output` that dyndet did not render.
     """
     options = options or DeployOptions()
     check_replaceable(output, MARKER_FILE)
     deployed = read_rendered(repository, model=model)
+    deployed.check_whole()
     filled = values(deployed, options, output=output)
     watch = watched(deployed, options, job=filled.name)
     told = (*watch.notes, *notes(deployed, options))

@@ -195,6 +195,7 @@ def notes(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
     found = []
     if warning := options.release().warning:
         found.append(f"{warning}; keep every port of the server inside a network that you trust")
+    found += [f"{reason}; the server may not load this model" for reason in deployed.unread.values()]
     if deployed.engine_cache:
         found.append(
             f"each replica builds its engines when it starts, and stores them in {deployed.engine_cache} until its pod "

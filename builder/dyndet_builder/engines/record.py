@@ -5,11 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, StringConstraints, model_validator
 
 from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.records import (
+    Count,
+    FileName,
+    Label,
+    Name,
+    NotNegative,
+    Ordinal,
+    Record,
+    Sha256,
+    Share,
+    Version,
+    check_regular,
+    inside,
+    read_record,
+)
+from dynamicdet.text import printable
 from dyndet_bench.measuring.machine import query_gpus
 from dyndet_builder.bundle.manifest import STAGES, Bundle, Precision, StageName, file_sha256
 from dyndet_builder.pins import RELEASES
@@ -25,55 +41,69 @@ VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
 _TENSORRT = {key: release.tensorrt for release in RELEASES.values() for key in (release.name, release.server)}
 """TensorRT inside Triton's images, by the image's release and the server's version"""
 
+_ADVICE = "build the engines again with `dyndet engines`"
+_LARGEST = 4 << 20
+_LARGEST_PLAN = 64 << 30
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Capability = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}\.[0-9]$")]
+Shape = Annotated[tuple[Ordinal, ...], Field(min_length=1, max_length=8)]
 
 
-class Gpu(_Record):
+class Gpu(Record):
     """A GPU as nvidia-smi names it."""
 
-    name: str
-    compute_capability: str
+    name: Label
+    compute_capability: Capability
 
 
-class Profile(_Record):
+class Profile(Record):
     """Shapes of one input that an engine takes, batch included."""
 
-    min: tuple[int, ...]
-    opt: tuple[int, ...]
-    max: tuple[int, ...]
+    min: Shape
+    opt: Shape
+    max: Shape
 
 
-class Engine(_Record):
+class Engine(Record):
     """One stage's plan."""
 
-    file: str
-    sha256: str
-    graph_sha256: str = Field(description="hash of the ONNX file from which it was built")
-    size_bytes: int
-    build_seconds: float
-    profile: dict[str, Profile] = Field(description="by input")
-    half_share: float = Field(description="share of the layers with weights that compute in half precision")
-    int8_share: float
+    file: FileName
+    sha256: Sha256
+    graph_sha256: Sha256 = Field(description="hash of the ONNX file from which it was built")
+    size_bytes: Count
+    build_seconds: NotNegative
+    profile: Annotated[dict[Name, Profile], Field(max_length=64)] = Field(description="by input")
+    half_share: Share = Field(description="share of the layers with weights that compute in half precision")
+    int8_share: Share
     evidence: Literal["engine inspector", "typed network"] = Field(description="source of the shares")
 
 
-class Engines(_Record):
+class Engines(Record):
     """Contents of `engines.json`."""
 
     schema_version: Literal[1] = 1
-    bundle: str = Field(description="name of the bundle")
+    bundle: Name = Field(description="name of the bundle")
     precision: Precision
     builder: Builder
-    tensorrt_version: str
+    tensorrt_version: Version
     gpu: Gpu | None = Field(description="the GPU that built the plans; None if they were built ahead of time")
-    compute_capabilities: tuple[str, ...] = Field(default=(), description="for plans built ahead of time")
+    compute_capabilities: Annotated[tuple[Capability, ...], Field(max_length=100)] = Field(
+        default=(), description="for plans built ahead of time"
+    )
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
-    max_batch: int
-    opt_batch: int
+    max_batch: Ordinal
+    opt_batch: Ordinal
     stages: dict[StageName, Engine]
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Engines:
+        for stage in STAGES:
+            if stage not in self.stages:
+                raise ValueError(f"it lacks stage {stage!r}")
+        if len({engine.file for engine in self.stages.values()}) != len(STAGES):
+            raise ValueError("two stages have the same file")
+        return self
 
 
 def read_engines(folder: Path, bundle: Bundle | None = None) -> Engines:
@@ -81,30 +111,29 @@ def read_engines(folder: Path, bundle: Bundle | None = None) -> Engines:
 
     Raises InputError if it is not a folder of engines, or a plan is missing, was changed, or is of another bundle.
     """
-    engines = read_record(folder)
+    engines = read_engines_record(folder)
     for stage in STAGES:
-        if stage not in engines.stages:
-            raise InputError(f"{folder / FILE_NAME} lacks stage {stage!r}; build the engines again")
         engine = engines.stages[stage]
-        plan = folder / engine.file
-        if not plan.is_file() or file_sha256(plan) != engine.sha256:
-            raise InputError(f"{plan} is missing or not the engine in {FILE_NAME}; build the engines again")
+        plan = inside(folder, engine.file)
+        if plan.exists():
+            check_regular(plan, advice=_ADVICE, largest=_LARGEST_PLAN)
+        if not plan.exists() or plan.stat().st_size != engine.size_bytes or file_sha256(plan) != engine.sha256:
+            raise InputError(f"{printable(plan)} is missing or not the engine in {FILE_NAME}; build the engines again")
         if bundle is not None and engine.graph_sha256 != bundle.stages[stage].sha256:
-            raise InputError(f"{plan} was built from another bundle's {stage}; build the engines from this bundle")
+            raise InputError(
+                f"{printable(plan)} was built from another bundle's {stage}; build the engines from this bundle"
+            )
     return engines
 
 
-def read_record(folder: Path) -> Engines:
-    """Read only `engines.json`. Raises InputError if it is missing or has another schema version."""
+def read_engines_record(folder: Path) -> Engines:
+    """Read only `engines.json`. Raises InputError if it is missing or damaged."""
     path = folder / FILE_NAME
-    if not path.is_file():
-        raise InputError(f"{folder} holds no engines (it has no {FILE_NAME}); `dyndet engines` builds them")
-    try:
-        return Engines.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path} does not describe engines of schema version 1: {where}: {first['msg']}") from error
+    if not path.exists():
+        raise InputError(f"{printable(folder)} holds no engines (it has no {FILE_NAME}); `dyndet engines` builds them")
+    return read_record(
+        path, Engines, described="a record of engines of schema version 1", advice=_ADVICE, largest=_LARGEST
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +164,7 @@ def check_engines(repository: Path, target: Target) -> None:
 
 def check_record(folder: Path, target: Target) -> None:
     """Raise InputError, in one sentence, if the engines that a folder's `engines.json` describes cannot run there."""
-    engines = read_record(folder)
+    engines = read_engines_record(folder)
     if target.tensorrt is not None and not _version_fits(engines, target.tensorrt):
         accepted = "this major version" if engines.version_compatible else "this version"
         raise InputError(

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from dyndet_builder.bundle.manifest import DETECTION_OUTPUTS as DETECTION_OUTPUTS
 from dyndet_builder.bundle.manifest import Precision, StageName, Tensor
 
 Topology = Literal["bls", "fused"]
 TOPOLOGIES: tuple[Topology, ...] = get_args(Topology)
-
-IMAGE, DIFFICULTY = "image", "difficulty"
-DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")
 
 DETECTOR_PARAMETER = "dyndet_detector"
 """parameter of a model that takes image files: the detector that it calls"""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from dynamicdet.errors import InputError
+from dynamicdet.records import FileName, Name, Plain, Record, Sha256, plain_of, read_bytes, reason_of
+from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import STAGES
 from dyndet_builder.repository.encoded import SUFFIX
 
@@ -20,25 +21,38 @@ DEFAULT_MODEL = "dyndet"
 """name of a served detector, unless a repository or the user says otherwise"""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+_LARGEST = 4 << 20
+
+Options = Annotated[dict[Name, Plain], Field(max_length=200)]
 
 
-class DetectorRecord(_Record):
+class DetectorRecord(Record):
     """One detector of a repository."""
 
-    bundle_sha256: str
-    models: tuple[str, ...] = Field(description="folders of its models")
-    described_in: str = Field(description="folder in the repository with its bundle.json and engines.json")
-    options: dict[str, Any] = Field(description="of the rendering; those of another version may not fit RenderOptions")
-    chosen_by: dict[str, Any] | None = Field(default=None, description="the measurements that led to the options")
+    bundle_sha256: Sha256
+    models: Annotated[tuple[FileName, ...], Field(max_length=20)] = Field(description="folders of its models")
+    described_in: FileName | Literal["."] = Field(
+        description="folder in the repository with its bundle.json and engines.json"
+    )
+    options: Options = Field(description="of the rendering; those of another version may not fit RenderOptions")
+    chosen_by: Plain = Field(default=None, description="the measurements that led to the options")
 
 
-class Marker(_Record):
+class Marker(Record):
     """Contents of `dyndet.json`."""
 
     schema_version: Literal[2] = 2
-    detectors: dict[str, DetectorRecord] = Field(description="by name")
+    detectors: Annotated[dict[Name, DetectorRecord], Field(max_length=1000)] = Field(description="by name")
+
+    @model_validator(mode="after")
+    def _check_places(self) -> Marker:
+        for name, detector in self.detectors.items():
+            foreign = set(detector.models) - set(own_names(name))
+            if foreign:
+                raise ValueError(f"{min(foreign)!r} is not the name of a model of {name!r}")
+            if detector.described_in not in (".", name):
+                raise ValueError(f"{detector.described_in!r} is not a folder that describes {name!r}")
+        return self
 
     def name_of(self, repository: Path, model: str | None) -> str:
         """The name of the detector `model`, or of the only one. Raises InputError that names those that are there."""
@@ -62,7 +76,7 @@ class Marker(_Record):
         content = self.model_dump(mode="json", exclude_none=True)
         for name, detector in self.detectors.items():  # None is a value of an option
             content["detectors"][name]["options"] = detector.options
-        (repository / MARKER_FILE).write_text(json.dumps(content, indent=2, default=str) + "\n")
+        (repository / MARKER_FILE).write_text(json.dumps(content, indent=2, default=printable) + "\n")
 
 
 def read_marker(repository: Path) -> Marker:
@@ -71,15 +85,17 @@ def read_marker(repository: Path) -> Marker:
     Raises InputError, whose text names only the file and the reason, if it is missing or damaged.
     """
     path = repository / MARKER_FILE
+    content = read_bytes(path, advice="", largest=_LARGEST)
     try:
-        content = json.loads(path.read_bytes())
-        if isinstance(content, dict) and "schema_version" not in content:
-            content = _from_first_form(repository, content)
-        return Marker.model_validate(content)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged, or was written by another version") from error
+        plain = plain_of(content)
+        if isinstance(plain, dict) and "schema_version" not in plain:
+            first = _FirstForm.model_validate_json(content, strict=True)
+            return first.as_marker(repository)
+        return Marker.model_validate_json(content, strict=True)
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{printable(path)} is damaged, or was written by another version: {reason_of(error)}"
+        ) from error
 
 
 def detector_of(repository: Path | None, model: str | None) -> str:
@@ -97,13 +113,23 @@ def own_names(detector: str) -> tuple[str, ...]:
     return (detector, *(f"{detector}_{stage}" for stage in STAGES), f"{detector}{SUFFIX}")
 
 
-def _from_first_form(repository: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    name = str(content["model"])
-    detector = {
-        "bundle_sha256": content["bundle_sha256"],
-        "models": [model for model in own_names(name) if (repository / model).is_dir()],
-        "described_in": ".",
-        "options": content["options"],
-        "chosen_by": content.get("chosen_by"),
-    }
-    return {"schema_version": 2, "detectors": {name: detector}}
+class _FirstForm(Record):
+    """The marker of earlier versions, which described one detector; its other keys are of no use now."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Name
+    bundle_sha256: Sha256
+    options: Options
+    chosen_by: Plain = None
+
+    def as_marker(self, repository: Path) -> Marker:
+        """The same in today's form."""
+        detector = DetectorRecord(
+            bundle_sha256=self.bundle_sha256,
+            models=tuple(model for model in own_names(self.model) if (repository / model).is_dir()),
+            described_in=".",
+            options=self.options,
+            chosen_by=self.chosen_by,
+        )
+        return Marker(detectors={self.model: detector})

@@ -9,14 +9,11 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from dynamicdet.errors import DyndetError, InputError
-from dyndet_builder.bundle.manifest import Bundle, StageName, Tensor
+from dynamicdet.errors import DyndetError
+from dyndet_builder.bundle.manifest import DETECTION_OUTPUTS, DIFFICULTY, IMAGE, Bundle, StageName, Tensor
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import (
     DATA_TYPES,
-    DETECTION_OUTPUTS,
-    DIFFICULTY,
-    IMAGE,
     TOPOLOGY_PARAMETER,
     Model,
     ModelTensor,
@@ -32,12 +29,7 @@ _WARMUP_FILE = "image_uint8.raw"
 
 
 def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: str) -> PublicModel:
-    """The configuration of the public detector.
-
-    Raises InputError if the bundle's stages do not fit together: a stage reads a tensor that backbone1 does not
-    produce, or an output of the public contract is missing.
-    """
-    _check_wiring(bundle)
+    """The configuration of the public detector."""
     side = bundle.input_size
     outputs = {tensor.name: tensor for tensor in bundle.stages["head1"].outputs}
     fused = options.topology == "fused"
@@ -109,26 +101,6 @@ def config_text(template: Path, model: Model) -> str:
     if parsed.name != model.name or len(parsed.input) != len(model.inputs) or len(parsed.output) != len(model.outputs):
         raise DyndetError(f"template {template} lost values of {model.name}")
     return text
-
-
-def _check_wiring(bundle: Bundle) -> None:
-    given = {tensor.name: tensor for tensor in bundle.stages["backbone1"].outputs}
-    given[IMAGE] = Tensor(name=IMAGE, dtype="uint8", shape=(bundle.input_size, bundle.input_size, 3))
-    if DIFFICULTY not in given:
-        raise InputError(f"stage backbone1 of bundle {bundle.name!r} has no output {DIFFICULTY!r}")
-    if bundle.stages["backbone1"].inputs != (given[IMAGE],):
-        raise InputError(f"stage backbone1 of bundle {bundle.name!r} must read the image and nothing else")
-    consumers: tuple[StageName, ...] = ("head1", "detector2")
-    for stage in consumers:
-        for tensor in bundle.stages[stage].inputs:
-            if tensor != given.get(tensor.name):
-                found = f"{tensor.name} {tensor.dtype} {list(tensor.shape)}"
-                raise InputError(
-                    f"stage {stage} of bundle {bundle.name!r} reads {found}, which backbone1 does not produce"
-                )
-        lacking = set(DETECTION_OUTPUTS) - {tensor.name for tensor in bundle.stages[stage].outputs}
-        if lacking:
-            raise InputError(f"stage {stage} of bundle {bundle.name!r} lacks the output {min(lacking)!r}")
 
 
 def _preferred_batches(options: RenderOptions) -> tuple[int, ...]:

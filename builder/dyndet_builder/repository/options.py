@@ -10,11 +10,13 @@ from pathlib import Path
 
 from dynamicdet.errors import InputError
 from dynamicdet.picture_files import MAX_FILE_BYTES
+from dynamicdet.records import LONGEST_NAME, NAME
+from dynamicdet.text import printable
 from dyndet_builder.repository.backends import BACKENDS, accelerators, names_of
 from dyndet_builder.repository.config import TOPOLOGIES, Topology
 
 _INT32_MAX = 2**31 - 1  # what Triton's configurations hold
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NAME = re.compile(NAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,8 @@ class RenderOptions:
         return bool(self.gpus or self.preferred_batches or self.queue_delay_us)
 
     def __post_init__(self) -> None:
-        if self.name is not None and not _NAME.fullmatch(self.name):
-            raise InputError(f"model name {self.name!r} must consist of letters, digits, '_', '-' and '.'")
+        if self.name is not None:
+            _check_name(self.name)
         if self.backend not in BACKENDS:
             raise InputError(f"backend {self.backend!r} is not known; choose one of {', '.join(BACKENDS)}")
         if self.topology not in TOPOLOGIES:
@@ -115,6 +117,8 @@ class RenderOptions:
             _check_integer("a GPU's id", gpu, 0, _INT32_MAX)
         if len(set(self.gpus)) != len(self.gpus):
             raise InputError(f"GPU ids must be different, not {', '.join(map(str, self.gpus))}")
+        if not isinstance(self.encoded, bool):
+            raise InputError(f"encoded must be true or false, not {self.encoded!r}")
         self._check_backend()
         buckets = self.latency_buckets_ms
         if not buckets or any(not (math.isfinite(bound) and bound > 0) for bound in buckets):
@@ -142,6 +146,14 @@ class RenderOptions:
             raise InputError(
                 f"only the backend {names_of(lambda one: one.needs_plan)} runs engines, not the backend {self.backend}"
             )
+
+
+def _check_name(name: str) -> None:
+    shown = printable(name, limit=60)
+    if not _NAME.fullmatch(name):
+        raise InputError(f"model name {shown!r} must consist of letters, digits, '_', '-' and '.'")
+    if len(name) > LONGEST_NAME:
+        raise InputError(f"model name {shown!r} has {len(name)} characters; at most {LONGEST_NAME} fit")
 
 
 def _check_integer(name: str, value: int, least: int, most: int) -> None:

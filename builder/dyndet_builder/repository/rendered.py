@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from dynamicdet.errors import InputError
+from dynamicdet.records import NAME, check_inside, check_regular
+from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle.manifest import STAGES, Bundle, file_sha256, read_manifest
+from dyndet_builder.bundle.manifest import LARGEST_GRAPH, STAGES, Bundle, check_stage, file_sha256, read_manifest
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import (
     Engines,
@@ -22,14 +24,17 @@ from dyndet_builder.engines.record import (
     check_plans,
     check_record,
     engine_folders,
-    read_record,
+    read_engines_record,
     version_arguments,
 )
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, points_file, read_operating_points
+from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import DETECTOR_PARAMETER, TOPOLOGY_PARAMETER
-from dyndet_builder.repository.marker import MARKER_FILE, DetectorRecord, read_marker
+from dyndet_builder.repository.config_files import read_configs
+from dyndet_builder.repository.marker import MARKER_FILE, DetectorRecord, Marker, read_marker
 from dyndet_builder.repository.memory import MemoryNeeds, memory_needs
 from dyndet_builder.repository.options import RenderOptions
+from dyndet_builder.repository.whole import check_whole
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +43,9 @@ class Repository:
 
     folder: Path
     configs: tuple[pb.ModelConfig, ...]
-    """of all models except those that Triton's message cannot parse; the server reports these"""
+    """of all models except those in `unread`"""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """models of others whose configuration is damaged, or of a kind that only their server knows; with the reason"""
 
     @cached_property
     def models(self) -> tuple[str, ...]:
@@ -77,7 +84,7 @@ class Repository:
     @property
     def engine_arguments(self) -> tuple[str, ...]:
         """Flags that the repository's own engines need."""
-        return version_arguments([read_record(folder) for folder in self.engine_folders])
+        return version_arguments([read_engines_record(folder) for folder in self.engine_folders])
 
     def check_engines(self, target: Target) -> None:
         """Raise InputError, in one sentence, if the engines of the models are missing or cannot run on a target."""
@@ -174,7 +181,7 @@ class Rendered(Repository):
     @cached_property
     def engines(self) -> Engines | None:
         """The record of its TensorRT engines; None if it has no engines, or they were put in place by hand."""
-        return next((read_record(folder) for folder in self.engine_folders), None)
+        return next((read_engines_record(folder) for folder in self.engine_folders), None)
 
     @property
     def _described_in(self) -> Path:
@@ -185,10 +192,10 @@ class Rendered(Repository):
         """What it was rendered with. Raises InputError for options of another version or of an unknown backend."""
         try:
             return replace(_options(self.written_options), name=self.model)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             path = self.folder / MARKER_FILE
             damaged = f"{path} is damaged, or was written by another version"
-            reason = f"{path}: {error}" if isinstance(error, InputError) else damaged
+            reason = printable(f"{path}: {error}" if isinstance(error, InputError) else damaged, limit=600)
             raise _not_ours(self.folder, reason) from error
 
     @property
@@ -216,13 +223,8 @@ class Rendered(Repository):
 
     @property
     def default_point(self) -> OperatingPoint:
-        """The default operating point. Raises InputError if the file names one that it does not have."""
-        default = self.points.default
-        if default not in self.points.points:
-            raise InputError(
-                f"{self.points_file} has no point {default!r}, which it names as its default; render it again"
-            )
-        return self.points.points[default]
+        """The default operating point."""
+        return self.points.points[self.points.default]
 
     @property
     def threshold(self) -> float:
@@ -233,11 +235,22 @@ class Rendered(Repository):
     def bundle(self) -> Bundle:
         """Description of the bundle that it was rendered from."""
         path = self._described_in / BUNDLE_FILE
-        if not path.is_file():
+        if not path.exists():
             raise InputError(
-                f"{self._described_in} holds no {BUNDLE_FILE}; render it again from its bundle with `dyndet render`"
+                f"{printable(self._described_in)} holds no {BUNDLE_FILE}; render it again from its bundle with "
+                "`dyndet render`"
             )
         return read_manifest(path)
+
+    def check_whole(self) -> None:
+        """Check that a server can load it, and the options in the marker. Raises InputError, in one sentence.
+
+        A backend that a program has added to `BACKENDS` is not known to others, and its options are not checked.
+        """
+        check_whole(self.folder, self.model, described_in=self.record.described_in)
+        backend = self.written_options.get("backend")
+        if not isinstance(backend, str) or backend in BACKENDS or re.fullmatch(NAME, backend) is None:
+            _ = self.options
 
     @property
     def stage_configs(self) -> Mapping[str, pb.ModelConfig]:
@@ -250,18 +263,21 @@ class Rendered(Repository):
 
     @cached_property
     def graphs(self) -> Mapping[str, Path]:
-        """The stages' ONNX files by stage. Raises InputError if one is missing or was changed."""
+        """The stages' ONNX files by stage. Raises InputError if one is missing, was changed, or is not its bundle's."""
         found: dict[str, Path] = {}
         for stage in STAGES:
             own = self.folder / f"{self.model}_{stage}" / "1" / "model.onnx"
             path = own if own.is_file() else self.folder / self.model / "1" / f"{stage}.onnx"
             if not path.is_file():
                 raise InputError(f"{self.folder} holds no detector {self.model!r} with a stage {stage}")
+            check_inside(self.folder, path)
+            check_regular(path, advice="render the repository again", largest=LARGEST_GRAPH)
             if file_sha256(path) != self.bundle.stages[stage].sha256:
                 raise InputError(
                     f"{path} has changed since it was rendered (its SHA-256 differs); render the repository again from "
                     "its bundle with `dyndet render`"
                 )
+            check_stage(path, self.bundle.stages[stage], opset=self.bundle.opset)
             found[stage] = path
         return found
 
@@ -275,70 +291,70 @@ class Rendered(Repository):
         return self.graphs
 
     def link_bundle(self, folder: Path) -> Path:
-        """Put together the bundle that it was rendered from, in a new folder with links to the graphs; returns that."""
+        """Put together the bundle that it was rendered from, in a new folder, and return that.
+
+        Where the file system allows, its graphs are hard links: other links would leave the folder, which
+        `read_bundle` does not allow.
+        """
         graphs = self.graphs
         folder.mkdir(parents=True)
         shutil.copyfile(self._described_in / BUNDLE_FILE, folder / BUNDLE_FILE)
         for stage, described in self.bundle.stages.items():
-            (folder / described.file).symlink_to(graphs[stage].resolve())
+            _link(graphs[stage].resolve(), folder / described.file)
         return folder
 
 
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or a file of another user
+        shutil.copyfile(source, target)
+
+
 def read_repository(folder: Path, *, explicit: bool = False) -> Repository:
-    """Read a model repository, and find the faults for which a server would wait for ever.
+    """Read a model repository, and find the faults for which a server would wait for ever, or not start.
 
     With `explicit` model control it can be empty: models are pushed and loaded later. Raises InputError if the folder
-    is not a model repository, or if a Python model has no code: Triton 2.51 waits for that file for ever.
+    is not a model repository, if a Python model has no code (Triton 2.51 waits for that file for ever), or if a
+    detector that dyndet rendered is not whole (see `Rendered.check_whole`).
     """
-    return Repository(folder=folder, configs=_checked_configs(folder, explicit=explicit))
+    configs, unread = read_configs(folder, explicit=explicit)
+    if (folder / MARKER_FILE).exists():
+        for name in _marker(folder).detectors:
+            read_rendered(folder, model=name).check_whole()
+    return Repository(folder=folder, configs=configs, unread=unread)
 
 
 def read_rendered(folder: Path, *, model: str | None = None) -> Rendered:
     """Read the detector `model` of a repository that dyndet rendered, or its only one.
 
-    Raises InputError if dyndet did not render it, if it holds no detector `model`, or if it holds several detectors and
-    none is named.
+    Raises InputError if dyndet did not render it, if it holds no detector `model`, if it holds several detectors and
+    none is named, or if a configuration of the detector is damaged.
     """
-    configs = _checked_configs(folder, explicit=False)
-    try:
-        marker = read_marker(folder)
-    except InputError as error:
-        raise _not_ours(folder, str(error)) from error
+    configs, unread = read_configs(folder, explicit=False)
+    marker = _marker(folder)
     name = marker.name_of(folder, model)
-    others = {other: record for other, record in marker.detectors.items() if other != name}
-    foreign = {owned for record in others.values() for owned in record.models}
+    record = marker.detectors[name]
+    for owned in record.models:
+        if owned in unread:
+            raise InputError(f"{unread[owned]}; render the repository again with `dyndet render`")
+    others = {other: each for other, each in marker.detectors.items() if other != name}
+    foreign = {owned for each in others.values() for owned in each.models}
     return Rendered(
         folder=folder,
         configs=tuple(config for config in configs if config.name not in foreign),
+        unread={other: reason for other, reason in unread.items() if other not in foreign},
         model=name,
-        record=marker.detectors[name],
+        record=record,
         beside=tuple(others),
     )
 
 
-def _checked_configs(folder: Path, *, explicit: bool) -> tuple[pb.ModelConfig, ...]:
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a model repository: no such folder; `dyndet render` writes one")
-    paths = sorted(folder.glob("*/config.pbtxt"))
-    if not paths and not (explicit and not any(folder.iterdir())):
-        raise InputError(f"{folder} is not a model repository: it has no */config.pbtxt; `dyndet render` writes one")
-    configs = []
-    for path in paths:
-        try:
-            config = text_format.Parse(path.read_text(), pb.ModelConfig())
-        except (text_format.ParseError, UnicodeDecodeError):
-            continue
-        config.name = config.name or path.parent.name
-        if config.backend == "python" and not config.default_model_filename:
-            _check_code(folder / config.name)
-        configs.append(config)
-    return tuple(configs)
-
-
-def _check_code(folder: Path) -> None:
-    for version in sorted(folder.glob("[0-9]*")):
-        if not (version / "model.py").is_file():
-            raise InputError(f"{version} lacks model.py, the code of a Python model; render the repository again")
+def _marker(folder: Path) -> Marker:
+    try:
+        return read_marker(folder)
+    except InputError as error:
+        raise _not_ours(folder, str(error)) from error
 
 
 def _options(written: Mapping[str, Any]) -> RenderOptions:
@@ -347,7 +363,7 @@ def _options(written: Mapping[str, Any]) -> RenderOptions:
         given[name] = tuple(given[name])
     if given["warmup_image"] is not None:
         image = Path(given["warmup_image"])
-        given["warmup_image"] = image if image.exists() else None
+        given["warmup_image"] = image if image.is_file() or image.is_dir() else None
     if given.get("engines") is not None:
         given["engines"] = Path(given["engines"])
     known = {field.name for field in fields(RenderOptions)}
@@ -356,6 +372,6 @@ def _options(written: Mapping[str, Any]) -> RenderOptions:
 
 def _not_ours(folder: Path, reason: str) -> InputError:
     return InputError(
-        f"{folder} was not rendered by this version of dyndet ({reason}); render it again from its bundle with "
-        "`dyndet render`"
+        f"{printable(folder)} was not rendered by this version of dyndet ({reason}); render it again from its bundle "
+        "with `dyndet render`"
     )

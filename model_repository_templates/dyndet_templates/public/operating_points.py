@@ -6,13 +6,17 @@ The folder is held open: if another build takes its place, this one goes on with
 from __future__ import annotations
 
 import json
-import math
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 FILE_NAME = "operating_points.json"
+_LARGEST, _MOST_POINTS = 4 << 20, 1000
+_NAME = re.compile(r"[A-Za-z0-9_.+][A-Za-z0-9_.:/%+µ-]{0,99}")
+_MOST_SHOWN = 20
 _LONGEST_SHOWN = 60
 """characters of a client's text that an error repeats"""
 
@@ -26,11 +30,14 @@ class OperatingPoints:
         self._stamp: tuple[int, int, int] | None = None
         self._thresholds: dict[str, float] = {}
         self._default = ""
+        self._folder = -1
         try:
             self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             self._stamp = self._current_stamp()
             self._read()
         except (OSError, ValueError) as error:
+            if self._folder != -1:
+                os.close(self._folder)
             raise ValueError(f"{path} is damaged ({error}); render the repository again, then calibrate it") from error
 
     @property
@@ -41,7 +48,9 @@ class OperatingPoints:
     def threshold(self, name: str) -> float:
         """The threshold of an operating point. Raises ValueError that names the known ones."""
         if name not in self._thresholds:
-            known = ", ".join(sorted(self._thresholds))
+            known = ", ".join(sorted(self._thresholds)[:_MOST_SHOWN])
+            if len(self._thresholds) > _MOST_SHOWN:
+                known = f"{known} and {len(self._thresholds) - _MOST_SHOWN} more"
             shown = repr(name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}...")
             raise ValueError(f"operating point {shown} is not known; this model has {known}")
         return self._thresholds[name]
@@ -74,18 +83,37 @@ class OperatingPoints:
         if not is_file:  # reading a pipe would wait for ever
             raise ValueError("it is not a file")
         with open(self._path.name, "rb", opener=lambda name, flags: os.open(name, flags, dir_fd=self._folder)) as file:
-            text = file.read()
-        try:
-            content = json.loads(text)
-            thresholds = {str(name): float(point["threshold"]) for name, point in content["points"].items()}
-            default = str(content["default"])
-        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError("it has no default, or a point has no threshold") from error
-        if default not in thresholds:
-            raise ValueError(f"its default {default!r} is not among its points")
-        for name, threshold in thresholds.items():
-            if not name.isprintable():
-                raise ValueError(f"the name {name!r} is not printable")
-            if not (math.isfinite(threshold) and 0 <= threshold <= 1):
-                raise ValueError(f"the threshold of {name!r} is {threshold}, not a number from 0 to 1")
-        self._thresholds, self._default = thresholds, default
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST:,} bytes")
+        self._thresholds, self._default = _thresholds(text)
+
+
+def _thresholds(text: bytes) -> tuple[dict[str, float], str]:
+    """The thresholds by name, and the name of the default. Raises ValueError for anything else."""
+    try:
+        content = json.loads(text, object_pairs_hook=_once)
+        found = {name: point["threshold"] for name, point in content["points"].items()}
+        default = content["default"]
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("it has no default, or a point has no threshold") from error
+    if len(found) > _MOST_POINTS:
+        raise ValueError(f"it has more than {_MOST_POINTS:,} points")
+    thresholds = {}
+    for name, threshold in found.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{ascii(name)[:_LONGEST_SHOWN]} is not the name of an operating point")
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+            shown = ascii(threshold)[:_LONGEST_SHOWN]
+            raise ValueError(f"the threshold of {name!r} is {shown}, not a number from 0 to 1")
+        thresholds[name] = float(threshold)
+    if not isinstance(default, str) or default not in thresholds:
+        raise ValueError(f"its default {ascii(default)[:_LONGEST_SHOWN]} is not among its points")
+    return thresholds, default
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found

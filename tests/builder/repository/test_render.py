@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2
 
 import dynamicdet
 from dynamicdet.errors import InputError
-from dyndet_builder.bundle.manifest import FILE_NAME, file_sha256
+from dyndet_builder.bundle.manifest import FILE_NAME, Bundle, file_sha256
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.marker import MARKER_FILE
@@ -27,7 +27,7 @@ from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.triton import DEFAULT_PORTS
 from dyndet_client.codec import parse_model
 from dyndet_client.errors import NotADetectorError
-from tests.support.toy_bundle import SIZE, write_toy_bundle
+from tests.support.toy_bundle import SIZE, describe_as, write_toy_bundle
 
 STAGE_MODELS = ("toy_backbone1", "toy_head1", "toy_detector2")
 
@@ -116,7 +116,8 @@ def test_gpu_variants_are_complete_configurations(
     described = (half / FILE_NAME).read_text()
     features = '"name": "features_8",\n          "dtype": "float32"'
     assert features in described
-    (half / FILE_NAME).write_text(described.replace(features, features.replace("float32", "float16")))
+    described = described.replace(features, features.replace("float32", "float16"))
+    describe_as(half, Bundle.model_validate_json(described))
     repository = render(half, tmp_path / "models", RenderOptions(backend=backend, gpus=gpus))
     for model in STAGE_MODELS:
         config = _config(repository, model)
@@ -211,7 +212,7 @@ def test_stages_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     described = json.loads((folder / FILE_NAME).read_text())
     described["stages"]["head1"]["inputs"][0]["name"] = "features_99"
     (folder / FILE_NAME).write_text(json.dumps(described))
-    with pytest.raises(InputError, match=r"stage head1 .* reads features_99"):
+    with pytest.raises(InputError, match=r"stage head1 reads features_99 float32 .*, which backbone1 does not produce"):
         render(folder, tmp_path / "models")
     assert not (tmp_path / "models").exists()
 

@@ -12,7 +12,7 @@ import torch
 
 import dynamicdet
 from dynamicdet.errors import InputError
-from dyndet_builder.bundle.manifest import FILE_NAME, Bundle, Stage, StageName, Tensor, read_bundle
+from dyndet_builder.bundle.manifest import Stage, StageName, Tensor, read_bundle
 from dyndet_builder.bundle.stages import Backbone1Stage
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.repository.render import RenderOptions, render
@@ -20,7 +20,7 @@ from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.triton import DEFAULT_PORTS
 from tests.support.deployments import installed_by
-from tests.support.toy_bundle import write_toy_bundle
+from tests.support.toy_bundle import describe_as, write_toy_bundle
 
 _ROOT = Path(__file__).parents[3]
 _CPU = {"numpy", "onnxruntime", "pillow", "simplejpeg"}
@@ -114,7 +114,7 @@ def test_an_empty_server_has_room_for_every_published_network(
 
 
 def _bundle_of(architecture: str, dtype: str, folder: Path) -> Path:
-    """A bundle with the tensors of a published network; its graphs are the toy's."""
+    """A bundle with the tensors of a published network; its graphs compute what the toy's do, and cannot run."""
     with torch.device("meta"):
         network = dynamicdet.create(architecture, num_classes=80).eval()
         stage, side = Backbone1Stage(network), network.input_size
@@ -134,9 +134,7 @@ def _bundle_of(architecture: str, dtype: str, folder: Path) -> Path:
     stages: dict[StageName, Stage] = {
         name: bundle.stages[name].model_copy(update=update) for name, update in tensors.items()
     }
-    changed: Bundle = bundle.model_copy(update={"stages": stages, "input_size": side})
-    (folder / FILE_NAME).write_text(changed.model_dump_json())
-    return folder
+    return describe_as(folder, bundle.model_copy(update={"stages": stages, "input_size": side}))
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ def contract_of(config: pb.ModelConfig | Mapping[str, Any]) -> ServedModel | Non
         config = json_format.MessageToDict(config, preserving_proto_field_name=True)
     try:
         return parse_model(config)
-    except NotADetectorError:
-        return None
+    except (NotADetectorError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return None  # also a configuration that others wrote, and that lacks what Triton asks for
 
 
 def check_contract(detector: str, *, live: ServedModel | None, new: ServedModel | None) -> None:

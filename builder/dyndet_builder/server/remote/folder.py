@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from dynamicdet.errors import InputError
 from dynamicdet.files import exchange, whole_file
+from dynamicdet.records import read_bytes
 from dyndet_builder.server.remote.lock import folder_lock
-from dyndet_builder.server.remote.storage import CONFIG, Storage, writing_to
+from dyndet_builder.server.remote.storage import CONFIG, LARGEST, Storage, UnreadableError, writing_to
 
 _STAGING = ".push"
 """folder for what is not whole yet; inside of a model's folder, Triton ignores it"""
@@ -27,11 +29,19 @@ class Folder(Storage):
         self.where = str(folder)
 
     def read(self, path: str) -> bytes | None:
-        """The content of a file; None if there is none."""
-        try:
-            return (self.folder / path).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        """The content of a small file; None if there is none."""
+        file = self.folder / path
+        if not file.exists():
             return None
+        try:
+            return read_bytes(file, advice="", largest=LARGEST)
+        except InputError as error:
+            raise UnreadableError(str(error)) from error
+
+    def is_taken(self, name: str) -> bool:
+        """Whether a file, or a folder that is not empty, has this name."""
+        path = self.folder / name
+        return path.is_symlink() or (any(path.iterdir()) if path.is_dir() else path.exists())
 
     def models(self) -> tuple[str, ...]:
         """Names of the folders that hold a configuration."""

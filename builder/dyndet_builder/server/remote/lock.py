@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import getpass
-import json
 import os
 import secrets
 import socket
@@ -20,12 +19,25 @@ from pathlib import Path
 from typing import Any
 
 from dynamicdet.errors import InputError
+from dynamicdet.records import Name, NotNegative, Record, Text, record_of
+from dynamicdet.text import printable
 
 RENEWED_S = 20.0
 """seconds after which the owner of an object renews it"""
 STALE_S = 180.0
 """seconds after which an object that nobody has renewed does not count"""
 _POLL_S = 0.2
+_LONGEST_OWNER = 300
+_LARGEST = 1 << 16
+
+
+class _Entry(Record):
+    """Content of an object that is a lock."""
+
+    token: Name
+    owner: Text
+    time: NotNegative
+    """when its owner renewed it, seconds since 1970"""
 
 
 @contextmanager
@@ -38,7 +50,7 @@ def folder_lock(path: Path, *, wait_s: float, busy: str) -> Iterator[None]:
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            file = path.open("a+")
+            file = open(path, "a+", opener=_no_link, errors="replace")
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
         with _closing_quietly(file):
@@ -51,10 +63,15 @@ def folder_lock(path: Path, *, wait_s: float, busy: str) -> Iterator[None]:
                         path.unlink()
                 return
             file.seek(0)
-            owner = file.read()
+            owner = file.read(_LONGEST_OWNER)
         if time.monotonic() >= deadline:
             raise _refusal(busy, owner, wait_s)
         time.sleep(_POLL_S)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open a lock, but no file elsewhere that a link stands for: taking the lock empties it."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextmanager
@@ -104,7 +121,8 @@ def object_lock(
     deadline = time.monotonic() + wait_s
     while not _created(filesystem, path, token, stale_s=stale_s):
         if time.monotonic() >= deadline:
-            raise _refusal(busy, str(_content(filesystem, path).get("owner", "")), wait_s)
+            found = _content(filesystem, path)
+            raise _refusal(busy, "" if found is None else found.owner, wait_s)
         time.sleep(_POLL_S)
     done = threading.Event()
 
@@ -121,14 +139,14 @@ def object_lock(
         done.set()
         thread.join()
         with suppress(Exception):
-            if _content(filesystem, path).get("token") == token:
+            if _holds(filesystem, path, token):
                 filesystem.rm_file(path)
 
 
 def _created(filesystem: Any, path: str, token: str, *, stale_s: float) -> bool:
     found = _content(filesystem, path)
-    if found:
-        if time.time() - float(found.get("time", 0)) < stale_s:
+    if found is not None:
+        if time.time() - found.time < stale_s:
             return False
         filesystem.rm_file(path)
     try:
@@ -138,19 +156,28 @@ def _created(filesystem: Any, path: str, token: str, *, stale_s: float) -> bool:
     except (TypeError, NotImplementedError):
         filesystem.pipe_file(path, _entry(token))
         time.sleep(_POLL_S)
-    return _content(filesystem, path).get("token") == token
+    return _holds(filesystem, path, token)
 
 
-def _content(filesystem: Any, path: str) -> dict[str, Any]:
+def _holds(filesystem: Any, path: str, token: str) -> bool:
+    found = _content(filesystem, path)
+    return found is not None and found.token == token
+
+
+def _content(filesystem: Any, path: str) -> _Entry | None:
+    """Who holds a lock; None if nobody does. Raises InputError if the object is not a lock."""
+    advice = "remove it if no push is running"
     try:
-        found = json.loads(filesystem.cat_file(path))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        if int(filesystem.info(path).get("size") or 0) > _LARGEST:
+            raise InputError(f"{printable(path)} is too large for a lock; {advice}")
+        content = filesystem.cat_file(path)
+    except FileNotFoundError:
+        return None
+    return record_of(content, _Entry, path, described="the lock of a push", advice=advice)
 
 
 def _entry(token: str) -> bytes:
-    return json.dumps({"token": token, "owner": _owner(), "time": time.time()}).encode()
+    return _Entry(token=token, owner=_owner(), time=time.time()).model_dump_json().encode()
 
 
 def _owner() -> str:
@@ -162,5 +189,5 @@ def _owner() -> str:
 
 
 def _refusal(busy: str, owner: str, wait_s: float) -> InputError:
-    who = f" ({owner})" if owner else ""
+    who = f" ({printable(owner, limit=_LONGEST_OWNER)})" if owner else ""
     return InputError(f"{busy}{who}, and did not end within {wait_s:g} s; try again later")

@@ -23,15 +23,18 @@ from dynamicdet.errors import InputError
 from dyndet_bench.measuring.counters import STAGES, STAGES_PARAMETER
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.repository.config import DETECTOR_PARAMETER, TOPOLOGY_PARAMETER
+from dyndet_builder.repository.config_files import NotAConfigError, parse_config
 from dyndet_builder.repository.encoded import SUFFIX
-from dyndet_builder.server.remote.storage import CONFIG, Storage
+from dyndet_builder.repository.whole import SETTINGS, check_whole, settings_of
+from dyndet_builder.server.remote.folder import Folder
+from dyndet_builder.server.remote.storage import CONFIG, Storage, UnreadableError
 
 PUSH_PARAMETER = "dyndet_push"
 """parameter of a pushed model: which push put it there, and its slot"""
 PUSHED_FOR_PARAMETER = "dyndet_pushed_for"
 """parameter of a pushed model: the detector that it belongs to"""
 _STAGE_PARAMETER = "dyndet_stage"
-_SETTINGS = "1/dyndet.json"
+_SETTINGS = f"1/{SETTINGS}"
 
 Slot = Literal["a", "b"]
 
@@ -108,13 +111,22 @@ def read_models(storage: Storage, detector: str) -> Models | None:
     return replace(models, damaged=next(filter(None, (_damage(storage, name) for name in checked)), None))
 
 
-def read_source(storage: Storage, detector: str) -> Models:
+def read_source(storage: Folder, detector: str) -> Models:
     """The models of a build that is to be pushed. Raises InputError if it is not there, or not whole."""
     found = read_models(storage, detector)
     if found is None:
         raise InputError(f"{storage.where} holds no detector {detector!r}")
     if found.damaged is not None:
         raise InputError(f"{storage.where} holds no whole build of {detector!r}: {found.damaged}; render it again")
+    foreign = set(found.stages.values()) - _names_of(detector)
+    if foreign:
+        raise InputError(
+            f"{storage.where}/{detector}/{_SETTINGS} names {min(foreign)!r}, which is not a stage model of {detector!r}"
+        )
+    try:
+        check_whole(storage.folder, detector)
+    except InputError as error:  # a build from an archive is in a temporary folder
+        raise InputError(str(error).replace(str(storage.folder), storage.where)) from error
     return found
 
 
@@ -123,17 +135,20 @@ def stages_in(parameters: Mapping[str, str], detector: str) -> set[str]:
     if parameters.get(TOPOLOGY_PARAMETER) == "fused":
         return set()
     named = parameters.get(STAGES_PARAMETER)
-    return set(json.loads(named).values()) if named else {stage_name(detector, stage, "a") for stage in STAGES}
+    try:
+        if named:
+            return {str(name) for name in json.loads(named).values()}
+    except (ValueError, AttributeError, RecursionError):
+        pass  # a model that others loaded under this name
+    return {stage_name(detector, stage, "a") for stage in STAGES}
 
 
 def read_config(storage: Storage, name: str) -> pb.ModelConfig | None:
     """The configuration of a model; None if there is none. One that cannot be parsed counts as empty."""
-    content = storage.read(f"{name}/{CONFIG}")
-    if content is None:
-        return None
     try:
-        return text_format.Parse(content.decode(), pb.ModelConfig())
-    except (text_format.ParseError, UnicodeDecodeError):
+        content = storage.read(f"{name}/{CONFIG}")
+        return None if content is None else parse_config(content, f"{name}/{CONFIG}")
+    except (UnreadableError, NotAConfigError):
         return pb.ModelConfig()
 
 
@@ -166,12 +181,12 @@ def _names_of(detector: str) -> set[str]:
 
 def _damage(storage: Storage, name: str) -> str | None:
     """What keeps the configuration of a model from being read, in a few words; None if it can be read."""
-    content = storage.read(f"{name}/{CONFIG}")
-    if content is None:
-        return f"{name}/{CONFIG} is missing"
     try:
-        text_format.Parse(content.decode(), pb.ModelConfig())
-    except (text_format.ParseError, UnicodeDecodeError):
+        content = storage.read(f"{name}/{CONFIG}")
+        if content is None:
+            return f"{name}/{CONFIG} is missing"
+        parse_config(content, f"{name}/{CONFIG}")
+    except (UnreadableError, NotAConfigError):
         return f"{name}/{CONFIG} is damaged"
     return None
 
@@ -208,10 +223,7 @@ def copy_model(storage: Storage, name: str, target: Path) -> None:
 def rewrite(folder: Path, models: Models) -> None:
     """Adapt a copied model to the names in `models`: its configuration, and the settings of the public model."""
     path = folder / CONFIG
-    try:
-        config = text_format.Parse(path.read_text(), pb.ModelConfig())
-    except (OSError, text_format.ParseError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.parent.name}/{CONFIG} is damaged ({error}); render the repository again") from error
+    config = parse_config(path.read_bytes(), f"{path.parent.name}/{CONFIG}")
     config.ClearField("name")
     config.parameters[PUSH_PARAMETER].string_value = models.push
     config.parameters[PUSHED_FOR_PARAMETER].string_value = models.detector
@@ -246,7 +258,7 @@ def adopt(storage: Storage, name: str, detector: str) -> None:
 
 def archive(storage: Storage, models: Models, path: Path) -> None:
     """Write the models of a build into one file, which Triton ignores where it lies beside the models."""
-    with tarfile.open(path, "w") as tar:
+    with tarfile.open(path, "w", dereference=True) as tar:
         for name in models.names:
             with storage.local(name) as folder:
                 for file in _files(folder):
@@ -256,9 +268,11 @@ def archive(storage: Storage, models: Models, path: Path) -> None:
 def unpack(path: Path, folder: Path, *, title: str) -> None:
     """Unpack an archive. Raises InputError if it is damaged; `title` names it there."""
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:") as tar:  # not compressed: a small file could become a large one
+            if not all((member.isreg() or member.islnk()) and not member.issparse() for member in tar):
+                raise tarfile.ReadError("it holds more than files")
             tar.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise InputError(
             f"{title} is damaged, so there is no build to go back to; remove that file, or push the earlier build "
             "from its repository"
@@ -267,14 +281,10 @@ def unpack(path: Path, folder: Path, *, title: str) -> None:
 
 def _stages(storage: Storage, detector: str, *, fused: bool) -> dict[str, str]:
     content = storage.read(f"{detector}/{_SETTINGS}")
-    try:
-        stages = {} if content is None else json.loads(content)["stages"]
-        return {} if fused else {str(stage): str(one["model"]) for stage, one in stages.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{storage.where}/{detector}/{_SETTINGS} is damaged, or was written by another version; render the "
-            "repository again with `dyndet render`"
-        ) from error
+    if fused or content is None:
+        return {}
+    settings = settings_of(content, f"{storage.where}/{detector}/{_SETTINGS}")
+    return {stage: one.model for stage, one in settings.stages.items()}
 
 
 def _parameter(config: pb.ModelConfig, key: str) -> str:

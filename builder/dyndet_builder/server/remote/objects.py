@@ -12,7 +12,7 @@ import fsspec
 from dynamicdet.files import scratch_folder
 from dynamicdet.redaction import public_address
 from dyndet_builder.server.remote.lock import object_lock
-from dyndet_builder.server.remote.storage import CONFIG, Storage, writing_to
+from dyndet_builder.server.remote.storage import CONFIG, LARGEST, Storage, UnreadableError, writing_to
 
 
 class ObjectStore(Storage):
@@ -27,13 +27,23 @@ class ObjectStore(Storage):
         self._root = str(root).rstrip("/")
 
     def read(self, path: str) -> bytes | None:
-        """The content of a file; None if there is none."""
+        """The content of a small file; None if there is none."""
         with writing_to(self.where):
             try:
+                if (size := int(self._filesystem.info(self._path(path)).get("size") or 0)) > LARGEST:
+                    raise UnreadableError(
+                        f"{self.where}/{path} is too large: it has {size:,} bytes, and at most {LARGEST:,} are read"
+                    )
                 content: bytes = self._filesystem.cat_file(self._path(path))
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            except IsADirectoryError as error:
+                raise UnreadableError(f"{self.where}/{path} is not a file") from error
             return content
+
+    def is_taken(self, name: str) -> bool:
+        """Whether a model has this name; what a copy that was interrupted has left is no model yet."""
+        return self.read(f"{name}/{CONFIG}") is not None
 
     def models(self) -> tuple[str, ...]:
         """Names of the folders that hold a configuration."""

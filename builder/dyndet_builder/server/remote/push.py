@@ -21,6 +21,7 @@ from pathlib import Path
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
+from dyndet_builder.operating_points import content_of_points
 from dyndet_builder.server.remote.contract import check_contract, contract_of
 from dyndet_builder.server.remote.folder import Folder
 from dyndet_builder.server.remote.models import (
@@ -121,7 +122,7 @@ class Push:
             self._place.recover()
             yield
 
-    def _push(self, source: Storage, before_switch: Callable[[Candidate], None]) -> Deployed:
+    def _push(self, source: Folder, before_switch: Callable[[Candidate], None]) -> Deployed:
         live = self._place.live()
         new = self._named(source, live)
         if not self._change_contract:
@@ -155,7 +156,7 @@ class Push:
             notes=(*lost, *notes),
         )
 
-    def _named(self, source: Storage, live: Models | None) -> Models:
+    def _named(self, source: Folder, live: Models | None) -> Models:
         """The models of the new build under the names that they get beside the running one."""
         given = read_source(source, self._place.detector)
         return given.beside(f"{digest(source, given)[:12]}-{self._free_slot(live)}")
@@ -190,13 +191,15 @@ class Push:
 
     def _check_free(self, new: Models) -> None:
         for name in new.names:
-            if self._place.storage.read(f"{name}/{CONFIG}") is not None:
+            if self._place.storage.is_taken(name):
+                is_model = self._place.storage.read(f"{name}/{CONFIG}") is not None
+                what = f"a model {name!r}" if is_model else f"{name!r}, which is not a model"
                 raise InputError(
-                    f"{self._place.storage.where} already holds a model {name!r}, a name that a push of "
-                    f"{self._place.detector!r} needs; rename or remove that model"
+                    f"{self._place.storage.where} already holds {what}, a name that a push of "
+                    f"{self._place.detector!r} needs; rename or remove it"
                 )
 
-    def _put_beside(self, source: Storage, new: Models) -> None:
+    def _put_beside(self, source: Folder, new: Models) -> None:
         given = read_source(source, self._place.detector)
         with self._place.storage.staging(self._place.detector) as staging:
             for name, own in zip(given.names, new.names, strict=True):
@@ -224,7 +227,7 @@ class Push:
 
     def _candidate(self, new: Models, *, running: bool) -> Candidate:
         def use_points(file: Path) -> None:
-            self._place.storage.write(f"{new.public}/1/{POINTS_FILE}", file.read_bytes())
+            self._place.storage.write(f"{new.public}/1/{POINTS_FILE}", content_of_points(file))
             if not self._place.storage.trades_places:  # the server works on a copy
                 self._place.control.load(new.public)
 

@@ -12,6 +12,7 @@ from dynamicdet.redaction import public_address
 from dyndet_bench.measuring.own_metrics import OwnMetrics
 from dyndet_builder.engines.record import check_engines_there
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
+from dyndet_builder.operating_points import content_of_points, points_file
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.server.admin import ADMIN_HEADER, ADMIN_VARIABLE, admin_headers
 from dyndet_builder.server.remote.control import ModelControl
@@ -25,9 +26,6 @@ from dyndet_client.settings import Connection
 
 __all__ = ["ADMIN_HEADER", "ADMIN_VARIABLE", "Candidate", "Deployed", "RemoteServer", "admin_headers"]
 
-_LONGEST_NAME = 200
-"""a push adds to the name, and file systems take 255 bytes"""
-
 
 def _storage_at(models: str) -> Storage:
     """The storage at a path or URL. Raises InputError if the folder does not exist."""
@@ -40,10 +38,8 @@ def _storage_at(models: str) -> Storage:
 
 
 def _check_name(detector: str) -> None:
-    """Raise InputError for a name that no rendered detector has, or that makes too long a file name."""
+    """Raise InputError for a name that no rendered detector has."""
     RenderOptions(name=detector)
-    if len(detector) > _LONGEST_NAME:
-        raise InputError(f"model name {detector[:20]!r}... has {len(detector)} characters; at most {_LONGEST_NAME} fit")
 
 
 def _nothing(_candidate: Candidate) -> None:
@@ -130,7 +126,7 @@ class RemoteServer:
         storage = _storage_at(self.models)
         busy = f"a push of {detector!r} to {public_address(self.models)} is running"
         with storage.lock(f".{detector}.lock", wait_s=self.wait_s, busy=busy):
-            content = (repository / detector / "1" / POINTS_FILE).read_bytes()
+            content = content_of_points(points_file(repository, detector))
             storage.write(f"{detector}/1/{POINTS_FILE}", content)
             if not storage.trades_places:
                 self._control().load(detector)

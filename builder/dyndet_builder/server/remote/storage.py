@@ -16,6 +16,12 @@ from dynamicdet.redaction import without_secrets
 
 CONFIG = "config.pbtxt"
 """the file that makes a folder a model"""
+LARGEST = 4 << 20
+"""bytes of a file that `Storage.read` reads"""
+
+
+class UnreadableError(InputError):
+    """Something is in the place of a file that cannot be it: not a regular file, or too large a one."""
 
 
 class Storage(ABC):
@@ -28,7 +34,11 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, path: str) -> bytes | None:
-        """The content of a file; None if there is none."""
+        """The content of a small file; None if there is none. Raises UnreadableError."""
+
+    @abstractmethod
+    def is_taken(self, name: str) -> bool:
+        """Whether something is there that `place` does not replace."""
 
     @abstractmethod
     def models(self) -> tuple[str, ...]:

@@ -1,0 +1,102 @@
+"""Checks that the models of a rendered detector are all there, so that a server can load them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from tritonclient.grpc import model_config_pb2 as pb
+
+from dynamicdet.errors import InputError
+from dynamicdet.records import FileName, Record, check_inside, check_regular, read_bytes, record_of
+from dynamicdet.text import printable
+from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle.manifest import LARGEST_GRAPH, STAGES, StageName, read_manifest
+from dyndet_builder.operating_points import points_file, read_operating_points
+from dyndet_builder.repository.config import TOPOLOGY_PARAMETER
+from dyndet_builder.repository.config_files import CONFIG, read_config
+from dyndet_builder.repository.encoded import SUFFIX
+
+SETTINGS = "dyndet.json"
+"""the public model's own settings, beside its code"""
+
+_LARGEST = 4 << 20
+_ADVICE = "render the repository again with `dyndet render`"
+
+
+class _Lenient(Record):
+    """What this version reads of settings; those of another version can have more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class StageSettings(_Lenient):
+    """A stage, as the public model knows it."""
+
+    model: FileName
+
+
+class Settings(_Lenient):
+    """Contents of `1/dyndet.json` of a public model."""
+
+    stages: Annotated[dict[StageName, StageSettings], Field(min_length=1)]
+
+
+def settings_of(content: bytes, title: object) -> Settings:
+    """The settings of a public model; `title` names the file in an error. Raises InputError if they are damaged."""
+    return record_of(content, Settings, title, described="the settings of a detector of this version", advice=_ADVICE)
+
+
+def check_whole(repository: Path, detector: str, *, described_in: str | None = None) -> None:
+    """Check that a server can find everything that a rendered or pushed detector needs to load.
+
+    `described_in` is the folder with the description of its bundle, if it must have one. Hashes are not compared.
+    Raises InputError, in one sentence, that names the first file that is missing, not a regular file, outside the
+    repository or damaged.
+    """
+    public = repository / detector
+    if not public.is_dir():
+        raise InputError(f"{printable(repository)} lacks the model {detector!r}, which its {SETTINGS} names; {_ADVICE}")
+    config = _config(repository, detector)
+    settings = settings_of(
+        read_bytes(public / "1" / SETTINGS, advice=_ADVICE, largest=_LARGEST), public / "1" / SETTINGS
+    )
+    _check_file(repository, public / "1" / "model.py")
+    read_operating_points(points_file(repository, detector))
+    if described_in is not None or (public / BUNDLE_FILE).exists():
+        read_manifest(repository / (described_in or detector) / BUNDLE_FILE)
+    if config.parameters[TOPOLOGY_PARAMETER].string_value == "fused":
+        for stage in (*STAGES, "select"):
+            _check_file(repository, public / "1" / f"{stage}.onnx")
+    else:
+        for name in (settings.stages[stage].model for stage in STAGES if stage in settings.stages):
+            _check_stage(repository, name, _config(repository, name))
+    if (repository / f"{detector}{SUFFIX}" / CONFIG).exists():
+        _config(repository, f"{detector}{SUFFIX}")
+        _check_file(repository, repository / f"{detector}{SUFFIX}" / "1" / "model.py")
+
+
+def _config(repository: Path, name: str) -> pb.ModelConfig:
+    check_inside(repository, repository / name)
+    try:
+        return read_config(repository / name)
+    except InputError as error:
+        raise InputError(f"{error}; {_ADVICE}") from error
+
+
+def _check_stage(repository: Path, name: str, config: pb.ModelConfig) -> None:
+    version = repository / name / "1"
+    if config.backend == "python":
+        _check_file(repository, version / "model.py")
+    if config.backend != "tensorrt":  # its engines are checked against the machine that runs them
+        _check_file(repository, version / "model.onnx")
+
+
+def _check_file(repository: Path, path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{printable(path.parent)} lacks {path.name}; {_ADVICE}")
+    check_inside(repository, path)
+    check_regular(path, advice=_ADVICE, largest=LARGEST_GRAPH)
+    if path.stat().st_size == 0:
+        raise InputError(f"{printable(path)} is empty; {_ADVICE}")
