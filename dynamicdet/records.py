@@ -124,6 +124,9 @@ class Record(BaseModel):
 
 Read = TypeVar("Read", bound=BaseModel)
 
+UNREADABLE = (ValidationError, ValueError, RecursionError, OverflowError)
+"""what pydantic and json raise for content that others wrote; OverflowError for a whole number beyond every float"""
+
 
 def read_record(path: Path, kind: type[Read], *, described: str, advice: str, largest: int = LARGEST) -> Read:
     """Read a record from a JSON file that others may have written.
@@ -144,7 +147,7 @@ def record_of(content: bytes, kind: type[Read], title: object, *, described: str
     try:
         found = kind.model_validate_json(content, strict=True)
         plain_of(content)  # after the check of the schema, which bounds what this builds
-    except (ValidationError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{printable(title)} is not {described}: {reason_of(error)}{_after(advice)}") from error
     return found
 
@@ -216,6 +219,8 @@ def _reason(error: OSError | ValueError) -> str:
 
 def reason_of(error: Exception) -> str:
     """Why content was refused, for a message: the first fault and its place, printable and short."""
+    if isinstance(error, OverflowError):
+        return "a number is too large"
     if not isinstance(error, ValidationError):
         text = str(error) or type(error).__name__
         return printable("it is nested too deep" if isinstance(error, RecursionError) else text, limit=300)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy.typing as npt
 
 from dynamicdet.aliases import Float32Array
+from dynamicdet.errors import InputError
+from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import STAGES, Bundle, StageName, read_bundle
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
@@ -64,7 +66,11 @@ class StageRunner:
         session = self._sessions[stage]
         feed = {value.name: tensors[value.name] for value in session.get_inputs()}
         names = [value.name for value in session.get_outputs()]
-        return dict(zip(names, session.run(names, feed), strict=True))
+        try:
+            answer = session.run(names, feed)
+        except Exception as error:  # ONNX Runtime's own classes have no common base
+            raise InputError(f"ONNX Runtime cannot run stage {stage!r} of the bundle: {_reason(error)}") from error
+        return dict(zip(names, answer, strict=True))
 
 
 class BundleRunner(StageRunner):
@@ -81,4 +87,11 @@ def _session(path: Path, threads: int | None) -> Any:
     options.log_severity_level = _FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a graph that has the right tensors can still be no graph
+        raise InputError(f"ONNX Runtime cannot load {printable(path)}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return printable(str(error).strip().partition("\n")[0], limit=300)

@@ -36,7 +36,7 @@ def graph_shares(model: onnx.ModelProto) -> dict[str, float]:
     """Shares of a graph's convolutions that compute in `half` and `int8`."""
     weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     dequantized = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv" and len(node.input) > 1]
     count = max(1, len(convolutions))
     half = sum(weights.get(node.input[1]) in _HALF for node in convolutions)
     int8 = sum(node.input[0] in dequantized and node.input[1] in dequantized for node in convolutions)

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from dynamicdet.errors import InputError
-from dynamicdet.records import FileName, Name, Plain, Record, Sha256, plain_of, read_bytes, reason_of
+from dynamicdet.records import UNREADABLE, FileName, Name, Plain, Record, Sha256, plain_of, read_bytes, reason_of
 from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import STAGES
 from dyndet_builder.repository.encoded import SUFFIX
@@ -92,7 +92,7 @@ def read_marker(repository: Path) -> Marker:
             first = _FirstForm.model_validate_json(content, strict=True)
             return first.as_marker(repository)
         return Marker.model_validate_json(content, strict=True)
-    except (ValidationError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{printable(path)} is damaged, or was written by another version: {reason_of(error)}"
         ) from error

@@ -80,9 +80,12 @@ def check_whole(repository: Path, detector: str, *, described_in: str | None = N
 def _config(repository: Path, name: str) -> pb.ModelConfig:
     check_inside(repository, repository / name)
     try:
-        return read_config(repository / name)
+        config = read_config(repository / name)
     except InputError as error:
         raise InputError(f"{error}; {_ADVICE}") from error
+    if not config.backend:
+        raise InputError(f"{printable(repository / name / CONFIG)} names no backend; {_ADVICE}")
+    return config
 
 
 def _check_stage(repository: Path, name: str, config: pb.ModelConfig) -> None:

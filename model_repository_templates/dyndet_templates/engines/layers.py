@@ -79,7 +79,10 @@ def stage_record(folder: Path, described: dict[str, Any], claimed: str) -> dict[
     Raises ValueError if the layer information beside the plan shows another precision than the bundle claims.
     """
     plan = folder / described["file"]
-    shares = precision_shares(json.loads((folder / f"{plan.name}.layers.json").read_text()))
+    try:
+        shares = precision_shares(json.loads((folder / f"{plan.name}.layers.json").read_bytes()))
+    except (OSError, TypeError, AttributeError, RecursionError) as fault:
+        raise ValueError(f"the layer information of {plan.name} is missing or damaged") from fault
     if shares is None:
         raise ValueError(f"{plan.name} does not show its layers' types; build it with --profilingVerbosity=detailed")
     error = precision_error(claimed, shares)

@@ -116,13 +116,13 @@ def read_source(storage: Folder, detector: str) -> Models:
     found = read_models(storage, detector)
     if found is None:
         raise InputError(f"{storage.where} holds no detector {detector!r}")
-    if found.damaged is not None:
-        raise InputError(f"{storage.where} holds no whole build of {detector!r}: {found.damaged}; render it again")
     foreign = set(found.stages.values()) - _names_of(detector)
     if foreign:
         raise InputError(
             f"{storage.where}/{detector}/{_SETTINGS} names {min(foreign)!r}, which is not a stage model of {detector!r}"
         )
+    if found.damaged is not None:
+        raise InputError(f"{storage.where} holds no whole build of {detector!r}: {found.damaged}; render it again")
     try:
         check_whole(storage.folder, detector)
     except InputError as error:  # a build from an archive is in a temporary folder
