@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,11 @@ def _change(root: list[Any], draw: random.Random) -> None:
     if kind == 0 and holder is not root:
         del holder[key]
     elif kind == 1 and isinstance(holder, dict):
-        holder[draw.choice((*TEXTS, *holder))] = draw.choice((*VALUES, holder[key]))
-    elif kind == 2 and isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
+        holder[draw.choice((*TEXTS, *holder))] = deepcopy(draw.choice((*VALUES, holder[key])))
+    elif kind == 2 and type(holder[key]) in (int, float) and abs(holder[key]) < 1e100:
         holder[key] = holder[key] * draw.choice((-1, 0, 1e3, 1e9, 10**20)) + draw.choice((0, 1, 0.5))
     else:
-        holder[key] = draw.choice(VALUES)
+        holder[key] = deepcopy(draw.choice(VALUES))
 
 
 def _pipe(path: Path) -> None:
@@ -132,7 +133,7 @@ def _pipe(path: Path) -> None:
 
 def _large(path: Path) -> None:
     path.touch()
-    os.truncate(path, 1 << 30)  # sparse: it takes no space
+    os.truncate(path, 3 << 30)  # sparse: it takes no space
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -141,9 +142,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a link to a device without an end": lambda path: path.symlink_to("/dev/zero"),
     "a link to nothing": lambda path: path.symlink_to("nothing"),
     "a link to itself": lambda path: path.symlink_to(path.name),
-    "1 GiB of zeros": _large,
+    "3 GiB of zeros": _large,
     "nothing": Path.touch,
-    "deep JSON": lambda path: path.write_text("[" * 1_000_000),
+    "deep JSON": lambda path: path.write_text("[" * 100_000),
     "deep objects": lambda path: path.write_text('{"a":' * 100_000),
     "not UTF-8": lambda path: path.write_bytes(b'{"name": "\xff\xfe"}'),
     "a lone surrogate": lambda path: path.write_text('{"name": "\\ud800"}'),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, model_validator
 from tritonclient.grpc import model_config_pb2 as pb
 
 from dynamicdet.errors import InputError
@@ -40,7 +39,14 @@ class StageSettings(_Lenient):
 class Settings(_Lenient):
     """Contents of `1/dyndet.json` of a public model."""
 
-    stages: Annotated[dict[StageName, StageSettings], Field(min_length=1)]
+    stages: dict[StageName, StageSettings]
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Settings:
+        for stage in STAGES:
+            if stage not in self.stages:
+                raise ValueError(f"it lacks stage {stage!r}")
+        return self
 
 
 def settings_of(content: bytes, title: object) -> Settings:
@@ -70,9 +76,9 @@ def check_whole(repository: Path, detector: str, *, described_in: str | None = N
         for stage in (*STAGES, "select"):
             _check_file(repository, public / "1" / f"{stage}.onnx")
     else:
-        for name in (settings.stages[stage].model for stage in STAGES if stage in settings.stages):
-            _check_stage(repository, name, _config(repository, name))
-    if (repository / f"{detector}{SUFFIX}" / CONFIG).exists():
+        for called in settings.stages.values():
+            _check_stage(repository, called.model, _config(repository, called.model))
+    if (repository / f"{detector}{SUFFIX}").is_dir():
         _config(repository, f"{detector}{SUFFIX}")
         _check_file(repository, repository / f"{detector}{SUFFIX}" / "1" / "model.py")
 

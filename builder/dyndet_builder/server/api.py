@@ -86,12 +86,12 @@ class TritonApi:
             raise ServerError(f"the server does not tell {what}: {_reason(answer)}")
         try:
             return json.loads(answer)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ServerError(f"the server does not tell {what}: {_reason(answer)}") from error
 
 
 def _reason(answer: bytes) -> str:
     try:
         return str(json.loads(answer)["error"]).strip().partition("\n")[0]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return answer[:200].decode(errors="replace").strip() or "no reason given"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -269,7 +270,7 @@ def unpack(path: Path, folder: Path, *, title: str) -> None:
     """Unpack an archive. Raises InputError if it is damaged; `title` names it there."""
     try:
         with tarfile.open(path, "r:") as tar:  # not compressed: a small file could become a large one
-            if not all((member.isreg() or member.islnk()) and not member.issparse() for member in tar):
+            if not all(_is_plain(member) for member in tar):
                 raise tarfile.ReadError("it holds more than files")
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
@@ -277,6 +278,13 @@ def unpack(path: Path, folder: Path, *, title: str) -> None:
             f"{title} is damaged, so there is no build to go back to; remove that file, or push the earlier build "
             "from its repository"
         ) from error
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    """Whether an entry of an archive is a file, under a name that `archive` writes."""
+    parts = Path(member.name).parts
+    named = member.name.isprintable() and all(len(os.fsencode(part)) < 256 for part in parts)
+    return named and (member.isreg() or member.islnk()) and not member.issparse()
 
 
 def _stages(storage: Storage, detector: str, *, fused: bool) -> dict[str, str]:

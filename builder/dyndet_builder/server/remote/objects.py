@@ -43,11 +43,14 @@ class ObjectStore(Storage):
 
     def is_taken(self, name: str) -> bool:
         """Whether a model has this name; what a copy that was interrupted has left is no model yet."""
-        return self.read(f"{name}/{CONFIG}") is not None
+        return name in self.models()
 
     def models(self) -> tuple[str, ...]:
         """Names of the folders that hold a configuration."""
-        return tuple(name for name in self._listed("directory") if self.read(f"{name}/{CONFIG}") is not None)
+        with writing_to(self.where):
+            return tuple(
+                name for name in self._listed("directory") if self._filesystem.exists(self._path(f"{name}/{CONFIG}"))
+            )
 
     def files(self) -> tuple[str, ...]:
         """Names of the files beside the models."""
