@@ -1,6 +1,12 @@
-"""Text from files, servers and paths, made fit to print. This file needs only the standard library."""
+"""Text from files, servers and paths, made fit to print and for Markdown. This file needs only the standard library."""
 
 from __future__ import annotations
+
+import re
+
+_ACTIVE = re.compile(r"[\\`*_\[\]|~$#]|(?<=www)\.|:(?=//)|^[-+=](?=[-= ]*$| )")
+_NUMBERED = re.compile(r"^(\d+)([.)])(?= |$)")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def printable(text: object, *, limit: int | None = None) -> str:
@@ -29,3 +35,13 @@ def distinct(*values: float, digits: int = 4) -> tuple[str, ...]:
         if len({*texts}) == len({*values}):
             break
     return texts
+
+
+def markdown(text: object) -> str:
+    """The text as Markdown shows it unchanged: in paragraphs, headings, lists and tables, on one line.
+
+    It makes no markup, no HTML, no formula and no link. Characters that cannot be printed appear as escapes.
+    """
+    line = _NUMBERED.sub(r"\1\\\2", _ACTIVE.sub(r"\\\g<0>", printable(text)))
+    line = "".join(_ENTITIES.get(char, char) for char in line)
+    return re.sub("^ | $", "&#32;", line)

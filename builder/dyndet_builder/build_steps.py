@@ -20,6 +20,7 @@ from dyndet_builder.calibration.topology import REPLAYED_S, choose_topology
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.operating_points import OperatingPoints, points_file, read_operating_points
+from dyndet_builder.quoting import shell
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.engines import engines_fit, provide_engines
 from dyndet_builder.repository.options import RenderOptions
@@ -198,10 +199,11 @@ def _calibrate_there(job: Job, remote: RemoteServer) -> None:
 
 def _calibrate_here(job: Job) -> None:
     if not BACKENDS[job.rendering.backend].embedded:
+        folder = shell(job.repository)
         raise ServerError(
-            f"the embedded server has no backend {job.rendering.backend}; serve {job.repository} with NVIDIA's image "
-            f"(`dyndet serve {job.repository} --docker` prints the command) and run `dyndet calibrate --repository "
-            f"{job.repository}` there, or build with --url and --models"
+            f"the embedded server has no backend {job.rendering.backend}; serve {folder} with NVIDIA's image (`dyndet "
+            f"serve {folder} --docker` prints the command) and run `dyndet calibrate --repository {folder}` there, or "
+            "build with --url and --models"
         )
     job.progress("start the server", 0, 1)
     with TritonServer(job.repository, ServerOptions(log_file=job.output / "server.log")) as server:

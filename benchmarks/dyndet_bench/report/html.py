@@ -22,7 +22,6 @@ from dyndet_bench.sweep.record import Picture, Role
 
 try:
     import jinja2
-    from markupsafe import Markup
     from PIL import Image
 except ImportError as error:
     raise MissingExtraError("a report needs jinja2 and Pillow; `pip install 'dyndet[bench]'` installs them") from error
@@ -75,7 +74,7 @@ def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["tied"] = _tied
-    environment.filters["svg"] = Markup  # ours: matplotlib wrote it and escaped every name in it
+    del environment.filters["safe"]  # only `svg.finish`, where the text is escaped, says that something is HTML
     sweep = facts.sweep
     return environment.get_template(_TEMPLATE).render(
         model=plain(sweep.model),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from dyndet_bench.measuring.machine import summary
@@ -10,9 +9,7 @@ from dyndet_bench.report import findings
 from dyndet_bench.report.facts import Facts
 from dyndet_bench.report.plots import Plots
 from dyndet_bench.report.tables import Row, Table, cells_table, points_table
-from dyndet_bench.report.text import counted, plain
-
-_ACTIVE = re.compile(r"([\\`*_\[\]|~$])")
+from dyndet_bench.report.text import counted, inert
 
 
 def summary_markdown(facts: Facts, plots: Plots) -> str:
@@ -48,12 +45,6 @@ def _findings(facts: Facts, plots: Plots) -> list[str]:
 
 def _folded(table: Table) -> str:
     return f"<details><summary>{inert(table.title)}</summary>\n\n{_rows(table)}\n\n</details>"
-
-
-def inert(text: str) -> str:
-    """Text that Markdown prints as it is, in a table too: no markup, no HTML, no line breaks."""
-    escaped = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _ACTIVE.sub(r"\\\1", escaped)
 
 
 def _table(table: Table) -> str:

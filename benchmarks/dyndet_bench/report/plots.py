@@ -11,7 +11,7 @@ from dyndet_bench.report.facts import Facts, spread
 from dyndet_bench.report.plots_accuracy import draw_frontiers
 from dyndet_bench.report.plots_load import draw_over_load, draw_splits
 from dyndet_bench.report.svg import MUTED, PAPER, SERIES, Plot, add_legend, drawing, finish, new_axes
-from dyndet_bench.report.text import milliseconds, shortened
+from dyndet_bench.report.text import legend, milliseconds
 
 _BINS = 20
 _ROUTES_TITLE = "Latency of single requests by route"
@@ -73,7 +73,7 @@ def _difficulties(facts: Facts) -> tuple[Plot, ...]:
     figure, axes = new_axes("difficulty (0 easy, 1 hard)", "images")
     axes.hist(np.clip(values, 0.0, 1.0), bins=_BINS, range=(0.0, 1.0), color=MUTED, alpha=0.45, edgecolor=PAPER, lw=0.6)
     for (name, threshold), series in zip(lines, SERIES, strict=False):
-        label = f"{shortened(name, 16) or 'threshold'}: {facts.threshold_text(threshold)}"
+        label = f"{legend(name, 16) or 'threshold'}: {facts.threshold_text(threshold)}"
         axes.axvline(threshold, color=series.colour, ls=series.dash, lw=1.9, label=label)
     axes.set_xlim(-0.01, 1.01)
     if lines:

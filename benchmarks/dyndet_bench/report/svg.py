@@ -14,13 +14,16 @@ from xml.etree import ElementTree
 from dynamicdet.errors import MissingExtraError
 
 try:
+    from markupsafe import Markup
     from matplotlib import rc_context
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis, XAxis
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 except ImportError as error:
-    raise MissingExtraError("a report needs matplotlib; `pip install 'dyndet[bench]'` installs it") from error
+    raise MissingExtraError(
+        "a report needs matplotlib and jinja2; `pip install 'dyndet[bench]'` installs them"
+    ) from error
 
 WIDTH, HEIGHT = 400.0, 290.0
 """Size of a plot in CSS pixels; its text stays readable if a phone shows it at four fifths."""
@@ -75,7 +78,8 @@ class Plot:
     title: str
     finding: str
     note: str
-    svg: str
+    svg: Markup
+    """its names are escaped"""
 
 
 @contextmanager
@@ -134,7 +138,7 @@ def finish(figure: Figure, *, name: str, title: str, finding: str, note: str = "
         _adapt(element, name)
     label = f"{title}. {finding}"
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label, "class": "plot"}
-    return Plot(title=title, finding=finding, note=note, svg=ElementTree.tostring(root, encoding="unicode"))
+    return Plot(title=title, finding=finding, note=note, svg=Markup(ElementTree.tostring(root, encoding="unicode")))
 
 
 def _local(tag: str) -> str:

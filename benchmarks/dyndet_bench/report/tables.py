@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from dyndet_bench.report.facts import Facts
 from dyndet_bench.report.findings import PARTS
-from dyndet_bench.report.text import MISSING, column_texts, plain
+from dyndet_bench.report.text import MISSING, column_texts, plain, spreadsheet
 from dyndet_bench.sweep.record import Accuracy, Cell, Latency, Split
 
 _QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
@@ -202,7 +202,9 @@ def cells_csv(facts: Facts) -> str:
     writer.writerow(csv_columns())
     for cell in facts.cells:
         known = facts.accuracy(cell.threshold)
-        writer.writerow([value(cell) for value in fields.values()] + ([known.ap, known.ap50] if known else ["", ""]))
+        writer.writerow(
+            [spreadsheet(value(cell)) for value in fields.values()] + ([known.ap, known.ap50] if known else ["", ""])
+        )
     return file.getvalue()
 
 

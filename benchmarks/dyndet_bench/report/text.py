@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from dynamicdet.text import markdown
+
 MISSING = "–"
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 
 
 def plain(text: str) -> str:
@@ -17,6 +20,22 @@ def shortened(text: str, length: int) -> str:
     """A line of at most `length` characters, for a legend."""
     line = plain(text)
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def legend(text: str, length: int) -> str:
+    """A name in a legend of matplotlib, which leaves out what begins with '_': an invisible character goes before."""
+    line = shortened(text, length)
+    return f"\N{ZERO WIDTH SPACE}{line}" if line.startswith("_") else line
+
+
+def spreadsheet(value: object) -> object:
+    """A value of a CSV file. Text that a spreadsheet would compute as a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def inert(text: str) -> str:
+    """Text that Markdown prints as it is, in a table too: no markup, no HTML, no line breaks."""
+    return markdown(plain(text))
 
 
 def sentence(text: str) -> str:

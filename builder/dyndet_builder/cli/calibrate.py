@@ -15,6 +15,7 @@ from dyndet_builder.calibration.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import effort_options, load_options, metrics_url_option, targets_option
+from dyndet_builder.quoting import command as command_line
 from dyndet_builder.targets import Target
 from dyndet_client.cli.terminal import Console
 
@@ -131,7 +132,8 @@ def command(
             console.print(f"Wrote {path}.", soft_wrap=True)
     else:
         console.print("Nothing was written; --repository or --output stores the result.")
-    console.print(f"Next: dyndet detect PICTURE... --url {url} --model {result.model}", soft_wrap=True)
+    following = command_line(["dyndet", "detect", "PICTURE...", "--url", url, "--model", result.model])
+    console.print(f"Next: {following}", markup=False, soft_wrap=True)
 
 
 def _record(result: Calibration) -> dict[str, object]:

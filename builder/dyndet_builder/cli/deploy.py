@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from dynamicdet.text import printable
 from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import read_sweep
 from dyndet_builder.cli.deploy_push import push_command, rollback_command
@@ -113,9 +114,10 @@ def render_command(repository: Path, output: Path, model: str | None, **given: o
       dyndet deploy render build/models build/deploy --gpu-resource nvidia.com/mig-1g.10gb --max-replicas 12
     """
     result = deploy(repository, output, DeployOptions(**given), model=model)  # type: ignore[arg-type] # checked there
-    click.echo(f"Rendered {result.folder}: {len(result.files)} files. Next: {result.folder / 'README.md'}")
+    readme = printable(result.folder / "README.md")
+    click.echo(f"Rendered {printable(result.folder)}: {len(result.files)} files. Next: {readme}")
     for note in result.notes:
-        click.echo(f"Note: {note.replace('**', '').replace('`', '')}.")
+        click.echo(f"Note: {printable(note.replace('`', ''))}.")
 
 
 @command.command("plan", short_help="Estimate the replicas for a latency promise.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shlex
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +24,7 @@ from dyndet_builder.cli.remote_options import (
     remote_server,
 )
 from dyndet_builder.deployment.agreement import Agreement
+from dyndet_builder.quoting import command as command_line
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.remote import Deployed, RemoteServer
 from dyndet_client.cli.terminal import Console
@@ -147,7 +147,7 @@ def _rollback(server: RemoteServer, model: str) -> str:
     """The command that goes back, to be copied; the admin key stays out of it."""
     models = public_address(server.models)
     words = ["dyndet", "deploy", "rollback", "--model", model, "--url", server.url, "--models", models]
-    return shlex.join(words if server.metrics_url is None else [*words, "--metrics-url", server.metrics_url])
+    return command_line(words if server.metrics_url is None else [*words, "--metrics-url", server.metrics_url])
 
 
 def _run(act: Callable[[], Deployed], comparer: Comparer, done: str, *, back: str, as_json: bool) -> None:

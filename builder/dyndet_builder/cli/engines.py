@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 
 from dynamicdet.errors import InputError
+from dynamicdet.text import printable
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.releases import release_given, release_options
 from dyndet_builder.cli.targeting import Numbers
@@ -16,6 +17,7 @@ from dyndet_builder.engines.options import HARDWARE_COMPATIBILITIES
 from dyndet_builder.engines.precision import share_of
 from dyndet_builder.engines.record import Engines
 from dyndet_builder.pins import Release
+from dyndet_builder.quoting import command as command_line
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_client.cli.terminal import Console
 
@@ -123,17 +125,18 @@ def command(
     console.print(_table(record))
     if builder == "tensorrt":
         click.echo("The same by hand:\n" + "\n".join(f"  {line}" for line in trtexec_lines(bundle, output, options)))
-        click.echo(
-            f"Wrote {output}. Next: dyndet render {bundle} REPOSITORY --backend tensorrt --gpu 0 --engines {output}"
-        )
+        words = ["dyndet", "render", bundle, "REPOSITORY", "--backend", "tensorrt", "--gpu", 0, "--engines", output]
+        click.echo(f"Wrote {printable(output)}. Next: {command_line(words)}")
     else:
-        click.echo(f"Wrote {output}: the builder accepts these graphs. Triton cannot run TensorRT-RTX engines.")
+        click.echo(
+            f"Wrote {printable(output)}: the builder accepts these graphs. Triton cannot run TensorRT-RTX engines."
+        )
 
 
 def _write_script(bundle: Path, output: Path, script: Path, options: EngineOptions, release: Release) -> None:
     write_engines_script(bundle, output, script, options, release=release)
     click.echo("The script runs:\n" + "\n".join(f"  {line}" for line in trtexec_lines(bundle, output, options)))
-    click.echo(f"Wrote {script}; its first lines say how to run it inside NVIDIA's image.")
+    click.echo(f"Wrote {printable(script)}; its first lines say how to run it inside NVIDIA's image.")
 
 
 def _table(record: Engines) -> Table:

@@ -8,11 +8,13 @@ import click
 from rich.table import Table
 
 from dynamicdet.networks.architectures import ARCHITECTURES
+from dynamicdet.text import printable
 from dyndet_builder.bundle.export import PARITY_IMAGES, PRECISIONS, export
 from dyndet_builder.bundle.manifest import Bundle, Precision
 from dyndet_builder.bundle.parity import BARS
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_images
+from dyndet_builder.quoting import command as command_line
 from dyndet_client.cli.terminal import Console
 
 
@@ -87,7 +89,8 @@ def command(
     else:
         console = Console()
         console.print(_table(bundle))
-        console.print(f"Wrote {output}. Next: dyndet render {output} model_repository", soft_wrap=True)
+        following = command_line(["dyndet", "render", output, "model_repository"])
+        console.print(f"Wrote {printable(output)}. Next: {following}", markup=False, soft_wrap=True)
 
 
 def _table(bundle: Bundle) -> Table:

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import Bundle
 from dyndet_builder.cli.data_options import trust_option
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.quantization.quantize import CALIBRATION_IMAGES, COMPARED_IMAGES, quantize
+from dyndet_builder.quoting import shell
 from dyndet_client.cli.terminal import Console
 
 
@@ -72,7 +74,9 @@ def command(
     console = Console()
     console.print(_table(result))
     console.print(
-        f"Wrote {output}. Next: dyndet engines {output}, or dyndet render {output} REPOSITORY", soft_wrap=True
+        f"Wrote {printable(output)}. Next: dyndet engines {shell(output)}, or dyndet render {shell(output)} REPOSITORY",
+        markup=False,
+        soft_wrap=True,
     )
 
 

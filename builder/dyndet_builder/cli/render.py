@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from dynamicdet.text import printable
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_builder.calibration.topology import REPLAYED_S, ROUNDS, TopologyChoice, choose_topology
@@ -14,6 +15,7 @@ from dyndet_builder.cli.measurements import measurement_options
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import Numbers
 from dyndet_builder.demo_assets import demo_images, demo_picture
+from dyndet_builder.quoting import shell
 from dyndet_builder.repository.backends import BACKENDS, accelerators
 from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.render import RenderOptions, check_destination, render
@@ -148,7 +150,7 @@ def command(
     if choice is not None:
         options = replace(options, topology=choice.topology)
     folder = render(bundle, output, options, add=add, chosen_by=None if choice is None else asdict(choice))
-    click.echo(f"Rendered {folder}; next: dyndet serve {folder}")
+    click.echo(f"Rendered {printable(folder)}; next: dyndet serve {shell(folder)}")
 
 
 def _was_given(option: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import threading
 import time
@@ -14,6 +13,8 @@ import click
 
 from dyndet_builder.cli.releases import release_given, release_options
 from dyndet_builder.pins import EMBEDDED_RELEASE, SERVER_VERSION
+from dyndet_builder.quoting import command as command_line
+from dyndet_builder.quoting import shell
 from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.admin import ADMIN_VARIABLE, key_file, key_from_environment, new_key, read_key
 from dyndet_builder.server.docker import docker_command
@@ -179,7 +180,7 @@ def command(
             tracing=tracing,
         )
         _note_unread(repository, model_control)
-        click.echo(shlex.join(words))
+        click.echo(command_line(words))
         if ADMIN_VARIABLE in words:
             click.echo(f"Set {ADMIN_VARIABLE} to a secret key before you run it: `openssl rand -hex 24`.", err=True)
         return
@@ -256,18 +257,18 @@ def _admin(where: str | None) -> str:
     """A line that says who can load models and change settings; empty if everybody can."""
     if where is None:
         return ""
-    how = f"--admin-header {shlex.quote(where)}" if where.startswith("@") else f"the environment variable {where}"
+    how = f"--admin-header {shell(where)}" if where.startswith("@") else f"the environment variable {where}"
     return f"  admin    requires the key: {how}\n"
 
 
 def _next(server: TritonServer, model_control: ModelControl, where: str | None) -> str:
     """A command to go on with: a picture for a detector or, if there is none yet, a push of one."""
     if not server.detectors and model_control == "explicit":
-        folder = shlex.quote(str(server.repository))
-        key = f" --admin-header {shlex.quote(where)}" if where is not None and where.startswith("@") else ""
-        return f"dyndet deploy push REPOSITORY --url {server.grpc_url} --models {folder}{key}"
-    model = f" --model {server.detectors[0]}" if server.detectors[:1] not in ((), ("dyndet",)) else ""
-    return f"dyndet detect PICTURE... --url {server.grpc_url}{model}"
+        words = ["dyndet", "deploy", "push", "REPOSITORY", "--url", server.grpc_url, "--models", server.repository]
+        key = ["--admin-header", where] if where is not None and where.startswith("@") else []
+        return command_line([*words, *key])
+    model = ["--model", server.detectors[0]] if server.detectors[:1] not in ((), ("dyndet",)) else []
+    return command_line(["dyndet", "detect", "PICTURE...", "--url", server.grpc_url, *model])
 
 
 def _stop_at_signals(server: TritonServer, supervisor: Supervisor, stop: threading.Event) -> None:

@@ -24,6 +24,7 @@ from dynamicdet.training.recipe import DetectorRecipe
 from dynamicdet.training.schedule import plan_training
 from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars, training_bar
+from dyndet_builder.quoting import command as command_line
 
 _DEFAULTS = DetectorRecipe()
 _ROUTER = RouterRecipe()
@@ -179,7 +180,7 @@ def detectors(
         with step_bars() as show:
             quality = measure_quality(model, in_class_order(read, model.class_names), progress=show)
         click.echo(quality.sentence(steps=plan.steps, started=start is not None))
-        click.echo(f"Trained {printable(output)}. Next: dyndet train router {printable(output)} {printable(data)}")
+        click.echo(f"Trained {printable(output)}. Next: {command_line(['dyndet', 'train', 'router', output, data])}")
 
 
 @command.command("router")

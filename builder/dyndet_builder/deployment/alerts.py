@@ -10,8 +10,10 @@ import math
 from dataclasses import dataclass
 
 from dyndet_bench.measuring.counters import STAGES
+from dyndet_bench.measuring.statistic import Statistic
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.operating_points import OperatingPoint
+from dyndet_builder.quoting import go_template, pattern, promql
 from dyndet_builder.repository.rendered import Rendered
 from dyndet_builder.server.remote.models import stage_name
 
@@ -44,6 +46,7 @@ class Alert:
     lasts: str
     severity: str
     summary: str
+    """a Go template, as `description`"""
     description: str
     needs_gpu: bool = False
 
@@ -90,11 +93,9 @@ def queue_ms(deployed: Rendered, *, where: str, by: str, window: str) -> str:
     count, too: while their requests wait, their callers wait. Those of a pushed build can be in either of two slots.
     """
     pushed = (stage_name(deployed.model, stage, "b") for stage in STAGES if deployed.calls_stages)
-    models = "|".join(name.replace(".", "[.]") for name in (*deployed.models, *pushed))
-    waiting = (
-        f'sum by ({by}) (avg_over_time(nv_inference_pending_request_count{{{where},model=~"{models}"}}[{window}]))'
-    )
-    answered = f'sum by ({by}) (rate(nv_inference_request_success{{{where},model="{deployed.model}"}}[{window}]))'
+    models, model = promql(pattern(*deployed.models, *pushed)), promql(deployed.model)
+    waiting = f"sum by ({by}) (avg_over_time(nv_inference_pending_request_count{{{where},model=~{models}}}[{window}]))"
+    answered = f"sum by ({by}) (rate(nv_inference_request_success{{{where},model={model}}}[{window}]))"
     return f"1000 * {waiting} / clamp_min({answered}, 0.001)"
 
 
@@ -117,7 +118,7 @@ def _records(deployed: Rendered, job: str) -> tuple[Record, ...]:
     fallback = f'sum by (job) (rate(dyndet_routed_total{{{mine},route="fallback"}}[{_WINDOW}]))'
     images = f"sum by (job) (rate(dyndet_routed_total{{{mine}}}[{_WINDOW}]))"
     spent = f"sum by (job) (rate(nv_inference_request_duration_us{{{mine}}}[{_WINDOW}]))"
-    waits = queue_ms(deployed, where=f'job="{job}"', by="job", window=_WINDOW)
+    waits = queue_ms(deployed, where=f"job={promql(job)}", by="job", window=_WINDOW)
     buckets = f"sum by (job, le) (rate(dyndet_latency_ms_bucket{{{mine}}}[{_WINDOW}]))"
     return (
         Record(name="dyndet:requests:rate5m", expr=answered),
@@ -168,10 +169,11 @@ def _promise(
             "deployment again, or give --promise"
         )
     statistic, goal, text = promise.statistic, promise.goal_ms, promise.text
-    if statistic == "mean":
+    level = Statistic(statistic).level
+    if level is None:
         value = _recorded("mean_ms:rate5m", job)
     else:
-        quantile = f"{float(statistic[1:]) / 100:.6g}"
+        quantile = f"{level:.6g}"
         value = f'max by (job) (nv_inference_request_summary_us{{{_mine(deployed, job)},quantile="{quantile}"}}) / 1000'
     alert = Alert(
         name="DyndetPromiseBroken",
@@ -179,7 +181,7 @@ def _promise(
         beyond=f"> {goal * _SLACK:.6g}",
         lasts="5m",
         severity="critical",
-        summary=f"{statistic} latency of {deployed.model} is above its promise, {text}",
+        summary=f"{statistic} latency of {go_template(deployed.model)} is above its promise, {go_template(text)}",
         description=(
             f'Inside the server, with its queue, requests take {{{{ $value | printf "%.1f" }}}} ms ({statistic}); '
             f"the promise is {goal:g} ms. If requests queue, add replicas. If they do not, lower the hard share."
@@ -257,7 +259,7 @@ def _failures(deployed: Rendered, job: str) -> tuple[Alert, ...]:
             _FAILED,
             0.01,
             severity="critical",
-            summary=f"requests to {deployed.model} fail",
+            summary=f"requests to {go_template(deployed.model)} fail",
             description="of the requests fail inside the server. Its log has the reason.",
         ),
         _share(
@@ -266,7 +268,7 @@ def _failures(deployed: Rendered, job: str) -> tuple[Alert, ...]:
             _REFUSED,
             0.01,
             severity="critical",
-            summary=f"{deployed.model} refuses requests",
+            summary=f"{go_template(deployed.model)} refuses requests",
             description="of the requests are refused: they waited too long, or the server stops. Add replicas.",
         ),
         _share(
@@ -292,7 +294,7 @@ def _failures(deployed: Rendered, job: str) -> tuple[Alert, ...]:
 
 def _share(job: str, name: str, reasons: str, most: float, *, severity: str, summary: str, description: str) -> Alert:
     """An alert on the share of all requests that fail for certain reasons."""
-    some = f'sum by (job) (dyndet:failures:rate5m{{job="{job}",reason=~"{reasons}"}})'
+    some = f'sum by (job) (dyndet:failures:rate5m{{job={promql(job)},reason=~"{reasons}"}})'
     asked = _recorded("asked:rate5m", job)
     return Alert(
         name=name,
@@ -306,7 +308,7 @@ def _share(job: str, name: str, reasons: str, most: float, *, severity: str, sum
 
 
 def _resources(deployed: Rendered, options: DeployOptions, job: str) -> tuple[Alert, ...]:
-    limit = 4 * queue_target_ms(deployed, options)
+    limit, mine = 4 * queue_target_ms(deployed, options), f"job={promql(job)}"
     found = [
         Alert(
             name="DyndetQueueing",
@@ -322,7 +324,7 @@ def _resources(deployed: Rendered, options: DeployOptions, job: str) -> tuple[Al
         ),
         Alert(
             name="DyndetNoScrape",
-            value=f'(sum(up{{job="{job}"}}) or vector(0))',
+            value=f"(sum(up{{job={promql(job)}}}) or vector(0))",
             beyond="== 0",
             lasts="3m",
             severity="critical",
@@ -334,7 +336,7 @@ def _resources(deployed: Rendered, options: DeployOptions, job: str) -> tuple[Al
         found.append(
             Alert(
                 name="DyndetGpuMemory",
-                value=f'nv_gpu_memory_used_bytes{{job="{job}"}} / (nv_gpu_memory_total_bytes{{job="{job}"}} > 0)',
+                value=f"nv_gpu_memory_used_bytes{{{mine}}} / (nv_gpu_memory_total_bytes{{{mine}}} > 0)",
                 beyond=f"> {_GPU_MEMORY}",
                 lasts="10m",
                 severity="warning",
@@ -347,9 +349,9 @@ def _resources(deployed: Rendered, options: DeployOptions, job: str) -> tuple[Al
 
 
 def _mine(deployed: Rendered, job: str) -> str:
-    return f'job="{job}",model="{deployed.model}"'
+    return f"job={promql(job)},model={promql(deployed.model)}"
 
 
 def _recorded(name: str, job: str) -> str:
     """A recorded series of this deployment; another one of the same Prometheus has its own."""
-    return f'dyndet:{name}{{job="{job}"}}'
+    return f"dyndet:{name}{{job={promql(job)}}}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dyndet_builder.deployment.alerts import failures, promise_of, queue_ms, queue_target_ms
 from dyndet_builder.deployment.options import DeployOptions
+from dyndet_builder.quoting import grafana, pattern, promql
 from dyndet_builder.repository.rendered import Rendered
 
 _RATE = "[$__rate_interval]"
@@ -15,7 +16,7 @@ _SERVERS = 'instance=~"$instance"'  # the dashboard's variable
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """PromQL and the legend of its lines."""
+    """PromQL and the legend of its lines, in which Grafana replaces {{label}}."""
 
     expr: str
     legend: str
@@ -47,7 +48,7 @@ class Placed:
 
 def panels(deployed: Rendered, options: DeployOptions, *, job: str) -> tuple[Placed, ...]:
     """The dashboard's panels, row by row."""
-    mine = f'job="{job}",{_SERVERS},model="{deployed.model}"'
+    mine = f"job={promql(job)},{_SERVERS},model={promql(deployed.model)}"
     promise = _promise(deployed, options)
     found = [*_overview(mine, job, promise), *_latency(mine, promise), *_routing(deployed, mine)]
     found += [*_load(deployed, options, job), *_server(deployed, mine, job)]
@@ -64,7 +65,11 @@ def panels(deployed: Rendered, options: DeployOptions, *, job: str) -> tuple[Pla
 def _promise(deployed: Rendered, options: DeployOptions) -> tuple[Query, ...]:
     """The promised latency as a line; none if no latency is promised."""
     promise = promise_of(deployed, options)
-    return () if promise is None else (Query(expr=f"vector({promise.goal_ms:g})", legend=f"promise {promise.text}"),)
+    return (
+        ()
+        if promise is None
+        else (Query(expr=f"vector({promise.goal_ms:g})", legend=f"promise {grafana(promise.text)}"),)
+    )
 
 
 def _overview(mine: str, job: str, promise: tuple[Query, ...]) -> list[Panel]:
@@ -76,7 +81,7 @@ def _overview(mine: str, job: str, promise: tuple[Query, ...]) -> list[Panel]:
         _stat("Requests a second", answered, "reqps"),
         _stat("Mean latency, with the queue", f"{spent} / ({answered} > 0) / 1000", "ms", *promise),
         _stat("Hard share", f"{hard} / ({routed} > 0)", "percentunit"),
-        _stat("Servers that answer", f'sum(up{{job="{job}"}})', "short"),
+        _stat("Servers that answer", f"sum(up{{job={promql(job)}}})", "short"),
     ]
 
 
@@ -155,7 +160,7 @@ def _routing(deployed: Rendered, mine: str) -> list[Panel]:
 
 def _load(deployed: Rendered, options: DeployOptions, job: str) -> list[Panel]:
     """What waits, and what the autoscaler makes of it, by its own formula."""
-    mine = f'job="{job}"'
+    mine = f"job={promql(job)}"
     waits = queue_ms(deployed, where=f"{mine},{_SERVERS}", by="instance", window="1m")
     average = f"avg({queue_ms(deployed, where=mine, by='instance', window='1m')})"
     servers, target = f"sum(up{{{mine}}})", queue_target_ms(deployed, options)
@@ -185,8 +190,8 @@ def _load(deployed: Rendered, options: DeployOptions, job: str) -> list[Panel]:
 
 
 def _server(deployed: Rendered, mine: str, job: str) -> list[Panel]:
-    ours = "|".join(name.replace(".", "[.]") for name in deployed.models)
-    models = f'job="{job}",{_SERVERS},model=~"{ours}"'
+    job_is = f"job={promql(job)},{_SERVERS}"
+    models = f"{job_is},model=~{promql(pattern(*deployed.models))}"
 
     def per_request(metric: str) -> str:
         return (
@@ -229,18 +234,18 @@ def _server(deployed: Rendered, mine: str, job: str) -> list[Panel]:
         ),
         Panel(
             title="CPU in use",
-            queries=(Query(expr=f'nv_cpu_utilization{{job="{job}",{_SERVERS}}}', legend="{{instance}}"),),
+            queries=(Query(expr=f"nv_cpu_utilization{{{job_is}}}", legend="{{instance}}"),),
             unit="percentunit",
             note="Of the whole machine, as Triton sees it.",
         ),
     ]
     if deployed.gpus:
-        used, total = (f'nv_gpu_memory_{name}_bytes{{job="{job}",{_SERVERS}}}' for name in ("used", "total"))
+        used, total = (f"nv_gpu_memory_{name}_bytes{{{job_is}}}" for name in ("used", "total"))
         gpu = "{{instance}} {{gpu_uuid}}"
         found += [
             Panel(
                 title="GPU in use",
-                queries=(Query(expr=f'nv_gpu_utilization{{job="{job}",{_SERVERS}}}', legend=gpu),),
+                queries=(Query(expr=f"nv_gpu_utilization{{{job_is}}}", legend=gpu),),
                 unit="percentunit",
                 needs_gpu=True,
             ),

@@ -63,7 +63,8 @@ def deploy(
         "probe_text": _PROBE.read_text(),
         "notes": [note[0].upper() + note[1:] for note in told],
     }
-    texts = {name: _render(name, **shared, **_pod(name, filled)) for name in _names() if _wanted(name, filled)}
+    wanted = (name for name in _names() if filled.autoscales or name != _AUTOSCALER)
+    texts = {name: fill(_TEMPLATES / f"{name}.jinja", **shared, **_container(name, filled)) for name in wanted}
     for name, text in texts.items():
         _read_back(name, text)
     with whole_folder(output, marker=MARKER_FILE) as temporary:
@@ -82,17 +83,10 @@ def _names() -> list[str]:
     return [str(path.with_suffix("")) for path in found if not path.name.startswith("_")]
 
 
-def _wanted(name: str, filled: Values) -> bool:
-    return filled.autoscales or name != _AUTOSCALER
-
-
-def _pod(name: str, filled: Values) -> dict[str, object]:
-    """The parts of a pod, for the files that have one."""
-    if name not in ("kubernetes/deployment.yaml", "kserve/inference-service.yaml"):
-        return {}
+def _container(name: str, filled: Values) -> dict[str, object]:
+    """What differs between the containers of Kubernetes and KServe."""
     kserve = name.startswith("kserve/")
-    parts: dict[str, object] = {
-        "d": filled,
+    return {
         "arguments": filled.kserve_arguments if kserve else filled.arguments,
         # KServe mounts the files that it fetches from STORAGE_URI.
         "models_claim": bool(filled.claim) and not kserve,
@@ -101,14 +95,6 @@ def _pod(name: str, filled: Values) -> dict[str, object]:
             **({"STORAGE_URI": filled.storage_uri} if kserve and filled.storage_uri else {}),
         },
     }
-    return {
-        "pod": _render("kubernetes/_pod", **parts).rstrip(),
-        "container": _render("kubernetes/_container", **parts).rstrip(),
-    }
-
-
-def _render(name: str, **values: object) -> str:
-    return fill(_TEMPLATES / f"{name}.jinja", **values)
 
 
 def _read_back(name: str, text: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from dynamicdet.errors import InputError
+from dyndet_bench.measuring.statistic import Statistic
 from dyndet_builder.deployment.options import DeployOptions
+from dyndet_builder.quoting import dollars, shell
 from dyndet_builder.repository.rendered import Rendered
 from dyndet_builder.server.admin import (
     KEY_REFERENCE,
@@ -14,6 +17,7 @@ from dyndet_builder.server.admin import (
     restricting_arguments,
     with_key_from_shell,
 )
+from dyndet_builder.server.tracing import Tracing
 
 MODELS = "/models"
 """where the image has the models, or where they are mounted"""
@@ -21,19 +25,31 @@ MODELS = "/models"
 _CLIENT_SHM_SINCE = "26.05"
 
 
-def server_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
-    """The flags of tritonserver in a pod; the first one names the repository."""
-    repository = options.storage if options.bucket else MODELS
-    return (
-        f"--model-repository={repository}",
+@dataclass(frozen=True)
+class Flag:
+    """A flag of tritonserver; with `keyed`, the admin key follows the text."""
+
+    text: str
+    keyed: bool = False
+
+
+def server_flags(
+    deployed: Rendered, options: DeployOptions, tracing: Tracing | None, *, repository: str | None = None
+) -> tuple[Flag, ...]:
+    """The flags of tritonserver; `repository` is where it finds the models, if not where the options say."""
+    place = repository or (options.storage if options.bucket else MODELS)
+    plain = (
+        f"--model-repository={place}",
         f"--exit-timeout-secs={options.exit_timeout_s}",
         *_metrics_arguments(deployed, options),
         *deployed.memory.arguments(deployed.gpus),
         *deployed.engine_arguments,
         *_loaded(deployed, options),
-        *restricting_arguments(restricted(options)),
         *_client_shared_memory(options),
+        *(tracing.arguments if tracing else ()),
     )
+    keyed = (argument.removesuffix(KEY_REFERENCE) for argument in restricting_arguments(restricted(options)))
+    return (*map(Flag, plain), *(Flag(text, keyed=True) for text in keyed))
 
 
 def _loaded(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
@@ -54,8 +70,9 @@ def _metrics_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str,
     promised = options.promised()
     names = [point.statistic for point in deployed.points.points.values()]
     for statistic in (*names, None if promised is None else promised.statistic.name):
-        if statistic is not None and statistic.startswith("p"):
-            levels.add(float(statistic[1:]) / 100)
+        level = None if statistic is None else Statistic(statistic).level
+        if level is not None:
+            levels.add(level)
     quantiles = ",".join(f"{level:.6g}:{min(0.01, (1 - level) / 10):.2g}" for level in sorted(levels))
     return ("--metrics-config=summary_latencies=true", f"--metrics-config=summary_quantiles={quantiles}")
 
@@ -66,11 +83,17 @@ def _client_shared_memory(options: DeployOptions) -> tuple[str, ...]:
     return ("--allow-client-shm=true",) if needed else ()
 
 
-def shell_command(arguments: tuple[str, ...]) -> str:
-    """The command for /bin/sh, from a pod's flags; the shell expands only the admin key in them."""
+def in_pod(flags: Iterable[Flag]) -> tuple[str, ...]:
+    """The words of a pod, where Kubernetes puts the admin key in."""
+    return tuple(f"{dollars(flag.text)}{KEY_REFERENCE if flag.keyed else ''}" for flag in flags)
+
+
+def shell_command(flags: Iterable[Flag]) -> str:
+    """The command for /bin/sh, which puts the admin key in. Raises InputError for text that this shell cannot hold."""
+    key = with_key_from_shell(f'"{KEY_REFERENCE}"')
     words = []
-    for argument in arguments:
-        if re.search(r"[\"$`\\]", argument.replace(KEY_REFERENCE, "")):  # the checks of the options allow none
-            raise InputError(f"the flag {argument!r} cannot be written into a Dockerfile")
-        words.append(f'"{with_key_from_shell(argument)}"')
+    for flag in flags:
+        if not flag.text.isprintable():
+            raise InputError(f"the flag {flag.text!r} has characters that /bin/sh cannot hold")
+        words.append(f"{shell(flag.text)}{key if flag.keyed else ''}")
     return " ".join(["exec tritonserver", *words, '"$@"'])

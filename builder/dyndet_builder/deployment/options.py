@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import ipaddress
 import re
 from dataclasses import dataclass
 
@@ -10,17 +10,32 @@ from dynamicdet.errors import InputError
 from dynamicdet.redaction import has_secrets, public_address
 from dyndet_bench.measuring.statistic import THROUGHPUT
 from dyndet_builder.pins import CURRENT, Release, find_release
+from dyndet_builder.quoting import IMAGE
 from dyndet_builder.server.tracing import Tracing
 from dyndet_builder.targets import Target, parse_target
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # a Service's; leaves room for suffixes
-_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[kMGT]i?)?")
-_RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
-_BUCKET = re.compile(r"(s3|gs)://[^\s'\"$]+")
-_CLAIM = re.compile(r"pvc://(?P<claim>[a-z0-9]([-a-z0-9.]*[a-z0-9])?)(/(?P<path>[^\s'\"$]*))?")
-_TARGET = re.compile(r"[A-Za-z0-9_.-]+:[0-9]{1,5}")
+_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"  # of a DNS name
+_OBJECT = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+_NUMBER = r"[0-9]{1,6}(?:\.[0-9]{1,3})?"
+_CPU = re.compile(rf"{_NUMBER}|[0-9]{{1,9}}m")
+_MEMORY = re.compile(rf"[0-9]{{1,15}}|{_NUMBER}(?:[kMGT]|[KMGT]i)")
+_RESOURCE = re.compile(rf"(?=.{{1,253}}/){_LABEL}(?:\.{_LABEL})*/[A-Za-z0-9](?:[-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?")
+_FOLDERS = r"(?!(?:.*/)?\.\.?(?:/|\Z))[A-Za-z0-9_.=+@~:/-]{0,1000}"  # no `.` and `..` among them
+_BUCKET = re.compile(rf"(?:s3|gs)://(?:https?://)?[A-Za-z0-9]{_FOLDERS}")
+_CLAIM = re.compile(rf"pvc://(?P<claim>(?=[^/]{{1,253}}(?:/|\Z)){_LABEL}(?:\.{_LABEL})*)(?:/(?P<path>{_FOLDERS}))?")
+_TARGET = re.compile(r"(?P<host>[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(?P<port>[0-9]{1,5})")
+_HOST_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _RELEASE_IN_TAG = re.compile(r":([0-9]{2}\.[0-9]{2})(-|$|@)")
+
+_MOST_REPLICAS, _MOST_S, _MOST_MS = 10_000, 86_400, 86_400_000
+_RANGES = (
+    ("replicas", 1, _MOST_REPLICAS),
+    ("max_replicas", 1, _MOST_REPLICAS),
+    ("exit_timeout_s", 1, _MOST_S),
+    ("scrape_interval_s", 1, _MOST_S),
+    ("startup_s", 1, _MOST_S),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +88,21 @@ class DeployOptions:
     def __post_init__(self) -> None:
         for field, pattern, like in (
             ("name", _NAME, "lower-case letters, digits and '-', at most 40, such as street"),
-            ("base_image", _IMAGE, f"an image, such as {CURRENT.image}"),
-            ("image", _IMAGE, "an image, such as registry.example/street:1"),
+            ("base_image", IMAGE, f"an image, such as {CURRENT.image}"),
+            ("image", IMAGE, "an image, such as registry.example/street:1"),
             ("gpu_resource", _RESOURCE, "an extended resource, such as nvidia.com/gpu"),
-            ("cpu", _QUANTITY, "a quantity, such as 4 or 500m"),
-            ("memory", _QUANTITY, "a quantity, such as 8Gi"),
-            ("service_account", _NAME, "the name of a service account"),
-            ("admin_secret", _NAME, "the name of a Secret"),
+            ("cpu", _CPU, "a quantity above 0, such as 4 or 500m"),
+            ("memory", _MEMORY, "a quantity above 0, such as 8Gi"),
+            ("service_account", _OBJECT, "the name of a service account"),
+            ("admin_secret", _OBJECT, "the name of a Secret"),
         ):
             value = getattr(self, field)
-            if value is not None and not pattern.fullmatch(value):
+            if value is not None and not _fits(pattern, value):
                 raise InputError(f"{field} {value!r} is not accepted; give {like}")
+        for field, least, most in _RANGES:
+            value = getattr(self, field)
+            if value is not None and not least <= value <= most:
+                raise InputError(f"{field} must be at least {least} and at most {most:,}, not {value}")
         if self.storage != "image" and not (_BUCKET.fullmatch(self.storage) or _CLAIM.fullmatch(self.storage)):
             raise InputError(
                 f"storage {public_address(self.storage)!r} is not known; give image, pvc://CLAIM/PATH, "
@@ -94,17 +113,19 @@ class DeployOptions:
                 f"storage {public_address(self.storage)!r} contains a user, a password or a key, which the deployment "
                 "would show; give it without, and the key in a Secret or with service_account"
             )
-        for field, least in (("replicas", 1), ("exit_timeout_s", 1), ("scrape_interval_s", 1), ("startup_s", 1)):
-            value = getattr(self, field)
-            if value is not None and value < least:
-                raise InputError(f"{field} must be at least {least}, not {value}")
         if self.max_replicas < self.replicas:
             raise InputError(f"max_replicas must be at least replicas ({self.replicas}), not {self.max_replicas}")
-        if self.queue_target_ms is not None and not (math.isfinite(self.queue_target_ms) and self.queue_target_ms > 0):
-            raise InputError(f"queue_target_ms must be a positive number of milliseconds, not {self.queue_target_ms}")
+        if self.queue_target_ms is not None and not 0.001 <= self.queue_target_ms <= _MOST_MS:
+            raise InputError(
+                f"queue_target_ms must be a positive number of milliseconds, from 0.001 to {_MOST_MS:,}, not "
+                f"{self.queue_target_ms}"
+            )
         for target in self.metrics_targets:
-            if not _TARGET.fullmatch(target):
-                raise InputError(f"metrics target {target!r} is not HOST:PORT")
+            if not _is_address(target):
+                raise InputError(
+                    f"metrics target {target!r} is not HOST:PORT; give a host name or an IP address and a port from 1 "
+                    "to 65535, such as 10.0.0.7:8002 or [::1]:8002"
+                )
         self.promised()
         self.release()
         self.tracing("dyndet")
@@ -151,3 +172,33 @@ class DeployOptions:
                 )
             name = match[1]
         return find_release(name, allow_known_holes=self.allow_known_holes)
+
+
+def _fits(pattern: re.Pattern[str], text: str) -> bool:
+    """Whether a text has a pattern and, if it is an image or a quantity, a possible port and a number above 0."""
+    match = pattern.fullmatch(text)
+    if match is None:
+        return False
+    if pattern is IMAGE:
+        return len(match["path"]) <= 255 and (match["port"] is None or _is_port(match["port"]))
+    return pattern not in (_CPU, _MEMORY) or re.search("[1-9]", text) is not None
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is HOST:PORT."""
+    match = _TARGET.fullmatch(text)
+    if match is None or not _is_port(match["port"]):
+        return False
+    host = match["host"]
+    try:
+        if host.startswith("["):
+            ipaddress.IPv6Address(host[1:-1])
+        elif re.fullmatch(r"[0-9.]+", host):
+            ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return host.startswith("[") or all(_HOST_PART.fullmatch(part) for part in host.split("."))
+
+
+def _is_port(text: str) -> bool:
+    return 1 <= int(text) <= 65535

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from dynamicdet.errors import InputError
 from dyndet_builder.deployment.alerts import queue_ms, queue_target_ms
-from dyndet_builder.deployment.flags import MODELS, restricted, server_arguments, shell_command
+from dyndet_builder.deployment.flags import MODELS, in_pod, restricted, server_flags, shell_command
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.engines.record import Target
 from dyndet_builder.pins import GRAFANA_IMAGE, PROMETHEUS_IMAGE
+from dyndet_builder.quoting import image, promql
 from dyndet_builder.repository.config import TOPOLOGY_PARAMETER
 from dyndet_builder.repository.rendered import Rendered
 from dyndet_builder.server.admin import ADMIN_HEADER, ADMIN_VARIABLE
@@ -80,6 +81,7 @@ class Values:
     autoscales: bool
     queue_metric: str
     queue_target: str
+    adapter_series: str
     adapter_query: str
     engine_cache: str
     probes: dict[str, tuple[str, ...]]
@@ -114,7 +116,8 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
     startup_s = options.startup_s or (_STARTUP_WITH_ENGINES_S if deployed.builds_engines else _STARTUP_S)
     in_image = options.storage == "image"
     tracing = options.tracing(name)
-    in_pod = (*server_arguments(deployed, options), *(tracing.arguments if tracing else ()))
+    flags = server_flags(deployed, options, tracing)
+    kserve_flags = flags if in_image else server_flags(deployed, options, tracing, repository=_KSERVE_MODELS)
     # Relative, so that the folders can be moved together; resolved, since `..` after a link leads elsewhere.
     repository, folder = deployed.folder.resolve(), output.resolve()
     return Values(
@@ -122,7 +125,7 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
         model=deployed.model,
         bundle_sha256=deployed.bundle_sha256,
         base_image=base_image,
-        image=options.image or f"{name}:{deployed.bundle_sha256[:12]}",
+        image=options.image or image(f"{name}:{deployed.bundle_sha256[:12]}"),
         packages=release.packages(
             onnx_in_python=deployed.runs_onnx_in_python,
             gpus=bool(deployed.gpus),
@@ -131,11 +134,11 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
             tracing=tracing is not None,
         ),
         environment=tracing.environment if tracing else {},
-        arguments=in_pod,
-        kserve_arguments=in_pod if in_image else (f"--model-repository={_KSERVE_MODELS}", *in_pod[1:]),
-        shell_command=shell_command(in_pod),
-        build_context=os.path.relpath(repository, folder),
-        dockerfile_from_context=os.path.relpath(folder / "Dockerfile", repository),
+        arguments=in_pod(flags),
+        kserve_arguments=in_pod(kserve_flags),
+        shell_command=shell_command(flags),
+        build_context=_relative(repository, folder),
+        dockerfile_from_context=_relative(folder / "Dockerfile", repository),
         models_folder=MODELS,
         models_in_image=in_image,
         copied=deployed.models if deployed.beside else (),
@@ -161,6 +164,7 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
         autoscales=options.max_replicas > options.replicas,
         queue_metric="dyndet_queue_ms",
         queue_target=f"{round(1000 * queue_target_ms(deployed, options))}m",
+        adapter_series=f'nv_inference_pending_request_count{{namespace!="",pod!="",job={promql(name)}}}',
         adapter_query=_adapter_query(deployed),
         engine_cache=deployed.engine_cache,
         probes={
@@ -224,6 +228,12 @@ def notes(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
         "the `-replicas` Service, or through a proxy that understands HTTP/2"
     )
     return tuple(found)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A path as seen from a folder. It starts with a dot, so that Docker takes it for no option and no address."""
+    found = os.path.relpath(path, folder)
+    return found if found.startswith(f"..{os.sep}") or found in (".", "..") else f".{os.sep}{found}"
 
 
 def _public_models(deployed: Rendered) -> tuple[str, ...]:

@@ -122,8 +122,9 @@ def write_engines_script(
 
 def trtexec_lines(bundle: Path, output: Path, options: EngineOptions | None = None) -> tuple[str, ...]:
     """The commands that build the same engines by hand, one per stage."""
-    stages = _checked(bundle).stages.values()
-    return tuple(trtexec_line(stage, options or EngineOptions(), bundle=bundle, output=output) for stage in stages)
+    chosen = options or EngineOptions()
+    stages = _checked(bundle).stages.items()
+    return tuple(trtexec_line(name, stage, chosen, bundle=bundle, output=output) for name, stage in stages)
 
 
 def _checked(bundle: Path) -> Bundle:

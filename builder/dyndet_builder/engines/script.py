@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-import shlex
+import re
 from pathlib import Path
 from typing import Any
 
+from dynamicdet.errors import InputError
 from dyndet_builder.bundle.manifest import Bundle, Stage, StageName
 from dyndet_builder.engines.options import EngineOptions, profile_of
 from dyndet_builder.engines.record import Profile
 from dyndet_builder.pins import CURRENT, Release
+from dyndet_builder.quoting import Quoted, command, mount, shell
 from dyndet_builder.templates import TEMPLATES, fill
 
 _TEMPLATES = TEMPLATES / "engines"
+_TENSOR = re.compile(r"[A-Za-z0-9_.-]+")
 
 
-def trtexec_line(stage: Stage, options: EngineOptions, *, bundle: Path, output: Path) -> str:
+def trtexec_line(name: StageName, stage: Stage, options: EngineOptions, *, bundle: Path, output: Path) -> str:
     """One stage's command, to be run by hand. TensorRT 10 needs --stronglyTyped; TensorRT 11 ignores it."""
-    words = _words(stage, options, bundle=str(bundle), output=str(output))
-    return shlex.join(["trtexec", "--stronglyTyped", *words])
+    words = _words(name, stage, options, bundle=shell(f"{bundle}/"), output=shell(f"{output}/"))
+    return " ".join(["trtexec", "--stronglyTyped", *words])
 
 
 def plan_name(stage: StageName) -> str:
@@ -33,14 +36,21 @@ def engines_script(
     """Text of a bash script that builds all engines, checks their precision and writes `engines.json`.
 
     `folder` and `output` are the folders of the bundle and the engines on the machine with the GPU, `script` is the
-    file for the text; the head of the script names all three, and the image of `release`.
+    file for the text; the head of the script names all three, and the image of `release`. Raises InputError for a name
+    of a tensor that trtexec cannot take.
     """
+    mounts = (
+        *mount(folder.resolve(), "/bundle", read_only=True),
+        *mount(output.resolve(), "/engines"),
+        *mount(script.resolve(), "/build_engines.sh", read_only=True),
+    )
+    render = ("dyndet", "render", folder.resolve(), "REPOSITORY", "--backend", "tensorrt", "--gpu", "0", "--engines")
     stages = [
         {
             "graph": stage.file,
             "plan": plan_name(name),
             "sha256": stage.sha256,
-            "words": [_in_shell(word) for word in _words(stage, options, bundle="$bundle", output="$work")],
+            "words": _words(name, stage, options, bundle=Quoted('"$bundle/"'), output=Quoted('"$work/"')),
         }
         for name, stage in bundle.stages.items()
     ]
@@ -49,27 +59,29 @@ def engines_script(
         name=bundle.name,
         precision=bundle.precision,
         image=release.image,
-        bundle_path=shlex.quote(str(folder.resolve())),
-        output_path=shlex.quote(str(output.resolve())),
-        script_path=shlex.quote(str(script.resolve())),
+        run=command(["docker", "run", "--rm", "--gpus", "all", *mounts, release.image, "bash", "/build_engines.sh"]),
+        render=command([*render, output.resolve()]),
         stages=stages,
         layers=(_TEMPLATES / "layers.py").read_text(),
-        described=repr(json.dumps(_described(bundle, options))),
+        described=json.dumps(_described(bundle, options)),
     )
 
 
-def _words(stage: Stage, options: EngineOptions, *, bundle: str, output: str) -> list[str]:
+def _words(
+    name: StageName, stage: Stage, options: EngineOptions, *, bundle: Quoted, output: Quoted
+) -> tuple[Quoted, ...]:
+    """Words for a shell; `bundle` and `output` are the folders, as they stand there with a slash at their ends."""
     profile = profile_of(stage, options)
-    plan = f"{output}/{Path(stage.file).stem}.plan"
+    plan = plan_name(name)
+    files = (
+        ("onnx", bundle, stage.file),
+        ("saveEngine", output, plan),
+        ("timingCacheFile", output, "timing.cache"),
+        ("exportLayerInfo", output, f"{plan}.layers.json"),
+    )
     words = [
-        f"--onnx={bundle}/{stage.file}",
-        f"--saveEngine={plan}",
-        f"--minShapes={_shapes(profile, 'min')}",
-        f"--optShapes={_shapes(profile, 'opt')}",
-        f"--maxShapes={_shapes(profile, 'max')}",
-        f"--timingCacheFile={output}/timing.cache",
+        *(f"--{which}Shapes={_shapes(profile, which)}" for which in ("min", "opt", "max")),
         "--profilingVerbosity=detailed",
-        f"--exportLayerInfo={plan}.layers.json",
         "--skipInference",
     ]
     if options.workspace_mib is not None:
@@ -81,15 +93,13 @@ def _words(stage: Stage, options: EngineOptions, *, bundle: str, output: str) ->
         words.append(f"--hardwareCompatibilityLevel={level[options.hardware_compatibility]}")
     if options.version_compatible:
         words.append("--versionCompatible")
-    return words
-
-
-def _in_shell(word: str) -> str:
-    """A word in which the shell replaces `$bundle` and `$work`."""
-    return f'"{word}"' if "$" in word else shlex.quote(word)
+    return (*(Quoted(f"--{option}={folder}{shell(file)}") for option, folder, file in files), *map(shell, words))
 
 
 def _shapes(profile: dict[str, Profile], which: str) -> str:
+    for name in profile:
+        if not _TENSOR.fullmatch(name):
+            raise InputError(f"trtexec cannot name the tensor {name!r}; use letters, digits, '_', '.' and '-'")
     return ",".join(f"{name}:{'x'.join(map(str, getattr(shapes, which)))}" for name, shapes in profile.items())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from dynamicdet.errors import MissingExtraError
 from dynamicdet.evaluation.evaluate import Evaluation
 from dynamicdet.files import whole_file
+from dynamicdet.text import printable
 
 try:
     from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def draw(evaluation: Evaluation, path: Path, *, caption: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_MUTED)
     axes.legend(frameon=False, loc="best")
-    figure.supxlabel(caption, fontsize=8, color=_MUTED, x=0.01, ha="left")
+    figure.supxlabel(printable(caption), fontsize=8, color=_MUTED, x=0.01, ha="left", parse_math=False)
     with whole_file(path, durable=False) as temporary:
         figure.savefig(temporary, dpi=160, format=path.suffix[1:].lower() or "png")
 

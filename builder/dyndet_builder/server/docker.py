@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import shlex
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -12,6 +11,8 @@ from pathlib import Path
 from dynamicdet.errors import InputError
 from dyndet_builder.engines.record import VERSION_COMPATIBLE, check_engines_here, gpus_here
 from dyndet_builder.pins import CURRENT, Release
+from dyndet_builder.quoting import command as quoted
+from dyndet_builder.quoting import mount, place
 from dyndet_builder.repository.backends import ENGINE_CACHE
 from dyndet_builder.repository.memory import MemoryNeeds
 from dyndet_builder.repository.rendered import Repository, read_repository
@@ -75,8 +76,8 @@ def docker_command(
     for kind, port in ports.items():
         command += ["-p", f"{address}:{port}:{DEFAULT_PORTS[kind]}"]
     if cache := contents.engine_cache or (ENGINE_CACHE if explicit and used else ""):
-        command += ["-v", f"dyndet{cache.replace('/', '-')}:{cache}"]  # a Docker volume: engines are built once
-    command += ["-v", f"{repository.resolve()}:/models:ro", "-e", "ORT_DISABLE_TELEMETRY=1"]
+        command += ["-v", f"dyndet{place(cache).replace('/', '-')}:{cache}"]  # a volume: engines are built once
+    command += [*mount(repository.resolve(), "/models", read_only=True), "-e", "ORT_DISABLE_TELEMETRY=1"]
     for name, value in (tracing.environment if tracing else {}).items():
         command += ["-e", f"{name}={value}"]
     restricts = not (open_admin or ipaddress.ip_address(host).is_loopback)
@@ -90,7 +91,7 @@ def docker_command(
     options = [*needs.arguments(used), *engines, *control, *verbose, *traced]
     restricted = restricting_arguments((*RESTRICTED, SHARED_MEMORY)) if restricts else ()
     with_key = (f'"{with_key_from_shell(argument)}"' for argument in restricted)
-    serve = " ".join(["exec tritonserver --model-repository=/models", *map(shlex.quote, options), *with_key])
+    serve = " ".join([quoted(["exec", "tritonserver", "--model-repository=/models", *options]), *with_key])
     installed = release.packages(
         onnx_in_python=explicit or contents.runs_onnx_in_python,
         gpus=bool(used),
@@ -99,7 +100,7 @@ def docker_command(
         tracing=tracing is not None,
     )
     # On Ubuntu 24.04, pip refuses to install beside apt without this variable.
-    install = f"PIP_BREAK_SYSTEM_PACKAGES=1 pip install --quiet {' '.join(installed)} && " if installed else ""
+    install = f"PIP_BREAK_SYSTEM_PACKAGES=1 pip install --quiet {quoted(installed)} && " if installed else ""
     return [*command, "bash", "-c", f"{install}{serve}"]
 
 

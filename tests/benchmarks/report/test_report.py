@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from dyndet_bench.measuring.journal import Replayed
 from dyndet_bench.measuring.machine import Circumstances
 from dyndet_bench.report.facts import Facts
-from dyndet_bench.report.markdown import inert
 from dyndet_bench.report.tables import cells_csv
+from dyndet_bench.report.text import inert
 from dyndet_bench.report.write import CSV_NAME, HTML_NAME, MARKDOWN_NAME, write_report
 from dyndet_bench.sweep.record import (
     Accuracy,
@@ -33,8 +34,11 @@ from dyndet_bench.sweep.record import (
     Split,
     Sweep,
 )
+from tests.support.hostile import ANY, PRINTABLE
 
 HOSTILE = "<script>alert(1)</script> | a b $x^2$ `c` {{ 7 * 7 }} \"'><img src=x onerror=y>"
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+"""what a spreadsheet takes for the beginning of a formula"""
 THRESHOLDS = (1.0, 0.25, 0.0)
 
 
@@ -230,7 +234,9 @@ def test_the_csv_gives_the_cells_back(cells: list[Cell]) -> None:
         values = item.model_dump(exclude={"latency", "split", "open_loop", "raw", "missing"})
         for prefix, nested in (("", item.latency), ("open_loop_", item.open_loop)):
             values |= {f"{prefix}{name}": getattr(nested, name, None) for name in Latency.model_fields}
-        assert {name: "" if value is None else str(value) for name, value in values.items()}.items() <= row.items()
+        texts = {name: "" if value is None else str(value) for name, value in values.items()}
+        texts["error"] = f"'{texts['error']}" if texts["error"].startswith(FORMULA) else texts["error"]
+        assert texts.items() <= row.items()
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -257,6 +263,33 @@ def test_foreign_words_stay_inert(tmp_path: Path) -> None:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
     (row,) = [row for row in csv.DictReader(io.StringIO(table, newline="")) if row["error"]]
     assert row["error"].endswith(HOSTILE)
+
+
+@pytest.mark.parametrize("word", [HOSTILE, PRINTABLE, ANY])
+def test_markdown_of_hostile_names_has_no_element_of_theirs(word: str, tmp_path: Path) -> None:
+    markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    tokens = markdown.parse(written(full(tmp_path, word), tmp_path)[1])
+    blocks = {token.content.strip() for token in tokens if token.type == "html_block"}
+    assert blocks == {"<details><summary>All other cells</summary>", "</details>"}
+    inlines = [child.type for token in tokens for child in token.children or []]
+    assert set(inlines) <= {"text", "text_special", "softbreak", "hardbreak", "strong_open", "strong_close"}
+    assert not {token.type for token in tokens} & {"fence", "code_block", "hr", "blockquote_open", "ordered_list_open"}
+
+
+def test_names_of_points_stand_in_the_legend_also_if_matplotlib_would_hide_them(tmp_path: Path) -> None:
+    text, _, table = written(full(tmp_path, "_$x^2$"), tmp_path)
+    assert any("_$x^2$: 0.250" in found for found in Page(text).texts)
+    formula = full(tmp_path).model_copy(update={"cells": (failed(0.5, 1, "=1+1"), failed(0.5, 2, "a=1"))})
+    rows = csv.DictReader(io.StringIO(cells_csv(Facts(formula)), newline=""))
+    assert [row["error"] for row in rows] == ["'=1+1", "a=1"]
+    assert table.count("'") == 0
+
+
+def test_the_page_forbids_programs_and_foreign_addresses(tmp_path: Path) -> None:
+    page = Page(written(full(tmp_path, ANY), tmp_path)[0])
+    policies = [attributes["content"] for tag, attributes in page.elements if "http-equiv" in attributes]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert page.texts[page.texts.index("\n") :] and any("$(touch canary)" in found for found in page.texts)
 
 
 @given(st.text())

@@ -16,6 +16,8 @@ from dyndet_builder.repository.render import RenderOptions, render
 from tests.support.deployments import pod_of, render_kinds
 from tests.support.toy_bundle import write_toy_bundle
 
+_DIGEST = f"sha256:{'0' * 64}"
+
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -29,7 +31,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         (DeployOptions(client_shared_memory=True), True),
         (DeployOptions(client_shared_memory=True, triton_version="24.10", allow_known_holes=True), False),
         (DeployOptions(client_shared_memory=True, base_image="r.example/tritonserver:26.07-py3"), True),
-        (DeployOptions(client_shared_memory=True, base_image="r.example/own@sha256:00", triton_version="26.08"), True),
+        (DeployOptions(client_shared_memory=True, base_image=f"r.example/own@{_DIGEST}", triton_version="26.08"), True),
     ],
 )
 def test_shared_memory_of_clients_is_allowed_where_the_release_wants_it(

@@ -196,7 +196,7 @@ def test_a_deployment_has_the_named_detector_alone(storage: str, both: Path, tmp
     else:
         assert loaded == list(_SPLIT_MODELS) and "--model-control-mode=explicit" in pod and not copied
     assert "onnxruntime" not in dockerfile.partition("pip install")[2]  # only `whole` runs it in Python
-    assert "nvidia.com/gpu: 1" in pod
+    assert '"nvidia.com/gpu": 1' in pod
     deploy(both, output, DeployOptions(storage=storage, memory="8Gi"), model="whole")
     assert "nvidia.com/gpu" not in (output / "kubernetes" / "deployment.yaml").read_text()
 
