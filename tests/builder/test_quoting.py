@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from google.protobuf import text_format
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from tritonclient.grpc import model_config_pb2
@@ -23,14 +23,15 @@ from dynamicdet.errors import DyndetError, InputError
 from dyndet_builder import quoting
 from dyndet_builder.templates import fill
 from tests.support.deployments import program
-from tests.support.hostile import ANY, FRAGMENTS, PRINTABLE, run_told, texts
+from tests.support.hostile import ANY, FRAGMENTS, PRINTABLE, run_told, texts, with_fragments
 
+_NO_SHRINKING = (Phase.explicit, Phase.generate)  # each example is a program's run
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 _PLACES = {"{}": "", "# {}": "", "- {}": "", "> {}\n>": "", "a\n\n{}\n": "a", "| a |\n| --- |\n| {} |": "a"}
 """places of a text in Markdown, and what stands before it"""
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6, deadline=None, phases=_NO_SHRINKING)
 @given(words=st.lists(texts.map(lambda text: text.replace("\0", "")), min_size=12, max_size=24), locale=st.booleans())
 def test_bash_reads_the_words_back_and_a_comment_hides_them(words: list[str], locale: bool) -> None:
     line = quoting.command(words)
@@ -51,6 +52,7 @@ def test_a_path_that_is_not_utf_8_is_a_word_and_nul_is_none() -> None:
             quoting.shell(refused)
 
 
+@with_fragments
 @given(texts)
 def test_yaml_is_the_text_as_value_and_key_and_no_variable_is_replaced(text: str) -> None:
     value = {"list": [text, 1, True, None, 2.5], text: ""}
@@ -70,6 +72,7 @@ def _leaves(value: Any) -> list[Any]:
     return [value]
 
 
+@with_fragments
 @given(texts)
 def test_json_pbtxt_python_and_comments(text: str) -> None:
     assert json.loads(quoting.json({text: [text]})) == {text: [text]}
@@ -78,10 +81,11 @@ def test_json_pbtxt_python_and_comments(text: str) -> None:
     )
     assert config.name == text
     assert ast.literal_eval(quoting.python(text)) == text
-    assert len(quoting.python(text).splitlines()) == 1
+    assert quoting.python(text).isascii() and len(quoting.python(text).splitlines()) == 1
     assert quoting.comment(text).isprintable()
 
 
+@with_fragments
 @given(texts)
 def test_markdown_shows_the_text_and_nothing_else(text: str) -> None:
     shown = quoting.comment(text)  # characters that cannot be printed as escapes
@@ -100,6 +104,7 @@ def test_prose_is_code_in_backticks_and_text_elsewhere(parts: list[str]) -> None
     assert quoting.prose("set `--a b` or *it*.") == "set `--a b` or \\*it\\*."
 
 
+@with_fragments
 @given(texts)
 def test_a_dockerfile_reads_the_text_or_it_is_refused(text: str) -> None:
     if not text.isprintable():
@@ -141,7 +146,7 @@ def test_hadolint_reads_every_word_of_a_dockerfile(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stdout
 
 
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2, deadline=None, phases=_NO_SHRINKING)
 @given(st.lists(texts.filter(bool), min_size=20, max_size=40))
 def test_prometheus_reads_strings_patterns_and_go_templates(tmp_path_factory: Any, words: list[str]) -> None:
     """By promtool: an alert has a label from a PromQL string, which a pattern matches, and tells it in annotations."""
@@ -176,6 +181,7 @@ def test_prometheus_reads_strings_patterns_and_go_templates(tmp_path_factory: An
     assert answer.returncode == 0, (answer.stdout + answer.stderr)[:3000]
 
 
+@with_fragments
 @given(texts)
 def test_grafana_finds_no_variable_and_no_label(text: str) -> None:
     shown = quoting.grafana(text)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
+from hypothesis import example
 from hypothesis import strategies as st
+
+_Test = TypeVar("_Test", bound=Callable[..., Any])
 
 _SHELL = ("$(touch canary)", "`touch canary`", "${HOME}", "$HOME", "$$", "'", '"', "\\", "!x", ";", "&", "| ", "~", "=")
 _TEMPLATES = ("{{ $labels.x }}", "{{", "}}", "{", "[[x]]", "<<.X>>", "%s", "%", "PROBE\n", "\nPYTHON\n")
@@ -16,6 +21,14 @@ _MARKUP = ("1. ", "+", "@", "_a_", "**b**", "<b>", "</script>", "]]>", "&amp;", 
 FRAGMENTS = (*_SHELL, *_TEMPLATES, *_YAML, *_UNSEEN, *_MARKUP, "https://x.y", "www.x.y", "\U0001f600", "ß")
 texts = st.lists(st.text() | st.sampled_from(FRAGMENTS), max_size=6).map("".join)
 """All of Unicode but surrogates, with more of what languages react to"""
+
+
+def with_fragments(test: _Test) -> _Test:
+    """Also give each fragment to a property test of one text, alone and before others."""
+    for fragment in FRAGMENTS:
+        test = example(f"{fragment} b")(example(fragment)(test))
+    return test
+
 
 PRINTABLE = "a b'\"$(touch canary)`touch canary`${HOME}{{ $labels.x }}</script>\\ %s # * [[x]] \U0001f600"
 """printable, and active in every language"""

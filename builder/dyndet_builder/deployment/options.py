@@ -28,6 +28,7 @@ _TARGET = re.compile(r"(?P<host>[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(
 _HOST_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _RELEASE_IN_TAG = re.compile(r":([0-9]{2}\.[0-9]{2})(-|$|@)")
 
+_LONGEST = 1000  # characters
 _MOST_REPLICAS, _MOST_S, _MOST_MS = 10_000, 86_400, 86_400_000
 _RANGES = (
     ("replicas", 1, _MOST_REPLICAS),
@@ -176,7 +177,7 @@ class DeployOptions:
 
 def _fits(pattern: re.Pattern[str], text: str) -> bool:
     """Whether a text has a pattern and, if it is an image or a quantity, a possible port and a number above 0."""
-    match = pattern.fullmatch(text)
+    match = pattern.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         return False
     if pattern is IMAGE:
