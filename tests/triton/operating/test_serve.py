@@ -281,7 +281,9 @@ def test_a_key_opens_the_administrative_endpoints_and_only_the_server_shows_it(t
     file.write_text(f"{key}\n")
     options = ("--admin-key-file", str(file), "--log-file", str(log), "--log-verbose", "1")
     with _serve(repository, *options, DYNDET_ADMIN_KEY="another-key-0123456789", DYNDET_TOKEN=token) as process:
-        address = _http(process)
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(6)]
+        address = lines[2].rpartition("//")[2].strip()
         with_key, without = TritonApi(address, admin_key=key), TritonApi(address)
         assert with_key.models() == {"double"}
         with pytest.raises(ServerError, match="restricted"):
@@ -298,9 +300,9 @@ def test_a_key_opens_the_administrative_endpoints_and_only_the_server_shows_it(t
         modes = {path.stat().st_mode & 0o777 for path in Path("/dev/shm").glob(f"dyndet_{process.pid}_*")}
         assert modes == {0o600}
         process.send_signal(signal.SIGINT)
-        said = "".join(process.communicate(timeout=60))
+        said = "".join((*lines, *process.communicate(timeout=60)))
         assert process.returncode == 0
-    assert f"--admin-header @{file}" in said
+    assert lines[4].split() == ["admin", "requires", "the", "key:", "--admin-header", f"@{file}"]
     assert "Warning" not in said
     for text in (said, log.read_text()):
         assert not any(secret in text for secret in (key, token, "another-key"))
