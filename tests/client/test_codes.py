@@ -153,14 +153,18 @@ def test_an_error_of_a_called_model_keeps_its_code() -> None:
     """As Triton (2.51) words them: a BLS call that fails has the status INTERNAL whatever happened."""
     for text, code, sentence in (
         ("dyndet/bad-threshold: it is 2", "bad-threshold", "it is 2"),
-        ("Model head1 - Error: Model 'head1' is not ready.", "not-ready", "stage head1 is not ready"),
+        ("Model head1 - Error: Model 'head1' is not ready.", "not-ready", "stage head1 failed: it is not ready"),
         (
             "Model head1 - Error: Server not ready",
             "server-stopping",
-            "stage head1 was not asked, because the server is",
+            "stage head1 failed: the server is stopping",
         ),
-        ("Request timeout expired", "deadline-exceeded", "stage head1 had no time left"),
-        ("Request for unknown model: 'head1' has no available versions", "not-ready", "stage head1 is not ready"),
+        ("Request timeout expired", "deadline-exceeded", "stage head1 failed: the time that the request allowed"),
+        (
+            "Request for unknown model: 'head1' has no available versions",
+            "not-ready",
+            "stage head1 failed: it is not ready",
+        ),
         ("out of memory", "stage-failed", "stage head1 failed: the server's log says why"),
         ("dyndet/never-heard-of: it", "stage-failed", "stage head1 failed: the server's log says why"),
     ):

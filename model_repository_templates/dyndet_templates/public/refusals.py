@@ -49,9 +49,9 @@ _SAID_BY_TRITON = {
 # What a client is told; Triton's own text may name files, models and shared memory, and goes to the log.
 _SENTENCES = {
     "stage-failed": "{called} failed: the server's log says why",
-    "not-ready": "{called} is not ready",
-    "server-stopping": "{called} was not asked, because the server is stopping",
-    "deadline-exceeded": "{called} had no time left: the time that the request allowed is over",
+    "not-ready": "{called} failed: it is not ready",
+    "server-stopping": "{called} failed: the server is stopping",
+    "deadline-exceeded": "{called} failed: the time that the request allowed is over",
 }
 
 
