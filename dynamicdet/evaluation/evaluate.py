@@ -29,6 +29,8 @@ LEAST_AP = 1.0
 LEAST_GAP = 0.1
 """percent; a smaller gain of detector 2 is none"""
 SAME_DIFFICULTY = 1e-6
+LEAST_IMAGES = 50
+"""fewer cannot show that a gap or a router is none"""
 
 
 @dataclass(frozen=True)
@@ -100,24 +102,35 @@ class Evaluation:
 
     def shortcomings(self) -> list[str]:
         """Why the detectors or the router are not usable, the most important reason first; empty if they are."""
-        easy, hard, mean = self.easy.ap, self.hard.ap, self.mean_ap()
-        router, random = (mean[name] or 0.0 for name in ("router", "random"))
+        easy, hard = self.easy.ap, self.hard.ap
         if max(easy, hard) < LEAST_AP:
             return [f"the detectors find next to nothing (AP all easy {easy:.1f}, all hard {hard:.1f})"]
-        found = []
-        if hard - easy < LEAST_GAP:
-            found.append(
-                f"there is no gap: detector 2 is not better than detector 1 (AP all easy {easy:.1f}, all hard "
-                f"{hard:.1f}), so routing gains nothing"
-            )
+        found = [] if self.images < LEAST_IMAGES and easy != hard else self._measured()
         if not self.difficulty_range > SAME_DIFFICULTY:
             found.append("all images have the same difficulty, so the router decides nothing; train it")
-        elif hard - easy >= LEAST_GAP and router <= random + self.random_deviation:
-            found.append(
+        return found
+
+    def remarks(self) -> list[str]:
+        """What would be a shortcoming if more images showed it."""
+        if self.images >= LEAST_IMAGES or self.shortcomings():
+            return []
+        return [f"{one}; {self.images} images are too few to tell" for one in self._measured()]
+
+    def _measured(self) -> list[str]:
+        """Shortcomings that a few images can show by chance."""
+        easy, hard, mean = self.easy.ap, self.hard.ap, self.mean_ap()
+        router, random = (mean[name] or 0.0 for name in ("router", "random"))
+        if hard - easy < LEAST_GAP:
+            return [
+                f"there is no gap: detector 2 is not better than detector 1 (AP all easy {easy:.1f}, all hard "
+                f"{hard:.1f}), so routing gains nothing"
+            ]
+        if self.difficulty_range > SAME_DIFFICULTY and router <= random + self.random_deviation:
+            return [
                 f"the router is not better than chance on these {self.images} images (mean AP {router:.2f}, random "
                 f"routing {random:.2f} +- {self.random_deviation:.2f})"
-            )
-        return found
+            ]
+        return []
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -129,6 +142,7 @@ class Evaluation:
             "mean_ap": self.mean_ap(),
             "random_deviation": self.random_deviation,
             "shortcomings": self.shortcomings(),
+            "remarks": self.remarks(),
             "difficulty_quantiles": dict(self.difficulty_quantiles),
             "random_draws": self.random_draws,
             "seconds": {**asdict(self.seconds), "ratio": self.seconds.ratio},

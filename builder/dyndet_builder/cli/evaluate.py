@@ -127,6 +127,8 @@ def _print(report: EvaluationReport) -> None:
     console.print(f"\nmean AP over all hard shares: {means}")
     spread = ", ".join(f"{level} {value:.3f}" for level, value in result.difficulty_quantiles.items())
     console.print(f"difficulty quantiles: {spread}")
+    for remark in result.remarks():
+        console.print(remark)
     console.print(_times(report))
     if report.plot is not None:
         console.print(f"Wrote {report.plot}.")

@@ -100,6 +100,11 @@ def test_what_makes_routing_worthless_is_said(data: CocoDataset) -> None:
     ):
         assert len(found) == 1 and expected in found[0], (expected, found)
 
+    many = evaluate_results(RouteResults(tuple(exact), tuple(rough), gaining), data, random_draws=1)
+    few = replace(many, images=49)
+    assert many.shortcomings() and not many.remarks()
+    assert not few.shortcomings() and "49 images are too few to tell" in few.remarks()[0]
+
 
 def test_a_mix_equals_a_plain_run_of_pycocotools_to_the_last_bit(data: CocoDataset) -> None:
     """With ties, crowds, an object of id 0, images out of order, images without detections."""
