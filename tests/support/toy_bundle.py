@@ -7,8 +7,8 @@
 | blue | `scores[0]` = blue / 255 |
 
 Detector 1 answers `num_detections` 1, detector 2 answers 2. The lower right corner of `boxes[0]` is the mean of the
-features (the pixels of the image), plus 1000 for detector 2; the other corner is 2000 less. The other boxes have no
-area.
+features (the pixels of the image), plus 1000 for detector 2; the other corner is 2000 less, so that the box has an area
+in the image. The other boxes are the same.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _detector(count: int, command: int, offset: float) -> _Graph:
         difference = graph.op("Sub", [again, column], "difference")
         moved = graph.op("Add", [moved, difference], "moved_again")
     corners = graph.op("Sub", [moved, graph.constant("box_sides", [2000.0, 2000.0, 0.0, 0.0])], "corners")
-    graph.op("Mul", [corners, graph.constant("box_mask", np.eye(ROWS, 1) @ np.ones((1, 4)))], "boxes")
+    graph.op("Mul", [corners, graph.constant("box_mask", np.ones((ROWS, 4)))], "boxes")
     blue = graph.op("Div", [graph.pixel("features_8", 2, "blue"), graph.constant("full", 255.0)], "score")
     graph.op("Mul", [blue, graph.constant("score_mask", np.eye(1, ROWS)[0])], "scores")
     classes = graph.op("Mul", [zero, graph.constant("class_row", np.zeros(ROWS))], "classes_float")
