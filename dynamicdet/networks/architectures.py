@@ -13,6 +13,9 @@ from dynamicdet.errors import InputError
 
 Activation = Literal["silu", "relu"]
 
+LARGEST_INPUT = 4096
+"""pixels; at this size, one image already has gigabytes of features"""
+
 
 @dataclass(frozen=True)
 class Stem:

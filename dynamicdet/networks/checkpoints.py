@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dynamicdet.class_names import check_class_names
 from dynamicdet.errors import CheckpointError, InputError
 from dynamicdet.files import check_writable, whole_file
 from dynamicdet.networks.architectures import ARCHITECTURES, architecture
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.networks.published import read_published
-from dynamicdet.networks.weights import network_with
+from dynamicdet.networks.safetensors_header import DescribedTensor, read_header
+from dynamicdet.networks.weights import check_weights, empty_network, fill
+from dynamicdet.text import printable
 
 FORMAT = "dyndet"
 FORMAT_VERSION = "1"
+CHECKSUM = "sha256"  # of the other entries and of all tensors; files of older releases have none
 
 _SAFETENSORS = b"\0\0\0\0{"  # bytes 4 to 8: the upper half of the header's length, then the header
+_CHECKED = ("format", "format_version", "architecture", "class_names", "input_size")
+_SIZE = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 _ZIP, _PICKLE = b"PK", b"\x80"  # the first bytes of torch.save's files, since 1.6 and before
 
 
@@ -29,7 +38,8 @@ def save(model: DynamicDetector, path: str | os.PathLike[str], *, half: bool = F
     """Write a network in training form as safetensors with a header that says what it is; whole or not at all.
 
     `half` stores floats as float16, in half the space; `load` returns float32 in either case. Raises InputError if the
-    folder does not exist, and for a deployed copy: its merged weights can be neither trained nor loaded again.
+    folder does not exist, for class names that `check_class_names` refuses, and for a deployed copy: its merged weights
+    can be neither trained nor loaded again.
     """
     if model.deployed:
         raise InputError("a deployed copy cannot be saved; save the network it was made from")
@@ -39,10 +49,11 @@ def save(model: DynamicDetector, path: str | os.PathLike[str], *, half: bool = F
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "architecture": model.spec.name,
-        "class_names": json.dumps(list(model.class_names)),
+        "class_names": json.dumps(check_class_names(model.class_names)),
         "input_size": str(model.input_size),
     }
     tensors = {name: _stored(tensor, half=half) for name, tensor in model.state_dict().items()}
+    header[CHECKSUM] = _checksum(header, tensors)
     with whole_file(target) as temporary:
         try:
             save_file(tensors, temporary, metadata=header)
@@ -55,12 +66,23 @@ def _stored(tensor: Tensor, *, half: bool) -> Tensor:
     return stored.half() if half and stored.is_floating_point() else stored
 
 
+def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the header's other entries and of all tensors, in the order of their names."""
+    digest = hashlib.sha256(json.dumps({name: header[name] for name in _CHECKED}, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def load(path: str | os.PathLike[str], architecture: str | None = None) -> DynamicDetector:
     """A network in evaluation mode from one of our files or a published checkpoint.
 
-    Without `architecture`, our own file names it, and a published file is recognised by the names of its weights.
-    Raises CheckpointError if the file is missing, damaged, of another kind or architecture, or needs code to load;
-    InputError for an unknown architecture.
+    Without `architecture`, our own file names it, and a published file is recognised by the names of its weights. No
+    tensor is read before names, shapes and bytes were compared with the network's.
+
+    Raises CheckpointError if the file is missing, damaged, of another kind or architecture, needs code to load, or has
+    numbers that are NaN or infinite; InputError for an unknown architecture.
     """
     source = Path(path)
     expected = None if architecture is None else _known(architecture)
@@ -71,7 +93,7 @@ def load(path: str | os.PathLike[str], architecture: str | None = None) -> Dynam
     if start.startswith((_ZIP, _PICKLE)):
         return read_published(source, expected)
     raise CheckpointError(
-        f"{source} is neither a safetensors file nor a PyTorch checkpoint; accepted are files written by "
+        f"{printable(source)} is neither a safetensors file nor a PyTorch checkpoint; accepted are files written by "
         "`dyndet train` and the published DynamicDet checkpoints"
     )
 
@@ -81,60 +103,81 @@ def _known(name: str) -> str:
 
 
 def _first_bytes(path: Path) -> bytes:
-    if not path.exists():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} is not a file")
-    with path.open("rb") as file:
-        start = file.read(9)
+    shown = f"checkpoint {printable(path)}"
+    try:
+        if not path.exists():
+            raise CheckpointError(f"{shown} does not exist")
+        if not path.is_file():
+            raise CheckpointError(f"{shown} is not a file")
+        with path.open("rb") as file:
+            start = file.read(9)
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise CheckpointError(f"{shown} cannot be read: {printable(reason)}") from error
     if not start:
-        raise CheckpointError(f"checkpoint {path} is empty (0 bytes)")
+        raise CheckpointError(f"{shown} is empty (0 bytes)")
     return start
 
 
 def _read_own(path: Path, expected: str | None) -> DynamicDetector:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    header, described = read_header(path)
     name, class_names, input_size = _checked_header(path, header)
     if expected not in (None, name):
-        raise CheckpointError(f"{path} holds {name}, not {expected}")
-    weights = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+        raise CheckpointError(f"{printable(path)} holds {name}, not {expected}")
     spec = ARCHITECTURES[name]
-    _check_classes(path, weights, len(spec.anchors[0]), len(class_names))
-    return network_with(weights, spec, class_names=class_names, input_size=input_size, source=path)
+    _check_classes(path, described, len(spec.anchors[0]), len(class_names))
+    model = empty_network(spec, class_names=class_names, input_size=input_size, source=path)
+    check_weights(described, model.state_dict(), f"{printable(path)} does not fit {name}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors: dict[str, Tensor] = {weight: file.get_tensor(weight) for weight in described}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{printable(path)} is damaged: {printable(error, limit=200)}") from error
+    if header.get(CHECKSUM, "") not in ("", _checksum(header, tensors)):
+        raise CheckpointError(
+            f"{printable(path)} is damaged: its content has changed since it was written (its SHA-256 differs)"
+        )
+    return fill(model, tensors, path)
 
 
 def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[str, tuple[str, ...], int]:
     """Architecture, class names and input size."""
+    shown = printable(path)
     if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is a safetensors file without dyndet's header; only files written by `dyndet train` or "
+            f"{shown} is a safetensors file without dyndet's header; only files written by `dyndet train` or "
             "`dynamicdet.save` say which network they hold"
         )
-    version = header.get("format_version")
+    version = header.get("format_version", "none")
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format version {version}; this dyndet reads version {FORMAT_VERSION}")
+        raise CheckpointError(
+            f"{shown} has format version {printable(version, limit=20)}; this dyndet reads version {FORMAT_VERSION}"
+        )
     name = header.get("architecture", "")
     if name not in ARCHITECTURES:
-        raise CheckpointError(f"{path} holds the unknown network {name!r}; known are {', '.join(ARCHITECTURES)}")
+        raise CheckpointError(
+            f"{shown} holds the unknown network '{printable(name, limit=50)}'; known are {', '.join(ARCHITECTURES)}"
+        )
     try:
         names = json.loads(header["class_names"])
-        size = int(header["input_size"])
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} has a damaged header: class names or input size cannot be read") from error
+        if not _SIZE.fullmatch(header["input_size"]):
+            raise ValueError("not a size")
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{shown} has a damaged header: class names or input size cannot be read") from error
     if not (isinstance(names, list) and names and all(isinstance(item, str) for item in names)):
-        raise CheckpointError(f"{path} has a damaged header: its class names are not a list of strings")
-    return name, tuple(names), size
+        raise CheckpointError(f"{shown} has a damaged header: its class names are not a list of strings")
+    try:
+        return name, check_class_names(names), int(header["input_size"])
+    except InputError as error:
+        raise CheckpointError(f"{shown} cannot be used: {error}") from error
 
 
-def _check_classes(path: Path, weights: Mapping[str, Tensor], anchors: int, named: int) -> None:
+def _check_classes(path: Path, weights: Mapping[str, DescribedTensor], anchors: int, named: int) -> None:
     bias = weights.get("predict1.predict.0.conv.bias")
-    if bias is None:
-        return  # reported with the other missing weights
-    predicted = bias.numel() // anchors - 5
+    if bias is None or len(bias.shape) != 1:
+        return  # reported with the other weights that do not fit
+    predicted = bias.shape[0] // anchors - 5
     if predicted != named:
-        raise CheckpointError(f"{path} names {named} classes but its weights predict {predicted}")
+        raise CheckpointError(f"{printable(path)} names {named} classes but its weights predict {predicted}")

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dynamicdet.class_names import MOST_CLASSES, check_class_names, default_class_names
 from dynamicdet.errors import InputError
-from dynamicdet.networks.architectures import Model, architecture
+from dynamicdet.networks.architectures import LARGEST_INPUT, Model, architecture
 from dynamicdet.networks.backbone import Backbone, Links
 from dynamicdet.networks.blocks import Router
-from dynamicdet.networks.class_names import default_class_names
 from dynamicdet.networks.fusing import fuse
 from dynamicdet.networks.heads import Head, NeckLayers, decode
 
@@ -127,16 +127,19 @@ def create(
 
 
 def _checked_names(num_classes: int, class_names: Sequence[str] | None) -> tuple[str, ...]:
-    if num_classes < 1:
-        raise InputError(f"a detector needs at least one class, got {num_classes}")
-    names = default_class_names(num_classes) if class_names is None else tuple(class_names)
+    if not 1 <= num_classes <= MOST_CLASSES:
+        raise InputError(f"a detector needs at least one class and has at most {MOST_CLASSES:,}, got {num_classes:,}")
+    names = default_class_names(num_classes) if class_names is None else check_class_names(class_names)
     if len(names) != num_classes:
         raise InputError(f"{len(names)} class names were given for {num_classes} classes")
     return names
 
 
 def _checked_size(spec: Model, size: int) -> int:
-    largest = spec.strides[-1]
-    if size < largest or size % largest:
-        raise InputError(f"input size {size} does not fit {spec.name}: it must be a positive multiple of {largest}")
+    coarsest = spec.strides[-1]
+    if not coarsest <= size <= LARGEST_INPUT or size % coarsest:
+        raise InputError(
+            f"input size {size} does not fit {spec.name}: it must be a positive multiple of {coarsest}, at most "
+            f"{LARGEST_INPUT}"
+        )
     return size

@@ -1,9 +1,10 @@
-"""Puts weights into a network, strictly: every name and every shape must fit."""
+"""Puts weights into a network, strictly: every name, every shape and every kind of number must fit."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,47 +12,69 @@ from torch import Tensor
 from dynamicdet.errors import CheckpointError, InputError
 from dynamicdet.networks.architectures import Model
 from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.text import printable
+
+LARGEST_FILE = 4 << 30
+"""bytes; the weights of the largest network, their average and an optimiser's state have 2.6 GB"""
 
 _SHOWN = 3
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def network_with(
-    weights: Mapping[str, Tensor],
+class Described(Protocol):
+    """A tensor, or what a file says about one that was not read yet."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Its sizes."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its elements."""
+
+
+def empty_network(
     spec: Model,
     *,
-    class_names: Sequence[str] | None,
-    input_size: int | None,
+    class_names: Sequence[str] | None = None,
+    num_classes: int = 80,
+    input_size: int | None = None,
     source: Path,
-    num_classes: int | None = None,
 ) -> DynamicDetector:
-    """A network in evaluation mode that holds exactly these float32 weights.
-
-    Raises CheckpointError that lists the first names that are missing, unexpected or of another shape.
-    """
-    classes = len(class_names) if class_names is not None else num_classes
+    """A network without memory for its weights, for `fill`. Raises CheckpointError if classes or size do not fit."""
+    classes = num_classes if class_names is None else len(class_names)
     try:
-        with torch.device("meta"):  # no time goes into random weights
-            model = DynamicDetector(spec, num_classes=classes or 0, class_names=class_names, input_size=input_size)
+        with torch.device("meta"):
+            return DynamicDetector(spec, num_classes=classes, class_names=class_names, input_size=input_size)
     except InputError as error:
-        raise CheckpointError(f"{source} does not fit {spec.name}: {error}") from error
-    expected = model.state_dict()
-    check_names(weights, expected, f"{source} does not fit {spec.name}")
+        raise CheckpointError(f"{printable(source)} does not fit {spec.name}: {error}") from error
+
+
+def check_weights(found: Mapping[str, Described], expected: Mapping[str, Described], complaint: str) -> None:
+    """Raise CheckpointError with the complaint and the first names that are missing, unexpected or different.
+
+    A floating-point weight may have any precision; others must have exactly the expected type.
+    """
+    check_names(found, expected, complaint)
     wrong = [
-        f"{name} is {_shape(weights[name])}, expected {_shape(tensor)}"
+        f"{name} is {_shape(found[name])}, expected {_shape(tensor)}"
         for name, tensor in expected.items()
-        if weights[name].shape != tensor.shape
+        if tuple(found[name].shape) != tuple(tensor.shape)
+    ]
+    wrong += [
+        f"{name} has numbers of the type {_name(found[name].dtype)}, expected {_name(tensor.dtype)}"
+        for name, tensor in expected.items()
+        if not (found[name].dtype == tensor.dtype or {found[name].dtype, tensor.dtype} <= set(_FLOATS))
     ]
     if wrong:
-        raise CheckpointError(f"{source} does not fit {spec.name}: {_first(wrong)}")
-    model.load_state_dict(weights, assign=True)
-    model.requires_grad_(True)
-    return model.eval()
+        raise CheckpointError(f"{complaint}: {_first(wrong)}")
 
 
 def check_names(found: Collection[str], expected: Collection[str], complaint: str) -> None:
     """Raise CheckpointError with the complaint and the first few names that differ, unless both have the same."""
     missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
+    known = set(expected)
+    unexpected = [printable(name, limit=100) for name in found if name not in known]
     reasons = []
     if missing:
         reasons.append(f"{len(missing)} missing ({_first(missing)})")
@@ -61,9 +84,42 @@ def check_names(found: Collection[str], expected: Collection[str], complaint: st
         raise CheckpointError(f"{complaint}: weights {' and '.join(reasons)}")
 
 
+def check_numbers(weights: Mapping[str, Tensor], source: Path) -> None:
+    """Raise CheckpointError that names the first weight with a number that no network can compute with."""
+    spoilt = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if spoilt:
+        count = sum(int((~torch.isfinite(weights[name])).sum()) for name in spoilt)
+        raise CheckpointError(
+            f"{printable(source)} has {count:,} NaN or infinite numbers in {len(spoilt)} of {len(weights)} weights, "
+            f"the first in {spoilt[0]}; take a checkpoint from before the training went wrong"
+        )
+    for name, tensor in weights.items():
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise CheckpointError(f"{printable(source)} is damaged: {name}, a variance, has numbers below 0")
+        if name == "anchors" and not (tensor > 0).all():
+            raise CheckpointError(f"{printable(source)} is damaged: its anchors have sizes that are not above 0")
+
+
+def fill(model: DynamicDetector, weights: Mapping[str, Tensor], source: Path) -> DynamicDetector:
+    """The network of `empty_network` with these weights as float32, in evaluation mode.
+
+    Raises CheckpointError if a name, a shape or a number does not fit.
+    """
+    check_weights(weights, model.state_dict(), f"{printable(source)} does not fit {model.spec.name}")
+    single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    check_numbers(single, source)
+    model.load_state_dict(single, assign=True)
+    model.requires_grad_(True)
+    return model.eval()
+
+
 def _first(items: Sequence[str]) -> str:
     return ", ".join(items[:_SHOWN]) + (", ..." if len(items) > _SHOWN else "")
 
 
-def _shape(tensor: Tensor) -> str:
+def _shape(tensor: Described) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -9,19 +9,18 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from dynamicdet.errors import InputError
 from dynamicdet.files import whole_file
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.training.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.training.losses import DetectionLoss
 from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
 from dynamicdet.training.schedule import learning_rate
+from dynamicdet.training.state import read_state
 
 _STATE_VERSION = 2
 _MAY_CHANGE = ("epochs", "final_epochs")  # in a recipe, when a training is resumed
@@ -171,31 +170,22 @@ class Trainer:
 
     def restore(self, path: Path) -> int:
         """Load a stored state and return the number of finished epochs. Raises InputError if it does not fit."""
-        if not path.is_file():
-            raise InputError(f"there is nothing to resume: {path} does not exist")
-        try:
-            content: dict[str, Any] = self.fabric.load(path, weights_only=True)
-            known = content["version"] == _STATE_VERSION
-        except Exception as error:
-            raise InputError(f"{path} is not a training state of dyndet, or is damaged") from error
-        if not known:
-            raise InputError(f"{path} was written by another version of dyndet; start the training again")
-        found = (content["architecture"], tuple(content["class_names"]))
-        if found != (self.model.spec.name, self.model.class_names):
-            raise InputError(f"{path} is the state of {found[0]} with {len(found[1])} classes, not of this training")
-        own = {**asdict(self.recipe), "processes": self.fabric.world_size}
-        theirs = {**content["recipe"], "processes": content["processes"]}
-        other = [name for name in own if name not in _MAY_CHANGE and own[name] != theirs.get(name)]
-        if other:
-            raise InputError(
-                f"{path} was trained with {other[0]} {theirs.get(other[0])}, not {own[other[0]]}; resume with the same "
-                "options (only the epochs may change)"
-            )
-        self.model.load_state_dict(content["model"])
-        self.average.load_state_dict(content["average"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.step = int(content["step"])
-        return int(content["epochs_done"])
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        state = read_state(
+            path,
+            version=_STATE_VERSION,
+            model=self.model,
+            parameters=dict(enumerate(parameters)),
+            recipe={**asdict(self.recipe), "processes": self.fabric.world_size},
+            may_change=_MAY_CHANGE,
+        )
+        self.model.load_state_dict(state.model)
+        self.average.load_state_dict(state.average)
+        # The groups' options follow from the recipe.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state.optimizer, "param_groups": groups})
+        self.step = state.step
+        return state.epochs_done
 
 
 def _optimizer(model: DynamicDetector, recipe: DetectorRecipe, fabric: Fabric) -> torch.optim.Optimizer:

@@ -19,7 +19,8 @@ from dynamicdet.errors import CheckpointError, InputError
 from dynamicdet.networks.architectures import ARCHITECTURES
 from dynamicdet.networks.blocks import space_to_depth
 from dynamicdet.networks.network import DynamicDetector
-from dynamicdet.networks.published_keys import NEGATED, PUBLISHED, anchor_keys, key_map
+from dynamicdet.networks.published_keys import PUBLISHED, anchor_keys, key_map
+from tests.support.published_file import as_published
 
 NAMES = [spec.name for spec in PUBLISHED]
 # First 16 hex digits of the SHA-256 of the sorted lines "key AxBxC\n" of the published files.
@@ -172,19 +173,6 @@ class Reference:
             y = y * self.weights[f"{detect}.im.{level}.implicit"]
             raw.append(y.unflatten(1, (3, -1)).permute(0, 1, 3, 4, 2))
         return raw
-
-
-def as_published(model: DynamicDetector) -> Weights:
-    """The state dict a published file would hold for this network, in half precision."""
-    ours = model.state_dict()
-    theirs = {key: ours[name].clone() for key, name in key_map(model.spec).items()}
-    for key in NEGATED:
-        theirs[key].neg_()
-    strides = torch.tensor(model.spec.strides).view(-1, 1, 1)
-    for keys in anchor_keys(model.spec):
-        theirs[keys.by_stride] = (model.anchors / strides).reshape(keys.by_stride_shape)
-        theirs[keys.pixels] = model.anchors.reshape(keys.pixels_shape)
-    return {key: value.half() if value.is_floating_point() else value for key, value in theirs.items()}
 
 
 def with_random_statistics(model: DynamicDetector) -> DynamicDetector:
