@@ -189,4 +189,4 @@ def _probe_runner(graphs: dict[StageName, StageGraph], folder: Path) -> StageRun
     files = {stage: folder / f"{stage}.onnx" for stage in graphs}
     for stage, path in files.items():
         onnx.save(graphs[stage].probe, path)
-    return StageRunner(files)
+    return StageRunner(files, frugal=True)

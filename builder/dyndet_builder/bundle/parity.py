@@ -33,7 +33,7 @@ from dyndet_builder.bundle.runner import StageRunner, Tensors
 from dyndet_builder.bundle.stages import CANDIDATES, DETECTIONS
 
 BATCH_SIZES = (1, 3)
-_GROUP = 6  # images per batch of the network; a multiple of every batch size
+_GROUP = 3  # images per batch of the network, all of whose features are in memory; a multiple of every batch size
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def measure_parity(
         for size in BATCH_SIZES:
             for start in range(0, len(group), size):
                 batch, known = np.stack(group[start : start + size]), truths[start : start + size]
-                easy, hard = runner.easy(batch), runner.hard(batch)
+                easy, hard = runner.both(batch)
                 for index, truth in enumerate(known):
                     for answer, rows in ((easy, truth.easy), (hard, truth.hard)):
                         one = {name: values[index] for name, values in answer.detector.items()}

@@ -42,10 +42,13 @@ class Answer:
 
 
 class StageRunner:
-    """Sessions of the three stage files on the CPU; `threads` per session, None: ONNX Runtime chooses."""
+    """Sessions of the three stage files on the CPU; `threads` per session, None: ONNX Runtime chooses.
 
-    def __init__(self, files: Mapping[StageName, Path], *, threads: int | None = None) -> None:
-        self._sessions = {name: _session(files[name], threads) for name in STAGES}
+    By default each session holds on to the memory that it once needed, which is faster. `frugal` gives it back.
+    """
+
+    def __init__(self, files: Mapping[StageName, Path], *, threads: int | None = None, frugal: bool = False) -> None:
+        self._sessions = {name: _session(files[name], threads, frugal=frugal) for name in STAGES}
 
     def backbone1(self, images: Array) -> Tensors:
         """`difficulty` (B, 1) and features of uint8 images (B, S, S, 3)."""
@@ -60,6 +63,12 @@ class StageRunner:
         """Backbone 1, then detector 2."""
         first = self.backbone1(images)
         return Answer(first, self.run("detector2", {**first, "image": images}))
+
+    def both(self, images: Array) -> tuple[Answer, Answer]:
+        """Answers of the easy and the hard route, with one run of backbone 1."""
+        first = self.backbone1(images)
+        hard = self.run("detector2", {**first, "image": images})
+        return Answer(first, self.run("head1", first)), Answer(first, hard)
 
     def run(self, stage: StageName, tensors: Mapping[str, Array]) -> Tensors:
         """Run one stage; it takes its inputs from `tensors`."""
@@ -82,8 +91,9 @@ class BundleRunner(StageRunner):
         super().__init__(files, threads=threads)
 
 
-def _session(path: Path, threads: int | None) -> Any:
+def _session(path: Path, threads: int | None, *, frugal: bool) -> Any:
     options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = not frugal
     options.log_severity_level = _FATAL
     if threads is not None:
         options.intra_op_num_threads = threads

@@ -249,8 +249,8 @@ def test_a_changed_file_of_torch_save_is_read_as_it_was_or_refused(zipped: bool,
             else:
                 assert not zipped
 
-    outcomes = _outcomes(path, _mutants(content, 2000, [(0, 400), (max(0, len(content) - 700), len(content))]), read)
-    assert outcomes["refused"] > 1000 and outcomes.total() == 2000
+    outcomes = _outcomes(path, _mutants(content, 1000, [(0, 400), (max(0, len(content) - 700), len(content))]), read)
+    assert outcomes["refused"] > 500 and outcomes.total() == 1000
 
 
 def test_a_changed_header_of_safetensors_describes_its_file_or_is_refused(tmp_path: Path) -> None:
@@ -266,8 +266,8 @@ def test_a_changed_header_of_safetensors_describes_its_file_or_is_refused(tmp_pa
             name: one.shape for name, one in tensors.items()
         }
 
-    outcomes = _outcomes(path, _mutants(content, 2000, [(0, 8), (8, length), (8, length)]), read)
-    assert outcomes["refused"] > 1000 and outcomes["read"] > 20
+    outcomes = _outcomes(path, _mutants(content, 1000, [(0, 8), (8, length), (8, length)]), read)
+    assert outcomes["refused"] > 500 and outcomes["read"] > 10
 
 
 def test_a_changed_checkpoint_gives_the_same_network_or_is_refused(network: DynamicDetector, tmp_path: Path) -> None:
