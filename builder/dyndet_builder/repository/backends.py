@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from dyndet_builder.repository.config import Accelerator, ModelTensor, StageModel, Warmup
+from dyndet_builder.repository.openvino_graph import write_precise
 from dyndet_builder.templates import TEMPLATES
 
 Device = Literal["cpu", "gpu"]
@@ -47,6 +48,8 @@ class Backend:
     """whether the embedded server includes it"""
     fused: bool = False
     """whether the public model can run the same graphs in its own process, in the topology `fused`"""
+    prepare: Callable[[Path, Path], None] | None = None
+    """writes what the backend runs instead of a stage's `model.onnx`: takes that file and the folder of the version"""
 
     def configured(self, stage: StageModel, *, accelerator: str | None = None) -> StageModel:
         """A stage as this backend needs it."""
@@ -86,8 +89,15 @@ def _tensorrt(stage: StageModel) -> dict[str, str]:
 
 
 def _openvino(stage: StageModel) -> dict[str, str]:
-    """Each instance is one stream, which runs one request at a time."""
-    parameters = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(stage.instances)}
+    """Each instance is one stream, which runs one request at a time.
+
+    Triton's backend ignores the precision today; see `openvino_graph`.
+    """
+    parameters = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": str(stage.instances),
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
     if stage.threads:
         parameters["INFERENCE_NUM_THREADS"] = str(stage.threads * stage.instances)
     return parameters
@@ -105,7 +115,12 @@ BACKENDS: dict[str, Backend] = {
     "tensorrt": Backend(triton="tensorrt", template=_STAGES / "tensorrt", devices=("gpu",), needs_plan=True),
     # With Triton's batching, it would fix the batch to the largest and pad every smaller request to it.
     "openvino": Backend(
-        triton="openvino", template=_STAGES / "openvino", parameters=_openvino, devices=("cpu",), batched=False
+        triton="openvino",
+        template=_STAGES / "openvino",
+        parameters=_openvino,
+        devices=("cpu",),
+        batched=False,
+        prepare=write_precise,
     ),
 }
 """By the name that `RenderOptions.backend` and `--backend` accept. A program can add its own before it renders."""

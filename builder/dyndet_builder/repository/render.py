@@ -104,6 +104,8 @@ def _write_stage(
     version = folder / "1"
     version.mkdir(parents=True)
     shutil.copyfile(graph, version / "model.onnx")
+    if backend.prepare is not None:
+        backend.prepare(graph, version)
     for source in backend.template.glob("*.py"):
         shutil.copyfile(source, version / source.name)
     if plan is not None:

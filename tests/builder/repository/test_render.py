@@ -154,12 +154,15 @@ def test_openvino_stages_take_any_batch(bundle: Path, tmp_path: Path, demo_image
     )
     repository = render(bundle, tmp_path / "models", options)
     config = _config(repository, "toy_detector2")
-    assert (config.backend, config.max_batch_size, config.default_model_filename) == ("openvino", 0, "model.onnx")
+    assert (config.backend, config.max_batch_size, config.default_model_filename) == ("openvino", 0, "model.xml")
     assert [list(each.dims) for each in config.input] == [[-1, SIZE, SIZE, 3], [-1, 3, SIZE, SIZE]]
     assert not config.HasField("dynamic_batching")
     assert [list(each.inputs["image"].dims) for each in config.model_warmup] == [[1, SIZE, SIZE, 3]]
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     assert (parameters["NUM_STREAMS"], parameters["INFERENCE_NUM_THREADS"]) == ("2", "6")
+    assert {"model.onnx", "model.xml", "model.bin"} <= {
+        path.name for path in (repository / "toy_detector2" / "1").iterdir()
+    }
     assert _config(repository, "toy").max_batch_size > 0
 
 
