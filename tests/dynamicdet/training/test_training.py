@@ -295,6 +295,25 @@ def test_resuming_what_cannot_be_is_one_sentence(data: CocoDataset, tmp_path: Pa
     _train(data, output, recipe=replace(RECIPE, epochs=1))
     with pytest.raises(InputError, match=r"trained with learning_rate 0\.002, not 0\.1"):
         _train(data, output, recipe=replace(RECIPE, learning_rate=0.1), resume=True)
+    stored = torch.load(state_file(output), weights_only=True)
+    states = stored["optimizer"]["state"]
+    hostile = {
+        "not a training state": {"step": -1},
+        "written by another version": {"version": [[1]]},
+        "is the state of": {"class_names": ["\x1b[31m", "b"]},
+        r"has 1 NaN or infinite numbers .* the first in router\.layer2\.bias": {
+            "average": stored["average"] | {"router.layer2.bias": torch.tensor([float("nan")])}
+        },
+        r"does not fit this training: 0\.exp_avg is 3, expected": {
+            "optimizer": {"state": states | {0: states[0] | {"exp_avg": torch.zeros(3)}}}
+        },
+        "claims a tensor of 1000000x1000000 numbers": {"other": torch.zeros(1).expand(10**6, 10**6)},
+    }
+    for complaint, change in hostile.items():
+        torch.save(stored | change, state_file(output))
+        with pytest.raises(InputError, match=complaint) as refused:
+            _train(data, output, recipe=RECIPE, resume=True)
+        assert str(refused.value).isprintable()
 
 
 def test_the_router_step_changes_the_router_alone(data: CocoDataset) -> None:
