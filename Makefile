@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup lint format audit clean
+.PHONY: help demo test test-all check setup lint format audit clean
 VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
@@ -8,7 +8,7 @@ export VENV
 PARALLEL = $(BIN)/python -m pytest -n 3 --dist worksteal
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo:  ## Set up, then build, calibrate and serve the demo model, and detect objects in a few images
 	@builder/install.sh demo
@@ -23,10 +23,13 @@ ifdef PYTEST_ARGS
 else
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; trap 'exit 130' INT TERM; \
 	export DYNDET_TEST_FOLDER="$$folder"; failed=; \
-	$(PARALLEL) --cache-clear -m "not timing" || failed=1; \
+	$(PARALLEL) --cache-clear -m "not timing and not whole_line" || failed=1; \
 	$(BIN)/python -m pytest -m timing || failed=1; \
 	if [ $$failed ]; then $(BIN)/python -m pytest -q --cache-show cache/lastfailed; exit 1; fi
 endif
+
+test-all: test  ## Everything of test, then the walk from own pictures to a served detector, which takes minutes
+	@$(BIN)/python -m pytest -m whole_line
 
 setup:  ## Create .venv with everything that the tests need
 	@builder/install.sh test

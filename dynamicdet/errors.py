@@ -7,10 +7,11 @@
     │   ├── CheckpointError       a checkpoint that cannot be loaded
     │   └── PictureTooLargeError  an image with too many pixels
     ├── TargetOutOfReachError (3) no threshold meets the target; the message states the reachable range
+    │   └── IllConditionedError   one does, but only on the images that it was measured with
     ├── MissingExtraError (4)     an optional part is not installed; the message states the command that installs it
     ├── ParityError (5)           an exported graph differs from its network by more than is accepted
     ├── ServerError (6)           the server cannot be started or reached, or it answered with an error
-    ├── TooNoisyError (7)         the machine is too noisy to say whether a target is met
+    ├── TooNoisyError (7)         noise, or too few measurements, hide whether a target is met
     ├── AgreementError (8)        a new build answers otherwise than the running one on too many images
     └── NotUsableError (9)        all results were written, and they say that a detector or router is not usable
 """
@@ -44,6 +45,10 @@ class TargetOutOfReachError(DyndetError):
     exit_code = 3
 
 
+class IllConditionedError(TargetOutOfReachError):
+    """A percentile depends so strongly on the share of hard images that other images would miss it."""
+
+
 class MissingExtraError(DyndetError):
     """An optional part is not installed; the message states the command that installs it."""
 
@@ -63,7 +68,7 @@ class ServerError(DyndetError):
 
 
 class TooNoisyError(DyndetError):
-    """Measurements scatter too much to say whether a target is met; the message states by how much."""
+    """Measurements scatter too much, or are too few, to say whether a target is met; the message states which."""
 
     exit_code = 7
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError, TargetOutOfReachError
@@ -48,6 +49,21 @@ class Mixture:
         first = int(np.searchsorted(reached, level - 1e-9))
         return float(values[order[min(first, order.size - 1)]])
 
+    def quantiles(self, level: float, easy_shares: npt.ArrayLike) -> FloatArray:
+        """`quantile` at several easy shares, (shares,)."""
+        values = np.unique(np.concatenate([self.easy, self.hard]))
+        within = self.share_within(values, easy_shares)  # (shares, values)
+        found: FloatArray = values[np.minimum(np.sum(within < level - 1e-9, axis=1), values.size - 1)]
+        return found
+
+    def share_within(self, limits: FloatArray, easy_shares: npt.ArrayLike) -> FloatArray:
+        """F at each limit, (n,), for each easy share, (shares,): the share of requests within it, (shares, n)."""
+        easy = np.searchsorted(self.easy, limits, side="right") / self.easy.size
+        hard = np.searchsorted(self.hard, limits, side="right") / self.hard.size
+        shares = np.asarray(easy_shares, np.float64)[:, np.newaxis]
+        mixed: FloatArray = hard + shares * (easy - hard)
+        return mixed
+
     def easy_share_for_quantile(self, level: float, target: float, *, tolerance: float) -> float:
         """Smallest easy share whose `level`-quantile is at most `target`: k = (p - F2(T)) / (F1(T) - F2(T)).
 
@@ -74,7 +90,8 @@ class Mixture:
         if below < target * (1 - tolerance) and above > target * (1 + tolerance):
             raise TargetOutOfReachError(
                 f"{name} of {target:.4g} ms falls into the gap between the routes: with up to {1 - share:.1%} of the "
-                f"images hard it is {below:.4g} ms or less, with more it is {above:.4g} ms or more; ask for one of them"
+                f"images hard it is {below:.4g} ms or less, with more it is {above:.4g} ms or more; ask for a mean, "
+                "for another percentile, or for a latency well outside the gap"
             )
         return share
 

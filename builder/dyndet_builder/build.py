@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
+from dynamicdet.pictures import pictures_in
 from dyndet_builder.build_options import BuildOptions
 from dyndet_builder.build_steps import Job, steps_of
 from dyndet_builder.operating_points import Evidence, OperatingPoint
@@ -54,14 +55,15 @@ def build(
     Other detectors that were added to `model_repository/` stay as they are, but a build of another name than the one
     before needs another `output`.
 
-    Raises InputError, ParityError, ServerError (also if the embedded server lacks the stages' backend),
-    MissingExtraError if engines cannot be built here, or TargetOutOfReachError with the reachable range; the results
-    of finished steps stay, and an earlier operating point stays in force.
+    Raises InputError (also for fewer images than a calibration needs), ParityError, ServerError (also if the embedded
+    server lacks the stages' backend), MissingExtraError if engines cannot be built here, or TargetOutOfReachError with
+    the reachable range; the results of finished steps stay, and an earlier operating point stays in force.
     """
     options = options or BuildOptions()
     for path, what in ((checkpoint, "checkpoint"), (images, "image folder")):
         if not path.exists():
             raise InputError(f"the {what} {path} does not exist")
+    options.effort.check_images(images, len(pictures_in(images)), options.load)
     job = Job(checkpoint=checkpoint, output=output, images=images, targets=targets, options=options, progress=progress)
     check_place(job.repository, options.name, add=False)
     if options.remote is not None:

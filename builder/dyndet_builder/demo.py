@@ -32,13 +32,15 @@ class Answer:
     saved: Path
 
 
-def demo(output: Path, *, targets: Sequence[Target], progress: Progress) -> tuple[BuildResult, list[Answer]]:
+def demo(
+    output: Path, *, targets: Sequence[Target], progress: Progress, accept_ill_conditioned: bool = False
+) -> tuple[BuildResult, list[Answer]]:
     """Build the demo model in `output` for some targets, serve it, and save annotated images in `output`/detections.
 
     Raises what `build` raises.
     """
     images = demo_images()
-    options = BuildOptions(effort=Effort(tolerance=TOLERANCE))
+    options = BuildOptions(effort=Effort(tolerance=TOLERANCE, accept_ill_conditioned=accept_ill_conditioned))
     result = build(demo_checkpoint(), output, images=images, targets=targets, options=options, progress=progress)
     chosen = spread(pictures_in(images), PICTURES)
     folder = output / "detections"

@@ -44,6 +44,14 @@ class Bracket:
         """The easy share on trial."""
         return float(self._shares[self._place])
 
+    @property
+    def between(self) -> tuple[float, float] | None:
+        """The largest share that was too slow and the smallest that was too fast, if no share lies between them."""
+        low, high = self._low, self._high
+        if low < 0 or high == self._shares.size or high - low != 1:
+            return None
+        return float(self._shares[low]), float(self._shares[high])
+
     def next(self, *, too_slow: bool, certain: bool, expected: float) -> float | None:
         """The share to try after the one on trial missed the target; None if no share is left that could meet it.
 

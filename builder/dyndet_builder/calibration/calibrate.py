@@ -23,7 +23,7 @@ from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, REPORTED, THROUGHPUT, Statistic
 from dyndet_bench.measuring.workload import Workload, read_letterboxed
-from dyndet_builder.calibration.effort import FEWEST_IMAGES, Effort
+from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.calibration.search import ThresholdSearch
 from dyndet_builder.calibration.trial import Trial
 from dyndet_builder.operating_points import (
@@ -91,9 +91,10 @@ def calibrate(
 
     If the machine was too noisy to be sure that a target is met, the evidence's warnings say so.
 
-    Raises TargetOutOfReachError, with the reachable range, if no threshold meets a target; TooNoisyError if noise hides
-    whether one does, also after the last correction; ServerError if the server fails; MissingExtraError without
-    perf_analyzer. In these cases nothing is written to `repository` and `output`.
+    Raises TargetOutOfReachError, with the reachable range, if no threshold meets a target; IllConditionedError if one
+    does, but other images would miss a percentile with it; TooNoisyError if noise or too few measurements hide whether
+    one does, also after the last correction; ServerError if the server fails; MissingExtraError without perf_analyzer;
+    InputError for too few images. In these cases nothing is written to `repository` and `output`.
     """
     if not targets:
         raise InputError("calibration needs at least one target")
@@ -102,9 +103,11 @@ def calibrate(
         raise InputError(f"at {load} the throughput is given; a throughput target needs a --concurrency")
     model = detector_of(repository, model)
     files = _destinations(repository, output, model)
+    found = pictures_in(images)
+    effort.check_images(images, len(found), load)
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:
-        pictures = _draw(pictures_in(images), effort.max_images, seed)
+        pictures = _draw(found, effort.max_images, seed)
         _check_load(load, served, effort.requests_per_run or len(pictures) // 2 // load.batch)
         letterboxed = []
         for number, file in enumerate(pictures):
@@ -127,7 +130,7 @@ def calibrate(
                 difficulties=difficulties[half:],
                 journals=journals,
             )
-            search = ThresholdSearch(rounds, targets, difficulties[:half], effort, progress)
+            search = ThresholdSearch(rounds, targets, difficulties[:half], len(held_out), effort, progress)
             verified = search.find()
         described = circumstances(**served.versions(), perf_analyzer=perf_analyzer.version)
     warnings = [*search.warnings, *list(rounds.warnings.values())[-1:]]
@@ -228,10 +231,6 @@ def _percentile(runs: Sequence[Run], percent: int) -> float:
 
 
 def _draw(files: Sequence[Path], most: int, seed: int) -> list[Path]:
-    if len(files) < FEWEST_IMAGES:
-        raise InputError(
-            f"{files[0].parent} holds {len(files)} images; calibration needs at least {FEWEST_IMAGES}, better 200"
-        )
     order = np.random.default_rng(seed).permutation(len(files))[:most]
     return [files[index] for index in order]
 

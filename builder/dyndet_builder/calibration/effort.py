@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from dynamicdet.errors import InputError
+from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.statistic import Statistic
 
 FEWEST_IMAGES = 8
@@ -32,6 +34,8 @@ class Effort:
     """largest accepted relative difference from the target; None: 3 %, for percentiles 8 %"""
     time_budget_s: float = 300.0
     """a verification is repeated until its 95 % interval is narrower than the tolerance, or so much time has passed"""
+    accept_ill_conditioned: bool = False
+    """accept a percentile that other images would move by more than the tolerance, with a warning"""
 
     def __post_init__(self) -> None:
         for field in ("range_rounds", "trial_rounds", "verification_rounds"):
@@ -45,6 +49,18 @@ class Effort:
             raise InputError(f"the tolerance must be between 0 and 1, got {self.tolerance}")
         if not (math.isfinite(self.time_budget_s) and self.time_budget_s >= 0):
             raise InputError(f"the time budget must be a finite number of seconds from 0, got {self.time_budget_s}")
+
+    def check_images(self, folder: Path, number: int, load: Load) -> None:
+        """Raise InputError if a folder with so many images has too few for a calibration at this load."""
+        has = f"{folder} holds {number} image{'' if number == 1 else 's'}"
+        if number < FEWEST_IMAGES:
+            raise InputError(f"{has}; calibration needs at least {FEWEST_IMAGES}, better 200")
+        if min(number, self.max_images) < 2 * load.batch:
+            limit = f", of which {self.max_images} are used (--max-images)" if number > self.max_images else ""
+            raise InputError(
+                f"batches of {load.batch} need at least {2 * load.batch} images, half of them to calibrate and half to "
+                f"verify; {has}{limit}; give more images or a smaller --batch"
+            )
 
     def tolerance_of(self, statistic: Statistic) -> float:
         """Largest accepted relative difference between a value and its target."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dynamicdet.aliases import FloatArray, Progress
-from dynamicdet.errors import TargetOutOfReachError, TooNoisyError
+from dynamicdet.errors import DyndetError, IllConditionedError, TargetOutOfReachError, TooNoisyError
 from dynamicdet.thresholds import easy_shares, threshold_for_easy_share
 from dyndet_bench.measuring.measure import Run
 from dyndet_bench.measuring.rounds import Rounds
@@ -61,10 +61,12 @@ class ThresholdSearch:
     targets: Sequence[Target]
     difficulties: FloatArray
     """of the calibration images"""
+    held_out: int
+    """number of the other images, with which `rounds` measures"""
     effort: Effort
     tell: Progress
     warnings: list[str] = field(default_factory=list)
-    """about targets that were met on a machine too noisy to be sure"""
+    """about targets that were met, but not for certain or not on other images"""
     started: float = field(default_factory=time.monotonic)
     _model: RouteModel = field(default_factory=RouteModel)
     _searches: list[_Search] = field(default_factory=list)
@@ -77,7 +79,10 @@ class ThresholdSearch:
         return max((search.corrections for search in self._searches), default=0)
 
     def find(self) -> list[Trial]:
-        """The verified thresholds, in the order of the targets. Raises TargetOutOfReachError and TooNoisyError."""
+        """The verified thresholds, in the order of the targets.
+
+        Raises TargetOutOfReachError, IllConditionedError and TooNoisyError.
+        """
         self._measure_range()
         self._searches = [self._begin(target) for target in self.targets]
         while unverified := [search for search in self._searches if search.verified is None]:
@@ -96,9 +101,40 @@ class ThresholdSearch:
             self._model.add(easy, hard)
 
     def _begin(self, target: Target) -> _Search:
+        """The search for one target, unless both routes show already that no threshold can keep it."""
         tolerance = self.effort.tolerance_of(target.statistic)
-        bracket = Bracket(easy_shares(self.difficulties), self._model.first_share(target, tolerance))
+        self._model.check_reachable(target, tolerance)
+        shares = easy_shares(self.difficulties)
+        goal, ends = self._model.goal(target), self._model.ends(target)
+        missed = [abs(end / goal - 1) > tolerance for end in ends]
+        if not any(missed):
+            self.warnings.append(messages.same_everywhere(target, ends, tolerance))
+        if shares.size == 2 and all(missed):
+            raise TargetOutOfReachError(messages.same_difficulty(target, goal, ends, self.difficulties))
+        share = self._model.first_share(target, tolerance)
+        if not self.effort.accept_ill_conditioned:
+            self._check_conditioned(target, 1 - share, tolerance)
+        bracket = Bracket(shares, share)
         return _Search(target, tolerance, bracket, self._threshold(bracket.share))
+
+    def _check_conditioned(self, target: Target, hard_share: float, tolerance: float) -> bool:
+        """Whether other images would meet a target. Raises IllConditionedError unless the effort accepts the answer."""
+        valley = self._model.valley(target, hard_share, images=self.held_out, tolerance=tolerance)
+        if valley is None:
+            return True
+        accepted = self.effort.accept_ill_conditioned
+        message = messages.ill_conditioned(target, valley, self.held_out, accepted=accepted)
+        if not accepted:
+            raise IllConditionedError(message)
+        self.warnings.append(message)
+        return False
+
+    def _not_sure(self, search: _Search, trial: Trial) -> str:
+        """Why it is not certain that a target is met; the interval counts about two standard errors."""
+        target, tolerance = search.target, search.tolerance
+        hard_share = 1 - trial.easy_share
+        steep = self._model.valley(target, hard_share, images=self.held_out, tolerance=tolerance, errors=1.96)
+        return messages.not_sure(trial, tolerance, steep=steep is not None)
 
     def _threshold(self, share: float) -> float:
         return threshold_for_easy_share(self.difficulties, share)
@@ -133,30 +169,46 @@ class ThresholdSearch:
                 search.candidate = False
                 self._correct(search, trial)
                 continue
-            if self.effort.verification_rounds > 1 and trial.half_width > search.tolerance:
-                self.warnings.append(messages.too_noisy(trial, search.tolerance))
+            well = self._check_conditioned(search.target, 1 - trial.easy_share, search.tolerance)
+            if well and self.effort.verification_rounds > 1 and trial.half_width > search.tolerance:
+                self.warnings.append(self._not_sure(search, trial))
             search.verified = trial
 
     def _correct(self, search: _Search, trial: Trial) -> None:
-        """Choose the next threshold on trial. Raises TargetOutOfReachError and TooNoisyError."""
-        certain = search.is_certain_miss(trial)
+        """Choose the next threshold on trial. Raises TargetOutOfReachError, IllConditionedError and TooNoisyError."""
         if search.corrections == self.effort.max_corrections:
-            if not certain:
-                raise TooNoisyError(messages.too_noisy(trial, search.tolerance))
-            raise TargetOutOfReachError(messages.gave_up(trial, search.corrections))
+            raise self._failure(search, trial, messages.gave_up(trial, search.corrections))
         search.corrections += 1
         above = trial.error > 0
         share = search.bracket.next(
             too_slow=above if search.target.statistic.unit == "ms" else not above,
-            certain=certain,
+            certain=search.is_certain_miss(trial),
             # The model predicts the counted share, which differs from that of the calibration images by as much as now.
             expected=search.bracket.share + self._model.corrected_share(search.target) - trial.easy_share,
         )
         if share is None:
-            if not certain:
-                raise TooNoisyError(messages.too_noisy(trial, search.tolerance))
-            raise TargetOutOfReachError(messages.between_thresholds(trial))
+            raise self._failure(search, trial, messages.between_thresholds(trial, self.difficulties))
         search.threshold = self._threshold(share)
+
+    def _failure(self, search: _Search, trial: Trial, if_certain: str) -> DyndetError:
+        """Why no threshold is left after a trial. Noise is the cause only where nothing else explains the miss."""
+        target, tolerance = search.target, search.tolerance
+        valley = self._model.valley(target, 1 - trial.easy_share, images=self.held_out, tolerance=tolerance)
+        if valley is not None:
+            accepted = self.effort.accept_ill_conditioned
+            return IllConditionedError(
+                messages.ill_conditioned(target, valley, self.held_out, accepted=accepted, missed=True)
+            )
+        if search.is_certain_miss(trial):
+            return TargetOutOfReachError(if_certain)
+        between = search.bracket.between
+        if (
+            not messages.has_few_requests(trial)
+            and between is not None
+            and all(abs(self._model.expected_error(target, at)) > tolerance for at in between)
+        ):
+            return TargetOutOfReachError(messages.between_thresholds(trial, self.difficulties))
+        return TooNoisyError(self._not_sure(search, trial))
 
     def _measure(
         self, searches: Sequence[_Search], number: int, step: str, *, goodput: bool = False

@@ -159,7 +159,7 @@ def command(
     The latency is measured on the embedded server of this machine. With --url and --models, it is measured on a running
     server in explicit model-control mode: the build is calibrated beside the one that the server is running, then the
     server switches to it without losing a request (see `dyndet deploy push`). A finished step is reused if its inputs
-    are unchanged. Exit status 3: no threshold reaches a target. Exit status 7: this machine is too noisy to tell. Exit
+    are unchanged. Exit status 3: no threshold reaches a target. Exit status 7: noise hides whether one does. Exit
     status 8: the new build does not agree with the running one.
 
     \b

@@ -89,8 +89,8 @@ def command(
 
     The command measures with perf_analyzer, on any Triton server that serves a dyndet detector. If you repeat an
     interrupted calibration within an hour, it continues where it stopped. Exit status 3: no threshold reaches a target;
-    the message states the achievable range. Exit status 7: the machine is too noisy to tell. Nothing is overwritten in
-    either case.
+    the message states the achievable range. It is also the status for a percentile that other images would miss. Exit
+    status 7: noise or too few measurements hide the answer. Nothing is overwritten in these cases.
 
     \b
     Examples:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.targeting import TargetsParameter
+from dyndet_builder.cli.targeting import TargetsParameter, accept_option
 from dyndet_builder.demo import Answer, demo
 from dyndet_builder.targets import Target
 from dyndet_client.cli.terminal import Console
@@ -19,7 +19,8 @@ from dyndet_client.cli.terminal import Console
 @click.command("demo")
 @click.option("--target-latency", "targets", type=TargetsParameter(), default="50%", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("build/demo"), show_default=True)
-def command(targets: tuple[Target, ...], output: Path) -> None:
+@accept_option
+def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: bool) -> None:
     """Build the demo model for a latency target, serve it, and detect objects in a few images.
 
     This needs a clone of the repository, which contains the demo's checkpoint and images.
@@ -29,7 +30,7 @@ def command(targets: tuple[Target, ...], output: Path) -> None:
       dyndet demo --target-latency 30%
     """
     with step_bars() as show:
-        result, answers = demo(output, targets=targets, progress=show)
+        result, answers = demo(output, targets=targets, progress=show, accept_ill_conditioned=accept_ill_conditioned)
     console = Console()
     console.print()
     console.print(_pictures_table(answers))

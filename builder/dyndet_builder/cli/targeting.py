@@ -91,8 +91,15 @@ def load_options(command: Command) -> Command:
     return with_load
 
 
+accept_option = click.option(
+    "--accept-ill-conditioned",
+    is_flag=True,
+    help="Accept a percentile that other images would miss, with a warning instead of exit status 3.",
+)
+
+
 def effort_options(command: Command) -> Command:
-    """Add --tolerance and --time-budget (minutes); the command gets them as one `effort`."""
+    """Add --tolerance, --time-budget (minutes) and --accept-ill-conditioned; the command gets one `effort`."""
 
     @click.option(
         "--tolerance",
@@ -106,8 +113,14 @@ def effort_options(command: Command) -> Command:
         show_default=True,
         help="Minutes after which a verification stops, however noisy it is.",
     )
+    @accept_option
     @functools.wraps(command)
-    def with_effort(*, tolerance: float | None, time_budget: float, **options: Any) -> Any:
-        return command(effort=Effort(tolerance=tolerance, time_budget_s=60 * time_budget), **options)
+    def with_effort(
+        *, tolerance: float | None, time_budget: float, accept_ill_conditioned: bool, **options: Any
+    ) -> Any:
+        effort = Effort(
+            tolerance=tolerance, time_budget_s=60 * time_budget, accept_ill_conditioned=accept_ill_conditioned
+        )
+        return command(effort=effort, **options)
 
     return with_effort

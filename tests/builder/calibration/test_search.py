@@ -66,6 +66,7 @@ def _find(formula: Formula, targets: str, **effort: Any) -> tuple[list[Trial], T
         formula,  # type: ignore[arg-type]
         parse_targets(targets),
         calibration,
+        formula.difficulties.size,
         Effort(time_budget_s=1, **effort),
         silent,
     )
@@ -122,6 +123,7 @@ def test_a_target_between_two_thresholds_is_refused_with_what_is_near() -> None:
         formula,  # type: ignore[arg-type]
         parse_targets("12ms"),
         np.repeat([0.2, 0.8], 200),
+        400,
         Effort(time_budget_s=1),
         silent,
     )
