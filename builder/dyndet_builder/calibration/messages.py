@@ -37,11 +37,10 @@ def between_thresholds(trial: Trial, difficulties: FloatArray) -> str:
             f"{target.text} is out of reach: with {images} on the hard route this server gives {_value(trial, end)} "
             f"instead of {_value(trial, goal)}; ask for {low} to {high}"
         )
-    levels = np.unique(difficulties[~np.isnan(difficulties)]).size
     return (
         f"{target.text} is between two thresholds: {trial.threshold:.6g} gives {_value(trial, trial.reached)} instead "
-        f"of {_value(trial, goal)}, and {difficulties.size} images with {levels} different difficulties leave no "
-        f"threshold in between; give more images, or ask for another value within {low} to {high}"
+        f"of {_value(trial, goal)}, and {_levels(difficulties)} leave no threshold in between; give more images, or "
+        f"ask for another value within {low} to {high}"
     )
 
 
@@ -106,6 +105,14 @@ def not_sure(trial: Trial, tolerance: float, *, steep: bool = False) -> str:
         f"this machine is too noisy to say whether {text} is met: {error}, and the tolerance is ±{tolerance:.1%}; stop "
         f"other work on it, measure longer (--time-budget), {accept}"
     )
+
+
+def _levels(difficulties: FloatArray) -> str:
+    known = difficulties[~np.isnan(difficulties)]
+    levels = np.unique(known).size
+    without = difficulties.size - known.size
+    different = "one difficulty" if levels == 1 else f"{levels} different difficulties"
+    return f"{difficulties.size} images with {different}" + (f" ({without} have none: NaN)" if without else "")
 
 
 def has_few_requests(trial: Trial) -> bool:

@@ -27,6 +27,8 @@ _LEAST_DEVIATION = 0.02
 """of the hard share on other images, however many there are"""
 _MOST_LATENCIES = 2000
 """of either route that a valley is computed from"""
+_APART = 0.5
+"""of F1 - F2: in a valley, so many more easy than hard requests are faster; in the tail of both routes, fewer are"""
 _CANDIDATES = 400
 """latencies that are considered as the sides of a valley"""
 
@@ -121,8 +123,10 @@ def valley_of(
 
     Let q(h) be the `level`-quantile of the mixture at the hard share h, and d one standard error of h, or as many as
     `errors`, on so many other images (see `deviation_of`). The percentile is ill-conditioned at h if q(h + d) or
-    q(h - d) differs from q(h) by more than the relative `tolerance`. The sides of the valley are the nearest measured
-    latencies, at hard shares at least d away, that are not ill-conditioned as targets.
+    q(h - d) differs from q(h) by more than the relative `tolerance`, and if F1 - F2 reaches 0.5 between q(h - d) and
+    q(h + d). Otherwise the routes overlap there, and the percentile is steep because of the noise in their tails. The
+    sides of the valley are the nearest measured latencies, at hard shares at least d away, that are not ill-conditioned
+    as targets.
     """
     mixture = Mixture(_thinned(mixture.easy), _thinned(mixture.hard))
     here = np.array([hard_share])
@@ -151,6 +155,11 @@ def _ill_conditioned(
     around = [np.clip(hard_shares + sign * deviations, 0, 1) for sign in (-1, 0, 1)]
     below, here, above = (mixture.quantiles(level, 1 - shares) for shares in around)
     ill: npt.NDArray[np.bool_] = (below < here * (1 - tolerance)) | (above > here * (1 + tolerance))
+    values = np.unique(np.concatenate([mixture.easy, mixture.hard]))
+    hard, easy = mixture.share_within(values, [0.0, 1.0])
+    for place in np.flatnonzero(ill):
+        between = slice(*np.searchsorted(values, [below[place], above[place]]))
+        ill[place] = np.max(easy[between] - hard[between]) >= _APART
     return ill
 
 

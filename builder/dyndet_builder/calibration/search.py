@@ -109,7 +109,7 @@ class ThresholdSearch:
         missed = [abs(end / goal - 1) > tolerance for end in ends]
         if not any(missed):
             self.warnings.append(messages.same_everywhere(target, ends, tolerance))
-        if shares.size == 2 and all(missed):
+        if shares.tolist() == [0, 1] and all(missed):
             raise TargetOutOfReachError(messages.same_difficulty(target, goal, ends, self.difficulties))
         share = self._model.first_share(target, tolerance)
         if not self.effort.accept_ill_conditioned:

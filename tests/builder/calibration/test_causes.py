@@ -110,6 +110,11 @@ def test_two_difficulties_reach_three_values_and_are_the_cause_elsewhere(
     assert 0.2 < _find(Formula(two), goal, rounds)[0].threshold < 0.8
 
 
+def test_images_without_a_difficulty_are_counted_apart() -> None:
+    refused = _refusal(Formula(np.repeat([0.5, np.nan], 40)), "50%", 2)
+    assert re.search(r"80 images with one difficulty \(40 have none: NaN\) leave no threshold", str(refused))
+
+
 @pytest.mark.parametrize("statistic", _STATISTICS)
 @pytest.mark.parametrize(("hard_ms", "rounds"), [(9.0, 1), (6.0, 2), (9.5, 5)])
 def test_a_detector_2_that_costs_no_time_is_said_without_blaming_noise(
