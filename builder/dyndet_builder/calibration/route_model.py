@@ -27,6 +27,8 @@ _LEAST_DEVIATION = 0.02
 """of the hard share on other images, however many there are"""
 _MOST_LATENCIES = 2000
 """of either route that a valley is computed from"""
+_FEWEST_BEYOND = 5
+"""requests of a route beyond a percentile; with fewer, chance makes it as steep as a valley does"""
 _APART = 0.5
 """of F1 - F2: in a valley, so many more easy than hard requests are faster; in the tail of both routes, fewer are"""
 _CANDIDATES = 400
@@ -97,11 +99,13 @@ class RouteModel:
     def valley(
         self, target: Target, hard_share: float, *, images: int, tolerance: float, errors: float = 1.0
     ) -> Valley | None:
-        """See `valley_of`; None for a statistic that is not a percentile."""
+        """See `valley_of`; None for a statistic that is not a percentile, and for one of too few requests to tell."""
         level = target.statistic.level
         if level is None:
             return None
         mixture = Mixture(pooled(self._easy[-_RECENT:]), pooled(self._hard[-_RECENT:]))
+        if min(mixture.easy.size, mixture.hard.size) * min(level, 1 - level) < _FEWEST_BEYOND:
+            return None
         return valley_of(mixture, level, hard_share, images=images, tolerance=tolerance, errors=errors)
 
 
