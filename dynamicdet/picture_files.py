@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dynamicdet.errors import InputError, PictureTooLargeError
-from dynamicdet.picture_limits import Parts, RefusedError, UnreadableError
-from dynamicdet.picture_parts import gif, jpeg, png, webp
-from dynamicdet.picture_rasters import bmp, ppm, tiff
+from dynamicdet.picture_formats.limits import Parts, RefusedError, UnreadableError
+from dynamicdet.picture_formats.parts import gif, jpeg, png, webp
+from dynamicdet.picture_formats.rasters import bmp, ppm, tiff
 from dynamicdet.text import printable
 
 MAX_PIXELS = 89_478_485

@@ -13,7 +13,7 @@ from dynamicdet import picture_files
 from dynamicdet.errors import InputError, PictureTooLargeError
 from dynamicdet.images import read_image
 from dynamicdet.picture_files import open_picture
-from dynamicdet.tiff_tags import orientation_of
+from dynamicdet.picture_formats.tiff_tags import orientation_of
 from tests.support.picture_files import accepted_files, encode, exif, refused_files, tiff, turned, unusual_files
 
 REFUSED, ACCEPTED = refused_files(), accepted_files()

@@ -20,11 +20,12 @@ CLIENT_CODE = (
     "images.py",
     "letterbox.py",
     "picture_files.py",
-    "picture_limits.py",
-    "picture_parts.py",
-    "picture_rasters.py",
+    "picture_formats/__init__.py",
+    "picture_formats/limits.py",
+    "picture_formats/parts.py",
+    "picture_formats/rasters.py",
+    "picture_formats/tiff_tags.py",
     "text.py",
-    "tiff_tags.py",
 )
 """files of the package `dynamicdet` that decode and letterbox, in the server as in the client"""
 
@@ -67,7 +68,7 @@ def encoded_model(detector: PublicModel, options: RenderOptions) -> EncodedModel
 def write_encoded(repository: Path, model: EncodedModel) -> None:
     """Write the model's folder: configuration, code, and the client's code that decodes and letterboxes."""
     version = repository / model.name / "1"
-    (version / "dynamicdet").mkdir(parents=True)
+    (version / "dynamicdet" / "picture_formats").mkdir(parents=True)
     shared = [TEMPLATES / "public" / name for name in SHARED_CODE]
     for source in (*(TEMPLATES / "encoded").glob("*.py"), *shared):
         shutil.copyfile(source, version / source.name)

@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from dynamicdet.picture_limits import (
+from dynamicdet.picture_formats.limits import (
     MAX_CHUNKS,
     MAX_PARTS,
     MAX_SCANNED,
@@ -23,7 +23,7 @@ from dynamicdet.picture_limits import (
     unpack,
     unpack_all,
 )
-from dynamicdet.tiff_tags import orientation_of
+from dynamicdet.picture_formats.tiff_tags import orientation_of
 
 _MAX_EXIF_BYTES = 1 << 20
 _MAX_JUNK_BYTES = 4096

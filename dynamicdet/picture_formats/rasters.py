@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dynamicdet.picture_limits import (
+from dynamicdet.picture_formats.limits import (
     MAX_COMPRESSED_TIFF_BYTES,
     MAX_SLOW_BYTES,
     MAX_SLOW_VALUES,
@@ -15,7 +15,7 @@ from dynamicdet.picture_limits import (
     unpack,
     unpack_all,
 )
-from dynamicdet.tiff_tags import ORIENTATION, read_directory
+from dynamicdet.picture_formats.tiff_tags import ORIENTATION, read_directory
 
 _PPM_HEADER_BYTES = 4096
 _SPACE = rb"(?:[ \t\r\n\v\f]|#[^\r\n]*[\r\n])+"
