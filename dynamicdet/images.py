@@ -55,7 +55,7 @@ def read_image(source: ImageSource) -> UInt8Array:
 
     Raises InputError if the path does not exist or is not a file, if the file is not an image or is cut off, and for
     arrays of another type or shape (also floats: their range is unknown); PictureTooLargeError above `MAX_PIXELS`. A
-    file must also keep the limits of `picture_files` and `picture_formats`, so that none takes long or fills the memory.
+    file must also keep the limits of `picture_files` and `picture_formats`: none takes long or fills the memory.
 
     >>> read_image(np.zeros((2, 3), np.uint8)).shape
     (2, 3, 3)
