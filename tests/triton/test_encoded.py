@@ -295,7 +295,9 @@ def test_memory_of_large_requests_comes_back(toy: Encoded) -> None:
         for _ in range(10):
             ask(file)
         until = time.monotonic() + 10
-        while max(now - earlier for now, earlier in zip(held(), before, strict=True)) > 60e6:
+        while (
+            max(now - earlier for now, earlier in zip(held(), before, strict=True)) > 200e6
+        ):  # the C library keeps some
             assert time.monotonic() < until, (before, held())
             toy.infer(_good())  # the last large request is put away after its answer was sent
         assert shared() - grown < 2.2 * len(file)  # the next request came before the last one was put away
