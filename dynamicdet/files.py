@@ -32,6 +32,7 @@ _ALMOST_NOTHING = 1 << 16
 _TEMPORARY = re.compile(r"\.dyndet-[0-9a-f]{12}(\.\w+)?")
 _SCRATCH = r"dyndet-{purpose}-[0-9a-f]{{12}}\.tmp"
 _OLD = ".replaced"
+_LOCK = ".lock"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -176,7 +177,7 @@ def _locked_file(target: Path) -> tuple[Path, int]:
         lock = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         if _lock(lock) and path.exists():
             return path, lock
-        os.close(lock)  # another process took it for a leftover between the two calls
+        os.close(lock)  # another process took it for a leftover between two calls
 
 
 def _locked_folder(parent: Path, name: Callable[[], str], *, mode: int = 0o777) -> tuple[Path, int]:
@@ -184,9 +185,10 @@ def _locked_folder(parent: Path, name: Callable[[], str], *, mode: int = 0o777) 
     while True:
         path = parent / name()
         path.mkdir(mode=mode)
-        with suppress(FileNotFoundError):
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            if _lock(lock) and path.exists():
+        with suppress(FileNotFoundError):  # as above
+            # A lock on the folder itself would be in the way of those who lock folders that they write into.
+            lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            if _lock(lock) and (path / _LOCK).exists():
                 return path, lock
             os.close(lock)
 
@@ -222,7 +224,8 @@ def _clean(folder: Path, ours: Callable[[str], bool], forget: Callable[[Path], N
 
 
 def _clean_one(path: Path, forget: Callable[[Path], None] | None) -> None:
-    lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    file, create = (path / _LOCK, os.O_CREAT) if path.is_dir() else (path, 0)
+    lock = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | create, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process runs
         if forget is not None:

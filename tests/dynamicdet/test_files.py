@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -240,6 +241,14 @@ def test_what_a_killed_process_leaves_goes_with_the_next_write_and_what_a_runnin
             assert own.is_dir() and len(left - before) == 2 and len(before - left) == 3
             assert len(forgotten) == 1 and not forgotten[0].exists()
         running.kill()
+
+
+def test_a_scratch_folder_can_be_locked_by_who_writes_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with scratch_folder("trial") as folder, whole_folder(folder / "new", marker=None):
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
 
 
 def test_a_folder_whose_process_was_killed_between_two_renames_comes_back(tmp_path: Path) -> None:
