@@ -164,7 +164,7 @@ def check_replaceable(output: Path, marker: str) -> None:
 
 def _behind_links(path: Path) -> Path:
     """The absolute path; where a link leads, if it is one."""
-    return path.resolve() if path.is_symlink() else path.absolute()
+    return Path(os.path.realpath(path)) if path.is_symlink() else path.absolute()  # a link to itself is replaced
 
 
 def _locked_file(target: Path) -> tuple[Path, int]:

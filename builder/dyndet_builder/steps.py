@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dynamicdet.errors import InputError
-from dynamicdet.files import check_creatable, whole_file
+from dynamicdet.files import check_creatable, check_writable, whole_file
 from dynamicdet.records import Label, Record, Sha256, read_record
 from dyndet_builder.bundle.manifest import file_sha256
 
@@ -105,6 +105,7 @@ class _FinishedSteps:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _STATE
+        check_writable(self._path)
         try:
             content = read_record(
                 self._path, _State, described="a list of finished steps", advice="build again", largest=_LARGEST

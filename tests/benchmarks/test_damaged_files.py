@@ -339,6 +339,6 @@ def test_nvidia_smi_can_say_what_it_likes(tmp_path: Path, monkeypatch: pytest.Mo
 def test_damage_is_of_many_kinds() -> None:
     """The tests above prove nothing if most files stay whole."""
     whole = SWEEP.model_dump_json()
-    kinds = {damaged_json(whole, seed) for seed in range(500)}
-    assert len(kinds) > 400 and whole.encode() not in kinds
+    damaged = [damaged_json(whole, seed) for seed in range(500)]
+    assert len({*damaged}) > 400 and damaged.count(whole.encode()) < 50  # a value can be replaced by itself
     assert len({damaged_bytes(b"abc" * 50, seed) for seed in range(200)}) > 150

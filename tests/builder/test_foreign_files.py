@@ -212,9 +212,13 @@ def test_finished_steps_are_known_or_done_again_whatever_the_file_holds(files: _
 
     check()
     for put in DAMAGE.values():
-        _replace(tmp_path / "build.json", put)
-        if not (tmp_path / "build.json").is_dir():
-            done.clear()
+        _replace(path := tmp_path / "build.json", put)
+        done.clear()
+        if path.exists() and not path.is_file():  # it could not be written either
+            with pytest.raises(InputError, match=r"build\.json is a (folder|device or a pipe)"):
+                run_steps([step], tmp_path)
+            assert not done
+        else:
             assert (run_steps([step], tmp_path), done) == ((), ["again"])
 
 

@@ -151,6 +151,7 @@ def test_the_header_is_taken_as_documented_and_from_a_file(
 
 def test_a_wrong_key_ends_a_build_before_its_first_step(
     there: tuple[TritonServer, Path],
+    demo_images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -159,7 +160,7 @@ def test_a_wrong_key_ends_a_build_before_its_first_step(
     monkeypatch.setenv(ADMIN_VARIABLE, "another key-0123456789")
     (tmp_path / "checkpoint").touch()  # nobody gets to read it
     words = ["build", "--target-latency", "50%", "--url", server.grpc_url, "--models", str(folder)]
-    inputs = ["--checkpoint", str(tmp_path / "checkpoint"), "--images", str(folder)]
+    inputs = ["--checkpoint", str(tmp_path / "checkpoint"), "--images", str(demo_images)]
     assert run(dyndet, [*words, *inputs, "--output", str(tmp_path / "new")]) == 6
     assert "restricts who can load models" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

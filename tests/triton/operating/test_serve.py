@@ -384,7 +384,7 @@ def test_the_real_server_takes_the_flags_of_an_empty_gpu_server(tmp_path: Path) 
             line.split("|")[1:3] for line in server.log_file.read_text().splitlines() if "memory_pool_byte_size" in line
         ]
     pools = {name.strip(): value.strip() for name, value in told}
-    sizes = [flag.rpartition(":")[2].rpartition("=")[2] for flag in ours if "pool" in flag]
+    sizes = [flag.rpartition(":")[2].rpartition("=")[2] for flag in ours if "memory-pool" in flag]
     assert [pools["cuda_memory_pool_byte_size{0}"], pools["pinned_memory_pool_byte_size"]] == sizes
 
 

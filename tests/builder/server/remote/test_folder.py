@@ -15,7 +15,7 @@ from dyndet_builder.server.remote.folder import Folder
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     """A folder with the models `street`, which is old, and `street_next`, which is new."""
     if request.param == "in three steps":
-        monkeypatch.setattr(remote_folder, "_exchanged", lambda *_: False)
+        monkeypatch.setattr(remote_folder, "exchange", lambda *_: False)
     for name, content in (("street", "old"), ("street_next", "new")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.pbtxt").write_text(f"# {content}")
