@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dynamicdet.aliases import BoolArray, IntArray
+from dynamicdet.class_names import LONGEST_NAME, MOST_CLASSES
 from dynamicdet.datasets import fields
 from dynamicdet.datasets.findings import DataSummary, Findings
 from dynamicdet.datasets.image_files import find_files
@@ -28,8 +29,6 @@ from dynamicdet.text import printable
 
 LARGEST_FILE = 2 << 30
 """bytes of an annotation file; COCO's training set has 450 MB"""
-MOST_CLASSES = 1000
-_LONGEST_NAME = 200
 _NEEDED = (
     ("images", ("id", "file_name")),
     ("annotations", ("image_id", "category_id", "bbox")),
@@ -197,11 +196,11 @@ def _classes(
     names = [entry["name"] for entry in categories]
     for index in order:
         name = names[index]
-        if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
+        if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
             findings.add(
                 "name",
                 f"category {ids[index]} has the name {printable(repr(name), limit=80)}; a class name is 1 to "
-                f"{_LONGEST_NAME} printable characters",
+                f"{LONGEST_NAME} printable characters",
             )
     if order and ids[order[0]] not in used and _is_root(categories, order[0]):
         findings.add("root", printable(names[order[0]], limit=80))

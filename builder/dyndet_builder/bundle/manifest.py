@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from dynamicdet.class_names import check_class_names
 from dynamicdet.errors import InputError
 from dynamicdet.records import (
     Count,
     FileName,
     Finite,
-    Label,
     Name,
     NotNegative,
     Ordinal,
@@ -169,7 +169,7 @@ class Bundle(Record):
         description="side of the square input, pixels"
     )
     layout: Literal["uint8 HWC RGB, letterboxed with 114"] = "uint8 HWC RGB, letterboxed with 114"
-    class_names: Annotated[tuple[Label, ...], Field(min_length=1, max_length=1000)]
+    class_names: Annotated[tuple[str, ...], AfterValidator(check_class_names)]
     precision: Precision
     opset: Annotated[int, Field(ge=7, le=30)]
     exporter: Literal["dynamo", "torchscript"]
@@ -179,13 +179,6 @@ class Bundle(Record):
     tool_versions: Annotated[dict[Name, Version], Field(max_length=50)]
     parity: Parity
     quantization: Quantization | None = Field(default=None, description="only in an int8 bundle")
-
-    @field_validator("class_names")
-    @classmethod
-    def _check_class_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(names)) != len(names):
-            raise ValueError("two classes have the same name")
-        return names
 
     @model_validator(mode="after")
     def _check_stages(self) -> Bundle:
