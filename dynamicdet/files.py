@@ -60,7 +60,7 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
             yield temporary
         with _named(path):
             if temporary.exists():
-                _place(temporary, target, durable=durable)
+                _place(temporary, target, mode=os.fstat(lock).st_mode, durable=durable)
     finally:
         temporary.unlink(missing_ok=True)
         os.close(lock)
@@ -260,9 +260,9 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _place(temporary: Path, path: Path, *, durable: bool) -> None:
-    if path.exists():
-        temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+def _place(temporary: Path, path: Path, *, mode: int, durable: bool) -> None:
+    # A library may have put a file of its own, which only the owner can read, in the place of the temporary one.
+    temporary.chmod(stat.S_IMODE(path.stat().st_mode if path.exists() else mode))
     if durable:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

@@ -133,6 +133,13 @@ def test_new_files_and_folders_have_the_permissions_that_the_umask_leaves(tmp_pa
     assert mode(tmp_path / "secret") == 0o600 and mode(tmp_path / "secrets") == 0o700
 
 
+def test_a_writer_that_puts_another_file_in_place_does_not_change_the_permissions(tmp_path: Path, umask: int) -> None:
+    with whole_file(tmp_path / "file") as temporary:
+        (tmp_path / "own").touch(mode=0o600)
+        (tmp_path / "own").rename(temporary)
+    assert mode(tmp_path / "file") == 0o644
+
+
 def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, umask: int) -> None:
     write(tmp_path / "file", "old")
     (tmp_path / "file").chmod(0o640)
