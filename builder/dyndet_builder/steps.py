@@ -7,10 +7,11 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 from pydantic import Field
 
@@ -61,7 +62,7 @@ def locked(folder: Path) -> Iterator[None]:
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / own).exists() for own in (_STATE, _LOCK)):
         raise InputError(f"{folder} holds files that dyndet-build did not write; name another --output")
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
+    with _open_lock(folder / _LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -74,6 +75,18 @@ def locked(folder: Path) -> Iterator[None]:
             if [path.name for path in folder.iterdir()] == [_LOCK]:
                 (folder / _LOCK).unlink()
                 folder.rmdir()
+
+
+def _open_lock(path: Path) -> IO[bytes]:
+    """A file of one's own: what a link stands for is not touched, and a pipe would block for ever."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        raise InputError(f"{path} cannot be locked ({error.strerror}); remove it, or name another --output") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{path} is not a regular file; remove it, or name another --output")
+    return os.fdopen(descriptor, "r+b")
 
 
 def run_steps(steps: Sequence[Step], folder: Path, *, fresh: bool = False) -> tuple[str, ...]:

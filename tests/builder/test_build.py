@@ -18,7 +18,7 @@ from dyndet_builder.repository.marker import read_marker
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.server.remote import RemoteServer
-from dyndet_builder.steps import Step, run_steps
+from dyndet_builder.steps import Step, locked, run_steps
 from dyndet_builder.targets import parse_targets
 from tests.support.toy_bundle import write_toy_bundle
 
@@ -201,3 +201,21 @@ def test_a_build_of_another_name_does_not_destroy_the_detector_in_its_folder(job
     with pytest.raises(InputError, match="model_repository holds the detector 'other', not 'dyndet'"):
         build(job.checkpoint, job.output, images=demo_images, targets=job.targets)
     assert list(read_marker(job.repository).detectors) == ["other"]
+
+
+def test_a_lock_that_is_a_link_or_a_pipe_is_neither_emptied_nor_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("years of work")
+    for name, put in {
+        "link": lambda path: path.symlink_to(tmp_path / "precious"),
+        "pipe": os.mkfifo,
+        "folder": Path.mkdir,
+    }.items():
+        (tmp_path / name).mkdir()
+        put(tmp_path / name / ".lock")
+        with (
+            pytest.raises(InputError, match=r"\.lock .*; remove it, or name another --output"),
+            locked(tmp_path / name),
+        ):
+            pytest.fail("the folder is reserved")
+        assert (tmp_path / name / ".lock").exists()
+    assert (tmp_path / "precious").read_text() == "years of work"

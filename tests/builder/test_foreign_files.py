@@ -421,6 +421,27 @@ def test_a_repository_that_no_server_could_load_is_neither_deployed_nor_served_n
     assert list(store.iterdir()) == []
 
 
+def test_nothing_but_its_own_files_goes_with_a_detector(
+    files: _Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A link that leads out would copy what only the one who pushes may read to where the models are."""
+    repository, store = shutil.copytree(files.repository, tmp_path / "models"), tmp_path / "store"
+    store.mkdir()
+    (tmp_path / "secret").write_text("of the one who pushes")
+    extra = repository / "toy" / "1" / "extra"
+    for put in (
+        lambda: extra.symlink_to(tmp_path / "secret"),
+        lambda: extra.symlink_to("/etc"),
+        lambda: os.mkfifo(extra),
+    ):
+        put()
+        assert "extra" in _refused(["deploy", "render", str(repository), str(tmp_path / "out")], tmp_path, capsys)
+        with pytest.raises(InputError, match="extra"):
+            RemoteServer(url="127.0.0.1:9", models=str(store)).deploy(repository, "toy")
+        extra.unlink()
+    assert list(store.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "change",
     [

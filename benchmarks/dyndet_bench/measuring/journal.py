@@ -205,8 +205,11 @@ class Journal(Generic[Measured]):
             "measured": to_jsonable_python(measured),
             "circumstances": to_jsonable_python(replace(self._here, date=date)),
         }
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise InputError(f"measurements cannot be stored in {printable(self.path)} ({error.strerror})") from error
         return Entry(measured, now, replayed=False)
 
     def _read(self, kind: type[_Line[Measured]], since: float) -> None:

@@ -112,11 +112,13 @@ def write_engines_script(
         raise InputError("trtexec builds only for the GPU of its own machine; leave out the compute capabilities")
     options = options or EngineOptions()
     text = engines_script(described, options, folder=bundle, output=output, script=script, release=release)
+    check_creatable(output)
     check_creatable(script.parent)
     script.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(script, durable=False) as temporary:
         temporary.write_text(text)
-    script.chmod(0o755)
+        mode = temporary.stat().st_mode
+        temporary.chmod(mode | (mode & 0o444) >> 2)  # who may read it may run it
     return script
 
 

@@ -12,6 +12,7 @@ from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset, in_class_order, read_dataset, read_files
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import DEFAULT_HARD_SHARES, Evaluation, check_points, evaluate_results
+from dynamicdet.files import check_writable
 from dynamicdet.routing.cache import data_sha256, read_results, results_file, write_results
 from dynamicdet.routing.routes import RouteResults, check_classes, check_contract
 from dyndet_builder.evaluation.sources import Source, open_source
@@ -145,8 +146,7 @@ def _drawing(plot: Path) -> Callable[[Evaluation, str], None]:
     """The function that will draw the plot. Every error about the plot is raised now."""
     if plot.suffix.lower() not in _PLOT_SUFFIXES:
         raise InputError(f"a plot is a {' or '.join(_PLOT_SUFFIXES)} file, not {plot}")
-    if not plot.resolve().parent.is_dir():
-        raise InputError(f"the folder of the plot {plot} does not exist")
+    check_writable(plot)
     drawing = importlib.import_module("dyndet_builder.evaluation.plot")
     return lambda evaluation, caption: drawing.draw(evaluation, plot, caption=caption)
 

@@ -16,6 +16,7 @@ from dyndet_builder.operating_points import points_file, read_operating_points
 from dyndet_builder.repository.config import TOPOLOGY_PARAMETER
 from dyndet_builder.repository.config_files import CONFIG, read_config
 from dyndet_builder.repository.encoded import SUFFIX
+from dyndet_builder.repository.marker import own_names
 
 SETTINGS = "dyndet.json"
 """the public model's own settings, beside its code"""
@@ -81,6 +82,8 @@ def check_whole(repository: Path, detector: str, *, described_in: str | None = N
     if (repository / f"{detector}{SUFFIX}").is_dir():
         _config(repository, f"{detector}{SUFFIX}")
         _check_file(repository, repository / f"{detector}{SUFFIX}" / "1" / "model.py")
+    for name in {*own_names(detector), *(called.model for called in settings.stages.values())}:
+        _check_entries(repository, repository / name)
 
 
 def _config(repository: Path, name: str) -> pb.ModelConfig:
@@ -100,6 +103,14 @@ def _check_stage(repository: Path, name: str, config: pb.ModelConfig) -> None:
         _check_file(repository, version / "model.py")
     if config.backend != "tensorrt":  # its engines are checked against the machine that runs them
         _check_file(repository, version / "model.onnx")
+
+
+def _check_entries(repository: Path, model: Path) -> None:
+    """Refuse what would be copied or mounted with a model, and is none of its files: links out of the repository."""
+    for path in sorted(model.rglob("*")):
+        check_inside(repository, path)
+        if not path.is_symlink() and not path.is_dir() and not path.is_file():
+            raise InputError(f"{printable(path)} is neither a file nor a folder; {_ADVICE}")
 
 
 def _check_file(repository: Path, path: Path) -> None:
