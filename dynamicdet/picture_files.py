@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dynamicdet.errors import InputError, PictureTooLargeError
-from dynamicdet.picture_formats.limits import Parts, RefusedError, UnreadableError
+from dynamicdet.picture_formats.limits import MAX_SIDE, Parts, RefusedError, UnreadableError
 from dynamicdet.picture_formats.parts import gif, jpeg, png, webp
 from dynamicdet.picture_formats.rasters import bmp, ppm, tiff
 from dynamicdet.text import printable
@@ -117,6 +117,8 @@ def check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise InputError(f"{name}: {width} x {height} pixels, expected at least 1 x 1")
+    if max(width, height) > MAX_SIDE:
+        raise PictureTooLargeError(f"{name}: too large, {width} x {height} pixels, above {MAX_SIDE:,} pixels of a side")
     if width * height > MAX_PIXELS:
         raise PictureTooLargeError(
             f"{name}: too large, {width} x {height} pixels, above the limit of {MAX_PIXELS} pixels"

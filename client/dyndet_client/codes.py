@@ -16,6 +16,7 @@ from dyndet_client.errors import (
 
 CODES: Mapping[str, type[ServerError]] = {
     "missing-input": BadRequestError,
+    "bad-parameter": BadRequestError,
     "bad-threshold": BadRequestError,
     "unknown-operating-point": UnknownOperatingPointError,
     "bad-picture": BadRequestError,

@@ -12,7 +12,7 @@ MAX_CHUNKS = 100_000
 """of a PNG or WebP; encoders write pixels in chunks of 8 kB"""
 MAX_SCANS = 100
 """of a JPEG. A progressive one has about 10; each is another pass over all pixels, and may have only a few bytes"""
-MAX_SCANNED = 400_000_000
+MAX_SCANNED = 250_000_000
 """pixels of a JPEG with several scans, times its scans"""
 MAX_WEBP_PIXELS = 25_000_000
 """its decoder is slow, takes 15 bytes of memory for each pixel, and stops all other threads of Python"""
@@ -20,9 +20,13 @@ MAX_DEEP_PIXELS = 50_000_000
 """of pictures that take longer to decode: with transparency, 16 bits or four colours, and compressed TIFFs"""
 MAX_SLOW_VALUES = 500_000
 """values of a PPM that is decoded one by one"""
-MAX_SLOW_BYTES = 4 << 20
+MAX_SLOW_BYTES = 2 << 20
 """of such a file, and of a BMP with run-length encoding"""
 MAX_COMPRESSED_TIFF_BYTES = 16 << 20
+MAX_STRIPS = 200_000
+"""strips or tiles of a TIFF: each is an object of the decoder"""
+MAX_SIDE = 65_535
+"""pixels of a side, as of a JPEG: decoders work row by row, and a row of one pixel takes as long as one of a hundred"""
 
 
 class UnreadableError(Exception):

@@ -8,6 +8,7 @@ from dynamicdet.picture_formats.limits import (
     MAX_COMPRESSED_TIFF_BYTES,
     MAX_SLOW_BYTES,
     MAX_SLOW_VALUES,
+    MAX_STRIPS,
     Parts,
     RefusedError,
     UnreadableError,
@@ -24,6 +25,7 @@ _PIXMAP = re.compile(rb"P([2356])" + 3 * (_SPACE + rb"(\d{1,9})") + rb"[ \t\r\n\
 
 TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate"}
 _WIDTH, _HEIGHT, _COMPRESSION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 322, 323
+_STRIPS, _TILES = 273, 324
 _LEAST_TILE = 1 << 20
 _TIFF_PIXEL_TAGS = frozenset(
     (_WIDTH, _HEIGHT, 254, 258, _COMPRESSION, 262, 266, 273, 277, 278, 279, 284, 317, 320, _TILE_WIDTH, _TILE_HEIGHT)
@@ -52,7 +54,8 @@ def ppm(data: bytes) -> Parts:
         raise UnreadableError
     kind, width, height, *most = (int(group) for group in found.groups())
     values = width * height * (3 if kind in (3, 6) else 1)
-    if (kind < 4 or most[:1] not in ([], [255], [65535])) and (values > MAX_SLOW_VALUES or len(data) > MAX_SLOW_BYTES):
+    fast = kind >= 4 and most in ([], [255], [65535] if kind == 5 else [])  # as they are: 16 bits only of grey
+    if not fast and (values > MAX_SLOW_VALUES or len(data) > MAX_SLOW_BYTES):
         described = "written as text" if kind < 4 else f"whose largest value is {most[0]}"
         raise RefusedError(
             f"a PPM {described}, of {values:,} values and {len(data):,} bytes, accepted are at most "
@@ -69,6 +72,9 @@ def tiff(data: bytes) -> Parts:
         file = tags.file_of(_TIFF_PIXEL_TAGS)
     except ValueError as error:
         raise RefusedError(f"a TIFF that is not accepted: {error}") from error
+    strips = max(map(tags.count_of, (_STRIPS, _TILES)))
+    if strips > MAX_STRIPS:
+        raise RefusedError(f"a TIFF of {strips:,} strips or tiles; dyndet reads at most {MAX_STRIPS:,}")
     width, height = tags.first_number(_WIDTH), tags.first_number(_HEIGHT)
     tile = tags.first_number(_TILE_WIDTH) * tags.first_number(_TILE_HEIGHT)
     if tile > max(_LEAST_TILE, 4 * width * height):

@@ -74,6 +74,10 @@ class Directory:
         count = struct.pack(form.order + form.count, len(kept))
         return b"".join((start, place, rest, padding, count, *map(self.entries.__getitem__, kept), bytes(8)))
 
+    def count_of(self, tag: int) -> int:
+        """Number of values of a tag; 0 if it is not there."""
+        return self._unpack(tag)[1] if tag in self.entries else 0
+
     def _unpack(self, tag: int) -> tuple[int, int, bytes]:
         """Type, count, and the field for the value or its place."""
         entry = self.entries[tag]

@@ -117,11 +117,12 @@ def refused_files() -> dict[str, tuple[bytes, str]]:
         "JPEG: profiles": (jpeg_with(segment(0xE2, b"ICC_PROFILE\0\1\1") * 2001), "more than 2000 segments"),
         "JPEG: bytes between segments": (jpeg_with(bytes(5000)), "not a readable image"),
         "JPEG: scans": (many_scans(101), "scans, accepted are at most 100"),
-        "JPEG: scans of many pixels": (many_scans(80, 3000), "at most 400000000 pixels in all scans"),
-        "JPEG: progressive and large": (many_scans(1, 9400), "at most 400000000 pixels in all scans"),
+        "JPEG: scans of many pixels": (many_scans(80, 3000), "at most 250000000 pixels in all scans"),
+        "JPEG: progressive and large": (many_scans(1, 9400), "at most 250000000 pixels in all scans"),
         "JPEG: arithmetic": (jpeg_with(segment(0xC9, frame)), "baseline and progressive"),
         "JPEG: lossless": (jpeg_with(segment(0xC3, frame)), "baseline and progressive"),
         "JPEG: 12 bits": (jpeg_with(segment(0xC1, b"\x0c" + frame[1:])), "a JPEG of 12 bits, accepted are 8"),
+        "PNG: a column": (png(1, 70_000, EMPTY_BLOCKS), "too large, 1 x 70000 pixels, above 65,535 pixels of a side"),
         "PNG: chunks": (
             png(10, 10, zlib.compress(bytes(310)), chunk(b"abCd", b"") * 100_001),
             "more than 100000 chunks",
@@ -135,6 +136,7 @@ def refused_files() -> dict[str, tuple[bytes, str]]:
         "BMP: runs": (_bmp_of_runs(3000), "a BMP with run-length encoding of 3000 x 3000 pixels"),
         "TIFF: tags": (tiff(*((40_000 + tag, 3, 1, 0) for tag in range(1001))), "tags, accepted are at most 1000"),
         "TIFF: long tags": (tiff((273, 4, 10_000_000, 0)), "its tags have 40,000,"),
+        "TIFF: strips": (tiff((273, 3, 300_000, 8)), "a TIFF of 300,000 strips or tiles"),
         "TIFF: tiles": (tiff((322, 4, 1, 60_000), (323, 4, 1, 60_000)), "with tiles of 3,600,000,000 pixels"),
         "TIFF: LZMA": (tiff((259, 3, 1, 34925)), "a TIFF of compression 34925, accepted are none, LZW"),
         "TIFF: compressed pixels": (
@@ -146,6 +148,7 @@ def refused_files() -> dict[str, tuple[bytes, str]]:
         "PPM: digits": (b"P6\n" + b"0" * 5000 + b"1 1 255\n123", "not a readable image"),
         "PPM: text": (b"P3\n700 700 255\n" + b"1 " * 100, "a PPM written as text, of 1,470,000 values"),
         "PPM: long text": (b"P2\n7 7 255\n" + b" " * (5 << 20), "written as text, of 49 values and 5,242,"),
+        "PPM: 16 bits in colour": (b"P6\n2000 2000 65535\n" + bytes(100), "is 65535, of 12,000,000 values"),
         "PPM: other values": (b"P5\n2000 2000 254\n" + bytes(100), "largest value is 254, of 4,000,000 values"),
     }
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -463,3 +465,29 @@ def _outcome(read: Callable[[bytes], Any], file: bytes) -> Any:
         return read(file)
     except InputError as error:
         return str(error)
+
+
+def test_parameters_that_cannot_be_passed_on_are_the_clients_fault_or_do_no_harm(toy: Encoded) -> None:
+    """A decimal, and text that is not UTF-8, as only HTTP can send it."""
+    picture = encode(image(red=10))
+    element = len(picture).to_bytes(4, "little") + picture
+    asked = {
+        "name": "image_bytes",
+        "shape": [1, 1],
+        "datatype": "BYTES",
+        "parameters": {"binary_data_size": len(element)},
+    }
+
+    def answer(extra: bytes) -> tuple[int, bytes]:
+        head = json.dumps({"inputs": [asked]}).encode()[:-1] + b", " + extra + b"}"
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        url = f"http://{toy.server.http_url}/v2/models/{toy.model}/infer"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, head + element, headers)) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    assert answer(b'"parameters": {"dyndet_x": 0.5}')[0] == 200
+    status, text = answer(b'"parameters": {"dyndet_x": "\xff"}')
+    assert (status, b"dyndet/bad-parameter: a parameter of the request, or its id, is not UTF-8" in text) == (400, True)

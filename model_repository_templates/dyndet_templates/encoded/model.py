@@ -34,7 +34,7 @@ except ModuleNotFoundError as error:
 from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
 from pictures import bound_free_memory, fit_picture, is_slow, open_file, simplejpeg  # type: ignore[import-not-found]
-from refusals import RequestError, error_of_call, unexpected  # type: ignore[import-not-found]
+from refusals import RequestError, error_of_call, read_parameters, unexpected  # type: ignore[import-not-found]
 from threads import map_all  # type: ignore[import-not-found]
 from tracing import Tracing, request_span, work_span  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
@@ -103,7 +103,7 @@ class TritonPythonModel:
         """Read a request; None if it was refused."""
         asked = _Asked(request, Waiting(request), self._ordinary)
         try:
-            asked.parameters = json.loads(request.parameters() or "{}")
+            asked.parameters = read_parameters(request)
             asked.waiting.has_waited(self._arrivals.waited_us(asked.parameters.get(SENT, "")))
             files = pb_utils.get_input_tensor_by_name(request, "image_bytes")
             if files is None:  # Triton accepts a request that has only the optional input
@@ -115,8 +115,8 @@ class TritonPythonModel:
         return asked
 
     def _takes_long(self, asked: _Asked) -> bool:
-        """Whether to put a request aside; one with a file that is too large is refused at once."""
-        return all(len(file) <= self._max_bytes for file in asked.files) and any(map(is_slow, asked.files))
+        """Whether to put a request aside; a file that is too large is refused without decoding, and takes no time."""
+        return any(len(file) <= self._max_bytes and is_slow(file) for file in asked.files)
 
     def _answer_aside(self, asked: _Asked) -> None:
         try:
@@ -183,7 +183,7 @@ class TritonPythonModel:
         asked.waiting.check()
         images = pb_utils.Tensor("image", np.stack([one.image for one in boxed]))
         threshold = pb_utils.get_input_tensor_by_name(asked.request, "threshold")
-        own = {key: value for key, value in asked.parameters.items() if key.startswith(_OWN_PARAMETERS)}
+        own = {key: _plain(value) for key, value in asked.parameters.items() if key.startswith(_OWN_PARAMETERS)}
         response = pb_utils.InferenceRequest(
             model_name=self._detector,
             inputs=[images] if threshold is None else [images, threshold],
@@ -256,6 +256,11 @@ class _Room:
         with self._changed:
             self._used -= size
             self._changed.notify_all()
+
+
+def _plain(value: Any) -> bool | int | str:
+    """A parameter as a model can pass it on: Triton's Python backend takes no decimals."""
+    return value if isinstance(value, bool | int | str) else str(value)
 
 
 def _forget_frames(error: BaseException | None) -> None:

@@ -24,7 +24,7 @@ except ModuleNotFoundError:  # slower, but the same pixels
 # Above this many pixels, images are decoded one at a time: an image at the limit takes most of a gigabyte meanwhile.
 LARGE = 24_000_000
 # Above this many pixels or bytes, decoding takes longer than other requests should wait.
-SLOW, SLOW_BYTES = 4_000_000, 4 << 20
+SLOW, SLOW_BYTES = 4_000_000, 1 << 20
 
 _NAME = "the image bytes"
 # Of glibc: blocks above the first size go back to the system when they are freed, and so does a free end of the heap

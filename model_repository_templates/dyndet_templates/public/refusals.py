@@ -6,10 +6,19 @@ every public model. Needs only Python.
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 REASONS = {
-    "bad_request": ("missing-input", "bad-threshold", "unknown-operating-point", "bad-picture", "picture-too-large"),
+    "bad_request": (
+        "missing-input",
+        "bad-parameter",
+        "bad-threshold",
+        "unknown-operating-point",
+        "bad-picture",
+        "picture-too-large",
+    ),
     "stage_failed": ("stage-failed",),
     "cancelled": ("cancelled", "deadline-exceeded"),
     "refused": ("not-ready", "server-stopping"),
@@ -19,6 +28,7 @@ REASONS = {
 
 STATUSES = {
     "missing-input": "INVALID_ARG",
+    "bad-parameter": "INVALID_ARG",
     "bad-threshold": "INVALID_ARG",
     "unknown-operating-point": "INVALID_ARG",
     "bad-picture": "INVALID_ARG",
@@ -79,6 +89,16 @@ class RequestError(Exception):
     def explained(self) -> str:
         """The sentence and what is known beyond it, on one line, for the server's log."""
         return f"{self.sentence} ({' '.join(self.detail.split())})" if self.detail else self.sentence
+
+
+def read_parameters(request: Any) -> dict[str, Any]:
+    """The parameters of a request. Raises RequestError if they, or its id, are not text of Unicode."""
+    try:
+        request.request_id()
+        parameters: dict[str, Any] = json.loads(request.parameters() or "{}")
+    except UnicodeDecodeError as error:
+        raise RequestError("bad-parameter", "a parameter of the request, or its id, is not UTF-8") from error
+    return parameters
 
 
 def error_of_call(called: str, text: str) -> RequestError:

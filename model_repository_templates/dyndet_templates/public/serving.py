@@ -19,7 +19,7 @@ import triton_python_backend_utils as pb_utils
 from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from metrics import Metrics  # type: ignore[import-not-found]
 from operating_points import FILE_NAME, OperatingPoints  # type: ignore[import-not-found]
-from refusals import RequestError, unexpected  # type: ignore[import-not-found]
+from refusals import RequestError, read_parameters, unexpected  # type: ignore[import-not-found]
 from tracing import Trace, Tracing  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
 
@@ -141,7 +141,7 @@ class PublicModel:
         """Read what a request wants; False if it was refused."""
         request = asked.request
         try:
-            asked.parameters = json.loads(request.parameters() or "{}")
+            asked.parameters = read_parameters(request)
             if SENT in asked.parameters:
                 asked.waiting.has_waited(self._arrivals.waited_us(asked.parameters[SENT]))
             asked.image = pb_utils.get_input_tensor_by_name(request, "image")
