@@ -107,8 +107,7 @@ def _read_pillow(image: Image.Image) -> UInt8Array:
     try:
         image.load()
     except Exception as error:  # damaged files may raise any error in Pillow's readers
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{name}: damaged or cut off ({reason})") from error
+        raise InputError(f"{name}: damaged or cut off") from error
     try:
         image = ImageOps.exif_transpose(image)
     except Exception:  # EXIF data may be damaged in any way; then the image is not rotated

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dynamicdet.errors import InputError, PictureTooLargeError
-from dynamicdet.picture_formats.limits import MAX_SIDE, Parts, RefusedError, UnreadableError
+from dynamicdet.picture_formats.limits import MAX_SIDE, Parts, RefusedError, TooLargeError, UnreadableError
 from dynamicdet.picture_formats.parts import gif, jpeg, png, webp
 from dynamicdet.picture_formats.rasters import bmp, ppm, tiff
-from dynamicdet.text import printable
 
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded: a few kB can unpack to gigabytes. This is Pillow's own default."""
@@ -39,6 +38,9 @@ _FORMATS: Mapping[str, tuple[re.Pattern[bytes], Callable[[bytes], Parts]]] = {
 """by Pillow's name: how a file starts, and what takes it apart"""
 FORMATS = tuple(_FORMATS)
 """accepted formats, by Pillow's names"""
+_SHOWN = {"WEBP": "WebP"}
+ACCEPTED = ", ".join(_SHOWN.get(kind, kind) for kind in FORMATS)
+"""accepted formats, for messages"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,33 +68,39 @@ class PictureFile:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _too_many_pixels(self.name) from error
         except Exception as error:  # a damaged header may raise any error in Pillow's readers
-            raise _unreadable(self.name) from error
+            raise _damaged(self.name) from error
         check_size(image.size, self.name)
         if image.size[0] * image.size[1] > self.width * self.height:  # the limits were checked for the other size
-            raise _unreadable(self.name)
+            raise _damaged(self.name)
         try:
             image.load()
         except InputError:
             raise
         except Exception as error:  # as above; usually the file is cut off
-            reason = printable(str(error).partition("\n")[0] or type(error).__name__, limit=100)
-            raise InputError(f"{self.name}: damaged or cut off ({reason})") from error
+            raise _damaged(self.name) from error
         return image
 
 
 def open_picture(data: bytes, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> PictureFile:
     """Check a picture file against all limits, and take what a decoder needs of it. `name` is for messages.
 
-    Raises InputError if it is not a picture of an accepted format and kind, and PictureTooLargeError if it has more
-    than `max_bytes` bytes or `MAX_PIXELS` pixels.
+    Raises InputError if it is damaged, or no picture of an accepted format and kind, and PictureTooLargeError if it has
+    more than `max_bytes` bytes or `MAX_PIXELS` pixels, or than its kind may have.
     """
     if not data:
         raise InputError(f"{name}: empty (0 bytes), expected an image")
     check_bytes(len(data), name, max_bytes=max_bytes)
+    kind = next((kind for kind, (start, _) in _FORMATS.items() if start.match(data)), None)
+    if kind is None:
+        raise InputError(f"{name}: not a readable image; dyndet accepts {ACCEPTED}")
     try:
-        kind, parts = _take_apart(data)
-    except UnreadableError as error:
-        raise _unreadable(name) from error
+        parts = _FORMATS[kind][1](data)
+    except (UnreadableError, struct.error, IndexError, OverflowError) as error:
+        raise InputError(
+            f"{name}: damaged or cut off; its first bytes are those of a {_SHOWN.get(kind, kind)}"
+        ) from error
+    except TooLargeError as error:
+        raise PictureTooLargeError(f"{name}: too large, {error}") from error
     except RefusedError as error:
         raise InputError(f"{name}: {error}") from error
     check_size((parts.width, parts.height), name)
@@ -118,25 +126,13 @@ def check_size(size: tuple[int, int], name: str) -> None:
     if width < 1 or height < 1:
         raise InputError(f"{name}: {width} x {height} pixels, expected at least 1 x 1")
     if max(width, height) > MAX_SIDE:
-        raise PictureTooLargeError(f"{name}: too large, {width} x {height} pixels, above {MAX_SIDE:,} pixels of a side")
+        raise PictureTooLargeError(
+            f"{name}: too large, {width} x {height} pixels, above {MAX_SIDE:,} pixels of a side; resize it"
+        )
     if width * height > MAX_PIXELS:
         raise PictureTooLargeError(
-            f"{name}: too large, {width} x {height} pixels, above the limit of {MAX_PIXELS} pixels"
+            f"{name}: too large, {width} x {height} pixels, above the limit of {MAX_PIXELS:,} pixels; resize it"
         )
-
-
-def _take_apart(data: bytes) -> tuple[str, Parts]:
-    """The format of a file, by Pillow's name, and its parts.
-
-    Raises UnreadableError if it is of none, or its header is damaged, and RefusedError if this kind is not accepted.
-    """
-    for name, (start, take) in _FORMATS.items():
-        if start.match(data):
-            try:
-                return name, take(data)
-            except (struct.error, IndexError, OverflowError) as error:
-                raise UnreadableError from error
-    raise UnreadableError
 
 
 class _TimedFile(io.BytesIO):
@@ -159,8 +155,8 @@ class _TimedFile(io.BytesIO):
 
 
 def _too_many_pixels(name: str) -> PictureTooLargeError:
-    return PictureTooLargeError(f"{name}: too large, above the limit of {MAX_PIXELS} pixels")
+    return PictureTooLargeError(f"{name}: too large, above the limit of {MAX_PIXELS:,} pixels; resize it")
 
 
-def _unreadable(name: str) -> InputError:
-    return InputError(f"{name}: not a readable image; accepted are {', '.join(FORMATS)}")
+def _damaged(name: str) -> InputError:
+    return InputError(f"{name}: damaged or cut off")

@@ -29,12 +29,20 @@ MAX_SIDE = 65_535
 """pixels of a side, as of a JPEG: decoders work row by row, and a row of one pixel takes as long as one of a hundred"""
 
 
+AS_PLAIN_JPEG = "save it again as a baseline JPEG or PNG"
+"""what helps with a JPEG of a kind that is not accepted"""
+
+
 class UnreadableError(Exception):
-    """The file is not of the format that its first bytes name, or has no header."""
+    """The file is not of the format that its first bytes name, or its header is damaged or cut off."""
 
 
 class RefusedError(Exception):
     """The file is of the format, but this kind of it is not accepted; the text completes "NAME: "."""
+
+
+class TooLargeError(RefusedError):
+    """The file has more pixels or bytes than are accepted of its kind; the text completes "NAME: too large, "."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +57,13 @@ class Parts:
     """by EXIF data, 1 to 8"""
 
 
-def check_deep(described: str, width: int, height: int, *, is_deep: bool) -> None:
-    """Raise RefusedError if a picture of a kind that takes longer to decode has too many pixels."""
-    if is_deep and width * height > MAX_DEEP_PIXELS:
-        raise RefusedError(f"a {described} of {width} x {height} pixels, accepted are at most {MAX_DEEP_PIXELS} pixels")
+def check_pixels(described: str, width: int, height: int, *, limit: int = MAX_DEEP_PIXELS) -> None:
+    """Raise TooLargeError if a picture of a kind that takes longer to decode has too many pixels."""
+    if width * height > limit:
+        raise TooLargeError(
+            f"a {described} of {width} x {height} pixels; dyndet accepts at most {limit:,} pixels of this kind: resize "
+            "it"
+        )
 
 
 def unpack(form: str, data: bytes, position: int) -> int:

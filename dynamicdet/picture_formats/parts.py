@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 
 from dynamicdet.picture_formats.limits import (
+    AS_PLAIN_JPEG,
     MAX_CHUNKS,
     MAX_PARTS,
     MAX_SCANNED,
@@ -18,8 +19,9 @@ from dynamicdet.picture_formats.limits import (
     MAX_WEBP_PIXELS,
     Parts,
     RefusedError,
+    TooLargeError,
     UnreadableError,
-    check_deep,
+    check_pixels,
     unpack,
     unpack_all,
 )
@@ -44,7 +46,8 @@ def jpeg(data: bytes) -> Parts:
     for marker, start, end in _segments(data):
         if marker in _FRAMES:
             size = _jpeg_size(marker, data[start + 2 : end])
-            check_deep("JPEG of four colours", *size, is_deep=data[start + 7 : start + 8] == b"\x04")
+            if data[start + 7 : start + 8] == b"\x04":
+                check_pixels("JPEG of four colours", *size)
         elif marker == _EXIF and not exif and data[start + 2 : start + 8] == b"Exif\0\0":
             exif = data[start + 2 : end]
         if marker in _PIXEL_SEGMENTS:
@@ -62,6 +65,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     position = 2
     for _ in range(MAX_PARTS):
         found = _MARKER.search(data, position, position + _MAX_JUNK_BYTES)
+        if found is None and len(data) > position + _MAX_JUNK_BYTES:
+            raise RefusedError(f"a JPEG with more than {_MAX_JUNK_BYTES:,} bytes between two segments; {AS_PLAIN_JPEG}")
         if found is None:
             raise UnreadableError
         marker, start = found[1][0], found.end()
@@ -74,27 +79,28 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         yield marker, start, position
         if marker == _SCAN:
             return
-    raise RefusedError(f"a JPEG with more than {MAX_PARTS} segments before its first scan")
+    raise RefusedError(f"a JPEG with more than {MAX_PARTS:,} segments before its first scan; {AS_PLAIN_JPEG}")
 
 
 def _check_scans(scans: int, width: int, height: int) -> None:
     if scans > MAX_SCANS:
-        raise RefusedError(f"a JPEG with {scans} scans, accepted are at most {MAX_SCANS}")
+        raise RefusedError(f"a JPEG with {scans:,} scans; dyndet accepts at most {MAX_SCANS}: {AS_PLAIN_JPEG}")
     if scans > 1 and scans * width * height > MAX_SCANNED:
-        raise RefusedError(
-            f"a JPEG with {scans} scans of {width} x {height} pixels, accepted are at most {MAX_SCANNED} pixels in all "
-            "scans"
+        raise TooLargeError(
+            f"a JPEG with {scans} scans of {width} x {height} pixels; dyndet accepts at most {MAX_SCANNED:,} pixels in "
+            "all scans: resize it, or save it again as a baseline JPEG"
         )
 
 
 def _jpeg_size(marker: int, content: bytes) -> tuple[int, int]:
     if marker not in (0xC0, 0xC1, 0xC2):
         raise RefusedError(
-            "a lossless, hierarchical or arithmetic-coded JPEG; accepted are baseline and progressive ones"
+            "a lossless, hierarchical or arithmetic-coded JPEG; dyndet reads baseline and progressive JPEGs: "
+            f"{AS_PLAIN_JPEG}"
         )
     bits, height, width = unpack_all(">BHH", content, 0)
     if bits != 8:
-        raise RefusedError(f"a JPEG of {bits} bits, accepted are 8")
+        raise RefusedError(f"a JPEG of {bits} bits; dyndet reads JPEGs of 8 bits: {AS_PLAIN_JPEG}")
     return width, height
 
 
@@ -117,25 +123,26 @@ def png(data: bytes) -> Parts:
         elif kind == b"eXIf" and length <= _MAX_EXIF_BYTES:
             exif = content
     else:
-        raise RefusedError(f"a PNG with more than {MAX_CHUNKS} chunks")
+        raise RefusedError(f"a PNG with more than {MAX_CHUNKS:,} chunks; save it again")
     if len(kept) < 2:
         raise UnreadableError
     width, height, bits, colours = unpack_all(">IIBB", data, 16)
-    is_deep = bits > 8 or colours in (4, 6) or any(part[4:8] == b"tRNS" for part in kept)
-    check_deep("PNG with transparency or 16 bits", width, height, is_deep=is_deep)
+    if bits > 8 or colours in (4, 6) or any(part[4:8] == b"tRNS" for part in kept):
+        check_pixels("PNG with transparency or 16 bits", width, height)
     packed = b"".join(pixels)
     row = (width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colours, 4) + 7) // 8 + 1
-    _check_packed("PNG", len(packed), height * row)
+    _check_packed(len(packed), 2 * height * row + _SLACK_BYTES, f"{width} x {height} pixels")
     kept.append(struct.pack(">I", len(packed)) + b"IDAT" + packed + bytes(4))  # Pillow does not read this checksum
     kept.append(b"\0\0\0\0IEND\xaeB`\x82")
     return Parts(width=width, height=height, data=b"".join(kept), orientation=orientation_of(exif))
 
 
-def _check_packed(described: str, packed: int, pixels: int) -> None:
+def _check_packed(packed: int, limit: int, size: str) -> None:
     """Compression makes nothing much larger; data that are, keep a decoder busy without a pixel."""
-    if packed > 2 * pixels + _SLACK_BYTES:
-        raise RefusedError(
-            f"a {described} whose compressed pixels have {packed:,} bytes, though all its pixels have {pixels:,}"
+    if packed > limit:
+        raise TooLargeError(
+            f"a PNG of {size} with {packed:,} bytes of compressed pixels; dyndet accepts at most {limit:,} bytes for "
+            "this size: save it again"
         )
 
 
@@ -151,7 +158,7 @@ def gif(data: bytes) -> Parts:
             position += 1 + length
             blocks += 1
             if blocks > MAX_PARTS:
-                raise RefusedError(f"a GIF with more than {MAX_PARTS} blocks before its first frame")
+                raise RefusedError(f"a GIF with more than {MAX_PARTS:,} blocks before its first frame; save it again")
         position += 1
         control = data[start:position] if is_control else control
     if data[position : position + 1] != b",":
@@ -172,7 +179,7 @@ def webp(data: bytes) -> Parts:
         kept.setdefault(kind, data[position + 8 : position + 8 + length])
         position += 8 + length + length % 2
     else:
-        raise RefusedError(f"a WebP with more than {MAX_CHUNKS} chunks")
+        raise RefusedError(f"a WebP with more than {MAX_CHUNKS:,} chunks; save it again")
     first = next(iter(kept), b"")
     if first == b"VP8X":
         kept[first] = bytes([kept[first][0] & _WEBP_ALPHA_OR_FRAMES]) + kept[first][1:10] if kept[first] else b""
@@ -184,8 +191,7 @@ def webp(data: bytes) -> Parts:
         width, height = (side & 0x3FFF for side in unpack_all("<HH", kept[first], 6))
     else:
         raise UnreadableError
-    if width * height > MAX_WEBP_PIXELS:
-        raise RefusedError(f"a WebP of {width} x {height} pixels, accepted are at most {MAX_WEBP_PIXELS} pixels")
+    check_pixels("WebP", width, height, limit=MAX_WEBP_PIXELS)
     chunks = b"".join(
         kind + struct.pack("<I", len(kept[kind])) + kept[kind] + bytes(len(kept[kind]) % 2)
         for kind in _WEBP_CHUNKS

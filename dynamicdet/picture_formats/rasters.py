@@ -11,16 +11,18 @@ from dynamicdet.picture_formats.limits import (
     MAX_STRIPS,
     Parts,
     RefusedError,
+    TooLargeError,
     UnreadableError,
-    check_deep,
+    check_pixels,
     unpack,
     unpack_all,
 )
-from dynamicdet.picture_formats.tiff_tags import ORIENTATION, read_directory
+from dynamicdet.picture_formats.tiff_tags import ORIENTATION, TagLimitError, read_directory
 
 _PPM_HEADER_BYTES = 4096
 _SPACE = rb"(?:[ \t\r\n\v\f]|#[^\r\n]*[\r\n])+"
 _BITMAP = re.compile(rb"P([14])" + 2 * (_SPACE + rb"(\d{1,9})") + rb"[ \t\r\n\v\f]")
+_UNFINISHED = re.compile(rb"P[1-6](?:[ \t\r\n\v\f0-9]|#[^\r\n]*(?:[\r\n]|\Z))*")
 _PIXMAP = re.compile(rb"P([2356])" + 3 * (_SPACE + rb"(\d{1,9})") + rb"[ \t\r\n\v\f]")
 
 TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate"}
@@ -40,9 +42,9 @@ def bmp(data: bytes) -> Parts:
     else:
         width, height, _, _, compression = unpack_all("<iiHHI", data, 18)
     if compression in (1, 2) and (len(data) > MAX_SLOW_BYTES or width * abs(height) > MAX_SLOW_VALUES):
-        raise RefusedError(
-            f"a BMP with run-length encoding of {width} x {abs(height)} pixels and {len(data):,} bytes, accepted are "
-            f"at most {MAX_SLOW_VALUES} pixels and {MAX_SLOW_BYTES:,} bytes"
+        raise TooLargeError(
+            f"a BMP with run-length encoding of {width} x {abs(height)} pixels and {len(data):,} bytes; dyndet accepts "
+            f"at most {MAX_SLOW_VALUES:,} pixels and {MAX_SLOW_BYTES:,} bytes: save it as a PNG"
         )
     return Parts(width=abs(width), height=abs(height), data=data)
 
@@ -50,6 +52,8 @@ def bmp(data: bytes) -> Parts:
 def ppm(data: bytes) -> Parts:
     """A PBM, PGM or PPM with a new header: comments and spaces of any length are slow to read."""
     found = (_BITMAP if data[1:2] in b"14" else _PIXMAP).match(data[:_PPM_HEADER_BYTES])
+    if found is None and len(data) > _PPM_HEADER_BYTES and _UNFINISHED.fullmatch(data[:_PPM_HEADER_BYTES]):
+        raise RefusedError(f"a PPM with more than {_PPM_HEADER_BYTES:,} bytes before its pixels; save it again")
     if found is None:
         raise UnreadableError
     kind, width, height, *most = (int(group) for group in found.groups())
@@ -57,9 +61,9 @@ def ppm(data: bytes) -> Parts:
     fast = kind >= 4 and most in ([], [255], [65535] if kind == 5 else [])  # as they are: 16 bits only of grey
     if not fast and (values > MAX_SLOW_VALUES or len(data) > MAX_SLOW_BYTES):
         described = "written as text" if kind < 4 else f"whose largest value is {most[0]}"
-        raise RefusedError(
-            f"a PPM {described}, of {values:,} values and {len(data):,} bytes, accepted are at most "
-            f"{MAX_SLOW_VALUES:,} values and {MAX_SLOW_BYTES:,} bytes"
+        raise TooLargeError(
+            f"a PPM {described}, of {values:,} values and {len(data):,} bytes; dyndet accepts at most "
+            f"{MAX_SLOW_VALUES:,} values and {MAX_SLOW_BYTES:,} bytes: save it as a PNG"
         )
     header = f"P{kind} {width} {height} {''.join(f'{one} ' for one in most)}".encode()
     return Parts(width=width, height=height, data=header + data[found.end() :])
@@ -70,23 +74,32 @@ def tiff(data: bytes) -> Parts:
     try:
         tags = read_directory(data)
         file = tags.file_of(_TIFF_PIXEL_TAGS)
+    except TagLimitError as error:
+        raise RefusedError(f"a TIFF with {error}: save it again") from error
     except ValueError as error:
-        raise RefusedError(f"a TIFF that is not accepted: {error}") from error
+        raise UnreadableError from error
     strips = max(map(tags.count_of, (_STRIPS, _TILES)))
     if strips > MAX_STRIPS:
-        raise RefusedError(f"a TIFF of {strips:,} strips or tiles; dyndet reads at most {MAX_STRIPS:,}")
+        raise RefusedError(
+            f"a TIFF of {strips:,} strips or tiles; dyndet accepts at most {MAX_STRIPS:,}: save it again in larger ones"
+        )
     width, height = tags.first_number(_WIDTH), tags.first_number(_HEIGHT)
     tile = tags.first_number(_TILE_WIDTH) * tags.first_number(_TILE_HEIGHT)
-    if tile > max(_LEAST_TILE, 4 * width * height):
-        raise RefusedError(f"a TIFF of {width} x {height} pixels with tiles of {tile:,} pixels")
+    if tile > (largest := max(_LEAST_TILE, 4 * width * height)):
+        raise RefusedError(
+            f"a TIFF of {width} x {height} pixels with tiles of {tile:,} pixels; dyndet accepts at most {largest:,} "
+            "pixels for this size: save it as a PNG"
+        )
     compression = tags.first_number(_COMPRESSION, 1)
     if compression not in TIFF_COMPRESSIONS:
         accepted = ", ".join(dict.fromkeys(TIFF_COMPRESSIONS.values()))
-        raise RefusedError(f"a TIFF of compression {compression}, accepted are {accepted}")
+        raise RefusedError(f"a TIFF of compression {compression}; dyndet reads {accepted}: save it as a PNG")
     if compression != 1 and len(data) > MAX_COMPRESSED_TIFF_BYTES:
-        raise RefusedError(
-            f"a compressed TIFF of {len(data):,} bytes, accepted are at most {MAX_COMPRESSED_TIFF_BYTES:,}"
+        raise TooLargeError(
+            f"a compressed TIFF of {len(data):,} bytes; dyndet accepts at most {MAX_COMPRESSED_TIFF_BYTES:,} bytes: "
+            "save it without compression or as a PNG"
         )
-    check_deep("compressed TIFF", width, height, is_deep=compression != 1)
+    if compression != 1:
+        check_pixels("compressed TIFF", width, height)
     turned = tags.first_number(ORIENTATION, 1)
     return Parts(width=width, height=height, data=file, orientation=turned if 1 <= turned <= 8 else 1)

@@ -19,6 +19,10 @@ _INTEGERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
 _ORDERS = {b"II": "<", b"MM": ">"}
 
 
+class TagLimitError(ValueError):
+    """A directory has too many tags, or values of too many bytes; the text completes "a file with "."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Form:
     """Where a directory has its numbers: TIFF, or BigTIFF with 8 bytes for offsets."""
@@ -61,12 +65,12 @@ class Directory:
     def file_of(self, tags: Container[int]) -> bytes:
         """The file with only these tags in its first directory, and no other directory.
 
-        Raises ValueError if their values have more than `MAX_TAG_BYTES`.
+        Raises TagLimitError if their values have more than `MAX_TAG_BYTES`.
         """
         kept = [tag for tag in self.entries if tag in tags]
         total = sum(count * _SIZES.get(kind, 1) for kind, count, _ in map(self._unpack, kept))
         if total > MAX_TAG_BYTES:
-            raise ValueError(f"its tags have {total:,} bytes, accepted are at most {MAX_TAG_BYTES:,}")
+            raise TagLimitError(f"{total:,} bytes of tags; dyndet accepts at most {MAX_TAG_BYTES:,}")
         form, start = self.form, self.data[: self.form.offset_at]
         rest = self.data[form.offset_at + form.size(form.offset) :]
         padding = bytes(-len(self.data) % 8)
@@ -88,7 +92,7 @@ class Directory:
 def read_directory(data: bytes) -> Directory:
     """The first directory of a TIFF or BigTIFF file, or of EXIF data.
 
-    Raises ValueError, which says why, if it is damaged or has more than `MAX_TAGS` tags.
+    Raises ValueError if it is damaged, and TagLimitError if it has more than `MAX_TAGS` tags.
     """
     try:
         order = _ORDERS[data[:2]]
@@ -103,7 +107,7 @@ def read_directory(data: bytes) -> Directory:
     except (struct.error, KeyError, IndexError, OverflowError) as error:
         raise ValueError("its directory of tags is damaged") from error
     if tags > MAX_TAGS:
-        raise ValueError(f"it has {tags} tags, accepted are at most {MAX_TAGS}")
+        raise TagLimitError(f"{tags:,} tags; dyndet accepts at most {MAX_TAGS:,}")
     size = form.size(form.entry) + form.size(form.offset)
     start += form.size(form.count)
     entries = [data[at : at + size] for at in range(start, start + tags * size, size)]

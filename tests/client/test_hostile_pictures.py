@@ -28,6 +28,18 @@ def test_a_hostile_file_is_refused_from_its_structure(kind: str) -> None:
     text = str(caught.value)
     assert text.startswith("it.jpg: ") and said in text
     assert text.isprintable() and len(text) < 200
+    assert isinstance(caught.value, PictureTooLargeError) == text.startswith("it.jpg: too large, ")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_a_file_that_ends_in_its_header_is_called_damaged(kind: str) -> None:
+    """Its first bytes say what it was: the list of accepted formats would not help."""
+    file = encode(Image.new("RGB", (50, 50)), kind)
+    for length in (8, 12, 20):
+        if (kind == "WEBP" and length < 12) or (kind == "PPM" and length > 8):
+            continue
+        with pytest.raises(InputError, match=f"^it: damaged or cut off; its first bytes are those of a (?i:{kind})$"):
+            open_picture(file[:length], "it")
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)

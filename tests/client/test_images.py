@@ -125,13 +125,13 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), n
         pytest.param(encoded(NOISE, "JPEG")[:1500], "cut off", id="truncated jpeg"),
         pytest.param(encoded(NOISE)[:1500], "cut off", id="truncated png"),
         pytest.param(encoded(NOISE, "WEBP")[:200], "image", id="truncated webp"),
-        pytest.param(b"\xff\xd8\xff", "not a readable image", id="jpeg marker alone"),
+        pytest.param(b"\xff\xd8\xff", "its first bytes are those of a JPEG", id="jpeg marker alone"),
         pytest.param(
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable image", id="postscript is not run"
         ),
         pytest.param(b"", "empty", id="zero bytes"),
-        pytest.param(png_header(60_000, 60_000), f"{MAX_PIXELS} pixels", id="bomb"),
-        pytest.param(png_header(9_000, 10_000), f"{MAX_PIXELS} pixels", id="just too large"),
+        pytest.param(png_header(60_000, 60_000), f"{MAX_PIXELS:,} pixels", id="bomb"),
+        pytest.param(png_header(9_000, 10_000), f"{MAX_PIXELS:,} pixels", id="just too large"),
         pytest.param(Image.new("RGB", (0, 4)), "0 x 4", id="empty pil image"),
         pytest.param(Image.new("F", (4, 4)), "floating point", id="float pil image"),
         pytest.param(Image.new("I", (2, 2), 70_000), "32-bit", id="32-bit pil image"),

@@ -175,9 +175,9 @@ def test_bad_files_get_an_error_and_the_server_lives(toy: Encoded) -> None:
     ten_thousand = Image.new("1", (10_000, 10_000))
     files = {
         "cut off": (jpeg[: len(jpeg) // 2], "damaged or cut off"),
-        "cut off in its header": (jpeg[:100], "not a readable image"),
+        "cut off in its header": (jpeg[:100], "damaged or cut off; its first bytes are those of a JPEG"),
         "random": (np.random.default_rng(1).bytes(5000), "not a readable image"),
-        "random JPEG": (b"\xff\xd8\xff" + np.random.default_rng(1).bytes(5000), "not a readable image"),
+        "random JPEG": (b"\xff\xd8\xff" + np.random.default_rng(1).bytes(5000), "damaged or cut off"),
         "empty": (b"", "empty (0 bytes)"),
         "text": (b"Dear server, please find my picture attached.", "not a readable image"),
         "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a readable image"),
@@ -186,7 +186,7 @@ def test_bad_files_get_an_error_and_the_server_lives(toy: Encoded) -> None:
         "100 megapixels": (encode(ten_thousand), "too large, 10000 x 10000 pixels"),
         "a GIF of 100 megapixels": (encode(ten_thousand, "GIF"), "too large, 10000 x 10000 pixels"),
         "a JPEG that says it is large": (jpeg_header(65_000, 65_000), "too large, 65000 x 65000 pixels"),
-        "scans": (many_scans(5000), "scans, accepted are at most 100"),
+        "scans": (many_scans(5000), "scans; dyndet accepts at most 100"),
         "cut off PNG": (encode(image(10))[:-400], "damaged or cut off"),
         **refused_files(),
     }
@@ -194,7 +194,7 @@ def test_bad_files_get_an_error_and_the_server_lives(toy: Encoded) -> None:
     before = _peak_memory(toy)
     for name, (file, expected) in files.items():
         said = toy.error(file)
-        code = "picture-too-large" if "too large, " in expected else "bad-picture"
+        code = "picture-too-large" if "too large, " in said else "bad-picture"
         assert "/" not in said.removeprefix("dyndet/"), name
         assert said.startswith(f"dyndet/{code}: the image bytes: "), name
         assert expected in said, name
