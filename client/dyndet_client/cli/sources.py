@@ -73,6 +73,8 @@ def read_pictures(source: Source, *, every: int) -> Iterator[Picture]:
     if not source.is_video:
         yield Picture(source=source, pixels=read_image(source.path))
         return
+    if not source.path.is_file():  # opening a pipe would wait for its other end
+        raise InputError(f"{source.path} is not a regular file; a video is read from a regular file")
     with video.VideoReader(source.path, every=every) as reader:
         for frame in reader:
             yield Picture(source=source, pixels=frame.pixels, frame=frame, rate=reader.rate)
@@ -83,7 +85,7 @@ def expected_count(sources: Sequence[Source], every: int) -> int | None:
     total = 0
     for source in sources:
         count: int | None = 1
-        if source.is_video:
+        if source.is_video and source.path.is_file():
             with suppress(InputError), video.VideoReader(source.path, every=every) as reader:
                 count = reader.expected_frames
         if count is None:
@@ -102,7 +104,7 @@ def _in_folder(folder: Path, *, recursive: bool) -> list[Source]:
         for path in found
         if path.suffix.lower() in (*PICTURE_SUFFIXES, *video.SUFFIXES)
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
+        and not path.is_dir()  # pipes and broken links are named when it is their turn
     ]
     if not sources:
         hint = "" if recursive else "; --recursive also reads its subfolders"

@@ -1,5 +1,6 @@
 """Videos are read frame by frame, upright, and written whole or not at all."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def test_folders_give_their_pictures_and_videos_in_order(tmp_path: Path, clip: P
     assert names(recursive=True) == ["b.png", "clip.mp4", "c.JPG"]
     sources = find_sources([tmp_path], recursive=True)
     assert expected_count(sources, 2) == 5
+    os.mkfifo(tmp_path / "pipe.mp4")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "absent")
+    (tmp_path / "folder.jpg").mkdir()
+    others = [source for source in find_sources([tmp_path], recursive=False) if source not in sources]
+    assert [source.path.name for source in others] == ["broken.jpg", "pipe.mp4", "pipe.png"]
+    for source in others:
+        with pytest.raises(InputError, match=f"{source.path.name} (does not exist|is not a regular file)"):
+            list(read_pictures(source, every=1))
+    assert expected_count(others, 1) == 3  # and does not wait for the other end of the pipe
     records = [picture.record() for source in sources for picture in read_pictures(source, every=2)]
     assert [record.get("frame") for record in records] == [None, 0, 2, 4, None]
     with pytest.raises(InputError, match="does not exist"):
