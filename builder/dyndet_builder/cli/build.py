@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from dynamicdet.networks.architectures import ARCHITECTURES
+from dynamicdet.picture_files import ACCEPTED, MAX_FILE_BYTES
 from dyndet_builder.build import BuildOptions, BuildResult, build
 from dyndet_builder.bundle.export import PRECISIONS
 from dyndet_builder.cli.deploy_push import show_agreement
@@ -53,13 +54,13 @@ def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--instances", type=int, default=defaults.instances, show_default=True, help="Instances of each stage."
     )
     @click.option("--threads", type=int, default=defaults.threads, help="CPU threads of one instance.  [default: all]")
-    @click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG and PNG files.")
+    @click.option("--encoded", is_flag=True, help=f"Add the model NAME_encoded, which takes files ({ACCEPTED}).")
     @click.option(
         "--max-file-mb",
-        type=int,
+        type=click.IntRange(1, MAX_FILE_BYTES >> 20),
         default=defaults.max_file_mb,
         show_default=True,
-        help="With --encoded: largest image file that is accepted, MB.",
+        help="With --encoded: size of the largest image file that the model accepts, in MB.",
     )
     @functools.wraps(command)
     def with_rendering(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from dynamicdet.picture_files import ACCEPTED, MAX_FILE_BYTES
 from dynamicdet.text import printable
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.perf_run import repeats_text
@@ -96,13 +97,13 @@ _DEFAULTS = RenderOptions()
     help="Initial threshold, before `dyndet calibrate`.",
 )
 @measurement_options(newest_s=REPLAYED_S)
-@click.option("--encoded", is_flag=True, help="Add the model NAME_encoded, which takes JPEG and PNG files.")
+@click.option("--encoded", is_flag=True, help=f"Add the model NAME_encoded, which takes files ({ACCEPTED}).")
 @click.option(
     "--max-file-mb",
-    type=int,
+    type=click.IntRange(1, MAX_FILE_BYTES >> 20),
     default=_DEFAULTS.max_file_mb,
     show_default=True,
-    help="With --encoded: largest image file that is accepted, MB.",
+    help="With --encoded: size of the largest image file that the model accepts, in MB.",
 )
 def command(
     bundle: Path,

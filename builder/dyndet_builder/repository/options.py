@@ -76,7 +76,7 @@ class RenderOptions:
     threshold: float = 0.5
     """threshold of the repository until it is calibrated"""
     encoded: bool = False
-    """whether to render a second public model, `<name>_encoded`, that takes JPEG or PNG files and gives boxes in their
+    """whether to render a second public model, `<name>_encoded`, that takes image files and gives boxes in their
     pixels"""
     max_file_mb: int = 64
     """largest image file that this second model accepts, MB of 2**20 bytes"""
