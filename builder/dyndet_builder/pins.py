@@ -17,9 +17,15 @@ SERVER_VERSION = "2.51.0"
 PROMETHEUS_IMAGE = "prom/prometheus:v2.53.5"
 GRAFANA_IMAGE = "grafana/grafana:11.4.0"
 
-_CHUNKS = "one request of very many chunks ends the server (CVE-2025-23310, CVE-2025-23311)"
-_BYPASS = "a client can bypass authentication (CVE-2026-24206, CVE-2026-24207)"
-_TRAVERSAL = "a client can traverse paths (CVE-2026-47606, CVE-2026-47627)"
+_HOLES_OF_24_10 = (
+    "an HTTP request of very many chunks ends the server (CVE-2025-23310, CVE-2025-23311)",
+    "authentication can be bypassed (CVE-2026-24206, CVE-2026-24207)",
+    "data can be read and changed without authorization (CVE-2026-47625)",
+    "paths can be traversed, files read and code run (CVE-2026-47606, CVE-2026-47627)",
+    "a request can use up the memory (CVE-2026-47628)",
+    "a request can keep the server busy (CVE-2026-16497)",
+)
+"""those in the table of advisories in docs/security.md"""
 # Wheels for every pinned version were found on PyPI for the release's Python. numpy stays below 2: with numpy 2 the
 # stub of 2.51 returns garbage, and NVIDIA's own build of later images still installs "numpy<2".
 _NUMPY = "numpy==1.26.4"
@@ -103,7 +109,7 @@ RELEASES = {
             tensorrt="10.5.0",
             onnxruntime="1.23.2",
             cupy="cupy-cuda12x==13.6.0",
-            holes=(_CHUNKS, _BYPASS, _TRAVERSAL),
+            holes=_HOLES_OF_24_10,
         ),
         _cuda_13("26.07", "2.71.0", "13.3.1", "11.1.0"),
         _cuda_13("26.08", "2.72.0", "13.4.1", "11.2.1"),

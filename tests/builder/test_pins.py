@@ -134,6 +134,13 @@ def test_commands_refuse_releases_that_are_unknown_or_have_holes(
     assert f"tritonserver:{EMBEDDED_RELEASE}-py3" in (written.read_text() if written else said.out)
 
 
+def test_the_warning_names_every_advisory_of_the_documentation() -> None:
+    page = (_ROOT / "docs" / "security.md").read_text()
+    table = page.partition("## Advisories")[2].partition("## ")[0]
+    warning = RELEASES[EMBEDDED_RELEASE].warning or ""
+    assert sorted(re.findall(r"CVE-[\d-]+", warning)) == sorted(re.findall(r"CVE-[\d-]+", table))
+
+
 def test_the_current_release_has_no_known_holes() -> None:
     assert find_release() is CURRENT
     assert CURRENT.warning is None

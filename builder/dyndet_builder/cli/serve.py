@@ -11,12 +11,21 @@ from types import FrameType
 
 import click
 
+from dynamicdet.errors import InputError
+from dynamicdet.text import printable
 from dyndet_builder.cli.releases import release_given, release_options
-from dyndet_builder.pins import EMBEDDED_RELEASE, SERVER_VERSION
+from dyndet_builder.pins import EMBEDDED_RELEASE, RELEASES
 from dyndet_builder.quoting import command as command_line
 from dyndet_builder.quoting import shell
 from dyndet_builder.repository.rendered import read_repository
-from dyndet_builder.server.admin import ADMIN_VARIABLE, key_file, key_from_environment, new_key, read_key
+from dyndet_builder.server.admin import (
+    ADMIN_VARIABLE,
+    is_readable_by_others,
+    key_file,
+    key_from_environment,
+    new_key,
+    read_key,
+)
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import MODEL_CONTROLS, ModelControl, ServerOptions
 from dyndet_builder.server.ports import is_loopback
@@ -28,7 +37,6 @@ _READABLE = (
     "Warning: other users of this machine can read the shared memory in which this server passes pictures, because the "
     "kernel does not let it be changed (no seccomp filter)."
 )
-_HOLES = "CVE-2025-23310, CVE-2025-23311, CVE-2026-24206, CVE-2026-24207"
 
 
 @click.command("serve")
@@ -182,7 +190,7 @@ def command(
         _note_unread(repository, model_control)
         click.echo(command_line(words))
         if ADMIN_VARIABLE in words:
-            click.echo(f"Set {ADMIN_VARIABLE} to a secret key before you run it: `openssl rand -hex 24`.", err=True)
+            _note_docker_key()
         return
     if gpus:
         raise click.UsageError("--gpu belongs to --docker: the embedded server uses the GPUs that its models name")
@@ -237,6 +245,15 @@ def command(
     click.echo("Stopped.", err=True)
 
 
+def _note_docker_key() -> None:
+    """Say what is to do before the command runs, which needs the key in the environment; nothing if it is there."""
+    try:
+        if key_from_environment() is None:
+            click.echo(f"Set {ADMIN_VARIABLE} to a secret key before you run it: `openssl rand -hex 24`.", err=True)
+    except InputError as error:
+        click.echo(f"Warning: {error}. Change the key before you run the command.", err=True)
+
+
 def _note_unread(repository: Path, model_control: ModelControl) -> None:
     """Name the models of others that dyndet cannot read; their server may know better."""
     for reason in read_repository(repository, explicit=model_control == "explicit").unread.values():
@@ -246,7 +263,11 @@ def _note_unread(repository: Path, model_control: ModelControl) -> None:
 def _admin_key(host: str, file: Path | None, *, open_admin: bool) -> tuple[str | None, str | None]:
     """The key of the administrative endpoints and where clients find it; a new key is nowhere yet."""
     if file is not None:
-        return read_key(file), f"@{file}"
+        given = read_key(file)
+        if is_readable_by_others(file):
+            fix = command_line(["chmod", "600", file])
+            click.echo(f"Warning: other users can read the key file {printable(file)}; change that: {fix}", err=True)
+        return given, f"@{file}"
     if open_admin or is_loopback(host):
         return None, None
     key = key_from_environment()
@@ -291,10 +312,11 @@ def _exposed(server: TritonServer, model_control: ModelControl) -> str:
     control = " loading and unloading of models," if model_control == "explicit" else ""
     admin = f", the list of models,{control} registration of shared memory, log and trace settings"
     return (
-        f"Warning: everybody who reaches host {server.options.host} can use, without a password: detection"
+        f"Warning: everybody who reaches host {server.options.host} can use, without a password: detection, metadata, "
+        "configurations and statistics of the models"
         f"{admin if server.options.admin_key is None else ''} (gRPC {_port(server.grpc_url)}, HTTP "
         f"{_port(server.http_url)}), and the metrics (port {_port(server.metrics_url.removesuffix('/metrics'))}). "
-        f"Triton {SERVER_VERSION} has known security holes ({_HOLES}): let only networks that you trust reach it."
+        f"{RELEASES[EMBEDDED_RELEASE].warning}. Let only networks that you trust reach it."
     )
 
 

@@ -29,8 +29,9 @@ SHARED_MEMORY = "shared-memory"
 KEY_REFERENCE = f"$({ADMIN_VARIABLE})"
 """stands for the key in `restricting_arguments`, as Kubernetes expands it"""
 
-_LEAST = 16  # characters
-_KEY = re.compile(rf"[A-Za-z0-9._~+/=-]{{{_LEAST},500}}")  # mean nothing to a shell or to Triton's flags
+_LEAST, _MOST = 16, 500  # characters
+_CHARACTERS = "[A-Za-z0-9._~+/=-]"  # mean nothing to a shell or to Triton's flags
+_KEY = re.compile(f"{_CHARACTERS}{{{_LEAST},{_MOST}}}")
 _MOST_BYTES = 4096
 
 
@@ -71,10 +72,20 @@ def check_key(key: str, where: str) -> str:
     remember_secret(key)
     if not _KEY.fullmatch(key):
         raise InputError(
-            f"the admin key in {where} is not accepted; use {_LEAST} to 500 letters, digits and . _ ~ + / = -, such as "
-            "`openssl rand -hex 24` makes"
+            f"the admin key in {where} {_fault_of(key)}; use {_LEAST} to {_MOST} letters, digits and . _ ~ + / = -, "
+            "such as `openssl rand -hex 24` makes"
         )
     return key
+
+
+def _fault_of(key: str) -> str:
+    if not key:
+        return "is empty"
+    if re.search(r"\s", key):
+        return "has spaces or line breaks"
+    if not re.fullmatch(_CHARACTERS + "+", key):
+        return "has characters that are not accepted"
+    return f"has {len(key)} characters" if len(key) <= _MOST else f"has more than {_MOST} characters"
 
 
 def read_key(path: Path) -> str:
@@ -85,6 +96,11 @@ def read_key(path: Path) -> str:
     except OSError as error:
         raise InputError(f"the key file {path} cannot be read ({error.strerror}); give another one") from error
     return check_key(content.decode("ascii", errors="replace").strip(), str(path))
+
+
+def is_readable_by_others(path: Path) -> bool:
+    """Whether the mode of a file lets its group or all users read it."""
+    return bool(path.stat().st_mode & 0o044)
 
 
 def key_from_environment() -> str | None:

@@ -202,6 +202,27 @@ def test_the_documentation_shows_what_the_command_prints(empty: Path, capsys: py
 
 
 @pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (None, "Set DYNDET_ADMIN_KEY to a secret key"),
+        ("abc", "Warning: the admin key in DYNDET_ADMIN_KEY has 3 characters; use 16 to 500"),
+        ("good-key-0123456789", ""),
+    ],
+)
+def test_the_note_about_the_key_says_what_the_environment_lacks(
+    key: str | None, said: str, empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DYNDET_ADMIN_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("DYNDET_ADMIN_KEY", key)
+    words = ["serve", str(empty), "--docker", "--host", "0.0.0.0", "--model-control", "explicit"]
+    assert run(dyndet, words) == 0
+    noted = capsys.readouterr().err
+    assert noted.startswith(said) and ("Set " in noted) == (key is None)
+    assert key != "good-key-0123456789" or "key" not in noted
+
+
+@pytest.mark.parametrize(
     ("host", "open_admin", "restricts"),
     [("127.0.0.1", False, False), ("0.0.0.0", False, True), ("0.0.0.0", True, False)],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from dynamicdet.errors import InputError
 from dyndet_builder.cli import dyndet, run
+from dyndet_builder.server.admin import read_key
 from dyndet_builder.server.options import ServerOptions
 
 
@@ -22,8 +23,8 @@ from dyndet_builder.server.options import ServerOptions
         ({"start_attempts": 0}, "start_attempts must be at least 1, got 0"),
         ({"host": "0.0.0.0"}, "other machines can reach the host '0.0.0.0'.*consent with --expose"),
         ({"host": "0.0.0.0", "expose": True}, "give admin_key, or consent with open_admin=True"),
-        ({"admin_key": "0123456789 abcdef"}, "admin key in admin_key is not accepted; use 16 to 500 letters"),
-        ({"admin_key": "short"}, "is not accepted"),
+        ({"admin_key": "0123456789 abcdef"}, "admin key in admin_key has spaces or line breaks; use 16 to 500 letters"),
+        ({"admin_key": "short"}, "admin_key has 5 characters; use 16"),
         ({"host": "nowhere.invalid", "expose": True}, "cannot listen on host 'nowhere.invalid'.*an IPv4 address"),
         ({"host": "2130706433"}, "cannot listen on host '2130706433'"),
         ({"host": "0x7f000001"}, "cannot listen on host '0x7f000001'"),
@@ -84,3 +85,34 @@ def test_options_that_would_do_nothing_are_refused(
 ) -> None:
     assert run(dyndet, ["serve", str(tmp_path), *options]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("fifteen-letters\n", "has 15 characters"),
+        ("a" * 501, "has more than 500 characters"),
+        ("0123456789 abcdef", "has spaces or line breaks"),
+        ("0123456789\nabcdef", "has spaces or line breaks"),
+        ("0123456789$abcdef", "has characters that are not accepted"),
+    ],
+)
+def test_a_refused_key_is_described_and_not_shown(content: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text(content)
+    with pytest.raises(InputError, match=f"^the admin key in {file} {said}; use 16 to 500 letters") as caught:
+        read_key(file)
+    assert not content.strip() or content.strip() not in str(caught.value)
+
+
+def test_a_key_file_that_other_users_can_read_gets_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("0123456789abcdef")
+    for mode, warned in ((0o644, True), (0o640, True), (0o600, False)):
+        file.chmod(mode)
+        assert run(dyndet, ["serve", str(tmp_path / "none"), "--admin-key-file", str(file)]) == 2
+        assert ("other users can read the key file" in capsys.readouterr().err) == warned
