@@ -46,7 +46,7 @@ def check_class_names(names: Sequence[object]) -> tuple[str, ...]:
         shown = f"'{printable(name, limit=50)}'"
         if not name or len(name) > LONGEST_NAME:
             raise InputError(
-                f"the name of class {number} has {len(name):,} characters ({shown}); accepted are 1 to {LONGEST_NAME}"
+                f"the name of class {number} has {len(name):,} characters ({shown}); expected 1 to {LONGEST_NAME}"
             )
         if not name.isprintable():
             raise InputError(f"the name of class {number} has characters that cannot be printed: {shown}")

@@ -19,7 +19,7 @@ def pictures_in(folder: Path) -> list[Path]:
         raise InputError(f"the image folder {folder} {found}")
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if not pictures:
-        raise InputError(f"{folder} holds no images; accepted are files that end in {', '.join(SUFFIXES)}")
+        raise InputError(f"{folder} holds no images; dyndet reads files that end in {', '.join(SUFFIXES)}")
     return pictures
 
 

@@ -93,7 +93,7 @@ def load(path: str | os.PathLike[str], architecture: str | None = None) -> Dynam
     if start.startswith((_ZIP, _PICKLE)):
         return read_published(source, expected)
     raise CheckpointError(
-        f"{printable(source)} is neither a safetensors file nor a PyTorch checkpoint; accepted are files written by "
+        f"{printable(source)} is neither a safetensors file nor a PyTorch checkpoint; dyndet accepts files written by "
         "`dyndet train` and the published DynamicDet checkpoints"
     )
 

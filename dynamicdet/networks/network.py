@@ -102,7 +102,7 @@ class DynamicDetector(nn.Module):
     def forward_route(self, x: Tensor, route: Route) -> Tensor:
         """Decoded rows (see `decode`) of all images by one route. Raises InputError for another route's name."""
         if route not in ("easy", "hard"):
-            raise InputError(f"unknown route {route!r}; accepted are 'easy' and 'hard'")
+            raise InputError(f"unknown route {route!r}; expected 'easy' or 'hard'")
         features = self.features(x)
         return self.decode(self.head1(features) if route == "easy" else self.detector2(x, features))
 

@@ -88,7 +88,7 @@ def _tensor(name: str, entry: Any) -> DescribedTensor:
         raise _HeaderError(f"its header does not describe {shown}")
     kind, shape, places = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or kind not in _DTYPES:
-        raise _HeaderError(f"{shown} is stored as {printable(kind, limit=20)}; accepted are {', '.join(_DTYPES)}")
+        raise _HeaderError(f"{shown} is stored as {printable(kind, limit=20)}; dyndet accepts {', '.join(_DTYPES)}")
     if not (_are_sizes(shape) and len(shape) <= _MOST_DIMENSIONS and _are_sizes(places) and len(places) == 2):
         raise _HeaderError(f"{shown} has a shape or a place that is none")
     tensor = DescribedTensor(_DTYPES[kind], tuple(shape), *places)

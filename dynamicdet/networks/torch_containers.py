@@ -77,7 +77,7 @@ class _Zip:
     def content(self) -> Any:
         order = self._entries.get(f"{self._root}byteorder")
         if order is not None and (order.file_size != len("little") or self._zip.read(order) != b"little"):
-            raise PickleError("was written on a machine of another byte order; only little-endian files are accepted")
+            raise PickleError("was written on a machine of another byte order; dyndet accepts only little-endian files")
         pickle = self._entries[f"{self._root}data.pkl"]
         if pickle.file_size > _LARGEST_PICKLE:
             raise PickleError(f"has a pickle of {pickle.file_size:,} bytes (at most {_LARGEST_PICKLE:,})")
@@ -112,9 +112,9 @@ def _checked_entries(entries: list[zipfile.ZipInfo], size: int) -> dict[str, zip
     for entry in sorted(entries, key=lambda one: one.header_offset):
         name = f"'{printable(entry.filename, limit=100)}'"
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise PickleError(f"is compressed (entry {name}); accepted are stored entries, as torch.save writes them")
+            raise PickleError(f"is compressed (entry {name}); dyndet accepts stored entries, as torch.save writes them")
         if entry.flag_bits & 0x1:
-            raise PickleError(f"is encrypted (entry {name}); accepted are stored entries, as torch.save writes them")
+            raise PickleError(f"is encrypted (entry {name}); dyndet accepts stored entries, as torch.save writes them")
         if entry.header_offset < end:
             raise PickleError(f"is damaged: its entry {name} overlaps with another one")
         end = entry.header_offset + _LOCAL_HEADER + len(entry.orig_filename) + entry.file_size
@@ -136,7 +136,7 @@ class _Legacy:
         if magic != _LEGACY_MAGIC or version != _LEGACY_PROTOCOL or not isinstance(machine, dict):
             raise PickleError("is damaged, or is not a file of plain tensors from torch.save")
         if machine.get("little_endian") is not True:
-            raise PickleError("was written on a machine of another byte order; only little-endian files are accepted")
+            raise PickleError("was written on a machine of another byte order; dyndet accepts only little-endian files")
         storages: dict[str, Storage] = {}
         self._content = read_value(start, storages)
         keys = read_value(start)

@@ -87,7 +87,7 @@ def _named(path: Path) -> Iterator[None]:
         else:
             reason = f"needs code to load ({error.name}) and is refused"
         raise CheckpointError(
-            f"{printable(path)} {reason}; accepted are plain tensors, as torch.save({{'model': model.state_dict()}}, "
+            f"{printable(path)} {reason}; dyndet accepts plain tensors, as torch.save({{'model': model.state_dict()}}, "
             "path) writes them"
         ) from error
     except PickleError as error:

@@ -31,7 +31,7 @@ def make_fabric(
     """
     if accelerator not in get_args(Accelerator) or precision not in get_args(Precision):
         raise InputError(
-            f"unknown accelerator {accelerator!r} or precision {precision!r}; accepted are the accelerators "
+            f"unknown accelerator {accelerator!r} or precision {precision!r}; dyndet accepts the accelerators "
             f"{', '.join(get_args(Accelerator))} and the precisions {', '.join(get_args(Precision))}"
         )
     found = _found() if accelerator == "auto" else accelerator

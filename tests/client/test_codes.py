@@ -83,7 +83,11 @@ def test_a_code_of_a_later_server_becomes_the_general_error() -> None:
     ("text", "status", "expected"),
     [
         ("operating point 'x' is not known; this model has a, b", "INVALID_ARGUMENT", UnknownOperatingPointError),
-        ("operating point 'x' is not known; this model has a, b", "INTERNAL", UnknownOperatingPointError),
+        (
+            "operating point 'x' is not known; this model's operating points are 'a' and 'b'",
+            "INTERNAL",
+            UnknownOperatingPointError,
+        ),
         ("threshold must be a finite number from 0 to 1, not 2", "INVALID_ARGUMENT", BadRequestError),
         ("stage toy_head1 failed: Model 'toy_head1' is not ready.", "INTERNAL", ModelNotReadyError),
         ("Request for unknown model: 'toy' is not found", "NOT_FOUND", ModelNotReadyError),

@@ -33,7 +33,7 @@ class Statistic:
 
     def __post_init__(self) -> None:
         if self.name not in ("mean", "throughput") and not 0 < _percent(self.name) < 100:
-            raise InputError(f"{self.name!r} is not a statistic; accepted are mean, p50 to p99.9, throughput")
+            raise InputError(f"{self.name!r} is not a statistic; expected mean, p50 to p99.9 or throughput")
 
     @property
     def level(self) -> float | None:

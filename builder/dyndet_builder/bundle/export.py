@@ -141,7 +141,7 @@ def _check_options(name: str, precision: str, max_detections: int, parity_images
             f"most {LONGEST_NAME}"
         )
     if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; accepted are {', '.join(PRECISIONS)}")
+        raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if not 1 <= max_detections <= _MOST_DETECTIONS:
         raise InputError(f"the number of detections must be from 1 to {_MOST_DETECTIONS}, not {max_detections}")
     if parity_images < 1:

@@ -144,7 +144,7 @@ def _module(builder: Builder) -> Any:
             "that builds the engines inside NVIDIA's image"
         ) from error
     if builder == "tensorrt" and int(str(trt.__version__).split(".")[0]) < 10:
-        raise InputError(f"TensorRT {trt.__version__} is too old; accepted are 10 and later")
+        raise InputError(f"TensorRT {trt.__version__} is too old; dyndet needs 10 or later")
     return trt
 
 

@@ -131,7 +131,7 @@ def _member(kinds: Any, name: str, what: str) -> Any:
     found = getattr(kinds, name, None)
     if found is None:
         accepted = ", ".join(kinds.__members__)
-        raise InputError(f"this TensorRT has no {what} {name}; accepted are {accepted}")
+        raise InputError(f"this TensorRT has no {what} {name}; it has {accepted}")
     return found
 
 

@@ -110,7 +110,7 @@ def record(folder: Path, described: dict[str, Any], gpu: str, seconds: list[floa
         stages[stage] = stage_record(folder, {**known, "build_seconds": seconds[index]}, described["precision"])
         version = version_in((folder / f"{known['file']}.log").read_text(errors="replace"))
     if not version:
-        raise ValueError("the log of trtexec does not name its TensorRT version; accepted are 10 and later")
+        raise ValueError("the log of trtexec does not name its TensorRT version; dyndet needs 10 or later")
     whole = {
         **described,
         "tensorrt_version": version,

@@ -48,11 +48,13 @@ class OperatingPoints:
     def threshold(self, name: str) -> float:
         """The threshold of an operating point. Raises ValueError that names the known ones."""
         if name not in self._thresholds:
-            known = ", ".join(sorted(self._thresholds)[:_MOST_SHOWN])
-            if len(self._thresholds) > _MOST_SHOWN:
-                known = f"{known} and {len(self._thresholds) - _MOST_SHOWN} more"
+            known = [repr(point) for point in sorted(self._thresholds)]
+            if len(known) > _MOST_SHOWN:
+                known[_MOST_SHOWN:] = [f"{len(known) - _MOST_SHOWN} more"]
+            *others, last = known
+            listed = f"operating points are {', '.join(others)} and" if others else "only operating point is"
             shown = repr(name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}...")
-            raise ValueError(f"operating point {shown} is not known; this model has {known}")
+            raise ValueError(f"operating point {shown} is not known; this model's {listed} {last}")
         return self._thresholds[name]
 
     def refresh(self) -> bool:

@@ -99,7 +99,7 @@ def test_a_changed_plan_and_a_foreign_bundle_are_noticed(
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        (EngineOptions(compute_capabilities=("9.9",)), InputError, "no compute capability SM99; accepted are .*SM86"),
+        (EngineOptions(compute_capabilities=("9.9",)), InputError, "no compute capability SM99; it has .*SM86"),
         (EngineOptions(), MissingExtraError, "needs an NVIDIA GPU"),
     ],
 )

@@ -257,7 +257,7 @@ def test_a_video_that_breaks_off_keeps_what_was_read(server, in_folder, capsys) 
 
 def test_an_unknown_operating_point_is_a_wrong_option(server, in_folder, capsys) -> None:
     assert run(dyndet, ["detect", "street.jpg", "--url", server.grpc_url, "--operating-point", "turbo"]) == 2
-    assert "'turbo' is not known; this model has" in capsys.readouterr().err
+    assert "'turbo' is not known; this model's" in capsys.readouterr().err
 
 
 def _blocks(language: str) -> list[str]:

@@ -237,7 +237,7 @@ def test_closing_a_detector_ends_what_other_threads_wait_for(toy, protocol) -> N
 def test_errors_are_the_same_over_both_protocols(toy, protocol) -> None:
     url = urls(toy)[protocol]
     with Detector(url, "toy") as detector:
-        refused = "^the server refused the request: operating point 'turbo' is not known; this model has"
+        refused = "^the server refused the request: operating point 'turbo' is not known; this model's only"
         with pytest.raises(UnknownOperatingPointError, match=refused):
             detector.detect(image(51), operating_point="turbo")
         with pytest.raises(UnknownOperatingPointError, match=r"operating point 't{60}\.\.\.' is not known; this model"):
