@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -14,6 +13,9 @@ from dynamicdet.datasets.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER
 from dynamicdet.datasets.cutpaste.sources import Sources
 from dynamicdet.datasets.cutpaste.splits import Split, divide
 from dynamicdet.errors import InputError
+from dynamicdet.picture_files import MAX_FILE_BYTES, open_picture
+from dynamicdet.records import read_bytes
+from dynamicdet.text import printable
 
 OPAQUE = 128  # alpha from which a pixel belongs to its object
 _CUTOUT_SIDE = 320  # longest side of a cut-out in pixels, that of a scene
@@ -87,7 +89,7 @@ def _read_cutout(path: Path) -> tuple[tuple[int, int], bytes]:
     image.thumbnail((4 * _CUTOUT_SIDE, 4 * _CUTOUT_SIDE), Image.Resampling.BOX)
     box = image.getchannel("A").point([0] * OPAQUE + [255] * (256 - OPAQUE)).getbbox()
     if box is None:
-        raise InputError(f"{path} has no opaque pixel, so it is not a cut-out")
+        raise InputError(f"{printable(path)} has no opaque pixel, so it is not a cut-out")
     image = image.crop(box)
     scale = _CUTOUT_SIDE / max(image.size)
     if scale < 1:
@@ -99,14 +101,10 @@ def _read_cutout(path: Path) -> tuple[tuple[int, int], bytes]:
 def _read_background(path: Path) -> tuple[tuple[int, int], bytes]:
     image = _open(path)
     scale = min(1.0, _BACKGROUND_SIDE / min(image.size))
-    size = (round(image.width * scale), round(image.height * scale))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return size, image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3).tobytes()
 
 
 def _open(path: Path) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(path.read_bytes()))
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}") from error
-    return image
+    """The decoded image with its transparency; files of others may be here, so all limits hold."""
+    return open_picture(read_bytes(path, advice="", largest=MAX_FILE_BYTES), printable(path)).decode()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -195,12 +197,30 @@ def test_a_folder_without_the_pictures_is_named_with_the_packages(
     assert str(tmp_path) in message
 
 
-def test_a_damaged_picture_is_named_and_nothing_is_written(sources: Sources, tmp_path: Path) -> None:
+def _bomb() -> bytes:
+    """A PNG of a few bytes whose header says 900 million pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0", "not a readable image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n", "not a readable image"),
+        (_bomb(), "too large"),
+    ],
+    ids=["cut off", "PostScript", "bomb"],
+)
+def test_a_picture_that_may_do_harm_is_named_and_nothing_is_written(
+    sources: Sources, tmp_path: Path, content: bytes, said: str
+) -> None:
+    """Pillow would start Ghostscript for PostScript, whatever the file is called."""
     name = CLASSES[0].cutouts[0]
     damaged = tmp_path / "damaged.png"
-    damaged.write_bytes(sources.cutouts[name].read_bytes()[:60])
+    damaged.write_bytes(content)
     broken = Sources(cutouts={**sources.cutouts, name: damaged}, backgrounds=sources.backgrounds)
-    with pytest.raises(InputError, match=r"damaged\.png cannot be read"):
+    with pytest.raises(InputError, match=rf"damaged\.png: {said}"):
         build(tmp_path / "set", broken, train_images=0, val_images=2, workers=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.png"]
 
