@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from dynamicdet.errors import InputError
+from dynamicdet.text import printable
 from dyndet_client.address import Address, parse_addresses
 from dyndet_client.checks import optional, seconds, shown
 
@@ -19,6 +21,7 @@ TransportChoice: TypeAlias = Literal["auto", "network", "shared-memory", "cuda-s
 _FilePath: TypeAlias = "str | os.PathLike[str]"
 _LONGEST_SILENCE_S = 2_147_483  # gRPC counts milliseconds in 32 bits
 _LONGEST_PATH = 4096  # bytes, in Linux
+_LARGEST_PEM = 4 << 20  # bytes; all public authorities together take less than one
 _HEADERS_OF_THE_CONNECTION = (
     "connection content-encoding content-length content-type expect inference-header-content-length te trailer "
     "transfer-encoding upgrade"
@@ -189,20 +192,28 @@ def check_transport(choice: str) -> TransportChoice:
 
 
 def read_pem(path: _FilePath | None, name: str) -> bytes | None:
-    """The file's content; None for no file. Raises InputError if it cannot be read or has no PEM block."""
+    """Content of a file; None for no file. Raises InputError if it is unreadable, too large or has no PEM block."""
     if path is None:
         return None
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{name} must be the path of a file, not {type(path).__name__}")
     if len(os.fspath(path)) > _LONGEST_PATH or "-----BEGIN" in str(path):  # it may be a key: not shown
         raise InputError(f"{name} must be the path of a file, not the content of one")
+    shown = f"{name} {printable(os.fspath(path))}"
     try:
-        content = Path(path).read_bytes()
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # it is read more than once, and a pipe only once
+            raise InputError(f"{shown} is not a regular file; give a file in PEM format")
+        with Path(path).open("rb") as file:
+            content = file.read(_LARGEST_PEM + 1)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{name} {os.fspath(path)} cannot be read: {reason}") from error
+        raise InputError(f"{shown} cannot be read: {reason}") from error
+    if len(content) > _LARGEST_PEM:
+        raise InputError(f"{shown} is too large: at most {_LARGEST_PEM:,} bytes are read")
     if b"-----BEGIN " not in content:
-        raise InputError(f"{name} {os.fspath(path)} contains no certificate or key in PEM format")
+        raise InputError(f"{shown} contains no certificate or key in PEM format")
     return content
 
 

@@ -67,6 +67,9 @@ def test_contradictions_are_refused(tmp_path) -> None:
     pem.write_text("-----BEGIN CERTIFICATE-----\n")
     text = tmp_path / "notes.txt"
     text.write_text("no certificate")
+    large = tmp_path / "large.pem"
+    with large.open("wb") as file:
+        file.truncate(8 << 20)
     for make, reason in (
         (lambda: Connection.make("grpc://host", tls=Tls(ca_file=pem)), "without TLS"),
         (lambda: Connection.make("host", token="a", headers={"Authorization": "b"}), "exclude each other"),
@@ -75,6 +78,8 @@ def test_contradictions_are_refused(tmp_path) -> None:
         (lambda: Tls(certificate_file=pem), "both"),
         (lambda: Tls(ca_file=tmp_path / "absent.pem"), "cannot be read"),
         (lambda: Tls(ca_file=text), "no certificate"),
+        (lambda: Tls(ca_file="/dev/null"), "not a regular file"),
+        (lambda: Tls(ca_file=large), "too large"),
         (lambda: Retries(attempts=0), "attempts"),
         (lambda: KeepAlive(interval_s=0), "interval_s"),
         (lambda: Detector("host", transport="pigeon"), "auto, network"),
