@@ -21,6 +21,9 @@ from dyndet_client.senders.headers import call_headers
 from dyndet_client.senders.run import Flow, InFlight, run
 from dyndet_client.settings import Connection, read_pem
 
+_LARGEST_ANSWER = 256 << 20
+"""bytes; thousands of detections for each of a thousand images"""
+
 
 class GrpcSender:
     """Sends over gRPC and waits."""
@@ -236,7 +239,7 @@ def _grpc_arguments(connection: Connection) -> dict[str, Any]:
     keep_alive = connection.keep_alive
     options: list[tuple[str, int | str]] = [
         ("grpc.max_send_message_length", -1),
-        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_receive_message_length", _LARGEST_ANSWER),
         ("grpc.keepalive_time_ms", round(1e3 * keep_alive.interval_s)),
         ("grpc.keepalive_timeout_ms", round(1e3 * keep_alive.timeout_s)),
         ("grpc.keepalive_permit_without_calls", int(keep_alive.while_idle)),

@@ -32,22 +32,24 @@ class AsyncHttpSender:
         try:
             import aiohttp
             import rapidjson  # what Triton's client reads answers with
-            import tritonclient.http.aio as triton_http
+
+            from dyndet_client.senders.answers import BoundedClient
         except (ImportError, RuntimeError) as error:  # RuntimeError: what Triton's client makes of it
             raise MissingExtraError(
                 'HTTP needs packages that are not installed: pip install "dyndet[http]", or use gRPC (host:8001)'
             ) from error
-        self._connection, self._module = connection, triton_http
+        self._connection, self._make = connection, BoundedClient
         self._failures = (aiohttp.ClientError, OSError)
         self._no_http = aiohttp.ClientResponseError
-        self._no_json = rapidjson.JSONDecodeError
+        # The others come from JSON that is nested too deep, or of another form.
+        self._no_json = (rapidjson.JSONDecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError)
         self._client: Any = None
         self._ended = False
 
     async def send(self, call: Call) -> Any:
         """Triton's answer."""
         if self._client is None:
-            self._client = self._module.InferenceServerClient(
+            self._client = self._make(
                 str(self._connection.address),
                 conn_limit=_HTTP_CONNECTIONS,
                 conn_timeout=None,  # each call has its own
@@ -66,6 +68,8 @@ class AsyncHttpSender:
             raise InferenceServerException(
                 "the answer is not from Triton's HTTP endpoint", status="UNAVAILABLE"
             ) from error
+        except MemoryError as error:
+            raise InferenceServerException("the answer does not fit into memory", status="INTERNAL") from error
         except self._failures as error:
             if self._ended:
                 raise _closed() from error
