@@ -22,6 +22,7 @@ TOKEN_VARIABLE = "DYNDET_TOKEN"
 # A user's part ends at the last @, since passwords and keys can contain a slash or another @.
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(\S*)@")
 _USER_OF_ADDRESS = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*://)?)(.*)@", re.DOTALL)
+_DIGEST = re.compile(r"@sha[0-9]{3}:[0-9a-f]{32,128}\Z")
 _QUERY = re.compile(
     r"([?&][\w.-]*(?:token|key|secret|passw|pwd|signature|sig|credential|auth)[\w.-]*=)([^&#\s'\"]+)", re.IGNORECASE
 )
@@ -83,6 +84,16 @@ def public_address(url: str) -> str:
     ('***@host:8001', 'host:8001')
     """
     return without_secrets(_USER_OF_ADDRESS.sub(rf"\1{HIDDEN}@", url, count=1))
+
+
+def public_image(image: str) -> str:
+    """A reference to a container image without a user and a password. Its digest, also behind an @, stays.
+
+    >>> public_image("me:word@registry.example/a:1"), public_image(f"a@sha256:{32 * '0'}")
+    ('***@registry.example/a:1', 'a@sha256:00000000000000000000000000000000')
+    """
+    name = _DIGEST.sub("", image)
+    return public_address(name) + image[len(name) :]
 
 
 def has_secrets(url: str) -> bool:

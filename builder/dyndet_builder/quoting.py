@@ -21,6 +21,7 @@ import yaml as yaml_module
 from google.protobuf import text_encoding
 
 from dynamicdet.errors import InputError
+from dynamicdet.redaction import public_image
 from dynamicdet.text import markdown as markdown_text
 from dynamicdet.text import printable
 
@@ -208,7 +209,7 @@ def place(text: str) -> Quoted:
 def image(text: str) -> Quoted:
     """A reference to an image without quotes: in FROM of a Dockerfile."""
     if not IMAGE.fullmatch(text):
-        raise _refused(text, "is not a reference to an image")
+        raise _refused(public_image(text), "is not a reference to an image")
     return Quoted(text)
 
 

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -27,6 +28,13 @@ _POLL_S = 0.03
 def default_metrics_url(address: str) -> str:
     """Default URL of the metrics of the server at `host:port`."""
     return f"http://{address.rpartition(':')[0]}:{DEFAULT_PORT}/metrics"
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes an error of a redirect: it would lead to an address that nobody gave."""
+
+    def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, *_: Any) -> None:
+        raise urllib.error.URLError(f"it answers with a redirect, HTTP status {code}, which is not followed")
 
 
 class OwnMetrics:
@@ -49,7 +57,7 @@ class OwnMetrics:
         """how long to wait until all requests are counted"""
         self._without_route: float | None = None
         self._model = model
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
 
     def read(self, name: str) -> Mapping[str, float]:
         """Values of a metric by the label that it has beside the model: its route or stage.
@@ -87,9 +95,7 @@ class OwnMetrics:
     def _read(self, *names: str) -> Mapping[str, Mapping[str, float]]:
         """`read` for several metrics, at the same moment."""
         try:
-            with self._opener.open(self.url, timeout=_TIMEOUT_S) as answer:
-                text = answer.read(_LARGEST + 1)
-            return read_metrics(text, names, model=self._model)
+            return read_metrics(self._text(), names, model=self._model)
         except (OSError, ValueError, http.client.HTTPException) as error:
             said = error.reason if isinstance(error, urllib.error.URLError) else error
             reason = printable(str(said) or type(said).__name__, limit=_LONGEST_REASON)
@@ -97,6 +103,18 @@ class OwnMetrics:
                 f"the metrics of model {self._model!r} cannot be read at {self.url} ({reason}); "
                 "give the address of the server's metrics with --metrics-url"
             ) from error
+
+    def _text(self) -> bytes:
+        """What the server answers. Raises TimeoutError if that takes too long as a whole, not only in each part."""
+        until_s, text = time.monotonic() + _TIMEOUT_S, bytearray()
+        with self._opener.open(self.url, timeout=_TIMEOUT_S) as answer:
+            while len(text) <= _LARGEST and (part := answer.read1(1 << 20)):
+                text += part
+                if time.monotonic() > until_s:
+                    raise TimeoutError(f"the answer takes more than {_TIMEOUT_S:.0f} s")
+            if answer.length and len(text) <= _LARGEST:
+                raise ConnectionError("the answer is cut off")
+        return bytes(text)
 
 
 def read_metrics(content: bytes, names: Sequence[str], *, model: str) -> dict[str, dict[str, float]]:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from dynamicdet.errors import InputError
-from dynamicdet.redaction import has_secrets, public_address
+from dynamicdet.redaction import has_secrets, public_address, public_image
 from dyndet_bench.measuring.statistic import THROUGHPUT
 from dyndet_builder.pins import CURRENT, Release, find_release
 from dyndet_builder.quoting import IMAGE
@@ -99,7 +99,7 @@ class DeployOptions:
         ):
             value = getattr(self, field)
             if value is not None and not _fits(pattern, value):
-                raise InputError(f"{field} {value!r} is not accepted; give {like}")
+                raise InputError(f"{field} {public_image(value)!r} is not accepted; give {like}")
         for field, least, most in _RANGES:
             value = getattr(self, field)
             if value is not None and not least <= value <= most:
@@ -124,8 +124,8 @@ class DeployOptions:
         for target in self.metrics_targets:
             if not _is_address(target):
                 raise InputError(
-                    f"metrics target {target!r} is not HOST:PORT; give a host name or an IP address and a port from 1 "
-                    "to 65535, such as 10.0.0.7:8002 or [::1]:8002"
+                    f"metrics target {public_address(target)!r} is not HOST:PORT; give a host name or an IP address "
+                    "and a port from 1 to 65535, such as 10.0.0.7:8002 or [::1]:8002"
                 )
         self.promised()
         self.release()

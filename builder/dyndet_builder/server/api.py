@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from dyndet_builder.server.admin import http_headers
 
 _TIMEOUT_S = 2.0
 _LOAD_S = 1800.0
+_LARGEST = 16 << 20
+"""bytes of an answer"""
 
 
 class TritonApi:
@@ -69,12 +72,22 @@ class TritonApi:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = _TIMEOUT_S,
     ) -> tuple[int, bytes]:
-        """Status and body of an HTTP answer."""
+        """Status and body of an HTTP answer, which may have 16 MiB and take `timeout_s`; redirects are not followed."""
+        until_s = time.monotonic() + timeout_s
         connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
         try:
             connection.request(method, path, body, dict(headers or {}))
             answer = connection.getresponse()
-            return answer.status, answer.read()
+            content = bytearray()
+            while part := answer.read1(1 << 20):
+                content += part
+                if len(content) > _LARGEST:
+                    raise ConnectionError(f"the answer is larger than {_LARGEST:,} bytes")
+                if time.monotonic() > until_s:
+                    raise TimeoutError(f"the answer takes more than {timeout_s:.0f} s")
+            if answer.length:
+                raise ConnectionError("the answer is cut off")
+            return answer.status, bytes(content)
         except http.client.HTTPException as error:
             raise ConnectionError(f"no HTTP answer: {error!r}") from error
         finally:

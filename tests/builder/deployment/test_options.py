@@ -65,11 +65,15 @@ def test_shared_memory_of_clients_is_allowed_where_the_release_wants_it(
         ({"queue_target_ms": float("nan")}, "positive"),
         ({"metrics_targets": ("nowhere",)}, "HOST:PORT"),
         ({"base_image": "x y"}, "an image"),
+        ({"base_image": "me:SECRET9@r.example/x"}, r"'\*\*\*@r\.example/x'"),
+        ({"image": f"me:SECRET9@r.example/x@{_DIGEST}"}, rf"'\*\*\*@r\.example/x@{_DIGEST}'"),
+        ({"metrics_targets": ("me:SECRET9@host:8002",)}, r"'\*\*\*@host:8002'"),
     ],
 )
 def test_impossible_options_are_refused(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as caught:
         DeployOptions(**given)
+    assert "SECRET9" not in str(caught.value)
 
 
 def test_what_cannot_work_is_refused_and_nothing_is_written(repositories: dict[str, Path], tmp_path: Path) -> None:
