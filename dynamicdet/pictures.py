@@ -19,6 +19,8 @@ def pictures_in(folder: Path) -> list[Path]:
         raise InputError(f"the image folder {folder} {found}")
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if not pictures:
+        if any(path.suffix.lower() in SUFFIXES for path in folder.glob("images/*")):
+            raise InputError(f"{folder} holds no images, but its folder images/ does; give {folder / 'images'}")
         raise InputError(f"{folder} holds no images; dyndet reads files that end in {', '.join(SUFFIXES)}")
     return pictures
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,12 +56,22 @@ class CocoFiles:
     """all objects as annotated"""
     digest: str
     """hash of the annotations and of the images' names, sizes and times"""
+    annotation_ids: Sequence[object]
+    """of the entries that have all fields, None where there is none"""
     findings: Findings
 
     @property
     def paths(self) -> list[Path]:
         """The image files."""
         return [self.place.images / name for name in self.file_names]
+
+    def settle(self, table: ObjectTable, sizes: IntArray) -> ObjectTable:
+        """The objects that can be used, see `objects.settle`; what is unusual about them goes to the findings."""
+        return settle(table, sizes, self._name_object, self.class_names, self.findings)
+
+    def _name_object(self, image: int, entry: int) -> str:
+        name = name_annotation(entry, self.annotation_ids[entry])
+        return f"{name} in {printable(self.file_names[image], limit=200)}"
 
     def summary(self, usable: ObjectTable) -> DataSummary:
         """What the data set has, given the objects that `settle` left."""
@@ -91,7 +102,8 @@ def read_annotations(
     class_ids, class_of = fields.read_ids(
         _column(categories, "id"), _column(objects, "category_id"), "category", findings
     )
-    for what, ids in (("image", image_ids), ("category", class_ids), ("annotation", _annotation_ids(objects))):
+    annotation_ids = _annotation_ids(objects)
+    for what, ids in (("image", image_ids), ("category", class_ids), ("annotation", annotation_ids)):
         _check_twice(what, ids, findings)
     order = _classes(categories, class_ids, set(class_of), findings)
     table = _table(objects, fields.positions(image_ids, image_of),
@@ -109,9 +121,10 @@ def read_annotations(
         category_ids=tuple(class_ids[index] or 0 for index in order),
         table=table,
         digest=hashlib.sha256((digest + stamps).encode(errors="backslashreplace")).hexdigest()[:16],
+        annotation_ids=annotation_ids,
         findings=findings,
     )
-    settle(table, sizes, files.class_names, findings)
+    files.settle(table, sizes)
     return files
 
 
@@ -140,7 +153,7 @@ def _parse(path: Path) -> tuple[_Content, str]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{printable(path)} is not valid JSON: {printable(error, limit=200)}") from error
+        raise InputError(f"{printable(path)} is not valid JSON: {_reason(error)}") from error
     lists: _Content = {}
     for key, _ in _NEEDED:
         items = content.get(key) if isinstance(content, dict) else None
@@ -149,9 +162,20 @@ def _parse(path: Path) -> tuple[_Content, str]:
                 f"{printable(path)} has no list {key!r}; COCO annotations have images, annotations and categories"
             )
         lists[key] = items
-    if not lists["images"] or not lists["categories"]:
-        raise InputError(f"{printable(path)} lists no images or no categories")
+    empty = [key for key in ("images", "categories") if not lists[key]]
+    if empty:
+        raise InputError(f"{printable(path)} lists no {' and no '.join(empty)}")
     return lists, digest
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8, UTF-16 or UTF-32"
+    if not isinstance(error, json.JSONDecodeError):  # Python's limit of digits
+        return f"it has a whole number of more than {sys.get_int_max_str_digits():,} digits"
+    return printable(error, limit=200)
 
 
 def _whole_entries(items: list[Any], key: str, needed: Sequence[str], findings: Findings) -> list[dict[str, Any]]:
@@ -161,10 +185,15 @@ def _whole_entries(items: list[Any], key: str, needed: Sequence[str], findings: 
     whole = []
     for number, one in enumerate(items, 1):
         missing = [field for field in needed if not isinstance(one, dict) or one.get(field) is None]
-        if missing:
-            findings.add("field", f"entry {number} of {key!r} is without {missing[0]!r}, or has null there")
-        else:
+        if not missing:
             whole.append(one)
+            continue
+        what = f"has no {missing[0]!r}"
+        if not isinstance(one, dict):
+            what = "is not a JSON object"
+        elif missing[0] in one:
+            what = f"has null as {missing[0]!r}"
+        findings.add("field", f"entry {number:,} of {key!r} {what} (the first entry is entry 1)")
     return whole
 
 
@@ -173,7 +202,7 @@ def _column(entries: Sequence[dict[str, Any]], field: str) -> list[Any]:
 
 
 def _annotation_ids(entries: Sequence[dict[str, Any]]) -> list[object]:
-    """The ids of annotations serve only to find double ones."""
+    """The ids of annotations serve only to find double ones, and to name annotations in messages."""
     return [one if isinstance(one := entry.get("id"), int | float | str) else None for entry in entries]
 
 
@@ -184,7 +213,7 @@ def _check_twice(what: str, ids: Sequence[object], findings: Findings) -> None:
     seen: set[object] = set()
     for one in known:
         if one in seen:
-            findings.add("duplicate", f"{what} id {printable(one, limit=80)} occurs twice")
+            findings.add("duplicate", f"{what} id {fields.shown(one)} occurs twice")
         seen.add(one)
 
 
@@ -199,11 +228,11 @@ def _classes(
         if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
             findings.add(
                 "name",
-                f"category {ids[index]} has the name {printable(repr(name), limit=80)}; a class name is 1 to "
+                f"category {ids[index]} has the name {fields.shown(name, limit=80)}; a class name is 1 to "
                 f"{LONGEST_NAME} printable characters",
             )
     if order and ids[order[0]] not in used and _is_root(categories, order[0]):
-        findings.add("root", printable(names[order[0]], limit=80))
+        findings.add("root", fields.shown(names[order[0]]))
         order = order[1:]
     seen: dict[str, int] = {}
     for index in order:
@@ -216,7 +245,11 @@ def _classes(
             )
         seen.setdefault(name, index)
     if len(order) > MOST_CLASSES:
-        findings.add("name", f"it has {len(order):,} classes; at most {MOST_CLASSES:,} are accepted")
+        findings.add(
+            "many classes",
+            f"it has {len(order):,} classes; at most {MOST_CLASSES:,} are accepted",
+            way_out="leave out the classes without objects, or join classes",
+        )
     return order
 
 
@@ -239,7 +272,7 @@ def _table(entries: Sequence[dict[str, Any]], image: IntArray, category: IntArra
         ("category", category, "category_id", "has the unknown category"),
     ):
         for index in np.flatnonzero(found < 0).tolist():
-            findings.add(kind, f"{name(index)} {what} {printable(entries[index][field], limit=80)}")
+            findings.add(kind, f"{name(index)} {what} {fields.shown(entries[index][field])}")
         good &= found >= 0
     areas = [entry.get("area", fields.ABSENT) for entry in entries]
     return ObjectTable(
@@ -248,8 +281,14 @@ def _table(entries: Sequence[dict[str, Any]], image: IntArray, category: IntArra
         box=boxes,
         area=fields.read_areas(areas, boxes, name, findings),
         crowd=fields.read_crowds([entry.get("iscrowd") for entry in entries], name, findings),
+        entry=np.arange(len(entries)),
     ).chosen(good)
 
 
+def name_annotation(index: int, own_id: object) -> str:
+    """How a message names an annotation: by its id, or by its place if it has none."""
+    return f"annotation {f'number {index + 1:,}' if own_id is None else fields.shown(own_id)}"
+
+
 def _name(entries: Sequence[dict[str, Any]], index: int) -> str:
-    return f"annotation {printable(entries[index].get('id', f'number {index + 1}'), limit=80)}"
+    return name_annotation(index, entries[index].get("id"))

@@ -11,7 +11,6 @@ from dynamicdet.datasets.annotations import read_annotations
 from dynamicdet.datasets.findings import DataSummary, Finding
 from dynamicdet.datasets.frames import fit, read_frames
 from dynamicdet.datasets.layout import Place, locate_all
-from dynamicdet.datasets.objects import settle
 from dynamicdet.errors import InputError
 
 
@@ -63,7 +62,7 @@ def _check(place: Place, *, fast: bool, trust_pictures: bool, progress: Progress
     files = read_annotations(place)
     frames = read_frames(files, whole=not fast, progress=progress)
     table, sizes = fit(files, frames, trust_pictures=trust_pictures)
-    usable = settle(table, sizes, files.class_names, files.findings)
+    usable = files.settle(table, sizes)
     return CheckedData(
         place=place,
         summary=files.summary(usable),

@@ -18,7 +18,7 @@ from dynamicdet.datasets.annotations import CocoFiles, read_annotations
 from dynamicdet.datasets.findings import DataSummary
 from dynamicdet.datasets.frames import Fault, Frame, each_picture, fit, look, read_frames
 from dynamicdet.datasets.layout import Split
-from dynamicdet.datasets.objects import ObjectTable, settle
+from dynamicdet.datasets.objects import ObjectTable
 from dynamicdet.errors import InputError
 from dynamicdet.files import whole_file
 from dynamicdet.letterbox import Letterboxed, letterbox
@@ -176,7 +176,7 @@ def read_files(
 def _fitted(files: CocoFiles, frames: IntArray, *, trust_pictures: bool) -> UsableFiles:
     """The objects in the frames of the pictures. Raises InputError if there are faults."""
     table, sizes = fit(files, frames, trust_pictures=trust_pictures)
-    table = settle(table, sizes, files.class_names, files.findings)
+    table = files.settle(table, sizes)
     files.findings.raise_any(files.place.annotations)
     return UsableFiles(files, frames, table)
 

@@ -6,6 +6,7 @@ at C speed; only otherwise are the entries looked at one by one.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ LARGEST_SIZE = 1 << 20
 LARGEST_COORDINATE = 1e9
 _LARGEST_AREA = 1e10  # pycocotools ignores objects above it
 _EXACT = 1 << 53  # above it, a float does not say which whole number was meant
+_MOST_SHOWN = 30  # values of a list; a message shows about 60 characters
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 Entries = Sequence[Mapping[str, Any]]
@@ -54,7 +56,7 @@ def _is_text(column: Sequence[object], what: str, findings: Findings) -> bool:
         number = next(one for one in column if type(one) in (int, float))
         findings.add(
             "mixed",
-            f"some {what} ids are text ({_shown(text)}) and others are numbers ({_shown(number)})",
+            f"some {what} ids are text ({shown(text)}) and others are numbers ({shown(number)})",
             way_out="write all of them as whole numbers",
         )
     return str in kinds
@@ -79,8 +81,19 @@ def _number(one: object, names: Mapping[str, int], what: str, findings: Findings
         return int(one)
     if type(one) is int and abs(one) <= LARGEST_ID:
         return one
-    findings.add("id", f"the {what} id {_shown(one)} is not a whole number; an id is a number or string of digits")
+    if _is_large(one):
+        accepted = f"larger than accepted; an id is at most {LARGEST_ID:,}"
+    else:
+        accepted = "not a whole number; an id is a number or string of digits"
+    findings.add("id", f"the {what} id {shown(one)} is {accepted}")
     return None
+
+
+def _is_large(one: object) -> bool:
+    """Whether a value is a whole number, and refused only for its size."""
+    if isinstance(one, float):
+        return math.isfinite(one) and one == int(one)
+    return type(one) is int or (isinstance(one, str) and re.fullmatch(r"-?[0-9]+", one) is not None)
 
 
 def read_size(entry: Mapping[str, Any], findings: Findings) -> tuple[int, int]:
@@ -96,7 +109,7 @@ def read_size(entry: Mapping[str, Any], findings: Findings) -> tuple[int, int]:
     if None in sides:
         findings.add(
             "size",
-            f"the image {name} has the size {_shown(width)} x {_shown(height)}; a size is two whole numbers of pixels",
+            f"the image {name} has the size {shown(width)} x {shown(height)}; a size is two whole numbers of pixels",
             way_out="correct the sizes, or leave them out if the boxes belong to the pictures as they are",
         )
         return 0, 0
@@ -126,7 +139,7 @@ def read_boxes(
     right &= (np.abs(boxes) <= LARGEST_COORDINATE).all(axis=1)  # False for NaN
     for index in np.flatnonzero(~right).tolist():
         findings.add(
-            "box", f"{name(index)} has the box {_shown(column[index])}; a box is four numbers: x, y, width, height"
+            "box", f"{name(index)} has the box {shown(column[index])}; a box is four numbers: x, y, width, height"
         )
     return np.where(right[:, None], boxes, 0.0), right
 
@@ -158,7 +171,7 @@ def read_crowds(column: Sequence[object], name: Callable[[int], str], findings: 
         elif one is None or (isinstance(one, int | float) and one in (0, 1)):
             flags[index] = bool(one)
         else:
-            findings.add("crowd", f"{name(index)} has iscrowd {_shown(one)}; it is 0 or 1")
+            findings.add("crowd", f"{name(index)} has iscrowd {shown(one)}; it is 0 or 1")
     return flags
 
 
@@ -185,14 +198,20 @@ def positions(ids: Sequence[int | None], references: Sequence[int | None]) -> In
     return np.array([place.get(one, -1) for one in references], np.int64)
 
 
-def _shown(value: object) -> str:
-    return "nothing" if value is None else printable(_quoted(value), limit=60)
-
-
-def _quoted(value: object) -> str:
-    if isinstance(value, int) and abs(value) > LARGEST_ID:
-        return "of more than 63 bits"
+def shown(value: object, *, limit: int = 60) -> str:
+    """A value of JSON as a message shows it: as JSON writes it, but text in single quotes."""
     try:
-        return f"{value!r}"
+        return printable(_as_json(value), limit=limit)
     except (ValueError, RecursionError):  # thousands of digits, or too deep
         return "that is too long to show"
+
+
+def _as_json(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_json, value[:_MOST_SHOWN]))}{', ...' * (len(value) > _MOST_SHOWN)}]"
+    if isinstance(value, dict):
+        items = list(value.items())[:_MOST_SHOWN]
+        return f"{{{', '.join(f'{_as_json(key)}: {_as_json(one)}' for key, one in items)}}}"
+    if value is None or isinstance(value, bool | float):
+        return json.dumps(value)
+    return repr(value)

@@ -16,10 +16,11 @@ _LONGEST = 300
 FAULTS: Mapping[str, str] = {
     "field": "entries without a field that is needed",
     "mixed": "lists in which ids are numbers and text",
-    "id": "ids that are not whole numbers",
+    "id": "ids that are not whole numbers, or too large",
     "duplicate": "ids that occur twice",
     "name": "class names that cannot be used",
     "same name": "class names that occur twice",
+    "many classes": "more classes than are accepted",
     "path": "file names that leave the image folder or cannot be printed",
     "missing": "images that do not exist",
     "same file": "files that belong to two images",
@@ -54,13 +55,16 @@ NOTES: Mapping[str, str] = {
     "named id": "ids that are text, numbered in their order",
     "float id": "ids with a decimal point, read as whole numbers",
     "text size": "sizes that are text, read as numbers",
-    "no size": "images without width or height, taken from the picture",
+    "no size": "images without width or height; the size of the picture is used",
     "area": "areas that are not numbers, computed from the boxes",
     "crowd flag": "crowd flags that are text, read as numbers",
     "mirrored": "pictures that EXIF turns or mirrors without changing their shape: look whether their boxes fit",
     "trusted": "pictures whose boxes were scaled or turned to fit",
 }
 """kinds that dyndet handles and counts"""
+
+_OF_ALL = ("shares", "corners", "nothing", "many classes")
+"""kinds whose example speaks of all objects or classes, so that a number of others would be wrong"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +87,20 @@ class Findings:
         self._ways_out: dict[str, str] = {}
 
     def add(self, kind: str, example: str, *, count: int = 1, way_out: str = "") -> None:
-        """Count a fault or note; `way_out` is what to do about the kind, the same each time."""
+        """Count a fault or note; `way_out` is what to do about it: an error names that of the first one."""
         self._counts[kind] += count
         examples = self._examples.setdefault(kind, [])
         if example and len(examples) < EXAMPLES:
             examples.append(printable(example, limit=_LONGEST))
         if way_out:
-            self._ways_out[kind] = printable(way_out)
+            self._ways_out.setdefault(kind, printable(way_out))
 
     def clear(self, *kinds: str) -> None:
         """Forget kinds that are counted again."""
         for kind in kinds:
             self._counts.pop(kind, None)
             self._examples.pop(kind, None)
+            self._ways_out.pop(kind, None)
 
     def all(self) -> tuple[Finding, ...]:
         """All kinds that were found: the faults, the most important first, then the notes."""
@@ -123,12 +128,14 @@ class Findings:
             return None
         first, others = faults[0], len(faults) - 1
         sentence = f"{printable(file)} cannot be used: {first.examples[0]}"
-        if first.count > 1:
-            sentence += f" and {first.count - 1} more of this kind"
+        if first.count > 1 and first.kind not in _OF_ALL:
+            times = "once more" if first.count == 2 else f"{first.count - 1:,} more times"
+            sentence += f"; the same fault occurs {times}"
         if first.kind in self._ways_out:
             sentence += f"; {self._ways_out[first.kind]}"
         if others:
-            sentence += f"; it has {others} other kind{'s' * (others > 1)} of faults (see `dyndet data check`)"
+            more = "another kind of fault" if others == 1 else f"{others} other kinds of faults"
+            sentence += f"; `dyndet data check` also lists {more}"
         return InputError(sentence)
 
     def raise_any(self, file: Path) -> None:
@@ -155,7 +162,7 @@ class DataSummary:
     def sentences(self) -> list[str]:
         """One line for the content, and one per kind of note."""
         return [
-            f"{self.images} images, {self.objects} objects of {self.classes} classes",
+            f"{self.images:,} images, {self.objects:,} objects of {self.classes:,} classes",
             *map(sentence_of, self.notes),
         ]
 
@@ -163,4 +170,4 @@ class DataSummary:
 def sentence_of(note: Finding) -> str:
     """A note as a line, with its first examples."""
     examples = f" ({', '.join(note.examples)}{', ...' if note.count > len(note.examples) else ''})"
-    return f"{note.what}: {note.count}{examples if note.examples else ''}"
+    return f"{note.what}: {note.count:,}{examples if note.examples else ''}"

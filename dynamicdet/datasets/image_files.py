@@ -41,11 +41,12 @@ def find_files(folder: Path, entries: Sequence[dict[str, Any]], findings: Findin
                 f"{printable(path)} is a link that leaves the image folder",
                 way_out="put the files themselves there, for example with `cp -rL`",
             )
-        elif stat.S_ISDIR(found.st_mode) or not found.st_size:
-            what = "a folder" if stat.S_ISDIR(found.st_mode) else "empty"
-            findings.add("no picture", f"{printable(path)} is {what}, not a picture")
-        elif not stat.S_ISREG(found.st_mode):
+        elif stat.S_ISDIR(found.st_mode):
+            findings.add("no picture", f"{printable(path)} is a folder, not a picture")
+        elif not stat.S_ISREG(found.st_mode):  # before the size: a pipe has none
             findings.add("unreadable", f"{printable(path)} is not a regular file")
+        elif not found.st_size:
+            findings.add("no picture", f"{printable(path)} is empty, not a picture")
         elif own in owners:
             findings.add(
                 "same file",
@@ -77,8 +78,9 @@ def _add_missing(folder: Path, name: str, error: Exception, findings: Findings) 
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         findings.add("unreadable", f"the image {printable(path, limit=200)} cannot be read: {printable(reason)}")
         return
-    found = next((place for place in (folder.parent, folder.parent.parent) if _is_file(place / name)), None)
-    hint = f"with --images {printable(found)} it would be found" if found else ""
+    places = (folder / "images", folder.parent, folder.parent.parent)
+    found = next((place for place in places if _is_file(place / name)), None)
+    hint = f"with --images {printable(found)} it would be found" if found else "--images names the folder of the images"
     findings.add("missing", f"the image {printable(path)} does not exist", way_out=hint)
 
 

@@ -15,8 +15,8 @@ Split: TypeAlias = Literal["train", "valid"]
 _OWN, _ROBOFLOW = "annotations.json", "_annotations.coco.json"
 _FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "valid": ("valid", "val", "test")}
 _ACCEPTED = (
-    f"a data set is a folder with images/ and {_OWN}, a folder of images with {_ROBOFLOW} (Roboflow), a folder with "
-    "such folders train/ and valid/, or a COCO JSON file and a folder of images"
+    f"a data set is a folder with images/ and {_OWN}, a folder of images with {_ROBOFLOW} (Roboflow), the folder above "
+    "train/ and valid/ if these are data sets, or a COCO JSON file and a folder of images"
 )
 
 
@@ -90,7 +90,7 @@ def _found(path: Path) -> str:
     listed = sorted((path / "annotations").glob("*.json")) if _is_folder(path / "annotations") else []
     if listed:
         return f"has several annotation files; name one of them, such as {printable(listed[-1])}"
-    return "has no annotations that are known"
+    return "holds no annotations"
 
 
 def _is_folder(path: Path) -> bool:

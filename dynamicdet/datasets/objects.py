@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dynamicdet.aliases import BoolArray, FloatArray, IntArray
-from dynamicdet.datasets.findings import Findings
+from dynamicdet.datasets.findings import EXAMPLES, Findings
+from dynamicdet.text import printable
 
 _ROUNDING = 1.0  # pixels by which a box may exceed its image
 _SUSPECT = 0.25  # share of boxes outside their image that a wrong convention gives, and rounding does not
@@ -25,6 +27,8 @@ class ObjectTable:
     """(M, 4) x y width height, pixels of the image"""
     area: FloatArray
     crowd: BoolArray
+    entry: IntArray
+    """(M,) index of the annotation in the file"""
 
     def __len__(self) -> int:
         return len(self.image)
@@ -37,13 +41,21 @@ class ObjectTable:
             box=self.box[mask],
             area=self.area[mask],
             crowd=self.crowd[mask],
+            entry=self.entry[mask],
         )
 
 
-def settle(table: ObjectTable, sizes: IntArray, class_names: tuple[str, ...], findings: Findings) -> ObjectTable:
+def settle(
+    table: ObjectTable,
+    sizes: IntArray,
+    name: Callable[[int, int], str],
+    class_names: tuple[str, ...],
+    findings: Findings,
+) -> ObjectTable:
     """The objects that can be used, clipped to their images; `sizes` (N, 2), 0 where they are not known.
 
-    Notes what is clipped, dropped, ignored or missing, in place of earlier notes.
+    `name` is how a message names an object, by the indices of its image and of its annotation. Notes what
+    is clipped, dropped, ignored or missing, in place of earlier notes.
     """
     findings.clear("negatives", "crowds", "cut", "empty", "repeated", "unused", "nothing", "shares", "corners")
     x, y, w, h = table.box.T
@@ -60,19 +72,26 @@ def settle(table: ObjectTable, sizes: IntArray, class_names: tuple[str, ...], fi
         ~empty
     )
     usable = kept.chosen(~kept.crowd)
-    for kind, count in (
-        ("negatives", len(sizes) - len(np.unique(usable.image))),
-        ("crowds", int(table.crowd.sum())),
-        ("cut", int(cut.sum())),
-        ("empty", int(empty.sum())),
+    negatives = len(sizes) - len(np.unique(usable.image))
+    if negatives:
+        findings.add("negatives", "", count=negatives)
+    for kind, found in (
+        ("crowds", table.chosen(table.crowd)),
+        ("cut", table.chosen(cut)),
+        ("empty", table.chosen(empty)),
         ("repeated", _repeated(usable)),
     ):
-        if count:
-            findings.add(kind, "", count=count)
+        for index, (image, entry) in enumerate(zip(found.image[:EXAMPLES], found.entry[:EXAMPLES], strict=True)):
+            rest = len(found) - EXAMPLES if index == EXAMPLES - 1 else 0
+            findings.add(kind, name(int(image), int(entry)), count=1 + rest)
     for index in sorted(set(range(len(class_names))) - set(np.unique(usable.category).tolist())):
-        findings.add("unused", class_names[index])
+        findings.add("unused", printable(repr(class_names[index])))
     if not len(usable):
-        dropped = f"; {int(empty.sum())} boxes have no area inside their image" if empty.any() else ""
+        dropped = (
+            f"; {empty.sum():,} {'box has' if empty.sum() == 1 else 'boxes have'} no area inside their image"
+            if empty.any()
+            else ""
+        )
         findings.add("nothing", f"it has no objects to learn or to find{dropped}")
     return kept
 
@@ -85,7 +104,7 @@ def _note_conventions(table: ObjectTable, outside: BoolArray, limits: FloatArray
     if bool((table.box <= 1).all() and (table.box > 0).any() and (limits > 2).all()):
         findings.add(
             "shares",
-            f"all {len(table)} boxes lie within 0..1, such as {table.box[0].tolist()}; COCO boxes are in pixels",
+            f"all {len(table):,} boxes lie within 0..1, such as {table.box[0].tolist()}; COCO boxes are in pixels",
             count=len(table),
         )
     corners = (w > x) & (h > y) & (x >= 0) & (y >= 0) & (w <= limits[0] + 1) & (h <= limits[1] + 1)
@@ -98,9 +117,11 @@ def _note_conventions(table: ObjectTable, outside: BoolArray, limits: FloatArray
         )
 
 
-def _repeated(table: ObjectTable) -> int:
-    if not len(table):
-        return 0
+def _repeated(table: ObjectTable) -> ObjectTable:
+    """The objects that repeat an earlier one."""
     rows = np.column_stack([table.image, table.category, table.box])
-    rows = rows[np.lexsort(rows.T[::-1])]
-    return int((rows[1:] == rows[:-1]).all(axis=1).sum())
+    order = np.lexsort(rows.T[::-1])
+    rows = rows[order]
+    again = np.zeros(len(table), np.bool_)
+    again[order[1:]] = (rows[1:] == rows[:-1]).all(axis=1)
+    return table.chosen(again)

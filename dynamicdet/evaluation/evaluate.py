@@ -87,9 +87,14 @@ class Evaluation:
     seconds: Seconds
 
     def recovered(self, precision: Precision | None) -> float | None:
-        """Share of the gain from all easy to all hard that a precision has; None if there is no gain."""
+        """Share of the gain from all easy to all hard that a precision has.
+
+        None if there is no gain, or so little that the share of it would say nothing (`LEAST_GAP`, `LEAST_AP`).
+        """
         gap = self.hard.ap - self.easy.ap
-        return (precision.ap - self.easy.ap) / gap if gap > 0 and precision is not None else None
+        if precision is None or gap < LEAST_GAP or self.hard.ap < LEAST_AP:
+            return None
+        return (precision.ap - self.easy.ap) / gap
 
     def mean_ap(self) -> dict[str, float | None]:
         """AP of `router`, `random` and `oracle`, mean over the curve: one number for the quality of routing."""

@@ -29,14 +29,23 @@ class Quality:
         best = max(self.detector1.ap, self.detector2.ap)
         return next(word for limit, word in _WORDS if best < limit or limit == _WORDS[-1][0])
 
-    def sentence(self, *, steps: int, started: bool) -> str:
-        """For a user, after `steps` steps of training; `started` says that the first weights were not random."""
+    def sentence(self, *, started: bool) -> str:
+        """For a user; `started` says that the first weights of the training were not random."""
         numbers = f"AP {self.detector1.ap:.1f} (detector 1) and {self.detector2.ap:.1f} (detector 2)"
         line = f"{numbers} on {self.images} of the training images: {self.word}"
-        if self.word == _WORDS[-1][1]:
-            return f"{line}; `dyndet evaluate` measures it on other images"
-        way_out = "give more --epochs" if started else "give more --epochs, or --start with trained weights"
-        return f"{line}; {steps} step{'' if steps == 1 else 's'} were made, {way_out}"
+        advice = {"usable": "; `dyndet evaluate` measures it on other images", "weak": f"; {_way_out(started)}"}
+        return line + advice.get(self.word, "")
+
+    def shortcoming(self, *, steps: int, started: bool) -> str:
+        """Why the detectors are not usable after so many steps of training, and what to do; empty if they are."""
+        if self.word != _WORDS[0][1]:
+            return ""
+        after = f"{steps:,} step{'' if steps == 1 else 's'}"
+        return f"the detectors find next to nothing after {after}; {_way_out(started)}"
+
+
+def _way_out(started: bool) -> str:
+    return "give more --epochs" if started else "give more --epochs, or --start with trained weights"
 
 
 def measure_quality(

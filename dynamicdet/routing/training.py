@@ -267,6 +267,8 @@ def _difficulties(model: DynamicDetector, examples: RouterExamples) -> Tensor:
 
 
 def _rank_correlation(first: Tensor, second: Tensor) -> float:
+    if len(first) < 2:
+        return 0.0
     ranks = torch.stack([values.argsort().argsort().double() for values in (first, second)])
     return float(torch.corrcoef(ranks)[0, 1])
 
@@ -278,6 +280,7 @@ def _views(
     workers: int,
     progress: Progress,
 ) -> Iterable[Batch]:
+    """Exactly as many augmented images as the recipe asks for."""
     done = 0
     view = 0
     while done < recipe.examples:
@@ -285,9 +288,10 @@ def _views(
             data, recipe.augmentation, size=model.input_size, batch=_COLLECTED, seed=recipe.seed, epoch=view
         )
         for batch in load_ahead(batches, workers=workers):
-            yield batch
-            done += len(batch.images)
-            progress("run both detectors", min(done, recipe.examples), recipe.examples)
+            wanted = batch.first(recipe.examples - done)
+            yield wanted
+            done += len(wanted.images)
+            progress("run both detectors", done, recipe.examples)
             if done >= recipe.examples:
                 return
         view += 1

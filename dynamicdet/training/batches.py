@@ -30,6 +30,12 @@ class Batch:
         """The network's input, (B, 3, S, S) in 0..1."""
         return self.images.permute(0, 3, 1, 2).float().div_(255)
 
+    def first(self, count: int) -> Batch:
+        """At most so many images, the first ones."""
+        kept = self.objects.image < count
+        objects = Objects(*(one[kept] for one in (self.objects.image, self.objects.label, self.objects.box)))
+        return Batch(images=self.images[:count], objects=objects) if count < len(self.images) else self
+
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
         objects = Objects(*(one.to(device) for one in (self.objects.image, self.objects.label, self.objects.box)))

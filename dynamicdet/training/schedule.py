@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynamicdet.errors import InputError
@@ -54,6 +55,8 @@ class TrainingPlan:
     """in all epochs"""
     warmup: int
     peak_learning_rate: float
+    sizes: str
+    """of the images, in words"""
     pixels: float
     """area of all images of all epochs, in images of the size of the first epoch"""
 
@@ -61,17 +64,17 @@ class TrainingPlan:
         """For a user; `started` says that the weights are not random."""
         left_out = self.images % self.batch
         lines = [
-            f"{self.epochs} epoch{_s(self.epochs)} of {self.steps // self.epochs} step{_s(self.steps // self.epochs)}: "
-            f"{self.steps} steps of {self.batch} images, learning rate up to {self.peak_learning_rate:.2g} after "
-            f"{self.warmup} warm-up step{_s(self.warmup)}"
+            f"{_counted(self.epochs, 'epoch')} of {_counted(self.steps // self.epochs, 'step')}: "
+            f"{_counted(self.steps, 'step')} of {_counted(self.batch, 'image')}, {self.sizes}, learning rate up to "
+            f"{self.peak_learning_rate:.2g} after {_counted(self.warmup, 'warm-up step')}"
         ]
         if left_out:
-            lines.append(f"{left_out} of {self.images} images are left out of each epoch, others each time")
+            lines.append(f"{left_out:,} of {self.images:,} images are left out of each epoch, others each time")
         if self.steps < _FEW_STEPS and not started:
             more = math.ceil(_FEW_STEPS * self.epochs / self.steps)
             lines.append(
-                f"{self.steps} steps are few for random weights: give --start, or about --epochs {more} for "
-                f"{_FEW_STEPS} steps"
+                f"random weights learn little in {_counted(self.steps, 'step')}: give --start, or about --epochs "
+                f"{more} for {_FEW_STEPS:,} steps"
             )
         return lines
 
@@ -94,9 +97,22 @@ def plan_training(recipe: DetectorRecipe, images: int, input_size: int, processe
         steps=total,
         warmup=warmup,
         peak_learning_rate=max(learning_rate(recipe, step, total) for step in range(min(warmup, total))),
+        sizes=_sizes(recipe, sides),
         pixels=sum(steps * batch * (side / sides[0]) ** 2 for side in sides),
     )
 
 
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
+def _sizes(recipe: DetectorRecipe, sides: Sequence[int]) -> str:
+    """The sizes of all epochs, in words."""
+    first = recipe.epochs - recipe.final_epochs
+    if first > 0 and sides[0] != sides[-1]:
+        sizes = f"{_counted(first, 'epoch')} at {sides[0]} px and the last {recipe.final_epochs:,} at {sides[-1]} px"
+    elif first > 0 or sides[0] == recipe.size:
+        sizes = f"at {sides[0]} px"
+    else:
+        sizes = f"at {sides[0]} px (not {recipe.size} px: all epochs are final epochs, see --final-epochs)"
+    return f"{sizes}, each step within {recipe.size_range:.0%} of that" if recipe.size_range else sizes
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -54,7 +54,7 @@ class Effort:
         """Raise InputError if a folder with so many images has too few for a calibration at this load."""
         has = f"{folder} holds {number} image{'' if number == 1 else 's'}"
         if number < FEWEST_IMAGES:
-            raise InputError(f"{has}; calibration needs at least {FEWEST_IMAGES}, better 200")
+            raise InputError(f"{has}; calibration needs at least {FEWEST_IMAGES}; 200 are better")
         if min(number, self.max_images) < 2 * load.batch:
             limit = f", of which {self.max_images} are used (--max-images)" if number > self.max_images else ""
             raise InputError(

@@ -18,6 +18,9 @@ from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars
 from dyndet_client.cli.terminal import Console
 
+_WIDEST = 2000
+"""characters of a line of the table; texts of findings are shorter"""
+
 
 @click.group("data")
 def command() -> None:
@@ -119,7 +122,14 @@ def _print(checked: CheckedData, *, named: bool) -> None:
     for one in checked.findings:
         kind = "fatal" if one.fatal else "handled"
         table.add_row(kind, f"{one.count:,}", one.what, Text("".join(one.examples[:1])))
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    # A file or a pipe has no width: nothing is wrapped, so that paths can be found in it.
+    with (wide := Console(width=_WIDEST)).capture() as captured:
+        wide.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def _table(summaries: tuple[Summary, ...]) -> Table:

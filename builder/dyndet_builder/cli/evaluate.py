@@ -151,7 +151,7 @@ def _table(result: Evaluation) -> Table:
             *(f"{one.ap:.1f}" for one in precisions),
             *("-" if share is None else f"{share:.0%}" for share in kept),
         )
-    table.caption = "gap: kept share of the gain from all easy to all hard"
+    table.caption = "gap: share of the gain from all easy to all hard"
     table.caption_justify = "left"
     return table
 

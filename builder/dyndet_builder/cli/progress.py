@@ -6,7 +6,7 @@ A training has one bar over all its steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -31,10 +31,13 @@ def step_bars() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with ExitStack() as started:
+        bars = Bars(*columns, console=Console(stderr=True))
         tasks: dict[str, TaskID] = {}
 
         def show(step: str, done: int, of: int) -> None:
+            if not tasks:  # bars without a task would leave an empty line before an early error
+                started.enter_context(bars)
             if step not in tasks:
                 tasks[step] = bars.add_task(step, total=of)
             bars.update(tasks[step], completed=done, total=of)

@@ -71,14 +71,14 @@ def command() -> None:
     type=click.IntRange(min=0),
     default=_DEFAULTS.final_epochs,
     show_default=True,
-    help="How many of these epochs run at the full input size.",
+    help="How many of the epochs, the last ones, run at the network's own size; if all do, --size is not used.",
 )
 @click.option(
     "--size",
     type=click.IntRange(min=32),
     default=_DEFAULTS.size,
     show_default=True,
-    help="Image size in pixels of the other epochs.",
+    help="Image size in pixels of the epochs before the final ones.",
 )
 @click.option(
     "--multi-scale",
@@ -131,7 +131,8 @@ def detectors(
 ) -> None:
     """Train both detectors of a network together.
 
-    torchrun starts several GPUs, or several processes on a CPU.
+    torchrun starts several GPUs, or several processes on a CPU. If both detectors find next to nothing on the training
+    images, the checkpoint is written and the exit status is 9.
 
     \b
     Example:
@@ -179,7 +180,10 @@ def detectors(
     if fabric.is_global_zero:
         with step_bars() as show:
             quality = measure_quality(model, in_class_order(read, model.class_names), progress=show)
-        click.echo(quality.sentence(steps=plan.steps, started=start is not None))
+        click.echo(quality.sentence(started=start is not None))
+        shortcoming = quality.shortcoming(steps=plan.steps, started=start is not None)
+        if shortcoming:
+            raise NotUsableError(f"{shortcoming} ({printable(output)} was written)")
         click.echo(f"Trained {printable(output)}. Next: {command_line(['dyndet', 'train', 'router', output, data])}")
 
 
@@ -202,7 +206,7 @@ def detectors(
     type=click.IntRange(min=1),
     default=_ROUTER.examples,
     show_default=True,
-    help="Augmented images for the training.",
+    help="Augmented images for the training; each image has several views if these are more.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=_ROUTER.epochs, show_default=True)
 @click.option("--learning-rate", type=float, default=_ROUTER.learning_rate, show_default=True)
@@ -267,7 +271,7 @@ def router(
     save(model, output or checkpoint, half=half)
     low, middle, high = report.quantiles
     click.echo(
-        f"{report.examples} examples; objective {report.objective_before:.5f} -> {report.objective:.5f}, "
+        f"{report.examples:,} examples; objective {report.objective_before:.5f} -> {report.objective:.5f}, "
         f"offset {report.offset:.5f}\ndifficulty at 10, 50, 90 %: {low:.3f} {middle:.3f} {high:.3f}; "
         f"rank correlation with the gain of detector 2: {report.correlation:.2f}"
     )

@@ -26,8 +26,9 @@ def test_all_faults_are_listed_and_the_most_important_one_is_the_error(
     for words in ("without a field", "cannot be printed", "resized after", "areas that are not"):
         assert words in " ".join(printed.out.split()), words
     assert "\x1b[2J" not in printed.out + printed.err
+    assert any(f"{folder / 'images' / '1.png'} has 20 x 15" in line for line in printed.out.splitlines()), "wrapped"
     (error,) = [line for line in printed.err.splitlines() if line.startswith("Error: ")]
-    assert "is without 'bbox'" in error and "2 other kinds of faults" in error
+    assert "has null as 'bbox'" in error and "`dyndet data check` also lists 2 other kinds of faults" in error
 
     assert run(dyndet, ["data", "check", str(folder), "--json", "--fast"]) == 2
     found = json.loads(capsys.readouterr().out)

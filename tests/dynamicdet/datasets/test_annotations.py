@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from copy import deepcopy
@@ -31,12 +32,12 @@ def _all(entries: list[dict[str, Any]], **changes: Callable[[Any], Any]) -> None
     [
         ("mixed", r"category ids are text \('1'\) and others are numbers", lambda c: c["categories"][0].update(id="1")),
         ("mixed", "image ids are text", lambda c: c["images"][1].update(id="two")),
-        ("id", "image id True is not a whole number", lambda c: c["annotations"][0].update(image_id=True)),
+        ("id", "image id true is not a whole number", lambda c: c["annotations"][0].update(image_id=True)),
         ("id", "category id 1.5 is not", lambda c: c["annotations"][0].update(category_id=1.5)),
-        ("id", "image id of more than 63 bits is not", lambda c: c["images"][0].update(id=1 << 70)),
-        ("field", "without 'category_id'", lambda c: c["annotations"][0].update(category_id=None)),
-        ("field", "without 'bbox', or has null there", lambda c: c["annotations"][0].update(bbox=None)),
-        ("field", "entry 2 of 'images' is without", lambda c: c["images"].__setitem__(1, None)),
+        ("id", "image id 1180591620717411303424 is larger than accepted", lambda c: c["images"][0].update(id=1 << 70)),
+        ("field", "has null as 'category_id'", lambda c: c["annotations"][0].update(category_id=None)),
+        ("field", "entry 1 of 'annotations' has no 'bbox'", lambda c: c["annotations"][0].pop("bbox")),
+        ("field", "entry 2 of 'images' is not a JSON object", lambda c: c["images"].__setitem__(1, None)),
         ("box", "a box is four numbers", lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 4, 0.9])),
         ("box", "a box is four numbers", lambda c: c["annotations"][0].update(bbox=["1", "2", "3", "4"])),
         ("box", "a box is four numbers", lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**400])),
@@ -74,6 +75,14 @@ def test_a_fatal_fault_is_named_and_listed(tmp_path: Path, kind: str, message: s
     assert str(checked.error) == str(caught.value)
 
 
+_EXAMPLES = {
+    "cut": "annotation 1 in 1.png",
+    "empty": "annotation 1 in 1.png",
+    "repeated": "annotation 9 in 1.png",
+    "unused": "'none'",
+}
+
+
 @pytest.mark.parametrize(
     ("kind", "count", "change"),
     [
@@ -101,6 +110,8 @@ def test_what_is_not_fatal_is_handled_and_counted(tmp_path: Path, kind: str, cou
     change(content)
     read = read_dataset(write_tiny_data(tmp_path, content), 32)
     assert read.summary.count(kind) == count
+    (example,) = [note.examples[0] for note in read.summary.notes if note.kind == kind]
+    assert example == _EXAMPLES.get(kind, example)
     assert read.class_names[:2] == ("cat", "dog")
     assert all(type(one["area"]) is float and one["iscrowd"] == 0 for one in read.annotations["annotations"])
     if kind not in ("repeated", "cut", "empty"):
@@ -122,12 +133,33 @@ def test_links_are_followed_inside_the_image_folder_alone(tmp_path: Path) -> Non
             read_dataset(folder, 32)
 
 
+def test_a_pipe_is_not_a_picture(tmp_path: Path) -> None:
+    folder = write_tiny_data(tmp_path)
+    (folder / "images" / "1.png").unlink()
+    os.mkfifo(folder / "images" / "1.png")
+    with pytest.raises(InputError, match=r"is not a regular file$"):
+        read_dataset(folder, 32)
+
+
+def test_the_number_of_equal_faults_is_a_clause_of_its_own(tmp_path: Path) -> None:
+    """And there is none where the first clause already speaks of all boxes."""
+    for change, end in (
+        (lambda c: _all(c["annotations"], image_id=lambda _: 9), "unknown image 9; the same fault occurs 2 more times"),
+        (lambda c: _all(c["annotations"], bbox=lambda _: [0.1, 0.2, 0.5, 0.4]), "COCO boxes are in pixels"),
+    ):
+        content = tiny_content()
+        change(content)
+        with pytest.raises(InputError, match=f"{end}($|; `dyndet data check` also)"):
+            read_dataset(write_tiny_data(tmp_path, content), 32)
+
+
 def test_files_that_are_too_large_too_deep_or_no_files_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "annotations.json"
     for text, message in (
-        ("[" * 200_000, "is not valid JSON"),
-        ('{"images": ' + "9" * 5000 + "}", "is not valid JSON|no list 'images'"),
-        ("\xff\xfe", "is not valid JSON"),
+        ("[" * 200_000, "is not valid JSON: it is nested too deeply$"),
+        ('{"images": ' + "9" * 5000 + "}", "JSON: it has a whole number of more than 4,300 digits$"),
+        ("\xff\xff", "JSON: it is not text in UTF-8"),
+        ('{"images": [], "annotations": [], "categories": []}', "lists no images and no categories$"),
         ("[]", "no list 'images'"),
     ):
         file.write_bytes(text.encode("latin-1"))

@@ -35,8 +35,8 @@ def test_few_steps_are_not_all_warm_up(images: int, epochs: int) -> None:
     assert plan.steps == epochs * (images // plan.batch) == len(rates)
     assert plan.warmup <= max(1, plan.steps // 10)
     assert max(rates) == plan.peak_learning_rate > 0.9 * _RECIPE.learning_rate
-    assert any(f"{plan.steps} steps are few" in line for line in plan.sentences(started=False))
-    assert not any("are few" in line for line in plan.sentences(started=True))
+    assert any(f"random weights learn little in {plan.steps} step" in line for line in plan.sentences(started=False))
+    assert not any("learn little" in line for line in plan.sentences(started=True))
 
 
 def test_a_batch_larger_than_the_data_set_is_split_evenly() -> None:
@@ -55,3 +55,16 @@ def test_the_expected_time_counts_the_larger_images_of_the_last_epochs() -> None
     assert (plan.batch, plan.steps) == (10, 8)
     assert plan.seconds(images_per_second=10.0) == pytest.approx((3 * 20 + 20 * 4) / 10)
     assert any("5 of 25 images are left out of each epoch" in line for line in plan.sentences(started=True))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "final", "said"),
+    [
+        (20, 3, "17 epochs at 64 px and the last 3 at 320 px,"),
+        (2, 3, "at 320 px (not 64 px: all epochs are final epochs, see --final-epochs),"),
+        (2, 0, "2 steps of 20 images, at 64 px,"),
+    ],
+)
+def test_the_plan_says_which_sizes_the_images_will_have(epochs: int, final: int, said: str) -> None:
+    recipe = replace(_RECIPE, epochs=epochs, final_epochs=min(final, epochs), size=64)
+    assert said in plan_training(recipe, 20, 320).sentences(started=True)[0]
