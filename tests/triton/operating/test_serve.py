@@ -279,6 +279,7 @@ def test_a_key_opens_the_administrative_endpoints_and_only_the_server_shows_it(t
     repository = _repository(tmp_path / "models", _DOUBLE)
     log, file, key, token = tmp_path / "log", tmp_path / "key", "0123456789+abc/DEF=", "token of a client"
     file.write_text(f"{key}\n")
+    file.chmod(0o600)
     options = ("--admin-key-file", str(file), "--log-file", str(log), "--log-verbose", "1")
     with _serve(repository, *options, DYNDET_ADMIN_KEY="another-key-0123456789", DYNDET_TOKEN=token) as process:
         assert process.stdout is not None
