@@ -11,6 +11,7 @@ from dynamicdet.datasets.check import check_data
 from dynamicdet.datasets.dataset import in_class_order, read_dataset
 from dynamicdet.datasets.layout import locate
 from dynamicdet.errors import InputError
+from dynamicdet.pictures import pictures_in
 from tests.support.tiny_data import tiny_content, write_pictures, write_tiny_data
 
 
@@ -57,6 +58,10 @@ def test_images_in_another_folder_are_hinted_at(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"with --images {tmp_path} it would be found"):
         read_dataset(tmp_path, 32)
     assert len(read_dataset(tmp_path, 32, images=tmp_path)) == 3
+    with pytest.raises(InputError, match=r"images/ does; give .*images$"):
+        pictures_in(tmp_path)
+    with pytest.raises(InputError, match=f"with --images {tmp_path / 'images'} it would be found"):
+        read_dataset(write_tiny_data(tmp_path), 32, images=tmp_path)
 
 
 def test_classes_follow_a_detector_by_name(tmp_path: Path) -> None:

@@ -87,7 +87,10 @@ def test_what_makes_routing_worthless_is_said(data: CocoDataset) -> None:
 
     def said(easy: list[Detections], hard: list[Detections], difficulties: FloatArray) -> list[str]:
         results = RouteResults(easy=tuple(easy), hard=tuple(hard), difficulties=difficulties)
-        return evaluate_results(results, data, random_draws=3).shortcomings()
+        evaluation = evaluate_results(results, data, random_draws=3)
+        gains = evaluation.hard.ap - evaluation.easy.ap > 0.1
+        assert (evaluation.recovered(evaluation.easy) == 0) == gains, "no share of a gap that is not there"
+        return evaluation.shortcomings()
 
     assert said(rough, exact, gaining) == []
     for expected, found in (

@@ -429,7 +429,7 @@ def test_cached_images_are_the_decoded_ones(folder: Path, data: CocoDataset, tmp
         (lambda content: content["annotations"][0].update(bbox=[1, 2, "three", 4]), "a box is four numbers"),
         (lambda content: content["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "a box is four numbers"),
         (lambda content: content["images"][0].update(file_name="absent.png"), "absent.png does not exist"),
-        (lambda content: content["images"][0].pop("file_name"), "without 'file_name'"),
+        (lambda content: content["images"][0].pop("file_name"), "entry 1 of 'images' has no 'file_name'"),
         (lambda content: content["images"][1].update(id=7), "image id 7 occurs twice"),
         (lambda content: content["images"][1].update(id=[7]), "an id is a number or string of digits"),
         (lambda content: content["categories"][1].update(id=5), "category id 5 occurs twice"),
