@@ -206,7 +206,7 @@ def _bomb() -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\x89PNG\r\n\x1a\n\0\0", "not a readable image"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "damaged or cut off"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n", "not a readable image"),
         (_bomb(), "too large"),
     ],
