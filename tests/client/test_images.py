@@ -122,8 +122,8 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), n
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        pytest.param(encoded(NOISE, "JPEG")[:1500], "the file ends too early", id="truncated jpeg"),
-        pytest.param(encoded(NOISE)[:1500], "the file ends too early", id="truncated png"),
+        pytest.param(encoded(NOISE, "JPEG")[:1500], "damaged or cut off", id="truncated jpeg"),
+        pytest.param(encoded(NOISE)[:1500], "damaged or cut off", id="truncated png"),
         pytest.param(encoded(NOISE, "WEBP")[:200], "image", id="truncated webp"),
         pytest.param(b"\xff\xd8\xff", "its first bytes are those of a JPEG", id="jpeg marker alone"),
         pytest.param(

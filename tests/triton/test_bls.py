@@ -169,7 +169,7 @@ def test_operating_points_by_name_by_default_and_replaced_while_serving(toy: Toy
         assert _route(toy.infer(picture, threshold=0.2, parameters={"dyndet_operating_point": "fast"})) == HARD
         unknown = toy.error(picture, parameters={"dyndet_operating_point": "turbo"})
         assert unknown.startswith("dyndet/unknown-operating-point: operating point 'turbo' is not known")
-        assert "exact, fast" in unknown
+        assert "'exact' and 'fast'" in unknown
         for damaged in (
             "{",
             "[]",

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -164,7 +164,10 @@ def _feed(session: onnxruntime.InferenceSession, maps: list[Any]) -> dict[str, A
 def _expected(rows: Any) -> tuple[Any, Any, Any]:
     """Boxes, scores and classes of one image's decoded rows (N, 5 + classes)."""
     pairs = (rows[:, 4:5] * rows[:, 5:]).ravel()
-    best = np.argsort(-pairs, kind="stable")[:40]
+    order = np.argsort(-pairs, kind="stable")[:41]
+    close = np.diff(pairs[order[pairs[order] >= 0.0009]]) > -2e-6
+    assume(not close.any())  # rounding decides which of two is first, and so what suppression leaves
+    best = order[:40]
     best = best[pairs[best] >= 0.001]
     row, classes, scores = best // CLASSES, best % CLASSES, pairs[best]
     corners = np.hstack([rows[row, :2] - rows[row, 2:4] / 2, rows[row, :2] + rows[row, 2:4] / 2])
