@@ -230,7 +230,11 @@ def test_a_failing_stage_gives_one_error_and_the_next_request_is_answered(toy: T
     assert (
         toy.error(image(red=10, green=green)) == f"dyndet/stage-failed: stage {named} failed: the server's log says why"
     )
-    assert f"stage {named} failed" in (log := toy.server.log_file.read_text()) and "while running Gather node" in log
+    said = (f"stage {named} failed", "while running Gather node")
+    deadline = time.monotonic() + 10  # the answer can arrive before the server has written its log
+    while not all(text in (log := toy.server.log_file.read_text()) for text in said):
+        assert time.monotonic() < deadline, log[-2000:]
+        time.sleep(0.05)
     assert toy.metric("dyndet_stage_errors_total", stage=stage) == errors + 1
     assert _route(toy.infer(image(red=10))) == EASY
 
@@ -348,7 +352,7 @@ def test_probes_are_answered_and_counted_apart(toy: Toy) -> None:
 
 
 def test_requests_that_nobody_waits_for_any_more_are_refused_uncomputed(toy: Toy) -> None:
-    """Each allows 20 ms from when it was sent; the server needs far longer for all of them."""
+    """Each allows 5 ms from when it was sent; the server needs far longer for all of them."""
 
     def sent() -> dict[str, Any]:
         return {"dyndet_sent": f"clock:{time.monotonic_ns() // 1000}"}
@@ -363,11 +367,11 @@ def test_requests_that_nobody_waits_for_any_more_are_refused_uncomputed(toy: Toy
             inputs,
             callback=lambda result, error: ended.put(str(error)),
             parameters=sent(),
-            timeout=20_000,
+            timeout=5_000,
         )
     results = Counter(ended.get(timeout=30).partition(": ")[0] for _ in range(300))
     late = sum(count for text, count in results.items() if text.endswith("dyndet/deadline-exceeded"))
-    assert late > 100, results
+    assert late > 30, results
     assert late + results["None"] == 300
     assert _failed(toy)["cancelled"] - before["cancelled"] == late
     assert toy.metric("dyndet_routed_total", route="easy") - routed == results["None"]
