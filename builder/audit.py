@@ -92,13 +92,13 @@ def _report(verdicts: Sequence[Verdict], *, strict: bool) -> int:
     against = [verdict for verdict in verdicts if verdict.findings]
     unknown = [verdict for verdict in verdicts if not verdict.known]
     lines = [f"{one.name} {one.version}: {finding}" for one in against for finding in one.findings]
+    clean = sum(verdict.known and not verdict.findings for verdict in verdicts)
     lines.append(
-        f"{len(verdicts)} packages: something is known against {len(against)}, nothing against "
-        f"{sum(verdict.known and not verdict.findings for verdict in verdicts)}; the index describes "
-        f"{len(unknown)} versions not at all"
+        f"Of {len(verdicts)} packages, {clean} have no known advisory and {len(against)} have one; the index has no "
+        f"data on the pinned versions of the other {len(unknown)}"
     )
     if unknown:
-        lines.append("Not known: " + ", ".join(f"{one.name} {one.version}" for one in unknown))
+        lines.append("No data: " + ", ".join(f"{one.name} {one.version}" for one in unknown))
     print("\n".join(lines))  # noqa: T201
     return 1 if against else 4 if unknown and strict else 0
 
