@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import stat
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -19,12 +18,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, ClassVar, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from pydantic_core import to_jsonable_python
 
 from dynamicdet.errors import InputError
 from dynamicdet.files import whole_file
-from dynamicdet.records import Finite, read_bytes
+from dynamicdet.records import UNREADABLE, Finite, check_regular, read_bytes
 from dynamicdet.text import printable
 from dyndet_bench.measuring.machine import Circumstances, circumstances, describe_machine, describe_versions
 
@@ -216,7 +215,7 @@ class Journal(Generic[Measured]):
         for text in read_bytes(self.path, advice=_ADVICE, largest=LARGEST).splitlines():
             try:
                 line = kind.model_validate_json(text)
-            except ValidationError:
+            except UNREADABLE:
                 if _starts_anew(text):
                     self._known.clear()
                 continue  # cut off, or damaged
@@ -226,23 +225,16 @@ class Journal(Generic[Measured]):
 
 def _check_is_file(path: Path) -> None:
     """Raise InputError if there is something else: a pipe would block for ever, and a link leads elsewhere."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(found.st_mode):
-        raise InputError(f"{printable(path)} is not a regular file; {_ADVICE}")
-    if found.st_size > LARGEST:
-        raise InputError(
-            f"{printable(path)} is too large: it has {found.st_size:,} bytes, and at most {LARGEST:,} are read; "
-            f"{_ADVICE}"
-        )
+    if path.is_symlink():
+        raise InputError(f"{printable(path)} is a link, not a regular file; {_ADVICE}")
+    if path.exists():
+        check_regular(path, advice=_ADVICE, largest=LARGEST)
 
 
 def _starts_anew(text: bytes) -> bool:
     try:
         _Fresh.model_validate_json(text)
-    except ValidationError:
+    except UNREADABLE:
         return False
     return True
 
