@@ -104,8 +104,8 @@ class ServerCounters:
     def counts(self) -> RouteCounts:
         """Images answered, and images that reached detector 2."""
         if self._own_metrics is not None:
-            routed, probed = self._own_metrics.routed(images=self._taken)
-            total = self._taken() - probed
+            routed, without_route = self._own_metrics.routed(images=self._taken)
+            total = int(sum(routed.values())) + without_route  # not Triton's: an image more may have come since
             return RouteCounts(total=total, hard=int(routed.get("hard", 0)), answered=total)
         total = self._taken()
         easy, hard = (self._images(self._stages[stage]) for stage in ("head1", "detector2"))

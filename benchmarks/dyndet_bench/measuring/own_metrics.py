@@ -67,7 +67,7 @@ class OwnMetrics:
         return self._read(name)[name]
 
     def routed(self, *, images: Callable[[], int]) -> tuple[Mapping[str, float], int]:
-        """Images by route, and the images of probes, as soon as all are counted that the server has taken.
+        """Images by route, and how many failed without one, as soon as all are counted that the server has taken.
 
         `images` returns how many the server has taken. Triton also counts the images of failed requests, which have no
         route. The first call waits until nothing changes, and finds how many there were. Raises ServerError if what
@@ -84,7 +84,7 @@ class OwnMetrics:
                 if taken >= counted:
                     self._without_route = taken - counted
             if self._without_route is not None and counted + self._without_route >= taken:
-                return found[_ROUTED], probed
+                return found[_ROUTED], int(self._without_route)
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"the metrics at {self.url} do not count the images of model {self._model!r} ({counted:.0f}; its "
