@@ -223,9 +223,9 @@ def test_a_server_leaves_out_what_nobody_waits_for(toy, protocol) -> None:
         limits = AbandonedCalls(limit=1000)
         async with AsyncDetector(url, "toy", transport="network", abandoned_calls=limits) as detector:
             with computing_nothing(toy):
-                asked = (detector.detect(image(51), timeout=0.5) for _ in range(100))
+                asked = (detector.detect(image(51), timeout=0.3) for _ in range(100))
                 found = await asyncio.gather(*asked, return_exceptions=True)
-                await asyncio.sleep(1)  # those that reached a busy server late expire there too
+                await asyncio.sleep(0.4)  # those that reached a busy server late expire there too
             assert {type(error) for error in found} == {DeadlineExceededError}
             await detector.detect(image(51))  # waits for what came before
 
