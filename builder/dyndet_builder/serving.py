@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamicdet.aliases import Progress, UInt8Array, silent
+from dynamicdet.errors import InputError
 from dynamicdet.files import scratch_folder
 from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import Eager, Mix, ServingRecord, measure_serving
@@ -70,7 +71,9 @@ def compare_serving(
         shares: dict[Mix, float] = {"easy": 0.0, "mixed": hard_share, "hard": 1.0}
         found = evaluate(bundle, data=data, hard_shares=tuple(shares.values()), cache=cache, progress=progress)
         accuracy = {mix: point.precision.ap for mix, point in zip(shares, found.evaluation.points, strict=True)}
-    eager = None if checkpoint is None else eager_detector(checkpoint, described.architecture)
+    if checkpoint is not None and described.architecture is None:
+        raise InputError("a pair of detectors has no checkpoint to compare with; leave it out")
+    eager = None if checkpoint is None else eager_detector(checkpoint, described.architecture or "")
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder("serving"))
         cores = len(os.sched_getaffinity(0))

@@ -55,7 +55,7 @@ def test_a_repository_of_somebody_else_is_refused(tmp_path: Path) -> None:
         (MARKER_FILE, "[]", r"models/dyndet\.json is damaged"),
         (MARKER_FILE, '{"options": 5}', r"models/dyndet\.json is damaged"),
         (MARKER_FILE, None, r"models/dyndet\.json cannot be read: No such file or directory"),
-        ("toy/bundle.json", "{}", r"models/toy/bundle\.json is not a bundle of schema version 1: "),
+        ("toy/bundle.json", "{}", r"models/toy/bundle\.json is not a bundle of schema version 1 or 2: "),
         ("toy/bundle.json", None, r"models/toy holds no bundle\.json"),
         ("toy_head1/1/model.onnx", "cut", r"models/toy_head1/1/model\.onnx has changed since it was rendered"),
         ("toy_head1/1/model.onnx", None, r"holds no detector 'toy' with a stage head1"),

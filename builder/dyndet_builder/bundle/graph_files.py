@@ -25,17 +25,20 @@ DTYPES = {
 """a bundle's names of ONNX types"""
 
 
-def check_graph(path: Path, *, inputs: Sequence[str], outputs: Sequence[str], opset: int) -> None:
+def check_graph(
+    path: Path, *, inputs: Sequence[str], outputs: Sequence[str], opset: int, batch: int | None = None
+) -> None:
     """Check that a file is a graph with these tensors, such as `image uint8 [32, 32, 3]`, and complete in itself.
 
-    Raises InputError if it is no ONNX file, if it has other inputs or outputs, another opset or a batch that is not
-    dynamic, if its weights are in other files, or if it has operators or functions outside the ONNX standard.
+    `batch` is the only batch size that it takes; None: any. Raises InputError if it is no ONNX file, if it has other
+    inputs or outputs, another opset or another batch, if its weights are in other files, or if it has operators or
+    functions outside the ONNX standard.
     """
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"{printable(path)} is not an ONNX graph; export the bundle again") from error
-    fault = _fault(model, inputs, outputs, opset)
+    fault = _fault(model, inputs, outputs, opset, batch)
     if fault:
         raise InputError(
             f"{printable(path)} is not the graph that the bundle describes: {printable(fault, limit=400)}; export the "
@@ -43,7 +46,7 @@ def check_graph(path: Path, *, inputs: Sequence[str], outputs: Sequence[str], op
         )
 
 
-def _fault(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str], opset: int) -> str:
+def _fault(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str], opset: int, batch: int | None) -> str:
     """What is wrong with a graph; empty if nothing is."""
     versions = [one.version for one in model.opset_import if one.domain in _STANDARD]
     if versions != [opset]:
@@ -51,7 +54,7 @@ def _fault(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]
     if model.functions:
         return f"it has a function of its own, {model.functions[0].name!r}"
     for kind, values, wanted in (("input", model.graph.input, inputs), ("output", model.graph.output, outputs)):
-        found = [_described(value) for value in values]
+        found = [_described(value, batch) for value in values]
         if found != [*wanted]:
             return f"its {kind}s are {', '.join(found) or 'none'} instead of {', '.join(wanted)}"
     for node in _nodes(model.graph):
@@ -62,13 +65,14 @@ def _fault(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]
     return ""
 
 
-def _described(value: onnx.ValueInfoProto) -> str:
-    """A tensor in the words of a bundle's `Tensor`; the first dimension, the batch, must have no size."""
+def _described(value: onnx.ValueInfoProto, wanted: int | None) -> str:
+    """A tensor in the words of a bundle's `Tensor`; its first dimension must be the `wanted` batch, None: any."""
     kind = value.type.tensor_type
     batch, *sides = kind.shape.dim or [onnx.TensorShapeProto.Dimension(dim_value=1)]
     shape = [side.dim_value for side in sides]
     text = f"{value.name} {DTYPES.get(kind.elem_type, f'type {kind.elem_type}')} {shape}"
-    return text if not batch.HasField("dim_value") else f"{text} in a batch of {batch.dim_value}"
+    found = batch.dim_value if batch.HasField("dim_value") else None
+    return text if found == wanted else f"{text} in a batch of {'any size' if found is None else found}"
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from dynamicdet.class_names import check_class_names
 from dynamicdet.errors import InputError
+from dynamicdet.letterbox import Filter, Fit, Place, Resize
 from dynamicdet.records import (
     Count,
     FileName,
@@ -33,10 +34,17 @@ from dynamicdet.records import (
     read_record,
 )
 from dynamicdet.text import printable
+from dyndet_builder.bundle.spec import DetectorSpec
 
 FILE_NAME = "bundle.json"
-StageName = Literal["backbone1", "head1", "detector2"]
+StageName = Literal["backbone1", "head1", "detector1", "detector1_own", "detector2"]
 STAGES: tuple[StageName, ...] = ("backbone1", "head1", "detector2")
+"""of a dynamic detector"""
+PAIR_STAGES: tuple[StageName, ...] = ("detector1", "detector2")
+"""of a pair of detectors that share nothing"""
+OWN: StageName = "detector1_own"
+"""detector 1 for pictures that its own rule fitted; of a pair whose detectors fit pictures by different rules"""
+ALL_STAGES: tuple[StageName, ...] = ("backbone1", "head1", "detector1", OWN, "detector2")
 Precision = Literal["fp32", "fp16", "int8"]
 
 IMAGE, DIFFICULTY = "image", "difficulty"
@@ -45,6 +53,7 @@ DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")
 LARGEST_GRAPH = 2 << 30
 """bytes; the format of ONNX files holds no more"""
 _LARGEST = 4 << 20
+_LAYOUT = "uint8 HWC RGB, letterboxed with 114"
 _MOST_ELEMENTS = 1 << 30
 _SMALLEST_SIDE, _LARGEST_SIDE = 32, 4096
 _ADVICE = "export the bundle again with `dyndet export`"
@@ -60,6 +69,7 @@ Difference = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_checked
 """a largest difference; NaN if an answer was NaN, which `check_parity` refuses before a file is written"""
 Side = Annotated[int, Field(ge=1, le=1 << 20)]
 Tensors = Annotated[tuple["Tensor", ...], Field(min_length=1, max_length=64)]
+Opset = Annotated[int, Field(ge=7, le=30)]
 
 
 class Tensor(Record):
@@ -80,6 +90,59 @@ class Tensor(Record):
         return f"{self.name} {self.dtype} {list(self.shape)}"
 
 
+class Source(Record):
+    """Where the weights came from."""
+
+    checkpoint: Text = Field(description="file name, without its folder")
+    sha256: Sha256
+
+
+class AdapterCheck(Record):
+    """Largest differences between the graph of a stage and the detector's own file with numpy before and after it."""
+
+    images: Count = Field(description="number of real images compared")
+    batch_sizes: Annotated[tuple[Ordinal, ...], Field(max_length=20)]
+    box_px: Difference = Field(description="largest box coordinate difference, pixels of the detector's input")
+    score: Difference
+
+
+class Detector(Record):
+    """The detector of others inside a stage of a pair."""
+
+    spec: DetectorSpec
+    source: Source
+    classes: Annotated[tuple[Annotated[int, Field(ge=-1, le=999)], ...], Field(max_length=1000)] = Field(
+        description="number in the bundle's class names of each class of the detector; -1: its objects are left out"
+    )
+    calibration: Annotated[tuple[tuple[Share, Share], ...], Field(max_length=64)] = Field(
+        default=(), description="its scores, ascending, and what the stage gives instead, linear between; empty: as is"
+    )
+    check: AdapterCheck
+
+
+class Router(Record):
+    """The router of a pair, which lives in the graph of detector 1."""
+
+    kind: Name = Field(description="`learned`, or the name of the free rule that was not beaten")
+    images: Count = Field(description="pictures that it was fitted on")
+    by_labels: bool = Field(description="whether labels said what detector 2 gains, or its own answers stood for them")
+    kept_gain: Annotated[dict[Name, Finite], Field(max_length=20)] = Field(
+        default_factory=dict, description="share of the gain kept on pictures that did not train it, by hard share"
+    )
+    cost: Finite | None = Field(default=None, description="its time, as a share of that of detector 1")
+
+
+class Picture(Record):
+    """The rule by which the public model's pictures are fitted; see `Fit`."""
+
+    height: Annotated[int, Field(ge=1, le=_LARGEST_SIDE)]
+    width: Annotated[int, Field(ge=1, le=_LARGEST_SIDE)]
+    resize: Resize = "letterbox"
+    place: Place = "centre"
+    pad: Annotated[int, Field(ge=0, le=255)] = 114
+    filter: Filter = "antialias"
+
+
 class Stage(Record):
     """One exported network and its file inside the bundle."""
 
@@ -87,6 +150,9 @@ class Stage(Record):
     sha256: Sha256
     inputs: Tensors
     outputs: Tensors
+    opset: Opset | None = Field(default=None, description="only in a pair, whose files keep the opset of their makers")
+    batch: Literal["dynamic", "one"] = Field(default="dynamic", description="`one`: it takes one image at a time")
+    detector: Detector | None = Field(default=None, description="only in a pair")
 
     @field_validator("inputs", "outputs")
     @classmethod
@@ -152,43 +218,107 @@ class Quantization(Record):
     ap_after: AveragePrecision | None = None
 
 
-class Source(Record):
-    """Where the weights came from."""
-
-    checkpoint: Text = Field(description="file name, without its folder")
-    sha256: Sha256
-
-
 class Bundle(Record):
-    """Contents of `bundle.json`."""
+    """Contents of `bundle.json`. Version 1 knew dynamic detectors alone."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
+    kind: Literal["dynamic", "pair"] = "dynamic"
     name: Name
-    architecture: Name
-    input_size: Annotated[int, Field(ge=_SMALLEST_SIDE, le=_LARGEST_SIDE, multiple_of=32)] = Field(
-        description="side of the square input, pixels"
+    architecture: Name | None = Field(default=None, description="of a dynamic detector")
+    input_size: Annotated[int, Field(ge=1, le=_LARGEST_SIDE)] = Field(
+        description="side of the square input, the longer one if it is no square, pixels"
     )
-    layout: Literal["uint8 HWC RGB, letterboxed with 114"] = "uint8 HWC RGB, letterboxed with 114"
+    layout: Text = _LAYOUT
+    picture: Picture | None = Field(default=None, description="how pictures are fitted; None: as `layout` says")
     class_names: Annotated[tuple[str, ...], AfterValidator(check_class_names)]
     precision: Precision
-    opset: Annotated[int, Field(ge=7, le=30)]
-    exporter: Literal["dynamo", "torchscript"]
+    opset: Opset
+    exporter: Literal["dynamo", "torchscript"] | None = Field(default=None, description="of a dynamic detector")
     stages: dict[StageName, Stage]
     nms: Nms
-    source: Source
+    source: Source | None = Field(default=None, description="of a dynamic detector")
     tool_versions: Annotated[dict[Name, Version], Field(max_length=50)]
-    parity: Parity
+    parity: Parity | None = Field(default=None, description="of a dynamic detector, and of int8 stages")
     quantization: Quantization | None = Field(default=None, description="only in an int8 bundle")
+    router: Router | None = Field(default=None, description="of a pair")
+
+    @property
+    def fit(self) -> Fit:
+        """How pictures become the public model's input."""
+        if self.picture is None:
+            return Fit.square(self.input_size)
+        return Fit(**self.picture.model_dump())
+
+    @property
+    def first(self) -> StageName:
+        """The stage that gives the difficulty."""
+        return "backbone1" if self.kind == "dynamic" else "detector1"
+
+    @property
+    def easy(self) -> StageName | None:
+        """The stage that answers easy images after the first one; None: the first one has answered them."""
+        return "head1" if self.kind == "dynamic" else None
+
+    @property
+    def served(self) -> tuple[StageName, ...]:
+        """The stages of a request, in their order. The others, `detector1_own`, serve image files."""
+        return STAGES if self.kind == "dynamic" else PAIR_STAGES
+
+    def opset_of(self, stage: StageName) -> int:
+        """The opset of a stage's graph."""
+        return self.stages[stage].opset or self.opset
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Bundle:
+        if self.kind == "dynamic":
+            lacks = [name for name in ("architecture", "source", "parity", "exporter") if getattr(self, name) is None]
+            if self.input_size < _SMALLEST_SIDE or self.input_size % 32:
+                raise ValueError(f"input_size must be a multiple of 32 from {_SMALLEST_SIDE} to {_LARGEST_SIDE}")
+            if self.picture is not None or self.layout != _LAYOUT:
+                raise ValueError(f"the images of a dynamic detector are {_LAYOUT}")
+        else:
+            lacks = ["router"] if self.router is None else []
+            if self.schema_version < 2:
+                raise ValueError("a pair needs schema version 2")
+        if lacks:
+            raise ValueError(f"it lacks {lacks[0]!r}")
+        return self
 
     @model_validator(mode="after")
     def _check_stages(self) -> Bundle:
-        for stage in STAGES:
+        for stage in self.served:
             if stage not in self.stages:
-                raise ValueError(f"it lacks stage {stage!r}; a bundle has {', '.join(STAGES)}")
-        if len({stage.file for stage in self.stages.values()}) != len(STAGES):
+                raise ValueError(f"it lacks stage {stage!r}; such a bundle has {', '.join(self.served)}")
+        allowed = {*self.served, *([OWN] if self.kind == "pair" else [])}
+        if foreign := set(self.stages) - allowed:
+            raise ValueError(f"it has the stage {min(foreign)!r}, which a {self.kind} bundle has not")
+        if len({stage.file for stage in self.stages.values()}) != len(self.stages):
             raise ValueError("two stages have the same file")
-        _check_wiring(self)
+        if self.kind == "pair":
+            _check_pair(self)
+        else:
+            _check_wiring(self)
         return self
+
+
+def _check_pair(bundle: Bundle) -> None:
+    """Raise ValueError if a stage of a pair does not read the picture, or lacks an output of the contract."""
+    rows = bundle.nms.max_detections
+    for name, stage in bundle.stages.items():
+        if stage.detector is None or stage.opset is None:
+            raise ValueError(f"stage {name} does not describe its detector and opset")
+        if len(stage.detector.classes) != len(stage.detector.spec.class_names):
+            raise ValueError(f"stage {name} does not map each of its classes")
+        if max(stage.detector.classes) >= len(bundle.class_names):
+            raise ValueError(f"stage {name} maps a class beyond the {len(bundle.class_names)} class names")
+        shape = stage.detector.spec.input.fit.shape if name == OWN else bundle.fit.shape
+        image = Tensor(name=IMAGE, dtype="uint8", shape=shape)
+        if stage.inputs != (image,):
+            raise ValueError(f"stage {name} must read the image ({image}) and nothing else")
+        outputs = {tensor.name: tensor for tensor in stage.outputs}
+        if name != "detector2" and outputs.get(DIFFICULTY) != Tensor(name=DIFFICULTY, dtype="float32", shape=(1,)):
+            raise ValueError(f"stage {name} has no output {DIFFICULTY!r} of type float32 and shape [1]")
+        _check_detections(outputs, name, rows)
 
 
 def _check_wiring(bundle: Bundle) -> None:
@@ -241,8 +371,7 @@ def read_bundle(folder: Path) -> Bundle:
     if not path.exists():
         raise InputError(f"{printable(folder)} is not a bundle: it has no {FILE_NAME}; `dyndet export` writes one")
     bundle = read_manifest(path)
-    for name in STAGES:
-        described = bundle.stages[name]
+    for name, described in bundle.stages.items():
         file = inside(folder, described.file)
         if not file.exists():
             raise InputError(
@@ -253,7 +382,7 @@ def read_bundle(folder: Path) -> Bundle:
             raise InputError(
                 f"{printable(file)} has changed since it was exported (its SHA-256 differs); export the bundle again"
             )
-        check_stage(file, described, opset=bundle.opset)
+        check_stage(file, described, opset=bundle.opset_of(name))
     return bundle
 
 
@@ -262,9 +391,9 @@ def check_stage(file: Path, stage: Stage, *, opset: int) -> None:
     from dyndet_builder.bundle.graph_files import check_graph  # onnx takes time to load, and a description needs none
 
     inputs, outputs = ([str(tensor) for tensor in tensors] for tensors in (stage.inputs, stage.outputs))
-    check_graph(file, inputs=inputs, outputs=outputs, opset=opset)
+    check_graph(file, inputs=inputs, outputs=outputs, opset=opset, batch=1 if stage.batch == "one" else None)
 
 
 def read_manifest(path: Path) -> Bundle:
     """Read only `bundle.json`. Raises InputError if it is damaged, or if its stages do not fit together."""
-    return read_record(path, Bundle, described="a bundle of schema version 1", advice=_ADVICE, largest=_LARGEST)
+    return read_record(path, Bundle, described="a bundle of schema version 1 or 2", advice=_ADVICE, largest=_LARGEST)

@@ -95,6 +95,7 @@ def command(
 
 def _table(bundle: Bundle) -> Table:
     parity, bars = bundle.parity, BARS[bundle.precision]
+    assert parity is not None
     batches = " and ".join(str(size) for size in parity.batch_sizes)
     title = f"{bundle.precision} graphs, {parity.images} images, batch {batches}"
     table = Table(title, "largest", "accepted", box=None, header_style="bold", pad_edge=False)

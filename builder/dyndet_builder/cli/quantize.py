@@ -83,6 +83,7 @@ def command(
 def _table(result: Bundle) -> Table:
     account, parity = result.quantization, result.parity
     assert account is not None
+    assert parity is not None
     table = Table(f"int8, {account.calibration_images} images for calibration", "", box=None, pad_edge=False)
     table.add_row("convolutions in int8", f"{account.quantized} of {account.convolutions}")
     if account.ap_before is not None and account.ap_after is not None:
