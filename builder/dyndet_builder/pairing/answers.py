@@ -50,7 +50,7 @@ class Answers:
 
 
 def looks_of(image: Any) -> tuple[float, float]:
-    """Mean and standard deviation of every 16th pixel of a fitted picture (H, W, 3) uint8, as the graph computes them."""
+    """Mean and standard deviation of every 16th pixel of a fitted picture (H, W, 3), as the graph computes them."""
     sample = np.asarray(image)[::16, ::16].astype(np.float32) / 255
     grey = sample.mean(axis=-1)
     return float(grey.mean()), float(grey.std())
