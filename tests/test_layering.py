@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "builder.server": "repository engines bundle measuring client",
     "builder.repository": "engines bundle",
     "builder.engines": "bundle measuring templates",
-    "builder.pairing": "detectors evaluation bundle report measuring dynamicdet.evaluation routing datasets networks",
+    "builder.pairing": "detectors evaluation bundle report measuring dynamicdet.evaluation routing datasets",
     "builder.detectors": "bundle",
     "builder.quantization": "evaluation bundle",
     "builder.evaluation": "bundle measuring client dynamicdet.evaluation routing datasets networks",
