@@ -7,6 +7,7 @@ of the machine, and operators that a library brings.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import onnx
@@ -15,7 +16,8 @@ from google.protobuf.message import DecodeError
 from dynamicdet.errors import InputError
 from dynamicdet.text import printable
 
-_STANDARD = ("", "ai.onnx")
+STANDARD = ("", "ai.onnx")
+"""domains of the ONNX standard"""
 DTYPES = {
     onnx.TensorProto.UINT8: "uint8",
     onnx.TensorProto.INT32: "int32",
@@ -48,7 +50,7 @@ def check_graph(
 
 def _fault(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str], opset: int, batch: int | None) -> str:
     """What is wrong with a graph; empty if nothing is."""
-    versions = [one.version for one in model.opset_import if one.domain in _STANDARD]
+    versions = [one.version for one in model.opset_import if one.domain in STANDARD]
     if versions != [opset]:
         return f"it has the opset {' and '.join(map(str, versions)) or 'of no standard'} instead of {opset}"
     if model.functions:
@@ -57,10 +59,10 @@ def _fault(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]
         found = [_described(value, batch) for value in values]
         if found != [*wanted]:
             return f"its {kind}s are {', '.join(found) or 'none'} instead of {', '.join(wanted)}"
-    for node in _nodes(model.graph):
-        if node.domain not in _STANDARD:
+    for node in nodes_of(model.graph):
+        if node.domain not in STANDARD:
             return f"it has the operator {node.op_type!r} of the domain {node.domain!r}"
-    if any(_is_elsewhere(tensor) for tensor in _tensors(model.graph)):
+    if any(is_elsewhere(tensor) for tensor in tensors_of(model)):
         return "a part of its weights is in another file"
     return ""
 
@@ -75,7 +77,7 @@ def _described(value: onnx.ValueInfoProto, wanted: int | None) -> str:
     return text if found == wanted else f"{text} in a batch of {'any size' if found is None else found}"
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def _graphs(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto]:
     """A graph and the graphs inside its operators. Protobuf itself bounds their depth."""
     yield graph
     for node in graph.node:
@@ -84,16 +86,18 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from _graphs(inner)
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def nodes_of(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    """The operators of a graph, or of a function, and of the graphs inside them."""
     return (node for each in _graphs(graph) for node in each.node)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    for each in _graphs(graph):
+def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The weights and constants of a file, wherever it can hold them."""
+    for each in _graphs(model.graph):
         yield from each.initializer
         for sparse in each.sparse_initializer:
             yield from (sparse.values, sparse.indices)
-    for node in _nodes(graph):
+    for node in chain(nodes_of(model.graph), *(nodes_of(function) for function in model.functions)):
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
@@ -104,5 +108,6 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from (sparse.values, sparse.indices)
 
 
-def _is_elsewhere(tensor: onnx.TensorProto) -> bool:
+def is_elsewhere(tensor: onnx.TensorProto) -> bool:
+    """Whether the numbers of a tensor are in another file."""
     return bool(tensor.external_data) or tensor.data_location == onnx.TensorProto.EXTERNAL
