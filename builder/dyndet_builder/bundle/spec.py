@@ -30,6 +30,11 @@ Family = Literal[
 - `boxes-scores`: two tensors, boxes [B, N, 4] and scores [B, N, classes], before suppression; YOLO-NAS, DAMO-YOLO
 """
 Role = Literal["all", "boxes", "scores", "labels", "logits", "count"]
+Colour = Literal["RGB", "BGR"]
+BoxForm = Literal["xyxy", "cxcywh", "yxyx", "xywh"]
+Unit = Literal["pixels", "normalised"]
+Activation = Literal["none", "sigmoid", "softmax"]
+Background = Literal["none", "first", "last"]
 ExtraKind = Literal["width-height", "height-width", "scale-yx", "scale-xy", "mask"]
 
 Side = Annotated[int, Field(ge=8, le=4096)]
@@ -52,7 +57,7 @@ class InputSpec(Record):
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     size: tuple[Side, Side] = Field(description="height and width, pixels")
     batch: Literal["dynamic", "one"] = Field(description="`one`: the file takes one picture at a time")
-    colour: Literal["RGB", "BGR"] = "RGB"
+    colour: Colour = "RGB"
     divide_by: Positive = Field(default=255.0, description="pixels are divided by this first; 1 leaves 0..255")
     mean: Channels = (0.0, 0.0, 0.0)
     std: Channels = (1.0, 1.0, 1.0)
@@ -82,10 +87,10 @@ class OutputSpec(Record):
     tensors: Annotated[dict[Role, Label], Field(min_length=1, max_length=4)] = Field(
         description="name of the tensor in each role; `all` in families with a single one"
     )
-    boxes: Literal["xyxy", "cxcywh", "yxyx", "xywh"] = "xyxy"
-    unit: Literal["pixels", "normalised"] = Field(default="pixels", description="of the detector's input")
-    activation: Literal["none", "sigmoid", "softmax"] = "none"
-    background: Literal["none", "first", "last"] = Field(default="none", description="slot that means no object")
+    boxes: BoxForm = "xyxy"
+    unit: Unit = Field(default="pixels", description="of the detector's input")
+    activation: Activation = "none"
+    background: Background = Field(default="none", description="slot that means no object")
     class_offset: Annotated[int, Field(ge=-1, le=1)] = Field(default=0, description="number of the first class")
     class_ids: Annotated[tuple[Count, ...], Field(max_length=1000)] | None = Field(
         default=None, description="slot of each class name, such as COCO's 91 slots for 80 names; None: 0, 1, 2, ..."
