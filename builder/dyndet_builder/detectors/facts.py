@@ -163,8 +163,8 @@ def _external(path: Path, model: onnx.ModelProto) -> dict[str, int]:
             continue
         entries = {one.key: one.value for one in tensor.external_data}
         name = entries.get("location", "")
-        file = inside(path.parent, name)
         if name not in sizes:
+            file = inside(path.parent, name)
             check_regular(file, advice=advice, largest=max(left, 0))
             sizes[name] = file.stat().st_size
             left -= sizes[name]
@@ -211,11 +211,12 @@ def dtype_name(number: int) -> str:
 
 
 def _metadata(path: Path, model: onnx.ModelProto) -> dict[str, str]:
-    if (
-        len(model.metadata_props) > _MOST_METADATA
-        or sum(len(one.value) for one in model.metadata_props) > LARGEST_RECORD
-    ):
-        raise InputError(f"{printable(path)} has more metadata than are read")
+    length = sum(len(one.key) + len(one.value) for one in model.metadata_props)
+    if len(model.metadata_props) > _MOST_METADATA or length > _LONGEST_METADATA:
+        raise InputError(
+            f"{printable(path)} has {len(model.metadata_props):,} metadata of {length:,} characters; at most "
+            f"{_MOST_METADATA:,} of {_LONGEST_METADATA:,} characters are accepted"
+        )
     return {one.key: one.value for one in model.metadata_props}
 
 
