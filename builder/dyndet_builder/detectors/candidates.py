@@ -102,7 +102,7 @@ def _detr(outputs: Mapping[str, TensorFacts], facts: GraphFacts) -> Candidate | 
         logits, boxes = outputs["labels"], outputs["dets"]  # RF-DETR's names; by shape they can be mixed up
     if logits is None or boxes is None or not _is_float(logits, boxes):
         return None
-    if len(logits.dims) != 3 or len(boxes.dims) != 3 or _width(boxes) != 4:
+    if len(logits.dims) != 3 or len(boxes.dims) != 3 or _width(boxes) not in (4, None):
         return None
     return Candidate(
         family="detr",
@@ -130,7 +130,7 @@ def _triple(outputs: Mapping[str, TensorFacts], facts: GraphFacts) -> Candidate 
     labels, boxes, scores = (_named(outputs, names) for names in (_LABELS, _BOXES, _SCORES))
     if labels is None or boxes is None or scores is None:
         return None
-    if [len(one.dims) for one in (labels, boxes, scores)] != [2, 3, 2] or _width(boxes) != 4:
+    if [len(one.dims) for one in (labels, boxes, scores)] != [2, 3, 2] or _width(boxes) not in (4, None):
         return None
     return Candidate(
         family="triple",
@@ -195,7 +195,8 @@ def _single(tensor: TensorFacts, facts: GraphFacts, size: tuple[int, int] | None
         )
     if columns >= 6 and (is_grid or isinstance(rows, str)):
         yield from _with_objectness(here, shown, columns, tail, on_rows if thrice is None else None, thrice is not None)
-    if columns >= 5 and thrice is None and not (is_grid and tail and not tail & _ARITHMETIC):
+    is_undecoded = is_grid and tail and not tail & _ARITHMETIC
+    if columns >= 5 and thrice is None and not is_undecoded and "TopK" not in tail:
         yield _joined(here, shown, columns, tail, is_grid)
 
 

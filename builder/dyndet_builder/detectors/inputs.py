@@ -90,4 +90,4 @@ def _extra(tensor: TensorFacts) -> ExtraInput:
             f"the graph has an input that nothing is known about, {tensor.described}; export it with the picture as "
             f"its only input, or with one of these: {', '.join(_KINDS)}"
         )
-    return ExtraInput(name=tensor.name, dtype=tensor.dtype, kind=kind)
+    return ExtraInput.model_validate({"name": tensor.name, "dtype": tensor.dtype, "kind": kind})

@@ -1,4 +1,4 @@
-"""Tells how a detector's outputs become boxes, from names, shapes and operators; what these leave open is a question."""
+"""Tells how a detector's outputs become boxes, from names, shapes and operators; what stays open is a question."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dyndet_builder.bundle.spec import Activation, Background, OutputSpec
 from dyndet_builder.detectors.candidates import Candidate, candidates_of
 from dyndet_builder.detectors.facts import GraphFacts
 from dyndet_builder.detectors.inputs import inputs_of
-from dyndet_builder.detectors.layers import COCO_IDS, Classes, Layer, Question, first
+from dyndet_builder.detectors.layers import COCO_IDS, Classes, Found, Layer, Question, first
 from dyndet_builder.detectors.refusals import looks_like, refuse_operators, refuse_shape, refuse_task
 
 _COCO_SLOTS = {90: "COCO's numbers minus 1", 91: "COCO's numbers", 92: "COCO's numbers, and one for no object"}
@@ -64,17 +64,15 @@ def recognise(
 def _fitting(found: Sequence[Candidate], classes: Classes | None, facts: GraphFacts) -> list[Candidate]:
     """The candidates that the number of classes and the metadata allow."""
     left = list(found)
-    if len(left) > 1 and facts.metadata.get("end2end", "").lower() == "true" or "NonMaxSuppression" in facts.operators:
+    if facts.metadata.get("end2end", "").lower() == "true" or "NonMaxSuppression" in facts.operators:
         left = [one for one in left if one.family == "rows"] or left
-    if classes is None or any(one.channels is None for one in left[:1]) and len(left) == 1:
+    if classes is None:
         return left
     fits = [one for one in left if one.channels is None or _slots_fit(one, classes)]
     if not fits:
         counts = " or ".join(str(one.channels) for one in left)
         raise InputError(f"{left[0].why}; that is {counts} classes, but there are {len(classes.names)} class names")
-    exact = [one for one in fits if one.channels is not None]
-    # Six columns: with names of another number than two, only rows with a class number fit.
-    return fits if len(fits) == 1 or not exact or any(one.family == "rows" for one in fits) else exact
+    return fits
 
 
 def _slots_fit(candidate: Candidate, classes: Classes) -> bool:
@@ -196,7 +194,7 @@ def _scores(
     )
 
 
-def _kinds(activation: object, background: object) -> list[tuple[str, object]]:
+def _kinds(activation: Found | None, background: Found | None) -> list[tuple[str, Found]]:
     return [(kind, one) for kind, one in (("activation", activation), ("background", background)) if one is not None]
 
 

@@ -1,0 +1,126 @@
+"""Options of the commands that take ONNX files of others: what a file does not tell about its detector."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from dynamicdet.letterbox import Filter, Place, Resize
+from dyndet_builder.bundle.spec import Activation, Background, BoxForm, Colour, Family, Unit
+from dyndet_builder.detectors.inspect import Given
+from dyndet_builder.detectors.layers import Classes, Layer
+from dyndet_builder.detectors.sources.class_lists import classes_of_option
+from dyndet_builder.detectors.sources.recipes import RECIPES
+
+
+class _Size(click.ParamType):  # type: ignore[type-arg]
+    """`640`, or height x width: `544x960`."""
+
+    name = "pixels"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        found = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", str(value))
+        height, width = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not (8 <= height <= 4096 and 8 <= width <= 4096):
+            self.fail(f"{value!r} is not a size such as 640 or 544x960 (height x width), from 8 to 4096", param, ctx)
+        return height, width
+
+
+class _Three(click.ParamType):  # type: ignore[type-arg]
+    """A number for all channels, or three with commas."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float, float]:
+        try:
+            numbers = [float(one) for one in str(value).split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) == 1:
+            numbers *= 3
+        if len(numbers) != 3 or not all(abs(one) < 1e6 for one in numbers):
+            self.fail(f"{value!r} is neither a number nor three with commas, such as 0.485,0.456,0.406", param, ctx)
+        return numbers[0], numbers[1], numbers[2]
+
+
+class _ClassList(click.ParamType):  # type: ignore[type-arg]
+    """`coco`, or a file with class names."""
+
+    name = "FILE or coco"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Classes:
+        return classes_of_option(str(value))
+
+
+def _one_of(kind: object) -> click.Choice[str]:
+    return click.Choice(get_args(kind), case_sensitive=False)
+
+
+_FIELDS: dict[str, click.Option] = {
+    "size": click.Option(["--size"], type=_Size(), help="Side of the input, or height x width."),
+    "colour": click.Option(["--colour"], type=_one_of(Colour), help="Order of the colours."),
+    "divide_by": click.Option(
+        ["--divide-by", "--scale", "divide_by"],
+        type=click.FloatRange(min=0, min_open=True, max=1e6),
+        help="Divide pixels by this: 255 gives 0..1, 1 leaves 0..255.",
+    ),
+    "mean": click.Option(["--mean"], type=_Three(), help="Subtract this after the division."),
+    "std": click.Option(["--std"], type=_Three(), help="Divide by this after the subtraction."),
+    "resize": click.Option(["--resize"], type=_one_of(Resize), help="Keep the ratio and pad, or stretch."),
+    "place": click.Option(["--place"], type=_one_of(Place), help="Where a letterboxed picture lies."),
+    "pad": click.Option(["--pad"], type=click.IntRange(0, 255), help="Grey level of the borders."),
+    "filter": click.Option(["--filter"], type=_one_of(Filter), help="How pictures are resized."),
+    "classes": click.Option(["--classes"], type=_ClassList(), help="Class names: a file, or `coco`."),
+    "family": click.Option(["--family"], type=_one_of(Family), help="Form of the outputs."),
+    "boxes": click.Option(["--boxes"], type=_one_of(BoxForm), help="Form of the boxes."),
+    "unit": click.Option(["--unit"], type=_one_of(Unit), help="Unit of the boxes."),
+    "activation": click.Option(["--activation"], type=_one_of(Activation), help="What makes scores of logits."),
+    "background": click.Option(["--background"], type=_one_of(Background), help="Slot that means no object."),
+    "class_offset": click.Option(["--class-offset"], type=click.IntRange(-1, 1), help="Number of the first class."),
+}
+
+
+def detector_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that describe one detector; it gets them as the argument `given`."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        said = Layer(source="the options", **{name: options.pop(name) for name in _FIELDS})
+        given = Given(said=said, recipe=options.pop("recipe"), spec_file=options.pop("input_spec"))
+        return function(*arguments, given=given, **options)
+
+    extra = [
+        click.Option(
+            ["--input-spec"],
+            type=click.Path(path_type=Path),
+            help="detector.yaml that describes the detector.  [default: NAME.detector.yaml beside NAME.onnx]",
+        ),
+        click.Option(["--recipe"], type=click.Choice(tuple(RECIPES)), help="Prepare pictures as the tools of a maker."),
+    ]
+    # click's own decorators put options here; a command reads the list from its end.
+    wrapped.__click_params__ = [*getattr(wrapped, "__click_params__", []), *reversed([*extra, *_FIELDS.values()])]  # type: ignore[attr-defined]
+    return wrapped
+
+
+def pair_spec_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `--small-spec` and `--large-spec`; it gets them as `small_given` and `large_given`."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        specs = {f"{which}_given": Given(spec_file=options.pop(f"{which}_spec")) for which in ("small", "large")}
+        return function(*arguments, **specs, **options)
+
+    for which in ("large", "small"):
+        wrapped = click.option(
+            f"--{which}-spec",
+            type=click.Path(path_type=Path),
+            help=f"detector.yaml of the {which} detector.  [default: NAME.detector.yaml beside NAME.onnx]",
+        )(wrapped)
+    return wrapped

@@ -1,0 +1,1 @@
+"""What files beside an ONNX file, and the metadata inside it, say about a detector."""
