@@ -17,6 +17,7 @@ from dyndet_builder.bundle.spec import DetectorSpec
 from dyndet_builder.cli.detector_options import detector_options
 from dyndet_builder.detectors.inspect import Given, Inspection, inspect, open_questions
 from dyndet_builder.detectors.layers import Question
+from dyndet_builder.detectors.sources.recipes import RECIPE_HELP
 from dyndet_builder.detectors.spec_file import write_spec
 from dyndet_client.cli.terminal import Console
 
@@ -59,6 +60,7 @@ def _as_json(file: Path, found: Inspection) -> dict[str, Any]:
         "spec": None if found.spec is None else found.spec.model_dump(mode="json"),
         "reasons": found.reasons,
         "questions": [asdict(one) for one in found.questions],
+        "usual_recipe": found.usual_recipe,
         "findings": [asdict(one) for one in found.findings],
     }
 
@@ -85,6 +87,12 @@ def _show(file: Path, found: Inspection) -> None:
             console.print(Text(f"\n{title}", "bold"))
             for line in lines:
                 console.print(Text("- ").append_text(line), soft_wrap=True)
+    if found.usual_recipe is not None:
+        usual = found.usual_recipe
+        console.print(
+            Text.assemble("- usual for this form is ", (f"--recipe {usual}", "bold"), f" ({RECIPE_HELP[usual]})"),
+            soft_wrap=True,
+        )
     if not found.questions:
         console.print("\nAll that is needed is known.")
 

@@ -21,7 +21,7 @@ from dyndet_builder.detectors.layers import Classes, Layer, Question, first
 from dyndet_builder.detectors.recognise import Recognition, classes_question, recognise
 from dyndet_builder.detectors.sidecars import sidecar_layers
 from dyndet_builder.detectors.sources.metadata import layer_of_metadata
-from dyndet_builder.detectors.sources.recipes import RECIPE_HELP, RECIPES, recipe
+from dyndet_builder.detectors.sources.recipes import RECIPES, recipe
 from dyndet_builder.detectors.spec_file import ENDING, check_spec, read_spec
 
 _OPTIONS = "the options"
@@ -54,6 +54,8 @@ class Inspection:
     """where each value comes from, one sentence or less each"""
     questions: tuple[Question, ...]
     findings: tuple[Finding, ...]
+    usual_recipe: str | None = None
+    """the preparation that exports of this form usually need, where a part of it is a question"""
 
 
 def inspect(path: Path, *, given: Given | None = None) -> Inspection:
@@ -161,7 +163,8 @@ def _found(path: Path, facts: GraphFacts, given: Given) -> Inspection:
         none = Layer(source=source, divide_by=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         layers.append(none)
     likely = _likely(recognition, facts)
-    questions = [*recognition.questions, *_input_questions(inputs, layers, likely)]
+    prepared = _input_questions(inputs, layers, likely)
+    questions = [*recognition.questions, *prepared]
     reasons = [*recognition.reasons, *_sources(layers, inputs)]
     if classes is None:
         questions.append(classes_question(recognition))
@@ -178,6 +181,7 @@ def _found(path: Path, facts: GraphFacts, given: Given) -> Inspection:
             *findings_of(facts, draft),
             *(Finding(kind="metadata", text=note, is_warning=True) for note in notes),
         ),
+        usual_recipe=likely if any(one.field != "input.size" for one in prepared) else None,
     )
 
 
@@ -191,6 +195,8 @@ def _likely(recognition: Recognition, facts: GraphFacts) -> str | None:
         return "rf-detr" if "dets" in names else "detr" if output.activation == "softmax" else "rt-detr"
     if output.family == "yolo-objectness" and "three anchors" not in recognition.reasons[0]:
         return "yolox"
+    if output.family == "boxes-scores":  # YOLO-NAS gives boxes first, DAMO-YOLO gives scores first
+        return "yolo-nas" if facts.outputs[0].name == output.tensors["boxes"] else "damo-yolo"
     return {
         "yolo": "yolo",
         "yolo-objectness": "yolo",
@@ -199,29 +205,27 @@ def _likely(recognition: Recognition, facts: GraphFacts) -> str | None:
         "joined": "ultralytics-rt-detr",
         "triple": "rt-detr",
         "dets-labels": "rtmdet",
-        "boxes-scores": "yolo-nas",
     }.get(output.family)
 
 
 def _input_questions(inputs: Inputs, layers: Sequence[Layer], likely: str | None) -> list[Question]:
     """What no source says about the preparation of pictures."""
     usual = RECIPES[likely] if likely is not None else None
-    hint = "" if likely is None else f"; usual for this form is `--recipe {likely}` ({RECIPE_HELP[likely]})"
     found: list[Question] = []
     if inputs.size is None and first(layers, "size") is None:
         text = "the file accepts several sizes, and one must be chosen: that of the training"
         found.append(Question(field="input.size", text=text, option="--size"))
     if first(layers, "colour") is None:
-        text = f"the order of the colours is not in the file{hint}"
+        text = "the order of the colours is not in the file"
         colour = None if usual is None else usual.colour
         found.append(
             Question(field="input.colour", text=text, option="--colour", choices=("RGB", "BGR"), likely=colour)
         )
     if first(layers, "divide_by") is None:
-        text = f"whether pixels are 0..1, 0..255 or normalised is not in the file{hint}"
+        text = "whether pixels are 0..1, 0..255 or normalised is not in the file"
         found.append(Question(field="input.scale", text=text, option="--divide-by, --mean and --std"))
     if first(layers, "resize") is None:
-        text = f"whether pictures keep their ratio is not in the file{hint}"
+        text = "whether pictures keep their ratio is not in the file"
         choices = ("letterbox", "stretch")
         rule = None if usual is None else usual.resize
         found.append(Question(field="input.resize", text=text, option="--resize", choices=choices, likely=rule))

@@ -11,9 +11,9 @@ from dynamicdet.text import printable
 from dyndet_builder.detectors.facts import GraphFacts, TensorFacts
 
 _PLUGINS = {
+    "TRTBatchedNMS": "export it for ONNX Runtime with a deploy configuration `detection_onnxruntime_*`",
     "EfficientNMS": "export it without suppression (YOLOv6, v7 and v9: without `--end2end`, YOLOv7 with `--grid`)",
     "BatchedNMS": "export the graph up to its boxes and scores, before that operator",
-    "TRTBatchedNMS": "export it for ONNX Runtime with a deploy configuration `detection_onnxruntime_*`",
     "NMS_TRT": "export the graph up to its boxes and scores, before that operator",
 }
 """operators of TensorRT alone, by the beginning or the end of their names, and the way out"""
@@ -91,7 +91,7 @@ def _ragged(outputs: Sequence[TensorFacts]) -> str:
     if rows and count:
         return (
             f"the output {rows[0].described} lists the boxes of all pictures without an axis for the batch, as in "
-            "PaddleDetection; export it with `export.nms=False` (`-o exclude_nms=True` in older versions)"
+            "PaddleDetection, and cannot be used; RT-DETR also exists in tools whose exports can"
         )
     if rows:
         return (

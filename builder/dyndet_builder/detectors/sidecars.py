@@ -142,7 +142,8 @@ def _json(path: Path, kind: type[Read]) -> Read | None:
 
 def _hugging_face(folder: Path) -> Iterator[Layer]:
     places = [folder, folder.parent] if folder.name == "onnx" else [folder]
-    place = next((one for one in places if (one / "config.json").exists()), None)
+    names = ("config.json", "preprocessor_config.json")
+    place = next((one for one in places if any((one / name).exists() for name in names)), None)
     if place is None:
         return
     config = _json(place / "config.json", _Config)
