@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
 
 from dynamicdet.aliases import Float32Array
-from dynamicdet.errors import InputError
-from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import STAGES, Bundle, StageName, read_bundle
+from dyndet_builder.bundle.sessions import Array, Tensors, run_session, session_of
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
-
-import onnxruntime
-
-_FATAL = 4
-"""severity: ONNX Runtime writes errors to the terminal itself, with names from the files, and raises them as well"""
-onnxruntime.set_default_logger_severity(_FATAL)
-
-Array = npt.NDArray[Any]
-Tensors = dict[str, Array]
+__all__ = ["Answer", "Array", "BundleRunner", "StageRunner", "Tensors"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +34,7 @@ class StageRunner:
     """
 
     def __init__(self, files: Mapping[StageName, Path], *, threads: int | None = None, frugal: bool = False) -> None:
-        self._sessions = {name: _session(files[name], threads, frugal=frugal) for name in STAGES}
+        self._sessions = {name: session_of(files[name], threads=threads, frugal=frugal) for name in STAGES}
 
     def backbone1(self, images: Array) -> Tensors:
         """`difficulty` (B, 1) and features of uint8 images (B, S, S, 3)."""
@@ -72,14 +58,7 @@ class StageRunner:
 
     def run(self, stage: StageName, tensors: Mapping[str, Array]) -> Tensors:
         """Run one stage; it takes its inputs from `tensors`."""
-        session = self._sessions[stage]
-        feed = {value.name: tensors[value.name] for value in session.get_inputs()}
-        names = [value.name for value in session.get_outputs()]
-        try:
-            answer = session.run(names, feed)
-        except Exception as error:  # ONNX Runtime's own classes have no common base
-            raise InputError(f"ONNX Runtime cannot run stage {stage!r} of the bundle: {_reason(error)}") from error
-        return dict(zip(names, answer, strict=True))
+        return run_session(self._sessions[stage], tensors, name=f"stage {stage!r} of the bundle")
 
 
 class BundleRunner(StageRunner):
@@ -89,19 +68,3 @@ class BundleRunner(StageRunner):
         self.bundle: Bundle = read_bundle(folder)
         files = {name: folder / self.bundle.stages[name].file for name in STAGES}
         super().__init__(files, threads=threads)
-
-
-def _session(path: Path, threads: int | None, *, frugal: bool) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.enable_cpu_mem_arena = not frugal
-    options.log_severity_level = _FATAL
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # a graph that has the right tensors can still be no graph
-        raise InputError(f"ONNX Runtime cannot load {printable(path)}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return printable(str(error).strip().partition("\n")[0], limit=300)
