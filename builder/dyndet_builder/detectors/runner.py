@@ -1,0 +1,42 @@
+"""A detector's merged graph in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from dynamicdet.errors import InputError
+from dynamicdet.text import printable
+from dyndet_builder.bundle.sessions import Array, Tensors, run_session, session_of
+
+
+class DetectorRunner:
+    """Runs a graph of `build_graph`, a model or its file, on the CPU; `threads` None: ONNX Runtime chooses.
+
+    Raises InputError for a graph that ONNX Runtime does not load.
+    """
+
+    def __init__(self, model: onnx.ModelProto | Path, *, threads: int | None = None) -> None:
+        graph = model if isinstance(model, Path) else model.SerializeToString()
+        self._name = printable(model) if isinstance(model, Path) else "the detector's graph"
+        self._session = session_of(graph, name=self._name, threads=threads)
+        (image,) = self._session.get_inputs()
+        self.batch_one = image.shape[0] == 1
+        """whether the graph takes one picture at a time; `run` then calls it once for each"""
+        self.shape: tuple[int, ...] = tuple(image.shape[1:])
+        """(H, W, 3) of its pictures"""
+
+    def run(self, images: Array) -> Tensors:
+        """The outputs by name, each with a leading axis of B, of fitted uint8 pictures (B, H, W, 3).
+
+        Raises InputError for pictures of another shape or type, and if ONNX Runtime cannot run the graph.
+        """
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.shape or not len(images):
+            wanted = ", ".join(map(str, self.shape))
+            raise InputError(f"pictures must be uint8 (B, {wanted}), not {images.dtype} {images.shape}")
+        if not self.batch_one:
+            return run_session(self._session, {"image": images}, name=self._name)
+        singles = [run_session(self._session, {"image": image[None]}, name=self._name) for image in images]
+        return {name: np.concatenate([single[name] for single in singles]) for name in singles[0]}
