@@ -77,6 +77,8 @@ class InputSpec(Record):
     def _check_numbers(self) -> InputSpec:
         if not all(one > 0 for one in self.std):
             raise ValueError("std must be above 0")
+        if self.dtype == "uint8" and (self.divide_by, {*self.mean}, {*self.std}) != (1, {0}, {1}):
+            raise ValueError("an input of type uint8 takes pixels as they are: divide_by 1, mean 0, std 1")
         return self
 
 
@@ -91,9 +93,12 @@ class OutputSpec(Record):
     unit: Unit = Field(default="pixels", description="of the detector's input")
     activation: Activation = "none"
     background: Background = Field(default="none", description="slot that means no object")
-    class_offset: Annotated[int, Field(ge=-1, le=1)] = Field(default=0, description="number of the first class")
+    class_offset: Annotated[int, Field(ge=-1, le=1)] = Field(
+        default=0, description="number of the first class; with `background` first, 0 means 1"
+    )
     class_ids: Annotated[tuple[Count, ...], Field(max_length=1000)] | None = Field(
-        default=None, description="slot of each class name, such as COCO's 91 slots for 80 names; None: 0, 1, 2, ..."
+        default=None,
+        description="slot or label of each class name, such as COCO's 91 slots for 80 names; None: 0, 1, 2, ...",
     )
     strides: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(max_length=8)] = (8, 16, 32)
     suppress: bool = Field(description="whether overlapping boxes are still to be suppressed")
@@ -113,4 +118,14 @@ class DetectorSpec(Record):
         ids = self.output.class_ids
         if ids is not None and (len(ids) != len(self.class_names) or len(set(ids)) != len(ids)):
             raise ValueError("class_ids must give a slot of its own to each of the class names")
+        if ids is not None and self.output.class_offset:
+            raise ValueError("class_ids are slots as they stand in the tensor, so class_offset must be 0")
         return self
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Where each class stands: its slot in the scores, or its number among the labels."""
+        if self.output.class_ids is not None:
+            return self.output.class_ids
+        first = self.output.class_offset or int(self.output.background == "first")
+        return tuple(range(first, first + len(self.class_names)))
