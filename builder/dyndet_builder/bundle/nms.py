@@ -162,6 +162,10 @@ def register_for_torchscript(opset: int) -> None:
 
 
 def inline_suppression(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace the operator's nodes by standard operators."""
-    model.functions.append(onnx.parser.parse_function(_GRAPH))
+    """Replace the operator's nodes by standard operators of the model's opset, at least 14."""
+    (opset,) = (one.version for one in model.opset_import if one.domain == "")
+    text = _GRAPH.replace('"": 18', f'"": {opset}')
+    if opset < 18:
+        text = text.replace(", num_outputs = 4", "")  # the outputs are counted
+    model.functions.append(onnx.parser.parse_function(text))
     return onnx.inliner.inline_local_functions(model)
