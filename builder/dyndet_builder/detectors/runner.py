@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 
 from dynamicdet.errors import InputError
 from dynamicdet.text import printable
+from dyndet_builder.bundle.manifest import file_sha256
 from dyndet_builder.bundle.sessions import Array, Tensors, run_session, session_of
 
 
@@ -21,6 +23,8 @@ class DetectorRunner:
     def __init__(self, model: onnx.ModelProto | Path, *, threads: int | None = None) -> None:
         graph = model if isinstance(model, Path) else model.SerializeToString()
         self._name = printable(model) if isinstance(model, Path) else "the detector's graph"
+        self.sha256 = file_sha256(graph) if isinstance(graph, Path) else sha256(graph).hexdigest()
+        """of the graph"""
         self._session = session_of(graph, name=self._name, threads=threads)
         (image,) = self._session.get_inputs()
         self.batch_one = image.shape[0] == 1
