@@ -25,6 +25,8 @@ Place = Literal["centre", "top-left"]
 Filter = Literal["antialias", "linear", "cubic"]
 _CHOICES = {"resize": get_args(Resize), "place": get_args(Place), "filter": get_args(Filter)}
 _LARGEST_SIDE = 16_384
+_LONGEST_TEXT = 500
+"""characters of a rule in JSON; a written one has about 110"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,19 @@ class Fit:
         """Of a fitted picture, (H, W, 3)."""
         return (self.height, self.width, 3)
 
+    def __str__(self) -> str:
+        """The rule in words; of our own networks it is the size alone.
+
+        >>> str(Fit.square(640)), str(Fit(height=384, width=640, resize="stretch", filter="linear"))
+        ('640 x 640 pixels', '640 x 384 pixels, stretched, linear')
+        """
+        words = [f"{self.width} x {self.height} pixels"]
+        if self.resize == "stretch":
+            words.append("stretched")
+        elif (self.place, self.pad) != ("centre", PADDING):
+            words.append(f"{self.place} with borders of {self.pad}")
+        return ", ".join(words if self.filter == "antialias" else [*words, self.filter])
+
     def __call__(self, image: UInt8Array) -> Letterboxed:
         """Fit an RGB image (H, W, 3). Raises InputError for an array that is not (H, W, 3) uint8 with pixels."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
@@ -146,6 +161,8 @@ class Fit:
     @classmethod
     def of_json(cls, text: str) -> Fit:
         """Read what `as_json` wrote. Raises InputError for anything else."""
+        if len(text) > _LONGEST_TEXT:
+            raise InputError(f"the description of a detector's input has more than {_LONGEST_TEXT} characters")
         try:
             given = json.loads(text)
         except (ValueError, RecursionError) as error:
