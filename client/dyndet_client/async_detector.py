@@ -32,7 +32,7 @@ class AsyncDetector(BaseDetector):
     """`Detector` for an event loop: the same arguments, methods, results and errors, but its methods are awaited.
 
     It belongs to the event loop that uses it first. It decodes and resizes images in threads, so the loop is not
-    blocked. `class_names`, `input_size` and `transport` are available once it is connected.
+    blocked. `class_names`, `fit`, `input_size` and `transport` are available once it is connected.
 
     ::
 

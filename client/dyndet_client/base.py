@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from dynamicdet.errors import InputError
+from dynamicdet.letterbox import Fit
 from dyndet_client.checks import optional, seconds, shown
 from dyndet_client.codec import ServedModel
 from dyndet_client.retrying import Deadline
@@ -69,8 +70,13 @@ class BaseDetector:
 
     @property
     def input_size(self) -> int:
-        """Side in pixels of the square into which images are fitted."""
+        """The longer side in pixels of the input into which images are fitted; see `fit`."""
         return self._known().input_size
+
+    @property
+    def fit(self) -> Fit:
+        """How images become the model's input: its height and width, and whether they are padded or stretched."""
+        return self._known().fit
 
     @property
     def transport(self) -> TransportChoice:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
 from dynamicdet.images import ImageSource, read_image
-from dynamicdet.letterbox import Letterboxed, letterbox
+from dynamicdet.letterbox import Fit, Letterboxed
 from dyndet_client.checks import shown
 from dyndet_client.detections import Detections, Route
 from dyndet_client.errors import NotADetectorError, ServerError
@@ -25,12 +25,10 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 OUTPUTS = ("num_detections", "boxes", "scores", "classes", "difficulty", "route")
 OPERATING_POINT = "dyndet_operating_point"
-_CLASS_NAMES, _INPUT_SIZE = "dyndet_class_names", "dyndet_input_size"
+_CLASS_NAMES, _INPUT_SIZE, _FIT = "dyndet_class_names", "dyndet_input_size", "dyndet_fit"
 _EASY, _HARD = 1, 2
 _LEAST_SIDE = 0.01
 """pixels; `Detections.to_dict` rounds to it"""
-_LARGEST_SIDE = 16_384
-"""pixels of the input; a larger image would fill the memory"""
 _NO_BOXES = np.zeros((0, 4), np.float32)
 
 
@@ -39,9 +37,14 @@ class ServedModel:
     """What a request to a served detector and its answer depend on."""
 
     name: str
-    input_size: int
-    """side of the square input, pixels"""
+    fit: Fit
+    """how images become its input"""
     class_names: tuple[str, ...]
+
+    @property
+    def input_size(self) -> int:
+        """The longer side of the input, pixels."""
+        return max(self.fit.height, self.fit.width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ class Request:
 
     @property
     def image(self) -> npt.NDArray[np.uint8]:
-        """The image in the network's square, (S, S, 3)."""
+        """The image in the detector's input, (H, W, 3)."""
         return self.letterboxed.image
 
 
@@ -106,33 +109,31 @@ def _parse(config: Mapping[str, Any]) -> ServedModel:
     parameters = config.get("parameters", {})
     lacking = [f"input {key}" for key in ("image",) if key not in inputs]
     lacking += [f"output {key}" for key in OUTPUTS if key not in outputs]
-    lacking += [f"parameter {key}" for key in (_CLASS_NAMES, _INPUT_SIZE) if key not in parameters]
+    rule = _FIT if _FIT in parameters else _INPUT_SIZE
+    lacking += [f"parameter {key}" for key in (_CLASS_NAMES, rule) if key not in parameters]
     if lacking:
         raise NotADetectorError(f"model {name!r} is not a dyndet detector: it has no {lacking[0]}")
     try:
-        size = int(parameters[_INPUT_SIZE]["string_value"])
+        stated = parameters[rule]["string_value"]
+        fit = Fit.of_json(stated) if rule == _FIT else Fit.square(int(stated))
         class_names = json.loads(parameters[_CLASS_NAMES]["string_value"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:  # a rule that this client does not know is an InputError
         raise NotADetectorError(f"model {name!r} has damaged dyndet parameters: {error}") from error
     if not isinstance(class_names, list) or not all(isinstance(entry, str) for entry in class_names):
         raise NotADetectorError(f"model {name!r} has a {_CLASS_NAMES} parameter that is not a list of names")
-    if not 1 <= size <= _LARGEST_SIDE:
-        raise NotADetectorError(
-            f"model {name!r} has the input size {size}; it must be from 1 to {_LARGEST_SIDE} pixels"
-        )
     found = (inputs["image"].get("data_type"), [int(side) for side in inputs["image"].get("dims", ())])
-    if found != ("TYPE_UINT8", [size, size, 3]) or int(config.get("max_batch_size", 0)) < 1:
+    if found != ("TYPE_UINT8", list(fit.shape)) or int(config.get("max_batch_size", 0)) < 1:
         raise NotADetectorError(
             f"model {name!r} takes images as {found[0]} {found[1]} with max_batch_size "
-            f"{config.get('max_batch_size', 0)}; a dyndet detector takes TYPE_UINT8 [{size}, {size}, 3] with at least 1"
+            f"{config.get('max_batch_size', 0)}; a dyndet detector takes TYPE_UINT8 {list(fit.shape)} with at least 1"
         )
-    return ServedModel(name=name, input_size=size, class_names=tuple(class_names))
+    return ServedModel(name=name, fit=fit, class_names=tuple(class_names))
 
 
 def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
-    """Read and letterbox an image into a request. Raises InputError if the image cannot be read."""
-    letterboxed = _fit(read_image(image), model.input_size)
-    tensors: dict[str, npt.NDArray[Any]] = {"image": letterboxed.image[None]}  # (1, S, S, 3)
+    """Read an image and fit it into a request. Raises InputError if the image cannot be read."""
+    letterboxed = _fit(read_image(image), model.fit)
+    tensors: dict[str, npt.NDArray[Any]] = {"image": letterboxed.image[None]}  # (1, H, W, 3)
     if options.threshold is not None:
         tensors["threshold"] = np.array([[options.threshold]], np.float32)  # (1, 1)
     named = options.operating_point
@@ -147,8 +148,7 @@ def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
 
 def is_ready_made(model: ServedModel, image: ImageSource) -> bool:
     """Whether encoding this image takes only microseconds, because nothing is decoded or resized."""
-    side = model.input_size
-    return isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == (side, side, 3)
+    return isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == model.fit.shape
 
 
 def decode(model: ServedModel, request: Request, response: Tensors) -> Detections:
@@ -201,13 +201,11 @@ def has_area(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _fit(pixels: UInt8Array, side: int) -> Letterboxed:
-    """`letterbox`; an image that already fills the square is not copied."""
-    if pixels.shape != (side, side, 3):
-        return letterbox(pixels, side)
-    return Letterboxed(
-        image=pixels, scale_x=1.0, scale_y=1.0, pad_left=0, pad_top=0, original_width=side, original_height=side
-    )
+def _fit(pixels: UInt8Array, fit: Fit) -> Letterboxed:
+    """The fitted image; one that already fills the input is not copied, because every rule leaves it as it is."""
+    if pixels.shape != fit.shape:
+        return fit(pixels)
+    return replace(fit.place_of(fit.width, fit.height), image=pixels)
 
 
 def _route(value: int) -> Route:

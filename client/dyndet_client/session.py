@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -43,7 +44,7 @@ Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 _CLEAN_UP_S = 2.0
 NAME_ONE = "name one with model="
 """The end of the error for a model that a server does not have."""
-_PART = re.compile(r"(?P<detector>.+?)(?P<slot>_b)?_(?:backbone1|head1|detector2|encoded)")
+_PART = re.compile(r"(?P<detector>.+?)(?P<slot>_b)?_(?:backbone1|head1|detector1|detector1_own|detector2|encoded)")
 
 
 def detectors_among(models: Iterable[str]) -> list[str]:
@@ -161,7 +162,7 @@ class Session:
             return
         pool: Pool | None = None
         try:
-            pool = make_pool(self._choice, served.input_size**2 * 3)
+            pool = make_pool(self._choice, math.prod(served.fit.shape))
             yield from self._first_registration(pool, deadline)
         except ServerError:
             if pool is not None:

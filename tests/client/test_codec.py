@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dyndet_client
-from dynamicdet.letterbox import letterbox
+from dynamicdet.letterbox import Fit, letterbox
 from dyndet_client import Detections, InputError, NotADetectorError, ServerError
 from dyndet_client.codec import OUTPUTS, Options, ServedModel, decode, encode, parse_model
 from dyndet_client.transport import parse_url
 
-MODEL = ServedModel(name="dyndet", input_size=64, class_names=("cat", "dog"))
+MODEL = ServedModel(name="dyndet", fit=Fit.square(64), class_names=("cat", "dog"))
 PICTURE = np.zeros((50, 100, 3), np.uint8)
 
 
@@ -77,6 +77,41 @@ def test_the_public_names_are_these() -> None:
 
 def test_a_detector_is_recognised_by_its_configuration() -> None:
     assert parse_model(config()) == MODEL
+
+
+def config_of(fit: str, dims: list[int]) -> dict:
+    parameters = {"dyndet_fit": {"string_value": fit}, "dyndet_class_names": {"string_value": "[]"}}
+    return config(input=[{"name": "image", "data_type": "TYPE_UINT8", "dims": dims}], parameters=parameters)
+
+
+def test_a_detector_with_a_rule_of_its_own_says_how_pictures_are_fitted() -> None:
+    fit = Fit(height=32, width=96, resize="stretch", filter="linear")
+    served = parse_model(config_of(fit.as_json(), [32, 96, 3]))
+    assert (served.fit, served.input_size) == (fit, 96)
+    with pytest.raises(NotADetectorError, match=r"takes TYPE_UINT8 \[32, 96, 3\]"):
+        parse_model(config_of(fit.as_json(), [96, 32, 3]))
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        "",
+        "[" * 100_000,
+        '{"height": ' + "[" * 200,
+        '{"height": 1}',
+        '{"height": 99999, "width": 64}',
+        '{"height": 1e999, "width": 64}',
+        '{"height": true, "width": 64}',
+        '{"height": 64, "width": 64, "resize": {"\\u001b[31m": []}}',
+        '{"height": 64, "width": 64, "mirror": true}',
+        '{"height": 64, "width": 64, "filter": "lanczos\\u202e"}',
+    ],
+)
+def test_a_damaged_or_unknown_rule_is_refused_in_one_sentence(fit: str) -> None:
+    """A newer server may have rules that this client does not know."""
+    with pytest.raises(NotADetectorError, match="damaged dyndet parameters") as caught:
+        parse_model(config_of(fit, [64, 64, 3]))
+    assert len(str(caught.value)) < 700 and str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(

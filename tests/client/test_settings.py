@@ -248,7 +248,7 @@ def test_both_detectors_have_the_same_names_and_parameters() -> None:
 
     assert public(Detector) == public(AsyncDetector)
     assert {name: ", ".join(parameters) for name, parameters in public(Detector).items()} == SIGNATURES
-    for name in ("class_names", "input_size", "transport"):
+    for name in ("class_names", "fit", "input_size", "transport"):
         assert isinstance(getattr(Detector, name), property) and isinstance(getattr(AsyncDetector, name), property)
 
 

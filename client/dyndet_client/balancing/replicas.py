@@ -202,8 +202,8 @@ class Replicas(Generic[S]):
 
 
 def _difference(left: ServedModel, right: ServedModel) -> str | None:
-    if left.input_size != right.input_size:
-        return f"input sizes {left.input_size} and {right.input_size}"
+    if left.fit != right.fit:
+        return f"inputs of {left.fit} and of {right.fit}"
     if left.class_names != right.class_names:
         return f"{len(left.class_names)} and {len(right.class_names)} class names that are not the same"
     return None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dynamicdet.letterbox import Fit
 from dyndet_builder.cli import dyndet, run
 from dyndet_client import DeadlineExceededError, Detector, InputError, ServerUnreachableError
 from dyndet_client.cli.sources import Source, read_pictures
@@ -124,7 +125,7 @@ def test_a_file_that_opens_and_cannot_be_read_is_named(capsys) -> None:
     with pytest.raises(InputError, match="/proc/self/mem cannot be read: Input/output error"):
         list(read_pictures(source, every=1))
     with pytest.raises(InputError, match="/proc/self/mem cannot be read"):
-        encode(ServedModel(name="a", input_size=32, class_names=()), source.path, Options())
+        encode(ServedModel(name="a", fit=Fit.square(32), class_names=()), source.path, Options())
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path, capsys) -> None:

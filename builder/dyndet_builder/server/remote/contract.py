@@ -1,4 +1,4 @@
-"""What clients of a detector depend on: its input size and its class names. A client reads them when it connects."""
+"""What clients of a detector depend on: its input and its class names. A client reads them when it connects."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ def check_contract(detector: str, *, live: ServedModel | None, new: ServedModel 
     """Raise InputError if clients of the build `live` could not use `new`; what is unknown (None) is not compared."""
     if live is None or new is None:
         return
-    if live.input_size != new.input_size:
-        difference = f"takes images of {new.input_size} x {new.input_size} pixels, and the one in use takes " + (
-            f"{live.input_size} x {live.input_size}"
-        )
+    if live.fit != new.fit:
+        difference = f"takes images of {new.fit}, and the one in use takes {live.fit}"
     elif live.class_names != new.class_names:
         difference = "has other class names than the one in use: " + _difference(live.class_names, new.class_names)
     else:

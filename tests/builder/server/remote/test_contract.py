@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from dynamicdet.errors import InputError
+from dynamicdet.letterbox import Fit
 from dyndet_builder.server.remote.contract import check_contract
 from dyndet_client.codec import ServedModel
 
-_LIVE = ServedModel(name="street", input_size=640, class_names=("car", "bus"))
+_LIVE = ServedModel(name="street", fit=Fit.square(640), class_names=("car", "bus"))
 
 
 @pytest.mark.parametrize(
@@ -20,11 +21,11 @@ _LIVE = ServedModel(name="street", input_size=640, class_names=("car", "bus"))
     ],
 )
 def test_the_refusal_names_the_difference(size: int, names: tuple[str, ...], words: str) -> None:
-    new = ServedModel(name="street", input_size=size, class_names=names)
+    new = ServedModel(name="street", fit=Fit.square(size), class_names=names)
     with pytest.raises(InputError, match=words):
         check_contract("street", live=_LIVE, new=new)
 
 
 def test_the_same_contract_is_accepted_and_an_unknown_one_is_not_compared() -> None:
-    check_contract("street", live=_LIVE, new=ServedModel(name="next", input_size=640, class_names=("car", "bus")))
+    check_contract("street", live=_LIVE, new=ServedModel(name="next", fit=Fit.square(640), class_names=("car", "bus")))
     check_contract("street", live=None, new=_LIVE)
