@@ -1,4 +1,4 @@
-"""COCO data sets, letterboxed once and stored as uint8.
+"""COCO data sets, fitted into a detector's input once and stored as uint8.
 
 Decoding costs more than training a small network. So each image is decoded once, into memory or into a memory-mapped
 file that later processes use again.
@@ -6,6 +6,7 @@ file that later processes use again.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +22,14 @@ from dynamicdet.datasets.layout import Split
 from dynamicdet.datasets.objects import ObjectTable
 from dynamicdet.errors import InputError
 from dynamicdet.files import whole_file
-from dynamicdet.letterbox import Letterboxed, letterbox
+from dynamicdet.letterbox import Fit, Letterboxed
 from dynamicdet.pictures import spread
 from dynamicdet.text import printable
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Objects of one image: boxes (n, 4) as x1 y1 x2 y2 in pixels of the square, class indices (n,)."""
+    """Objects of one image: boxes (n, 4) as x1 y1 x2 y2 in pixels of the fitted image, class indices (n,)."""
 
     boxes: Float32Array
     classes: IntArray
@@ -36,7 +37,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """Letterboxed images with their objects, in the order of annotations.json."""
+    """Fitted images with their objects, in the order of annotations.json."""
 
     folder: Path
     """folder of the annotations"""
@@ -45,11 +46,13 @@ class CocoDataset:
     """changes with the annotations and the images"""
     summary: DataSummary
     images: UInt8Array
-    """(N, S, S, 3) RGB, in memory or memory-mapped"""
+    """(N, H, W, 3) RGB, in memory or memory-mapped"""
+    fit: Fit
+    """how the images were fitted"""
     labels: tuple[Labels, ...]
     """without crowd regions"""
     placements: tuple[Letterboxed, ...]
-    """place of each image in its square; their `image` is empty"""
+    """place of each image in the fitted one; their `image` is empty"""
     image_ids: tuple[int, ...]
     category_ids: tuple[int, ...]
     """COCO id of each class index"""
@@ -67,13 +70,18 @@ class CocoDataset:
 
     @property
     def size(self) -> int:
-        """Side of the squares, pixels."""
-        return self.images.shape[1]
+        """Side of the squares, pixels. Raises InputError if the images were fitted otherwise, as our networks need."""
+        if not self.fit.is_own:
+            raise InputError(
+                f"{printable(self.folder)} was read for images of {self.fit}; networks that are trained here take "
+                "letterboxed squares"
+            )
+        return self.fit.height
 
 
 def read_dataset(
     source: Path | str,
-    size: int,
+    size: int | Fit,
     *,
     images: Path | str | None = None,
     cache: Path | str | None = None,
@@ -81,33 +89,36 @@ def read_dataset(
     trust_pictures: bool = False,
     progress: Progress = silent,
 ) -> CocoDataset:
-    """Read a data set at an input size in pixels.
+    """Read a data set for a detector's input: a square's side in pixels, or a rule of fitting.
 
-    `source`, `images` and `split` are those of `layout.locate`. With the folder `cache`, the letterboxed images are
-    stored there in one file that later calls map into memory (its name depends on annotations, images and size).
+    `source`, `images` and `split` are those of `layout.locate`. With the folder `cache`, the fitted images are stored
+    there in one file that later calls map into memory (its name depends on annotations, images and `size`).
     `trust_pictures` fits the boxes to pictures of another size than annotated.
 
     Raises InputError for a data set that cannot be used: with the most important fault, and before the pictures are
     decoded if their headers show it.
     """
+    rule = size if isinstance(size, Fit) else Fit.square(size)
     if cache is None:
         found = read_files(source, images=images, split=split, trust_pictures=trust_pictures, progress=progress)
-        pictures = np.empty((len(found.frames), size, size, 3), np.uint8)
-        _decode(found.files, pictures, progress)
+        pictures = np.empty((len(found.frames), *rule.shape), np.uint8)
+        _decode(found.files, rule, pictures, progress)
     else:
         files = read_annotations(source, images, split=split)
         files.findings.raise_any(files.place.annotations)
-        pictures, frames = _cached(files, size, Path(cache) / f"{files.digest}-{size}", progress, trust_pictures)
+        stem = Path(cache) / f"{files.digest}-{_file_part(rule)}"
+        pictures, frames = _cached(files, rule, stem, progress, trust_pictures)
         found = _fitted(files, frames, trust_pictures=trust_pictures)
     files, frames, table = found.files, found.frames, found.table
-    placements = tuple(_placement(width, height, size) for width, height in frames[:, :2].tolist())
+    placements = tuple(_placement(width, height, rule) for width, height in frames[:, :2].tolist())
     return CocoDataset(
         folder=files.place.annotations.parent,
         image_folder=files.place.images,
         digest=files.digest,
         summary=files.summary(table),
         images=pictures,
-        labels=_labels(files, table, placements, size),
+        fit=rule,
+        labels=_labels(files, table, placements, rule),
         placements=placements,
         image_ids=files.image_ids,
         category_ids=files.category_ids,
@@ -181,21 +192,22 @@ def _fitted(files: CocoFiles, frames: IntArray, *, trust_pictures: bool) -> Usab
     return UsableFiles(files, frames, table)
 
 
-def _labels(files: CocoFiles, table: ObjectTable, placements: tuple[Letterboxed, ...], size: int) -> tuple[Labels, ...]:
-    """The objects of each image in its square, without those that are smaller than a pixel there."""
+def _labels(files: CocoFiles, table: ObjectTable, placements: tuple[Letterboxed, ...], rule: Fit) -> tuple[Labels, ...]:
+    """The objects of each fitted image, without those that are smaller than a pixel there."""
     found = table.chosen(~table.crowd)
     order = np.argsort(found.image, kind="stable")
     corners = np.concatenate([found.box[:, :2], found.box[:, :2] + found.box[:, 2:]], axis=1)
     rows = np.split(order, np.searchsorted(found.image[order], np.arange(1, len(placements))))
+    limits = np.array([rule.width, rule.height] * 2, np.float32)
     labels = []
     for placement, chosen in zip(placements, rows, strict=True):
-        square = placement.from_original(corners[chosen]).clip(0, size)
-        usable = ((square[:, 2:] - square[:, :2]) > 1).all(axis=1)
-        labels.append(Labels(boxes=square[usable], classes=found.category[chosen][usable]))
+        fitted = placement.from_original(corners[chosen]).clip(0, limits)
+        usable = ((fitted[:, 2:] - fitted[:, :2]) > 1).all(axis=1)
+        labels.append(Labels(boxes=fitted[usable], classes=found.category[chosen][usable]))
     if not any(len(one.classes) for one in labels):
         raise InputError(
             f"{printable(files.place.annotations)} cannot be used: none of its {len(found)} objects is larger than a "
-            f"pixel once the images fit {size} x {size} pixels"
+            f"pixel once the images fit {rule}"
         )
     return tuple(labels)
 
@@ -227,17 +239,23 @@ def _as_coco(files: CocoFiles, table: ObjectTable, frames: IntArray) -> dict[str
     }
 
 
-def _placement(width: int, height: int, size: int) -> Letterboxed:
-    boxed = letterbox(np.zeros((height, width, 3), np.uint8), size)
-    return replace(boxed, image=np.empty((0, 0, 3), np.uint8))
+def _placement(width: int, height: int, rule: Fit) -> Letterboxed:
+    return replace(rule.place_of(width, height), image=np.empty((0, 0, 3), np.uint8))
 
 
-def _decode(files: CocoFiles, images: UInt8Array, progress: Progress) -> None:
-    """Fill `images` (N, S, S, 3), which may be mapped. Raises InputError if a picture is damaged."""
+def _file_part(rule: Fit) -> str:
+    """What tells the files of this rule from those of others."""
+    if rule.is_own:
+        return str(rule.height)
+    return f"{rule.width}x{rule.height}-{hashlib.sha256(rule.as_json().encode()).hexdigest()[:12]}"
+
+
+def _decode(files: CocoFiles, rule: Fit, images: UInt8Array, progress: Progress) -> None:
+    """Fill `images` (N, H, W, 3), which may be mapped. Raises InputError if a picture is damaged."""
 
     def decode(index: int, path: Path) -> tuple[Frame, Fault | None]:
         def put(pixels: UInt8Array) -> None:
-            images[index] = letterbox(pixels, images.shape[1]).image
+            images[index] = rule(pixels).image
 
         return look(path, use=put)
 
@@ -248,7 +266,7 @@ def _decode(files: CocoFiles, images: UInt8Array, progress: Progress) -> None:
 
 
 def _cached(
-    files: CocoFiles, size: int, stem: Path, progress: Progress, trust_pictures: bool
+    files: CocoFiles, rule: Fit, stem: Path, progress: Progress, trust_pictures: bool
 ) -> tuple[UInt8Array, IntArray]:
     """Images and frames from the files of this stem, which are written first if they are missing."""
     pixels, frames_file = stem.with_name(f"{stem.name}.images.npy"), stem.with_name(f"{stem.name}.frames.npy")
@@ -259,9 +277,9 @@ def _cached(
         stem.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(pixels, durable=False) as new_pixels, whole_file(frames_file, durable=False) as new_frames:
             images = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-                new_pixels, "w+", np.uint8, (len(frames), size, size, 3)
+                new_pixels, "w+", np.uint8, (len(frames), *rule.shape)
             )
-            _decode(files, images, progress)
+            _decode(files, rule, images, progress)
             images.flush()
             np.save(new_frames, frames)
     try:

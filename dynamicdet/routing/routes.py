@@ -15,6 +15,7 @@ import torch
 from dynamicdet.aliases import FloatArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
+from dynamicdet.letterbox import Fit
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.suppression import Detections, Suppression, suppress_rows, suppression_for
 from dynamicdet.text import printable
@@ -40,7 +41,7 @@ class RouteResults:
 
 @dataclass(frozen=True)
 class BatchAnswers:
-    """A detector's results for some images, boxes in pixels of the square; see `RouteResults`."""
+    """A detector's results for some images, boxes in pixels of the fitted image; see `RouteResults`."""
 
     easy: Sequence[Detections]
     hard: Sequence[Detections]
@@ -116,16 +117,16 @@ def collect(
 
 def check_fits(model: DynamicDetector, data: CocoDataset) -> None:
     """Raise InputError unless classes and size of network and data are the same."""
-    check_contract("the checkpoint", model.class_names, model.input_size, data)
+    check_contract("the checkpoint", model.class_names, Fit.square(model.input_size), data)
 
 
-def check_contract(detector: str, class_names: Sequence[str], input_size: int, data: CocoDataset) -> None:
-    """Raise InputError unless a detector's classes and input size are those of the data; it names the `detector`."""
+def check_contract(detector: str, class_names: Sequence[str], fit: Fit, data: CocoDataset) -> None:
+    """Raise InputError unless a detector's classes and input are those of the data; it names the `detector`."""
     check_classes(detector, class_names, data.class_names, data.folder)
     if tuple(class_names) != data.class_names:
         raise InputError(f"{detector} has the classes of {printable(data.folder)} in another order")
-    if input_size != data.size:
-        raise InputError(f"{detector} reads {input_size} px images, but the data set was read at {data.size} px")
+    if fit != data.fit:
+        raise InputError(f"{detector} reads images of {fit}, but the data set was read for images of {data.fit}")
 
 
 def check_classes(detector: str, class_names: Sequence[str], others: Sequence[str], data: Path) -> None:

@@ -94,14 +94,14 @@ def _in_order_of(start: Path | str | None, data: CocoDataset) -> CocoDataset:
 
 def _first_network(architecture: str, data: CocoDataset, start: Path | str | None) -> DynamicDetector:
     """The network that training begins with."""
-    classes = data.class_names
+    classes, side = data.class_names, data.size  # the data may have been read for a detector of others
     if start is None:
         return create(architecture, len(classes), classes)
     known = load(start)
     if known.spec.name != architecture:
         raise InputError(f"{start} holds {known.spec.name}, not {architecture}; name it with --architecture")
-    if known.input_size != data.size:
-        raise InputError(f"{start} reads {known.input_size} px images, but the data set was read at {data.size} px")
+    if known.input_size != side:
+        raise InputError(f"{start} reads {known.input_size} px images, but the data set was read at {side} px")
     if known.class_names == classes:
         return known
     model = create(architecture, len(classes), classes, input_size=known.input_size)

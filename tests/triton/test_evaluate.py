@@ -43,7 +43,7 @@ def test_both_routes_arrive_whole_through_the_server(bundle_folder: Path, server
     """Every detection down to the lowest score, with its box in the original picture, as from the bundle itself."""
     bundle, served = BundleSource(bundle_folder), ServedSource(server.grpc_url, "dyndet")
     assert served.class_names == bundle.class_names
-    truth = read_dataset(data, served.input_size)
+    truth = read_dataset(data, served.fit)
     one, two = (source.run(truth) for source in (bundle, served))
     np.testing.assert_allclose(one.difficulties, two.difficulties, atol=1e-4)
     for first, second in zip(one.easy + one.hard, two.easy + two.hard, strict=True):

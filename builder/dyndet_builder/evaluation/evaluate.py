@@ -34,7 +34,7 @@ class EvaluationReport:
     """the file that stores the detections; None if they are not stored"""
     plot: Path | None
     notes: tuple[str, ...]
-    """what is unusual in the data set, and how it was handled"""
+    """what is unusual in the detector or the data set, and how it was handled"""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -78,7 +78,7 @@ def evaluate(
     draw = None if plot is None else _drawing(plot)
     detector = open_source(source, url=url, model=model, architecture=architecture)
     truth, notes = read_truth(detector, data, images=images, trust_pictures=trust_pictures, progress=progress)
-    check_contract(f"the {detector.label}", detector.class_names, detector.input_size, truth)
+    check_contract(f"the {detector.label}", detector.class_names, detector.fit, truth)
     file = None if cache is None else _file(cache, detector, truth)
     results = None if file is None else read_results(file, len(truth))
     from_cache = results is not None
@@ -103,7 +103,7 @@ def evaluate(
         from_cache=from_cache,
         cache_file=file,
         plot=plot,
-        notes=notes,
+        notes=(*detector.notes, *notes),
     )
 
 
@@ -117,7 +117,7 @@ def read_truth(
 ) -> tuple[CocoDataset, tuple[str, ...]]:
     """The data set with its classes in the detector's order, and notes about it. Raises InputError if it has faults."""
     read = read_dataset(
-        data, detector.input_size, images=images, split="valid", trust_pictures=trust_pictures, progress=progress
+        data, detector.fit, images=images, split="valid", trust_pictures=trust_pictures, progress=progress
     )
     ordered = in_class_order(read, detector.class_names)
     notes = read.summary.sentences()[1:]

@@ -19,12 +19,13 @@ import torch
 from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError, ServerError
+from dynamicdet.letterbox import Fit
 from dynamicdet.networks.checkpoints import load
 from dynamicdet.routing.routes import BatchAnswers, RouteResults, check_contract, collect, run_routes
 from dynamicdet.suppression import Detections, suppression_for
 from dyndet_bench.measuring.counters import stage_models
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
-from dyndet_builder.bundle.manifest import FILE_NAME, file_sha256, read_bundle
+from dyndet_builder.bundle.manifest import FILE_NAME, OWN, file_sha256, read_bundle
 from dyndet_builder.bundle.runner import BundleRunner, Tensors
 from dyndet_client.codec import parse_model
 from dyndet_client.detections import Detections as Answer
@@ -36,6 +37,8 @@ _TIMEOUT_S = 60.0
 _BATCH = 16
 _REQUESTS_IN_FLIGHT = 4
 _BUNDLE_SHA256 = "dyndet_bundle_sha256"
+_OWN_IMAGE = "own_image"
+"""input of a pair whose detectors fit images differently: an image file, fitted as detector 1 takes it"""
 
 
 class Source(Protocol):
@@ -44,7 +47,10 @@ class Source(Protocol):
     label: str
     """for people, such as `checkpoint pico.safetensors`"""
     class_names: tuple[str, ...]
-    input_size: int
+    fit: Fit
+    """how images become its input"""
+    notes: tuple[str, ...]
+    """what is unusual in how it is evaluated"""
 
     def identity(self) -> Mapping[str, str]:
         """Everything that its detections depend on, except the images: hashes of contents, settings, tool versions."""
@@ -56,18 +62,20 @@ class Source(Protocol):
 class CheckpointSource:
     """A checkpoint in PyTorch; the only source with known detection losses. Raises CheckpointError."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, path: Path, *, architecture: str | None = None) -> None:
         self.label = f"checkpoint {path.name}"
         self._path = path
         self._network = load(path, architecture)
-        self.class_names, self.input_size = self._network.class_names, self._network.input_size
+        self.class_names, self.fit = self._network.class_names, Fit.square(self._network.input_size)
 
     def identity(self) -> Mapping[str, str]:
         """The content of the file, its architecture, the suppression, torch's version."""
         return {
             "checkpoint": file_sha256(self._path),
             "architecture": self._network.spec.name,
-            "suppression": json.dumps(asdict(suppression_for(self.input_size))),
+            "suppression": json.dumps(asdict(suppression_for(self._network.input_size))),
             **_versions("dyndet", "torch"),
         }
 
@@ -83,23 +91,21 @@ class BundleSource:
         self.label = f"bundle {folder.resolve().name}"
         self._folder = folder
         self._bundle = read_bundle(folder)
-        self.class_names, self.input_size = self._bundle.class_names, self._bundle.input_size
+        self.class_names, self.fit = self._bundle.class_names, self._bundle.fit
+        self.notes = _notes(self.fit, has_own=OWN in self._bundle.stages)
 
     def identity(self) -> Mapping[str, str]:
         """The content of bundle.json (with the stages' hashes and the suppression), and ONNX Runtime's version."""
         return {"bundle": file_sha256(self._folder / FILE_NAME), **_versions("dyndet", "onnxruntime")}
 
     def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
-        """Run in batches, backbone 1 once for both routes."""
-        check_contract("the bundle", self.class_names, self.input_size, data)
+        """Run in batches, the first stage once for both routes."""
+        check_contract("the bundle", self.class_names, self.fit, data)
         runner = BundleRunner(self._folder)
 
         def answer(images: slice) -> BatchAnswers:
-            pictures = np.ascontiguousarray(data.images[images])
-            first = runner.backbone1(pictures)
-            easy = runner.run("head1", first)
-            hard = runner.run("detector2", {**first, "image": pictures})
-            return BatchAnswers(_unpacked(easy), _unpacked(hard), first["difficulty"][:, 0])
+            easy, hard = runner.both(np.ascontiguousarray(data.images[images]))
+            return BatchAnswers(_unpacked(easy.detector), _unpacked(hard.detector), easy.difficulty)
 
         return collect(data, answer, batch=_BATCH, progress=progress)
 
@@ -112,7 +118,9 @@ class ServedSource:
         self._url, self._model = url, model
         self._config = _config(url, model)
         served = parse_model(self._config)
-        self.class_names, self.input_size = served.class_names, served.input_size
+        self.class_names, self.fit = served.class_names, served.fit
+        inputs = {tensor.get("name") for tensor in self._config.get("input", ())}
+        self.notes = _notes(self.fit, has_own=_OWN_IMAGE in inputs)
 
     def identity(self) -> Mapping[str, str]:
         """The bundle of the rendering, the backends of the stages, and versions.
@@ -133,7 +141,7 @@ class ServedSource:
 
     def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
         """Send two requests per image, a few at a time. Raises ServerError if an image takes the other route."""
-        check_contract("the served detector", self.class_names, self.input_size, data)
+        check_contract("the served detector", self.class_names, self.fit, data)
         with (
             Detector(self._url, self._model, timeout=_TIMEOUT_S) as detector,
             ThreadPoolExecutor(_REQUESTS_IN_FLIGHT) as pool,
@@ -150,7 +158,7 @@ class ServedSource:
             return collect(data, answer, batch=_BATCH, progress=progress)
 
     def _both(self, detector: Detector, image: UInt8Array) -> tuple[Answer, Answer]:
-        """The answers of the easy and the hard route to a letterboxed image, boxes in pixels of the square."""
+        """The answers of the easy and the hard route to a fitted image, boxes in pixels of that image."""
         easy = detector.detect(image, threshold=ALL_EASY, min_score=0.0)
         hard = detector.detect(image, threshold=ALL_HARD, min_score=0.0)
         for answer, forced in ((easy, "easy"), (hard, "hard")):
@@ -192,6 +200,15 @@ def open_source(
     if source.is_dir():
         return BundleSource(source)
     return CheckpointSource(source, architecture=architecture)
+
+
+def _notes(fit: Fit, *, has_own: bool) -> tuple[str, ...]:
+    if not has_own:
+        return ()
+    return (
+        f"the two detectors fit images differently; both were evaluated on images fitted for detector 2 ({fit}), as "
+        "clients send them; for image files, which the server fits for each detector, the AP of detector 1 can differ",
+    )
 
 
 def _config(url: str, model: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def report(demo_checkpoint: Path, data: Path, cache: Path) -> EvaluationReport:
 def test_a_bundle_agrees_with_its_checkpoint(demo_checkpoint: Path, bundle_folder: Path, data: Path) -> None:
     """In AP, and in what leads to it, which says more while weights are random: difficulties and scores."""
     checkpoint, bundle = CheckpointSource(demo_checkpoint), BundleSource(bundle_folder)
-    truth = read_dataset(data, checkpoint.input_size)
+    truth = read_dataset(data, checkpoint.fit)
     one, two = (source.run(truth) for source in (checkpoint, bundle))
     np.testing.assert_allclose(one.difficulties, two.difficulties, atol=1e-3)
     for first, second in zip(one.easy + one.hard, two.easy + two.hard, strict=True):
