@@ -86,7 +86,7 @@ def test_the_result_holds_together(server: TritonServer, repository: Path, demo_
     order = np.random.default_rng(0).permutation(len(pictures_in(demo_images)))[:24]
     held_out = [pictures_in(demo_images)[index] for index in order[12:]]
     with Served(server.grpc_url) as served:
-        difficulties = served.difficulties(read_letterboxed(held_out, served.detector.input_size))
+        difficulties = served.difficulties(read_letterboxed(held_out, served.detector.fit))
     expected = easy_share(difficulties, point.threshold)
     assert point.easy_share == pytest.approx(expected)
 

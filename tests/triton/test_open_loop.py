@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from dynamicdet.aliases import FloatArray, UInt8Array
 from dynamicdet.errors import InputError, ServerError
+from dynamicdet.letterbox import Fit
 from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import is_hard
 from dyndet_bench.measuring.counters import RouteCounts
@@ -38,7 +39,7 @@ def served(server: TritonServer) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def images(demo_images: Path) -> list[UInt8Array]:
-    return read_letterboxed(pictures_in(demo_images)[:10], 320)
+    return read_letterboxed(pictures_in(demo_images)[:10], Fit.square(320))
 
 
 @given(

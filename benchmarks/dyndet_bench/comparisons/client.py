@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.images import read_image
-from dynamicdet.letterbox import letterbox
+from dynamicdet.letterbox import Fit
 from dynamicdet.pictures import pictures_in, spread
 from dynamicdet.records import Positive
 from dyndet_bench.measuring.attempts import Attempts, Missing, check_any
@@ -102,25 +102,25 @@ def measure_sdk_overhead(
     with Served(url, model) as served:
         served.warm_up()
         versions, identity = served.versions(), served.identity()
-        side, address = served.detector.input_size, served.address
+        fit, address = served.detector.fit, served.address
     chosen = spread(pictures_in(images), max_images)
-    squares, read_ms = _read(chosen, side)
+    fitted, read_ms = _read(chosen, fit)
     with ExitStack() as stack:
         senders = _senders(stack, address, model)
         for send in senders.values():
-            send(squares[0])
-        sent = hashlib.sha256(b"".join(square.tobytes() for square in squares)).hexdigest()
+            send(fitted[0])
+        sent = hashlib.sha256(b"".join(pixels.tobytes() for pixels in fitted)).hexdigest()
         depends_on = {"bench": "client", "server": identity, "images": sent, "clients": list(senders)}
         attempts = Attempts(None if journals is None else journals.open(depends_on, _Row))
         found: list[_Row] = []
 
         def is_whole(row: _Row) -> bool:
-            return row.times_ms.keys() == senders.keys() and {*map(len, row.times_ms.values())} == {len(squares)}
+            return row.times_ms.keys() == senders.keys() and {*map(len, row.times_ms.values())} == {len(fitted)}
 
         for number in range(rounds):
             progress("send with each client", number, rounds)
             entry = attempts.measure(
-                {"round": number}, lambda: _round(senders, squares), what=f"round {number + 1}", accept=is_whole
+                {"round": number}, lambda: _round(senders, fitted), what=f"round {number + 1}", accept=is_whole
             )
             found += [] if entry is None else [entry.measured]
         progress("send with each client", rounds, rounds)
@@ -130,13 +130,13 @@ def measure_sdk_overhead(
         model=model,
         bundle_sha256=served.bundle_sha256,
         topology=served.topology,
-        image_bytes=squares[0].nbytes,
+        image_bytes=fitted[0].nbytes,
         network=_compare(times, _RAW, _SDK),
         network_async=_compare(times, f"async {_RAW}", f"async {_SDK}"),
         shared_memory=_compare(times, _RAW, _SHARED) if _SHARED in times else None,
         shared_memory_async=_compare(times, f"async {_RAW}", f"async {_SHARED}") if _SHARED in times else None,
         read_ms=float(np.median(read_ms)),
-        images=len(squares),
+        images=len(fitted),
         rounds=len(found),
         missing=tuple(attempts.missing),
         replayed=attempts.replayed,
@@ -144,23 +144,23 @@ def measure_sdk_overhead(
     )
 
 
-def _read(files: Sequence[Path], side: int) -> tuple[list[UInt8Array], list[float]]:
-    squares, times = [], []
+def _read(files: Sequence[Path], fit: Fit) -> tuple[list[UInt8Array], list[float]]:
+    fitted, times = [], []
     for file in files:
         started = time.perf_counter()
-        squares.append(letterbox(read_image(file), side).image)
+        fitted.append(fit(read_image(file)).image)
         times.append(1e3 * (time.perf_counter() - started))
-    return squares, times
+    return fitted, times
 
 
-def _round(senders: dict[str, _Send], squares: Sequence[UInt8Array]) -> _Row:
+def _round(senders: dict[str, _Send], fitted: Sequence[UInt8Array]) -> _Row:
     """Send each image with each client; the first client changes from image to image."""
     names = list(senders)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for number, square in enumerate(squares):
+    for number, pixels in enumerate(fitted):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            times[name].append(senders[name](square))
+            times[name].append(senders[name](pixels))
     return _Row(times)
 
 
@@ -184,9 +184,9 @@ def _senders(stack: ExitStack, address: str, model: str) -> dict[str, _Send]:
 def _raw(stack: ExitStack, address: str, model: str) -> _Send:
     client = stack.enter_context(triton_client(address))
 
-    def send(square: UInt8Array) -> float:
+    def send(pixels: UInt8Array) -> float:
         started = time.perf_counter()
-        inputs, outputs = _request(square)
+        inputs, outputs = _request(pixels)
         with server_errors(address, model):
             _read_outputs(client.infer(model, inputs, outputs=outputs, client_timeout=_WIRE_S))
         return 1e3 * (time.perf_counter() - started)
@@ -201,8 +201,8 @@ def _async_raw(stack: ExitStack, loop: asyncio.AbstractEventLoop, address: str, 
     client = loop.run_until_complete(connect())
     stack.callback(lambda: _leave(loop, client.close()))
 
-    async def send(square: UInt8Array) -> None:
-        inputs, outputs = _request(square)
+    async def send(pixels: UInt8Array) -> None:
+        inputs, outputs = _request(pixels)
         with server_errors(address, model):
             _read_outputs(await client.infer(model, inputs, outputs=outputs, client_timeout=_WIRE_S))
 
@@ -212,9 +212,9 @@ def _async_raw(stack: ExitStack, loop: asyncio.AbstractEventLoop, address: str, 
 def _sdk(stack: ExitStack, address: str, model: str, transport: TransportChoice) -> _Send:
     detector = stack.enter_context(Detector(address, model, transport=transport))
 
-    def send(square: UInt8Array) -> float:
+    def send(pixels: UInt8Array) -> float:
         started = time.perf_counter()
-        detector.detect(square, threshold=ALL_EASY)
+        detector.detect(pixels, threshold=ALL_EASY)
         return 1e3 * (time.perf_counter() - started)
 
     return send
@@ -227,8 +227,8 @@ def _async_sdk(
     stack.callback(lambda: _leave(loop, detector.close()))
     loop.run_until_complete(detector.connect())
 
-    async def send(square: UInt8Array) -> None:
-        await detector.detect(square, threshold=ALL_EASY)
+    async def send(pixels: UInt8Array) -> None:
+        await detector.detect(pixels, threshold=ALL_EASY)
 
     return _in_loop(loop, send)
 
@@ -236,13 +236,13 @@ def _async_sdk(
 def _in_loop(loop: asyncio.AbstractEventLoop, send: Callable[[UInt8Array], Awaitable[None]]) -> _Send:
     """Measure the time inside the event loop; entering and leaving it does not count."""
 
-    async def timed(square: UInt8Array) -> float:
+    async def timed(pixels: UInt8Array) -> float:
         started = time.perf_counter()
-        await send(square)
+        await send(pixels)
         return 1e3 * (time.perf_counter() - started)
 
-    def one(square: UInt8Array) -> float:
-        task = loop.create_task(timed(square))
+    def one(pixels: UInt8Array) -> float:
+        task = loop.create_task(timed(pixels))
         loop.run_until_complete(asyncio.wait({task}, timeout=_WAIT_S))
         if not task.done():
             raise ServerError(f"the server gave no answer within {_WAIT_S:g} s")
@@ -258,9 +258,9 @@ def _leave(loop: asyncio.AbstractEventLoop, closing: Coroutine[Any, Any, None]) 
     loop.run_until_complete(closing)
 
 
-def _request(square: UInt8Array) -> tuple[list[triton.InferInput], list[triton.InferRequestedOutput]]:
-    image = triton.InferInput("image", [1, *square.shape], "UINT8")
-    image.set_data_from_numpy(square[None])
+def _request(pixels: UInt8Array) -> tuple[list[triton.InferInput], list[triton.InferRequestedOutput]]:
+    image = triton.InferInput("image", [1, *pixels.shape], "UINT8")
+    image.set_data_from_numpy(pixels[None])
     threshold = triton.InferInput("threshold", [1, 1], "FP32")
     threshold.set_data_from_numpy(np.array([[ALL_EASY]], np.float32))
     return [image, threshold], [triton.InferRequestedOutput(name) for name in OUTPUTS]

@@ -93,7 +93,7 @@ def measure_overhead(
     with Served(url, model, metrics_url=metrics_url) as served:
         bare = BareStages(graphs, threads=threads)
         chosen = spread(pictures_in(images), max_images)
-        letterboxed = read_letterboxed(chosen, served.detector.input_size)
+        letterboxed = read_letterboxed(chosen, served.detector.fit)
         served.warm_up()
         bare.time_ms(letterboxed[:3], hard=True)
         found: dict[str, list[_Pair]] = {"easy": [], "hard": []}

@@ -132,7 +132,7 @@ def measure_serving(
     first = next(iter(detectors.values()))
     with Served(url, first) as served:
         chosen = spread(pictures_in(images), max_images)
-        letterboxed = read_letterboxed(chosen, served.detector.input_size)
+        letterboxed = read_letterboxed(chosen, served.detector.fit)
         served.warm_up()
         threshold = float(np.quantile(served.difficulties(letterboxed), 1 - hard_share, method="inverted_cdf"))
         thresholds: dict[Mix, float] = {"easy": ALL_EASY, "hard": ALL_HARD, "mixed": threshold}

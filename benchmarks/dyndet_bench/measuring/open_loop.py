@@ -124,7 +124,7 @@ def measure_open_loop(
 ) -> OpenLoopRun:
     """Send `requests` requests at `load.request_rate`, and measure each one's latency from the time it was due.
 
-    `images` (S, S, 3) uint8, letterboxed, are sent in the given order, again from the first after the last. A request
+    `images` (H, W, 3) uint8, fitted, are sent in the given order, again from the first after the last. A request
     demands all six outputs, like a client that detects objects. Requests are encoded before the clock starts.
 
     A run that ends early, also by Ctrl-C, sends nothing more, and waits up to `drain_s` for the answers that are due.
@@ -299,7 +299,7 @@ def _encode(
 
 def _message(model: str, images: UInt8Array, threshold: float | None) -> bytes:
     request = service_pb2.ModelInferRequest(model_name=model)
-    inputs = [("image", "UINT8", images)]  # (B, S, S, 3)
+    inputs = [("image", "UINT8", images)]  # (B, H, W, 3)
     if threshold is not None:
         inputs.append(("threshold", "FP32", np.full((len(images), 1), threshold, np.float32)))
     for name, datatype, array in inputs:

@@ -77,7 +77,7 @@ class Served:
         outputs: Iterable[str],
         parameters: Mapping[str, bool | str] | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
-        """One request: `image` (S, S, 3) uint8, letterboxed. Only the named outputs are sent back."""
+        """One request: `image` (H, W, 3) uint8, fitted. Only the named outputs are sent back."""
         inputs = [triton.InferInput("image", [1, *image.shape], "UINT8")]
         inputs[0].set_data_from_numpy(image[None])
         if threshold is not None:
@@ -94,7 +94,7 @@ class Served:
         return {name: array[0] for name, array in arrays.items()}
 
     def difficulties(self, images: Iterable[UInt8Array], progress: Callable[[], None] | None = None) -> FloatArray:
-        """Difficulty of each letterboxed image as the server computes it, all on the faster easy route."""
+        """Difficulty of each fitted image as the server computes it, all on the faster easy route."""
         difficulties = []
         for image in images:
             answer = self.infer(image, threshold=ALL_EASY, outputs=("difficulty",))
@@ -109,8 +109,7 @@ class Served:
 
     def warm_up(self, rounds: int = 3) -> None:
         """Send a few images down both routes, so that the first real request is not slower than the others."""
-        side = self.detector.input_size
-        image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, self.detector.fit.shape, dtype=np.uint8)
         for _ in range(rounds):
             for threshold in (ALL_EASY, ALL_HARD):
                 self.infer(image, threshold=threshold, outputs=("num_detections",))

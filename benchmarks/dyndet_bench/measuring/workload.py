@@ -18,14 +18,14 @@ from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
 from dynamicdet.files import scratch_folder
 from dynamicdet.images import read_image
-from dynamicdet.letterbox import letterbox
+from dynamicdet.letterbox import Fit
 
 
-def read_letterboxed(files: Sequence[Path], size: int, progress: Callable[[], None] | None = None) -> list[UInt8Array]:
-    """Images as a client sends them, each (size, size, 3). Raises InputError naming the first file that is not one."""
+def read_letterboxed(files: Sequence[Path], fit: Fit, progress: Callable[[], None] | None = None) -> list[UInt8Array]:
+    """Images as a client sends them, each (H, W, 3). Raises InputError naming the first file that is not one."""
     images = []
     for file in files:
-        images.append(letterbox(read_image(file), size).image)
+        images.append(fit(read_image(file)).image)
         if progress is not None:
             progress()
     return images
@@ -41,7 +41,7 @@ class Workload:
         if not images:
             raise InputError("a workload needs at least one image")
         self.images = tuple(images)
-        """each (S, S, 3)"""
+        """each (H, W, 3)"""
         self._shape = list(images[0].shape)
         self._encoded = [base64.b64encode(image.astype(dtype).tobytes()).decode() for image in images]
         self._stack = ExitStack()

@@ -97,7 +97,7 @@ def _setup(facts: Facts) -> dict[str, str]:
     kernel = circumstances.machine.get("kernel")
     found = {
         "Machine": summary(circumstances.machine) + (f", kernel {kernel}" if kernel else ""),
-        "Model": f"{sweep.model} at {sweep.url}, {sweep.input_size} × {sweep.input_size}, "
+        "Model": f"{sweep.model} at {sweep.url}, {sweep.input.replace(' x ', ' × ')}, "
         f"{len(sweep.class_names)} class{'' if len(sweep.class_names) == 1 else 'es'}",
         "Bundle": f"SHA-256 {sweep.bundle_sha256}" if sweep.bundle_sha256 else "",
         "Images": f"{counted(sweep.image_count, 'image')} from {sweep.images}",

@@ -251,7 +251,7 @@ def _subject(sweep: Sweep) -> dict[str, str]:
     return {
         "model": sweep.model,
         "bundle": (sweep.bundle_sha256 or "unknown")[:12],
-        "input size": str(sweep.input_size),
+        "input": sweep.input,
         "images": f"{sweep.image_count} of {sweep.images}",
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dynamicdet.errors import InputError
+from dynamicdet.letterbox import Filter, Fit, Place, Resize
 from dynamicdet.records import Count, Finite, Label, Record, Sha256, Share, Text, read_record
 from dynamicdet.text import printable
 from dyndet_bench.measuring.journal import Replayed, SafeCircumstances
@@ -49,6 +51,7 @@ Difficulty = Annotated[
     AfterValidator(_check_difficulty),
 ]
 """NaN, in the file null: the router gave none"""
+Side = Annotated[int, Field(ge=1, le=16_384)]
 OwnFile = Annotated[Label, AfterValidator(_check_file)]
 """a file in the folder of the sweep, or in a folder of that"""
 
@@ -187,6 +190,22 @@ class Picture(Record):
     objects: Text = Field(description="what each detector found, in words")
 
 
+class InputRule(Record):
+    """How images were fitted, if not as our own networks take them; see `Fit`."""
+
+    height: Side
+    width: Side
+    resize: Resize
+    place: Place
+    pad: Annotated[int, Field(ge=0, le=255)]
+    filter: Filter
+
+    @classmethod
+    def of(cls, fit: Fit) -> InputRule | None:
+        """The rule to record; None for a square of our own networks, which `input_size` describes."""
+        return None if fit.is_own else cls(**asdict(fit))
+
+
 class Sweep(Record):
     """Contents of `sweep.json`."""
 
@@ -195,7 +214,8 @@ class Sweep(Record):
     url: Text
     bundle_sha256: Sha256 | None = Field(description="bundle of the served model, by its configuration")
     class_names: tuple[Label, ...] = Field(max_length=_MOST)
-    input_size: Annotated[int, Field(ge=1, le=100_000)]
+    input_size: Annotated[int, Field(ge=1, le=100_000)] = Field(description="the longer side, pixels")
+    fit: InputRule | None = Field(default=None, description="None: a square of `input_size`, letterboxed with 114")
     images: Text = Field(description="name of the folder of images")
     image_count: Count
     repetitions: Count = Field(description="perf_analyzer runs of each cell, interleaved with the others")
@@ -212,6 +232,13 @@ class Sweep(Record):
     missing_routes: Text | None = Field(default=None, description="why the routes could not be measured on their own")
     replayed: Replayed | None = Field(default=None, description="measurements of earlier runs of the same command")
     circumstances: SafeCircumstances
+
+    @property
+    def input(self) -> str:
+        """Size of the model's input, and how images are fitted into it, in words."""
+        if self.fit is None:
+            return f"{self.input_size} x {self.input_size}"
+        return str(Fit(**self.fit.model_dump()))
 
     @property
     def missing(self) -> int:

@@ -30,7 +30,7 @@ from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_bench.sweep.cells import RAW_FOLDER, CellRuns, cells_of
 from dyndet_bench.sweep.gallery import make_gallery
 from dyndet_bench.sweep.paper import check_paper
-from dyndet_bench.sweep.record import FILE_NAME, Accuracy, Point, RouteLatencies, Sweep
+from dyndet_bench.sweep.record import FILE_NAME, Accuracy, InputRule, Point, RouteLatencies, Sweep
 from dyndet_client.errors import ServerUnreachableError
 
 Route = Literal["easy", "hard"]
@@ -103,7 +103,7 @@ def sweep(
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:
         files = _draw(pictures_in(images), plan)
-        letterboxed = read_letterboxed(files, served.detector.input_size)
+        letterboxed = read_letterboxed(files, served.detector.fit)
         _check_output(output)
         served.warm_up()
         progress("compute difficulties", 0, len(letterboxed))
@@ -134,6 +134,7 @@ def sweep(
             printable(name, limit=_LONGEST_NAME) or "?" for name in served.detector.class_names[:_MOST_NAMES]
         ),
         input_size=served.detector.input_size,
+        fit=InputRule.of(served.detector.fit),
         images=printable("/".join(images.resolve().parts[-2:])),
         image_count=len(letterboxed),
         repetitions=plan.repetitions,

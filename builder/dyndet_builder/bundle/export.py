@@ -14,7 +14,7 @@ from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.errors import InputError
 from dynamicdet.files import check_creatable, check_replaceable, scratch_folder, whole_folder
 from dynamicdet.images import read_image
-from dynamicdet.letterbox import letterbox
+from dynamicdet.letterbox import Fit
 from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.pictures import pictures_in, spread
 from dynamicdet.records import LONGEST_NAME
@@ -73,9 +73,9 @@ def export(
         route_images = ROUTE_IMAGES
     progress("load checkpoint", 0, 1)
     network = dynamicdet.load(checkpoint, architecture)
-    nms = _suppression(network, max_detections)
+    nms, fit = _suppression(network, max_detections), Fit.square(network.input_size)
     progress("load checkpoint", 1, 1)
-    for _ in letterboxed(pictures, network.input_size):
+    for _ in letterboxed(pictures, fit):
         pass  # an unreadable image raises its error now, before the export
 
     started: list[StageName] = []
@@ -98,7 +98,7 @@ def export(
         parity = measure_parity(
             network,
             runner,
-            letterboxed(pictures, network.input_size),
+            letterboxed(pictures, fit),
             nms=nms,
             bars=BARS[precision],
             report=lambda done: progress("compare with the network", done, len(pictures)),
@@ -108,7 +108,7 @@ def export(
             flips, counted = measure_flips(
                 network,
                 runner,
-                letterboxed(routed, network.input_size),
+                letterboxed(routed, fit),
                 thresholds=thresholds,
                 tie=BARS[precision].tie,
                 report=lambda done: progress("count flipped routes", done, len(routed)),
@@ -153,10 +153,10 @@ def _thresholds(file: Path) -> tuple[float, ...]:
     return tuple(sorted({point.threshold for point in read_operating_points(file).points.values()}))
 
 
-def letterboxed(pictures: list[Path], size: int) -> Iterator[UInt8Array]:
-    """Images as the graphs take them, (S, S, 3) each."""
+def letterboxed(pictures: list[Path], fit: Fit) -> Iterator[UInt8Array]:
+    """Images as the graphs take them, (H, W, 3) each."""
     for path in pictures:
-        yield letterbox(read_image(path), size).image
+        yield fit(read_image(path)).image
 
 
 def _suppression(network: DynamicDetector, max_detections: int) -> Nms:

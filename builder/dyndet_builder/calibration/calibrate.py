@@ -112,7 +112,7 @@ def calibrate(
         letterboxed = []
         for number, file in enumerate(pictures):
             progress("read images", number, len(pictures))
-            letterboxed += read_letterboxed([file], served.detector.input_size)
+            letterboxed += read_letterboxed([file], served.detector.fit)
         progress("read images", len(pictures), len(pictures))
         served.warm_up()
         difficulties = _difficulties(served, letterboxed, progress)

@@ -100,8 +100,7 @@ def choose_topology(
             for topology, name in names.items()
         }
         chosen = spread(pictures_in(images), _IMAGES)
-        size = served["bls"].detector.input_size
-        workload = stack.enter_context(Workload(read_letterboxed(chosen, size)))
+        workload = stack.enter_context(Workload(read_letterboxed(chosen, served["bls"].detector.fit)))
         requests = max(load.concurrency, -(-len(workload) // load.batch))
         closed_loop = replace(load, request_rate=None)
         if journals is not None:

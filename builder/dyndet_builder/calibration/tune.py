@@ -135,7 +135,7 @@ def tune(
         folder = stack.enter_context(scratch_folder("tune"))
         bundle = rendered.link_bundle(folder / "bundle")
         chosen = spread(pictures_in(images), max_images)
-        workload = stack.enter_context(Workload(read_letterboxed(chosen, rendered.bundle.input_size)))
+        workload = stack.enter_context(Workload(read_letterboxed(chosen, rendered.bundle.fit)))
         heats = _Heats(bundle, folder, options, load, statistic, threshold, workload, rounds, journals, progress)
         default = Setting(instances=RenderOptions().instances, threads=RenderOptions().threads)
         own = Setting(

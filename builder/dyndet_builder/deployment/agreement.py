@@ -14,7 +14,6 @@ import numpy as np
 from dynamicdet.aliases import Float32Array, Progress, UInt8Array, silent
 from dynamicdet.errors import AgreementError, InputError
 from dynamicdet.images import read_image
-from dynamicdet.letterbox import letterbox
 from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.repository.config import DETECTION_OUTPUTS
@@ -149,7 +148,7 @@ def compare_builds(
 
 
 def _answer(served: Served, picture: UInt8Array) -> Answer:
-    boxed = letterbox(picture, served.detector.input_size)
+    boxed = served.detector.fit(picture)
     started = time.perf_counter()
     answer = served.infer(boxed.image, threshold=None, outputs=_OUTPUTS, parameters={PARAMETER: True})
     latency_ms = 1e3 * (time.perf_counter() - started)

@@ -56,10 +56,10 @@ def quantize(
 
         check_truth("the bundle", described.class_names, data, trust_pictures=trust_pictures, progress=progress)
     calibration, compared = _pictures(images, calibration_images, compared_images)
-    size = described.input_size
-    held_out = list(letterboxed(compared, size))  # read now, so that a damaged one is found before the work
+    fit = described.fit
+    held_out = list(letterboxed(compared, fit))  # read now, so that a damaged one is found before the work
     with whole_folder(output, marker=FILE_NAME) as folder:
-        batches = [image[None] for image in letterboxed(calibration, size)]
+        batches = [image[None] for image in letterboxed(calibration, fit)]
         known: list[Tensors] = [{**runner.backbone1(batch), "image": batch} for batch in batches]
         stages: dict[StageName, Stage] = {}
         counts: list[Counts] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import threading
 import time
@@ -44,13 +45,13 @@ class Question:
 
 def questions(detector: ServedModel, encoded: Sequence[str] = ()) -> tuple[Question, ...]:
     """One for each route of a detector, and one for each of its models that take image files."""
-    side = detector.input_size
-    square = {"name": "image", "shape": [1, side, side, 3], "datatype": "UINT8"}
+    shape = detector.fit.shape
+    empty = {"name": "image", "shape": [1, *shape], "datatype": "UINT8"}
     file = {"name": "image_bytes", "shape": [1, 1], "datatype": "BYTES"}
     png = _empty_png()
     return (
         *(
-            Question(model=detector.name, threshold=threshold, input=square, tensor=bytes(3 * side * side))
+            Question(model=detector.name, threshold=threshold, input=empty, tensor=bytes(math.prod(shape)))
             for threshold in (ALL_EASY, ALL_HARD)
         ),
         *(

@@ -39,7 +39,7 @@ def served(server: TritonServer) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def workload(served: Served, demo_images: Path) -> Iterator[Workload]:
-    with Workload(read_letterboxed(pictures_in(demo_images)[:10], served.detector.input_size)) as pictures:
+    with Workload(read_letterboxed(pictures_in(demo_images)[:10], served.detector.fit)) as pictures:
         yield pictures
 
 
@@ -96,7 +96,7 @@ def test_thresholds_take_turns_and_each_keeps_its_own_latencies(served: Served, 
 
 
 def test_pictures_and_thresholds_arrive_as_they_were(served: Served, workload: Workload, demo_images: Path) -> None:
-    pictures = read_letterboxed(pictures_in(demo_images)[:10], served.detector.input_size)
+    pictures = read_letterboxed(pictures_in(demo_images)[:10], served.detector.fit)
     difficulties = served.difficulties(pictures)
     middle = float(np.median(difficulties))  # between two difficulties: ten pictures
     run = measure(served, find_perf_analyzer(), workload, threshold=middle)
@@ -113,7 +113,7 @@ def test_only_detectors_of_ours_are_listed(server: TritonServer) -> None:
 @pytest.mark.server
 def test_a_server_that_dies_under_load_is_one_sentence(repository_folder: Path, demo_images: Path) -> None:
     with TritonServer(repository_folder) as own, Served(own.grpc_url) as connection:
-        pictures = read_letterboxed(pictures_in(demo_images)[:4], connection.detector.input_size)
+        pictures = read_letterboxed(pictures_in(demo_images)[:4], connection.detector.fit)
         with Workload(pictures) as load:
             load.input_data(ALL_HARD)
             timer = threading.Timer(1.0, os.kill, (own.pid, signal.SIGKILL))
@@ -131,7 +131,8 @@ def test_ctrl_c_ends_perf_analyzer(server: TritonServer, demo_images: Path) -> N
         "from dyndet_bench.measuring.measure import measure\n"
         "from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer\n"
         "from dyndet_bench.measuring.served import Served; from dyndet_bench.measuring.workload import *\n"
-        "with Served(sys.argv[1]) as served, Workload(read_letterboxed([Path(sys.argv[2])], 320)) as load:\n"
+        "with Served(sys.argv[1]) as served:\n"
+        "    load = Workload(read_letterboxed([Path(sys.argv[2])], served.detector.fit))\n"
         "    sys.stdout.write('go\\n'); sys.stdout.flush()\n"
         "    measure(served, find_perf_analyzer(), load, threshold=0.0, requests=100000)\n"
     )

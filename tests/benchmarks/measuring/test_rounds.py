@@ -28,7 +28,7 @@ def served(server: TritonServer) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def workloads(served: Served, demo_images: Path) -> Iterator[tuple[Workload, Workload]]:
-    pictures = read_letterboxed(pictures_in(demo_images)[:5], served.detector.input_size)
+    pictures = read_letterboxed(pictures_in(demo_images)[:5], served.detector.fit)
     with Workload(pictures[:4]) as first, Workload(pictures[1:]) as second:
         yield first, second
 

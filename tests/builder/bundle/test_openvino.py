@@ -38,7 +38,7 @@ def test_rendered_stages_answer_as_onnx_runtime_does(bundle_folder: Path, demo_i
     runner = BundleRunner(bundle_folder)
     repository = render(bundle_folder, tmp_path / "models", RenderOptions(backend="openvino"))
     compiled = {stage: _compiled(repository / f"dyndet_{stage}") for stage in STAGES}
-    images = np.stack(list(letterboxed(spread(pictures_in(demo_images), 5), runner.bundle.input_size)))
+    images = np.stack(list(letterboxed(spread(pictures_in(demo_images), 5), runner.bundle.fit)))
     for batch in (images[:1], images):
         fed = {**runner.backbone1(batch), "image": batch}
         for stage in STAGES:

@@ -9,6 +9,7 @@ import pytest
 
 import dynamicdet
 from dynamicdet.errors import InputError, ParityError
+from dynamicdet.letterbox import Fit
 from dynamicdet.pictures import pictures_in, spread
 from dyndet_builder.bundle.export import export, letterboxed
 from dyndet_builder.bundle.manifest import Parity
@@ -39,7 +40,7 @@ def test_difficulties_of_the_half_bundle_keep_the_routes(
     half_bundle_folder: Path, demo_checkpoint: Path, demo_images: Path
 ) -> None:
     network = dynamicdet.load(demo_checkpoint)
-    images = letterboxed(spread(pictures_in(demo_images), 12), network.input_size)
+    images = letterboxed(spread(pictures_in(demo_images), 12), Fit.square(network.input_size))
     share, count = measure_flips(network, BundleRunner(half_bundle_folder), images, thresholds=(0.5, 0.95), tie=1e-5)
     assert (share, count) == (0, 12)
 

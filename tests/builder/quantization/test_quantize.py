@@ -70,7 +70,7 @@ def test_graphs_run_and_the_account_is_kept(int8_folder: Path, bundle_folder: Pa
     account = described.quantization
     assert account is not None and described.precision == "int8"
     assert (account.calibration_images, described.parity.images) == (8, 6)
-    images = np.stack(list(letterboxed(pictures_in(demo_images)[3:6], described.input_size)))
+    images = np.stack(list(letterboxed(pictures_in(demo_images)[3:6], described.fit)))
     old, new = BundleRunner(bundle_folder).hard(images), BundleRunner(int8_folder).hard(images)
     assert np.abs(old.difficulty - new.difficulty).max() < 0.3
     assert np.abs(old.detector["scores"][:, 0] - new.detector["scores"][:, 0]).max() < 0.3

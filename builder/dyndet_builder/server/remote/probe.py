@@ -29,8 +29,7 @@ def probe(url: str, model: str, *, metrics_url: str | None) -> float:
     """
     slowest = 0.0
     with Served(url, model, metrics_url=metrics_url) as served:
-        side = served.detector.input_size
-        picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        picture = np.random.default_rng(0).integers(0, 256, served.detector.fit.shape, dtype=np.uint8)
         for _ in range(_ROUNDS):
             slowest = max(_ask(served, picture, threshold) for threshold in _ROUTES)
     return slowest
