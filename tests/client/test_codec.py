@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dyndet_client
@@ -227,6 +227,48 @@ def test_every_box_has_an_area_also_in_json_and_coco(corners: list[tuple[float, 
     for one, coco in zip(plain, found.to_coco(1), strict=True):
         left, top, right, bottom = one["box"]
         assert left < right <= 100 and top < bottom <= height and min(coco["bbox"][2:]) > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    fit=st.builds(
+        Fit,
+        height=st.integers(8, 200),
+        width=st.integers(8, 200),
+        resize=st.sampled_from(["letterbox", "stretch"]),
+        place=st.sampled_from(["centre", "top-left"]),
+        filter=st.sampled_from(["antialias", "linear"]),
+    ),
+    size=st.tuples(st.integers(8, 1000), st.integers(8, 1000)),
+    corner=st.tuples(st.floats(0, 0.7), st.floats(0, 0.7)),
+)
+def test_an_object_is_found_where_it_is_by_every_rule(fit: Fit, size: tuple[int, int], corner) -> None:
+    """A bright object is painted into the picture, and looked up in the pixels that are sent."""
+    height, width = size
+    left, top = round(corner[0] * width), round(corner[1] * height)
+    right, bottom = min(width, left + width // 4 + 2), min(height, top + height // 4 + 2)
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[top:bottom, left:right] = 255
+    model = ServedModel(name="dyndet", fit=fit, class_names=("object",))
+    request = encode(model, pixels, Options())
+    assert request.tensors["image"].shape == (1, *fit.shape)
+    seen = request.letterboxed.from_original([[left, top, right, bottom]])[0]
+    rows, columns = np.nonzero(request.image[:, :, 0] > 250)
+    if rows.size:  # an object of a pixel or two can be blurred away
+        assert columns.min() >= seen[0] - 1 and columns.max() + 1 <= seen[2] + 1, (columns.min(), columns.max(), seen)
+        assert rows.min() >= seen[1] - 1 and rows.max() + 1 <= seen[3] + 1
+    found = decode(
+        model,
+        request,
+        answer(
+            num_detections=[[1]],
+            boxes=np.array([[seen]], np.float32),
+            scores=np.ones((1, 1), np.float32),
+            classes=np.zeros((1, 1), np.int32),
+        ),
+    )
+    np.testing.assert_allclose(found.boxes, [[left, top, right, bottom]], atol=0.01)
+    assert found.image_size == (width, height)
 
 
 @pytest.mark.parametrize("value", [1.0000001, 1 + 1e-15, -1e-9, np.float32(1.0000001)])
