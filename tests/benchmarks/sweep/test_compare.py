@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from dynamicdet.errors import InputError
+from dynamicdet.letterbox import Fit
 from dyndet_bench.measuring.machine import Circumstances
 from dyndet_bench.sweep.compare import compare, compare_sweeps
-from dyndet_bench.sweep.record import Accuracy, Cell, Latency, RouteLatencies, Sweep
+from dyndet_bench.sweep.record import Accuracy, Cell, InputRule, Latency, RouteLatencies, Sweep, read_sweep
 from dyndet_builder.cli import dyndet, run
 
 
@@ -95,6 +96,20 @@ def test_a_change_counts_beyond_the_threshold_and_the_intervals(new: float, half
     }
     assert cell.verdict == verdict
     assert result.slower == (verdict == "slower")
+
+
+def test_a_sweep_of_a_detector_that_stretches_says_so_and_older_files_stay_readable(tmp_path: Path) -> None:
+    fit = Fit(height=192, width=320, resize="stretch", filter="linear")
+    old, new = _sweep(_cell()), _sweep(_cell(), fit=InputRule.of(fit))
+    assert InputRule.of(Fit.square(320)) is None
+    found = [read_sweep(_write(tmp_path / str(number), one)) for number, one in enumerate((old, new))]
+    assert [one.input for one in found] == ["320 x 320", "320 x 192 pixels, stretched, linear"]
+    differences = compare_sweeps(*found).differences
+    assert "input: 320 x 320 -> 320 x 192 pixels, stretched, linear" in differences
+    older = json.loads((tmp_path / "0" / "sweep.json").read_text())
+    del older["fit"]
+    (tmp_path / "0" / "sweep.json").write_text(json.dumps(older))
+    assert read_sweep(tmp_path / "0") == old
 
 
 def test_p99_has_a_threshold_of_its_own() -> None:
