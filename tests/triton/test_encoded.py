@@ -52,10 +52,11 @@ ROUTES = {1: "easy", 2: "hard", -2: "fallback"}
 PLANTED = 1077
 _FAULT = f"""
 
-def fit_picture(file, size, fit=fit_picture):
+def open_file(data, *, max_bytes, opened=open_file):
+    file = opened(data, max_bytes=max_bytes)
     if file.width == {PLANTED}:
         raise OSError("region /dev/shm/dyndet_1 of key secret, in /opt/models/model.py")
-    return fit(file, size)
+    return file
 """
 """a fault that nobody expects, in pictures of one width"""
 pictures = importlib.import_module("dyndet_templates.encoded.pictures")

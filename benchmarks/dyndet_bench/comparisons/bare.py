@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import MissingExtraError
-from dyndet_bench.measuring.counters import STAGES
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD
 
 Array = npt.NDArray[Any]
+DETECTIONS = ("num_detections", "boxes", "scores", "classes")
 
 
 class BareStages:
@@ -29,21 +29,27 @@ class BareStages:
     def __init__(self, graphs: Mapping[str, Path], *, threads: int = 0, shared_pool: bool = False) -> None:
         if shared_pool:
             _onnxruntime().set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
-        self._sessions = {stage: _session(graphs[stage], threads, shared_pool) for stage in STAGES}
+        served = {stage: graph for stage, graph in graphs.items() if stage != "detector1_own"}  # for image files
+        self._sessions = {stage: _session(graph, threads, shared_pool) for stage, graph in served.items()}
         names = {
             stage: ([tensor.name for tensor in one.get_inputs()], [tensor.name for tensor in one.get_outputs()])
             for stage, one in self._sessions.items()
         }
         self._inputs = {stage: inputs for stage, (inputs, _) in names.items()}
-        self._features = names["backbone1"][1]
+        self._first = "backbone1" if "backbone1" in names else "detector1"
+        self._easy = "head1" if "head1" in names else None
+        self._features = names[self._first][1]
 
     def answer(self, image: Array, threshold: float) -> list[Array]:
-        """Detections in an image (S, S, 3): detector 2 answers if difficulty > threshold, or at threshold 0."""
+        """Detections in an image (H, W, 3): detector 2 answers if difficulty > threshold, or at threshold 0."""
         given = {"image": image[None]}
-        tensors = dict(zip(self._features, self._sessions["backbone1"].run(self._features, given), strict=True)) | given
+        values = self._sessions[self._first].run(self._features, given)
+        tensors = dict(zip(self._features, values, strict=True)) | given
         easy = threshold > 0 and float(tensors["difficulty"].item()) <= threshold
-        last = "head1" if easy else "detector2"
-        found: list[Array] = self._sessions[last].run(None, {name: tensors[name] for name in self._inputs[last]})
+        last = self._easy if easy else "detector2"
+        if last is None:
+            return [tensors[name] for name in DETECTIONS]
+        found: list[Array] = self._sessions[last].run(DETECTIONS, {name: tensors[name] for name in self._inputs[last]})
         return found
 
     def time_ms(self, images: Sequence[Array], *, hard: bool) -> FloatArray:

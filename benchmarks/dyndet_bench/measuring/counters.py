@@ -13,8 +13,12 @@ from dynamicdet.text import printable
 from dyndet_bench.measuring.own_metrics import OwnMetrics
 
 STAGES = ("backbone1", "head1", "detector2")
+"""of a dynamic detector"""
+PAIR_STAGES = ("detector1", "detector1_own", "detector2")
+"""of a pair, which may lack the second"""
 STAGES_PARAMETER = "dyndet_stages"
-"""parameter of a public model whose stage models have other names than NAME_STAGE: their names by stage, as JSON"""
+"""parameter of the public model of a pair, and of one whose stage models have other names than NAME_STAGE: their names
+by stage, as JSON"""
 _COUNTED_S = 1.0
 _LARGEST_COUNT = 1 << 64
 _LONGEST_NAME, _LONGEST_REASON = 200, 300
@@ -27,7 +31,7 @@ class RouteCounts:
     total: int
     hard: int
     answered: int = field(default=0, compare=False)
-    """images that left the last stage of a route, head 1 or detector 2"""
+    """images that left the last stage of a route, head 1 or detector 2; of a pair: all that left detector 1"""
 
     def since(self, before: RouteCounts) -> RouteCounts:
         """What was counted between `before` and this."""
@@ -68,7 +72,8 @@ def stage_models(config: Mapping[str, Any]) -> dict[str, str]:
     try:
         named = config.get("parameters", {}).get(STAGES_PARAMETER, {}).get("string_value")
         given = json.loads(named) if named else {}
-        stages = {stage: given.get(stage, f"{model}_{stage}") for stage in STAGES}
+        of_pair = {stage: given[stage] for stage in PAIR_STAGES if stage in given} if PAIR_STAGES[0] in given else {}
+        stages = of_pair or {stage: given.get(stage, f"{model}_{stage}") for stage in STAGES}
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise _not_as_expected(model, STAGES_PARAMETER, error) from error
     for name in stages.values():
@@ -99,7 +104,7 @@ class ServerCounters:
         self._detector = detector
         self._statistics = statistics
         self._own_metrics = own_metrics
-        self._stages = stages or {stage: f"{detector}_{stage}" for stage in STAGES}
+        self._stages = dict(stages or {stage: f"{detector}_{stage}" for stage in STAGES})
 
     def counts(self) -> RouteCounts:
         """Images answered, and images that reached detector 2."""
@@ -107,9 +112,22 @@ class ServerCounters:
             routed, without_route = self._own_metrics.routed(images=self._taken)
             total = int(sum(routed.values())) + without_route  # not Triton's: an image more may have come since
             return RouteCounts(total=total, hard=int(routed.get("hard", 0)), answered=total)
+        if self._is_pair:
+            return self._counts_of_pair()
         total = self._taken()
         easy, hard = (self._images(self._stages[stage]) for stage in ("head1", "detector2"))
         return RouteCounts(total=total, hard=hard, answered=easy + hard)
+
+    @property
+    def _is_pair(self) -> bool:
+        return self._own_metrics is None and PAIR_STAGES[0] in self._stages
+
+    def _counts_of_pair(self) -> RouteCounts:
+        """All images pass detector 1. The public model takes a hard one twice, if its detectors fit it by two rules."""
+        total, twice = self._taken(), "detector1_own" in self._stages
+        first = sum(self._images(name) for stage, name in self._stages.items() if stage != "detector2")
+        hard = self._images(self._stages["detector2"])
+        return RouteCounts(total=first if twice else total, hard=hard, answered=first)
 
     def counts_after(self, before: RouteCounts, images: int) -> RouteCounts:
         """The counters, as soon as they have grown by `images`: a model answers a request before it counts it.
@@ -117,12 +135,15 @@ class ServerCounters:
         Each model counts on its own, so the public model's count can be complete before that of the last stage. Waits
         at most a second, then returns the counters as they are.
         """
-        deadline = time.monotonic() + _COUNTED_S
+        deadline, last = time.monotonic() + _COUNTED_S, before
         while True:
             counts = self.counts()
             counted = counts.since(before)
-            if min(counted.total, counted.answered) >= images or time.monotonic() >= deadline:
+            # Nothing tells how many images of a pair are still to be counted at detector 2, except that none comes.
+            settled = not self._is_pair or counts == last
+            if (settled and min(counted.total, counted.answered) >= images) or time.monotonic() >= deadline:
                 return counts
+            last = counts
             time.sleep(0.005)
 
     def times(self) -> ServerTimes:
@@ -132,7 +153,7 @@ class ServerCounters:
             self._own_metrics.routed(images=self._taken)
             stage_seconds = self._own_metrics.read("dyndet_stage_seconds_total")
             return replace(public, compute_ms=1e3 * sum(stage_seconds.values()))
-        stages = [self._times(self._stages[stage]) for stage in STAGES]
+        stages = [self._times(name) for name in self._stages.values()]
         return replace(
             public,
             queue_ms=public.queue_ms + sum(stage.queue_ms for stage in stages),

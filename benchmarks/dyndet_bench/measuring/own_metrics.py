@@ -17,7 +17,7 @@ from dynamicdet.redaction import has_secrets, public_address
 from dynamicdet.text import printable
 
 DEFAULT_PORT = 8002
-_ROUTED, _PROBED = "dyndet_routed_total", "dyndet_probed_total"
+_ROUTED, _PROBED, _DUE = "dyndet_routed_total", "dyndet_probed_total", "dyndet_due_total"
 _TIMEOUT_S = 10.0
 _LARGEST, _LARGEST_COUNT, _LONGEST_REASON = 16 << 20, 1e15, 300
 """bytes of the metrics, a value of a counter, characters of an error"""
@@ -76,9 +76,9 @@ class OwnMetrics:
         deadline = time.monotonic() + self.patience_s
         taken, counted = images(), -1.0
         while True:
-            before, found = counted, self._read(_ROUTED, _PROBED)
-            probed = int(sum(found[_PROBED].values()))
-            counted = sum(found[_ROUTED].values()) + probed
+            before, found = counted, self._read(_ROUTED, _PROBED, _DUE)
+            apart = sum(found[_PROBED].values()) + sum(found[_DUE].values())  # Triton counts those, too
+            counted = sum(found[_ROUTED].values()) + apart
             if self._without_route is None and counted == before:
                 taken = images()  # once more, since Triton can count an image later than the detector does
                 if taken >= counted:

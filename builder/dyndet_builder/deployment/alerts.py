@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dyndet_bench.measuring.counters import STAGES
 from dyndet_bench.measuring.statistic import Statistic
+from dyndet_builder.bundle.manifest import ALL_STAGES
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.operating_points import OperatingPoint
 from dyndet_builder.quoting import go_template, pattern, promql
@@ -92,11 +92,16 @@ def queue_ms(deployed: Rendered, *, where: str, by: str, window: str) -> str:
     request only when it leaves the queue, so it shows a growing queue too late, and a stuck one never. The stages
     count, too: while their requests wait, their callers wait. Those of a pushed build can be in either of two slots.
     """
-    pushed = (stage_name(deployed.model, stage, "b") for stage in STAGES if deployed.calls_stages)
+    pushed = (stage_name(deployed.model, stage, "b") for stage in _stages(deployed))
     models, model = promql(pattern(*deployed.models, *pushed)), promql(deployed.model)
     waiting = f"sum by ({by}) (avg_over_time(nv_inference_pending_request_count{{{where},model=~{models}}}[{window}]))"
     answered = f"sum by ({by}) (rate(nv_inference_request_success{{{where},model={model}}}[{window}]))"
     return f"1000 * {waiting} / clamp_min({answered}, 0.001)"
+
+
+def _stages(deployed: Rendered) -> tuple[str, ...]:
+    """The stages that are models of their own."""
+    return tuple(stage for stage in ALL_STAGES if f"{deployed.model}_{stage}" in deployed.models)
 
 
 def failures(mine: str, window: str, *, by: str) -> str:

@@ -57,7 +57,9 @@ class Backend:
             settings = dict(self.accelerators[accelerator](stage))
             stage = replace(stage, accelerator=Accelerator(name=accelerator, parameters=settings))
         stage = replace(stage, parameters={**stage.parameters, **self.parameters(stage)})
-        return stage if self.batched else _unbatched(stage)
+        if stage.takes_one:
+            return _unbatched(stage, batch=1)
+        return stage if self.batched else _unbatched(stage, batch=-1)
 
 
 def _python(stage: StageModel) -> dict[str, str]:
@@ -136,21 +138,21 @@ def names_of(fits: Callable[[Backend], bool]) -> str:
     return " or ".join(name for name, backend in BACKENDS.items() if fits(backend))
 
 
-def _unbatched(stage: StageModel) -> StageModel:
-    """The same stage, declared without Triton's batching: the batch is the first dimension and can have any size."""
+def _unbatched(stage: StageModel, *, batch: int) -> StageModel:
+    """The same stage, declared without Triton's batching: the batch is the first dimension; -1: of any size."""
     return replace(
         stage,
         max_batch=0,
         merges=False,
         preferred_batches=(),
-        inputs=tuple(_any_batch(tensor) for tensor in stage.inputs),
-        outputs=tuple(_any_batch(tensor) for tensor in stage.outputs),
+        inputs=tuple(_with_batch(tensor, batch) for tensor in stage.inputs),
+        outputs=tuple(_with_batch(tensor, batch) for tensor in stage.outputs),
         warmups=tuple(_one_image(warmup) for warmup in stage.warmups[:1]),
     )
 
 
-def _any_batch(tensor: ModelTensor) -> ModelTensor:
-    return replace(tensor, dims=(-1, *tensor.dims))
+def _with_batch(tensor: ModelTensor, batch: int) -> ModelTensor:
+    return replace(tensor, dims=(batch, *tensor.dims))
 
 
 def _one_image(warmup: Warmup) -> Warmup:

@@ -15,6 +15,12 @@ DETECTOR_PARAMETER = "dyndet_detector"
 """parameter of a model that takes image files: the detector that it calls"""
 TOPOLOGY_PARAMETER = "dyndet_topology"
 """parameter of a public model: its topology"""
+INPUT_SIZE_PARAMETER, FIT_PARAMETER = "dyndet_input_size", "dyndet_fit"
+"""parameters of a public model, of which it has one: the side of its input, fitted by our own rule; another rule"""
+OWN_FIT_PARAMETER = "dyndet_own_fit"
+"""parameter of a model that takes image files: the rule of detector 1, if that has its own"""
+OWN_IMAGE = "own_image"
+"""input of a public model: the picture of detector 1, if that has its own rule"""
 
 DATA_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float16": "TYPE_FP16", "float32": "TYPE_FP32"}
 """Triton's names of a bundle's types"""
@@ -92,6 +98,8 @@ class StageModel(Model):
     threads: int
     """of one instance on the CPU; 0: as many as the machine has cores"""
     accelerator: Accelerator | None = None
+    takes_one: bool = False
+    """whether its graph takes one image at a time"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dynamicdet
-from dyndet_builder.repository.config import DETECTOR_PARAMETER, Model, ModelTensor, PublicModel
+from dyndet_builder.bundle.manifest import OWN, Bundle
+from dyndet_builder.repository.config import (
+    DETECTOR_PARAMETER,
+    FIT_PARAMETER,
+    INPUT_SIZE_PARAMETER,
+    OWN_FIT_PARAMETER,
+    Model,
+    ModelTensor,
+    PublicModel,
+)
 from dyndet_builder.repository.models import config_text
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.templates import TEMPLATES
@@ -27,7 +36,7 @@ CLIENT_CODE = (
     "picture_formats/tiff_tags.py",
     "text.py",
 )
-"""files of the package `dynamicdet` that decode and letterbox, in the server as in the client"""
+"""files of the package `dynamicdet` that decode and fit pictures, in the server as in the client"""
 
 SHARED_CODE = ("arrivals.py", "counting.py", "refusals.py", "threads.py", "tracing.py", "waiting.py")
 """files of the public detector that this variant also needs"""
@@ -40,9 +49,10 @@ class EncodedModel(Model):
     detector: str
 
 
-def encoded_model(detector: PublicModel, options: RenderOptions) -> EncodedModel:
-    """The configuration of the variant that takes image files and calls `detector`."""
-    kept = ("dyndet_class_names", "dyndet_input_size", "dyndet_version", "dyndet_bundle_sha256")
+def encoded_model(detector: PublicModel, bundle: Bundle, options: RenderOptions) -> EncodedModel:
+    """The configuration of the variant that takes image files and calls `detector`, the model of `bundle`."""
+    kept = {"dyndet_class_names", INPUT_SIZE_PARAMETER, FIT_PARAMETER, "dyndet_version", "dyndet_bundle_sha256"}
+    own = bundle.stages[OWN].detector if OWN in bundle.stages else None
     threshold = next(tensor for tensor in detector.inputs if tensor.name == "threshold")
     return EncodedModel(
         name=f"{detector.name}{SUFFIX}",
@@ -60,13 +70,14 @@ def encoded_model(detector: PublicModel, options: RenderOptions) -> EncodedModel
         parameters={
             DETECTOR_PARAMETER: detector.name,
             "dyndet_max_file_bytes": str(options.max_file_mb << 20),
-            **{key: detector.parameters[key] for key in kept},
+            **{key: value for key, value in detector.parameters.items() if key in kept},
+            **({} if own is None else {OWN_FIT_PARAMETER: own.spec.input.fit.as_json()}),
         },
     )
 
 
 def write_encoded(repository: Path, model: EncodedModel) -> None:
-    """Write the model's folder: configuration, code, and the client's code that decodes and letterboxes."""
+    """Write the model's folder: configuration, code, and the client's code that decodes and fits pictures."""
     version = repository / model.name / "1"
     (version / "dynamicdet" / "picture_formats").mkdir(parents=True)
     shared = [TEMPLATES / "public" / name for name in SHARED_CODE]

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from dynamicdet.errors import InputError
 from dynamicdet.records import UNREADABLE, FileName, Name, Plain, Record, Sha256, plain_of, read_bytes, reason_of
 from dynamicdet.text import printable
-from dyndet_builder.bundle.manifest import STAGES
+from dyndet_builder.bundle.manifest import ALL_STAGES
 from dyndet_builder.repository.encoded import SUFFIX
 
 MARKER_FILE = "dyndet.json"
@@ -110,7 +110,7 @@ def detector_of(repository: Path | None, model: str | None) -> str:
 
 def own_names(detector: str) -> tuple[str, ...]:
     """Names of all models that a detector can have."""
-    return (detector, *(f"{detector}_{stage}" for stage in STAGES), f"{detector}{SUFFIX}")
+    return (detector, *(f"{detector}_{stage}" for stage in ALL_STAGES), f"{detector}{SUFFIX}")
 
 
 class _FirstForm(Record):

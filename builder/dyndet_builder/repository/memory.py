@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from dyndet_builder.bundle.manifest import STAGES
+from dyndet_builder.bundle.manifest import ALL_STAGES
 from dyndet_builder.repository.config import DETECTOR_PARAMETER
 
 _MIB = 1 << 20
@@ -77,7 +77,7 @@ def _passed(config: pb.ModelConfig, configs: Iterable[pb.ModelConfig]) -> int:
     if DETECTOR_PARAMETER in config.parameters:
         asks = config.parameters[DETECTOR_PARAMETER].string_value
         return sum(_bytes((*other.input, *other.output)) for other in configs if other.name == asks)
-    stages = {f"{config.name}_{stage}" for stage in STAGES}
+    stages = {f"{config.name}_{stage}" for stage in ALL_STAGES}
     return sum(_bytes(other.output) for other in configs if other.name in stages)
 
 

@@ -10,10 +10,14 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dynamicdet.errors import DyndetError
-from dyndet_builder.bundle.manifest import DETECTION_OUTPUTS, DIFFICULTY, IMAGE, Bundle, StageName, Tensor
+from dyndet_bench.measuring.counters import STAGES_PARAMETER
+from dyndet_builder.bundle.manifest import DETECTION_OUTPUTS, DIFFICULTY, IMAGE, OWN, Bundle, StageName, Tensor
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import (
     DATA_TYPES,
+    FIT_PARAMETER,
+    INPUT_SIZE_PARAMETER,
+    OWN_IMAGE,
     TOPOLOGY_PARAMETER,
     Model,
     ModelTensor,
@@ -30,17 +34,18 @@ _WARMUP_FILE = "image_uint8.raw"
 
 def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: str) -> PublicModel:
     """The configuration of the public detector."""
-    side = bundle.input_size
-    outputs = {tensor.name: tensor for tensor in bundle.stages["head1"].outputs}
+    outputs = {tensor.name: tensor for tensor in bundle.stages[bundle.easy or bundle.first].outputs}
     fused = options.topology == "fused"
+    stages = () if fused else tuple(_stage_model(bundle, stage, name, options) for stage in bundle.stages)
     return PublicModel(
         name=name,
         topology=options.topology,
         backend="python",
         max_batch=options.max_batch,
         inputs=(
-            ModelTensor(name=IMAGE, data_type="TYPE_UINT8", dims=(side, side, 3)),
+            ModelTensor(name=IMAGE, data_type="TYPE_UINT8", dims=bundle.fit.shape, optional=OWN in bundle.stages),
             ModelTensor(name="threshold", data_type="TYPE_FP32", dims=(1,), optional=True),
+            *_own_inputs(bundle),
         ),
         outputs=(
             *(ModelTensor.of(outputs[output]) for output in DETECTION_OUTPUTS),
@@ -55,13 +60,39 @@ def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha25
         queue_delay_us=options.queue_delay_us if fused else 0,
         parameters={
             "dyndet_class_names": json.dumps(bundle.class_names),
-            "dyndet_input_size": str(side),
+            **_fit_parameter(bundle),
             "dyndet_version": importlib.metadata.version("dyndet"),
             "dyndet_bundle_sha256": bundle_sha256,
             TOPOLOGY_PARAMETER: options.topology,
+            **_stages_parameter(bundle, stages),
         },
-        stages=() if fused else tuple(_stage_model(bundle, stage, name, options) for stage in bundle.stages),
+        stages=stages,
     )
+
+
+def _own_inputs(bundle: Bundle) -> tuple[ModelTensor, ...]:
+    """Inputs of a pair whose detectors fit pictures by different rules: the picture of the first, and its result."""
+    if OWN not in bundle.stages:
+        return ()
+    (image,) = bundle.stages[OWN].inputs
+    return (
+        ModelTensor(name=OWN_IMAGE, data_type=DATA_TYPES[image.dtype], dims=image.shape, optional=True),
+        ModelTensor(name=DIFFICULTY, data_type="TYPE_FP32", dims=(1,), optional=True),
+    )
+
+
+def _fit_parameter(bundle: Bundle) -> dict[str, str]:
+    """How clients fit images. Those that know our own rule alone refuse a detector with another one."""
+    if bundle.fit.is_own:
+        return {INPUT_SIZE_PARAMETER: str(bundle.input_size)}
+    return {FIT_PARAMETER: bundle.fit.as_json()}
+
+
+def _stages_parameter(bundle: Bundle, stages: tuple[StageModel, ...]) -> dict[str, str]:
+    """The stage models of a pair; those of a dynamic detector are known without it, unless it was pushed."""
+    if bundle.kind == "dynamic" or not stages:
+        return {}
+    return {STAGES_PARAMETER: json.dumps({stage.stage: stage.name for stage in stages})}
 
 
 def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: RenderOptions) -> StageModel:
@@ -85,6 +116,7 @@ def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: Rende
         detector=detector,
         precision=bundle.precision,
         threads=options.threads,
+        takes_one=described.batch == "one",
     )
     return backend.configured(model, accelerator=options.accelerator)
 

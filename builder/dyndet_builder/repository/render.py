@@ -1,4 +1,4 @@
-"""Renders a bundle as a Triton model repository: the public detector and, unless it is fused, its three stages."""
+"""Renders a bundle as a Triton model repository: the public detector and, unless it is fused, its stages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from dynamicdet.images import read_image
-from dynamicdet.letterbox import letterbox
+from dynamicdet.letterbox import Fit
 from dynamicdet.pictures import pictures_in
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle.manifest import Bundle, StageName, Tensor, file_sha256, read_bundle
+from dyndet_builder.bundle.manifest import OWN, Bundle, StageName, Tensor, file_sha256, read_bundle
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import PLAN, Engines
 from dyndet_builder.operating_points import points_file, uncalibrated
@@ -34,6 +34,7 @@ __all__ = ["RenderOptions", "check_destination", "render"]
 _NO_PLAN = "PUT_MODEL_PLAN_HERE.txt"
 _ONNX_TYPES = {"uint8": TensorProto.UINT8, "float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
 _IR_VERSION = 8  # that of the stages' graphs
+_LARGEST_OPSET = 17  # of that version; the files of a pair can have later ones
 
 
 def render(
@@ -59,7 +60,7 @@ def render(
     described = read_bundle(bundle)
     name = options.name or described.name
     check_place(output, name, add=add)
-    warmup = None if options.warmup_image is None else _warmup_bytes(options.warmup_image, described.input_size)
+    warmups = {} if options.warmup_image is None else _warmups(options.warmup_image, described)
     engines = None if options.engines is None else engines_for(options.engines, described, options)
     with placed(output, name, add=add) as (folder, record):
         bundle_sha256 = file_sha256(bundle / BUNDLE_FILE)
@@ -67,12 +68,12 @@ def render(
         for model in detector.stages:
             plan = None if engines is None else _plan(engines, model.stage, options.engines)
             graph = bundle / described.stages[model.stage].file
-            _write_stage(folder, model, BACKENDS[options.backend], graph, warmup, plan=plan)
+            _write_stage(folder, model, BACKENDS[options.backend], graph, warmups.get(model.stage), plan=plan)
         version = _write_public(folder, detector, described, options)
         if detector.topology == "fused":
-            _write_graphs(version, bundle, described, warmup)
+            _write_graphs(version, bundle, described, warmups)
         if options.encoded:
-            write_encoded(folder, encoded_model(detector, options))
+            write_encoded(folder, encoded_model(detector, described, options))
         _keep_bytecode_out(folder)
         shutil.copyfile(bundle / BUNDLE_FILE, folder / name / BUNDLE_FILE)
         if options.engines is not None:
@@ -127,12 +128,17 @@ def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options:
     for source in (*(TEMPLATES / "public").glob("*.py"), *(TEMPLATES / model.topology).glob("*.py")):
         shutil.copyfile(source, version / source.name)
     settings: dict[str, object] = {
+        "first": bundle.first,
+        "easy": bundle.easy,
+        "hard": "detector2",
+        "own": OWN if OWN in bundle.stages else None,
         "stages": {
             name: {
                 "role": name,
                 "model": f"{model.name}_{name}",
                 "inputs": [tensor.name for tensor in stage.inputs],
                 "outputs": [tensor.name for tensor in stage.outputs],
+                "batch": stage.batch,
             }
             for name, stage in bundle.stages.items()
         },
@@ -146,7 +152,7 @@ def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options:
             "threads": options.threads,
             "shared_pool": options.instances == 1 and not options.gpus,
             "merges": options.stages_merge,
-            "image_shape": [bundle.input_size, bundle.input_size, 3],
+            "image_shapes": {stage: list(bundle.stages[stage].inputs[0].shape) for stage in _first_stages(bundle)},
         }
     _write_json(version / "dyndet.json", settings)
     points = uncalibrated(options.threshold)
@@ -155,13 +161,18 @@ def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options:
     return version
 
 
-def _write_graphs(version: Path, bundle: Path, described: Bundle, warmup: bytes | None) -> None:
+def _first_stages(bundle: Bundle) -> tuple[StageName, ...]:
+    """The stages with which a request can begin."""
+    return (bundle.first, OWN) if OWN in bundle.stages else (bundle.first,)
+
+
+def _write_graphs(version: Path, bundle: Path, described: Bundle, warmups: Mapping[StageName, bytes]) -> None:
     """Write the graphs that a fused model runs itself."""
     for name, stage in described.stages.items():
         shutil.copyfile(bundle / stage.file, version / f"{name}.onnx")
     onnx.save(_select_graph(described), version / "select.onnx")
-    if warmup is not None:
-        (version / "warmup_image.raw").write_bytes(warmup)
+    for first in _first_stages(described) if warmups else ():
+        (version / f"warmup_{first}.raw").write_bytes(warmups[first])
 
 
 def _keep_bytecode_out(folder: Path) -> None:
@@ -179,7 +190,7 @@ def _select_graph(bundle: Bundle) -> onnx.ModelProto:
 
     Inputs: `rows` int64 [n], and the tensors that the detectors read, (B, ...). Outputs: `<name>_selected` (n, ...).
     """
-    tensors = {tensor.name: tensor for stage in bundle.stages.values() for tensor in stage.inputs}
+    tensors = {tensor.name: tensor for stage in bundle.served for tensor in bundle.stages[stage].inputs}
     rows = helper.make_tensor_value_info("rows", TensorProto.INT64, ["n"])
     graph = helper.make_graph(
         [helper.make_node("Gather", [name, "rows"], [f"{name}_selected"], axis=0) for name in tensors],
@@ -187,8 +198,9 @@ def _select_graph(bundle: Bundle) -> onnx.ModelProto:
         [rows, *(_value_info(tensor, name, "batch") for name, tensor in tensors.items())],
         [_value_info(tensor, f"{name}_selected", "n") for name, tensor in tensors.items()],
     )
+    opset = min(bundle.opset, _LARGEST_OPSET)
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", bundle.opset)], ir_version=_IR_VERSION, producer_name="dyndet"
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=_IR_VERSION, producer_name="dyndet"
     )
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -198,9 +210,13 @@ def _value_info(tensor: Tensor, name: str, batch: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, _ONNX_TYPES[tensor.dtype], [batch, *tensor.shape])
 
 
-def _warmup_bytes(image: Path, size: int) -> bytes:
-    path = pictures_in(image)[0] if image.is_dir() else image
-    return letterbox(read_image(path), size).image.tobytes()
+def _warmups(image: Path, bundle: Bundle) -> dict[StageName, bytes]:
+    """The pixels with which each stage warms up."""
+    picture = read_image(pictures_in(image)[0] if image.is_dir() else image)
+    fits: dict[StageName, Fit] = dict.fromkeys(bundle.stages, bundle.fit)
+    if OWN in bundle.stages and (own := bundle.stages[OWN].detector) is not None:
+        fits[OWN] = own.spec.input.fit
+    return {stage: fit(picture).image.tobytes() for stage, fit in fits.items()}
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -16,7 +16,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.records import NAME, check_inside, check_regular
 from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle.manifest import LARGEST_GRAPH, STAGES, Bundle, check_stage, file_sha256, read_manifest
+from dyndet_builder.bundle.manifest import LARGEST_GRAPH, Bundle, check_stage, file_sha256, read_manifest
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import (
     Engines,
@@ -256,16 +256,16 @@ class Rendered(Repository):
     def stage_configs(self) -> Mapping[str, pb.ModelConfig]:
         """Configurations of the stage models by stage. Raises InputError if one is missing, as in `fused`."""
         named = {config.name: config for config in self.configs}
-        lacking = [stage for stage in STAGES if f"{self.model}_{stage}" not in named]
+        lacking = [stage for stage in self.bundle.stages if f"{self.model}_{stage}" not in named]
         if lacking:
             raise InputError(f"{self.folder} has no stage model {self.model}_{lacking[0]}; render it with topology bls")
-        return {stage: named[f"{self.model}_{stage}"] for stage in STAGES}
+        return {stage: named[f"{self.model}_{stage}"] for stage in self.bundle.stages}
 
     @cached_property
     def graphs(self) -> Mapping[str, Path]:
         """The stages' ONNX files by stage. Raises InputError if one is missing, was changed, or is not its bundle's."""
         found: dict[str, Path] = {}
-        for stage in STAGES:
+        for stage in self.bundle.stages:
             own = self.folder / f"{self.model}_{stage}" / "1" / "model.onnx"
             path = own if own.is_file() else self.folder / self.model / "1" / f"{stage}.onnx"
             if not path.is_file():
@@ -277,7 +277,7 @@ class Rendered(Repository):
                     f"{path} has changed since it was rendered (its SHA-256 differs); render the repository again from "
                     "its bundle with `dyndet render`"
                 )
-            check_stage(path, self.bundle.stages[stage], opset=self.bundle.opset)
+            check_stage(path, self.bundle.stages[stage], opset=self.bundle.opset_of(stage))
             found[stage] = path
         return found
 

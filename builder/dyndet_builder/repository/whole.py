@@ -11,7 +11,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.records import FileName, Record, check_inside, check_regular, read_bytes, record_of
 from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle.manifest import LARGEST_GRAPH, STAGES, StageName, read_manifest
+from dyndet_builder.bundle.manifest import LARGEST_GRAPH, PAIR_STAGES, STAGES, StageName, read_manifest
 from dyndet_builder.operating_points import points_file, read_operating_points
 from dyndet_builder.repository.config import TOPOLOGY_PARAMETER
 from dyndet_builder.repository.config_files import CONFIG, read_config
@@ -44,7 +44,7 @@ class Settings(_Lenient):
 
     @model_validator(mode="after")
     def _check_stages(self) -> Settings:
-        for stage in STAGES:
+        for stage in PAIR_STAGES if PAIR_STAGES[0] in self.stages else STAGES:
             if stage not in self.stages:
                 raise ValueError(f"it lacks stage {stage!r}")
         return self
@@ -74,7 +74,7 @@ def check_whole(repository: Path, detector: str, *, described_in: str | None = N
     if described_in is not None or (public / BUNDLE_FILE).exists():
         read_manifest(repository / (described_in or detector) / BUNDLE_FILE)
     if config.parameters[TOPOLOGY_PARAMETER].string_value == "fused":
-        for stage in (*STAGES, "select"):
+        for stage in (*settings.stages, "select"):
             _check_file(repository, public / "1" / f"{stage}.onnx")
     else:
         for called in settings.stages.values():

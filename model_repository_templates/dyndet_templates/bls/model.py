@@ -1,8 +1,8 @@
-"""Routes each image of a request through the stages of a dynamic detector (Triton BLS).
+"""Routes each image of a request through the stages of a detector (Triton BLS).
 
-backbone1 -> difficulty -> head1 if difficulty <= threshold, else detector2. Images are routed one by one and wait for
-their stages in threads; the stages' dynamic batching merges them. Needs numpy and Triton's own module; all other files
-that it reads are beside it.
+backbone1 -> difficulty -> head1 if difficulty <= threshold, else detector2. In a pair, detector1 gives the difficulty
+and has answered easy images with it. Images are routed one by one and wait for their stages in threads; the stages'
+dynamic batching merges them. Needs numpy and Triton's own module; all other files that it reads are beside it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from refusals import RequestError, error_of_call  # type: ignore[import-not-found]
 from serving import (  # type: ignore[import-not-found]
     DIFFICULTY,
+    DUE,
     FALLBACK,
     HARD,
+    IMAGE,
+    STAGE_ERRORS,
     Answer,
     Asked,
     PublicModel,
@@ -36,9 +39,6 @@ from serving import (  # type: ignore[import-not-found]
 from threads import map_all  # type: ignore[import-not-found]
 from tracing import image_span, stage_span  # type: ignore[import-not-found]
 
-_STAGE_ERRORS = ("stage-failed", "not-ready")
-"""codes for which a stage is to blame; otherwise nobody waits for it, or the server stops"""
-
 
 class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside this one once both are rendered
     """The public detector, with stages that are models of their own."""
@@ -47,6 +47,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         """Read the files in the model's own folder."""
         super().initialize(args)
         self._stages = {role: _Stage(**stage) for role, stage in self.settings["stages"].items()}
+        self._features = self._stages[self.first].outputs
         self._memory = _preferred_memory(self.settings["stage_memory"])
         # Requests, and the images of a request, wait for their stages in threads. There are two pools, because a
         # request that waits for its images must not take the threads that the images need.
@@ -65,38 +66,53 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         super().finalize()
 
     def _answer_request(self, asked: Asked) -> None:
-        def answer(image: Any, threshold: float) -> Answer:
-            return self._answer_image(asked, image, threshold)
+        def answer(image: Any, threshold: float, given: float | None) -> Answer:
+            return self._answer_image(asked, image, threshold, given)
 
         try:
-            answers = _map(self._image_pool, answer, _single_images(asked.image), asked.thresholds)
+            images = _single_images(asked.image)
+            answers = _map(self._image_pool, answer, images, asked.thresholds, asked.difficulties)
         except Exception as error:
             self.fail(asked, error)
         else:
             self.send(asked, answers)
 
     @image_span  # type: ignore[untyped-decorator]
-    def _answer_image(self, asked: Asked, image: Any, threshold: float) -> Answer:
-        """Route one image, batch size 1. Only needed stages run, and only needed features are requested."""
-        detections = asked.detections
-        backbone1 = self._stages["backbone1"]
-        needed = backbone1.outputs if detections else (DIFFICULTY,)
-        tensors = self._run(backbone1, asked, {"image": image}, needed)
-        found = tensors.get(DIFFICULTY)
-        difficulty = math.nan if found is None else first_number(array_of(found))
-        route = route_of(difficulty, threshold)
+    def _answer_image(self, asked: Asked, image: Any, threshold: float, given: float | None) -> Answer:
+        """Route one image, batch size 1. Only needed stages run, and only needed tensors are requested.
+
+        `given` is its difficulty, if only detector 2 is still to answer.
+        """
+        detections, tensors = asked.detections, {}
+        if given is None:
+            tensors = self._run(self._stages[asked.first], asked, {IMAGE: image}, self._needed(detections))
+            found = tensors.get(DIFFICULTY)
+            difficulty = math.nan if found is None else first_number(array_of(found))
+            route = route_of(difficulty, threshold)
+        else:
+            difficulty, route = given, HARD
+        if route == HARD and asked.first == self.own:
+            route = DUE
         if not detections:
             return Answer(route, difficulty, {})
-        tensors["image"] = image
+        tensors[IMAGE] = image
         if route == HARD:
             try:
-                return Answer(HARD, difficulty, self._run(self._stages["detector2"], asked, tensors, detections))
+                return Answer(HARD, difficulty, self._run(self._stages[self.hard], asked, tensors, detections))
             except RequestError as error:
-                if error.code not in _STAGE_ERRORS:
+                if error.code not in STAGE_ERRORS or given is not None:
                     raise
                 asked.warnings.append(f"detector 1 answers an image instead of detector 2: {error.explained}")
                 route = FALLBACK
-        return Answer(route, difficulty, self._run(self._stages["head1"], asked, tensors, detections))
+        if self.easy is None:
+            return Answer(route, difficulty, {name: tensors[name] for name in detections})
+        return Answer(route, difficulty, self._run(self._stages[self.easy], asked, tensors, detections))
+
+    def _needed(self, detections: tuple[str, ...]) -> tuple[str, ...]:
+        """The outputs of the first stage that an answer with these outputs of a detector needs."""
+        if not detections:
+            return (DIFFICULTY,)
+        return (DIFFICULTY, *detections) if self.easy is None else self._features
 
     @stage_span  # type: ignore[untyped-decorator]
     def _run(self, stage: _Stage, asked: Asked, tensors: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
@@ -113,7 +129,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         ).exec()
         if response.has_error():
             error = error_of_call(f"stage {stage.model}", response.error().message())
-            if error.code in _STAGE_ERRORS:
+            if error.code in STAGE_ERRORS:
                 asked.failed_stages.append(stage.role)
             raise error
         return {tensor.name(): tensor for tensor in response.output_tensors()}
@@ -127,6 +143,8 @@ class _Stage:
     model: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    batch: str
+    """`one`: a call takes one image, as all calls here"""
 
 
 def _map(pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
@@ -146,6 +164,6 @@ def _preferred_memory(kind: str) -> dict[str, Any]:
 
 
 def _single_images(batch: Any) -> list[Any]:
-    if batch.shape()[0] == 1:
+    if batch.shape()[0] == 1 and batch.name() == IMAGE:
         return [batch]
-    return [pb_utils.Tensor("image", image[None]) for image in batch.as_numpy()]
+    return [pb_utils.Tensor(IMAGE, image[None]) for image in batch.as_numpy()]

@@ -1,19 +1,17 @@
-"""Answers image files: decodes and letterboxes them, calls the detector (Triton BLS), and maps its boxes back.
+"""Answers image files: decodes and fits them, calls the detector (Triton BLS), and maps its boxes back.
 
-Decoding and letterbox are the client's own code, in `dynamicdet/` beside this file. Requests with pictures that take
-long are put aside, so that others do not wait for them. Needs numpy, Pillow, simplejpeg (without it, Pillow decodes
-JPEGs, more slowly) and Triton's own module.
+Decoding and fitting are the client's own code, in `dynamicdet/` beside this file. Requests with pictures that take long
+are put aside, so that others do not wait for them. A pair of detectors with different rules of fitting is called a
+second time for hard images: with those, fitted for detector 2. Needs numpy, Pillow, simplejpeg (without it, Pillow
+decodes JPEGs, more slowly) and Triton's own module.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import sys
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,16 +31,20 @@ except ModuleNotFoundError as error:
 
 from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
-from pictures import bound_free_memory, fit_picture, is_slow, open_file, simplejpeg  # type: ignore[import-not-found]
+from pictures import Fitted, bound_free_memory, is_slow, open_file, simplejpeg  # type: ignore[import-not-found]
+from pools import Pools, Room  # type: ignore[import-not-found]
 from refusals import RequestError, error_of_call, read_parameters, unexpected  # type: ignore[import-not-found]
 from threads import map_all  # type: ignore[import-not-found]
 from tracing import Tracing, request_span, work_span  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
 
 from dynamicdet.errors import InputError, PictureTooLargeError
-from dynamicdet.letterbox import Letterboxed
+from dynamicdet.letterbox import Fit, Letterboxed
 
 _COUNT, _BOXES, _IMAGE_SIZE = "num_detections", "boxes", "image_size"
+_IMAGE, _OWN_IMAGE, _DIFFICULTY, _ROUTE = "image", "own_image", "difficulty", "route"
+_DUE, _FALLBACK = 0, -2  # values of `route`: detector 2 is due, and could not answer
+_STAGE_ERRORS = ("stage-failed", "not-ready")
 _OWN_PARAMETERS, _PROBE = "dyndet_", "dyndet_probe"
 _THREADS_ASIDE, _BYTES_ASIDE = 16, 256 << 20
 """for requests with slow pictures, and their files at a time: these are in /dev/shm, which grows and never shrinks"""
@@ -54,21 +56,25 @@ class TritonPythonModel:
     """Takes image files and returns boxes in pixels of the original images."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the detector's name and size from the configuration, and decode once."""
+        """Read the detector's name and its rules of fitting from the configuration, and decode once."""
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self._detector = parameters["dyndet_detector"]
-        self._side = int(parameters["dyndet_input_size"])
+        of_detector = _fit_of(parameters)
+        own = parameters.get("dyndet_own_fit")
+        self._second_fit = None if own is None else of_detector
+        """of detector 2, if detector 1 has a rule of its own"""
+        self._first_fit = of_detector if own is None else Fit.of_json(own)
         # The detector's boxes are small and are read here.
         self._memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
         bound_free_memory()
         self._max_bytes = int(parameters["dyndet_max_file_bytes"])
-        self._ordinary = _Pools(int(config["max_batch_size"]))
-        self._slow = _Pools(_THREADS_ASIDE, niceness=_NICENESS)
-        self._aside = _Room(_BYTES_ASIDE)
+        self._ordinary = Pools(int(config["max_batch_size"]))
+        self._slow = Pools(_THREADS_ASIDE, niceness=_NICENESS)
+        self._aside = Room(_BYTES_ASIDE)
         if simplejpeg is None:
             pb_utils.Logger.log_warn("simplejpeg is not installed: Pillow decodes JPEGs, up to 3 times slower")
-        self._fit(_small_jpeg())
+        self._decode(_small_jpeg())
         self._arrivals = Arrivals()
         self._failed = FailedRequests(args["model_name"])
         self._counting = CountingThread(self._failed)
@@ -147,8 +153,11 @@ class TritonPythonModel:
     def _outputs(self, asked: _Asked) -> list[Any]:
         """The outputs that a request wants."""
         wanted = set(asked.request.requested_output_names())
-        boxed = self._letterboxed(asked)
-        tensors = self._detect(asked, boxed, wanted - {_IMAGE_SIZE}) if wanted - {_IMAGE_SIZE} else {}
+        pictures = self._pictures(asked)
+        boxed, tensors = [one.first for one in pictures], {}
+        if answered := wanted - {_IMAGE_SIZE}:
+            detect = self._detect if self._second_fit is None else self._detect_twice
+            tensors = detect(asked, pictures, boxed, answered | {_COUNT} if _BOXES in answered else answered)
         if _BOXES in wanted:
             counts = tensors[_COUNT].as_numpy().reshape(-1)
             tensors[_BOXES] = pb_utils.Tensor(_BOXES, _to_original(tensors[_BOXES].as_numpy(), counts, boxed))
@@ -158,36 +167,74 @@ class TritonPythonModel:
         return [tensor for name, tensor in tensors.items() if name in wanted]
 
     @work_span("pictures")  # type: ignore[untyped-decorator]
-    def _letterboxed(self, asked: _Asked) -> list[Letterboxed]:
-        """Images in the network's square; the original pixels are not kept."""
+    def _pictures(self, asked: _Asked) -> list[Fitted]:
+        """Images as the input of the detector."""
         files, several = asked.files, len(asked.files) > 1
         places = [f"image {row} of {len(files)}: " if several else "" for row in range(1, len(files) + 1)]
 
-        def fit(file: bytes, place: str) -> Letterboxed:
+        def decode(file: bytes, place: str) -> Fitted:
             asked.waiting.check()
-            return self._fit(file, place)
+            return self._decode(file, place)
 
-        boxed: list[Letterboxed] = map_all(asked.pools.pictures, fit, files, places)
-        return boxed
+        pictures: list[Fitted] = map_all(asked.pools.pictures, decode, files, places)
+        return pictures
 
-    def _fit(self, file: bytes, place: str = "") -> Letterboxed:
+    def _decode(self, file: bytes, place: str = "") -> Fitted:
         try:
-            found: Letterboxed = fit_picture(open_file(file, max_bytes=self._max_bytes), self._side)
+            return Fitted(open_file(file, max_bytes=self._max_bytes), self._first_fit, self._second_fit)
         except InputError as error:
             code = "picture-too-large" if isinstance(error, PictureTooLargeError) else "bad-picture"
             raise RequestError(code, f"{place}{error}") from error
-        return found
 
-    def _detect(self, asked: _Asked, boxed: Sequence[Letterboxed], wanted: set[str]) -> dict[str, Any]:
-        """The detector's own answer to all images of a request, in one call."""
+    def _detect(
+        self, asked: _Asked, _pictures: Sequence[Fitted], boxed: Sequence[Letterboxed], wanted: set[str]
+    ) -> dict[str, Any]:
+        """The detector's answer to all images of a request, in one call."""
+        return self._call(asked, [_stacked(_IMAGE, boxed), *_threshold_of(asked)], wanted)
+
+    def _detect_twice(
+        self, asked: _Asked, pictures: Sequence[Fitted], boxed: list[Letterboxed], wanted: set[str]
+    ) -> dict[str, Any]:
+        """The same with a second call for the hard images; what lies in `boxed` is then their fit for detector 2.
+
+        If detector 2 cannot answer them, the objects that detector 1 has found are their answer.
+        """
+        wanted = wanted | {_DIFFICULTY, _ROUTE}
+        tensors = self._call(asked, [_stacked(_OWN_IMAGE, boxed), *_threshold_of(asked)], wanted)
+        rows = np.flatnonzero(tensors[_ROUTE].as_numpy() == _DUE)
+        if not rows.size:
+            return tensors
+        arrays = {name: tensor.as_numpy().copy() for name, tensor in tensors.items()}
+        fitted = self._fit_again(asked, [pictures[row] for row in rows])
+        given = pb_utils.Tensor(_DIFFICULTY, arrays[_DIFFICULTY][rows])
+        try:
+            found = self._call(asked, [_stacked(_IMAGE, fitted), given], wanted)
+        except RequestError as error:
+            if error.code not in _STAGE_ERRORS:
+                raise
+            pb_utils.Logger.log_warn(f"detector 1 answers {rows.size} images instead of detector 2: {error.explained}")
+            arrays[_ROUTE][rows] = _FALLBACK
+        else:
+            for name, tensor in found.items():
+                arrays[name][rows] = tensor.as_numpy()
+            for row, one in zip(rows, fitted, strict=True):
+                boxed[row] = one
+        return {name: pb_utils.Tensor(name, array) for name, array in arrays.items()}
+
+    @work_span("pictures")  # type: ignore[untyped-decorator]
+    def _fit_again(self, asked: _Asked, pictures: Sequence[Fitted]) -> list[Letterboxed]:
+        """Images as the input of detector 2."""
+        fitted: list[Letterboxed] = map_all(asked.pools.pictures, Fitted.second, pictures)
+        return fitted
+
+    def _call(self, asked: _Asked, inputs: list[Any], wanted: set[str]) -> dict[str, Any]:
+        """The detector's answer to these inputs."""
         asked.waiting.check()
-        images = pb_utils.Tensor("image", np.stack([one.image for one in boxed]))
-        threshold = pb_utils.get_input_tensor_by_name(asked.request, "threshold")
         own = {key: _plain(value) for key, value in asked.parameters.items() if key.startswith(_OWN_PARAMETERS)}
         response = pb_utils.InferenceRequest(
             model_name=self._detector,
-            inputs=[images] if threshold is None else [images, threshold],
-            requested_output_names=sorted(wanted | {_COUNT} if _BOXES in wanted else wanted),
+            inputs=inputs,
+            requested_output_names=sorted(wanted),
             request_id=asked.request.request_id(),
             parameters={**own, SENT: self._arrivals.stamp()},
             trace=asked.request.trace(),
@@ -199,33 +246,13 @@ class TritonPythonModel:
         return {tensor.name(): tensor for tensor in response.output_tensors()}
 
 
-class _Pools:
-    """Threads for requests and for their pictures: a request that waits must not take a thread that it waits for.
-
-    Decoding occupies a core and holds large images in memory, so it gets one thread per core, whatever the batch size.
-    """
-
-    def __init__(self, requests: int, *, niceness: int = 0) -> None:
-        def yield_cores() -> None:
-            if niceness:
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + niceness)
-
-        self.requests = ThreadPoolExecutor(requests, "request")
-        self.pictures = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "picture", yield_cores)
-
-    def close(self) -> None:
-        """Wait until everything is answered, and stop the threads."""
-        self.requests.shutdown()
-        self.pictures.shutdown()
-
-
 @dataclass(eq=False)
 class _Asked:
     """A request."""
 
     request: Any
     waiting: Waiting
-    pools: _Pools
+    pools: Pools
     """where it is answered"""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """without Triton's own"""
@@ -237,25 +264,20 @@ class _Asked:
         return sum(map(len, self.files))
 
 
-class _Room:
-    """Lets requests in while their files have at most so many bytes, and one of any size if there is no other."""
+def _fit_of(parameters: Mapping[str, str]) -> Fit:
+    """How the detector's images are fitted: as by our own networks, at a size, or by another rule."""
+    if "dyndet_fit" in parameters:
+        return Fit.of_json(parameters["dyndet_fit"])
+    return Fit.square(int(parameters["dyndet_input_size"]))
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._used = 0
-        self._changed = threading.Condition()
 
-    def enter(self, size: int) -> None:
-        """Wait until there is room."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._used == 0 or self._used + size <= self._size)
-            self._used += size
+def _threshold_of(asked: _Asked) -> list[Any]:
+    threshold = pb_utils.get_input_tensor_by_name(asked.request, "threshold")
+    return [] if threshold is None else [threshold]
 
-    def leave(self, size: int) -> None:
-        """Make room for others."""
-        with self._changed:
-            self._used -= size
-            self._changed.notify_all()
+
+def _stacked(name: str, boxed: Sequence[Letterboxed]) -> Any:
+    return pb_utils.Tensor(name, np.stack([one.image for one in boxed]))
 
 
 def _plain(value: Any) -> bool | int | str:

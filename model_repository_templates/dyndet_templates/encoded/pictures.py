@@ -13,7 +13,7 @@ from typing import Any
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
 from dynamicdet.images import read_file
-from dynamicdet.letterbox import Letterboxed, letterbox
+from dynamicdet.letterbox import Fit, Letterboxed
 from dynamicdet.picture_files import PictureFile, open_picture
 
 try:
@@ -57,15 +57,41 @@ def is_slow(data: bytes) -> bool:
     return file.width * file.height > SLOW
 
 
-def fit_picture(file: PictureFile, size: int) -> Letterboxed:
-    """The image of a file in a square of `size` pixels. Raises InputError."""
-    if file.width * file.height <= LARGE:
-        return letterbox(read_picture(file), size)
-    with _large:
-        try:
-            return letterbox(read_picture(file), size)
-        finally:
-            _give_memory_back()
+class Fitted:
+    """The image of a file as the input of a detector, and of a second detector, if that has a rule of its own.
+
+    The second fit is made when it is asked for, so the original pixels wait for it. Those of large images do not: both
+    fits are made at once, since decoding takes far longer than a fit.
+    """
+
+    def __init__(self, file: PictureFile, fit: Fit, second: Fit | None) -> None:
+        """Decode the file, and make the first fit. Raises InputError."""
+        self._fit = second
+        self._pixels: UInt8Array | None = None
+        self._second: Letterboxed | None = None
+        if file.width * file.height <= LARGE:
+            self.first = self._decode(file, fit)
+            return
+        with _large:
+            try:
+                self.first = self._decode(file, fit)
+            finally:
+                _give_memory_back()
+
+    def second(self) -> Letterboxed:
+        """The input of the second detector; only if there is a second rule."""
+        if self._second is None:
+            assert self._fit is not None and self._pixels is not None
+            self._second, self._pixels = self._fit(self._pixels), None
+        return self._second
+
+    def _decode(self, file: PictureFile, fit: Fit) -> Letterboxed:
+        pixels = read_picture(file)
+        if self._fit is not None and file.width * file.height <= SLOW:
+            self._pixels = pixels
+        elif self._fit is not None:
+            self._second = self._fit(pixels)
+        return fit(pixels)
 
 
 def read_picture(file: PictureFile) -> UInt8Array:

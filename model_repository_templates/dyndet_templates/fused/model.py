@@ -1,4 +1,4 @@
-"""Routes each image of a request through the graphs of a dynamic detector, all in this process.
+"""Routes each image of a request through the graphs of a detector, all in this process.
 
 The contract is that of the BLS topology, but no features go from process to process. Needs numpy, onnxruntime and
 Triton's own module; all other files that it reads are beside it.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from refusals import RequestError  # type: ignore[import-not-found]
 from serving import (  # type: ignore[import-not-found]
-    EASY,
+    DIFFICULTY,
+    DUE,
     FALLBACK,
     HARD,
     Answer,
@@ -32,8 +33,6 @@ from serving import (  # type: ignore[import-not-found]
 from stages import StageError, Stages  # type: ignore[import-not-found]
 from tracing import batch_span, image_span  # type: ignore[import-not-found]
 
-_STAGE_OF = {EASY: "head1", FALLBACK: "head1", HARD: "detector2"}
-
 
 class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside this one once both are rendered
     """The public detector and its stages."""
@@ -43,6 +42,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         super().initialize(args)
         fused = self.settings["fused"]
         self._merges = bool(fused["merges"])
+        self._features = tuple(self.settings["stages"][self.first]["outputs"])
         self._stages = Stages(
             Path(__file__).parent,
             self.settings["stages"],
@@ -66,10 +66,10 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
             images, answers = asked.image.as_numpy(), None
             if self._merges and len(images) > 1 and asked.detections:
                 with contextlib.suppress(StageError):  # one image caused it; below, each is answered on its own
-                    answers = self._route(images, [asked] * len(images), asked.thresholds, asked.detections)
+                    answers = self._route(images, [asked], asked.detections)
             if answers is None:
                 answers = [
-                    self._answer_image(asked, images[row : row + 1], threshold)
+                    self._answer_image(asked, images[row : row + 1], threshold, asked.difficulties[row])
                     for row, threshold in enumerate(asked.thresholds)
                 ]
         except StageError as error:
@@ -82,40 +82,65 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
             self._send(asked, answers)
 
     @image_span  # type: ignore[untyped-decorator]
-    def _answer_image(self, asked: Asked, image: Any, threshold: float) -> Answer:
-        """Route one image, batch size 1. Only needed stages run, and only needed features are computed."""
+    def _answer_image(self, asked: Asked, image: Any, threshold: float, given: float | None) -> Answer:
+        """Route one image, batch size 1. Only needed stages run, and only needed tensors are computed.
+
+        `given` is its difficulty, if only detector 2 is still to answer.
+        """
         asked.waiting.check()
-        difficulties, given = self._stages.backbone1(image, with_features=bool(asked.detections))
-        difficulty = first_number(difficulties)
-        route = route_of(difficulty, threshold)
+        difficulty, found, kept = given, {}, None
+        if difficulty is None:
+            found, kept = self._stages.first(asked.first, image, self._needed(asked.detections))
+            difficulty = first_number(found[DIFFICULTY])
+        route = self._route_of(asked, difficulty, threshold, given)
         if not asked.detections:
             return Answer(route, difficulty, {})
-        asked.waiting.check()
         if route == HARD:
+            asked.waiting.check()
             try:
-                return Answer(HARD, difficulty, self._detect(HARD, given, asked.detections))
+                kept = self._stages.given(image) if kept is None else kept
+                return Answer(HARD, difficulty, _tensors(self._stages.detector(self.hard, kept, asked.detections)))
             except StageError as error:
+                if given is not None:
+                    raise
                 asked.failed_stages.append(error.stage)
                 asked.warnings.append(f"detector 1 answers an image instead of detector 2: {error}")
                 route = FALLBACK
-                asked.waiting.check()
-        return Answer(route, difficulty, self._detect(route, given, asked.detections))
+        if self.easy is None:
+            return Answer(route, difficulty, _tensors({name: found[name] for name in asked.detections}))
+        asked.waiting.check()
+        return Answer(route, difficulty, _tensors(self._stages.detector(self.easy, kept, asked.detections)))
+
+    def _route_of(self, asked: Asked, difficulty: float, threshold: float, given: float | None) -> Any:
+        if given is not None:
+            return HARD
+        route = route_of(difficulty, threshold)
+        return DUE if route == HARD and asked.first == self.own else route
+
+    def _needed(self, detections: Sequence[str]) -> tuple[str, ...]:
+        """The outputs of the first stage that an answer with these outputs of a detector needs."""
+        if not detections:
+            return (DIFFICULTY,)
+        return (DIFFICULTY, *detections) if self.easy is None else self._features
 
     def _answer_merged(self, asked: Sequence[Asked]) -> list[Asked]:
         """Answer requests that want boxes as one batch; returns those that must be answered one by one.
 
-        If a stage fails, all must: one of them caused it.
+        If a stage fails, all must: one of them caused it. Requests that begin with another stage are another batch.
         """
+        if len({_begins(one) for one in asked}) > 1:
+            groups: dict[tuple[str, bool], list[Asked]] = {}
+            for one in asked:
+                groups.setdefault(_begins(one), []).append(one)
+            return [one for group in groups.values() for one in self._answer_merged(group)]
         together = [one for one in asked if one.detections and not one.waiting.gave_up()]
         alone = [one for one in asked if not one.detections or one.waiting.refusal is not None]
         if len(together) < 2:
             return list(asked)
         images = np.concatenate([one.image.as_numpy() for one in together])
         detections = tuple(dict.fromkeys(name for one in together for name in one.detections))
-        owners = [one for one in together for _ in one.thresholds]
-        thresholds = [threshold for one in together for threshold in one.thresholds]
         try:
-            answers = self._route(images, owners, thresholds, detections)
+            answers = self._route(images, together, detections)
         except StageError:
             return list(asked)
         start = 0
@@ -126,26 +151,34 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         return alone
 
     @batch_span  # type: ignore[untyped-decorator]
-    def _route(
-        self, images: Any, owners: Sequence[Asked], thresholds: Sequence[float], detections: Sequence[str]
-    ) -> list[Answer | None]:
-        """Answers to images (B, S, S, 3): one batch for backbone 1, then one batch per route.
+    def _route(self, images: Any, asked: Sequence[Asked], detections: Sequence[str]) -> list[Answer | None]:
+        """Answers to the images (B, H, W, 3) of requests: one batch for the first stage, then one per route.
 
         None for an image if nobody waits for its request any more when the turn of its route comes.
         """
-        difficulties, given = self._stages.backbone1(images, with_features=True)
-        found = [float(value) for value in difficulties.reshape(-1)]
-        routes = [route_of(difficulty, threshold) for difficulty, threshold in zip(found, thresholds, strict=True)]
+        owners = [one for one in asked for _ in one.thresholds]
+        thresholds = [threshold for one in asked for threshold in one.thresholds]
+        earlier = [given for one in asked for given in one.difficulties]
+        if asked[0].is_second:
+            found, kept, difficulties = {}, self._stages.given(images), [float(one or 0) for one in earlier]
+        else:
+            found, kept = self._stages.first(asked[0].first, images, self._needed(detections))
+            difficulties = [float(value) for value in found[DIFFICULTY].reshape(-1)]
+        routes = list(map(self._route_of, owners, difficulties, thresholds, earlier))
         answers: list[Answer | None] = [None] * len(routes)
         for route in sorted(set(routes)):
             rows = [row for row, one in enumerate(routes) if one == route and not owners[row].waiting.gave_up()]
             if not rows:
                 continue
-            chosen = given if len(rows) == len(routes) else self._stages.select(given, rows)
-            arrays = self._stages.detector(_STAGE_OF[route], chosen, detections)
+            stage = self.hard if route == HARD else self.easy
+            if stage is None:
+                arrays = {name: found[name][rows] for name in detections}
+            else:
+                chosen = kept if len(rows) == len(routes) else self._stages.select(kept, rows)
+                arrays = self._stages.detector(stage, chosen, detections)
             for place, row in enumerate(rows):
-                tensors = {name: pb_utils.Tensor(name, array[place : place + 1]) for name, array in arrays.items()}
-                answers[row] = Answer(route, found[row], tensors)
+                tensors = _tensors({name: array[place : place + 1] for name, array in arrays.items()})
+                answers[row] = Answer(route, difficulties[row], tensors)
         return answers
 
     def _send(self, asked: Asked, answers: Sequence[Answer | None]) -> None:
@@ -156,21 +189,28 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         else:
             self.fail(asked, asked.waiting.refusal)
 
-    def _detect(self, route: int, given: Any, detections: Sequence[str]) -> dict[str, Any]:
-        arrays = self._stages.detector(_STAGE_OF[route], given, detections)
-        return {name: pb_utils.Tensor(name, array) for name, array in arrays.items()}
-
     def _warm_up(self, max_batch: int) -> None:
         """Run all graphs, at every batch size that merging may need, before the model is ready."""
-        file = Path(__file__).parent / "warmup_image.raw"
-        if not file.exists():
-            return
-        image = np.frombuffer(file.read_bytes(), np.uint8).reshape(1, *self.settings["fused"]["image_shape"])
         outputs = tuple(self.settings["detection_outputs"])
-        for batch in range(1, (max_batch if self._merges else 1) + 1):
-            _, given = self._stages.backbone1(np.repeat(image, batch, axis=0), with_features=True)
-            for stage in ("head1", "detector2"):
-                self._stages.detector(stage, given, outputs)
+        last = [stage for stage in (self.easy, self.hard) if stage is not None]
+        for first, shape in self.settings["fused"]["image_shapes"].items():
+            file = Path(__file__).parent / f"warmup_{first}.raw"
+            if not file.exists():
+                continue
+            image = np.frombuffer(file.read_bytes(), np.uint8).reshape(1, *shape)
+            for batch in range(1, (max_batch if self._merges else 1) + 1):
+                _, kept = self._stages.first(first, np.repeat(image, batch, axis=0), self._needed(outputs))
+                for stage in last if first == self.first else ():
+                    self._stages.detector(stage, kept, outputs)
+
+
+def _begins(asked: Asked) -> tuple[str, bool]:
+    """With which stage a request begins, and whether an earlier request has run that."""
+    return asked.first, asked.is_second
+
+
+def _tensors(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: pb_utils.Tensor(name, array) for name, array in arrays.items()}
 
 
 def _only(answer: Answer, names: Sequence[str]) -> Answer:

@@ -1,4 +1,4 @@
-"""The three graphs of a detector in one process: features stay in the memory where they were computed.
+"""The graphs of a detector in one process: features stay in the memory where they were computed.
 
 ONNX Runtime's I/O binding keeps them on the device, a GPU or the CPU, without copies. Needs numpy and onnxruntime.
 """
@@ -52,8 +52,9 @@ class Stages:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._device = ("cpu", 0) if gpu is None else ("cuda", gpu)
         providers = ["CPUExecutionProvider"] if gpu is None else _cuda(gpu)
-        self._outputs = {name: tuple(stage["outputs"]) for name, stage in stages.items()}
         self._inputs = {name: tuple(stage["inputs"]) for name, stage in stages.items()}
+        self._features = {name for inputs in self._inputs.values() for name in inputs} - {IMAGE}
+        self._one_by_one = {name for name, stage in stages.items() if stage["batch"] == "one"}
         self._sessions = {
             name: ort.InferenceSession(folder / f"{name}.onnx", options, providers=providers)
             for name in (*stages, "select")
@@ -62,19 +63,29 @@ class Stages:
         self._bindings = {name: session.io_binding() for name, session in self._sessions.items()}
         self.seconds = dict.fromkeys(stages, 0.0)
 
-    def backbone1(self, images: Any, *, with_features: bool) -> tuple[Any, dict[str, Any]]:
-        """Difficulties (B, 1), and the inputs of the next stage: the images (B, S, S, 3) and their features."""
-        given = {IMAGE: ort.OrtValue.ortvalue_from_numpy(images, *self._device)}
-        wanted = self._outputs["backbone1"] if with_features else (DIFFICULTY,)
-        found = self._run("backbone1", given, wanted, kept=wanted[1:] if with_features else ())
-        return found.pop(DIFFICULTY).numpy(), {**given, **found}
+    def given(self, images: Any) -> dict[str, Any]:
+        """Images (B, H, W, 3) as an input of a stage."""
+        return {IMAGE: ort.OrtValue.ortvalue_from_numpy(images, *self._device)}
+
+    def first(self, stage: str, images: Any, wanted: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Wanted outputs of the first stage as arrays (B, ...), and what other stages read: images and features."""
+        given = self.given(images)
+        if stage in self._one_by_one and len(images) > 1:  # has no features, as all stages of others
+            parts = [self.first(stage, images[row : row + 1], wanted)[0] for row in range(len(images))]
+            return _joined(parts), given
+        kept = tuple(name for name in wanted if name in self._features)
+        found = self._run(stage, given, wanted, kept=kept)
+        given |= {name: found.pop(name) for name in kept}
+        return {name: value.numpy() for name, value in found.items()}, given
 
     def detector(self, stage: str, given: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
-        """Wanted outputs of `head1` or `detector2` as arrays (B, ...)."""
+        """Wanted outputs of a later stage as arrays (B, ...)."""
+        if stage in self._one_by_one and (images := given[IMAGE].shape()[0]) > 1:
+            return _joined([self.detector(stage, self.select(given, [row]), wanted) for row in range(images)])
         return {name: value.numpy() for name, value in self._run(stage, given, wanted).items()}
 
     def select(self, given: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-        """Some of the images and features from `backbone1`; they do not leave the device."""
+        """Some of the images and features from the first stage; they do not leave the device."""
         picked = ort.OrtValue.ortvalue_from_numpy(np.array(rows, np.int64), *self._device)
         names = [name for name in given if name in self._inputs["select"]]
         chosen = self._run_session("select", {**given, ROWS: picked}, [f"{name}_selected" for name in names], names)
@@ -109,6 +120,10 @@ class Stages:
         finally:  # nothing outlives its request
             binding.clear_binding_inputs()
             binding.clear_binding_outputs()
+
+
+def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _cuda(device: int) -> list[Any]:

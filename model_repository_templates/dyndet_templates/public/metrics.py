@@ -10,13 +10,14 @@
 | `dyndet_threshold` | gauge | model | threshold of requests that set none |
 | `dyndet_requests_failed_total` | counter | model, reason | requests that got an error from this model |
 | `dyndet_probed_total` | counter | model, route | images of probes (request parameter `dyndet_probe`) |
+| `dyndet_due_total` | counter | model | images whose picture for detector 2 comes with another request |
 
-Probes are counted nowhere else. Triton counts them with all other requests.
+Probes are counted nowhere else. Triton counts them with all other requests. Only pairs whose detectors fit pictures by
+different rules have `dyndet_due_total`; the other request is the one that all other metrics count.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import triton_python_backend_utils as pb_utils
@@ -29,7 +30,13 @@ class Metrics:
     """Counts the work of the detector. Instances of one model share the values."""
 
     def __init__(
-        self, model: str, stages: Sequence[str], *, latency_buckets_ms: Sequence[float], threshold: float
+        self,
+        model: str,
+        stages: Sequence[str],
+        *,
+        latency_buckets_ms: Sequence[float],
+        threshold: float,
+        has_due: bool = False,
     ) -> None:
         family, kind = pb_utils.MetricFamily, pb_utils.MetricFamily
         labels = {"model": model}
@@ -47,6 +54,9 @@ class Metrics:
         self._probed = {route: self._families["probed"].Metric(labels={**labels, "route": route}) for route in ROUTES}
         self._errors = {stage: self._families["errors"].Metric(labels={**labels, "stage": stage}) for stage in stages}
         self._seconds = {stage: self._families["seconds"].Metric(labels={**labels, "stage": stage}) for stage in stages}
+        if has_due:
+            due = family("dyndet_due_total", "Images that come again for detector 2", kind.COUNTER)
+            self._families["due"], self._due = due, due.Metric(labels=labels)
         self._threshold = self._families["threshold"].Metric(labels=labels)
         self._difficulty = self._families["difficulty"].Metric(
             labels=labels, buckets=[step / 20 for step in range(1, 21)]
@@ -62,7 +72,7 @@ class Metrics:
         def job() -> None:
             self._count_stage_errors(failed_stages)
             for _, difficulty in routed:
-                if not math.isnan(difficulty):
+                if 0 <= difficulty <= 1:  # not NaN; a caller may have sent any number
                     self._difficulty.observe(difficulty)
             self._latency.observe(latency_ms)
             for route in ROUTES:  # last: a request that is counted here is counted everywhere
@@ -80,6 +90,11 @@ class Metrics:
                 self._probed[route].increment(1)
 
         self._thread.later(job)
+
+    def due(self, images: int) -> None:
+        """Count images whose picture for detector 2 is still to come."""
+        if images:
+            self._thread.later(lambda: self._due.increment(images))
 
     def failed(self, reason: str, failed_stages: Sequence[str]) -> None:
         """Count a request that got an error."""

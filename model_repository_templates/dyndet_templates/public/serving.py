@@ -24,8 +24,13 @@ from tracing import Trace, Tracing  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
 
 EASY, HARD, FALLBACK = 1, 2, -2  # values of the output `route`
+DUE = 0
+"""the value of the output `route` of an image that detector 1 has answered by its own picture, and that is hard: the
+caller sends the picture of detector 2 with the difficulty, and the answer to that call is what counts"""
 ROUTE_NAMES = {EASY: "easy", HARD: "hard", FALLBACK: "fallback"}
-DIFFICULTY, ROUTE = "difficulty", "route"
+IMAGE, OWN_IMAGE, DIFFICULTY, ROUTE = "image", "own_image", "difficulty", "route"
+STAGE_ERRORS = ("stage-failed", "not-ready")
+"""codes for which a stage is to blame; otherwise nobody waits for it, or the server stops"""
 OPERATING_POINT, PROBE = "dyndet_operating_point", "dyndet_probe"
 
 
@@ -44,10 +49,14 @@ class Asked:
 
     request: Any
     waiting: Waiting
+    first: str = ""
+    """the stage that gives the difficulty of its images"""
     image: Any = None
-    """(B, S, S, 3) uint8, Triton's tensor"""
+    """(B, H, W, 3) uint8, Triton's tensor: what its first stage reads"""
     thresholds: Sequence[float] = ()
     """of each image"""
+    difficulties: Sequence[float | None] = ()
+    """of each image, if detector 1 has given it to an earlier request and only detector 2 is due"""
     wanted: frozenset[str] = frozenset()
     """names of the outputs to send back"""
     detections: tuple[str, ...] = ()
@@ -67,6 +76,11 @@ class Asked:
         """Whether metrics count it as a request: probes are counted apart."""
         return not self.parameters.get(PROBE)
 
+    @property
+    def is_second(self) -> bool:
+        """Whether only detector 2 is asked, for images that detector 1 has answered."""
+        return any(one is not None for one in self.difficulties)
+
 
 class PublicModel:
     """The public detector without the code that runs its stages."""
@@ -76,6 +90,13 @@ class PublicModel:
         folder = Path(__file__).parent
         self.settings = json.loads((folder / "dyndet.json").read_bytes())
         self._detections = tuple(self.settings["detection_outputs"])
+        self.first: str = self.settings["first"]
+        """the stage that gives the difficulty"""
+        self.easy: str | None = self.settings["easy"]
+        """the stage that answers easy images; None: the first one has answered them"""
+        self.hard: str = self.settings["hard"]
+        self.own: str | None = self.settings["own"]
+        """the first stage for pictures that its own rule has fitted; None: all stages read the same pictures"""
         self._arrivals = Arrivals()
         self._points = OperatingPoints(folder / FILE_NAME, pb_utils.Logger.log_warn)
         self.metrics = Metrics(
@@ -83,8 +104,11 @@ class PublicModel:
             tuple(self.settings["stages"]),
             latency_buckets_ms=self.settings["latency_buckets_ms"],
             threshold=self._points.default,
+            has_due=self.own is not None,
         )
-        self.tracing = Tracing(args["model_name"], pb_utils.Logger.log_warn)
+        self.tracing = Tracing(
+            args["model_name"], pb_utils.Logger.log_warn, not_run={EASY: self.hard, HARD: self.easy, DUE: self.hard}
+        )
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer requests, each as soon as it is ready; none waits for the others of the same call."""
@@ -118,11 +142,7 @@ class PublicModel:
             return
         _respond(asked, response)
         self.tracing.answered(asked.trace, answers, asked.thresholds)
-        routed = [(ROUTE_NAMES[answer.route], answer.difficulty) for answer in answers]
-        if asked.counted:
-            self.metrics.answered(routed, 1e3 * (time.perf_counter() - asked.waiting.started), asked.failed_stages)
-        else:
-            self.metrics.probed([route for route, _ in routed])
+        self._count(asked, [(answer.route, answer.difficulty) for answer in answers])
         _log(asked.warnings)
 
     def fail(self, asked: Asked, error: Exception) -> None:
@@ -133,9 +153,21 @@ class PublicModel:
         sent = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, refusal.status))
         _respond(asked, pb_utils.InferenceResponse(error=sent))
         self.tracing.failed(asked.trace, refusal)
-        if asked.counted:
+        if asked.is_second and refusal.code in STAGE_ERRORS:  # the caller has the answer of detector 1
+            self._count(asked, [(FALLBACK, float(one or 0)) for one in asked.difficulties])
+        elif asked.counted:
             self.metrics.failed(refusal.reason, asked.failed_stages)
         _log(asked.warnings)
+
+    def _count(self, asked: Asked, found: Sequence[tuple[int, float]]) -> None:
+        """Count a request by route and difficulty of its images."""
+        if self.own is not None:
+            self.metrics.due(sum(route == DUE for route, _ in found))
+        routed = [(ROUTE_NAMES[route], difficulty) for route, difficulty in found if route != DUE]
+        if not asked.counted:
+            self.metrics.probed([route for route, _ in routed])
+        elif routed:
+            self.metrics.answered(routed, 1e3 * (time.perf_counter() - asked.waiting.started), asked.failed_stages)
 
     def _read(self, asked: Asked) -> bool:
         """Read what a request wants; False if it was refused."""
@@ -144,16 +176,30 @@ class PublicModel:
             asked.parameters = read_parameters(request)
             if SENT in asked.parameters:
                 asked.waiting.has_waited(self._arrivals.waited_us(asked.parameters[SENT]))
-            asked.image = pb_utils.get_input_tensor_by_name(request, "image")
+            asked.first, asked.image = self.first, pb_utils.get_input_tensor_by_name(request, IMAGE)
+            if self.own is not None:
+                self._read_own(asked)
             if asked.image is None:  # Triton accepts a request that has only the optional input
                 raise RequestError("missing-input", "the input image is missing")
             asked.thresholds = self._thresholds(asked)
+            asked.difficulties = asked.difficulties or [None] * len(asked.thresholds)
             asked.wanted = frozenset(request.requested_output_names())
             asked.detections = tuple(name for name in self._detections if name in asked.wanted)
         except Exception as error:
             self.fail(asked, error)
             return False
         return True
+
+    def _read_own(self, asked: Asked) -> None:
+        """Read the inputs that only pairs have whose detectors fit pictures by different rules."""
+        assert self.own is not None
+        own, given = (pb_utils.get_input_tensor_by_name(asked.request, name) for name in (OWN_IMAGE, DIFFICULTY))
+        if own is not None and (given is not None or asked.image is not None):
+            raise RequestError("bad-parameter", "own_image comes without image and difficulty")
+        if own is not None:
+            asked.first, asked.image = self.own, own
+        elif given is not None and asked.image is not None:
+            asked.difficulties = [float(one) for one in given.as_numpy().reshape(-1)]
 
     def _thresholds(self, asked: Asked) -> list[float]:
         """The threshold of each image: the input, else the named operating point, else the default."""

@@ -5,7 +5,7 @@ A traced request gets a span `image` for each of its images, with a child for ea
 | attribute of `image` | value |
 | --- | --- |
 | `dyndet.model` | the model's name |
-| `dyndet.route` | easy, hard or fallback |
+| `dyndet.route` | easy, hard, fallback, or due: detector 2 gets its picture with another request |
 | `dyndet.difficulty`, `dyndet.threshold` | the two numbers that decided the route |
 | `error.type` | if there is no answer: the code of the refusal, such as stage-failed; then the span's status is ERROR |
 
@@ -38,8 +38,7 @@ Triton (2.51) reads the values of gRPC headers beyond their end. So it takes the
 damaged, and the call for one that nobody traces. It loses `tracestate` nearly always. HTTP has no such fault.
 """
 
-_ROUTES = {1: "easy", 2: "hard", -2: "fallback", -3: "degraded"}
-_NOT_RUN = {1: "detector2", 2: "head1"}
+_ROUTES = {1: "easy", 2: "hard", -2: "fallback", -3: "degraded", 0: "due"}
 _LONGEST_TEXT = 300
 
 
@@ -60,8 +59,12 @@ _calls: ContextVar[list[StageCall] | None] = ContextVar("calls", default=None)
 class Tracing:
     """Makes and sends the spans of one model. It never raises: a request that cannot be traced is answered."""
 
-    def __init__(self, model: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, model: str, warn: Callable[[str], None], *, not_run: Mapping[int, str | None] | None = None
+    ) -> None:
+        """`not_run` is the stage that images of a route leave out, where a batch runs the stages of both."""
         self._spans: _Spans | None = None
+        self._not_run = not_run or {}
         self._batch: list[StageCall] = []
         endpoint = os.environ.get(ENDPOINT)
         if not endpoint:
@@ -90,7 +93,7 @@ class Tracing:
         if trace is None or trace.images or not self._batch:
             return
         for answer, threshold in zip(answers, thresholds, strict=True):
-            ran = [call for call in self._batch if call.stage != _NOT_RUN.get(answer.route)]
+            ran = [call for call in self._batch if call.stage != self._not_run.get(answer.route)]
             trace.image(threshold, ran, ran[0].started, ran[-1].ended, answer=answer)
 
     def failed(self, trace: Trace | None, error: Exception) -> None:
@@ -112,18 +115,18 @@ class Tracing:
 
 
 def image_span(answer_image: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates a method `(model, asked, image, threshold) -> Answer`: a span for the image and for its stages."""
+    """Decorates a method `(model, asked, image, threshold, ...) -> Answer`: a span for the image and its stages."""
 
     @functools.wraps(answer_image)
-    def traced(model: Any, asked: Any, image: Any, threshold: float) -> Any:
+    def traced(model: Any, asked: Any, image: Any, threshold: float, *more: Any) -> Any:
         if asked.trace is None:
-            return answer_image(model, asked, image, threshold)
+            return answer_image(model, asked, image, threshold, *more)
         started = time.perf_counter()
         calls: list[StageCall] = []
         answer = failure = None
         token = _calls.set(calls)
         try:
-            answer = answer_image(model, asked, image, threshold)
+            answer = answer_image(model, asked, image, threshold, *more)
             return answer
         except BaseException as error:
             failure = error

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+_DETECTIONS = ("num_detections", "boxes", "scores", "classes")
+
 
 class TritonPythonModel:
     """Runs detector 1, then detector 2 if the difficulty exceeds the threshold."""
@@ -30,8 +32,12 @@ class TritonPythonModel:
         image = pb_utils.get_input_tensor_by_name(request, "image").as_numpy().astype(np.uint8)
         threshold = pb_utils.get_input_tensor_by_name(request, "threshold").as_numpy().item()
         tensors = {"image": pb_utils.Tensor("image", image)}
-        tensors |= self._run("backbone1", tensors)
-        answer = self._run("head1", tensors)
+        if "detector1" in self._stages:  # a pair
+            tensors |= self._run("detector1", tensors)
+            answer = {name: tensors[name] for name in _DETECTIONS}
+        else:
+            tensors |= self._run("backbone1", tensors)
+            answer = self._run("head1", tensors)
         if tensors["difficulty"].as_numpy().item() > threshold:
             answer = self._run("detector2", tensors)
         return pb_utils.InferenceResponse(output_tensors=list(answer.values()))

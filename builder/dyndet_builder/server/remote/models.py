@@ -22,6 +22,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.counters import STAGES, STAGES_PARAMETER
+from dyndet_builder.bundle.manifest import ALL_STAGES
 from dyndet_builder.operating_points import FILE_NAME as POINTS_FILE
 from dyndet_builder.repository.config import DETECTOR_PARAMETER, TOPOLOGY_PARAMETER
 from dyndet_builder.repository.config_files import NotAConfigError, parse_config
@@ -169,14 +170,14 @@ def belongs_to(storage: Storage, name: str, detector: str) -> bool:
     if _damage(storage, name) is not None:  # no server can load it, and only its name says whose it was
         return name in _names_of(detector)
     stage = _parameter(config, _STAGE_PARAMETER)
-    return name == detector or (name == f"{detector}_{stage}" and stage in STAGES)
+    return name == detector or (name == f"{detector}_{stage}" and stage in ALL_STAGES)
 
 
 def _names_of(detector: str) -> set[str]:
     """All names that models of a detector can have, also during a push."""
     public = (detector, f"{detector}{SUFFIX}")
     slots: tuple[Slot, ...] = ("a", "b")
-    stages = {stage_name(detector, stage, slot) for stage in STAGES for slot in slots}
+    stages = {stage_name(detector, stage, slot) for stage in ALL_STAGES for slot in slots}
     return {*public, *map(next_of, public), *stages}
 
 

@@ -168,7 +168,8 @@ class Push:
         if live is not None and (live.damaged is None or live.push):
             used.add(slot_of(live.push))
         elif live is not None and loaded is None:  # its configuration does not tell
-            used.add("b" if stage_name(live.detector, "head1", "b") in live.names else "a")
+            in_b = any(name == stage_name(live.detector, stage, "b") for stage, name in live.stages.items())
+            used.add("b" if in_b else "a")
         if loaded is not None:
             used.add(slot_of(loaded.get(PUSH_PARAMETER, "")))
         if len(used) == 2:
