@@ -123,7 +123,7 @@ def read_dataset(
         image_ids=files.image_ids,
         category_ids=files.category_ids,
         class_names=files.class_names,
-        annotations=_as_coco(files, table, frames),
+        annotations=as_coco(files, table, frames),
     )
 
 
@@ -212,7 +212,8 @@ def _labels(files: CocoFiles, table: ObjectTable, placements: tuple[Letterboxed,
     return tuple(labels)
 
 
-def _as_coco(files: CocoFiles, table: ObjectTable, frames: IntArray) -> dict[str, list[dict[str, Any]]]:
+def as_coco(files: CocoFiles, table: ObjectTable, frames: IntArray) -> dict[str, list[dict[str, Any]]]:
+    """Images, usable objects and categories in COCO's form, boxes in pixels of the images as they are."""
     ids, classes = np.array(files.image_ids, np.int64), np.array(files.category_ids, np.int64)
     columns = zip(
         ids[table.image].tolist(),

@@ -2,8 +2,9 @@
 
 pycocotools works in two steps: it matches detections to objects, image by image (`evaluate`), then adds up the matches
 of all images (`accumulate`). A match depends only on its own image. So pycocotools matches each route once, and the
-detections are sorted once; a mix adds up the matches of its own detections. The arithmetic is that of `accumulate`, for
-all IoU thresholds at once: the result is the same to the last bit.
+detections are sorted once; a mix adds up the matches of its own detections. The arithmetic is that of `accumulate`, but
+only where an object is found, since the best precision from any recall on is at such a place: the result is the same to
+the last bit.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from dynamicdet.aliases import BoolArray, FloatArray
-from dynamicdet.datasets.dataset import CocoDataset
+from dynamicdet.aliases import BoolArray, FloatArray, IntArray
 from dynamicdet.errors import InputError
-from dynamicdet.routing.routes import RouteResults
 from dynamicdet.suppression import Detections
 
 _Match = Mapping[str, Any] | None
@@ -39,46 +40,102 @@ class Precision:
     ap50: float
 
 
+class Labelled(Protocol):
+    """Images with objects in COCO's form, boxes in pixels of the images as they are; a `CocoDataset` is one."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the annotations."""
+
+    @property
+    def annotations(self) -> Mapping[str, Any]:
+        """`images`, `annotations` and `categories`."""
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """COCO id of each image, in the order of the detections."""
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """COCO id of each class index."""
+
+
+class BothRoutes(Protocol):
+    """What each route finds in every image, boxes in pixels of the original images; `RouteResults` is one."""
+
+    @property
+    def easy(self) -> Sequence[Detections]:
+        """By detector 1."""
+
+    @property
+    def hard(self) -> Sequence[Detections]:
+        """By detector 2."""
+
+
 class MixedPrecision:
     """Average precision of any mix of two routes. Raises InputError for a data set without objects."""
 
-    def __init__(self, results: RouteResults, data: CocoDataset) -> None:
-        truth = _truth(data)
-        self._order = np.argsort(np.array(data.image_ids), kind="stable")  # pycocotools sorts images by id
+    def __init__(self, results: BothRoutes, data: Labelled) -> None:
+        truth, order = _truth(data), _order(data)
         easy, hard = (_matches(truth, found, data) for found in (results.easy, results.hard))
-        self._classes = [_sorted(pair) for pair in zip(easy, hard, strict=True)]
+        self.classes = tuple(_sorted(pair, order) for pair in zip(easy, hard, strict=True))
         self._known: dict[bytes, Precision] = {}
 
-    def __call__(self, hard: BoolArray) -> Precision:
-        """Precision of a mix: `hard` (N,) says which images detector 2 answers. A repeated mix costs nothing."""
+    def __call__(self, hard: BoolArray, *, counts: npt.ArrayLike | None = None) -> Precision:
+        """Precision of a mix: `hard` (N,) says which images detector 2 answers. A repeated mix costs nothing.
+
+        `counts` (N,) says how often each image counts: 0 leaves it out, and counts drawn at random make a bootstrap.
+        NaN if no object is left.
+        """
+        if counts is not None:
+            return _add_up(self.classes, hard, np.asarray(counts, np.float64))
         key = np.packbits(hard).tobytes()
         if key not in self._known:
-            self._known[key] = _add_up(self._classes, hard[self._order])
+            self._known[key] = _add_up(self.classes, hard, np.ones(len(hard)))
         return self._known[key]
 
 
-def average_precision(detections: Sequence[Detections], data: CocoDataset) -> Precision:
+def average_precision(detections: Sequence[Detections], data: Labelled) -> Precision:
     """COCO average precision of one list of detections per image, boxes in pixels of the original images."""
-    classes = [_sorted((one,)) for one in _matches(_truth(data), detections, data)]
-    return _add_up(classes, np.zeros(len(data), np.bool_))
+    order = _order(data)
+    classes = [_sorted((one,), order) for one in _matches(_truth(data), detections, data)]
+    return _add_up(classes, np.zeros(len(order), np.bool_), np.ones(len(order)))
 
 
 @dataclass(frozen=True)
-class _ClassMatches:
+class ClassMatches:
     """Detections of one class by one or both routes, sorted as `accumulate` sorts them."""
 
     image: npt.NDArray[np.intp]
-    """(D,) position of the image in the sorted ids"""
+    """(D,) number of the image"""
     by_hard: BoolArray
     """(D,)"""
+    scores: FloatArray
+    """(D,) descending"""
     hits: BoolArray
     """(IoU thresholds, D): found an object"""
     misses: BoolArray
     """found no object; a detection of an object that need not be found is neither hit nor miss"""
-    objects: int
+    objects: IntArray
+    """(N,) to be found in each image"""
+
+    @cached_property
+    def places(self) -> tuple[npt.NDArray[np.intp], ...]:
+        """Places of the hits at each IoU threshold."""
+        return tuple(np.flatnonzero(hits) for hits in self.hits)
+
+    @cached_property
+    def judged(self) -> tuple[BoolArray | None, ...]:
+        """Detections that are hits or misses at each IoU threshold; None if all are, as nearly always."""
+        either = self.hits | self.misses
+        return tuple(None if row.all() else row for row in either)
 
 
-def _truth(data: CocoDataset) -> COCO:
+def _order(data: Labelled) -> npt.NDArray[np.intp]:
+    return np.argsort(np.array(data.image_ids), kind="stable")  # pycocotools sorts images by id
+
+
+def _truth(data: Labelled) -> COCO:
     annotations = data.annotations["annotations"]
     if all(one.get("iscrowd", 0) for one in annotations):
         raise InputError(f"{data.folder} has no objects to find, so there is no average precision")
@@ -90,7 +147,7 @@ def _truth(data: CocoDataset) -> COCO:
     return _index({**data.annotations, "annotations": filled})
 
 
-def _matches(truth: COCO, detections: Sequence[Detections], data: CocoDataset) -> list[list[_Match]]:
+def _matches(truth: COCO, detections: Sequence[Detections], data: Labelled) -> list[list[_Match]]:
     """The matches of pycocotools, by class and image in the order of their ids.
 
     AP and AP50 are for objects of all sizes and 100 detections; leaving out the single sizes saves 3/4 of the work.
@@ -111,55 +168,60 @@ def _matches(truth: COCO, detections: Sequence[Detections], data: CocoDataset) -
     return [run.evalImgs[first : first + images] for first in range(0, len(run.evalImgs), images)]
 
 
-def _sorted(routes: Sequence[Sequence[_Match]]) -> _ClassMatches:
+def _sorted(routes: Sequence[Sequence[_Match]], order: npt.NDArray[np.intp]) -> ClassMatches:
     """One class's matches per route and image, as one list from the highest score to the lowest.
 
-    Equal scores are in the order of the images, as in `accumulate`: a mix has one route of each image.
+    Equal scores are in the order of the images' ids, as in `accumulate`: a mix has one route of each image.
     """
     entries = [
         (image, number == 1, match)
-        for image, by_route in enumerate(zip(*routes, strict=True))
+        for image, by_route in zip(order, zip(*routes, strict=True), strict=True)
         for number, match in enumerate(by_route)
         if match is not None
     ]
     counts = [len(match["dtScores"]) for _, _, match in entries]
     scores = np.concatenate([np.array(match["dtScores"], np.float64) for _, _, match in entries] or [np.empty(0)])
-    order = np.argsort(-scores, kind="mergesort")
+    best = np.argsort(-scores, kind="mergesort")
     none = np.empty((len(_IOUS), 0), np.bool_)
     matched, ignored = (
-        np.concatenate([none, *(match[key].astype(np.bool_) for _, _, match in entries)], axis=1)[:, order]
+        np.concatenate([none, *(match[key].astype(np.bool_) for _, _, match in entries)], axis=1)[:, best]
         for key in ("dtMatches", "dtIgnore")
     )
-    return _ClassMatches(
-        image=np.repeat(np.array([image for image, _, _ in entries], np.intp), counts)[order],
-        by_hard=np.repeat(np.array([hard for _, hard, _ in entries], np.bool_), counts)[order],
+    objects = np.zeros(len(order), np.int64)
+    for image, _, match in entries:
+        objects[image] = np.count_nonzero(match["gtIgnore"] == 0)
+    return ClassMatches(
+        image=np.repeat(np.array([image for image, _, _ in entries], np.intp), counts)[best],
+        by_hard=np.repeat(np.array([hard for _, hard, _ in entries], np.bool_), counts)[best],
+        scores=scores[best],
         hits=matched & ~ignored,
         misses=~matched & ~ignored,
-        objects=sum(int(np.count_nonzero(match["gtIgnore"] == 0)) for _, hard, match in entries if not hard),
+        objects=objects,
     )
 
 
-def _add_up(classes: Sequence[_ClassMatches], hard: BoolArray) -> Precision:
-    """Precision of a mix: `hard` (N,), images sorted by id, says which images detector 2 answers."""
-    precision = np.stack(
-        [_at_recalls(one, hard) for one in classes if one.objects], axis=-1
-    )  # (IoUs, recalls, classes)
+def _add_up(classes: Sequence[ClassMatches], hard: BoolArray, counts: FloatArray) -> Precision:
+    """Precision of a mix: `hard` (N,) says which images detector 2 answers, `counts` (N,) how often each counts."""
+    found = [_at_recalls(one, hard, counts) for one in classes if counts @ one.objects]
+    if not found:
+        return Precision(ap=float("nan"), ap50=float("nan"))
+    precision = np.stack(found, axis=-1)  # (IoUs, recalls, classes)
     return Precision(ap=100 * float(np.mean(precision.ravel())), ap50=100 * float(np.mean(precision[0].ravel())))
 
 
-def _at_recalls(found: _ClassMatches, hard: BoolArray) -> FloatArray:
+def _at_recalls(found: ClassMatches, hard: BoolArray, counts: FloatArray) -> FloatArray:
     """Precision at each recall, (IoU thresholds, recalls); 0 if the recall is not reached."""
-    mixed = np.flatnonzero(found.by_hard == hard[found.image])
-    hits = np.cumsum(found.hits[:, mixed], axis=1, dtype=np.float64)  # (IoU thresholds, detections)
-    misses = np.cumsum(found.misses[:, mixed], axis=1, dtype=np.float64)
-    recall = hits / found.objects
-    precision = hits / (misses + hits + np.spacing(1))
-    best_from = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    weight = np.where(found.by_hard == hard[found.image], counts[found.image], 0.0)
+    given, objects = np.cumsum(weight), counts @ found.objects
     result = np.zeros((len(_IOUS), len(_RECALLS)))
-    for row, reached, best in zip(result, recall, best_from, strict=True):
-        at = np.searchsorted(reached, _RECALLS, side="left")
-        inside = at < len(best)
-        row[inside] = best[at[inside]]
+    for row, places, judged in zip(result, found.places, found.judged, strict=True):
+        hits = np.cumsum(weight[places])
+        shown = given if judged is None else np.cumsum(weight * judged)
+        precision = hits / (shown[places] + np.spacing(1))
+        best_from = np.maximum.accumulate(precision[::-1])[::-1]
+        at = np.searchsorted(hits / objects, _RECALLS, side="left")
+        inside = at < len(places)
+        row[inside] = best_from[at[inside]]
     return result
 
 
