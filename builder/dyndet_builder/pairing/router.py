@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from dynamicdet.aliases import Float32Array
+import numpy as np
+
+from dynamicdet.aliases import BoolArray, Float32Array, FloatArray, IntArray
+from dynamicdet.evaluation.evaluate import LEAST_GAP
 from dynamicdet.evaluation.precision import MixedPrecision
 from dyndet_builder.pairing.answers import Answers
-from dyndet_builder.pairing.truth import Truth
+from dyndet_builder.pairing.clips import clips_of
+from dyndet_builder.pairing.features import features
+from dyndet_builder.pairing.fitting import fit_network
+from dyndet_builder.pairing.influence import influence_of
+from dyndet_builder.pairing.network import Network, weighted_sum
+from dyndet_builder.pairing.rules import RULES, WEIGHTS
+from dyndet_builder.pairing.truth import Truth, mixed_precision
+
+__all__ = ["FittedRouter", "KeptGain", "clips_of", "fit_router"]
 
 LEAST_PICTURES = 200
 """fewer do not show whether a learned router is better than a rule"""
 HARD_SHARES = (0.2, 0.5)
 """at which routers are compared"""
+DEFAULT_RULE = "count-0.2"
+"""where the pictures cannot say which rule is best"""
+LEARNED = "learned"
+_FOLDS = 5
+_DRAWS = 40
+"""of the bootstrap"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +39,13 @@ class KeptGain:
 
     at: Mapping[float, float]
     """by hard share; of pictures that did not train the router"""
-    error: Mapping[float, float]
-    """standard errors, by bootstrap over pictures"""
+    error: Mapping[float, float] = field(default_factory=dict)
+    """standard errors, by bootstrap over the clips; only of the learned router and the best rule"""
+
+    @property
+    def mean(self) -> float:
+        """Over the hard shares."""
+        return float(np.mean(list(self.at.values())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +59,23 @@ class FittedRouter:
     images: int
     """that it was fitted on"""
     by_labels: bool
+    network: Network
     out_of_fold: Float32Array
     """(N,) difficulties of the pictures that it was fitted on, each by a router that had not seen it"""
-    learned: KeptGain | None
-    """of the learned router out of fold, even if a rule is used; None below `LEAST_PICTURES` or without gain"""
-    rules: Mapping[str, KeptGain]
-    """of every free rule; empty without gain"""
+    learned: KeptGain | None = None
+    """of the learned router out of fold, even if a rule is used; None if none was fitted"""
+    rules: Mapping[str, KeptGain] = field(default_factory=dict)
+    """of every free rule; empty if there is no gain"""
 
     @property
     def kept_gain(self) -> dict[str, float]:
         """Kept gain of this router by hard share, for the bundle; empty if there is no gain."""
-        raise NotImplementedError
+        kept = self.learned if self.kind == LEARNED else self.rules.get(self.kind)
+        return {} if kept is None else {f"{share:g}": value for share, value in kept.at.items()}
 
     def difficulty(self, answers: Answers) -> Float32Array:
         """Difficulties of pictures (N,), 0..1, from what detector 1 found in them."""
-        raise NotImplementedError
+        return self.network.difficulty(features(answers, class_count=self.network.class_count))
 
 
 def fit_router(
@@ -65,13 +89,139 @@ def fit_router(
 ) -> FittedRouter:
     """Fit a router on pictures that neither detector was trained on; takes seconds.
 
+    A detector finds more in the pictures that it was trained on than in others, and is surer. A router that was fitted
+    on them takes new pictures for harder than they are, and learns a gain that does not exist.
+
     Scores must be calibrated already (`scores.py`). `groups` (N,) names the clip of each picture (`clips_of` reads
     them from the file names); pictures of a clip are never on both sides of a cross-validation. `score` is
     `mixed_precision(truth, small, large)` if it is there already. The same input and seed give the same router.
+
+    Raises InputError if the answers and the truth are not of equally many pictures, or there are no objects.
     """
-    raise NotImplementedError
+    score = score or mixed_precision(truth, small, large)
+    fitted = _Fit(
+        inputs=features(small, class_count=len(truth.class_names)),
+        class_count=len(truth.class_names),
+        groups=np.unique(list(groups), return_inverse=True)[1] if groups else np.arange(len(small)),
+        score=score,
+        seed=seed,
+        measure=truth.measure,
+    )
+    if fitted.gain < LEAST_GAP:
+        why = f"detector 2 does not have a higher {truth.measure} than detector 1 on these pictures"
+        return fitted.as_rule(DEFAULT_RULE, truth, why)
+    rules = {name: fitted.kept(rule(small)) for name, rule in RULES.items()}
+    best = max(rules, key=lambda name: rules[name].mean)
+    if len(small) < LEAST_PICTURES:
+        why = f"{len(small)} pictures are too few to fit a router; from {LEAST_PICTURES} on one is tried"
+        return fitted.as_rule(DEFAULT_RULE, truth, why, rules=rules)
+    out_of_fold = fitted.out_of_fold()
+    kept, rules[best], lead, error = fitted.compare(out_of_fold.astype(np.float64), RULES[best](small))
+    numbers = f"{100 * lead:+.1f} points of the gain, standard error {100 * error:.1f}"
+    if lead <= error:
+        why = f"the learned router does not clearly beat the best free rule ({numbers})"
+        return fitted.as_rule(best, truth, why, rules=rules, learned=kept)
+    return FittedRouter(
+        kind=LEARNED,
+        why=f"the learned router beats the best free rule, {best} ({numbers})",
+        images=len(small),
+        by_labels=truth.by_labels,
+        network=fitted.network(np.ones(len(small), np.bool_)),
+        out_of_fold=out_of_fold,
+        learned=kept,
+        rules=rules,
+    )
 
 
-def clips_of(names: Sequence[str]) -> list[str]:
-    """Clip of each picture by its file name: `street_0001.jpg` and `street_0002.jpg` are of one clip."""
-    raise NotImplementedError
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """What a router is fitted and compared with."""
+
+    inputs: FloatArray
+    """(N, F)"""
+    class_count: int
+    groups: IntArray
+    """(N,) number of the clip"""
+    score: MixedPrecision
+    seed: int
+    measure: str
+
+    @property
+    def gain(self) -> float:
+        return self._ends(None)[1] - self._ends(None)[0]
+
+    def network(self, chosen: BoolArray) -> Network:
+        """A learned router, fitted on the chosen pictures (N,)."""
+        targets = influence_of(self.score, counts=chosen)[chosen]
+        inputs = self.inputs[chosen]
+        return fit_network(inputs, targets, class_count=self.class_count, seed=self.seed).ranked(inputs)
+
+    def out_of_fold(self) -> Float32Array:
+        """Difficulty of each picture by a learned router that has seen no picture of its clip."""
+        count = int(self.groups.max()) + 1
+        fold = (np.random.default_rng(self.seed).permutation(count) % _FOLDS)[self.groups]
+        difficulties = np.zeros(len(self.groups), np.float32)
+        for number in np.unique(fold):
+            held = fold == number
+            difficulties[held] = self.network(~held).difficulty(self.inputs[held])
+        return difficulties
+
+    def kept(self, difficulties: FloatArray, counts: FloatArray | None = None) -> KeptGain:
+        easy, hard = self._ends(counts)
+        values = {share: self.score(_hardest(difficulties, share), counts=counts).ap for share in HARD_SHARES}
+        return KeptGain(at={share: (value - easy) / (hard - easy) for share, value in values.items()})
+
+    def compare(self, learned: FloatArray, rule: FloatArray) -> tuple[KeptGain, KeptGain, float, float]:
+        """Kept gain of both with standard errors, and the mean lead of the first with its own."""
+        rng = np.random.default_rng(self.seed)
+        clips = int(self.groups.max()) + 1
+        drawn: list[tuple[list[float], list[float]]] = []
+        while len(drawn) < _DRAWS:
+            counts = np.bincount(rng.integers(0, clips, clips), minlength=clips)[self.groups].astype(np.float64)
+            if not np.isnan(self._ends(counts)[0]):  # NaN: no object was drawn
+                drawn.append((self._gained(learned, counts), self._gained(rule, counts)))
+        # By the gain of all pictures: where a draw leaves hardly a gain, its share of it would explode.
+        shares = np.array(drawn) / self.gain
+        kept = (self.kept(learned), self.kept(rule))
+        errors = shares.std(axis=0, ddof=1)
+        first, second = (
+            KeptGain(at=one.at, error=dict(zip(HARD_SHARES, row.tolist(), strict=True)))
+            for one, row in zip(kept, errors, strict=True)
+        )
+        error = float((shares[:, 0] - shares[:, 1]).mean(axis=1).std(ddof=1))
+        return first, second, first.mean - second.mean, error
+
+    def as_rule(
+        self,
+        name: str,
+        truth: Truth,
+        why: str,
+        *,
+        rules: Mapping[str, KeptGain] | None = None,
+        learned: KeptGain | None = None,
+    ) -> FittedRouter:
+        network = weighted_sum(WEIGHTS[name], class_count=self.class_count).ranked(self.inputs)
+        return FittedRouter(
+            kind=name,
+            why=f"{why}, so the free rule {name} is used",
+            images=len(truth),
+            by_labels=truth.by_labels,
+            network=network,
+            out_of_fold=network.difficulty(self.inputs),
+            learned=learned,
+            rules=rules or {},
+        )
+
+    def _gained(self, difficulties: FloatArray, counts: FloatArray) -> list[float]:
+        easy, _ = self._ends(counts)
+        return [self.score(_hardest(difficulties, share), counts=counts).ap - easy for share in HARD_SHARES]
+
+    def _ends(self, counts: FloatArray | None) -> tuple[float, float]:
+        none = np.zeros(len(self.groups), np.bool_)
+        return self.score(none, counts=counts).ap, self.score(~none, counts=counts).ap
+
+
+def _hardest(difficulties: FloatArray, share: float) -> BoolArray:
+    hard = np.zeros(len(difficulties), np.bool_)
+    hard[np.argsort(-difficulties, kind="stable")[: round(share * len(difficulties))]] = True
+    return hard

@@ -1,0 +1,139 @@
+"""What detector 1 found in a picture, as numbers: all that a router reads. `router_graph.py` computes the same.
+
+Nothing here jumps where a score or box changes a little, but for the counts that the free rules need: the graph
+computes in single precision on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynamicdet.aliases import BoolArray, FloatArray, IntArray
+from dyndet_builder.pairing.answers import Answers
+
+TOP = 25
+"""best scores that are features of their own"""
+CROWD = 30
+"""best boxes whose overlaps are counted"""
+THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+"""of the soft counts; each is blurred by a quarter of itself"""
+COUNTS = (0.2, 0.5)
+"""of the counts that free rules use"""
+SIDES = (-6.0, -5.25, -4.5, -3.75, -3.0, -2.25, -1.5, -0.75)
+"""centres of the size bins: base-2 logarithm of the square root of a box's share of the picture"""
+SIDE_STEP = 0.75
+SMALL_SIDE = 0.2
+"""side from which on an object is not small, as a share of the picture's side"""
+MOST_CLASSES = 100
+"""with more, the counts per class are left out: each would be seen too rarely"""
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Found:
+    """Some pictures' answers in one array each; unused rows are zero, as in a graph's output."""
+
+    scores: FloatArray
+    """(B, K) best first"""
+    boxes: FloatArray
+    """(B, K, 4) x1 y1 x2 y2, 0..1 of the fitted picture"""
+    classes: IntArray
+    """(B, K)"""
+    looks: FloatArray
+    """(B, 2)"""
+
+
+def feature_names(class_count: int) -> tuple[str, ...]:
+    """Names of the features, in their order."""
+    counted = range(class_count if class_count <= MOST_CLASSES else 0)
+    return (
+        *(f"top {rank}" for rank in range(1, TOP + 1)),
+        *(f"about {threshold}" for threshold in THRESHOLDS),
+        *(f"side {side}" for side in SIDES),
+        *(f"count {threshold}" for threshold in COUNTS),
+        "sum",
+        "uncertain",
+        "mean",
+        "small",
+        "least side",
+        "crowd",
+        "brightness",
+        "contrast",
+        *(f"class {number}" for number in counted),
+    )
+
+
+def features(answers: Answers, *, class_count: int) -> FloatArray:
+    """Features of each picture, (N, features)."""
+    parts = [_features(found, class_count) for found in _found(answers)]
+    return np.concatenate(parts) if parts else np.empty((0, len(feature_names(class_count))))
+
+
+def _found(answers: Answers) -> Iterator[Found]:
+    """The answers in chunks, so that the overlaps of many pictures need little memory."""
+    rows = max([TOP, CROWD, *(len(one) for one in answers.scores)])
+    width, height = answers.fit.width, answers.fit.height
+    for first in range(0, len(answers), _CHUNK):
+        chunk = range(first, min(first + _CHUNK, len(answers)))
+        scores, boxes = np.zeros((len(chunk), rows)), np.zeros((len(chunk), rows, 4))
+        classes = np.zeros((len(chunk), rows), np.int64)
+        for place, row in enumerate(chunk):
+            used = slice(0, len(answers.scores[row]))
+            scores[place, used], classes[place, used] = answers.scores[row], answers.classes[row]
+            boxes[place, used] = answers.boxes[row] / np.array([width, height, width, height], np.float64)
+        yield Found(scores, boxes, classes, answers.looks[chunk.start : chunk.stop].astype(np.float64))
+
+
+def _features(found: Found, class_count: int) -> FloatArray:
+    scores, used = found.scores, found.scores > 0
+    side = np.sqrt(_areas(found.boxes))
+    total = scores.sum(axis=1)
+    columns = [
+        scores[:, :TOP],
+        *(_soft_count(scores, used, threshold) for threshold in THRESHOLDS),
+        *(_near(scores, side, centre) for centre in SIDES),
+        *((scores > threshold).sum(axis=1) for threshold in COUNTS),
+        total,
+        (scores * (1 - scores)).sum(axis=1),
+        total / np.maximum(used.sum(axis=1), 1),
+        (scores * np.maximum(1 - side / SMALL_SIDE, 0)).sum(axis=1),
+        np.where(scores > COUNTS[0], side, 1.0).min(axis=1),
+        _crowd(scores[:, :CROWD], found.boxes[:, :CROWD]),
+        found.looks,
+    ]
+    if class_count <= MOST_CLASSES:
+        columns += [(scores * (found.classes == number)).sum(axis=1) for number in range(class_count)]
+    return np.concatenate([np.atleast_2d(one.T).T for one in columns], axis=1)
+
+
+def _areas(boxes: FloatArray) -> FloatArray:
+    sides = np.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+    areas: FloatArray = sides[..., 0] * sides[..., 1]
+    return areas
+
+
+def _soft_count(scores: FloatArray, used: BoolArray, threshold: float) -> FloatArray:
+    count: FloatArray = (used / (1 + np.exp((threshold - scores) / (threshold / 4)))).sum(axis=1)
+    return count
+
+
+def _near(scores: FloatArray, side: FloatArray, centre: float) -> FloatArray:
+    """Scores of the boxes of about a size: a box belongs to the two nearest bins, in proportion."""
+    place = np.clip(np.log2(np.maximum(side, 1e-4)), SIDES[0], SIDES[-1])
+    mass: FloatArray = (scores * np.maximum(1 - np.abs(place - centre) / SIDE_STEP, 0)).sum(axis=1)
+    return mass
+
+
+def _crowd(scores: FloatArray, boxes: FloatArray) -> FloatArray:
+    """Overlaps of all pairs of boxes, each weighted with both scores."""
+    low = np.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    high = np.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    shared = np.maximum(high - low, 0).prod(axis=-1)
+    areas = _areas(boxes)
+    union = areas[:, :, None] + areas[:, None, :] - shared
+    weighted = shared / np.maximum(union, 1e-9) * scores[:, :, None] * scores[:, None, :]
+    crowd: FloatArray = (weighted.sum(axis=(1, 2)) - (weighted.diagonal(axis1=1, axis2=2)).sum(axis=1)) / 2
+    return crowd
