@@ -14,7 +14,7 @@ from dynamicdet.latency import Mixture
 from dynamicdet.text import distinct, printable
 from dyndet_bench.measuring.statistic import THROUGHPUT
 from dyndet_bench.report.text import percent
-from dyndet_builder.pairing.frontier import HARD_SHARES, Chooser, Pair, Point
+from dyndet_builder.pairing.payoff.frontier import HARD_SHARES, Chooser, Pair, Point
 from dyndet_builder.targets import Target
 
 _TOLERANCE = 0.01

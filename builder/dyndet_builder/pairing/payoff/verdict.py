@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from dynamicdet.evaluation.evaluate import LEAST_AP, LEAST_GAP
 from dyndet_bench.report.text import milliseconds, percent
-from dyndet_builder.pairing.frontier import Accuracy, Frontier, Point
+from dyndet_builder.pairing.payoff.frontier import Accuracy, Frontier, Point
 
 Outcome = Literal["cascade", "single", "unclear"]
 FEW_PICTURES = 50
@@ -171,9 +171,9 @@ class _Words:
         clear = [win for win in wins if win.clear]
         best = max((one for one in rivals if one.lead.low > 0), key=lambda one: one.lead.value)
         sentence = (
-            f"{_widest(clear)} mean latency, the cascade is better than {self._all()}, by up to {self.number(best.lead)}: at "
-            f"{milliseconds(best.point.latency_ms)} ({percent(best.point.hard_share)} hard) it has "
-            f"{self.has(best.point.accuracy)}, {self._rival(best)} has {self.has(best.rival)}"
+            f"{_widest(clear)} mean latency, the cascade is better than {self._all()}, by up to "
+            f"{self.number(best.lead)}: at {milliseconds(best.point.latency_ms)} ({percent(best.point.hard_share)} hard) "
+            f"it has {self.has(best.point.accuracy)}, {self._rival(best)} has {self.has(best.rival)}"
         )
         beaten = self._beaten(rivals)
         return f"{sentence}; but {beaten}" if beaten else f"{sentence}: use it there"

@@ -16,8 +16,8 @@ from dynamicdet.aliases import BoolArray, FloatArray, Progress, silent
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import LEAST_GAP
 from dynamicdet.thresholds import is_hard, threshold_for_easy_share
-from dyndet_builder.pairing.mixes import Mixes, bootstrap_weights
-from dyndet_builder.pairing.stream import Stream
+from dyndet_builder.pairing.payoff.mixes import Mixes, bootstrap_weights
+from dyndet_builder.pairing.payoff.stream import Stream
 
 HARD_SHARES = tuple(step / 20 for step in range(21))
 RESAMPLES = 200

@@ -1,0 +1,1 @@
+"""Whether routing between two detectors pays: accuracy over mean latency, targets, and the verdict."""

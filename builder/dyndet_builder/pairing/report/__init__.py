@@ -1,0 +1,1 @@
+"""The report of `dyndet pair`: a page, a summary, JSON and a picture."""
