@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -62,9 +63,30 @@ class Section:
     """headings with the pictures below them"""
     missing: str = ""
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether there is anything to show."""
+        return any((self.plots, self.tables, self.folded, self.notes, self.gallery, self.missing))
 
-def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
-    """The whole page; `folder` is where the gallery's files lie."""
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A report, ready to print."""
+
+    title: str
+    answer: Sequence[str]
+    """what was found, in a few sentences"""
+    alerts: Sequence[str]
+    setup: Mapping[str, str]
+    """what was measured, and how"""
+    sections: Sequence[Section]
+    versions: Mapping[str, str]
+    beside: Sequence[str]
+    """files beside the page that contain the same values"""
+
+
+def page_html(page: Page) -> str:
+    """A page that needs no other file."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -75,15 +97,26 @@ def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
     )
     environment.filters["tied"] = _tied
     del environment.filters["safe"]  # only `svg.finish`, where the text is escaped, says that something is HTML
-    sweep = facts.sweep
+    shown = [section for section in page.sections if section.is_filled]
+    versions = {plain(name): plain(version) for name, version in page.versions.items()}
     return environment.get_template(_TEMPLATE).render(
-        model=plain(sweep.model),
+        page=replace(page, title=plain(page.title), sections=shown, versions=versions)
+    )
+
+
+def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
+    """The page of a sweep; `folder` is where the gallery's files lie."""
+    sweep = facts.sweep
+    page = Page(
+        title=f"Sweep of {sweep.model}",
         answer=findings.answer(facts),
         alerts=[text for text in (findings.failures(facts), findings.gaps(facts), findings.lateness(facts)) if text],
         setup=_setup(facts),
-        sections=_sections(facts, plots, folder),
-        versions={plain(name): plain(version) for name, version in sweep.circumstances.versions.items()},
+        sections=(_points(facts), *_plotted(facts, plots), _cells(facts), _gallery(facts, folder), _paper(facts)),
+        versions=sweep.circumstances.versions,
+        beside=("cells.csv", "sweep.json"),
     )
+    return page_html(page)
 
 
 def _tied(text: str) -> str:
@@ -109,15 +142,6 @@ def _setup(facts: Facts) -> dict[str, str]:
         "Date": circumstances.date,
     }
     return {name: plain(text) for name, text in found.items() if text}
-
-
-def _sections(facts: Facts, plots: Plots, folder: Path) -> tuple[Section, ...]:
-    sections = (_points(facts), *_plotted(facts, plots), _cells(facts), _gallery(facts, folder), _paper(facts))
-    return tuple(
-        section
-        for section in sections
-        if section.plots or section.tables or section.folded or section.notes or section.gallery or section.missing
-    )
 
 
 def _points(facts: Facts) -> Section:
@@ -195,6 +219,12 @@ def _data_uri(folder: Path, name: str) -> str:
         image = Image.fromarray(read_image(path))
     except (InputError, OSError, ValueError):
         return ""
+    return data_uri(image)
+
+
+def data_uri(image: Image.Image) -> str:
+    """An image as a small JPEG inside the page."""
+    image = image.copy()
     image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=85)

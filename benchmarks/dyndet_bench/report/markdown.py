@@ -23,8 +23,8 @@ def summary_markdown(facts: Facts, plots: Plots) -> str:
         "\n".join(inert(line) + "  " for line in findings.answer(facts)).rstrip(),
     ]
     parts.append("\n".join(f"- {inert(line)}" for line in _findings(facts, plots)))
-    parts += [_table(points_table(facts))] if sweep.points else []
-    parts += [_table(replace(cells, title=str(facts.loads[0]), rows=first))] if first else []
+    parts += [table_markdown(points_table(facts))] if sweep.points else []
+    parts += [table_markdown(replace(cells, title=str(facts.loads[0]), rows=first))] if first else []
     parts += [_folded(replace(cells, title="All other cells" if first else cells.title, rows=others))] if others else []
     parts.append(
         inert(
@@ -47,7 +47,8 @@ def _folded(table: Table) -> str:
     return f"<details><summary>{inert(table.title)}</summary>\n\n{_rows(table)}\n\n</details>"
 
 
-def _table(table: Table) -> str:
+def table_markdown(table: Table) -> str:
+    """A table with its title above it."""
     return f"**{inert(table.title)}**\n\n{_rows(table)}"
 
 
