@@ -172,8 +172,8 @@ class _Words:
         best = max((one for one in rivals if one.lead.low > 0), key=lambda one: one.lead.value)
         sentence = (
             f"{_widest(clear)} mean latency, the cascade is better than {self._all()}, by up to "
-            f"{self.number(best.lead)}: at {milliseconds(best.point.latency_ms)} ({percent(best.point.hard_share)} hard) "
-            f"it has {self.has(best.point.accuracy)}, {self._rival(best)} has {self.has(best.rival)}"
+            f"{self.number(best.lead)}: at {milliseconds(best.point.latency_ms)} ({percent(best.point.hard_share)} "
+            f"hard) it has {self.has(best.point.accuracy)}, {self._rival(best)} has {self.has(best.rival)}"
         )
         beaten = self._beaten(rivals)
         return f"{sentence}; but {beaten}" if beaten else f"{sentence}: use it there"

@@ -13,8 +13,8 @@ from dyndet_bench.measuring.machine import Circumstances
 from dyndet_builder.pairing.payoff.frontier import Curve, Frontier
 from dyndet_builder.pairing.payoff.promises import Promise
 from dyndet_builder.pairing.payoff.stream import Stream
-from dyndet_builder.pairing.timing import Latency
 from dyndet_builder.pairing.payoff.verdict import Verdict
+from dyndet_builder.pairing.timing import Latency
 
 SCHEMA_VERSION = 1
 SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
