@@ -33,6 +33,7 @@ _COMMANDS = {
     "tune": ("dyndet_builder.cli.tune", "Find the fastest instances, threads and batching for a load."),
     "bench": ("dyndet_builder.cli.bench.group", "Measure a served detector."),
     "detect": ("dyndet_client.cli.detect", "Detect objects in images through a server."),
+    "pair": ("dyndet_builder.cli.pair", "Measure whether routing between two ONNX detectors pays."),
     "train": ("dyndet_builder.cli.train", "Train the detectors, then the router."),
     "evaluate": ("dyndet_builder.cli.evaluate", "Measure COCO average precision of both routes and of mixes."),
     "data": ("dyndet_builder.cli.data", "Build and check data sets of real images."),
