@@ -7,6 +7,7 @@ refused as it is read.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,6 +120,14 @@ class Detector(Record):
     )
     check: AdapterCheck
 
+    @field_validator("calibration")
+    @classmethod
+    def _check_calibration(cls, table: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        for (score, given), (later, more) in itertools.pairwise(table):
+            if not score < later or not given <= more:
+                raise ValueError("calibrated scores must rise with the detector's scores, which must be in order")
+        return table
+
 
 class Router(Record):
     """The router of a pair, which lives in the graph of detector 1."""
@@ -153,6 +162,7 @@ class Stage(Record):
     opset: Opset | None = Field(default=None, description="only in a pair, whose files keep the opset of their makers")
     batch: Literal["dynamic", "one"] = Field(default="dynamic", description="`one`: it takes one image at a time")
     detector: Detector | None = Field(default=None, description="only in a pair")
+    precision: Precision | None = Field(default=None, description="in a pair, whose files can differ in it")
 
     @field_validator("inputs", "outputs")
     @classmethod
@@ -218,6 +228,18 @@ class Quantization(Record):
     ap_after: AveragePrecision | None = None
 
 
+class Resizing(Record):
+    """What it costs detector 1 of a pair to read pictures that were fitted for detector 2, as the public model does.
+
+    Both numbers are COCO AP, percent; without labels, the large detector's answers stand for them.
+    """
+
+    own: Finite = Field(description="of detector 1 on pictures fitted by its own rule")
+    public: Finite = Field(description="of detector 1 on pictures fitted by the bundle's rule")
+    images: Count
+    by_labels: bool
+
+
 class Bundle(Record):
     """Contents of `bundle.json`. Version 1 knew dynamic detectors alone."""
 
@@ -241,6 +263,7 @@ class Bundle(Record):
     parity: Parity | None = Field(default=None, description="of a dynamic detector, and of int8 stages")
     quantization: Quantization | None = Field(default=None, description="only in an int8 bundle")
     router: Router | None = Field(default=None, description="of a pair")
+    resizing: Resizing | None = Field(default=None, description="of a pair whose detectors fit pictures differently")
 
     @property
     def fit(self) -> Fit:
@@ -268,6 +291,10 @@ class Bundle(Record):
         """The opset of a stage's graph."""
         return self.stages[stage].opset or self.opset
 
+    def precision_of(self, stage: StageName) -> Precision:
+        """The precision of a stage's graph; that of a pair's bundle is the lowest of its stages."""
+        return self.stages[stage].precision or self.precision
+
     @model_validator(mode="after")
     def _check_kind(self) -> Bundle:
         if self.kind == "dynamic":
@@ -276,10 +303,14 @@ class Bundle(Record):
                 raise ValueError(f"input_size must be a multiple of 32 from {_SMALLEST_SIDE} to {_LARGEST_SIDE}")
             if self.picture is not None or self.layout != _LAYOUT:
                 raise ValueError(f"the images of a dynamic detector are {_LAYOUT}")
+            if self.router is not None or self.resizing is not None or any(map(_is_of_a_pair, self.stages.values())):
+                raise ValueError("a dynamic bundle describes a part of a pair")
         else:
             lacks = ["router"] if self.router is None else []
             if self.schema_version < 2:
                 raise ValueError("a pair needs schema version 2")
+            if self.resizing is not None and OWN not in self.stages:
+                raise ValueError("it tells what resizing costs, but both detectors fit pictures by the same rule")
         if lacks:
             raise ValueError(f"it lacks {lacks[0]!r}")
         return self
@@ -301,17 +332,23 @@ class Bundle(Record):
         return self
 
 
+def _is_of_a_pair(stage: Stage) -> bool:
+    return (stage.opset, stage.batch, stage.detector, stage.precision) != (None, "dynamic", None, None)
+
+
 def _check_pair(bundle: Bundle) -> None:
-    """Raise ValueError if a stage of a pair does not read the picture, or lacks an output of the contract."""
+    """Raise ValueError if the stages of a pair are not what its rule of fitting and its classes need."""
+    _check_rules(bundle)
     rows = bundle.nms.max_detections
     for name, stage in bundle.stages.items():
-        if stage.detector is None or stage.opset is None:
-            raise ValueError(f"stage {name} does not describe its detector and opset")
-        if len(stage.detector.classes) != len(stage.detector.spec.class_names):
+        detector = _detector_of(bundle, name)
+        if stage.opset is None:
+            raise ValueError(f"stage {name} does not say its opset")
+        if len(detector.classes) != len(detector.spec.class_names):
             raise ValueError(f"stage {name} does not map each of its classes")
-        if max(stage.detector.classes) >= len(bundle.class_names):
+        if max(detector.classes) >= len(bundle.class_names):
             raise ValueError(f"stage {name} maps a class beyond the {len(bundle.class_names)} class names")
-        shape = stage.detector.spec.input.fit.shape if name == OWN else bundle.fit.shape
+        shape = detector.spec.input.fit.shape if name == OWN else bundle.fit.shape
         image = Tensor(name=IMAGE, dtype="uint8", shape=shape)
         if stage.inputs != (image,):
             raise ValueError(f"stage {name} must read the image ({image}) and nothing else")
@@ -319,6 +356,35 @@ def _check_pair(bundle: Bundle) -> None:
         if name != "detector2" and outputs.get(DIFFICULTY) != Tensor(name=DIFFICULTY, dtype="float32", shape=(1,)):
             raise ValueError(f"stage {name} has no output {DIFFICULTY!r} of type float32 and shape [1]")
         _check_detections(outputs, name, rows)
+
+
+def _check_rules(bundle: Bundle) -> None:
+    """Raise ValueError unless the pictures are fitted for detector 2, and detector 1 has the stages that this needs."""
+    fit = bundle.fit
+    if bundle.input_size != max(fit.height, fit.width):
+        raise ValueError(f"input_size is {bundle.input_size}, but the longer side of the picture {fit.shape[:2]}")
+    first, second = (_detector_of(bundle, name) for name in PAIR_STAGES)
+    if second.spec.input.fit != fit:
+        raise ValueError("the bundle's pictures must be fitted as detector 2 reads them")
+    own = bundle.stages.get(OWN)
+    if (own is not None) != (first.spec.input.fit != fit):
+        raise ValueError(f"it has stage {OWN!r} if, and only if, the two detectors fit pictures by different rules")
+    if own is not None and _described(own) != _described(bundle.stages["detector1"]):
+        raise ValueError(f"stage {OWN!r} is not the same detector as stage 'detector1'")
+
+
+def _detector_of(bundle: Bundle, name: StageName) -> Detector:
+    detector = bundle.stages[name].detector
+    if detector is None:
+        raise ValueError(f"stage {name} does not describe its detector")
+    return detector
+
+
+def _described(stage: Stage) -> tuple[object, ...]:
+    """What two stages of the same detector have in common."""
+    assert stage.detector is not None
+    same = stage.detector.model_dump(exclude={"check"})
+    return stage.opset, stage.precision, stage.batch, stage.outputs, same
 
 
 def _check_wiring(bundle: Bundle) -> None:
