@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from dyndet_builder.bundle.manifest import STAGES, Bundle
+from dyndet_builder.bundle.manifest import Bundle
 from dyndet_builder.engines.create import EngineOptions
 from dyndet_builder.engines.options import profile_of
 from dyndet_builder.engines.record import FILE_NAME, Engine, Engines, Gpu
@@ -19,7 +19,7 @@ def write_toy_engines(folder: Path, bundle: Bundle, **changed: Any) -> Path:
     options = EngineOptions()
     folder.mkdir(parents=True)
     stages = {}
-    for stage in STAGES:
+    for stage in bundle.stages:
         plan = f"plan of {stage}".encode()
         (folder / f"{stage}.plan").write_bytes(plan)
         stages[stage] = Engine(

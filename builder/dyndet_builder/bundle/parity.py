@@ -116,7 +116,7 @@ def measure_flips(
         x = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
             expected += network.difficulty(x).tolist()
-        measured += runner.backbone1(batch)["difficulty"][:, 0].tolist()
+        measured += runner.first(batch)["difficulty"][:, 0].tolist()
         report(len(expected))
     truth, found = np.array(expected, np.float32), np.array(measured, np.float32)
     return route_flip_share(truth, found, thresholds=thresholds, tie=tie), len(expected)

@@ -143,16 +143,18 @@ def _table(record: Engines) -> Table:
     where = record.gpu.name if record.gpu is not None else f"for {', '.join(record.compute_capabilities)}"
     kind = "TensorRT" if record.builder == "tensorrt" else "TensorRT-RTX"
     title = f"{kind} {record.tensorrt_version}, {where}"
-    columns = (title, "MB", "batch", "seconds", f"{record.precision} layers", "source")
+    columns = (title, "MB", "batch", "seconds", "layers", "source")
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for name, engine in record.stages.items():
         shares = {"half": engine.half_share, "int8": engine.int8_share}
+        precision = engine.precision or record.precision
+        shapes = next(iter(engine.profile.values()))
         table.add_row(
             name,
             f"{engine.size_bytes / 1e6:.1f}",
-            f"1..{record.opt_batch}..{record.max_batch}",
+            "1" if shapes.max[0] == 1 else "..".join(str(one[0]) for one in (shapes.min, shapes.opt, shapes.max)),
             f"{engine.build_seconds:.1f}",
-            f"{share_of(record.precision, shares):.0%}",
+            f"{share_of(precision, shares):.0%} {precision}",
             engine.evidence,
         )
     return table

@@ -74,7 +74,7 @@ def engines(
                 report=partial(progress, step),
             )
             progress(step, 1, 1)
-            check_precision(result.shares, described.precision, f"the engine of {name}")
+            check_precision(result.shares, described.precision_of(name), f"the engine of {name}")
             cache = result.timing_cache
             (folder / plan_name(name)).write_bytes(result.plan)
             built[name] = _record(described, name, result, options)
@@ -159,4 +159,5 @@ def _record(described: Bundle, name: StageName, result: Built, options: EngineOp
         half_share=result.shares["half"],
         int8_share=result.shares["int8"],
         evidence=cast(Any, "engine inspector" if result.inspected else "typed network"),
+        precision=described.stages[name].precision,
     )

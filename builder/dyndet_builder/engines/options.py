@@ -59,10 +59,9 @@ class EngineOptions:
 
 
 def profile_of(stage: Stage, options: EngineOptions) -> dict[str, Profile]:
-    """The shapes that a stage's engine takes: from one image to a full batch."""
+    """The shapes that a stage's engine takes: from one image to a full batch, if its graph takes more than one."""
+    opt, most = (1, 1) if stage.batch == "one" else (options.opt_batch, options.max_batch)
     return {
-        tensor.name: Profile(
-            min=(1, *tensor.shape), opt=(options.opt_batch, *tensor.shape), max=(options.max_batch, *tensor.shape)
-        )
+        tensor.name: Profile(min=(1, *tensor.shape), opt=(opt, *tensor.shape), max=(most, *tensor.shape))
         for tensor in stage.inputs
     }

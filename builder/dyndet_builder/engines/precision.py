@@ -8,10 +8,10 @@ from typing import Any
 import onnx
 
 from dynamicdet.errors import ParityError
+from dyndet_builder.bundle.graph_files import graph_shares
 from dyndet_builder.bundle.manifest import Bundle, Precision
 from dyndet_templates.engines.layers import precision_error
 
-_HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 _COMPUTING = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 
 
@@ -22,7 +22,7 @@ def check_bundle_precision(folder: Path, bundle: Bundle) -> None:
     """
     for stage, described in bundle.stages.items():
         model = onnx.load(folder / described.file, load_external_data=False)
-        check_precision(graph_shares(model), bundle.precision, f"the graph of {stage}")
+        check_precision(graph_shares(model), bundle.precision_of(stage), f"the graph of {stage}")
 
 
 def check_precision(shares: dict[str, float], claimed: Precision, what: str) -> None:
@@ -30,17 +30,6 @@ def check_precision(shares: dict[str, float], claimed: Precision, what: str) -> 
     error = precision_error(claimed, shares)
     if error:
         raise ParityError(f"{what} has the wrong precision: {error}")
-
-
-def graph_shares(model: onnx.ModelProto) -> dict[str, float]:
-    """Shares of a graph's convolutions that compute in `half` and `int8`."""
-    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    dequantized = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv" and len(node.input) > 1]
-    count = max(1, len(convolutions))
-    half = sum(weights.get(node.input[1]) in _HALF for node in convolutions)
-    int8 = sum(node.input[0] in dequantized and node.input[1] in dequantized for node in convolutions)
-    return {"half": half / count, "int8": int8 / count}
 
 
 def network_shares(network: Any) -> dict[str, float]:

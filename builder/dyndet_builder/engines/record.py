@@ -27,7 +27,7 @@ from dynamicdet.records import (
 )
 from dynamicdet.text import printable
 from dyndet_bench.measuring.machine import query_gpus
-from dyndet_builder.bundle.manifest import STAGES, Bundle, Precision, StageName, file_sha256
+from dyndet_builder.bundle.manifest import OWN, PAIR_STAGES, STAGES, Bundle, Precision, StageName, file_sha256
 from dyndet_builder.pins import RELEASES
 
 FILE_NAME = "engines.json"
@@ -76,6 +76,7 @@ class Engine(Record):
     half_share: Share = Field(description="share of the layers with weights that compute in half precision")
     int8_share: Share
     evidence: Literal["engine inspector", "typed network"] = Field(description="source of the shares")
+    precision: Precision | None = Field(default=None, description="in a pair, whose graphs can differ in it")
 
 
 class Engines(Record):
@@ -98,10 +99,13 @@ class Engines(Record):
 
     @model_validator(mode="after")
     def _check_stages(self) -> Engines:
-        for stage in STAGES:
+        wanted = STAGES if "backbone1" in self.stages else PAIR_STAGES
+        for stage in wanted:
             if stage not in self.stages:
                 raise ValueError(f"it lacks stage {stage!r}")
-        if len({engine.file for engine in self.stages.values()}) != len(STAGES):
+        if foreign := set(self.stages) - {*wanted, *([OWN] if wanted is PAIR_STAGES else [])}:
+            raise ValueError(f"it has the stage {min(foreign)!r} beside {', '.join(wanted)}")
+        if len({engine.file for engine in self.stages.values()}) != len(self.stages):
             raise ValueError("two stages have the same file")
         return self
 
@@ -112,8 +116,12 @@ def read_engines(folder: Path, bundle: Bundle | None = None) -> Engines:
     Raises InputError if it is not a folder of engines, or a plan is missing, was changed, or is of another bundle.
     """
     engines = read_engines_record(folder)
-    for stage in STAGES:
-        engine = engines.stages[stage]
+    if bundle is not None and set(bundle.stages) != set(engines.stages):
+        raise InputError(
+            f"the engines in {printable(folder)} are those of {', '.join(engines.stages)}, but the bundle has "
+            f"{', '.join(bundle.stages)}; build the engines from this bundle"
+        )
+    for stage, engine in engines.stages.items():
         plan = inside(folder, engine.file)
         if plan.exists():
             check_regular(plan, advice=_ADVICE, largest=_LARGEST_PLAN)

@@ -79,8 +79,9 @@ def _words(
         ("timingCacheFile", output, "timing.cache"),
         ("exportLayerInfo", output, f"{plan}.layers.json"),
     )
+    shapes = [f"--{which}Shapes={_shapes(profile, which)}" for which in ("min", "opt", "max")]
     words = [
-        *(f"--{which}Shapes={_shapes(profile, which)}" for which in ("min", "opt", "max")),
+        *(shapes if stage.batch == "dynamic" else ()),  # trtexec takes no shapes for a graph without a free dimension
         "--profilingVerbosity=detailed",
         "--skipInference",
     ]
@@ -118,6 +119,7 @@ def _described(bundle: Bundle, options: EngineOptions) -> dict[str, Any]:
             name: {
                 "file": plan_name(name),
                 "graph_sha256": stage.sha256,
+                **({} if stage.precision is None else {"precision": stage.precision}),
                 "profile": {
                     each: shapes.model_dump(mode="json") for each, shapes in profile_of(stage, options).items()
                 },

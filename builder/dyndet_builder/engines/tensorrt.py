@@ -97,10 +97,11 @@ def _network_flags(trt: Any) -> int:
 
 
 def _configure(trt: Any, builder: Any, config: Any, stage: Stage, options: EngineOptions) -> None:
-    profile = builder.create_optimization_profile()
-    for name, shapes in profile_of(stage, options).items():
-        profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
-    config.add_optimization_profile(profile)
+    if stage.batch == "dynamic":
+        profile = builder.create_optimization_profile()
+        for name, shapes in profile_of(stage, options).items():
+            profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
+        config.add_optimization_profile(profile)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # without it, the inspector shows only layer names
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
@@ -140,7 +141,8 @@ def _check_contract(network: Any, stage: Stage, name: str) -> None:
     found_in = [_described(network.get_input(index)) for index in range(network.num_inputs)]
     found_out = [_described(network.get_output(index)) for index in range(network.num_outputs)]
     for found, expected in ((found_in, stage.inputs), (found_out, stage.outputs)):
-        wanted = [(tensor.name, _TYPES[tensor.dtype], (-1, *tensor.shape)) for tensor in expected]
+        batch = 1 if stage.batch == "one" else -1
+        wanted = [(tensor.name, _TYPES[tensor.dtype], (batch, *tensor.shape)) for tensor in expected]
         if found != wanted:
             raise DyndetError(f"TensorRT's parser read the tensors of {name} as {found}, but they are {wanted}")
 

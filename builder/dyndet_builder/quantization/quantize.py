@@ -60,7 +60,7 @@ def quantize(
     held_out = list(letterboxed(compared, fit))  # read now, so that a damaged one is found before the work
     with whole_folder(output, marker=FILE_NAME) as folder:
         batches = [image[None] for image in letterboxed(calibration, fit)]
-        known: list[Tensors] = [{**runner.backbone1(batch), "image": batch} for batch in batches]
+        known: list[Tensors] = [{**runner.first(batch), "image": batch} for batch in batches]
         stages: dict[StageName, Stage] = {}
         counts: list[Counts] = []
         for index, (name, stage) in enumerate(described.stages.items()):

@@ -107,7 +107,8 @@ def record(folder: Path, described: dict[str, Any], gpu: str, seconds: list[floa
     name, capability = (part.strip() for part in gpu.rsplit(",", 1))
     stages, version = {}, ""
     for index, (stage, known) in enumerate(described["stages"].items()):
-        stages[stage] = stage_record(folder, {**known, "build_seconds": seconds[index]}, described["precision"])
+        claimed = known.get("precision", described["precision"])
+        stages[stage] = stage_record(folder, {**known, "build_seconds": seconds[index]}, claimed)
         version = version_in((folder / f"{known['file']}.log").read_text(errors="replace"))
     if not version:
         raise ValueError("the log of trtexec does not name its TensorRT version; dyndet needs 10 or later")

@@ -40,7 +40,7 @@ def test_rendered_stages_answer_as_onnx_runtime_does(bundle_folder: Path, demo_i
     compiled = {stage: _compiled(repository / f"dyndet_{stage}") for stage in STAGES}
     images = np.stack(list(letterboxed(spread(pictures_in(demo_images), 5), runner.bundle.fit)))
     for batch in (images[:1], images):
-        fed = {**runner.backbone1(batch), "image": batch}
+        fed = {**runner.first(batch), "image": batch}
         for stage in STAGES:
             model = compiled[stage]
             answer = model({value.get_any_name(): fed[value.get_any_name()] for value in model.inputs})
