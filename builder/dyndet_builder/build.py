@@ -12,11 +12,12 @@ from dynamicdet.pictures import pictures_in
 from dyndet_builder.build_options import BuildOptions
 from dyndet_builder.build_steps import Job, steps_of
 from dyndet_builder.operating_points import Evidence, OperatingPoint
+from dyndet_builder.pairing.export import PairFiles
 from dyndet_builder.repository.place import check_place
 from dyndet_builder.steps import locked, run_steps
 from dyndet_builder.targets import Target
 
-__all__ = ["BuildOptions", "BuildResult", "build"]
+__all__ = ["BuildOptions", "BuildResult", "PairFiles", "build"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class BuildResult:
 
 
 def build(
-    checkpoint: Path,
+    source: Path | PairFiles,
     output: Path,
     *,
     images: Path,
@@ -42,13 +43,15 @@ def build(
     options: BuildOptions | None = None,
     progress: Progress = silent,
 ) -> BuildResult:
-    """Turn a checkpoint into a calibrated model repository in `output`, measured on the embedded or a remote server.
+    """Turn a detector into a calibrated model repository in `output`, measured on the embedded or a remote server.
+
+    `source` is a checkpoint, or the ONNX files of two detectors, which `export_pair` makes a pair.
 
     `output` gets `bundle/`, `model_repository/` and `build.json`. For the backend `tensorrt`, it also gets `engines/`
     unless the rendering names engines: existing engines are used if they fit, otherwise they are built here, or the
     build writes a script that builds them.
 
-    A step is reused if everything that it depends on is unchanged: checkpoint, images, options and versions. The
+    A step is reused if everything that it depends on is unchanged: source, images, options and versions. The
     calibration, and the topology unless it is given, are measured, so they also depend on this machine. An interrupted
     build continues where it stopped; an interrupted calibration does so within an hour.
 
@@ -60,11 +63,11 @@ def build(
     the reachable range; the results of finished steps stay, and an earlier operating point stays in force.
     """
     options = options or BuildOptions()
-    for path, what in ((checkpoint, "checkpoint"), (images, "image folder")):
+    for path, what in (*_inputs(source), (images, "image folder")):
         if not path.exists():
             raise InputError(f"the {what} {path} does not exist")
     options.effort.check_images(images, len(pictures_in(images)), options.load)
-    job = Job(checkpoint=checkpoint, output=output, images=images, targets=targets, options=options, progress=progress)
+    job = Job(source=source, output=output, images=images, targets=targets, options=options, progress=progress)
     check_place(job.repository, options.name, add=False)
     if options.remote is not None:
         options.remote.check(options.name)  # before the export, which takes minutes
@@ -82,3 +85,17 @@ def build(
         evidence=points.evidence,
         reused=reused,
     )
+
+
+def _inputs(source: Path | PairFiles) -> list[tuple[Path, str]]:
+    """The files and folders that must exist, each with what it is."""
+    if isinstance(source, Path):
+        return [(source, "checkpoint")]
+    given = (
+        (source.small, "small detector"),
+        (source.large, "large detector"),
+        (source.small_spec, "detector.yaml"),
+        (source.large_spec, "detector.yaml"),
+        (source.data, "data set"),
+    )
+    return [(path, what) for path, what in given if path is not None]

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dynamicdet.aliases import Progress, silent
+from dynamicdet.datasets.annotations import read_annotations
 from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import describe_machine, describe_versions
@@ -17,9 +18,11 @@ from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import file_sha256, read_bundle
 from dyndet_builder.calibration.calibrate import calibrate
 from dyndet_builder.calibration.topology import REPLAYED_S, choose_topology
+from dyndet_builder.detectors.facts import read_facts
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.operating_points import OperatingPoints, points_file, read_operating_points
+from dyndet_builder.pairing.export import PairFiles, export_pair
 from dyndet_builder.quoting import shell
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.engines import engines_fit, provide_engines
@@ -36,7 +39,8 @@ from dyndet_builder.targets import Target
 class Job:
     """One build: its inputs, its options, and the paths of its results below `output`."""
 
-    checkpoint: Path
+    source: Path | PairFiles
+    """a checkpoint, or two detectors"""
     output: Path
     images: Path
     targets: Sequence[Target]
@@ -77,15 +81,17 @@ def steps_of(job: Job) -> tuple[Step, ...]:
     """Export, engines (if the build provides them), render, calibrate."""
     folder = job.rendering.engines
     engines = () if folder is None or job.options.rendering.engines is not None else (_engines(job, folder),)
-    return (_export(job), *engines, _render(job), _calibrate(job))
+    pair = job.source
+    export_step = _export(job, pair) if isinstance(pair, Path) else _export_pair(job, pair)
+    return (export_step, *engines, _render(job), _calibrate(job))
 
 
-def _export(job: Job) -> Step:
+def _export(job: Job, checkpoint: Path) -> Step:
     options = job.options
 
     def depends_on() -> Mapping[str, object]:
         return {
-            "checkpoint": file_sha256(job.checkpoint) if job.checkpoint.is_file() else "",
+            "checkpoint": file_sha256(checkpoint) if checkpoint.is_file() else "",
             "images": images_digest(job.images),
             "options": [options.name, options.precision, options.architecture, options.max_detections],
             "proof": [options.exporter, options.parity_images],
@@ -94,7 +100,7 @@ def _export(job: Job) -> Step:
 
     def act() -> None:
         export(
-            job.checkpoint,
+            checkpoint,
             job.bundle,
             images=job.images,
             precision=options.precision,
@@ -106,14 +112,50 @@ def _export(job: Job) -> Step:
             progress=job.progress,
         )
 
-    def is_whole() -> bool:
-        try:
-            read_bundle(job.bundle)
-        except InputError:
-            return False
-        return True
+    return Step(name="export", depends_on=depends_on, act=act, is_whole=lambda: _has_bundle(job))
 
-    return Step(name="export", depends_on=depends_on, act=act, is_whole=is_whole)
+
+def _export_pair(job: Job, pair: PairFiles) -> Step:
+    """Beside the files themselves, the step depends on what their specs say, wherever that was found."""
+    options = job.options
+
+    def depends_on() -> Mapping[str, object]:
+        classes = pair.classes if isinstance(pair.classes, str) else pair.classes.model_dump(mode="json")
+        data = None if pair.data is None else read_annotations(pair.data, split="valid").digest
+        return {
+            "detectors": [
+                [one.spec.model_dump(mode="json"), *map(file_sha256, _files(one.file))] for one in pair.described()
+            ],
+            "images": images_digest(job.images),
+            "data": [data, pair.trust_pictures],
+            "options": [options.name, options.max_detections, classes],
+            "versions": describe_versions(),
+        }
+
+    def act() -> None:
+        export_pair(
+            **vars(pair),
+            output=job.bundle,
+            images=job.images,
+            name=options.name,
+            max_detections=options.max_detections,
+            progress=job.progress,
+        )
+
+    return Step(name="export", depends_on=depends_on, act=act, is_whole=lambda: _has_bundle(job))
+
+
+def _files(detector: Path) -> list[Path]:
+    """An ONNX file, and those beside it with its weights."""
+    return [detector, *(detector.parent / name for name in read_facts(detector).external)]
+
+
+def _has_bundle(job: Job) -> bool:
+    try:
+        read_bundle(job.bundle)
+    except InputError:
+        return False
+    return True
 
 
 def _engines(job: Job, folder: Path) -> Step:

@@ -34,7 +34,7 @@ def job(tmp_path: Path) -> Job:
     (tmp_path / "network.safetensors").write_bytes(b"weights")
     write_toy_bundle(tmp_path / "out" / "bundle")
     return Job(
-        checkpoint=tmp_path / "network.safetensors",
+        source=tmp_path / "network.safetensors",
         output=tmp_path / "out",
         images=images,
         targets=parse_targets("50%"),
@@ -121,7 +121,7 @@ def test_a_changed_picture_or_checkpoint_repeats_everything(job: Job) -> None:
     done_in(job)
     (job.images / "two.png").write_bytes(b"another picture")
     assert done_in(job) == ["export", "render", "calibrate"]
-    job.checkpoint.write_bytes(b"other weights")
+    job.source.write_bytes(b"other weights")
     assert done_in(job) == ["export", "render", "calibrate"]
 
 
@@ -187,7 +187,7 @@ def test_what_a_build_sets_itself_is_refused_in_its_rendering(rendering: RenderO
 def test_a_topology_that_the_backend_lacks_leaves_no_folder(job: Job, tmp_path: Path, demo_images: Path) -> None:
     options = BuildOptions(topology="fused", rendering=RenderOptions(backend="onnxruntime"))
     with pytest.raises(InputError, match="choose the topology bls"):
-        build(job.checkpoint, tmp_path / "new", images=demo_images, targets=job.targets, options=options)
+        build(job.source, tmp_path / "new", images=demo_images, targets=job.targets, options=options)
     assert not (tmp_path / "new").exists()
 
 
@@ -199,7 +199,7 @@ def test_a_build_refuses_early_a_batch_that_its_detector_does_not_take() -> None
 def test_a_build_of_another_name_does_not_destroy_the_detector_in_its_folder(job: Job, demo_images: Path) -> None:
     render(job.bundle, job.repository, RenderOptions(name="other"))
     with pytest.raises(InputError, match="model_repository holds the detector 'other', not 'dyndet'"):
-        build(job.checkpoint, job.output, images=demo_images, targets=job.targets)
+        build(job.source, job.output, images=demo_images, targets=job.targets)
     assert list(read_marker(job.repository).detectors) == ["other"]
 
 

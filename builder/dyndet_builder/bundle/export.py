@@ -135,17 +135,22 @@ def export(
 
 
 def _check_options(name: str, precision: str, max_detections: int, parity_images: int) -> None:
+    check_model(name, max_detections)
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if parity_images < 1:
+        raise InputError(f"the parity check needs at least one image, not {parity_images}")
+
+
+def check_model(name: str, max_detections: int) -> None:
+    """Raise InputError unless a bundle can have this name, and its graphs can return so many detections."""
     if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         raise InputError(
             f"{printable(name, limit=60)!r} cannot be the name of a model; use letters, digits, '_', '-' and '.', at "
             f"most {LONGEST_NAME}"
         )
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if not 1 <= max_detections <= _MOST_DETECTIONS:
         raise InputError(f"the number of detections must be from 1 to {_MOST_DETECTIONS}, not {max_detections}")
-    if parity_images < 1:
-        raise InputError(f"the parity check needs at least one image, not {parity_images}")
 
 
 def _thresholds(file: Path) -> tuple[float, ...]:

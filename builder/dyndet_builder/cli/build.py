@@ -12,10 +12,14 @@ import click
 
 from dynamicdet.networks.architectures import ARCHITECTURES
 from dynamicdet.picture_files import ACCEPTED, MAX_FILE_BYTES
-from dyndet_builder.build import BuildOptions, BuildResult, build
+from dyndet_builder.build import BuildOptions, BuildResult, PairFiles, build
 from dyndet_builder.bundle.export import PRECISIONS
+from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
+from dyndet_builder.bundle.manifest import read_manifest
 from dyndet_builder.cli.deploy_push import show_agreement
 from dyndet_builder.cli.measured import show_measured
+from dyndet_builder.cli.pair_bundle import pair_lines
+from dyndet_builder.cli.pair_options import pair_source_options, refuse_options_of_a_checkpoint
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.remote_options import Comparer, admin_header_option, compare_options, remote_server
 from dyndet_builder.cli.targeting import (
@@ -115,10 +119,12 @@ def _remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Published or own checkpoint.  [default: the demo's]"
 )
+@pair_source_options
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
-    help="Folder of images like those that will be served; half calibrate, half verify.  [default: the demo's]",
+    help="Folder of images like those that will be served; half calibrate, half verify.  [default: the demo's; a pair "
+    "needs its own]",
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("build/dyndet"), show_default=True)
 @click.option("--name", default=_DEFAULTS.name, show_default=True, help="Name of the served model.")
@@ -149,6 +155,7 @@ def _remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def command(
     targets: tuple[Target, ...],
     checkpoint: Path | None,
+    pair: PairFiles | None,
     images: Path | None,
     output: Path,
     comparer: Comparer,
@@ -156,6 +163,9 @@ def command(
     **chosen: Any,
 ) -> None:
     """Build a model repository that meets a latency target: export, render, serve, calibrate and verify.
+
+    The detector is a checkpoint, or a pair: two ONNX files of any detectors, a small and a large one (see `dyndet pair`
+    and `dyndet inspect`).
 
     The latency is measured on the embedded server of this machine. With --url and --models, it is measured on a running
     server in explicit model-control mode: the build is calibrated beside the one that the server is running, then the
@@ -168,16 +178,18 @@ def command(
       dyndet-build --target-latency 12ms
       dyndet-build --target-latency 10ms,12ms,p95:15ms
       dyndet-build --target-latency 50% --checkpoint dy-yolov7.pt --images photos -o build/street
+      dyndet-build --target-latency 12ms --small yolo11n.onnx --large yolo11x.onnx --images photos --data val
       dyndet-build --target-latency 12ms --url gpu-host:8001 --models /mnt/models --backend tensorrt --gpu 0
     """
     options = BuildOptions(before_switch=comparer, **chosen)
     if comparer.compares and options.remote is None:
         raise click.UsageError("--compare needs --url: it compares with the build that a server is running")
+    source = _source(checkpoint, pair, images)
     console = Console()
     try:
         with step_bars() as show:
             result = build(
-                demo_checkpoint() if checkpoint is None else checkpoint,
+                source,
                 output,
                 images=demo_images() if images is None else images,
                 targets=targets,
@@ -193,6 +205,9 @@ def command(
         return
     if result.reused:
         console.print(f"Reused because unchanged: {', '.join(result.reused)}.")
+    if pair is not None:
+        for line in pair_lines(read_manifest(result.bundle / BUNDLE_FILE)):
+            console.print(line, markup=False, soft_wrap=True)
     show_measured(console, result.points, result.evidence)
     url = "127.0.0.1:8001"
     if options.remote is None:
@@ -202,6 +217,17 @@ def command(
         url = options.remote.url
         console.print(f"The repository is {result.repository}; {url} serves it. Next:", soft_wrap=True)
     console.print(f"  dyndet detect PICTURE... --url {url} --model {result.model}", soft_wrap=True)
+
+
+def _source(checkpoint: Path | None, pair: PairFiles | None, images: Path | None) -> Path | PairFiles:
+    if pair is None:
+        return demo_checkpoint() if checkpoint is None else checkpoint
+    if checkpoint is not None:
+        raise click.UsageError("give either --checkpoint, or two detectors with --small and --large")
+    refuse_options_of_a_checkpoint("precision", "architecture")
+    if images is None:
+        raise click.UsageError("--small and --large need --images: a folder of pictures like those to be served")
+    return pair
 
 
 def _remote(

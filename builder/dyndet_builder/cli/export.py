@@ -12,19 +12,24 @@ from dynamicdet.text import printable
 from dyndet_builder.bundle.export import PARITY_IMAGES, PRECISIONS, export
 from dyndet_builder.bundle.manifest import Bundle, Precision
 from dyndet_builder.bundle.parity import BARS
+from dyndet_builder.cli.pair_bundle import show_pair
+from dyndet_builder.cli.pair_options import pair_source_options, refuse_options_of_a_checkpoint
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_images
+from dyndet_builder.pairing.export import CHECKED_IMAGES, PairFiles, export_pair
 from dyndet_builder.quoting import command as command_line
 from dyndet_client.cli.terminal import Console
 
 
 @click.command("export")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
+@pair_source_options
 @click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
-    help="Folder of real images to compare the graphs with PyTorch.  [default: the demo's]",
+    help="Folder of real images to compare the graphs with PyTorch, or with the two detectors' files.  [default: the "
+    "demo's; a pair needs its own]",
 )
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Precision of the weights."
@@ -36,7 +41,9 @@ from dyndet_client.cli.terminal import Console
     help="Architecture of a published checkpoint; other files contain it.",
 )
 @click.option("--max-detections", type=int, default=100, show_default=True, help="Most detections per image.")
-@click.option("--parity-images", type=int, default=PARITY_IMAGES, show_default=True, help="Most images to compare.")
+@click.option(
+    "--parity-images", type=int, help=f"Most images to compare.  [default: {PARITY_IMAGES}, of a pair {CHECKED_IMAGES}]"
+)
 @click.option(
     "--route-images",
     type=int,
@@ -49,27 +56,50 @@ from dyndet_client.cli.terminal import Console
 )
 @click.option("--json", "as_json", is_flag=True, help="Print bundle.json instead of a table.")
 def command(
-    checkpoint: Path,
+    checkpoint: Path | None,
+    pair: PairFiles | None,
     output: Path,
     images: Path | None,
     precision: Precision,
     name: str,
     architecture: str | None,
     max_detections: int,
-    parity_images: int,
+    parity_images: int | None,
     route_images: int | None,
     operating_points: Path | None,
     as_json: bool,
 ) -> None:
-    """Export a checkpoint as a bundle: three ONNX graphs, with pre- and post-processing inside.
+    """Export a checkpoint, or two ONNX detectors, as a bundle: graphs with pre- and post-processing inside.
 
-    The graphs are compared with the PyTorch network on real images. If they differ too much, nothing is written.
+    The graphs of a checkpoint are compared with the PyTorch network on real images, those of two detectors with their
+    own files. If they differ too much, nothing is written. Two detectors also get a router, which is fitted on the
+    images, or better on a data set with labels.
 
     \b
     Example:
       dyndet export benchmarks/demo/dy-yolov7-pico-cutpaste.safetensors -o build/bundle
       dyndet export dy-yolov7.pt --architecture dy-yolov7 --images photos --precision fp16 -o bundle
+      dyndet export --small yolo11n.onnx --large yolo11x.onnx --images photos --data val -o bundle
     """
+    if (checkpoint is None) == (pair is None):
+        raise click.UsageError("give either a CHECKPOINT, or two detectors with --small and --large")
+    if pair is not None:
+        refuse_options_of_a_checkpoint("precision", "architecture", "route_images", "operating_points")
+        if images is None:
+            raise click.UsageError("--small and --large need --images: a folder of pictures like those to be served")
+        with step_bars() as show:
+            bundle = export_pair(
+                **vars(pair),
+                output=output,
+                images=images,
+                name=name,
+                max_detections=max_detections,
+                checked_images=CHECKED_IMAGES if parity_images is None else parity_images,
+                progress=show,
+            )
+        _show(bundle, output, as_json=as_json)
+        return
+    assert checkpoint is not None
     with step_bars() as show:
         bundle = export(
             checkpoint,
@@ -79,16 +109,23 @@ def command(
             name=name,
             architecture=architecture,
             max_detections=max_detections,
-            parity_images=parity_images,
+            parity_images=PARITY_IMAGES if parity_images is None else parity_images,
             route_images=route_images,
             operating_points=operating_points,
             progress=show,
         )
+    _show(bundle, output, as_json=as_json)
+
+
+def _show(bundle: Bundle, output: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(bundle.model_dump_json(indent=2))
     else:
         console = Console()
-        console.print(_table(bundle))
+        if bundle.kind == "pair":
+            show_pair(console, bundle)
+        else:
+            console.print(_table(bundle))
         following = command_line(["dyndet", "render", output, "model_repository"])
         console.print(f"Wrote {printable(output)}. Next: {following}", markup=False, soft_wrap=True)
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dynamicdet.cache import cache_folder
+from dyndet_builder.cli.data_options import trust_option
+
 if TYPE_CHECKING:  # pydantic takes time to load, and most calls have no class map
     from dyndet_builder.pairing.classes import ClassPolicy
 
@@ -44,6 +47,50 @@ def pair_options(command: Command) -> Command:
         return command(classes=_policy(classes, class_map), **options)
 
     return with_pair
+
+
+def pair_source_options(command: Command) -> Command:
+    """Add --small, --large, those of `pair_options`, --data and --trust-pictures, beside those of a checkpoint.
+
+    The command gets one `pair`, the `PairFiles`, or None if neither --small nor --large is given.
+    """
+
+    @click.option("--small", type=_FILE, help="ONNX file of the small detector of a pair, instead of a checkpoint.")
+    @click.option("--large", type=_FILE, help="ONNX file of the large detector of a pair.")
+    @click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="With --small and --large: COCO data set with labels, on which the router is fitted.  [default: --images, "
+        "where the large detector's answers stand for labels]",
+    )
+    @trust_option
+    @pair_options
+    @functools.wraps(command)
+    def with_source(*, small: Path | None, large: Path | None, **options: Any) -> Any:
+        own = {name: options.pop(name) for name in ("small_spec", "large_spec", "classes", "data", "trust_pictures")}
+        if small is not None and large is not None:
+            from dyndet_builder.pairing.export import PairFiles
+
+            return command(pair=PairFiles(small=small, large=large, cache=cache_folder("answers"), **own), **options)
+        if small is not None or large is not None:
+            given, lacking = ("--small", "--large") if large is None else ("--large", "--small")
+            raise click.UsageError(f"{given} needs {lacking}: a pair has two detectors")
+        used = [name for name, value in own.items() if value not in (None, False, "same")]
+        if used:
+            raise click.UsageError(f"--{used[0].replace('_', '-')} needs --small and --large: it is for two detectors")
+        return command(pair=None, **options)
+
+    return with_source
+
+
+def refuse_options_of_a_checkpoint(*names: str) -> None:
+    """Raise UsageError if one of these options of the running command was given."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} is for a checkpoint; the files of --small and --large are used as they are"
+            )
 
 
 def _policy(classes: str | None, class_map: Path | None) -> ClassPolicy:

@@ -1,0 +1,67 @@
+"""Shows the bundle of a pair: its detectors, how far their graphs are from their files, router and resizing."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from dynamicdet.text import printable
+from dyndet_builder.bundle.manifest import OWN, Bundle, Stage, StageName
+from dyndet_builder.pairing.classes import LEFT_OUT
+from dyndet_client.cli.terminal import Console
+
+
+def show_pair(console: Console, bundle: Bundle) -> None:
+    """Print both detectors, the picture that the model takes, the router, and what resizing costs."""
+    console.print(_table(bundle))
+    for line in pair_lines(bundle):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def pair_lines(bundle: Bundle) -> list[str]:
+    """What the router and the rules of fitting mean for those who serve the bundle, one sentence or two each."""
+    router = bundle.router
+    assert router is not None
+    by = "labels" if router.by_labels else "the large detector's answers, because there are no labels"
+    kept = ", ".join(f"{gain:.0%} at {float(share):.0%} hard" for share, gain in router.kept_gain.items())
+    cost = "" if router.cost is None else f"; it takes {router.cost:.1%} of the small detector's time"
+    kind = "a learned router" if router.kind == "learned" else f"the free rule {router.kind!r}"
+    lines = [
+        f"Router: {kind}, fitted on {router.images} pictures by {by}"
+        + (f"; it keeps of the gain {kept}" if kept else "")
+        + f"{cost}.",
+        f"Pictures: {bundle.fit}.",
+    ]
+    if (resizing := bundle.resizing) is not None:
+        what = "AP" if resizing.by_labels else "agreement with the large detector"
+        lines.append(
+            f"The detectors fit pictures by different rules. The model resizes pictures for the small one, which has "
+            f"{resizing.public:.1f} {what} then, instead of {resizing.own:.1f} ({resizing.public - resizing.own:+.1f}, "
+            f"{resizing.images} pictures). Image files (`--encoded`) are fitted by its own rule."
+        )
+    return lines
+
+
+def _table(bundle: Bundle) -> Table:
+    title = f"{printable(bundle.name)}: a pair, {len(bundle.class_names)} classes"
+    table = Table(
+        title, "file", "input", "batch", "precision", "box error, px", "score error", box=None, pad_edge=False
+    )
+    for name, stage in bundle.stages.items():
+        if name != OWN:
+            table.add_row(*_row(bundle, name, stage))
+    return table
+
+
+def _row(bundle: Bundle, name: StageName, stage: Stage) -> tuple[str, ...]:
+    assert stage.detector is not None
+    check, left_out = stage.detector.check, stage.detector.classes.count(LEFT_OUT)
+    file = printable(stage.detector.source.checkpoint, limit=40)
+    return (
+        name,
+        file if not left_out else f"{file} ({left_out} classes left out)",
+        str(stage.detector.spec.input.fit),
+        "1" if stage.batch == "one" else "any",
+        bundle.precision_of(name),
+        f"{check.box_px:.2g}",
+        f"{check.score:.2g}",
+    )
