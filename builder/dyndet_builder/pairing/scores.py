@@ -9,7 +9,7 @@ import numpy as np
 from dynamicdet.aliases import Float32Array, FloatArray
 from dynamicdet.evaluation.precision import MixedPrecision
 from dyndet_builder.pairing.answers import Answers
-from dyndet_builder.pairing.truth import Truth
+from dyndet_builder.pairing.truth import Truth, mixed_precision
 
 MOST_POINTS = 64
 """of a table, so that it costs next to nothing in a graph"""
