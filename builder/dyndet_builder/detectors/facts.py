@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ UNKNOWN_RANK = "..."
 """the only dimension of a tensor whose shape the file does not give"""
 
 _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
-_MOST_METADATA, _LONGEST_METADATA = 1000, 4_000_000
+_MOST_METADATA, _LONGEST_METADATA, _LONGEST_NAME = 1000, 4_000_000, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +112,17 @@ def read_facts(path: Path) -> GraphFacts:
     operators.update(_name(node) for function in model.functions for node in function.node)
     tails = Tails(model.graph)
     defaults = {one.name for one in model.graph.initializer}
+    inputs = [one for one in model.graph.input if one.name not in defaults]
+    _check_names(path, [one.name for one in (*inputs, *model.graph.output)])
     return GraphFacts(
-        inputs=tuple(_tensor(one) for one in model.graph.input if one.name not in defaults),
+        inputs=tuple(_tensor(one) for one in inputs),
         outputs=tuple(_tensor(one) for one in model.graph.output),
         operators=dict(operators),
-        functions=tuple(printable(f"{one.domain}:{one.name}", limit=200) for one in model.functions),
+        functions=tuple(printable(f"{_text(one.domain)}:{_text(one.name)}", limit=200) for one in model.functions),
         metadata=_metadata(path, model),
         opset=opset,
         ir_version=model.ir_version,
-        producer=printable(f"{model.producer_name} {model.producer_version}".strip(), limit=100),
+        producer=printable(f"{_text(model.producer_name)} {_text(model.producer_version)}".strip(), limit=100),
         external=tuple(external),
         bytes=path.stat().st_size + sum(external.values()),
         weights=_weights(model.graph),
@@ -161,7 +163,7 @@ def _external(path: Path, model: onnx.ModelProto) -> dict[str, int]:
     for tensor in tensors_of(model):
         if not is_elsewhere(tensor):
             continue
-        entries = {one.key: one.value for one in tensor.external_data}
+        entries = {_text(one.key): _text(one.value) for one in tensor.external_data}
         name = entries.get("location", "")
         if name not in sizes:
             file = inside(path.parent, name)
@@ -183,8 +185,26 @@ def _end(entries: Mapping[str, str]) -> int:
         return LARGEST  # beyond every accepted file
 
 
+def _check_names(path: Path, names: Sequence[str | bytes]) -> None:
+    """Names of inputs and outputs go into `detector.yaml`. protobuf gives bytes for what is not UTF-8."""
+    for name in names:
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+            raise InputError(
+                f"{printable(path)} has an input or output with the name {printable(name, limit=60)!r}; names of 1 to "
+                f"{_LONGEST_NAME} printable characters are accepted"
+            )
+    if len({*names}) != len(names):
+        raise InputError(f"{printable(path)} has two inputs or outputs of one name, so it is damaged")
+
+
+def _text(text: str | bytes) -> str:
+    """A text of the file. protobuf gives bytes for what is not UTF-8."""
+    return text if isinstance(text, str) else text.decode("utf-8", "replace")
+
+
 def _name(node: onnx.NodeProto) -> str:
-    name = node.op_type if node.domain in STANDARD else f"{node.domain}:{node.op_type}"
+    operator = _text(node.op_type)
+    name = operator if node.domain in STANDARD else f"{_text(node.domain)}:{operator}"
     return printable(name, limit=120)
 
 
@@ -198,7 +218,7 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorFacts:
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str:
-    return int(dim.dim_value) if dim.HasField("dim_value") else printable(dim.dim_param or "?", limit=60)
+    return int(dim.dim_value) if dim.HasField("dim_value") else printable(_text(dim.dim_param) or "?", limit=60)
 
 
 def dtype_name(number: int) -> str:
@@ -217,7 +237,7 @@ def _metadata(path: Path, model: onnx.ModelProto) -> dict[str, str]:
             f"{printable(path)} has {len(model.metadata_props):,} metadata of {length:,} characters; at most "
             f"{_MOST_METADATA:,} of {_LONGEST_METADATA:,} characters are accepted"
         )
-    return {one.key: one.value for one in model.metadata_props}
+    return {_text(one.key): _text(one.value) for one in model.metadata_props}
 
 
 def _weights(graph: onnx.GraphProto) -> dict[str, int]:

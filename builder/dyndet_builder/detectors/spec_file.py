@@ -73,15 +73,11 @@ def read_spec(path: Path) -> DetectorSpec:
         found = yaml_of(content)
         if not isinstance(found, Mapping):
             raise ValueError("it is not a list of keys with values")
-        return DetectorSpec.model_validate_json(json.dumps(found, default=_refuse), strict=True)
-    except UNREADABLE as error:
+        return DetectorSpec.model_validate_json(json.dumps(found), strict=True)
+    except (*UNREADABLE, TypeError) as error:
         raise InputError(
             f"{printable(path)} is not a detector.yaml of schema version 1: {reason_of(error)}; {_ADVICE}"
         ) from error
-
-
-def _refuse(value: object) -> str:
-    raise ValueError(f"a value is of the kind {type(value).__name__}; put it in quotes")
 
 
 def write_spec(spec: DetectorSpec, path: Path) -> None:

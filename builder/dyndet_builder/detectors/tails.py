@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import numpy_helper
 
+from dynamicdet.text import printable
 from dyndet_builder.bundle.graph_files import is_elsewhere
 
 _MOVES_ITS_FIRST = {
@@ -48,7 +49,7 @@ class Tails:
             elif node.op_type in _MOVES_ITS_FIRST:
                 waiting.extend(node.input[:1])
             elif node.op_type != "Constant":
-                found.add(node.op_type)
+                found.add(printable(node.op_type, limit=120))
         return tuple(sorted(found))
 
     def score_floors(self) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ _MOST = 50_000
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, without aliases, and with a bound on depth and number of values."""
+    """PyYAML's safe loader, without aliases and dates, and with a bound on depth and number of values."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -38,6 +38,12 @@ class _Loader(yaml.SafeLoader):
         if len(found) != len(node.value):
             raise ValueError("a key occurs twice")
         return found
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def yaml_of(content: bytes) -> Any:
