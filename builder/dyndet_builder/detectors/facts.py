@@ -19,7 +19,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.records import check_regular, inside
 from dynamicdet.text import printable
 from dyndet_builder.bundle.graph_files import STANDARD, is_elsewhere, nodes_of, tensors_of
-from dyndet_builder.detectors.tails import Tails
+from dyndet_builder.detectors.forms.tails import Tails
 
 LARGEST = 2_000_000_000
 """bytes of a file and its external data: protobuf, and so every tool that reads ONNX, ends at 2 GB"""

@@ -16,7 +16,7 @@ from dynamicdet.text import printable
 from dyndet_builder.bundle.spec import DetectorSpec, InputSpec, OutputSpec
 from dyndet_builder.detectors.facts import GraphFacts, read_facts
 from dyndet_builder.detectors.findings import Finding, findings_of
-from dyndet_builder.detectors.inputs import Inputs, inputs_of
+from dyndet_builder.detectors.forms.inputs import Inputs, inputs_of
 from dyndet_builder.detectors.layers import Classes, Layer, Question, first
 from dyndet_builder.detectors.recognise import Recognition, classes_question, recognise
 from dyndet_builder.detectors.sidecars import sidecar_layers

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from dynamicdet.errors import InputError
 from dynamicdet.text import printable
 from dyndet_builder.bundle.spec import Activation, Background, OutputSpec
-from dyndet_builder.detectors.candidates import Candidate, candidates_of
 from dyndet_builder.detectors.facts import GraphFacts
-from dyndet_builder.detectors.inputs import inputs_of
+from dyndet_builder.detectors.forms.candidates import Candidate, candidates_of
+from dyndet_builder.detectors.forms.inputs import inputs_of
+from dyndet_builder.detectors.forms.refusals import looks_like, refuse_operators, refuse_shape, refuse_task
 from dyndet_builder.detectors.layers import COCO_IDS, Classes, Found, Layer, Question, first
-from dyndet_builder.detectors.refusals import looks_like, refuse_operators, refuse_shape, refuse_task
 
 _COCO_SLOTS = {90: "COCO's numbers minus 1", 91: "COCO's numbers", 92: "COCO's numbers, and one for no object"}
 

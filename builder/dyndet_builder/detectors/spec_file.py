@@ -15,8 +15,8 @@ from dynamicdet.records import UNREADABLE, read_bytes, reason_of
 from dynamicdet.text import printable
 from dyndet_builder.bundle.spec import DetectorSpec, Family, Role
 from dyndet_builder.detectors.facts import GraphFacts
-from dyndet_builder.detectors.inputs import inputs_of
-from dyndet_builder.detectors.refusals import refuse_operators
+from dyndet_builder.detectors.forms.inputs import inputs_of
+from dyndet_builder.detectors.forms.refusals import refuse_operators
 from dyndet_builder.detectors.sources.yaml_files import yaml_of
 
 ENDING = ".detector.yaml"

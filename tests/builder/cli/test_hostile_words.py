@@ -107,6 +107,9 @@ def _commands(folder: Path) -> Iterator[list[str]]:
     yield from ([name, f"--{HOSTILE}", HOSTILE] for name in _COMMANDS)
     yield from (["info", name] for name in (none, files["checkpoint.pt"], HOSTILE))
     yield ["info", files["checkpoint.pt"], "--debug"]
+    yield from (["inspect", source] for source in (none, files["checkpoint.pt"], HOSTILE))
+    yield from (["inspect", none, option, HOSTILE] for option in ("--classes", "--input-spec", "--size", "--mean"))
+    yield ["inspect", none, "--classes", files["notes.txt"]]
     yield ["export", files["checkpoint.pt"], "--images", images, "-o", out]
     yield ["quantize", str(folder), "--data", files["data"], "-o", out]
     yield ["engines", str(folder), "-o", out]
