@@ -11,6 +11,7 @@ from onnx import helper
 
 from dynamicdet.errors import InputError
 from dynamicdet.letterbox import Fit
+from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import IMAGE
 from dyndet_builder.bundle.spec import ExtraInput, InputSpec
 from dyndet_builder.detectors.facts import TensorFacts
@@ -21,8 +22,10 @@ _TYPES = {"float16": onnx.TensorProto.FLOAT16, "uint8": onnx.TensorProto.UINT8}
 
 def add_inputs(ops: Ops, spec: InputSpec, *, fit: Fit, inputs: dict[str, TensorFacts]) -> dict[str, str]:
     """Add what makes a detector's inputs from `image`; gives the tensor of each of its `inputs`, by name."""
-    if wrong := set(inputs) ^ {spec.name, *(one.name for one in spec.extra)}:
-        raise InputError(f"the detector's inputs are {', '.join(sorted(inputs))}, but {min(wrong)} is not one of both")
+    described = [spec.name, *(one.name for one in spec.extra)]
+    if set(inputs) != set(described):
+        found, wanted = (printable(", ".join(names), limit=200) for names in (inputs, described))
+        raise InputError(f"the detector's inputs are {found}, but its description names {wanted}")
     _check_picture(spec, inputs[spec.name])
     return {spec.name: _picture(ops, spec, fit)} | {
         one.name: _extra(ops, one, spec, inputs[one.name].dims) for one in spec.extra
@@ -104,7 +107,7 @@ def _extra(ops: Ops, extra: ExtraInput, spec: InputSpec, dims: tuple[int | str, 
     else:
         value = np.array([sides.get(extra.kind, (1, 1))], dtype)
     if len(dims) != value.ndim:
-        raise InputError(f"the detector's input {extra.name} has {len(dims)} axes instead of {value.ndim}")
+        raise InputError(f"the detector's input {printable(extra.name)} has {len(dims)} axes instead of {value.ndim}")
     if spec.batch == "one" or isinstance(dims[0], int):
         return str(ops.Identity(value))
     batch = ops.Gather(ops.Shape(IMAGE), [0], axis=0)
