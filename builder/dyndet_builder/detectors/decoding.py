@@ -239,8 +239,8 @@ def _class_of(ops: Ops, plan: _Plan, labels: Output) -> str:
 def _counted(ops: Ops, count: Output, boxes: str) -> str:
     """Whether a row is one of the first `count`, (B, K)."""
     ends = ops.Cast(ops.Reshape(count.tensor, [-1, 1]), to=FLOAT)
-    ones = ops.ReduceSum(boxes, [2], keepdims=0)
-    ones = ops.Cast(ops.Or(ops.Greater(ones, 0.0), ops.Not(ops.Greater(ones, 0.0))), to=FLOAT)
+    finite = ops.Cast(_finite(ops, boxes, 2), to=FLOAT)
+    ones = ops.Add(ops.Mul(finite, 0.0), 1.0)
     return str(ops.LessOrEqual(ops.CumSum(ones, 1), ends))
 
 

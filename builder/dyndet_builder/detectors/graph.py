@@ -74,18 +74,17 @@ def _described(file: Path, facts: GraphFacts, spec: DetectorSpec) -> dict[Role, 
     by_name = {one.name: one for one in facts.outputs}
     for role, name in spec.output.tensors.items():
         if name not in by_name:
-            raise InputError(
-                f"{printable(file)} has no output {printable(name)} for the {role}; it has {', '.join(by_name)}"
-            )
-    found = {role: by_name[name] for role, name in spec.output.tensors.items()}
+            found = printable(", ".join(by_name), limit=200)
+            raise InputError(f"{printable(file)} has no output {printable(name)} for the {role}; it has {found}")
+    described = {role: by_name[name] for role, name in spec.output.tensors.items()}
     chosen_by_detector = spec.output.family in ("rows", "counted", "triple", "dets-labels")
-    open_sizes = any(isinstance(dim, str) for one in found.values() for dim in one.dims[1:])
-    if not open_sizes or (chosen_by_detector and all(len(one.dims) > 1 for one in found.values())):
-        return found
+    open_sizes = any(isinstance(dim, str) for one in described.values() for dim in one.dims[1:])
+    if not open_sizes or (chosen_by_detector and all(len(one.dims) > 1 for one in described.values())):
+        return described
     shapes = _measured(file, facts, spec)
     return {
         role: TensorFacts(name=one.name, dtype=one.dtype, dims=(one.dims[0], *shapes[one.name][1:]))
-        for role, one in found.items()
+        for role, one in described.items()
     }
 
 

@@ -471,6 +471,31 @@ def test_a_description_that_does_not_fit_the_file_is_refused(
         build_graph(file, spec, fit=SQUARE, nms=NMS, classes=ALL)
 
 
+def test_names_inside_a_file_collide_with_none_of_ours(tmp_path: Path) -> None:
+    """Its tensors may be called as those of the contract, and a graph inside an operator may read its weights."""
+    outputs, output = FAMILIES["triple"]
+    model = onnx.load(constant_detector(tmp_path / "detector.onnx", outputs))
+    inner = [
+        helper.make_graph(
+            [helper.make_node(operator, ["scores_all", "zero"], [f"image_{operator}"])],
+            operator,
+            [],
+            [helper.make_tensor_value_info(f"image_{operator}", TensorProto.FLOAT, None)],
+        )
+        for operator in ("Add", "Mul")
+    ]
+    for node in model.graph.node:
+        node.input[:] = ["image" if name == "scores_all" else name for name in node.input]
+    place = [node.name or node.output[0] for node in model.graph.node].index("scores_all") + 1
+    branch = helper.make_node("If", ["classes"], ["image"], then_branch=inner[0], else_branch=inner[1])
+    model.graph.node.insert(place, branch)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "classes"))
+    model.graph.input.append(helper.make_tensor_value_info("classes", TensorProto.BOOL, []))  # as old exporters do
+    file = tmp_path / "detector.onnx"
+    onnx.save(model, file)
+    _assert_found(_build(file, spec_of(output)), CLIPPED, SCORES, CLASSES)
+
+
 def test_plugins_and_files_of_one_picture_are_refused_with_a_way_out(tmp_path: Path) -> None:
     outputs, output = FAMILIES["yolo"]
     file = constant_detector(tmp_path / "detector.onnx", outputs, batch=1)
