@@ -12,6 +12,7 @@ import dyndet_client
 from dynamicdet.letterbox import Fit, letterbox
 from dyndet_client import Detections, InputError, NotADetectorError, ServerError
 from dyndet_client.codec import OUTPUTS, Options, ServedModel, decode, encode, parse_model
+from dyndet_client.session import detectors_among
 from dyndet_client.transport import parse_url
 
 MODEL = ServedModel(name="dyndet", fit=Fit.square(64), class_names=("cat", "dog"))
@@ -128,6 +129,11 @@ def test_a_damaged_or_unknown_rule_is_refused_in_one_sentence(fit: str) -> None:
 def test_other_models_are_refused_with_the_first_difference(changes, reason: str) -> None:
     with pytest.raises(NotADetectorError, match=reason):
         parse_model(config(**changes))
+
+
+def test_the_parts_of_a_pair_are_not_named_as_detectors() -> None:
+    parts = [f"street{slot}_{part}" for slot in ("", "_b") for part in ("detector1", "detector1_own", "detector2")]
+    assert detectors_among(["street", "street_encoded", *parts, "lone_detector1"]) == ["lone_detector1", "street"]
 
 
 def test_a_request_carries_the_letterboxed_picture_and_only_what_was_asked_for() -> None:
