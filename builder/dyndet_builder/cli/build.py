@@ -142,7 +142,7 @@ def _remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Choice(("auto", *TOPOLOGIES)),
     default=_DEFAULTS.topology,
     show_default=True,
-    help="bls: the public model calls three stage models; fused: it runs their graphs in its own process; auto: the "
+    help="bls: the public model calls stage models; fused: it runs their graphs in its own process; auto: the "
     "faster of both, by measurement.",
 )
 @_rendering_options

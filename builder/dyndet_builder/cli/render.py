@@ -45,7 +45,7 @@ _DEFAULTS = RenderOptions()
     type=click.Choice((*TOPOLOGIES, "auto")),
     default=_DEFAULTS.topology,
     show_default=True,
-    help="bls: the public model calls three stage models; fused: it runs their graphs in its own process; auto: the "
+    help="bls: the public model calls stage models; fused: it runs their graphs in its own process; auto: the "
     "faster of both, measured here.",
 )
 @click.option(

@@ -33,7 +33,7 @@ class RenderOptions:
     engines: Path | None = None
     """folder that `dyndet engines` wrote, for the backend `tensorrt`; None: plans are put in place by hand"""
     topology: Topology = "bls"
-    """`bls`: the public model calls three stage models; `fused`: it holds their graphs in its own process"""
+    """`bls`: the public model calls stage models; `fused`: it holds their graphs in its own process"""
     instances: int = 1
     """instances of each stage (`fused`: of the public model), on each GPU if GPUs are given"""
     bls_instances: int = 2
