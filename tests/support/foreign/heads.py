@@ -145,8 +145,13 @@ def _yolox_raw(head: _Head, found: Found) -> _Outputs:
     scaled = nodes("Div", found.boxes, np.concatenate(strides)[None])
     centre = nodes("Sub", nodes.columns(scaled, 0, 2), np.concatenate(cells)[None].astype(float))
     side = nodes("Log", nodes("Max", nodes.columns(scaled, 2, 4), 1e-6))
-    joined = nodes("Concat", centre, side, found.objectness, found.scores, axis=-1)
-    return {"all": (joined, TensorProto.FLOAT, (found.count, 5 + found.slots))}
+    columns = nodes("Concat", centre, side, found.objectness, found.scores, axis=-1)
+    # Real files end in convolutions. This one changes nothing.
+    width = 5 + found.slots
+    image = nodes("Reshape", nodes("Transpose", columns, perm=[0, 2, 1]), [-1, width, found.count, 1])
+    image = nodes("Conv", image, np.eye(width).reshape(width, width, 1, 1))
+    joined = nodes("Transpose", nodes("Reshape", image, [-1, width, found.count]), perm=[0, 2, 1])
+    return {"all": (joined, TensorProto.FLOAT, (found.count, width))}
 
 
 def _rows(head: _Head, found: Found) -> _Outputs:

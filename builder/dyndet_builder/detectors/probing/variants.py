@@ -1,0 +1,92 @@
+"""The usual ways in which a detector takes pictures, apart from those that are known already."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal, get_args
+
+from dynamicdet.letterbox import Fit
+from dyndet_builder.bundle.spec import DetectorSpec, InputSpec
+
+Field = Literal["colour", "scale", "resize"]
+Scale = Literal["0..1", "0..255", "ImageNet"]
+Rule = Literal["letterbox", "top-left", "stretch"]
+FIELDS: tuple[Field, ...] = get_args(Field)
+_COLOURS: tuple[Literal["RGB", "BGR"], ...] = ("RGB", "BGR")
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+_RULE_WORDS = {
+    "letterbox": "letterboxed, borders on both sides",
+    "top-left": "letterboxed, borders right and below",
+    "stretch": "stretched",
+}
+_SCALE_WORDS = {"0..1": "0..1", "0..255": "0..255", "ImageNet": "ImageNet's mean and std"}
+OPTIONS: dict[Field, str] = {"colour": "--colour", "scale": "--scale", "resize": "--resize and --place"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to prepare pictures."""
+
+    colour: Literal["RGB", "BGR"]
+    scale: Scale | None
+    """None: as the spec says"""
+    rule: Rule
+
+    @property
+    def text(self) -> str:
+        """For a reader."""
+        scale = "as given" if self.scale is None else _SCALE_WORDS[self.scale]
+        return f"{self.colour}, {scale}, {_RULE_WORDS[self.rule]}"
+
+    def value_of(self, field: Field) -> str:
+        """What it says about a field, for a reader."""
+        if field == "colour":
+            return self.colour
+        return _RULE_WORDS[self.rule] if field == "resize" else _SCALE_WORDS.get(str(self.scale), "as given")
+
+    def applied_to(self, spec: DetectorSpec) -> DetectorSpec:
+        """The spec of a detector that takes pictures so."""
+        changed: dict[str, Any] = {"colour": self.colour, "resize": "letterbox", "place": "centre"}
+        if self.rule == "top-left":
+            changed["place"] = "top-left"
+        elif self.rule == "stretch":
+            changed["resize"] = "stretch"
+        if self.scale is not None:
+            turn = slice(None, None, -1 if self.colour == "BGR" else 1)  # of mean and std, as of the channels
+            imagenet = self.scale == "ImageNet"
+            changed["divide_by"] = 1.0 if self.scale == "0..255" else 255.0
+            changed["mean"] = _MEAN[turn] if imagenet else (0.0, 0.0, 0.0)
+            changed["std"] = _STD[turn] if imagenet else (1.0, 1.0, 1.0)
+        given = InputSpec.model_validate({**spec.input.model_dump(), **changed})
+        return DetectorSpec.model_validate({**spec.model_dump(), "input": given})
+
+
+def variants_of(spec: DetectorSpec, vary: Collection[Field] = FIELDS) -> tuple[Variant, ...]:
+    """All combinations of what `vary` names; the rest is as the spec says.
+
+    A file that takes uint8 prepares the pixels itself, so there is nothing to vary in their scale.
+    """
+    own_rule: Rule = "stretch" if spec.input.resize == "stretch" else "letterbox"
+    if own_rule == "letterbox" and spec.input.place == "top-left":
+        own_rule = "top-left"
+    has_scale = "scale" in vary and spec.input.dtype != "uint8"
+    colours = _COLOURS if "colour" in vary else (spec.input.colour,)
+    scales: tuple[Scale | None, ...] = get_args(Scale) if has_scale else (None,)
+    rules: tuple[Rule, ...] = get_args(Rule) if "resize" in vary else (own_rule,)
+    return tuple(Variant(*one) for one in product(colours, scales, rules))
+
+
+def by_graph(variants: Collection[Variant]) -> Iterator[tuple[Variant, ...]]:
+    """Variants that differ only in the rule of fitting, which needs no other graph."""
+    groups: dict[tuple[str, str | None], list[Variant]] = {}
+    for one in variants:
+        groups.setdefault((one.colour, one.scale), []).append(one)
+    return (tuple(group) for group in groups.values())
+
+
+def fits_of(spec: DetectorSpec, variants: Collection[Variant]) -> dict[Rule, Fit]:
+    """The rules of fitting that the variants need."""
+    return {one.rule: one.applied_to(spec).input.fit for one in variants}
