@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "builder.repository": "engines bundle",
     "builder.engines": "bundle measuring templates",
     "builder.pairing": "detectors evaluation bundle report measuring dynamicdet.evaluation routing datasets",
-    "builder.detectors": "bundle",
+    "builder.detectors": "bundle client dynamicdet.evaluation datasets",
     "builder.quantization": "evaluation bundle",
     "builder.evaluation": "bundle measuring client dynamicdet.evaluation routing datasets networks",
     "builder.bundle": "networks",

@@ -15,6 +15,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.text import printable
 from dyndet_builder.bundle.spec import DetectorSpec
 from dyndet_builder.cli.detector_options import detector_options
+from dyndet_builder.cli.inspect_probe import ProbeOptions, probe_options, run_probe, show_probe
 from dyndet_builder.detectors.inspect import Given, Inspection, inspect, open_questions
 from dyndet_builder.detectors.layers import Question
 from dyndet_builder.detectors.sources.recipes import RECIPE_HELP
@@ -27,9 +28,10 @@ _MOST_NAMES = 8
 @click.command("inspect")
 @click.argument("file", metavar="FILE.onnx", type=click.Path(path_type=Path))
 @detector_options
+@probe_options
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write a detector.yaml.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(file: Path, given: Given, output: Path | None, as_json: bool) -> None:
+def command(file: Path, given: Given, probing: ProbeOptions | None, output: Path | None, as_json: bool) -> None:
     """Show what an ONNX file of a detector tells, why, and what it does not tell.
 
     Options answer what the file does not tell; they win over what was found. With all questions answered, -o writes a
@@ -39,12 +41,18 @@ def command(file: Path, given: Given, output: Path | None, as_json: bool) -> Non
     Examples:
       dyndet inspect yolo11n.onnx
       dyndet inspect rfdetr.onnx --recipe rf-detr --classes coco -o rfdetr.detector.yaml
+      dyndet inspect yolox.onnx --classes coco --probe --images photos -o yolox.detector.yaml
     """
-    found = inspect(file, given=given)
+    found, probed = inspect(file, given=given), None
+    if probing is not None:
+        found, probed = run_probe(file, found, given=given, options=probing)
     if as_json:
-        click.echo(json.dumps(_as_json(file, found), indent=2))
+        probe = {} if probed is None else {"probe": probed.as_json()}
+        click.echo(json.dumps(_as_json(file, found) | probe, indent=2))
     else:
         _show(file, found)
+        if probed is not None:
+            show_probe(probed)
     if output is not None:
         if found.spec is None:
             raise InputError(f"{printable(output)} is not written: {open_questions(file, found.questions)}")

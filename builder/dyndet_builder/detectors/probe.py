@@ -118,7 +118,7 @@ def probe(
     shown = _shown(chosen, images, data, sheet)
     paths = (*chosen.paths, *shown)
     variants = variants_of(spec, vary)
-    fits: dict[str, Fit] = {**fits_of(spec, variants)}
+    fits = fits_of(spec, variants)
     if other is not None:
         fits["other"] = other[1].input.fit
     fitted = _fitted(paths, fits)

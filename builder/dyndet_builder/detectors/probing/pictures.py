@@ -76,11 +76,10 @@ def in_data(source: Path, count: int, *, class_names: Sequence[str], progress: P
 
 def labels_of(found: Sequence[Detections], *, folder: Path, classes: int, least_score: float) -> Labels:
     """The objects of another detector as labels. Raises InputError if there are none."""
-    objects = []
+    objects: list[dict[str, Any]] = []
     for image, one in enumerate(found, 1):
-        for box, label in zip(
-            one.boxes[one.scores >= least_score], one.classes[one.scores >= least_score], strict=True
-        ):
+        sure = one.scores >= least_score
+        for box, label in zip(one.boxes[sure], one.classes[sure], strict=True):
             left, top, right, bottom = (float(value) for value in box)
             placed = [left, top, right - left, bottom - top]
             entry = {"id": len(objects) + 1, "image_id": image, "category_id": int(label) + 1, "iscrowd": 0}

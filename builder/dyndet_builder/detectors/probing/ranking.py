@@ -81,6 +81,11 @@ class Ranking:
         return (self.rows[0], *(row for row in self.rows[1:] if row.is_close))
 
     @property
+    def close_variants(self) -> tuple[Variant, ...]:
+        """The variants of `close`."""
+        return tuple(row.variant for row in self.close)
+
+    @property
     def winner(self) -> Variant | None:
         """The best variant, if no other is close to it."""
         return self.rows[0].variant if self.finds_something and len(self.close) == 1 else None

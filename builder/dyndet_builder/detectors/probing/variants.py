@@ -23,7 +23,11 @@ _RULE_WORDS = {
     "stretch": "stretched",
 }
 _SCALE_WORDS = {"0..1": "0..1", "0..255": "0..255", "ImageNet": "ImageNet's mean and std"}
-OPTIONS: dict[Field, str] = {"colour": "--colour", "scale": "--scale", "resize": "--resize and --place"}
+OPTIONS: dict[Field, str] = {
+    "colour": "--colour",
+    "scale": "--divide-by, --mean and --std",
+    "resize": "--resize and --place",
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,17 @@ def by_graph(variants: Collection[Variant]) -> Iterator[tuple[Variant, ...]]:
     return (tuple(group) for group in groups.values())
 
 
-def fits_of(spec: DetectorSpec, variants: Collection[Variant]) -> dict[Rule, Fit]:
+def fits_of(spec: DetectorSpec, variants: Collection[Variant]) -> dict[str, Fit]:
     """The rules of fitting that the variants need."""
     return {one.rule: one.applied_to(spec).input.fit for one in variants}
+
+
+def settled(close: Collection[Variant], spec: DetectorSpec, vary: Collection[Field]) -> dict[str, Any]:
+    """Values of the varied fields, as InputSpec has them, in which all variants agree that cannot be told apart."""
+    names = {"colour": ("colour",), "scale": ("divide_by", "mean", "std"), "resize": ("resize", "place")}
+    found: dict[str, Any] = {}
+    for field in vary:
+        values = [{name: getattr(one.applied_to(spec).input, name) for name in names[field]} for one in close]
+        if all(one == values[0] for one in values):
+            found |= values[0]
+    return found

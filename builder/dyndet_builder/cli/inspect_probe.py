@@ -1,0 +1,129 @@
+"""`dyndet inspect --probe`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from dynamicdet.errors import InputError
+from dynamicdet.text import printable
+from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.detectors.inspect import Given, Inspection, inspect, spec_for
+from dyndet_builder.detectors.probe import PICTURES, Probe, probe
+from dyndet_builder.detectors.probing.ranking import Ranking
+from dyndet_builder.detectors.probing.variants import FIELDS, Field, settled
+from dyndet_client.cli.terminal import Console
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeOptions:
+    """What the options of a probe say."""
+
+    images: Path | None
+    data: Path | None
+    other: Path | None
+    pictures: int
+    sheet: Path | None
+
+
+def probe_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a probe; it gets them as the argument `probing`, None without `--probe`."""
+
+    @click.option("--probe", "wanted", is_flag=True, help="Find out by trial how the detector takes pictures.")
+    @click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures for the probe.")
+    @click.option("--data", type=click.Path(path_type=Path), help="Labelled pictures, which tell more; see `evaluate`.")
+    @click.option(
+        "--with",
+        "other",
+        metavar="OTHER.onnx",
+        type=click.Path(path_type=Path),
+        help="A detector that is understood, whose objects stand for labels.",
+    )
+    @click.option("--pictures", type=click.IntRange(1, 5000), default=PICTURES, show_default=True, help="At most.")
+    @click.option(
+        "--sheet", type=click.Path(path_type=Path), help="PNG of what each variant finds.  [default: NAME.probe.png]"
+    )
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, wanted: bool, sheet: Path | None, **options: Any) -> Any:
+        names = ("images", "data", "other", "pictures")
+        said = {name: options.pop(name) for name in names}
+        if not wanted and (sheet or any(said[name] for name in names[:3])):
+            raise InputError("--images, --data, --with and --sheet belong to --probe; give that too")
+        probing = ProbeOptions(sheet=sheet, **said) if wanted else None
+        return function(*arguments, probing=probing, **options)
+
+    return wrapped
+
+
+def run_probe(file: Path, found: Inspection, *, given: Given, options: ProbeOptions) -> tuple[Inspection, Probe]:
+    """Probe what is not known about the input, or all of it if everything is said to be known.
+
+    The inspection comes back with what the probe made clear. Raises InputError if too little is known for a trial.
+    """
+    if found.draft is None:
+        named = ", ".join(f"{one.field} ({one.option})" for one in found.questions)
+        raise InputError(f"{printable(file)} cannot be probed before this is known: {named}")
+    asked = {one.field for one in found.questions}
+    if options.data is not None and "class_names" in asked:
+        raise InputError(f"labels need the class names of {printable(file)}; give --classes")
+    other = None if options.other is None else (options.other, spec_for(options.other))
+    vary: list[Field] = [field for field in FIELDS if f"input.{field}" in asked] or list(FIELDS)
+    with step_bars() as show:
+        result = probe(
+            file,
+            found.draft,
+            images=options.images,
+            data=options.data,
+            other=other,
+            vary=vary,
+            pictures=options.pictures,
+            sheet=options.sheet or Path(f"{file.stem}.probe.png"),
+            progress=show,
+        )
+    sure = settled(result.ranking.close_variants, found.draft, vary) if result.ranking.finds_something else {}
+    said = replace(given.said, source="the options and the probe", **{**sure, **given.said.says})
+    return inspect(file, given=replace(given, said=said)), result
+
+
+def show_probe(found: Probe) -> None:
+    """Print the ranked variants, and what they mean."""
+    console = Console()
+    console.print(Text(f"\nProbe of {found.ranking.pictures} pictures", "bold"))
+    console.print(_table(found.ranking))
+    for sentence in found.sentences:
+        console.print(Text(f"- {sentence}."), soft_wrap=True)
+    if found.sheet is not None:
+        console.print(f"Contact sheet: {found.sheet}", soft_wrap=True)
+
+
+def _table(ranking: Ranking) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    measured = {"AP": "AP", "agreement": "agreement", "scores": "scores"}[ranking.measure]
+    for name in ("colour", "pixels", "resizing"):
+        table.add_column(name)
+    extra = [] if ranking.measure == "scores" else ["scores"]
+    if ranking.measure == "AP":
+        extra = ["AP50", *extra, *(["agreement"] if ranking.rows[0].agreement is not None else [])]
+    for name in (measured, *extra, "behind", "5 to 95 %", ""):
+        table.add_column(name, justify="right")
+    for row in ranking.rows:
+        low, high = row.behind_range
+        shown = {"AP50": row.ap50, "scores": row.score_sum, "agreement": row.agreement}
+        is_best = row is ranking.rows[0]
+        table.add_row(
+            *(row.variant.value_of(field) for field in FIELDS),
+            f"{row.value:.1f}",
+            *(f"{shown[name]:.1f}" for name in extra),
+            "" if is_best else f"{row.behind:.1f}",
+            "" if is_best else f"{low:.1f} to {high:.1f}",
+            "close" if not is_best and row.is_close else "",
+            style="bold" if is_best else "",
+        )
+    return table
