@@ -29,7 +29,7 @@ from tests.support.foreign.write import write_detector
 
 NMS = Nms()
 FAMILIES: tuple[Family, ...] = get_args(Family)
-_INPUTS_EACH = 3
+_INPUTS_EACH = 2
 _LEFT_OUT = ("plain", "opset-13", "opset-16")  # between the ends
 
 

@@ -21,7 +21,7 @@ WORDS: Mapping[Measure, str] = {
     "scores": "sum of the scores above 0.25, per picture",
 }
 SURE_SCORE = 0.25
-_DRAWS = 400
+_DRAWS = 100
 _SURE = 0.95
 """share of draws in which the best variant must win"""
 

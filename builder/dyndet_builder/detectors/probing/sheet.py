@@ -51,7 +51,7 @@ def write_sheet(
             canvas.paste(drawn, (_MARGIN + column * (_CELL + _GAP), top))
         draw.line((0, top + step - _GAP // 2, width, top + step - _GAP // 2), fill=(225, 225, 222))
     with whole_file(path, durable=False) as temporary:
-        canvas.save(temporary, format="PNG", optimize=True)
+        canvas.save(temporary, format="PNG", compress_level=4)
 
 
 def _thumbnail(picture: UInt8Array) -> tuple[Image.Image, float]:
