@@ -65,7 +65,7 @@ def test_grey_pictures_cannot_tell_the_order_of_the_colours(demo_images: Path, t
     assert "cannot tell BGR from RGB: say which with --colour" in found.sentences[0]
 
 
-def test_the_command_writes_what_the_probe_made_clear_and_asks_for_the_rest(demo_images: Path, tmp_path: Path) -> None:
+def test_the_command_writes_what_the_probe_made_clear(demo_images: Path, tmp_path: Path) -> None:
     write_detector(tmp_path / "a.onnx", "easy", "yolox-raw", Recipe(size=SMALL, colour="BGR", divide_by=1.0))
     (tmp_path / "classes.txt").write_text("\n".join(CLASS_NAMES))
     common = ["inspect", str(tmp_path / "a.onnx"), "--classes", str(tmp_path / "classes.txt"), "--probe"]
