@@ -126,9 +126,9 @@ def _wins(rivals: Sequence[_Rival]) -> Iterator[Win]:
             yield Win(from_ms=members[0].point.latency_ms, to_ms=members[-1].point.latency_ms, clear=reached == 2)
 
 
-def _widest(wins: Sequence[Win]) -> str:
-    """The widest range; a sentence has no room for all."""
-    return str(max(wins, key=lambda win: win.to_ms - win.from_ms))
+def _around(wins: Sequence[Win], best: _Rival) -> str:
+    """The range with the largest lead; a sentence has no room for all."""
+    return next(str(win) for win in wins if win.from_ms <= best.point.latency_ms <= win.to_ms)
 
 
 def _remarks(frontier: Frontier, words: _Words, rivals: Sequence[_Rival]) -> Iterator[str]:
@@ -171,7 +171,7 @@ class _Words:
         clear = [win for win in wins if win.clear]
         best = max((one for one in rivals if one.lead.low > 0), key=lambda one: one.lead.value)
         sentence = (
-            f"{_widest(clear)} mean latency, the cascade is better than {self._all()}, by up to "
+            f"{_around(clear, best)} mean latency, the cascade is better than {self._all()}, by up to "
             f"{self.number(best.lead)}: at {milliseconds(best.point.latency_ms)} ({percent(best.point.hard_share)} "
             f"hard) it has {self.has(best.point.accuracy)}, {self._rival(best)} has {self.has(best.rival)}"
         )
@@ -182,7 +182,7 @@ class _Words:
         """The cascade is ahead somewhere, by less than the noise."""
         best = max(rivals, key=lambda one: one.lead.value)
         sentence = (
-            f"{_widest(wins)} mean latency, the cascade is ahead of {self._all()}, but by no more than "
+            f"{_around(wins, best)} mean latency, the cascade is ahead of {self._all()}, but by no more than "
             f"{self.number(best.lead)}: that is inside the noise of {self.pictures} pictures"
         )
         beaten = self._beaten(rivals)
