@@ -101,7 +101,7 @@ def router_cost(small: Described, numbers: Sequence[int], found: Found, pictures
     runners = {small.name: DetectorRunner(plain), _ROUTER: DetectorRunner(attach(plain, found.router))}
     fitted = [small.fit(read_image(path)).image for path in spread(pictures, TIMED_PICTURES)]
     times = time_detectors(runners, dict.fromkeys(runners, fitted))
-    return times[_ROUTER].median_ms / times[small.name].median_ms - 1
+    return max(0.0, times[_ROUTER].median_ms / times[small.name].median_ms - 1)  # noise may be larger than the cost
 
 
 def frontier_of(

@@ -105,6 +105,7 @@ def _draw_frontier(figure: Figure, axes: Axes, report: PairReport) -> None:
             xytext=(7, -11),
             textcoords="offset points",
             color=INK,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
     axes.plot([], [], ls="", marker=_SINGLE.marker, ms=7, color=INK, label="one detector alone")
     log_if_wide(axes.xaxis, [*latencies, *(one.latency_ms for one in frontier.singles)])

@@ -55,8 +55,8 @@ def router_of(report: PairReport) -> list[str]:
     if router.cost is not None:
         added = router.cost * report.small.latency.median_ms
         said.append(
-            f"It adds {100 * max(0.0, router.cost):.1f} % to the time of {plain(report.small.name)} "
-            f"({1e3 * max(0.0, added):.0f} µs), measured here on the CPU."
+            f"It adds {100 * router.cost:.1f} % to the time of {plain(report.small.name)} "
+            f"({1e3 * added:.0f} µs), measured here on the CPU."
         )
     return said
 
