@@ -1,0 +1,135 @@
+"""`dyndet pair` on tiny detectors: its report, its store of answers, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dyndet_builder.cli import dyndet, run
+from dyndet_builder.detectors.runner import DetectorRunner
+from tests.support.tiny_detectors import write_squares, write_tiny_detector
+
+LATENCIES = "small=1ms,large=10ms"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pair")
+    write_tiny_detector(folder / "small.onnx", cells=(16,))
+    write_tiny_detector(folder / "middle.onnx", cells=(16, 8), gain=0.9)
+    write_tiny_detector(folder / "large.onnx", cells=(16, 8))
+    write_tiny_detector(folder / "blind.onnx", cells=(16,), gain=0.0)
+    write_tiny_detector(folder / "other.onnx", cells=(16,), names=("cat", "dog", "cow"))
+    write_squares(folder / "data", count=60)
+    write_squares(folder / "stream", count=20, seed=1)
+    return folder
+
+
+def dyndet_pair(place: Path, output: Path, *options: str, small: str = "small", large: str = "large") -> int:
+    words: Sequence[str] = ("pair", f"{place / small}.onnx", f"{place / large}.onnx", "-o", str(output), *options)
+    specs = ("--small-spec", f"{place / small}.yaml", "--large-spec", f"{place / large}.yaml")
+    return run(dyndet, [*words, *specs, "--cache", str(output.parent / "cache")])
+
+
+def test_the_report_compares_the_cascade_with_each_detector_and_is_written_whole(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    also = ("--also", f"{place / 'middle'}.onnx", "--also-spec", f"{place / 'middle'}.yaml")
+    options = (
+        "--latency",
+        "small=1ms,large=10ms,mid=4ms",
+        "--target-latency",
+        "50%",
+        "--stream",
+        f"{place}/stream/images",
+    )
+    assert dyndet_pair(place, tmp_path / "out", "--data", f"{place / 'data'}", *also, *options) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "frontier.png",
+        "pair.json",
+        "report.html",
+        "summary.md",
+    ]
+    report = json.loads((tmp_path / "out" / "pair.json").read_text())
+    assert report["measure"] == "AP"
+    assert [one["name"] for one in report["detectors"]] == ["small", "large", "middle"]
+    assert report["stream"]["pictures"] == 20
+    assert report["targets"][0]["met"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "small, then large" in page
+    assert "middle alone has" in page  # it has the same accuracy in less time
+    assert "http" not in page.replace("http-equiv", "").replace("https://www.w3.org", "")
+    assert report["verdict"]["sentence"][10:] in capfd.readouterr().out
+
+
+def test_without_labels_nothing_is_called_ap_and_a_second_run_takes_stored_answers(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    real = DetectorRunner.run
+
+    def counted(self: DetectorRunner, images: object) -> object:
+        ran.append(len(images))  # type: ignore[arg-type]
+        if len(ran) == 9:
+            raise KeyboardInterrupt
+        return real(self, images)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DetectorRunner, "run", counted)
+    options = ("--images", f"{place}/data/images", "--latency", LATENCIES)
+    assert dyndet_pair(place, tmp_path / "out", *options) == 130
+    assert not (tmp_path / "out").exists()
+    before = sum(ran[:-1])
+    assert before > 0
+    monkeypatch.setattr(DetectorRunner, "run", lambda self, images: (ran.append(len(images)), real(self, images))[1])
+    ran.clear()
+    assert dyndet_pair(place, tmp_path / "out", *options) in (0, 9)
+    bulk = [one for one in ran if one > 1]  # the router's time is measured on single pictures
+    assert sum(bulk) == 2 * 60 - before
+    report = json.loads((tmp_path / "out" / "pair.json").read_text())
+    assert report["measure"] == "agreement"
+    assert " AP" not in report["verdict"]["sentence"]
+
+
+def test_a_target_out_of_reach_is_said_after_the_report_is_written(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--data", f"{place / 'data'}", "--latency", LATENCIES, "--target-latency", "p95:5ms")
+    assert dyndet_pair(place, tmp_path / "out", *options) == 3
+    assert "below what any hard picture takes" in capfd.readouterr().err
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "sentence"),
+    [
+        (("large", "small"), ("--latency", "small=10ms,large=1ms"), "give them in the other order"),
+        (("blind", "large"), ("--latency", LATENCIES), "finds nothing in any of the 60 pictures"),
+        (("small", "other"), ("--latency", LATENCIES), "no class in common"),
+        (("small", "small"), ("--latency", LATENCIES), "given twice"),
+        (("small", "large"), ("--latency", "small=1ms"), "lacks large"),
+        (("small", "large"), ("--latency", "small=1ms,large=fast"), "--latency takes"),
+        (("small", "large"), ("--latency", f"{LATENCIES},huge=3ms"), "names huge"),
+        (("small", "large"), ("--target-accuracy", "good"), "is not an accuracy"),
+        (("small", "large"), ("--target-latency", "throughput:9/s"), "depends on instances"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    place: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    names: tuple[str, str],
+    options: tuple[str, ...],
+    sentence: str,
+) -> None:
+    data = ("--data", f"{place / 'data'}")
+    assert dyndet_pair(place, tmp_path / "out", *data, *options, small=names[0], large=names[1]) == 2
+    assert sentence in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_are_asked_for(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert dyndet_pair(place, tmp_path / "out", "--latency", LATENCIES) == 2
+    assert "--images" in capfd.readouterr().err
