@@ -12,6 +12,7 @@ from pathlib import Path
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.text import printable
 from dyndet_bench.measuring.machine import circumstances
+from dyndet_bench.report.text import percent
 from dyndet_builder.pairing.answers import Answers
 from dyndet_builder.pairing.loading import Common, Described, common_classes, describe
 from dyndet_builder.pairing.measuring import Found, frontier_of, promises_of, resizing_of, router_cost, stream_of
@@ -168,8 +169,8 @@ def _assumptions(found: Found, options: PairOptions) -> Iterator[str]:
             "and the router's time is not in them."
         )
     yield (
-        f"The intervals hold {LEVEL:.0%} of {RESAMPLES} draws of as many pictures with replacement; another router, "
-        "trained on other pictures, is not in them. The router's difficulty of a picture is that of a router that was "
+        f"The intervals hold {percent(LEVEL)} of {RESAMPLES} draws of as many pictures with replacement; another "
+        "router, trained on other pictures, is not in them. The router's difficulty of a picture is that of a router that was "
         "trained without it."
     )
     yield (

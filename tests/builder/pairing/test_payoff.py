@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ def perfect(pictures: int = PICTURES, *, small: float = 0.4, large: float = 0.8)
     return router
 
 
+@cache
 def frontier(
     *, small_ms: float = 1.0, large_ms: float = 10.0, others: tuple[tuple[str, float, float], ...] = ()
 ) -> Frontier:
@@ -91,7 +93,7 @@ def test_a_cascade_that_clearly_wins_is_recommended_and_names_its_range() -> Non
 
 def test_a_middle_detector_that_is_better_at_its_own_latency_is_recommended() -> None:
     verdict = judge(frontier(others=(("m", 0.7, 3.0),)), measure="AP", pictures=PICTURES)
-    assert "at 3.00 ms the cascade has 60.0 AP; m alone has 70.0 AP: use it" in verdict.sentence.replace("59.9", "60.0")
+    assert "at 3.00 ms the cascade has 60.4 AP; m alone has 70.3 AP: use it" in verdict.sentence
     assert not any("--also" in remark for remark in verdict.remarks)
 
 

@@ -176,7 +176,7 @@ class _Words:
             f"hard) it has {self.has(best.point.accuracy)}, {self._rival(best)} has {self.has(best.rival)}"
         )
         beaten = self._beaten(rivals)
-        return f"{sentence}; but {beaten}" if beaten else f"{sentence}: use it there"
+        return f"{sentence}; but {beaten} for that latency" if beaten else f"{sentence}: use it there"
 
     def noise(self, rivals: Sequence[_Rival], wins: Sequence[Win]) -> str:
         """The cascade is ahead somewhere, by less than the noise."""

@@ -51,7 +51,8 @@ def answer_of(report: PairReport) -> str:
 def router_of(report: PairReport) -> list[str]:
     """What the router is and costs, in sentences."""
     router = report.router
-    said = [sentence(router.why)]
+    why = sentence(router.why)
+    said = [f"{why[0].upper()}{why[1:]}"]
     if router.cost is not None:
         added = router.cost * report.small.latency.median_ms
         said.append(
