@@ -169,9 +169,9 @@ def _assumptions(found: Found, options: PairOptions) -> Iterator[str]:
             "and the router's time is not in them."
         )
     yield (
-        f"The intervals hold {percent(LEVEL)} of {RESAMPLES} draws of as many pictures with replacement; another "
-        "router, trained on other pictures, is not in them. The router's difficulty of a picture is that of a router that was "
-        "trained without it."
+        f"The intervals hold {percent(LEVEL)} of {RESAMPLES} draws of as many pictures with replacement. That another "
+        "router would have been trained on other pictures is not in them. The difficulty of a picture is that of a "
+        "router that was trained without it."
     )
     yield (
         "Neither detector was trained on these pictures. Detectors are better on pictures that they know, which "
