@@ -54,10 +54,10 @@ def router_of(report: PairReport) -> list[str]:
     why = sentence(router.why)
     said = [f"{why[0].upper()}{why[1:]}"]
     if router.cost is not None:
-        added = router.cost * report.small.latency.median_ms
+        added = f" ({1e3 * router.cost * report.small.latency.median_ms:.0f} µs)" if report.timed_here else ""
         said.append(
-            f"It adds {100 * router.cost:.1f} % to the time of {plain(report.small.name)} "
-            f"({1e3 * added:.0f} µs), measured here on the CPU."
+            f"It adds {100 * router.cost:.1f} % to the time of {plain(report.small.name)}{added}, measured here on the "
+            "CPU."
         )
     return said
 
