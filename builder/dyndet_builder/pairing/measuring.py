@@ -35,6 +35,7 @@ from dyndet_builder.pairing.truth import PairDetections, Truth, detections_of, m
 
 _ROUTER = "with the router"
 _HALF = 0.5
+_ROUNDS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def router_cost(small: Described, numbers: Sequence[int], found: Found, pictures
     plain = small.graph(numbers, calibration=found.calibration.tables[0])
     runners = {small.name: DetectorRunner(plain), _ROUTER: DetectorRunner(attach(plain, found.router))}
     fitted = [small.fit(read_image(path)).image for path in spread(pictures, TIMED_PICTURES)]
-    times = time_detectors(runners, dict.fromkeys(runners, fitted))
+    times = time_detectors(runners, dict.fromkeys(runners, fitted), rounds=_ROUNDS)
     return max(0.0, times[_ROUTER].median_ms / times[small.name].median_ms - 1)  # noise may be larger than the cost
 
 

@@ -48,12 +48,13 @@ def time_detectors(
     runners: Mapping[str, DetectorRunner],
     pictures: Mapping[str, Sequence[UInt8Array]],
     *,
+    rounds: int = _MOST_ROUNDS,
     progress: Progress = silent,
 ) -> dict[str, Latency]:
     """Time detectors on single fitted pictures (H, W, 3), which take turns with every picture.
 
-    A machine that others use changes its speed within seconds; taking turns, all detectors see the same speed. Raises
-    InputError if a detector cannot run.
+    A machine that others use changes its speed within seconds; taking turns, all detectors see the same speed. There
+    are at most `rounds` turns, fewer for slow detectors. Raises InputError if a detector cannot run.
     """
     names = list(runners)
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -61,7 +62,7 @@ def time_detectors(
         for image in [*pictures[name]][:_WARM_UP]:
             runners[name].run(image[None])
     begin = time.perf_counter()
-    for turn in range(_MOST_ROUNDS):
+    for turn in range(rounds):
         if turn >= _LEAST_ROUNDS and time.perf_counter() - begin > _SECONDS * len(names):
             break
         first = turn % len(names)
@@ -70,8 +71,8 @@ def time_detectors(
             start = time.perf_counter()
             runners[name].run(image)
             samples[name].append(1e3 * (time.perf_counter() - start))
-        progress(STEP, turn + 1, _MOST_ROUNDS)
-    progress(STEP, _MOST_ROUNDS, _MOST_ROUNDS)
+        progress(STEP, turn + 1, rounds)
+    progress(STEP, rounds, rounds)
     return {name: Latency.of(np.array(own, np.float64)) for name, own in samples.items()}
 
 
