@@ -43,6 +43,7 @@ from tests.support.damaged_files import DAMAGE, changed_bytes, changed_json
 from tests.support.deployments import calibrate, points
 from tests.support.toy_bundle import write_toy_bundle
 from tests.support.toy_engines import write_toy_engines
+from tests.support.toy_pair import TWO_RULES, write_toy_pair
 
 _SEEDS, _CASES = 100, 1000
 _MANY = settings(max_examples=_SEEDS, deadline=None, database=None, phases=[Phase.generate])
@@ -59,6 +60,7 @@ class _Files:
     """One valid file of each kind, and a folder for changed ones."""
 
     bundle: Path
+    pair: Path
     repository: Path
     engines: Path
     work: Path
@@ -72,7 +74,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> _Files:
     calibrate(repository, "toy", points())
     engines = write_toy_engines(folder / "engines", read_bundle(bundle))
     (folder / "work").mkdir()
-    return _Files(bundle, repository, engines, folder / "work")
+    pair = write_toy_pair(folder / "pair", variant=TWO_RULES)
+    return _Files(bundle, pair, repository, engines, folder / "work")
 
 
 def _at(path: Path, content: bytes) -> Path:
@@ -106,6 +109,10 @@ def _lock(content: bytes) -> str:
 _READERS: dict[str, tuple[Callable[[_Files], bytes], Callable[[_Files, bytes], Any]]] = {
     "bundle.json": (
         lambda files: (files.bundle / FILE_NAME).read_bytes(),
+        lambda files, content: read_manifest(_at(files.work / FILE_NAME, content)),
+    ),
+    "bundle.json of a pair": (
+        lambda files: (files.pair / FILE_NAME).read_bytes(),
         lambda files, content: read_manifest(_at(files.work / FILE_NAME, content)),
     ),
     "dyndet.json": (

@@ -22,7 +22,7 @@ from dyndet_client.cli.terminal import printable_output
 _COMMANDS = {
     "build": ("dyndet_builder.cli.build", "Export, render, serve, calibrate and verify in one command."),
     "inspect": ("dyndet_builder.cli.inspect", "Show what an ONNX file of a detector tells, and what it does not."),
-    "info": ("dyndet_builder.cli.info", "Show parameters, GFLOPs and features of a network or checkpoint."),
+    "info": ("dyndet_builder.cli.info", "Show parameters, GFLOPs and features of a network, or what a bundle holds."),
     "export": ("dyndet_builder.cli.export", "Export a checkpoint as a bundle of three ONNX stages."),
     "quantize": ("dyndet_builder.cli.quantize", "Make an int8 bundle from an fp32 bundle, and measure the cost."),
     "engines": ("dyndet_builder.cli.engines", "Build TensorRT engines, or write a script that builds them."),

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 from rich.table import Table
 from rich.text import Text
 
 from dynamicdet.networks.info import NetworkInfo, info
+from dynamicdet.text import printable
+from dyndet_builder.bundle.manifest import Tensor, read_bundle
+from dyndet_builder.cli.pair_bundle import show_pair
 from dyndet_client.cli.terminal import Console
 
 _HARD_SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
 @click.command("info")
-@click.argument("source", metavar="NAME|FILE")
+@click.argument("source", metavar="NAME|FILE|BUNDLE")
 @click.option("--classes", "num_classes", type=click.IntRange(min=1), help="Classes of a named network.  [default: 80]")
 @click.option("--input-size", type=click.IntRange(min=1), help="Side of the square input, pixels.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(source: str, num_classes: int | None, input_size: int | None, as_json: bool) -> None:
-    """Show parameters, GFLOPs of both routes and the features that cross stages.
+    """Show parameters, GFLOPs of both routes and the features that cross stages; or what a bundle holds.
 
-    NAME is a network (dy-yolov7, dy-yolov7-x, dy-yolov7-w6, dy-yolov7-pico). FILE is a checkpoint.
+    NAME is a network (dy-yolov7, dy-yolov7-x, dy-yolov7-w6, dy-yolov7-pico). FILE is a checkpoint. BUNDLE is the folder
+    of a bundle: its stages, and of a pair also its detectors and its router.
 
     \b
     Examples:
       dyndet info dy-yolov7-w6
       dyndet info runs/pico.safetensors --json
+      dyndet info build/bundle
     """
+    if Path(source).is_dir():
+        if num_classes is not None or input_size is not None:
+            raise click.UsageError("a bundle has its own classes and input size; leave out --classes and --input-size")
+        _show_bundle(Path(source), as_json=as_json)
+        return
     result = info(source, num_classes=num_classes, input_size=input_size)
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=2))
@@ -46,6 +57,32 @@ def command(source: str, num_classes: int | None, input_size: int | None, as_jso
     console.print(_features_table(result))
     for stage in ("head1", "detector2"):
         console.print(f"backbone1 -> {stage}: {result.crossing_bytes(stage) / 1e6:.2f} MB per image")
+
+
+def _show_bundle(folder: Path, *, as_json: bool) -> None:
+    bundle = read_bundle(folder)
+    if as_json:
+        click.echo(bundle.model_dump_json(indent=2))
+        return
+    console = Console()
+    if bundle.kind == "pair":
+        show_pair(console, bundle)
+    else:
+        console.print(
+            f"{printable(bundle.name)}: {printable(bundle.architecture)}, {bundle.fit}, {len(bundle.class_names)} "
+            f"classes, {bundle.precision}",
+            markup=False,
+        )
+    table = Table("stage", "reads", "gives", "opset", "MB", box=None, header_style="bold", pad_edge=False)
+    for name, stage in bundle.stages.items():
+        size = (folder / stage.file).stat().st_size / 1e6
+        reads, gives = (", ".join(map(_tensor, tensors)) for tensors in (stage.inputs, stage.outputs))
+        table.add_row(name, reads, gives, str(bundle.opset_of(name)), f"{size:.1f}")
+    console.print(table)
+
+
+def _tensor(tensor: Tensor) -> str:
+    return f"{tensor.name} {'x'.join(map(str, tensor.shape))}"
 
 
 def _gflops_table(result: NetworkInfo) -> Table:

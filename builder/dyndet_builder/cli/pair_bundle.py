@@ -29,7 +29,7 @@ def pair_lines(bundle: Bundle) -> list[str]:
         f"Router: {kind}, fitted on {router.images} pictures by {by}"
         + (f"; it keeps of the gain {kept}" if kept else "")
         + f"{cost}.",
-        f"Pictures: {bundle.fit}.",
+        *(f"{name} reads pictures of {fit}." for name, fit in _fits(bundle)),
     ]
     if (resizing := bundle.resizing) is not None:
         what = "AP" if resizing.by_labels else "agreement with the large detector"
@@ -41,11 +41,18 @@ def pair_lines(bundle: Bundle) -> list[str]:
     return lines
 
 
+def _fits(bundle: Bundle) -> list[tuple[str, str]]:
+    """What reads pictures, and by which rule they are fitted."""
+    if OWN not in bundle.stages:
+        return [("The model", str(bundle.fit))]
+    first = bundle.stages[OWN].detector
+    assert first is not None
+    return [("The model", str(bundle.fit)), ("The small detector", str(first.spec.input.fit))]
+
+
 def _table(bundle: Bundle) -> Table:
     title = f"{printable(bundle.name)}: a pair, {len(bundle.class_names)} classes"
-    table = Table(
-        title, "file", "input", "batch", "precision", "box error, px", "score error", box=None, pad_edge=False
-    )
+    table = Table(title, "file", "batch", "precision", "box error", "score error", box=None, pad_edge=False)
     for name, stage in bundle.stages.items():
         if name != OWN:
             table.add_row(*_row(bundle, name, stage))
@@ -59,9 +66,8 @@ def _row(bundle: Bundle, name: StageName, stage: Stage) -> tuple[str, ...]:
     return (
         name,
         file if not left_out else f"{file} ({left_out} classes left out)",
-        str(stage.detector.spec.input.fit),
         "1" if stage.batch == "one" else "any",
         bundle.precision_of(name),
-        f"{check.box_px:.2g}",
+        f"{check.box_px:.2g} px",
         f"{check.score:.2g}",
     )

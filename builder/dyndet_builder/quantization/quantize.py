@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
+
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dynamicdet.files import whole_folder
 from dynamicdet.pictures import pictures_in, spread
+from dynamicdet.text import printable
 from dyndet_builder.bundle.export import letterboxed, stage_of
+from dyndet_builder.bundle.graph_files import precision_in
 from dyndet_builder.bundle.manifest import (
     FILE_NAME,
-    STAGES,
+    OWN,
     AveragePrecision,
     Bundle,
     Parity,
@@ -24,6 +28,7 @@ from dyndet_builder.bundle.runner import BundleRunner, StageRunner, Tensors
 from dyndet_builder.quantization.compare import FROM_SCORE, Differences, compare
 from dyndet_builder.quantization.graph import CHUNK, PERCENTILE, Counts, quantize_graph
 
+_LEAST_OPSET = 13
 CALIBRATION_IMAGES = 64
 COMPARED_IMAGES = 36
 
@@ -49,8 +54,7 @@ def quantize(
     """
     runner = BundleRunner(bundle)
     described = runner.bundle
-    if described.precision != "fp32":
-        raise InputError(f"{bundle} is {described.precision}; an int8 bundle is made from an fp32 bundle")
+    _check_precision(bundle, described)
     if data is not None:
         from dyndet_builder.evaluation.evaluate import check_truth  # needs the extra `train`
 
@@ -59,20 +63,19 @@ def quantize(
     fit = described.fit
     held_out = list(letterboxed(compared, fit))  # read now, so that a damaged one is found before the work
     with whole_folder(output, marker=FILE_NAME) as folder:
-        batches = [image[None] for image in letterboxed(calibration, fit)]
-        known: list[Tensors] = [{**runner.first(batch), "image": batch} for batch in batches]
+        known = _known(runner, calibration)
         stages: dict[StageName, Stage] = {}
         counts: list[Counts] = []
         for index, (name, stage) in enumerate(described.stages.items()):
-            progress("quantize the graphs", index, len(STAGES))
-            feeds = [{tensor.name: each[tensor.name] for tensor in stage.inputs} for each in known]
+            progress("quantize the graphs", index, len(described.stages))
+            feeds = [{tensor.name: each[tensor.name] for tensor in stage.inputs} for each in known[name]]
             counts.append(quantize_graph(bundle / stage.file, folder / stage.file, feeds))
-            stages[name] = stage_of(folder / stage.file)
+            stages[name] = _stage(stage, folder / stage.file)
             if (stages[name].inputs, stages[name].outputs) != (stage.inputs, stage.outputs):
                 raise InputError(
                     f"quantization changed the inputs or outputs of {name}; use another version of ONNX Runtime"
                 )
-        progress("quantize the graphs", len(STAGES), len(STAGES))
+        progress("quantize the graphs", len(described.stages), len(described.stages))
         progress("compare with fp32", 0, 1)
         quantized = StageRunner({name: folder / stage.file for name, stage in stages.items()})
         found = compare(runner, quantized, held_out)
@@ -90,6 +93,42 @@ def quantize(
             result = _with_precision(result, bundle, folder, data, trust_pictures, progress)
             (folder / FILE_NAME).write_text(result.model_dump_json(indent=2) + "\n")
     return result
+
+
+def _check_precision(folder: Path, described: Bundle) -> None:
+    """Raise InputError unless all stages are fp32, and their opset has int8 weights with a scale per channel."""
+    for name, stage in described.stages.items():
+        if (found := described.precision_of(name)) != "fp32":
+            makers = " by the tools of its maker" if described.kind == "pair" else ""
+            what = printable(folder) if described.kind == "dynamic" else f"{name} of {printable(folder)}"
+            raise InputError(f"{what} is {found}{makers}; an int8 bundle is made from an fp32 bundle")
+        if described.opset_of(name) < _LEAST_OPSET:
+            raise InputError(
+                f"{name} of {printable(folder)} has the opset {described.opset_of(name)}, and int8 needs at least "
+                f"{_LEAST_OPSET}; quantize {printable(stage.file)} with the tools of its maker"
+            )
+
+
+def _known(runner: BundleRunner, pictures: list[Path]) -> dict[StageName, list[Tensors]]:
+    """What each stage may read, for each picture: features, and the picture as it was fitted for the stage."""
+    known: dict[StageName, list[Tensors]] = {}
+    batches = [image[None] for image in letterboxed(pictures, runner.bundle.fit)]
+    usual: list[Tensors] = [{**runner.first(batch), "image": batch} for batch in batches]
+    for name, stage in runner.bundle.stages.items():
+        known[name] = usual
+        if name == OWN:
+            assert stage.detector is not None
+            known[name] = [{"image": image[None]} for image in letterboxed(pictures, stage.detector.spec.input.fit)]
+    return known
+
+
+def _stage(before: Stage, file: Path) -> Stage:
+    """A stage after its graph was quantized."""
+    after = stage_of(file)
+    precision = None if before.precision is None else precision_in(onnx.load(file))
+    return before.model_copy(
+        update={"sha256": after.sha256, "inputs": after.inputs, "outputs": after.outputs, "precision": precision}
+    )
 
 
 def _pictures(folder: Path, calibration: int, compared: int) -> tuple[list[Path], list[Path]]:

@@ -114,7 +114,7 @@ def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: Rende
         parameters={"dyndet_stage": stage},
         stage=stage,
         detector=detector,
-        precision=bundle.precision,
+        precision=bundle.precision_of(stage),
         threads=options.threads,
         takes_one=described.batch == "one",
     )
