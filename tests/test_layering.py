@@ -37,10 +37,10 @@ ABOVE_THE_FOLDERS = {
 MAY_IMPORT = {
     "builder.cli": "everything",
     "builder (top)": "everything but cli",
-    "builder.deployment": "server repository engines sweep measuring",
+    "builder.deployment": "server repository engines bundle sweep measuring",
     "builder.calibration": "server repository engines bundle measuring",
     "builder.server": "repository engines bundle measuring client",
-    "builder.repository": "engines bundle",
+    "builder.repository": "engines bundle measuring",
     "builder.engines": "bundle measuring templates",
     "builder.pairing": "detectors evaluation bundle report measuring dynamicdet.evaluation routing datasets",
     "builder.detectors": "bundle client dynamicdet.evaluation datasets",

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from dynamicdet.errors import InputError
 from dynamicdet.text import printable
-from dyndet_builder.bundle.manifest import Precision
+from dyndet_builder.bundle.spec import Precision
 
 STANDARD = ("", "ai.onnx")
 """domains of the ONNX standard"""

@@ -36,6 +36,7 @@ from dynamicdet.records import (
 )
 from dynamicdet.text import printable
 from dyndet_builder.bundle.spec import DetectorSpec
+from dyndet_builder.bundle.spec import Precision as Precision
 
 FILE_NAME = "bundle.json"
 StageName = Literal["backbone1", "head1", "detector1", "detector1_own", "detector2"]
@@ -46,7 +47,6 @@ PAIR_STAGES: tuple[StageName, ...] = ("detector1", "detector2")
 OWN: StageName = "detector1_own"
 """detector 1 for pictures that its own rule fitted; of a pair whose detectors fit pictures by different rules"""
 ALL_STAGES: tuple[StageName, ...] = ("backbone1", "head1", "detector1", OWN, "detector2")
-Precision = Literal["fp32", "fp16", "int8"]
 
 IMAGE, DIFFICULTY = "image", "difficulty"
 DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")

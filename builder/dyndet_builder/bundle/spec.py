@@ -13,6 +13,7 @@ from dynamicdet.class_names import check_class_names
 from dynamicdet.letterbox import Filter, Fit, Place, Resize
 from dynamicdet.records import Count, Label, Positive, Record, Text
 
+Precision = Literal["fp32", "fp16", "int8"]
 Family = Literal[
     "yolo", "yolo-objectness", "yolox-raw", "rows", "counted", "detr", "joined", "triple", "dets-labels", "boxes-scores"
 ]
