@@ -49,11 +49,15 @@ def influence_of(
 
 def _values(found: ClassMatches, weight: FloatArray, *, objects: float) -> FloatArray:
     """Value of each detection of a class, mean over the IoU thresholds, (D,); `weight` (D,) is its part in the mix."""
-    rows = [_values_at(hit, miss, weight, objects) for hit, miss in zip(found.hits, found.misses, strict=True)]
+    # Detections of one score have one value, that of the last of them: their order means nothing.
+    last = np.searchsorted(-found.scores, -found.scores, side="right") - 1
+    rows = [_values_at(hit, miss, weight, objects, last) for hit, miss in zip(found.hits, found.misses, strict=True)]
     return np.mean(rows, axis=0) if rows else np.zeros(len(weight))
 
 
-def _values_at(hit: BoolArray, miss: BoolArray, weight: FloatArray, objects: float) -> FloatArray:
+def _values_at(
+    hit: BoolArray, miss: BoolArray, weight: FloatArray, objects: float, last: npt.NDArray[np.intp]
+) -> FloatArray:
     """Values at one IoU threshold.
 
     AP is the mean over the objects of the best precision from their place on (none if they are not found). The best
@@ -71,7 +75,8 @@ def _values_at(hit: BoolArray, miss: BoolArray, weight: FloatArray, objects: flo
     fall = np.bincount(peak, gained * best / (judged[peak] + 1), minlength=len(weight))
     behind_rise, behind_fall = (np.cumsum(one[::-1])[::-1] for one in (rise, fall))
     found = np.maximum(best, (hits + 1) / (judged + 1)) / objects
-    return np.where(hit, found + behind_rise, np.where(miss, -behind_fall, 0.0))
+    values: FloatArray = np.where(hit, (found + behind_rise)[last], np.where(miss, -behind_fall[last], 0.0))
+    return values
 
 
 def _peaks(precision: FloatArray) -> tuple[FloatArray, npt.NDArray[np.intp]]:

@@ -5,7 +5,8 @@ Only operators that mean the same from opset 13 on, so that the detector's own o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from dyndet_builder.pairing.features import (
     THRESHOLDS,
     TOP,
 )
-from dyndet_builder.pairing.network import TAIL, Network
+from dyndet_builder.pairing.network import NO_LIMIT, TAIL, Network
 from dyndet_builder.pairing.router import FittedRouter
 
 PREFIX = "router/"
@@ -60,10 +61,10 @@ def attach(model: onnx.ModelProto, router: FittedRouter) -> onnx.ModelProto:
         ),
         None,
     )
-    pixels = pixels or draft("Cast", "image", to=TensorProto.FLOAT)
+    pixels = pixels or draft("Cast", "image", to=TensorProto.FLOAT)  # engines cannot slice bytes
     network = router.network
-    read = _features(draft, network.class_count, pixels=pixels, height=height, width=width, rows=rows)
-    draft.name_last(_difficulty(draft, network, read), "difficulty")
+    columns = _Columns(draft, network, pixels=pixels, height=height, width=width, rows=rows)
+    draft.name_last(_difficulty(draft, network, columns), "difficulty")
     result.graph.node.extend(draft.nodes)
     result.graph.initializer.extend(draft.constants)
     result.graph.output.append(helper.make_tensor_value_info("difficulty", TensorProto.FLOAT, [batch, 1]))
@@ -131,37 +132,153 @@ class _Draft:
         self.nodes[-1].output[0] = name
 
 
-def _features(draft: _Draft, class_count: int, *, pixels: str, height: int, width: int, rows: int) -> str:
-    """The features (B, F), in the order of `feature_names`."""
-    scores = draft.first("scores", rows)  # a name of its own, so that the output can be read
-    used = draft.number(draft("Greater", scores, 0.0))
-    corners = [draft("Gather", "boxes", np.int64(place), axis=2) for place in range(4)]  # each (B, K)
-    sides = [
-        draft("Mul", draft("Max", draft("Sub", corners[place + 2], corners[place]), 0.0), 1 / length)
-        for place, length in ((0, width), (1, height))
-    ]
-    side = draft("Sqrt", draft("Mul", *sides))
-    by_row = draft("Unsqueeze", scores, [1])  # (B, 1, K)
-    total = draft.sum(scores, 1, keep=True)
-    small = draft("Max", draft("Sub", 1.0, draft("Mul", side, 1 / SMALL_SIDE)), 0.0)
-    columns = [
-        _top(draft, scores, rows),
-        _soft_counts(draft, by_row, used),
-        _near(draft, by_row, side),
-        draft.sum(draft.number(draft("Greater", by_row, _column(COUNTS))), 2),
-        total,
-        draft.sum(draft("Mul", scores, draft("Sub", 1.0, scores)), 1, keep=True),
-        draft("Div", total, draft("Max", draft.sum(used, 1, keep=True), 1.0)),
-        draft.sum(draft("Mul", scores, small), 1, keep=True),
-        draft.least(draft("Where", draft("Greater", scores, COUNTS[0]), side, 1.0), 1),
-        _crowd(draft, scores, corners, min(rows, CROWD)),
-        *_looks(draft, pixels, height, width),
-    ]
-    if 0 < class_count <= MOST_CLASSES:
-        numbers = np.arange(class_count, dtype=np.int32)[None, :, None]
-        same = draft("Equal", draft("Unsqueeze", draft("Cast", "classes", to=TensorProto.INT32), [1]), numbers)
-        columns.append(draft.sum(draft("Mul", draft.number(same), by_row), 2))
-    return draft("Concat", *columns, axis=1)
+class _Columns:
+    """The features (B, F) that a network reads, in their order, the others left out; all cost time.
+
+    `units` (F,) are what the graph's numbers must be multiplied by. `chosen` (F,) are their places in `feature_names`.
+    """
+
+    def __init__(self, draft: _Draft, network: Network, *, pixels: str, height: int, width: int, rows: int) -> None:
+        self._draft, self._rows, self._area = draft, rows, float(height * width)
+        self._pixels, self._image = pixels, (height, width)
+        read = (network.linear != 0) | (network.hidden != 0).any(axis=1)
+        places = np.split(np.arange(len(read)), np.cumsum([count for count, *_ in self._groups(network)])[:-1])
+        columns, units, chosen = [], [], []
+        for place, (count, unit, write) in zip(places, self._groups(network), strict=True):
+            if read[place].any():
+                columns.append(write())
+                units += [unit] * count
+                chosen += place.tolist()
+        self.output = draft("Concat", *columns, axis=1)
+        self.units, self.chosen = np.array(units), np.array(chosen)
+
+    def _groups(self, network: Network) -> Sequence[tuple[int, float, Callable[[], str]]]:
+        """How many features, their unit, and what writes them (B, count); in the order of `feature_names`."""
+        height, width = self._image
+        samples = -(-height // _LOOKS_STEP) * -(-width // _LOOKS_STEP)
+        classes = network.class_count if network.class_count <= MOST_CLASSES else 0
+        return (
+            (TOP, 1.0, self._top),
+            (len(THRESHOLDS), 1.0, self._soft_counts),
+            (len(SIDES), 1.0, self._near),
+            (len(COUNTS), 1.0, self._counts),
+            (1, 1.0, lambda: self.total),
+            (1, 1.0, self._uncertain),
+            (1, 1.0, self._mean),
+            (1, 1.0, self._small),
+            (1, 1.0, self._least_side),
+            (1, 1.0, self._crowd),
+            (1, 1 / (3 * 255 * samples), lambda: self._draft("Squeeze", self.light, [2])),
+            (1, 1 / (3 * 255 * samples**0.5), self._contrast),
+            *([(classes, 1.0, lambda: self._by_class(classes))] if classes else []),
+        )
+
+    @cached_property
+    def by_row(self) -> str:
+        """Scores (B, 1, K)."""
+        return self._draft("Unsqueeze", "scores", [1])
+
+    @cached_property
+    def used(self) -> str:
+        """1 for the rows that hold a detection, (B, K)."""
+        return self._draft.number(self._draft("Greater", "scores", 0.0))
+
+    @cached_property
+    def total(self) -> str:
+        """Sum of the scores (B, 1)."""
+        return self._draft.sum("scores", 1, keep=True)
+
+    @cached_property
+    def corners(self) -> tuple[str, str]:
+        """Left top and right bottom, (B, K, 2), pixels."""
+        return (self._draft("Slice", "boxes", [0], [2], [2]), self._draft("Slice", "boxes", [2], [4], [2]))
+
+    @cached_property
+    def areas(self) -> str:
+        """Of the boxes, (B, K), pixels."""
+        low, high = self.corners
+        return self._product(self._draft("Max", self._draft("Sub", high, low), 0.0), axis=2)
+
+    @cached_property
+    def side(self) -> str:
+        """Square root of the boxes' shares of the picture, (B, K)."""
+        return self._draft("Sqrt", self._draft("Mul", self.areas, 1 / self._area))
+
+    @cached_property
+    def grey(self) -> str:
+        """Every 16th pixel, sum of its colours, (B, h, w)."""
+        height, width = self._image
+        step = [_LOOKS_STEP, _LOOKS_STEP]
+        return self._draft.sum(self._draft("Slice", self._pixels, [0, 0], [height, width], [1, 2], step), 3)
+
+    @cached_property
+    def light(self) -> str:
+        """Their sum, (B, 1, 1)."""
+        return self._draft.sum(self.grey, 1, 2, keep=True)
+
+    def _product(self, value: str, *, axis: int) -> str:
+        return self._draft("Mul", *(self._draft("Gather", value, np.int64(part), axis=axis) for part in (0, 1)))
+
+    def _top(self) -> str:
+        if self._rows >= TOP:
+            return self._draft.first("scores", TOP)
+        return self._draft("Pad", "scores", [0, 0, 0, TOP - self._rows], 0.0)
+
+    def _soft_counts(self) -> str:
+        draft = self._draft
+        slopes = _column([4 / one for one in THRESHOLDS])
+        places = draft("Sub", draft("Mul", self.by_row, slopes), 4.0)
+        return draft.sum(draft("Mul", draft("Sigmoid", places), draft("Unsqueeze", self.used, [1])), 2)
+
+    def _near(self) -> str:
+        draft = self._draft
+        size = draft("Mul", draft("Log", draft("Max", self.side, 1e-4)), float(1 / np.log(2)))
+        size = draft("Unsqueeze", draft("Clip", size, SIDES[0], SIDES[-1]), [1])
+        away = draft("Abs", draft("Sub", size, _column(SIDES)))
+        near = draft("Max", draft("Sub", 1.0, draft("Mul", away, 1 / SIDE_STEP)), 0.0)
+        return draft.sum(draft("Mul", near, self.by_row), 2)
+
+    def _counts(self) -> str:
+        return self._draft.sum(self._draft.number(self._draft("Greater", self.by_row, _column(COUNTS))), 2)
+
+    def _uncertain(self) -> str:
+        unsure = self._draft("Mul", "scores", self._draft("Sub", 1.0, "scores"))
+        return self._draft.sum(unsure, 1, keep=True)
+
+    def _mean(self) -> str:
+        return self._draft("Div", self.total, self._draft("Max", self._draft.sum(self.used, 1, keep=True), 1.0))
+
+    def _small(self) -> str:
+        draft = self._draft
+        small = draft("Max", draft("Sub", 1.0, draft("Mul", self.side, 1 / SMALL_SIDE)), 0.0)
+        return draft.sum(draft("Mul", "scores", small), 1, keep=True)
+
+    def _least_side(self) -> str:
+        draft = self._draft
+        return draft.least(draft("Where", draft("Greater", "scores", COUNTS[0]), self.side, 1.0), 1)
+
+    def _crowd(self) -> str:
+        draft, count = self._draft, min(self._rows, CROWD)
+        low, high, areas, scores = (draft.first(one, count) for one in (*self.corners, self.areas, "scores"))
+        rows, columns = ([draft("Unsqueeze", one, [axis]) for one in (low, high, areas, scores)] for axis in (2, 1))
+        inner = draft("Sub", draft("Min", rows[1], columns[1]), draft("Max", rows[0], columns[0]))
+        shared = self._product(draft("Max", inner, 0.0), axis=3)
+        union = draft("Sub", draft("Add", rows[2], columns[2]), shared)
+        overlap = draft("Div", shared, draft("Max", union, 1e-6))
+        once = draft("Mul", overlap, np.triu(np.ones((count, count)), 1))
+        return draft("Squeeze", draft("MatMul", draft("MatMul", columns[3], once), rows[3]), [2])
+
+    def _contrast(self) -> str:
+        draft, (height, width) = self._draft, self._image
+        samples = -(-height // _LOOKS_STEP) * -(-width // _LOOKS_STEP)
+        off = draft("Sub", self.grey, draft("Mul", self.light, 1 / samples))
+        return draft("Unsqueeze", draft("Sqrt", draft.sum(draft("Mul", off, off), 1, 2)), [1])
+
+    def _by_class(self, count: int) -> str:
+        draft = self._draft
+        numbers = np.arange(count, dtype=np.int32)[None, :, None]
+        same = draft("Equal", draft("Unsqueeze", "classes", [1]), numbers)
+        return draft.sum(draft("Mul", draft.number(same), self.by_row), 2)
 
 
 def _column(values: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -169,68 +286,25 @@ def _column(values: Sequence[float]) -> npt.NDArray[np.float64]:
     return np.array(values)[None, :, None]
 
 
-def _top(draft: _Draft, scores: str, rows: int) -> str:
-    if rows >= TOP:
-        return draft.first(scores, TOP)
-    return draft("Pad", scores, [0, 0, 0, TOP - rows], 0.0)
-
-
-def _soft_counts(draft: _Draft, by_row: str, used: str) -> str:
-    places = draft("Mul", draft("Sub", by_row, _column(THRESHOLDS)), _column([4 / one for one in THRESHOLDS]))
-    return draft.sum(draft("Mul", draft("Sigmoid", places), draft("Unsqueeze", used, [1])), 2)
-
-
-def _near(draft: _Draft, by_row: str, side: str) -> str:
-    size = draft("Mul", draft("Log", draft("Max", side, 1e-4)), float(1 / np.log(2)))
-    size = draft("Unsqueeze", draft("Clip", size, SIDES[0], SIDES[-1]), [1])
-    away = draft("Mul", draft("Abs", draft("Sub", size, _column(SIDES))), 1 / SIDE_STEP)
-    return draft.sum(draft("Mul", draft("Max", draft("Sub", 1.0, away), 0.0), by_row), 2)
-
-
-def _crowd(draft: _Draft, scores: str, corners: Sequence[str], count: int) -> str:
-    best = [draft.first(one, count) for one in (*corners, scores)]
-    (left, top, right, bottom, score), (left_t, top_t, right_t, bottom_t, score_t) = (
-        [draft("Unsqueeze", one, [axis]) for one in best] for axis in (2, 1)
-    )
-    inner = [
-        draft("Max", draft("Sub", draft("Min", high, high_t), draft("Max", low, low_t)), 0.0)
-        for low, high, low_t, high_t in ((left, right, left_t, right_t), (top, bottom, top_t, bottom_t))
-    ]
-    shared = draft("Mul", *inner)
-    areas = [
-        draft("Mul", *(draft("Max", draft("Sub", high, low), 0.0) for low, high in pairs))
-        for pairs in (((left, right), (top, bottom)), ((left_t, right_t), (top_t, bottom_t)))
-    ]
-    union = draft("Sub", draft("Add", *areas), shared)
-    overlap = draft("Div", shared, draft("Max", union, 1e-6))
-    weighted = draft("Mul", draft("Mul", overlap, draft("Mul", score, score_t)), np.triu(np.ones((count, count)), 1))
-    return draft.sum(draft.sum(weighted, 2), 1, keep=True)
-
-
-def _looks(draft: _Draft, pixels: str, height: int, width: int) -> tuple[str, str]:
-    """Mean and standard deviation (B, 1) of every 16th pixel, as `looks_of`."""
-    step = _LOOKS_STEP
-    sample = draft("Slice", pixels, [0, 0], [height, width], [1, 2], [step, step])
-    grey = draft("Mul", draft.sum(sample, 3), 1 / (3 * 255))
-    share = 1 / (-(-height // step) * -(-width // step))
-    mean = draft("Mul", draft.sum(grey, 1, 2, keep=True), share)
-    off = draft("Sub", grey, mean)
-    variance = draft("Mul", draft.sum(draft("Mul", off, off), 1, 2), share)
-    return draft("Squeeze", mean, [2]), draft("Unsqueeze", draft("Sqrt", variance), [1])
-
-
-def _difficulty(draft: _Draft, network: Network, features: str) -> str:
-    scaled = draft("Mul", draft("Sub", features, network.mean), network.factor)
-    scaled = draft("Clip", scaled, -network.limit, network.limit)
-    value = draft("MatMul", scaled, network.linear[:, None])
-    if len(network.out):
-        hidden = draft("Relu", draft("Add", draft("MatMul", scaled, network.hidden), network.bias))
-        value = draft("Add", value, draft("MatMul", hidden, network.out[:, None]))
-    steps, slopes = np.diff(network.knots), np.diff(network.ranks) / np.diff(network.knots)
-    beyond = draft("Max", draft("Sub", value, network.knots[:-1]), 0.0)
+def _difficulty(draft: _Draft, network: Network, columns: _Columns) -> str:
+    mean, factor = network.mean[columns.chosen] / columns.units, network.factor[columns.chosen] * columns.units
+    linear, hidden = network.linear[columns.chosen], network.hidden[columns.chosen]
+    shift = 0.0
+    if network.limit < NO_LIMIT:
+        scaled = draft("Mul", draft("Sub", columns.output, mean), factor)
+        scaled = draft("Clip", scaled, -network.limit, network.limit)
+        value = draft("MatMul", scaled, linear[:, None])
+        if len(network.out):
+            active = draft("Relu", draft("Add", draft("MatMul", scaled, hidden), network.bias))
+            value = draft("Add", value, draft("MatMul", active, network.out[:, None]))
+    else:  # a rule
+        value, shift = draft("MatMul", columns.output, (linear * factor)[:, None]), float((mean * factor) @ linear)
+    knots = network.knots + shift
+    steps, slopes = np.diff(knots), np.diff(network.ranks) / np.diff(knots)
+    beyond = draft("Max", draft("Sub", value, knots[:-1]), 0.0)
     inside = draft.sum(draft("Mul", draft("Min", beyond, steps), slopes), 1, keep=True)
-    above = draft("Max", draft("Sub", value, float(network.knots[-1])), 0.0)
-    below = draft("Max", draft("Sub", float(network.knots[0]), value), 0.0)
+    above = draft("Max", draft("Sub", value, float(knots[-1])), 0.0)
+    below = draft("Max", draft("Sub", float(knots[0]), value), 0.0)
     tails = [draft("Div", one, draft("Add", one, network.spread)) for one in (above, below)]
     level = draft("Add", inside, draft("Mul", draft("Sub", *tails), TAIL))
     return draft("Add", level, TAIL)

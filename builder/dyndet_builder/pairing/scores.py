@@ -16,8 +16,8 @@ MOST_POINTS = 64
 _SHARES = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
 """shares of pictures answered by the large detector at which calibrated and own scores are compared"""
 _DRAWS = 3
-_LEAST_SLOPE = 1e-3
-"""of a table, so that no two scores become equal"""
+_LEAST_SLOPE = 0.02
+"""of a table, so that no two scores become equal in single precision"""
 
 Table = tuple[tuple[float, float], ...]
 """scores, ascending, and what is given instead, linear between; empty: as is"""
