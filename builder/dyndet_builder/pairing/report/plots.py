@@ -102,14 +102,14 @@ def _draw_frontier(figure: Figure, axes: Axes, report: PairReport) -> None:
         axes.annotate(
             legend(one.name, _LONGEST),
             (one.latency_ms, one.accuracy.value),
-            xytext=(7, -11),
+            xytext=(-7, 5),  # left and above, where no curve but the oracle's passes
             textcoords="offset points",
+            ha="right",
             color=INK,
-            bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
     axes.plot([], [], ls="", marker=_SINGLE.marker, ms=7, color=INK, label="one detector alone")
     log_if_wide(axes.xaxis, [*latencies, *(one.latency_ms for one in frontier.singles)])
-    axes.margins(x=0.08, y=0.08)
+    axes.margins(x=0.14, y=0.08)
     add_legend(figure)
 
 
