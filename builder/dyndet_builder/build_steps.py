@@ -22,7 +22,7 @@ from dyndet_builder.detectors.facts import read_facts
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.operating_points import OperatingPoints, points_file, read_operating_points
-from dyndet_builder.pairing.export import PairFiles, export_pair
+from dyndet_builder.pairing.export import CHECKED_IMAGES, PairFiles, export_pair
 from dyndet_builder.quoting import shell
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.engines import engines_fit, provide_engines
@@ -128,7 +128,7 @@ def _export_pair(job: Job, pair: PairFiles) -> Step:
             ],
             "images": images_digest(job.images),
             "data": [data, pair.trust_pictures],
-            "options": [options.name, options.max_detections, classes],
+            "options": [options.name, options.max_detections, classes, options.parity_images],
             "versions": describe_versions(),
         }
 
@@ -139,6 +139,7 @@ def _export_pair(job: Job, pair: PairFiles) -> Step:
             images=job.images,
             name=options.name,
             max_detections=options.max_detections,
+            checked_images=min(options.parity_images, CHECKED_IMAGES),
             progress=job.progress,
         )
 
