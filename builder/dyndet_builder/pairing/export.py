@@ -43,9 +43,9 @@ from dyndet_builder.pairing.loading import Common, Described, common_classes, de
 from dyndet_builder.pairing.measuring import Found, router_cost
 from dyndet_builder.pairing.payoff.mixes import Mixes
 from dyndet_builder.pairing.preparing import PairOptions, check_found, latencies_of, pictures_of
-from dyndet_builder.pairing.router_graph import attach
+from dyndet_builder.pairing.router.graph import attach
+from dyndet_builder.pairing.router.scores import with_table
 from dyndet_builder.pairing.running import Running, answers_of_all
-from dyndet_builder.pairing.scores import with_table
 from dyndet_builder.pairing.truth import mixed_precision
 
 CHECKED_IMAGES = 12

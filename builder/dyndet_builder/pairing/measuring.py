@@ -17,7 +17,6 @@ from dynamicdet.suppression import Detections
 from dynamicdet.thresholds import is_hard, threshold_for_easy_share
 from dyndet_builder.detectors.runner import DetectorRunner
 from dyndet_builder.pairing.answers import Answers
-from dyndet_builder.pairing.influence import influence_of
 from dyndet_builder.pairing.loading import Common, Described
 from dyndet_builder.pairing.payoff.frontier import Chooser, Frontier, Pair, choosers_of
 from dyndet_builder.pairing.payoff.mixes import Mixes
@@ -25,11 +24,12 @@ from dyndet_builder.pairing.payoff.promises import Promise, Samples, accuracy_pr
 from dyndet_builder.pairing.payoff.stream import Stream, weigh
 from dyndet_builder.pairing.preparing import TIMED_PICTURES, PairOptions
 from dyndet_builder.pairing.report.record import ResizingFacts
-from dyndet_builder.pairing.router import FittedRouter, clips_of, fit_router
-from dyndet_builder.pairing.router_graph import attach
-from dyndet_builder.pairing.rules import RULES
+from dyndet_builder.pairing.router.graph import attach
+from dyndet_builder.pairing.router.influence import influence_of
+from dyndet_builder.pairing.router.router import FittedRouter, clips_of, fit_router
+from dyndet_builder.pairing.router.rules import RULES
+from dyndet_builder.pairing.router.scores import Calibration, calibrate_scores, with_table
 from dyndet_builder.pairing.running import Running, answers_of
-from dyndet_builder.pairing.scores import Calibration, calibrate_scores, with_table
 from dyndet_builder.pairing.timing import Latency, time_detectors
 from dyndet_builder.pairing.truth import PairDetections, Truth, detections_of, mixed_precision
 

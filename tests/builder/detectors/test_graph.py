@@ -20,7 +20,7 @@ from dyndet_builder.detectors.check import check_adapter, fixed_batch
 from dyndet_builder.detectors.graph import build_graph
 from dyndet_builder.detectors.reference import Reference
 from dyndet_builder.detectors.runner import DetectorRunner
-from tests.support.hand_made import PATCH, SIZE, constant_detector, patch_detector, spec_of
+from tests.support.foreign.hand_made import PATCH, SIZE, constant_detector, patch_detector, spec_of
 
 NMS = Nms(pre_top_k=40, max_detections=10)
 SQUARE = Fit.square(SIZE)

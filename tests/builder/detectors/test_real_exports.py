@@ -12,7 +12,7 @@ from dyndet_builder.detectors.check import check_adapter
 from dyndet_builder.detectors.graph import build_graph
 from dyndet_builder.detectors.inspect import Given, inspect
 from dyndet_builder.detectors.layers import Classes, Layer
-from tests.support.exported import CLASSES, HAS_NO_OBJECT, MODELS, export
+from tests.support.foreign.exported import CLASSES, HAS_NO_OBJECT, MODELS, export
 
 NAMES = tuple(f"thing {number}" for number in range(CLASSES))
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from dynamicdet.errors import InputError
-from dyndet_builder.pairing.influence import influence, influence_of
-from dyndet_builder.pairing.scores import MOST_POINTS, calibrate_scores, with_table
+from dyndet_builder.pairing.router.influence import influence, influence_of
+from dyndet_builder.pairing.router.scores import MOST_POINTS, calibrate_scores, with_table
 from dyndet_builder.pairing.truth import Truth, mixed_precision
-from tests.support.two_detectors import CLASSES, two_detectors
+from tests.support.foreign.two_detectors import CLASSES, two_detectors
 
 
 def test_influence_is_what_average_precision_changes_by_when_one_picture_is_sent_to_the_large_detector() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.detectors.runner import DetectorRunner
-from tests.support.tiny_detectors import write_squares, write_tiny_detector
+from tests.support.foreign.tiny_detectors import write_squares, write_tiny_detector
 
 LATENCIES = "small=1ms,large=10ms"
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dyndet_builder.pairing import router as module
 from dyndet_builder.pairing.answers import Answers
-from dyndet_builder.pairing.clips import clips_of
-from dyndet_builder.pairing.router import DEFAULT_RULE, LEARNED, FittedRouter, fit_router
-from dyndet_builder.pairing.rules import RULES
-from tests.support.two_detectors import random_answers, two_detectors
+from dyndet_builder.pairing.router import router as module
+from dyndet_builder.pairing.router.clips import clips_of
+from dyndet_builder.pairing.router.router import DEFAULT_RULE, LEARNED, FittedRouter, fit_router
+from dyndet_builder.pairing.router.rules import RULES
+from tests.support.foreign.two_detectors import random_answers, two_detectors
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,13 @@ from onnx import TensorProto, helper
 
 from dynamicdet.errors import InputError
 from dyndet_builder.pairing.answers import Answers, looks_of
-from dyndet_builder.pairing.features import feature_names, features
-from dyndet_builder.pairing.fitting import fit_network
-from dyndet_builder.pairing.network import Network, weighted_sum
-from dyndet_builder.pairing.router import FittedRouter
-from dyndet_builder.pairing.router_graph import attach
-from dyndet_builder.pairing.rules import WEIGHTS
-from tests.support.two_detectors import CLASSES, FIT, random_answers
+from dyndet_builder.pairing.router.features import feature_names, features
+from dyndet_builder.pairing.router.fitting import fit_network
+from dyndet_builder.pairing.router.graph import attach
+from dyndet_builder.pairing.router.network import Network, weighted_sum
+from dyndet_builder.pairing.router.router import FittedRouter
+from dyndet_builder.pairing.router.rules import WEIGHTS
+from tests.support.foreign.two_detectors import CLASSES, FIT, random_answers
 
 _OUTPUTS = {"boxes": TensorProto.FLOAT, "scores": TensorProto.FLOAT, "classes": TensorProto.INT32}
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dynamicdet.errors import InputError
-from dyndet_builder.pairing.features import (
+from dyndet_builder.pairing.router.features import (
     COUNTS,
     CROWD,
     MOST_CLASSES,
@@ -25,8 +25,8 @@ from dyndet_builder.pairing.features import (
     THRESHOLDS,
     TOP,
 )
-from dyndet_builder.pairing.network import NO_LIMIT, TAIL, Network
-from dyndet_builder.pairing.router import FittedRouter
+from dyndet_builder.pairing.router.network import NO_LIMIT, TAIL, Network
+from dyndet_builder.pairing.router.router import FittedRouter
 
 PREFIX = "router/"
 """of the names of all nodes and tensors of the router"""

@@ -11,12 +11,12 @@ from dynamicdet.aliases import BoolArray, Float32Array, FloatArray, IntArray
 from dynamicdet.evaluation.evaluate import LEAST_GAP
 from dynamicdet.evaluation.precision import MixedPrecision
 from dyndet_builder.pairing.answers import Answers
-from dyndet_builder.pairing.clips import clips_of
-from dyndet_builder.pairing.features import features
-from dyndet_builder.pairing.fitting import fit_network
-from dyndet_builder.pairing.influence import influence_of
-from dyndet_builder.pairing.network import Network, weighted_sum
-from dyndet_builder.pairing.rules import RULES, WEIGHTS
+from dyndet_builder.pairing.router.clips import clips_of
+from dyndet_builder.pairing.router.features import features
+from dyndet_builder.pairing.router.fitting import fit_network
+from dyndet_builder.pairing.router.influence import influence_of
+from dyndet_builder.pairing.router.network import Network, weighted_sum
+from dyndet_builder.pairing.router.rules import RULES, WEIGHTS
 from dyndet_builder.pairing.truth import Truth, mixed_precision
 
 __all__ = ["FittedRouter", "KeptGain", "clips_of", "fit_router"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dynamicdet.aliases import Float32Array, FloatArray
-from dyndet_builder.pairing.features import feature_names
+from dyndet_builder.pairing.router.features import feature_names
 
 KNOTS = 33
 """of the map from values to ranks"""

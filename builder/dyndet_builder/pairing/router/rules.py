@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from dynamicdet.aliases import FloatArray
 from dyndet_builder.pairing.answers import Answers
-from dyndet_builder.pairing.features import features
-from dyndet_builder.pairing.network import weighted_sum
+from dyndet_builder.pairing.router.features import features
+from dyndet_builder.pairing.router.network import weighted_sum
 
 _EMPTY = {"contrast": 0.01, "brightness": 0.002}
 """orders pictures in which nothing was found, and is too little to matter in others"""

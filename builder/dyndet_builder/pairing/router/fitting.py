@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dynamicdet.aliases import FloatArray
-from dyndet_builder.pairing.network import Network, unranked
+from dyndet_builder.pairing.router.network import Network, unranked
 
 RIDGE = 1.0
 """strength, per picture; features have a spread of 1"""
