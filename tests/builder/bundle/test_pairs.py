@@ -167,3 +167,30 @@ def test_a_bundle_of_version_1_is_still_read_and_rendered(tmp_path: Path) -> Non
     assert read_rendered(repository).bundle.schema_version == 1
     answer = BundleRunner(folder).hard(np.zeros((1, 32, 32, 3), np.uint8))
     assert answer.detector["num_detections"].tolist() == [[2]]
+
+
+_PAIR = ["--small", "a.onnx", "--large", "b.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["export", "x.pt", *_PAIR], "give either a CHECKPOINT, or two detectors with --small and --large"),
+        (["export"], "give either a CHECKPOINT, or two detectors with --small and --large"),
+        (["export", "--small", "a.onnx"], "--small needs --large"),
+        (["export", "x.pt", "--classes", "shared"], "--classes needs --small and --large"),
+        (["export", *_PAIR], "--small and --large need --images"),
+        (["export", *_PAIR, "--precision", "fp16"], "--precision is for a checkpoint"),
+        (["export", *_PAIR, "--classes", "same", "--class-map", "map.yaml"], "--classes and --class-map exclude"),
+        (["build", *_PAIR, "--checkpoint", "x.pt"], "give either --checkpoint, or two detectors"),
+        (["build", "--data", "val"], "--data needs --small and --large"),
+        (["build", *_PAIR, "--images", "photos"], "the small detector a.onnx does not exist"),
+    ],
+)
+def test_a_checkpoint_and_two_detectors_exclude_each_other(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = ["--target-latency", "50%"] if words[0] == "build" else []
+    assert run(dyndet, [*words, *target, "-o", str(tmp_path / "out")]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
