@@ -15,14 +15,9 @@ from google.protobuf.message import DecodeError
 
 from dynamicdet.errors import InputError
 from dynamicdet.text import printable
-from dyndet_builder.bundle.spec import Precision
 
 STANDARD = ("", "ai.onnx")
 """domains of the ONNX standard"""
-_HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-_WEIGHED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-DOMINANT = 0.5
-"""share of the layers with weights from which a graph counts as half or int8"""
 DTYPES = {
     onnx.TensorProto.UINT8: "uint8",
     onnx.TensorProto.INT32: "int32",
@@ -51,33 +46,6 @@ def check_graph(
             f"{printable(path)} is not the graph that the bundle describes: {printable(fault, limit=400)}; export the "
             "bundle again"
         )
-
-
-def graph_shares(model: onnx.ModelProto) -> dict[str, float]:
-    """Shares of a graph's convolutions and matrix products with weights that compute in `half` and `int8`."""
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    types |= {node.output[0]: _constant_type(node) for node in model.graph.node if node.op_type == "Constant"}
-    dequantized = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    half = int8 = count = 0
-    for node in model.graph.node:
-        if node.op_type not in _WEIGHED or len(node.input) < 2:
-            continue
-        data, weight = node.input[:2]
-        is_int8 = data in dequantized and weight in dequantized
-        if weight not in types and not is_int8:
-            continue  # a product of two activations
-        count, int8, half = count + 1, int8 + is_int8, half + (types.get(weight) in _HALF)
-    return {"half": half / max(1, count), "int8": int8 / max(1, count)}
-
-
-def precision_in(model: onnx.ModelProto) -> Precision:
-    """The precision in which at least half of a graph's layers with weights compute; fp32 if there is none."""
-    shares = graph_shares(model)
-    return "int8" if shares["int8"] >= DOMINANT else "fp16" if shares["half"] >= DOMINANT else "fp32"
-
-
-def _constant_type(node: onnx.NodeProto) -> int:
-    return next((attribute.t.data_type for attribute in node.attribute if attribute.name == "value"), 0)
 
 
 def _fault(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str], opset: int, batch: int | None) -> str:

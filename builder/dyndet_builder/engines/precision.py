@@ -8,8 +8,8 @@ from typing import Any
 import onnx
 
 from dynamicdet.errors import ParityError
-from dyndet_builder.bundle.graph_files import graph_shares
 from dyndet_builder.bundle.manifest import Bundle, Precision
+from dyndet_builder.bundle.precision import graph_shares
 from dyndet_templates.engines.layers import precision_error
 
 _COMPUTING = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")

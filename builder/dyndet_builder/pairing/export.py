@@ -18,7 +18,7 @@ from dynamicdet.letterbox import Fit
 from dynamicdet.pictures import pictures_in, spread
 from dynamicdet.text import printable
 from dyndet_builder.bundle.export import check_model, stage_of
-from dyndet_builder.bundle.graph_files import STANDARD, precision_in
+from dyndet_builder.bundle.graph_files import STANDARD
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import (
     OWN,
@@ -35,6 +35,7 @@ from dyndet_builder.bundle.manifest import (
     StageName,
     file_sha256,
 )
+from dyndet_builder.bundle.precision import precision_in
 from dyndet_builder.detectors.check import check_adapter
 from dyndet_builder.detectors.runner import DetectorRunner
 from dyndet_builder.pairing.answers import Answers

@@ -12,7 +12,6 @@ from dynamicdet.files import whole_folder
 from dynamicdet.pictures import pictures_in, spread
 from dynamicdet.text import printable
 from dyndet_builder.bundle.export import letterboxed, stage_of
-from dyndet_builder.bundle.graph_files import precision_in
 from dyndet_builder.bundle.manifest import (
     FILE_NAME,
     OWN,
@@ -24,6 +23,7 @@ from dyndet_builder.bundle.manifest import (
     StageName,
     file_sha256,
 )
+from dyndet_builder.bundle.precision import precision_in
 from dyndet_builder.bundle.runner import BundleRunner, StageRunner, Tensors
 from dyndet_builder.quantization.compare import FROM_SCORE, Differences, compare
 from dyndet_builder.quantization.graph import CHUNK, PERCENTILE, Counts, quantize_graph

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from dynamicdet.errors import DyndetError, InputError, MissingExtraError, ParityError
-from dyndet_builder.bundle.graph_files import graph_shares
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import STAGES, Stage, Tensor, file_sha256, read_bundle
+from dyndet_builder.bundle.precision import graph_shares
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.engines.create import EngineOptions, engines
 from dyndet_builder.engines.record import FILE_NAME, Engines, read_engines

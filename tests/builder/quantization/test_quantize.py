@@ -12,8 +12,8 @@ import pytest
 from dynamicdet.errors import InputError
 from dynamicdet.pictures import pictures_in
 from dyndet_builder.bundle.export import letterboxed
-from dyndet_builder.bundle.graph_files import graph_shares
 from dyndet_builder.bundle.manifest import STAGES, Bundle, read_bundle
+from dyndet_builder.bundle.precision import graph_shares
 from dyndet_builder.bundle.runner import BundleRunner
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.engines.precision import check_bundle_precision
