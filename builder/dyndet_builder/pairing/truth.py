@@ -18,7 +18,7 @@ from dynamicdet.suppression import Detections
 from dynamicdet.text import printable
 from dyndet_builder.pairing.answers import Answers
 
-TEACHER_SCORE = 0.4
+TEACHER_SCORE = 0.5
 """least score at which an object of the large detector stands for a label"""
 
 

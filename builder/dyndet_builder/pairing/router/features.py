@@ -16,8 +16,6 @@ from dyndet_builder.pairing.answers import Answers
 
 TOP = 25
 """best scores that are features of their own"""
-CROWD = 30
-"""best boxes whose overlaps are counted"""
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 """of the soft counts; each is blurred by a quarter of itself"""
 COUNTS = (0.2, 0.5)
@@ -27,6 +25,8 @@ SIDES = (-6.0, -5.25, -4.5, -3.75, -3.0, -2.25, -1.5, -0.75)
 SIDE_STEP = 0.75
 SMALL_SIDE = 0.2
 """side from which on an object is not small, as a share of the picture's side"""
+RULES_ONLY = ("count 0.2", "count 0.5", "uncertain", "mean", "small", "least side")
+"""what a learned router does not read: it keeps no more of the gain with them, and each costs time"""
 MOST_CLASSES = 100
 """with more, the counts per class are left out: each would be seen too rarely"""
 _CHUNK = 256
@@ -59,7 +59,6 @@ def feature_names(class_count: int) -> tuple[str, ...]:
         "mean",
         "small",
         "least side",
-        "crowd",
         "brightness",
         "contrast",
         *(f"class {number}" for number in counted),
@@ -73,8 +72,8 @@ def features(answers: Answers, *, class_count: int) -> FloatArray:
 
 
 def _found(answers: Answers) -> Iterator[Found]:
-    """The answers in chunks, so that the overlaps of many pictures need little memory."""
-    rows = max([TOP, CROWD, *(len(one) for one in answers.scores)])
+    """The answers in chunks, so that many pictures need little memory."""
+    rows = max([TOP, *(len(one) for one in answers.scores)])
     width, height = answers.fit.width, answers.fit.height
     for first in range(0, len(answers), _CHUNK):
         chunk = range(first, min(first + _CHUNK, len(answers)))
@@ -101,7 +100,6 @@ def _features(found: Found, class_count: int) -> FloatArray:
         total / np.maximum(used.sum(axis=1), 1),
         (scores * np.maximum(1 - side / SMALL_SIDE, 0)).sum(axis=1),
         np.where(scores > COUNTS[0], side, 1.0).min(axis=1),
-        _crowd(scores[:, :CROWD], found.boxes[:, :CROWD]),
         found.looks,
     ]
     if class_count <= MOST_CLASSES:
@@ -125,15 +123,3 @@ def _near(scores: FloatArray, side: FloatArray, centre: float) -> FloatArray:
     place = np.clip(np.log2(np.maximum(side, 1e-4)), SIDES[0], SIDES[-1])
     mass: FloatArray = (scores * np.maximum(1 - np.abs(place - centre) / SIDE_STEP, 0)).sum(axis=1)
     return mass
-
-
-def _crowd(scores: FloatArray, boxes: FloatArray) -> FloatArray:
-    """Overlaps of all pairs of boxes, each weighted with both scores."""
-    low = np.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    high = np.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    shared = np.maximum(high - low, 0).prod(axis=-1)
-    areas = _areas(boxes)
-    union = areas[:, :, None] + areas[:, None, :] - shared
-    weighted = shared / np.maximum(union, 1e-9) * scores[:, :, None] * scores[:, None, :]
-    crowd: FloatArray = (weighted.sum(axis=(1, 2)) - (weighted.diagonal(axis1=1, axis2=2)).sum(axis=1)) / 2
-    return crowd

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dynamicdet.aliases import FloatArray
+from dyndet_builder.pairing.router.features import RULES_ONLY, feature_names
 from dyndet_builder.pairing.router.network import Network, unranked
 
 RIDGE = 1.0
@@ -24,17 +25,18 @@ _CLIPPED = 0.03
 def fit_network(features: FloatArray, targets: FloatArray, *, class_count: int, seed: int) -> Network:
     """A network, not ranked yet, that predicts the targets (N,) of pictures with these features (N, F)."""
     spread = features.std(axis=0)
-    factor = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0.0)
+    read = (spread > 1e-6) & ~np.isin(feature_names(class_count), RULES_ONLY)
+    factor = np.where(read, 1 / np.maximum(spread, 1e-6), 0.0)
     mean = features.mean(axis=0)
     scaled = np.clip((features - mean) * factor, -_LIMIT, _LIMIT)
     wanted = np.clip(targets, *np.quantile(targets, [_CLIPPED, 1 - _CLIPPED]))
     wanted = (wanted - wanted.mean()) / max(float(wanted.std()), 1e-12)
-    linear = _ridge(scaled, wanted)
+    linear = _ridge(scaled, wanted) * read
     if len(features) < NETWORK_PICTURES:
         return unranked(class_count, linear=linear, mean=mean, factor=factor, limit=_LIMIT)
     members = [_member(scaled, wanted, seed=seed * _MEMBERS + number) for number in range(_MEMBERS)]
     weights, bias, out = (np.concatenate(parts, axis=-1) for parts in zip(*members, strict=True))
-    hidden = (weights, bias, out / _MEMBERS)
+    hidden = (weights * read[:, None], bias, out / _MEMBERS)
     return unranked(class_count, linear=linear, mean=mean, factor=factor, limit=_LIMIT, hidden=hidden)
 
 

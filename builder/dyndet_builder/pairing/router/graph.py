@@ -17,7 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 from dynamicdet.errors import InputError
 from dyndet_builder.pairing.router.features import (
     COUNTS,
-    CROWD,
     MOST_CLASSES,
     SIDE_STEP,
     SIDES,
@@ -167,7 +166,6 @@ class _Columns:
             (1, 1.0, self._mean),
             (1, 1.0, self._small),
             (1, 1.0, self._least_side),
-            (1, 1.0, self._crowd),
             (1, 1 / (3 * 255 * samples), lambda: self._draft("Squeeze", self.light, [2])),
             (1, 1 / (3 * 255 * samples**0.5), self._contrast),
             *([(classes, 1.0, lambda: self._by_class(classes))] if classes else []),
@@ -257,17 +255,6 @@ class _Columns:
         draft = self._draft
         return draft.least(draft("Where", draft("Greater", "scores", COUNTS[0]), self.side, 1.0), 1)
 
-    def _crowd(self) -> str:
-        draft, count = self._draft, min(self._rows, CROWD)
-        low, high, areas, scores = (draft.first(one, count) for one in (*self.corners, self.areas, "scores"))
-        rows, columns = ([draft("Unsqueeze", one, [axis]) for one in (low, high, areas, scores)] for axis in (2, 1))
-        inner = draft("Sub", draft("Min", rows[1], columns[1]), draft("Max", rows[0], columns[0]))
-        shared = self._product(draft("Max", inner, 0.0), axis=3)
-        union = draft("Sub", draft("Add", rows[2], columns[2]), shared)
-        overlap = draft("Div", shared, draft("Max", union, 1e-6))
-        once = draft("Mul", overlap, np.triu(np.ones((count, count)), 1))
-        return draft("Squeeze", draft("MatMul", draft("MatMul", columns[3], once), rows[3]), [2])
-
     def _contrast(self) -> str:
         draft, (height, width) = self._draft, self._image
         samples = -(-height // _LOOKS_STEP) * -(-width // _LOOKS_STEP)
@@ -301,10 +288,8 @@ def _difficulty(draft: _Draft, network: Network, columns: _Columns) -> str:
         value, shift = draft("MatMul", columns.output, (linear * factor)[:, None]), float((mean * factor) @ linear)
     knots = network.knots + shift
     steps, slopes = np.diff(knots), np.diff(network.ranks) / np.diff(knots)
-    beyond = draft("Max", draft("Sub", value, knots[:-1]), 0.0)
-    inside = draft.sum(draft("Mul", draft("Min", beyond, steps), slopes), 1, keep=True)
-    above = draft("Max", draft("Sub", value, float(knots[-1])), 0.0)
-    below = draft("Max", draft("Sub", float(knots[0]), value), 0.0)
-    tails = [draft("Div", one, draft("Add", one, network.spread)) for one in (above, below)]
-    level = draft("Add", inside, draft("Mul", draft("Sub", *tails), TAIL))
-    return draft("Add", level, TAIL)
+    climbed = draft("Min", draft("Max", draft("Sub", value, knots[:-1]), 0.0), steps)
+    inside = draft.sum(draft("Mul", climbed, slopes), 1, keep=True)
+    beyond = draft("Sub", value, draft("Clip", value, float(knots[0]), float(knots[-1])))
+    tail = draft("Div", beyond, draft("Add", draft("Abs", beyond), network.spread))
+    return draft("Add", draft("Add", inside, TAIL), draft("Mul", tail, TAIL))

@@ -59,9 +59,8 @@ class Network:
         value = self.value(features)[:, None]
         steps, slopes = np.diff(self.knots), np.diff(self.ranks) / np.diff(self.knots)
         inside = (np.clip(value - self.knots[:-1], 0, steps) * slopes).sum(axis=1)
-        above = np.maximum(value[:, 0] - self.knots[-1], 0)
-        below = np.maximum(self.knots[0] - value[:, 0], 0)
-        tails = above / (self.spread + above) - below / (self.spread + below)
+        beyond = value[:, 0] - value[:, 0].clip(self.knots[0], self.knots[-1])
+        tails = beyond / (self.spread + np.abs(beyond))
         difficulty: Float32Array = (TAIL + inside + TAIL * tails).astype(np.float32)
         return difficulty
 
