@@ -64,25 +64,49 @@ def _one_of(kind: object) -> click.Choice[str]:
 
 
 _FIELDS: dict[str, click.Option] = {
-    "size": click.Option(["--size"], type=_Size(), help="Side of the input, or height x width."),
-    "colour": click.Option(["--colour"], type=_one_of(Colour), help="Order of the colours."),
+    "size": click.Option(
+        ["--size"], type=_Size(), help="Side of the input in pixels, or HEIGHTxWIDTH, such as 544x960."
+    ),
+    "colour": click.Option(["--colour"], type=_one_of(Colour), help="Order of the colours that the detector expects."),
     "divide_by": click.Option(
         ["--divide-by", "--scale", "divide_by"],
         type=click.FloatRange(min=0, min_open=True, max=1e6),
         help="Divide pixels by this: 255 gives 0..1, 1 leaves 0..255.",
     ),
-    "mean": click.Option(["--mean"], type=_Three(), help="Subtract this after the division."),
-    "std": click.Option(["--std"], type=_Three(), help="Divide by this after the subtraction."),
-    "resize": click.Option(["--resize"], type=_one_of(Resize), help="Keep the ratio and pad, or stretch."),
+    "mean": click.Option(
+        ["--mean"], type=_Three(), help="Subtract this after the division; one number, or three with commas."
+    ),
+    "std": click.Option(
+        ["--std"], type=_Three(), help="Divide by this after the subtraction; one number, or three with commas."
+    ),
+    "resize": click.Option(
+        ["--resize"], type=_one_of(Resize), help="letterbox: keep the ratio and add borders; stretch: fill the input."
+    ),
     "place": click.Option(["--place"], type=_one_of(Place), help="Where a letterboxed picture lies."),
     "pad": click.Option(["--pad"], type=click.IntRange(0, 255), help="Grey level of the borders."),
-    "filter": click.Option(["--filter"], type=_one_of(Filter), help="How pictures are resized."),
-    "classes": click.Option(["--classes"], type=_ClassList(), help="Class names: a file, or `coco`."),
-    "family": click.Option(["--family"], type=_one_of(Family), help="Form of the outputs."),
-    "boxes": click.Option(["--boxes"], type=_one_of(BoxForm), help="Form of the boxes."),
-    "unit": click.Option(["--unit"], type=_one_of(Unit), help="Unit of the boxes."),
-    "activation": click.Option(["--activation"], type=_one_of(Activation), help="What makes scores of logits."),
-    "background": click.Option(["--background"], type=_one_of(Background), help="Slot that means no object."),
+    "filter": click.Option(
+        ["--filter"],
+        type=_one_of(Filter),
+        help="Filter of the resizing: antialias as Pillow, linear as OpenCV, or cubic.",
+    ),
+    "classes": click.Option(
+        ["--classes"], type=_ClassList(), help="File with class names (text, JSON or YAML), or `coco`."
+    ),
+    "family": click.Option(
+        ["--family"], type=_one_of(Family), help="Family of the outputs; docs/detectors.md lists them."
+    ),
+    "boxes": click.Option(
+        ["--boxes"],
+        type=_one_of(BoxForm),
+        help="Numbers of a box: two corners (xyxy, yxyx), centre and size (cxcywh), or corner and size (xywh).",
+    ),
+    "unit": click.Option(["--unit"], type=_one_of(Unit), help="Unit of the boxes: pixels of the input, or 0..1."),
+    "activation": click.Option(
+        ["--activation"], type=_one_of(Activation), help="Function that turns the outputs into scores."
+    ),
+    "background": click.Option(
+        ["--background"], type=_one_of(Background), help="Slot of the class scores that means no object."
+    ),
     "class_offset": click.Option(["--class-offset"], type=click.IntRange(-1, 1), help="Number of the first class."),
 }
 
@@ -102,7 +126,11 @@ def detector_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Path(path_type=Path),
             help="detector.yaml that describes the detector.  [default: NAME.detector.yaml beside NAME.onnx]",
         ),
-        click.Option(["--recipe"], type=click.Choice(tuple(RECIPES)), help="Prepare pictures as the tools of a maker."),
+        click.Option(
+            ["--recipe"],
+            type=click.Choice(tuple(RECIPES)),
+            help="Prepare pictures as the tools of this maker do (colours, pixels, resizing).",
+        ),
     ]
     # click's own decorators put options here; a command reads the list from its end.
     wrapped.__click_params__ = [*getattr(wrapped, "__click_params__", []), *reversed([*extra, *_FIELDS.values()])]  # type: ignore[attr-defined]

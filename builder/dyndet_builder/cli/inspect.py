@@ -19,7 +19,8 @@ from dyndet_builder.cli.inspect_probe import ProbeOptions, probe_options, run_pr
 from dyndet_builder.detectors.inspect import Given, Inspection, inspect, open_questions
 from dyndet_builder.detectors.layers import Question
 from dyndet_builder.detectors.sources.recipes import RECIPE_HELP
-from dyndet_builder.detectors.spec_file import write_spec
+from dyndet_builder.detectors.spec_file import ENDING, write_spec
+from dyndet_builder.quoting import shell
 from dyndet_client.cli.terminal import Console
 
 _MOST_NAMES = 8
@@ -29,13 +30,18 @@ _MOST_NAMES = 8
 @click.argument("file", metavar="FILE.onnx", type=click.Path(path_type=Path))
 @detector_options
 @probe_options
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write a detector.yaml.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="Write the description to this file, usually NAME.detector.yaml beside NAME.onnx.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(file: Path, given: Given, probing: ProbeOptions | None, output: Path | None, as_json: bool) -> None:
-    """Show what an ONNX file of a detector tells, why, and what it does not tell.
+    """Show what is known about a detector in an ONNX file, from which source, and what is not.
 
-    Options answer what the file does not tell; they win over what was found. With all questions answered, -o writes a
-    detector.yaml, which the other commands read if it is NAME.detector.yaml beside NAME.onnx.
+    Options answer the open questions, and win over what was found. --probe tries the usual ways to prepare pictures.
+    When all is known, -o writes a detector.yaml. Other commands find it if it is NAME.detector.yaml beside NAME.onnx.
 
     \b
     Examples:
@@ -58,7 +64,7 @@ def command(file: Path, given: Given, probing: ProbeOptions | None, output: Path
             raise InputError(f"{printable(output)} is not written: {open_questions(file, found.questions)}")
         write_spec(found.spec, output)
         if not as_json:
-            click.echo(f"\nWritten: {output}")
+            click.echo(f"\nWrote {printable(output)}.")
 
 
 def _as_json(file: Path, found: Inspection) -> dict[str, Any]:
@@ -75,6 +81,7 @@ def _as_json(file: Path, found: Inspection) -> dict[str, Any]:
 
 def _show(file: Path, found: Inspection) -> None:
     console = Console()
+    console.soft_wrap = not console.is_terminal  # whole sentences for programs, whole words for people
     facts = found.facts
     weights = sum(facts.weights.values()) / 1e6
     console.print(
@@ -89,20 +96,26 @@ def _show(file: Path, found: Inspection) -> None:
     for title, lines in (
         ("Why", [Text(one) for one in found.reasons]),
         ("To know", [Text(one.text, "yellow" if one.is_warning else "") for one in found.findings]),
-        ("Not in the file", [_asked(one) for one in found.questions]),
+        ("Open questions", [_asked(one) for one in found.questions]),
     ):
         if lines:
             console.print(Text(f"\n{title}", "bold"))
             for line in lines:
-                console.print(Text("- ").append_text(line), soft_wrap=True)
+                console.print(Text("- ").append_text(line))
     if found.usual_recipe is not None:
         usual = found.usual_recipe
         console.print(
-            Text.assemble("- usual for this form is ", (f"--recipe {usual}", "bold"), f" ({RECIPE_HELP[usual]})"),
-            soft_wrap=True,
+            Text.assemble("- usual for such files: ", (f"--recipe {usual}", "bold"), f" ({RECIPE_HELP[usual]})")
         )
+    console.print()
     if not found.questions:
-        console.print("\nAll that is needed is known.")
+        console.print("All that is needed is known.")
+        return
+    beside = file.with_name(file.stem + ENDING)
+    console.print(
+        f"Answer with these options, and write the answers down with `-o {shell(beside)}`. `--probe --images DIR` "
+        "compares ways to prepare pictures. A ? marks what is only likely."
+    )
 
 
 def _asked(question: Question) -> Text:

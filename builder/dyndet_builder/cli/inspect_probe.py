@@ -36,19 +36,32 @@ class ProbeOptions:
 def probe_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a probe; it gets them as the argument `probing`, None without `--probe`."""
 
-    @click.option("--probe", "wanted", is_flag=True, help="Find out by trial how the detector takes pictures.")
+    @click.option(
+        "--probe",
+        "wanted",
+        is_flag=True,
+        help="Try the usual ways to prepare pictures, and rank them; needs --images or --data.",
+    )
     @click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures for the probe.")
-    @click.option("--data", type=click.Path(path_type=Path), help="Labelled pictures, which tell more; see `evaluate`.")
+    @click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="Labelled pictures, which are better evidence: a COCO data set, as for `dyndet pair`.",
+    )
     @click.option(
         "--with",
         "other",
         metavar="OTHER.onnx",
         type=click.Path(path_type=Path),
-        help="A detector that is understood, whose objects stand for labels.",
+        help="With --images: another detector, fully described, whose objects stand for labels.",
     )
-    @click.option("--pictures", type=click.IntRange(1, 5000), default=PICTURES, show_default=True, help="At most.")
     @click.option(
-        "--sheet", type=click.Path(path_type=Path), help="PNG of what each variant finds.  [default: NAME.probe.png]"
+        "--pictures", type=click.IntRange(1, 5000), default=PICTURES, show_default=True, help="Most pictures to try."
+    )
+    @click.option(
+        "--sheet",
+        type=click.Path(path_type=Path),
+        help="PNG that shows what each variant finds.  [default: NAME.probe.png]",
     )
     @functools.wraps(function)
     def wrapped(*arguments: Any, wanted: bool, sheet: Path | None, **options: Any) -> Any:

@@ -44,12 +44,14 @@ _FOLDER = click.Path(path_type=Path)
 @click.command("pair")
 @click.argument("small", type=_FILE)
 @click.argument("large", type=_FILE)
-@click.option("--images", type=_FOLDER, help="Folder of pictures; with --data, the folder of its pictures.")
+@click.option(
+    "--images", type=_FOLDER, help="Folder of pictures without labels; with --data, the folder of the labelled ones."
+)
 @click.option(
     "--data",
     type=_FOLDER,
     help="Labelled pictures: a folder with images/ and annotations.json, a Roboflow export, or a COCO JSON file. "
-    "Without labels, agreement with LARGE is measured in place of AP.",
+    "Without labels, agreement with LARGE is measured instead of AP.",
 )
 @trust_option
 @click.option("--also", type=_FILE, multiple=True, help="A further detector for comparison (repeatable).")
@@ -57,23 +59,31 @@ _FOLDER = click.Path(path_type=Path)
 @click.option(
     "--also-spec", "also_specs", type=_FILE, multiple=True, help="detector.yaml of each --also, in their order."
 )
-@click.option("--stream", type=_FOLDER, help="Folder of unlabelled pictures; their difficulties weigh the numbers.")
+@click.option(
+    "--stream",
+    type=_FOLDER,
+    help="Folder of unlabelled pictures like those that will be served; the numbers are then weighted by their "
+    "difficulties.",
+)
 @click.option(
     "--latency",
-    help="Latencies measured elsewhere, of all detectors: small=1.5ms,large=9ms,mid=4ms.  [default: measured here]",
+    help="Latencies that were measured elsewhere, of all detectors: small=1.5ms,large=9ms, and NAME=4ms for --also "
+    "NAME.onnx.  [default: measured here]",
 )
 @click.option(
     "--target-latency",
     "latency_targets",
     type=TargetsParameter(),
     default=(),
-    help="Show what the pair would give at a mean (12ms), a percentile (p95:15ms), or a share of the range (50%).",
+    help="Show what the pair would give at a mean latency (12ms), a percentile (p95:15ms), or a share of the way from "
+    "all-easy to all-hard (50%); several are separated by commas.",
 )
 @click.option(
     "--target-accuracy",
     "accuracy_targets",
     multiple=True,
-    help="Show what an AP (49.5) or a share of the gain (80%) would take (repeatable).",
+    help="Show the latency at which the pair reaches an AP (49.5), or a share of LARGE's gain over SMALL (80%) "
+    "(repeatable).",
 )
 @click.option(
     "--output", "-o", type=click.Path(file_okay=False, path_type=Path), default=Path("build/pair"), show_default=True,
@@ -103,11 +113,11 @@ def command(
 ) -> None:
     """Measure whether routing between two ONNX detectors pays, before anything is deployed.
 
-    SMALL answers every picture, LARGE the hard ones. The report shows accuracy over mean latency for the cascade, for
-    each detector alone, and for other ways to choose, and says in one sentence what to use. No server is needed.
-    Answers are stored, so a repeated or interrupted run continues.
+    SMALL answers every picture, LARGE the hard ones. The report says what to use. It shows accuracy over mean latency
+    for the cascade, for each detector alone, and for other ways to choose the hard pictures. No server is needed.
+    Answers are stored: an interrupted run continues, and a repeated one is fast.
 
-    If a target is out of reach, everything is written and the exit status is 3; if there is nothing to gain, it is 9.
+    If a target is out of reach, everything is written and the exit status is 3. If LARGE gains nothing, it is 9.
 
     \b
     Examples:
@@ -136,11 +146,12 @@ def command(
     if missed:
         raise TargetOutOfReachError(" ".join(missed).rstrip("."))
     if report.frontier.router.points[0].kept is None:
-        raise NotUsableError(report.verdict.sentence)
+        raise NotUsableError(f"{report.large.name} gains nothing over {report.small.name}")
 
 
 def _print(report: PairReport) -> None:
-    console = Console(soft_wrap=True)
+    console = Console()
+    console.soft_wrap = not console.is_terminal  # whole sentences for programs, whole words for people
     for warning in report.warnings:
         console.print(f"Warning: {warning}", style="yellow")
     console.print(answer_of(report), style="bold")
@@ -150,8 +161,9 @@ def _print(report: PairReport) -> None:
         console.print(_shown(promises_table(report)))
     console.print(_shown(detectors_table(report)))
     console.print(_shown(kept_table(report)))
+    console.print()
     for line in (*router_of(report), scores_of(report), *resizing_of(report)):
-        console.print(line)
+        console.print(f"- {line}")
 
 
 def _shown(table: ReportTable) -> Table:

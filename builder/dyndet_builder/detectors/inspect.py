@@ -103,10 +103,10 @@ def spec_file_of(path: Path) -> Path | None:
 def open_questions(path: Path, questions: Sequence[Question]) -> str:
     """One sentence with the open questions and the options of `dyndet inspect` that answer them."""
     named = ", ".join(f"{one.field} ({one.option})" for one in questions)
-    beside = path.with_name(path.stem + ENDING).name
+    beside = path.with_name(path.stem + ENDING)
     return (
-        f"{printable(path)} does not tell all that is needed: {named}; `dyndet inspect` with these options and "
-        f"`-o {printable(beside)}` writes the answers down"
+        f"{printable(path)} does not tell all that is needed: {named}; `dyndet inspect` explains these options, and "
+        f"writes the answers down with `-o {printable(beside)}`"
     )
 
 
@@ -213,19 +213,19 @@ def _input_questions(inputs: Inputs, layers: Sequence[Layer], likely: str | None
     usual = RECIPES[likely] if likely is not None else None
     found: list[Question] = []
     if inputs.size is None and first(layers, "size") is None:
-        text = "the file accepts several sizes, and one must be chosen: that of the training"
+        text = "the size: the file accepts several, and that of the training is right"
         found.append(Question(field="input.size", text=text, option="--size"))
     if first(layers, "colour") is None:
-        text = "the order of the colours is not in the file"
+        text = "the order of the colours"
         colour = None if usual is None else usual.colour
         found.append(
             Question(field="input.colour", text=text, option="--colour", choices=("RGB", "BGR"), likely=colour)
         )
     if first(layers, "divide_by") is None:
-        text = "whether pixels are 0..1, 0..255 or normalised is not in the file"
+        text = "whether pixels are 0..1, 0..255 or normalised"
         found.append(Question(field="input.scale", text=text, option="--divide-by, --mean and --std"))
     if first(layers, "resize") is None:
-        text = "whether pictures keep their ratio is not in the file"
+        text = "whether pictures keep their ratio"
         choices = ("letterbox", "stretch")
         rule = None if usual is None else usual.resize
         found.append(Question(field="input.resize", text=text, option="--resize", choices=choices, likely=rule))

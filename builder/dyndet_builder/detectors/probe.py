@@ -109,7 +109,7 @@ def probe(
     cannot be written.
     """
     if images is None and data is None:
-        raise InputError("a probe needs pictures: a folder of them, or labelled ones, which tell more")
+        raise InputError("a probe needs pictures: a folder of them (--images), or better labelled ones (--data)")
     if pictures < 1:
         raise InputError(f"a probe needs at least one picture, not {pictures}")
     if sheet is not None:
@@ -225,23 +225,23 @@ def _sentences(ranking: Ranking) -> Iterator[str]:
     if not ranking.finds_something:
         yield (
             f"The detector finds nothing in {ranking.pictures} pictures in any of the {len(ranking.rows)} ways; other "
-            "pictures may show more, or its outputs mean something else than the spec says"
+            "pictures may show more, or its outputs mean something else than its description says"
         )
         return
     if ranking.winner is not None and others:
         second = others[0]
         yield (
-            f"Proposed: {best.variant.text}: {best.value:.1f} {WORDS[ranking.measure]}; the next is {second.behind:.1f}"
-            f"{unit} lower ({second.variant.text}) and was lower in {second.beaten:.0%} of the draws"
+            f"Proposed: {best.variant.text}, with {best.value:.1f} {WORDS[ranking.measure]}. The next is "
+            f"{second.behind:.1f}{unit} lower ({second.variant.text}), in {second.beaten:.0%} of the draws"
         )
     for field in ranking.open_fields:
         values = sorted({row.variant.value_of(field) for row in ranking.close})
         yield (
-            f"These pictures cannot tell {' from '.join(values)}: say which with {OPTIONS[field]}, or give "
+            f"These pictures cannot tell {' from '.join(values)}: say which it is with {OPTIONS[field]}, or give "
             f"{'other' if ranking.pictures >= FEW_PICTURES else 'more'} pictures"
         )
     if ranking.measure == "scores":
         yield (
-            "Scores alone are weak evidence: a wrong way can make a detector sure of what is not there; labelled "
-            "pictures (--data) or the other detector (--with) tell more, and the contact sheet shows"
+            "Scores alone are weak evidence: a wrong way can make a detector sure of what is not there. Labelled "
+            "pictures (--data) or another detector (--with) are better; look at the contact sheet, too"
         )

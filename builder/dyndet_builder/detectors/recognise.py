@@ -250,8 +250,8 @@ def classes_question(recognition: Recognition) -> Question:
     """The question for class names, where no source has them."""
     channels = recognition.channels
     if channels is None:
-        return Question(field="class_names", text="the file does not name its classes", option="--classes")
+        return Question(field="class_names", text="the names of the classes", option="--classes")
     meaning = f", which are {_COCO_SLOTS[channels]} if they are COCO's" if channels in _COCO_SLOTS else ""
     coco = "coco" if channels in (80, *_COCO_SLOTS) else None
-    text = printable(f"the file does not name its classes; it has {channels} slots{meaning}")
+    text = printable(f"the names of the classes; the file has {channels} slots for them{meaning}")
     return Question(field="class_names", text=text, option="--classes", likely=coco)

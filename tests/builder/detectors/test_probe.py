@@ -62,7 +62,7 @@ def test_grey_pictures_cannot_tell_the_order_of_the_colours(demo_images: Path, t
     found = probe(tmp_path / "a.onnx", spec, images=grey, vary=("colour", "scale"))
     assert found.spec is None
     assert found.ranking.open_fields == ("colour",)
-    assert "cannot tell BGR from RGB: say which with --colour" in found.sentences[0]
+    assert "cannot tell BGR from RGB: say which it is with --colour" in found.sentences[0]
 
 
 def test_the_command_writes_what_the_probe_made_clear(demo_images: Path, tmp_path: Path) -> None:

@@ -87,13 +87,13 @@ def test_the_interval_is_that_of_a_share_of_as_many_pictures() -> None:
 def test_a_cascade_that_clearly_wins_is_recommended_and_names_its_range() -> None:
     verdict = judge(frontier(), measure="AP", pictures=PICTURES)
     assert verdict.outcome == "cascade"
-    assert "use it there" in verdict.sentence
+    assert verdict.sentence.startswith("Use the cascade for a mean latency from ")
     assert any("--also" in remark for remark in verdict.remarks)
 
 
 def test_a_middle_detector_that_is_better_at_its_own_latency_is_recommended() -> None:
     verdict = judge(frontier(others=(("m", 0.7, 3.0),)), measure="AP", pictures=PICTURES)
-    assert "at 3.00 ms the cascade has 60.4 AP; m alone has 70.3 AP: use it" in verdict.sentence
+    assert "Use m for a mean latency of 3.00 ms. It has 70.3 AP alone; the cascade has 60.4 AP" in verdict.sentence
     assert not any("--also" in remark for remark in verdict.remarks)
 
 
@@ -101,7 +101,7 @@ def test_without_a_gain_the_small_detector_is_recommended() -> None:
     pair = Pair(mixes(small=0.4, large=0.35), small_ms=1, large_ms=10)
     verdict = judge(pair.frontier([perfect()], names=("n", "x")), measure="AP", pictures=PICTURES)
     assert verdict.outcome == "single"
-    assert "use n alone" in verdict.sentence
+    assert "Use n alone" in verdict.sentence
 
 
 def test_a_win_inside_the_noise_is_called_that() -> None:
@@ -124,7 +124,7 @@ def test_a_cascade_that_never_wins_is_advised_against() -> None:
     found = pair.frontier([blind], names=("n", "x"), others=[Single(name="m", accuracy=pair.large, latency_ms=5.5)])
     verdict = judge(found, measure="AP", pictures=PICTURES)
     assert verdict.outcome == "single"
-    assert "m alone has" in verdict.sentence
+    assert "Use m for" in verdict.sentence
 
 
 def test_targets_get_a_threshold_or_the_reason_why_not() -> None:
@@ -136,7 +136,10 @@ def test_targets_get_a_threshold_or_the_reason_why_not() -> None:
     percentile = latency_promise(parse_target("p95:5ms"), pair, router, samples)
     assert "below what any hard picture takes" in percentile.reason
     assert percentile.point is not None and percentile.point.hard_share == pytest.approx(0.05)
-    assert "below the small detector" in latency_promise(parse_target("0.5ms"), pair, router, samples).reason
+    assert (
+        "less than the small detector alone takes"
+        in latency_promise(parse_target("0.5ms"), pair, router, samples).reason
+    )
     half = accuracy_promise(parse_accuracy("50%"), pair, router, measure="AP")
     assert half.point is not None and half.point.hard_share == pytest.approx(0.2, abs=0.02)
     assert "above what the pair reaches" in accuracy_promise(parse_accuracy("99"), pair, router, measure="AP").reason

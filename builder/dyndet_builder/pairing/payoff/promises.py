@@ -122,7 +122,7 @@ def _mean_promise(target: Target, pair: Pair, router: Chooser) -> Promise:
     goal = target.resolve(low, high)
     if goal < low:
         asked, least = distinct(goal, low)
-        reason = f"{asked} ms is below the small detector alone ({least} ms)"
+        reason = f"{asked} ms is less than the small detector alone takes ({least} ms)"
         return Promise(target=target.text, reason=reason, point=None)
     return Promise(target=target.text, reason="", point=pair.at(router, min(1.0, (goal - low) / pair.large_ms)))
 
@@ -134,7 +134,7 @@ def _between_routes(
     small, hard = _quantile(samples.small, level), _quantile(samples.hard, 0.0)
     asked, least, alone = distinct(goal, hard, small)
     if goal < small:
-        reason = f"{target.statistic.name} of {asked} ms is below that of the small detector alone ({alone} ms)"
+        reason = f"{target.statistic.name} of the small detector alone is {alone} ms already"
         return Promise(target=target.text, reason=reason, point=None)
     share = percent(1 - level)
     reason = (

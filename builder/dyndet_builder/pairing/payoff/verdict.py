@@ -1,4 +1,4 @@
-"""Whether routing between two detectors pays, in one sentence, and what to know beside it."""
+"""Whether routing between two detectors pays, in a few short sentences, and what to know beside it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Win:
 
     def __str__(self) -> str:
         if self.from_ms == self.to_ms:
-            return f"at {milliseconds(self.from_ms)}"
+            return f"of {milliseconds(self.from_ms)}"
         return f"from {milliseconds(self.from_ms)} to {milliseconds(self.to_ms)}"
 
 
@@ -40,6 +40,7 @@ class Verdict:
 
     outcome: Outcome
     sentence: str
+    """the recommendation first, then its reasons: up to four short sentences, the last without its full stop"""
     remarks: tuple[str, ...]
     wins: tuple[Win, ...]
 
@@ -85,16 +86,16 @@ def _useless(frontier: Frontier, words: _Words) -> Verdict | None:
     small, large, gain = frontier.small, frontier.large, frontier.gain
     if max(one.accuracy.value for one in frontier.singles) < LEAST_AP:
         sentence = (
-            f"the detectors find next to nothing ({words.has(small.accuracy)} and {words.has(large.accuracy)}): check "
-            "colour, scale and resizing with `dyndet inspect --probe` before anything else"
+            "Check colour, scale and resizing with `dyndet inspect --probe` before anything else. The detectors find "
+            f"next to nothing ({words.has(small.accuracy)} and {words.has(large.accuracy)})"
         )
         return Verdict(outcome="single", sentence=sentence, remarks=(), wins=())
     if gain.value >= LEAST_GAP:
         return None
     sentence = (
-        f"{large.name} takes {milliseconds(large.latency_ms)} and has {words.has(large.accuracy)}; {small.name} takes "
-        f"{milliseconds(small.latency_ms)} and has {words.has(small.accuracy)}, so there is nothing to gain: use "
-        f"{small.name} alone"
+        f"Use {small.name} alone, because there is nothing to gain. It has {words.has(small.accuracy)} and takes "
+        f"{milliseconds(small.latency_ms)}. {large.name} has {words.has(large.accuracy)} and takes "
+        f"{milliseconds(large.latency_ms)}"
     )
     return Verdict(outcome="single", sentence=sentence, remarks=(), wins=())
 
@@ -136,14 +137,14 @@ def _remarks(frontier: Frontier, words: _Words, rivals: Sequence[_Rival]) -> Ite
         yield f"{words.pictures} pictures are too few to tell; give at least {FEW_PICTURES}, better 500"
     if frontier.gain.low <= 0:
         yield (
-            f"the gain of {frontier.large.name} over {frontier.small.name} is {words.number(frontier.gain)}, which is "
-            f"inside the noise of {words.pictures} pictures"
+            f"{frontier.large.name} gains {words.number(frontier.gain)} over {frontier.small.name}, which is inside "
+            f"the noise of {words.pictures} pictures"
         )
     best = max(frontier.others, key=lambda one: one.accuracy.value, default=None)
     if best is not None and best.accuracy.value >= frontier.large.accuracy.value:
         yield (
-            f"{best.name} has at least the accuracy of {frontier.large.name} and takes {milliseconds(best.latency_ms)}:"
-            f" consider it in place of {frontier.large.name}"
+            f"{best.name} has at least the accuracy of {frontier.large.name} and takes "
+            f"{milliseconds(best.latency_ms)}. Consider it in place of {frontier.large.name}"
         )
     if not frontier.others:
         yield words.unknown_sibling(rivals)
@@ -170,65 +171,70 @@ class _Words:
         """The cascade wins somewhere, and not by chance."""
         clear = [win for win in wins if win.clear]
         best = max((one for one in rivals if one.lead.low > 0), key=lambda one: one.lead.value)
-        sentence = (
-            f"{_around(clear, best)} mean latency, the cascade is better than {self._all()}, by up to "
-            f"{self.number(best.lead)}: at {milliseconds(best.point.latency_ms)} ({percent(best.point.hard_share)} "
-            f"hard) it has {self.has(best.point.accuracy)}, {self._rival(best)} has {self.has(best.rival)}"
-        )
-        beaten = self._beaten(rivals)
-        return f"{sentence}; but {beaten} for that latency" if beaten else f"{sentence}: use it there"
+        found = [
+            f"Use the cascade for a mean latency {_around(clear, best)}",
+            f"It is better there than {self._all()}, by up to {self.number(best.lead)}",
+            f"At {milliseconds(best.point.latency_ms)}, with {percent(best.point.hard_share)} of the pictures hard, it "
+            f"has {self.has(best.point.accuracy)}; {self._rival(best)} has {self.has(best.rival)}",
+        ]
+        if best.point.latency_ms > self.frontier.large.latency_ms:
+            large = self.frontier.large
+            found.append(f"That is slower than {large.name} alone, which takes {milliseconds(large.latency_ms)}")
+        return ". ".join([*found, *self._beaten()])
 
     def noise(self, rivals: Sequence[_Rival], wins: Sequence[Win]) -> str:
         """The cascade is ahead somewhere, by less than the noise."""
         best = max(rivals, key=lambda one: one.lead.value)
-        sentence = (
-            f"{_around(wins, best)} mean latency, the cascade is ahead of {self._all()}, but by no more than "
-            f"{self.number(best.lead)}: that is inside the noise of {self.pictures} pictures"
-        )
-        beaten = self._beaten(rivals)
-        return f"{sentence}; {beaten}" if beaten else sentence
+        found = [
+            *(self._beaten() or ["It is not clear that the cascade pays"]),
+            f"For a mean latency {_around(wins, best)}, the cascade is ahead of {self._all()}, but by no more than "
+            f"{self.number(best.lead)}",
+            f"That is inside the noise of {self.pictures} pictures",
+        ]
+        return ". ".join(found)
 
     def loss(self, rivals: Sequence[_Rival]) -> str:
         """The cascade is behind everywhere."""
-        beaten = self._beaten(rivals)
+        beaten = self._beaten()
         if beaten:
-            return beaten
+            return ". ".join(beaten)
         best = max(rivals, key=lambda one: one.lead.value)
         return (
-            f"at no latency is the cascade better than {self._all()}; at "
-            f"{milliseconds(best.point.latency_ms)} it has {self.has(best.point.accuracy)}, "
-            f"{self._rival(best)} has {self.has(best.rival)}: use a single detector"
+            f"Use a single detector. The cascade is nowhere better than {self._all()}. At "
+            f"{milliseconds(best.point.latency_ms)} it has {self.has(best.point.accuracy)}; "
+            f"{self._rival(best)} has {self.has(best.rival)}"
         )
 
     def unknown_sibling(self, rivals: Sequence[_Rival]) -> str:
         """What nobody has measured without a third detector."""
         point = min((one.point for one in rivals), key=lambda one: abs(one.hard_share - _TYPICAL_SHARE))
         return (
-            "no third detector was given: a mid-size one of the same family is often the better buy, here one that "
-            f"takes up to {milliseconds(point.latency_ms)} and has more than {self.has(point.accuracy)}; "
-            "`--also MID.onnx` checks one"
+            "no third detector was given. A mid-size one of the same family is often better. Here it would have to "
+            f"take at most {milliseconds(point.latency_ms)} and have more than {self.has(point.accuracy)}. "
+            "`--also MID.onnx` measures one"
         )
 
-    def _beaten(self, rivals: Sequence[_Rival]) -> str:
-        """The further detector that beats the cascade at its own latency by most; empty if none does."""
+    def _beaten(self) -> list[str]:
+        """Sentences on the further detector that beats the cascade at its own latency by most; none if none does."""
         found = []
         for one in self.frontier.others:
             point = self.frontier.cascade_at(one.latency_ms)
             if point is not None and one.accuracy.value >= point.accuracy.value:
                 found.append((one.accuracy.minus(point.accuracy), one, point))
         if not found:
-            return ""
+            return []
         lead, one, point = max(found, key=lambda entry: entry[0].value)
-        advice = "use it"
+        said = [
+            f"Use {one.name} for a mean latency of {milliseconds(one.latency_ms)}",
+            f"It has {self.has(one.accuracy)} alone; the cascade has {self.has(point.accuracy)} there",
+        ]
         if lead.low <= 0:
-            advice = f"the difference, {self.number(lead)}, is inside the noise, so use it as the simpler one"
-        return (
-            f"at {milliseconds(one.latency_ms)} the cascade has {self.has(point.accuracy)}; {one.name} alone has "
-            f"{self.has(one.accuracy)}: {advice}"
-        )
+            said.append(f"The difference, {self.number(lead)}, is inside the noise, but one detector is simpler")
+        return said
 
     def _all(self) -> str:
-        return "every single detector here" if self.frontier.others else "either detector alone and a coin between them"
+        each = "each detector" if self.frontier.others else "either detector"
+        return f"{each} alone and a coin between the two"
 
     def _rival(self, one: _Rival) -> str:
         if one.name == _COIN:

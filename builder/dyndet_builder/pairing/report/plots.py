@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,12 +35,15 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
 
 _ROUTER, _RANDOM, _ORACLE, _RULE, _SINGLE = SERIES
 _LONGEST = 24
 _DOTS_PER_INCH = 200
 _HEIGHT = 330.0
 _BINS = 20
+_GAP = 4
+"""dots between the axis and the leftmost name"""
 
 
 def draw_plots(report: PairReport) -> tuple[Plot, ...]:
@@ -87,6 +91,7 @@ def _draw_frontier(figure: Figure, axes: Axes, report: PairReport) -> None:
             ms=3.5,
             label=_named(curve),
         )
+    names = []
     for one in frontier.singles:
         axes.errorbar(
             [one.latency_ms],
@@ -99,18 +104,30 @@ def _draw_frontier(figure: Figure, axes: Axes, report: PairReport) -> None:
             elinewidth=0.8,
             capsize=2,
         )
-        axes.annotate(
-            legend(one.name, _LONGEST),
-            (one.latency_ms, one.accuracy.value),
-            xytext=(-7, 5),  # left and above, where no curve but the oracle's passes
-            textcoords="offset points",
-            ha="right",
-            color=INK,
+        names.append(
+            axes.annotate(
+                legend(one.name, _LONGEST),
+                (one.latency_ms, one.accuracy.value),
+                xytext=(-7, 5),  # left and above, where no curve but the oracle's passes
+                textcoords="offset points",
+                ha="right",
+                color=INK,
+            )
         )
     axes.plot([], [], ls="", marker=_SINGLE.marker, ms=7, color=INK, label="one detector alone")
     log_if_wide(axes.xaxis, [*latencies, *(one.latency_ms for one in frontier.singles)])
     axes.margins(x=0.14, y=0.08)
     add_legend(figure)
+    _make_room(figure, axes, names)
+
+
+def _make_room(figure: Figure, axes: Axes, names: Sequence[Annotation]) -> None:
+    """Begin the latency axis so far to the left that no name crosses it."""
+    for _ in range(3):  # a wider range moves the points, and their names with them
+        figure.draw_without_rendering()
+        left = min((one.get_window_extent().x0 for one in names), default=axes.bbox.x0)
+        if left < axes.bbox.x0:
+            axes.set_xlim(left=axes.transData.inverted().transform((left - _GAP, axes.bbox.y0))[0])
 
 
 def _shown(report: PairReport) -> list[tuple[Curve, Series, float]]:
@@ -130,8 +147,7 @@ def _named(curve: Curve) -> str:
 
 
 def _finding(report: PairReport) -> str:
-    sentence = report.verdict.sentence
-    return f"{sentence[0].upper()}{sentence[1:]}."
+    return f"{report.verdict.sentence}."
 
 
 def _over_share(report: PairReport) -> Plot:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from dyndet_bench.report.tables import Column, Row, Table
 from dyndet_bench.report.text import MISSING, number, percent, plain
-from dyndet_builder.pairing.payoff.frontier import Accuracy, Point
+from dyndet_builder.pairing.payoff.frontier import Accuracy, Curve, Point
 from dyndet_builder.pairing.payoff.promises import Promise
 from dyndet_builder.pairing.report.record import SHARES, PairReport
 
@@ -25,7 +25,7 @@ def detectors_table(report: PairReport) -> Table:
     alone = {one.name: one.accuracy for one in report.frontier.singles}
     return _table(
         "Each detector alone",
-        ("detector", "role", report.measure + "|%", "95 % interval|%", "mean|ms", "median|ms", "objects per picture"),
+        ("detector", "role", report.measure + "|%", "95 % interval|%", "mean|ms", "median|ms", "objects"),
         [
             (
                 one.name,
@@ -44,14 +44,18 @@ def detectors_table(report: PairReport) -> Table:
 
 def kept_table(report: PairReport) -> Table:
     """Share of the gain that each way to choose keeps."""
-    heads = ("hard pictures are chosen by", *(f"{percent(share)} hard|%" for share in SHARES))
-    kinds = {"router": "", "rule": " (free rule)", "random": " (a coin)", "oracle": " (knows the labels)"}
+    heads = ("chosen by", *(f"{percent(share)} hard" for share in SHARES))
     rows = []
     for curve in report.frontier.curves:
         kept = [curve.kept_at(share) for share in SHARES]
         texts = [MISSING if one is None else f"{100 * one:.0f}" for one in kept]
-        rows.append((f"{curve.name}{kinds[curve.kind]}", *texts))
-    return _table(f"Share of the gain in {report.measure} that is kept", heads, rows)
+        rows.append((_chooser(curve), *texts))
+    return _table(f"Kept gain in {report.measure}, percent, by hard share", heads, rows)
+
+
+def _chooser(curve: Curve) -> str:
+    names = {"router": curve.name, "rule": f"rule {curve.name}", "random": "coin", "oracle": "oracle (knows labels)"}
+    return names[curve.kind]
 
 
 def cascade_table(report: PairReport) -> Table:

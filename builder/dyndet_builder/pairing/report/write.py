@@ -17,6 +17,8 @@ from dyndet_builder.pairing.report.plots import draw_plots, write_picture
 from dyndet_builder.pairing.report.record import BorderPicture, PairReport
 from dyndet_builder.pairing.report.tables import cascade_table, detectors_table, kept_table, promises_table
 
+_LEAST_COST = 0.0005
+"""share of a detector's time; less is shown as 0.0 %, which nothing takes"""
 JSON_NAME, HTML_NAME, MARKDOWN_NAME, PICTURE_NAME = "pair.json", "report.html", "summary.md", "frontier.png"
 
 
@@ -43,9 +45,8 @@ def title_of(report: PairReport) -> str:
 
 
 def answer_of(report: PairReport) -> str:
-    """The verdict as a sentence."""
-    text = sentence(report.verdict.sentence)
-    return f"{text[0].upper()}{text[1:]}"
+    """The verdict, the recommendation first."""
+    return sentence(report.verdict.sentence)
 
 
 def router_of(report: PairReport) -> list[str]:
@@ -55,20 +56,18 @@ def router_of(report: PairReport) -> list[str]:
     said = [f"{why[0].upper()}{why[1:]}"]
     if router.cost is not None:
         added = f" ({1e3 * router.cost * report.small.latency.median_ms:.0f} µs)" if report.timed_here else ""
-        said.append(
-            f"It adds {100 * router.cost:.1f} % to the time of {plain(report.small.name)}{added}, measured here on the "
-            "CPU."
-        )
+        share = f"{100 * router.cost:.1f} %{added}" if router.cost >= _LEAST_COST else "less than can be measured"
+        said.append(f"It adds {share} to the time of {plain(report.small.name)}, measured here on the CPU.")
     return said
 
 
 def scores_of(report: PairReport) -> str:
     """What the calibration of scores does."""
     scores = report.scores
-    used = "It is used." if scores.used else "It is not used."
+    used = "are used" if scores.used else "are not used"
     return (
-        f"Mixes of both detectors have {scores.own:.2f} {report.measure} with their own scores and "
-        f"{scores.calibrated:.2f} with calibrated ones, mean over random mixes. {used}"
+        f"Calibrated scores {used}: random mixes of both detectors have {scores.calibrated:.2f} {report.measure} with "
+        f"them, and {scores.own:.2f} with the detectors' own scores."
     )
 
 
@@ -79,16 +78,17 @@ def resizing_of(report: PairReport) -> list[str]:
         return []
     name, measure = plain(report.small.name), report.measure
     said = [
-        f"{name} reads {plain(report.small.input)}, {plain(report.large.name)} reads {plain(report.large.input)}. "
+        f"{name} reads pictures of {plain(report.small.input)}; {plain(report.large.name)} reads "
+        f"{plain(report.large.input)}.",
         f"Image files are fitted for each by its own rule: {name} alone has {found.own:.1f} {measure}, and the cascade "
-        f"{found.own_mix:.1f} with half of the pictures hard.",
-        f"Clients that send pixels send what {plain(report.large.name)} needs, and the graph of {name} resizes it: "
+        f"{found.own_mix:.1f} {measure} at 50 % hard.",
+        f"Clients that send pixels send what {plain(report.large.name)} needs, and {name} resizes it in its graph: "
         f"{name} alone then has {found.public:.1f} {measure} ({found.public - found.own:+.1f}), and the cascade "
-        f"{found.public_mix:.1f} ({found.public_mix - found.own_mix:+.1f}).",
+        f"{found.public_mix:.1f} {measure} ({found.public_mix - found.own_mix:+.1f}).",
     ]
     if found.public_ms is not None:
         said.append(
-            f"With this resizing {name} takes {milliseconds(found.public_ms)} in place of "
+            f"With this resizing, {name} takes {milliseconds(found.public_ms)} instead of "
             f"{milliseconds(report.small.latency.mean_ms)}."
         )
     return said
