@@ -126,9 +126,15 @@ def _remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Folder of images like those that will be served; half calibrate, half verify.  [default: the demo's; a pair "
     "needs its own]",
 )
-@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("build/dyndet"), show_default=True)
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), default=Path("build/dyndet"), show_default=True,
+    help="Folder of the build; the repository to serve is OUTPUT/model_repository.",
+)  # fmt: skip
 @click.option("--name", default=_DEFAULTS.name, show_default=True, help="Name of the served model.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default=_DEFAULTS.precision, show_default=True)
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default=_DEFAULTS.precision, show_default=True,
+    help="Precision of the weights of a checkpoint.",
+)  # fmt: skip
 @click.option("--architecture", type=click.Choice(tuple(ARCHITECTURES)), help="Architecture of a published checkpoint.")
 @click.option(
     "--max-detections",

@@ -93,7 +93,10 @@ _FIELDS: dict[str, click.Option] = {
         ["--classes"], type=_ClassList(), help="File with class names (text, JSON or YAML), or `coco`."
     ),
     "family": click.Option(
-        ["--family"], type=_one_of(Family), help="Family of the outputs; docs/detectors.md lists them."
+        ["--family"],
+        type=_one_of(Family),
+        metavar="NAME",
+        help=f"Family of the outputs, explained in docs/detectors.md: {', '.join(get_args(Family))}.",
     ),
     "boxes": click.Option(
         ["--boxes"],
@@ -129,7 +132,8 @@ def detector_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.Option(
             ["--recipe"],
             type=click.Choice(tuple(RECIPES)),
-            help="Prepare pictures as the tools of this maker do (colours, pixels, resizing).",
+            metavar="NAME",
+            help=f"Prepare pictures (colours, pixels, resizing) as the tools of this maker do: {', '.join(RECIPES)}.",
         ),
     ]
     # click's own decorators put options here; a command reads the list from its end.

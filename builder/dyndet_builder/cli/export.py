@@ -23,7 +23,6 @@ from dyndet_client.cli.terminal import Console
 
 @click.command("export")
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
-@pair_source_options
 @click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
 @click.option(
     "--images",
@@ -31,8 +30,13 @@ from dyndet_client.cli.terminal import Console
     help="Folder of real images to compare the graphs with PyTorch, or with the two detectors' files.  [default: the "
     "demo's; a pair needs its own]",
 )
+@pair_source_options
 @click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Precision of the weights."
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="Precision of the weights of a checkpoint.",
 )
 @click.option("--name", default="dyndet", show_default=True, help="Name of the served model.")
 @click.option(
@@ -76,7 +80,7 @@ def command(
     images, or better on a data set with labels.
 
     \b
-    Example:
+    Examples:
       dyndet export benchmarks/demo/dy-yolov7-pico-cutpaste.safetensors -o build/bundle
       dyndet export dy-yolov7.pt --architecture dy-yolov7 --images photos --precision fp16 -o bundle
       dyndet export --small yolo11n.onnx --large yolo11x.onnx --images photos --data val -o bundle

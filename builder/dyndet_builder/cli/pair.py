@@ -55,10 +55,10 @@ _FOLDER = click.Path(path_type=Path)
 )
 @trust_option
 @click.option("--also", type=_FILE, multiple=True, help="A further detector for comparison (repeatable).")
-@pair_options
 @click.option(
     "--also-spec", "also_specs", type=_FILE, multiple=True, help="detector.yaml of each --also, in their order."
 )
+@pair_options
 @click.option(
     "--stream",
     type=_FOLDER,
@@ -67,6 +67,7 @@ _FOLDER = click.Path(path_type=Path)
 )
 @click.option(
     "--latency",
+    metavar="NAME=TIME,...",
     help="Latencies that were measured elsewhere, of all detectors: small=1.5ms,large=9ms, and NAME=4ms for --also "
     "NAME.onnx.  [default: measured here]",
 )
@@ -81,6 +82,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option(
     "--target-accuracy",
     "accuracy_targets",
+    metavar="AP|SHARE",
     multiple=True,
     help="Show the latency at which the pair reaches an AP (49.5), or a share of LARGE's gain over SMALL (80%) "
     "(repeatable).",
