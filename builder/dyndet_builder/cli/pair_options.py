@@ -28,12 +28,14 @@ def pair_options(command: Command) -> Command:
     @click.option(
         "--small-spec",
         type=_FILE,
-        help="detector.yaml of the small detector.  [default: NAME.detector.yaml beside NAME.onnx, else what `dyndet inspect` finds]",
+        help="detector.yaml of the small detector.  [default: NAME.detector.yaml beside NAME.onnx, else what `dyndet "
+        "inspect` finds]",
     )
     @click.option(
         "--large-spec",
         type=_FILE,
-        help="detector.yaml of the large detector.  [default: NAME.detector.yaml beside NAME.onnx, else what `dyndet inspect` finds]",
+        help="detector.yaml of the large detector.  [default: NAME.detector.yaml beside NAME.onnx, else what `dyndet "
+        "inspect` finds]",
     )
     @click.option(
         "--classes",
