@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dynamicdet.class_names import check_class_names
 from dynamicdet.letterbox import Filter, Fit, Place, Resize
-from dynamicdet.records import Count, Label, Positive, Record, Text
+from dynamicdet.records import Label, Positive, Record, Text
 
 Precision = Literal["fp32", "fp16", "int8"]
 Family = Literal[
@@ -39,6 +39,7 @@ Background = Literal["none", "first", "last"]
 ExtraKind = Literal["width-height", "height-width", "scale-yx", "scale-xy", "mask"]
 
 Side = Annotated[int, Field(ge=8, le=4096)]
+Slot = Annotated[int, Field(ge=0, le=9999)]
 Channels = Annotated[tuple[float, float, float], Field(description="one number per channel, in the detector's order")]
 
 
@@ -97,7 +98,7 @@ class OutputSpec(Record):
     class_offset: Annotated[int, Field(ge=-1, le=1)] = Field(
         default=0, description="number of the first class; with `background` first, 0 means 1"
     )
-    class_ids: Annotated[tuple[Count, ...], Field(max_length=1000)] | None = Field(
+    class_ids: Annotated[tuple[Slot, ...], Field(max_length=1000)] | None = Field(
         default=None,
         description="slot or label of each class name, such as COCO's 91 slots for 80 names; None: 0, 1, 2, ...",
     )

@@ -14,11 +14,12 @@ from rich.text import Text
 
 from dynamicdet.errors import InputError
 from dynamicdet.text import printable
+from dyndet_builder.bundle.spec import DetectorSpec
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.detectors.inspect import Given, Inspection, inspect, spec_for
 from dyndet_builder.detectors.probe import PICTURES, Probe, probe
 from dyndet_builder.detectors.probing.ranking import Ranking
-from dyndet_builder.detectors.probing.variants import FIELDS, Field, settled
+from dyndet_builder.detectors.probing.variants import FIELDS, OPTIONS, Field, is_way_of, settled
 from dyndet_client.cli.terminal import Console
 
 
@@ -78,16 +79,18 @@ def probe_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def run_probe(file: Path, found: Inspection, *, given: Given, options: ProbeOptions) -> tuple[Inspection, Probe]:
     """Probe what is not known about the input, or all of it if everything is said to be known.
 
-    The inspection comes back with what the probe made clear. Raises InputError if too little is known for a trial.
+    The inspection comes back with what the probe made clear. What was known before stays; a probe that finds another
+    way says so beside it. Raises InputError if too little is known for a trial.
     """
     if found.draft is None:
         named = ", ".join(f"{one.field} ({one.option})" for one in found.questions)
         raise InputError(f"{printable(file)} cannot be probed before this is known: {named}")
     asked = {one.field for one in found.questions}
-    if options.data is not None and "class_names" in asked:
-        raise InputError(f"labels need the class names of {printable(file)}; give --classes")
+    if "class_names" in asked and (options.data is not None or options.other is not None):
+        what = "labels" if options.data is not None else "the objects of another detector"
+        raise InputError(f"{what} need the class names of {printable(file)}; give --classes")
     other = None if options.other is None else (options.other, spec_for(options.other))
-    vary: list[Field] = [field for field in FIELDS if f"input.{field}" in asked] or list(FIELDS)
+    unknown: list[Field] = [field for field in FIELDS if f"input.{field}" in asked]
     with step_bars() as show:
         result = probe(
             file,
@@ -95,14 +98,32 @@ def run_probe(file: Path, found: Inspection, *, given: Given, options: ProbeOpti
             images=options.images,
             data=options.data,
             other=other,
-            vary=vary,
+            vary=unknown or FIELDS,
             pictures=options.pictures,
             sheet=options.sheet or Path(f"{file.stem}.probe.png"),
             progress=show,
         )
-    sure = settled(result.ranking.close_variants, found.draft, vary) if result.ranking.finds_something else {}
+    if not unknown:
+        return found, replace(result, known=_beside(result.ranking, found.draft))
+    sure = settled(result.ranking.close_variants, found.draft, unknown) if result.ranking.finds_something else {}
     said = replace(given.said, source="the options and the probe", **{**sure, **given.said.says})
     return inspect(file, given=replace(given, said=said)), result
+
+
+def _beside(ranking: Ranking, spec: DetectorSpec) -> str:
+    """What is known without the probe, and what the probe says about it; it must not win in silence."""
+    own = next((row for row in ranking.rows if is_way_of(spec, row.variant)), None)
+    if own is None or not ranking.finds_something:
+        return "What is known without the probe stays as it is"
+    said = f"Known without the probe (see Why): {own.variant.text}"
+    if own.variant in ranking.close_variants:
+        return f"{said}; the probe does not speak against it"
+    best = ranking.rows[0].variant
+    options = " and ".join(OPTIONS[field] for field in FIELDS if best.value_of(field) != own.variant.value_of(field))
+    return (
+        f"{said}; the probe finds more with {best.text}. What was known stays, so look at the contact sheet, and say "
+        f"otherwise with {options}"
+    )
 
 
 def show_probe(found: Probe) -> None:

@@ -6,6 +6,7 @@ Nothing is run. The result is plain data: what `recognise` decides by, and what 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,21 @@ UNKNOWN_RANK = "..."
 """the only dimension of a tensor whose shape the file does not give"""
 
 _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
+_WHOLE = {
+    "float32",
+    "float64",
+    "float16",
+    "uint8",
+    "int8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "bool",
+}
+"""types whose numbers take whole bytes"""
 _MOST_METADATA, _LONGEST_METADATA, _LONGEST_NAME = 1000, 4_000_000, 200
 
 
@@ -170,19 +186,36 @@ def _external(path: Path, model: onnx.ModelProto) -> dict[str, int]:
             check_regular(file, advice=advice, largest=max(left, 0))
             sizes[name] = file.stat().st_size
             left -= sizes[name]
-        if _end(entries) > sizes[name]:
+        offset, length = (_number(entries.get(key), missing) for key, missing in (("offset", 0), ("length", None)))
+        needed = _bytes(tensor)
+        if offset < 0 or (needed is not None and length not in (None, needed)):
+            raise InputError(f"{printable(path)} is damaged: it gives a weight another size than its place in a file")
+        if offset + (length or needed or 0) > sizes[name]:
             raise InputError(
                 f"{printable(path.parent / name)} is shorter than {printable(path.name)} says; copy both again"
             )
     return sizes
 
 
-def _end(entries: Mapping[str, str]) -> int:
-    """Where a tensor ends in its file, as far as the file says."""
+def _number(text: str | None, missing: int | None) -> Any:
+    """A number in the description of external data; one beyond every accepted file for what is none."""
     try:
-        return int(entries.get("offset", "0")) + int(entries.get("length", "0"))
+        return missing if text is None else int(text)
     except ValueError:
-        return LARGEST  # beyond every accepted file
+        return LARGEST
+
+
+def _bytes(tensor: onnx.TensorProto) -> int | None:
+    """What the numbers of a tensor take; None for types that share bytes, or are not known."""
+    try:
+        size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (KeyError, ValueError, TypeError):
+        return None
+    return (
+        None
+        if dtype_name(tensor.data_type) not in _WHOLE
+        else size * math.prod(max(0, int(side)) for side in tensor.dims)
+    )
 
 
 def _check_names(path: Path, names: Sequence[str | bytes]) -> None:

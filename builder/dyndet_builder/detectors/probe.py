@@ -17,11 +17,12 @@ from dynamicdet.images import read_image
 from dynamicdet.letterbox import Fit, Letterboxed
 from dynamicdet.pictures import pictures_in, spread
 from dynamicdet.suppression import Detections
+from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import Nms
 from dyndet_builder.bundle.spec import DetectorSpec
 from dyndet_builder.detectors.graph import build_graph
-from dyndet_builder.detectors.probing.pictures import Pictures, in_data, in_folder, labels_of
-from dyndet_builder.detectors.probing.ranking import WORDS, Ranking, rank
+from dyndet_builder.detectors.probing.pictures import Pictures, few, in_data, in_folder, labels_of
+from dyndet_builder.detectors.probing.ranking import WORDS, Labels, Ranking, rank
 from dyndet_builder.detectors.probing.sheet import write_sheet
 from dyndet_builder.detectors.probing.variants import (
     FIELDS,
@@ -52,11 +53,13 @@ class Probe:
     spec: DetectorSpec | None
     """of the detector with the winner's way; None if no variant is clearly the best"""
     sheet: Path | None
+    known: str = ""
+    """what is known without the probe beside what it found, one sentence; empty if it was run to fill gaps alone"""
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """What the ranking says, and what the user is to decide."""
-        return tuple(_sentences(self.ranking))
+        return (*_sentences(self.ranking), *([self.known] if self.known else []))
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -122,13 +125,9 @@ def probe(
     if other is not None:
         fits["other"] = other[1].input.fit
     fitted = _fitted(paths, fits)
-    found = _all_found(file, spec, variants, fitted, chosen, progress)
     count = len(chosen.paths)
-    agreed = None
-    if other is not None:
-        classes = [_number(name, chosen.class_names) for name in other[1].class_names]
-        by_other = _found(_runner(other[0], other[1], classes), fitted["other"])[:count]
-        agreed = labels_of(by_other, folder=other[0].parent, classes=len(chosen.class_names), least_score=_OTHER_SCORE)
+    agreed = None if other is None else _agreed(other, fitted["other"], chosen)
+    found = _all_found(file, spec, variants, fitted, chosen, progress)
     ranking = rank({one: these[:count] for one, these in found.items()}, labels=chosen.labels, other=agreed)
     if sheet is not None:
         ranked = {row.variant: found[row.variant][count:] for row in ranking.rows}
@@ -192,8 +191,21 @@ def _all_found(
     return found
 
 
+def _agreed(other: tuple[Path, DetectorSpec], fitted: _Fitted, chosen: Pictures) -> Labels:
+    """The other detector's objects as labels."""
+    file, spec = other
+    classes = [chosen.class_names.index(name) if name in chosen.class_names else -1 for name in spec.class_names]
+    if max(classes) < 0:
+        raise InputError(
+            f"{printable(file)} has no class in common with these: {few(chosen.class_names)}; its own are "
+            f"{few(spec.class_names)}"
+        )
+    found = _found(_runner(file, spec, classes), fitted)[: len(chosen.paths)]
+    return labels_of(found, folder=file.parent, classes=len(chosen.class_names), least_score=_OTHER_SCORE)
+
+
 def _runner(file: Path, spec: DetectorSpec, classes: Sequence[int]) -> DetectorRunner:
-    return DetectorRunner(build_graph(file, spec, fit=spec.input.fit, nms=_NMS, classes=classes))
+    return DetectorRunner(build_graph(file, spec, fit=spec.input.fit, nms=_NMS, classes=classes), file=file)
 
 
 def _found(runner: DetectorRunner, fitted: _Fitted) -> list[Detections]:
@@ -213,10 +225,6 @@ def _found(runner: DetectorRunner, fitted: _Fitted) -> list[Detections]:
                 )
             )
     return found
-
-
-def _number(name: str, names: Sequence[str]) -> int:
-    return names.index(name) if name in names else -1
 
 
 def _sentences(ranking: Ranking) -> Iterator[str]:

@@ -70,7 +70,7 @@ def _fitting(found: Sequence[Candidate], classes: Classes | None, facts: GraphFa
         return left
     fits = [one for one in left if one.channels is None or _slots_fit(one, classes)]
     if not fits:
-        counts = " or ".join(str(one.channels) for one in left)
+        counts = " or ".join(dict.fromkeys(str(one.channels) for one in left))
         raise InputError(f"{left[0].why}; that is {counts} classes, but there are {len(classes.names)} class names")
     return fits
 

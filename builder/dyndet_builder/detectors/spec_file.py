@@ -14,7 +14,7 @@ from dynamicdet.files import whole_file
 from dynamicdet.records import UNREADABLE, read_bytes, reason_of
 from dynamicdet.text import printable
 from dyndet_builder.bundle.spec import DetectorSpec, Family, Role
-from dyndet_builder.detectors.facts import GraphFacts
+from dyndet_builder.detectors.facts import GraphFacts, TensorFacts
 from dyndet_builder.detectors.forms.inputs import inputs_of
 from dyndet_builder.detectors.forms.refusals import refuse_operators
 from dyndet_builder.detectors.sources.yaml_files import yaml_of
@@ -60,6 +60,26 @@ _ROLES: Mapping[Family, set[Role]] = {
     "boxes-scores": {"boxes", "scores"},
 }
 """of the tensors in families with several"""
+_WIDTHS: Mapping[Family, Mapping[Role, int]] = {
+    "rows": {"all": 6},
+    "dets-labels": {"boxes": 5},
+    "counted": {"boxes": 4},
+    "detr": {"boxes": 4},
+    "triple": {"boxes": 4},
+    "boxes-scores": {"boxes": 4},
+}
+"""columns of the tensors that hold boxes"""
+_SLOTS: Mapping[Family, tuple[Role, int, int]] = {
+    "yolo": ("all", 1, 4),
+    "joined": ("all", 2, 4),
+    "yolo-objectness": ("all", 2, 5),
+    "yolox-raw": ("all", 2, 5),
+    "detr": ("logits", 2, 0),
+    "boxes-scores": ("scores", 2, 0),
+}
+"""where a score for each class lies: tensor, axis, and other numbers along it"""
+_EXACT = ("yolo", "joined", "yolo-objectness", "yolox-raw")
+"""families whose output has no slots but those of its classes"""
 _RANKS = {"count": (1, 2), "boxes": (3,), "scores": (2, 3), "labels": (2,), "logits": (3,), "all": (3,)}
 
 
@@ -146,6 +166,44 @@ def check_spec(spec: DetectorSpec, facts: GraphFacts, *, source: str) -> None:
                 f"{source} says that {outputs[name].described} has the role {role}, which needs "
                 f"{' or '.join(map(str, _RANKS[role]))} dimensions"
             )
+    _check_widths(spec, outputs, source)
+    if spec.output.family == "yolox-raw":
+        _check_grid(spec, outputs[spec.output.tensors["all"]], source)
+
+
+def _check_widths(spec: DetectorSpec, outputs: Mapping[str, TensorFacts], source: str) -> None:
+    """Check the axis that holds the numbers of a box, and the slots of the classes, as far as the file gives sizes."""
+    output = spec.output
+    for role, width in _WIDTHS.get(output.family, {}).items():
+        tensor = outputs[output.tensors[role]]
+        if tensor.dims[-1] != width and isinstance(tensor.dims[-1], int):
+            raise InputError(f"{source} says that {tensor.described} has the role {role}, which needs {width} columns")
+    if output.family not in _SLOTS:
+        return
+    role, axis, others = _SLOTS[output.family]
+    tensor = outputs[output.tensors[role]]
+    side = tensor.dims[axis] if len(tensor.dims) == 3 else "?"
+    needed = max(spec.slots) + 1 + (output.background == "last")
+    if not isinstance(side, int) or side - others == needed:
+        return
+    # Unused slots are usual in DETRs. Elsewhere they show that the output has another form, unless they are named.
+    if side - others < needed or (output.family in _EXACT and output.class_ids is None):
+        raise InputError(
+            f"{source} needs {needed} slots of classes, but in the family {output.family} {tensor.described} has "
+            f"{max(0, side - others)}; change class_names, class_ids or family"
+        )
+
+
+def _check_grid(spec: DetectorSpec, tensor: TensorFacts, source: str) -> None:
+    """Check that the strides give as many cells as the output has rows."""
+    height, width = spec.input.size
+    cells = sum((height // stride) * (width // stride) for stride in spec.output.strides)
+    rows = tensor.dims[1] if len(tensor.dims) == 3 else "?"
+    if isinstance(rows, int) and rows != cells:
+        raise InputError(
+            f"{source} gives strides {_shown(spec.output.strides)} of {cells} cells, but {tensor.described} has {rows} "
+            "rows"
+        )
 
 
 def _named(extra: Any) -> tuple[str, ...]:

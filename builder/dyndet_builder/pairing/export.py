@@ -164,7 +164,7 @@ def _measured(
     labels, pictures, _ = pictures_of(options, common, progress)
     fits = (large.fit, large.fit) if small.fit == large.fit else (large.fit, large.fit, small.fit)
     ready = [
-        Running(runner=DetectorRunner(one.graph(numbers, fit=fit, nms=nms)), fit=fit)
+        Running(runner=DetectorRunner(one.graph(numbers, fit=fit, nms=nms), file=one.file), fit=fit)
         for one, numbers, fit in zip((*pair, small), (*common.numbers, common.numbers[0]), fits, strict=False)
     ]
     latencies_of(pair, ready, pictures, options, progress)

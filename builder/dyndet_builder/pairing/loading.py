@@ -14,9 +14,8 @@ from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import Nms
 from dyndet_builder.bundle.spec import DetectorSpec
 from dyndet_builder.detectors.graph import build_graph
-from dyndet_builder.detectors.inspect import spec_for
+from dyndet_builder.detectors.inspect import Given, spec_for
 from dyndet_builder.detectors.runner import DetectorRunner
-from dyndet_builder.detectors.spec_file import read_spec
 from dyndet_builder.pairing.classes import LEFT_OUT, ClassMap, ClassPolicy, match_classes
 from dyndet_builder.pairing.report.record import Role
 from dyndet_builder.pairing.running import Running
@@ -55,7 +54,7 @@ class Described:
 
     def running(self, classes: Sequence[int], *, fit: Fit | None = None) -> Running:
         """The merged graph in ONNX Runtime."""
-        return Running(runner=DetectorRunner(self.graph(classes, fit=fit)), fit=fit or self.fit)
+        return Running(runner=DetectorRunner(self.graph(classes, fit=fit), file=self.file), fit=fit or self.fit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +87,7 @@ def describe(
         twice = next(file for number, file in enumerate(files) if seen[number] in seen[:number])
         raise InputError(f"{printable(twice)} was given twice; each detector is another file")
     given = [*specs, *(None for _ in range(len(files) - len(specs)))]
-    found = [spec_for(file) if spec is None else read_spec(spec) for file, spec in zip(files, given, strict=True)]
+    found = [spec_for(file, given=Given(spec_file=spec)) for file, spec in zip(files, given, strict=True)]
     return tuple(
         Described(role=role, name=name, file=file, spec=spec)
         for role, name, file, spec in zip(roles, _names(files), files, found, strict=True)

@@ -18,7 +18,10 @@ _LABELS = ("det_classes", "detection_classes", "pred_classes", "classes", "nmsed
 _LOGITS = ("logits", "pred_logits")
 _RAW = {"detection_multiclass_scores", "raw_detection_boxes", "raw_detection_scores", "detection_anchor_indices"}
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8, 16))
-_ARITHMETIC = {"Add", "Div", "Exp", "Mul", "Pow", "Sub"}
+_DECODING = {"Exp", "Pow"}
+"""operators at the end of a graph that only decoding has: sides of boxes are powers"""
+_HEADS = {"Conv", "Gemm", "HardSigmoid", "MatMul", "Sigmoid"}
+"""operators at the end of a graph that has only these there, so nothing decodes its boxes"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +198,7 @@ def _single(tensor: TensorFacts, facts: GraphFacts, size: tuple[int, int] | None
         )
     if columns >= 6 and (is_grid or isinstance(rows, str)):
         yield from _with_objectness(here, shown, columns, tail, on_rows if thrice is None else None, thrice is not None)
-    is_undecoded = is_grid and tail and not tail & _ARITHMETIC
+    is_undecoded = is_grid and _ends_undecoded(tail)
     if columns >= 5 and thrice is None and not is_undecoded and "TopK" not in tail:
         yield _joined(here, shown, columns, tail, is_grid)
 
@@ -206,20 +209,26 @@ def _with_objectness(
     why = f"the output {shown} has a row for each cell of a grid: a box, objectness, and a score for each class"
     if anchors:
         why += "; three rows for each cell are three anchors"
-    if not tail or tail & _ARITHMETIC or strides is None:
+    if strides is None or not _ends_undecoded(tail):
         yield Candidate(
             family="yolo-objectness", tensors=here, why=why, channels=columns - 5, boxes="cxcywh", suppress=True
         )
-    if strides is not None and not tail & _ARITHMETIC:
+    if strides is not None and not tail & _DECODING:
+        reason = ", since nothing computes with them" if _ends_undecoded(tail) else ""
         yield Candidate(
             family="yolox-raw",
             tensors=here,
-            why=f"{why}; the boxes are offsets in the grid" + (", since nothing computes with them" if tail else ""),
+            why=f"{why}; the boxes are offsets in the grid{reason}",
             channels=columns - 5,
             boxes="cxcywh",
             suppress=True,
             strides=strides,
         )
+
+
+def _ends_undecoded(tail: set[str]) -> bool:
+    """Whether a graph ends in its head, by the operators at its end; False if these are not known."""
+    return bool(tail) and tail <= _HEADS
 
 
 def _joined(here: Mapping[Role, str], shown: str, columns: int, tail: set[str], is_grid: bool) -> Candidate:

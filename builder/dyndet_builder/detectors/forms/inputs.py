@@ -20,6 +20,8 @@ _KINDS: dict[str, ExtraKind] = {
     "pixel_mask": "mask",
 }
 """of inputs beside the picture: the order of width and height is that of the exporters which use the name"""
+SIDES = (8, 4096)
+"""least and most pixels of a side, as in `detector.yaml`"""
 _EXTRA_DTYPES = get_args(ExtraInput.model_fields["dtype"].annotation)
 
 
@@ -39,8 +41,8 @@ class Inputs:
 def inputs_of(facts: GraphFacts) -> Inputs:
     """Tell the picture from the other inputs.
 
-    Raises InputError, in one sentence, if the graph takes no picture, if it takes several pictures at a time, and for
-    inputs that nothing is known about.
+    Raises InputError, in one sentence, if the graph takes no picture, if it takes several pictures at a time, or such
+    of a size that is not accepted, and for inputs that nothing is known about.
     """
     found = [one for one in facts.inputs if _layout(one) is not None]
     if len(found) != 1:
@@ -61,6 +63,11 @@ def inputs_of(facts: GraphFacts) -> Inputs:
             f"the graph takes exactly {batch} pictures at a time; export it with a batch of 1, or a dynamic one"
         )
     height, width = picture.dims[2:4] if layout == "NCHW" else picture.dims[1:3]
+    if not all(SIDES[0] <= side <= SIDES[1] for side in (height, width) if isinstance(side, int)):
+        raise InputError(
+            f"the graph takes pictures of {height} x {width} (height x width); accepted are sides of {SIDES[0]} to "
+            f"{SIDES[1]} pixels"
+        )
     return Inputs(
         name=picture.name,
         dtype=cast(Literal["float32", "float16", "uint8"], picture.dtype),

@@ -51,7 +51,7 @@ def in_data(source: Path, count: int, *, class_names: Sequence[str], progress: P
     if not chosen:
         raise InputError(
             f"{printable(files.place.annotations)} has no object of a class that the detector knows; its classes: "
-            f"{_few(files.class_names)}; those of the detector: {_few(class_names)}"
+            f"{few(files.class_names)}; those of the detector: {few(class_names)}"
         )
     image_ids = tuple(files.image_ids[row] for row in chosen)
     wanted = set(image_ids)
@@ -101,6 +101,7 @@ def labels_of(found: Sequence[Detections], *, folder: Path, classes: int, least_
     )
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first names, for a message."""
     shown = ", ".join(printable(name, limit=40) for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

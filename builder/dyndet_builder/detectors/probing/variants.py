@@ -79,8 +79,17 @@ def variants_of(spec: DetectorSpec, vary: Collection[Field] = FIELDS) -> tuple[V
     has_scale = "scale" in vary and spec.input.dtype != "uint8"
     colours = _COLOURS if "colour" in vary else (spec.input.colour,)
     scales: tuple[Scale | None, ...] = get_args(Scale) if has_scale else (None,)
+    if has_scale and not any(is_way_of(spec, Variant(spec.input.colour, scale, own_rule)) for scale in scales):
+        scales = (None, *scales)  # one that no other detector has
     rules: tuple[Rule, ...] = get_args(Rule) if "resize" in vary else (own_rule,)
     return tuple(Variant(*one) for one in product(colours, scales, rules))
+
+
+def is_way_of(spec: DetectorSpec, variant: Variant) -> bool:
+    """Whether a detector with this spec takes pictures so."""
+    own, tried = spec.input, variant.applied_to(spec).input
+    names = ["colour", "divide_by", "mean", "std", "resize", *(["place"] if own.resize == "letterbox" else [])]
+    return all(getattr(own, name) == getattr(tried, name) for name in names)
 
 
 def by_graph(variants: Collection[Variant]) -> Iterator[tuple[Variant, ...]]:

@@ -56,7 +56,7 @@ def classes_of_text(text: str) -> Classes:
         raise ValueError(f"the list of classes has {len(text):,} characters")
     try:
         return classes_of(plain_of(text.encode("utf-8", "surrogatepass")))
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             return classes_of(ast.literal_eval(text))
         except (SyntaxError, MemoryError, RecursionError, TypeError) as error:
