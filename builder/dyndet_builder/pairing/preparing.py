@@ -71,8 +71,7 @@ def pictures_of(options: PairOptions, common: Common, progress: Progress) -> tup
         pictures, place = tuple(pictures_in(options.images)), options.images
     if len(pictures) < _LEAST_PICTURES:
         raise InputError(
-            f"{printable(place)} has {len(pictures)} pictures, which show nothing; give at least {FEW_PICTURES}, "
-            "better 500"
+            f"{printable(place)} has too few pictures ({len(pictures)}); give at least {FEW_PICTURES}, better 500"
         )
     return labels, pictures, printable("/".join(place.resolve().parts[-2:]))
 

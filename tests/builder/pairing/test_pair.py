@@ -23,6 +23,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_detector(folder / "large.onnx", cells=(16, 8))
     write_tiny_detector(folder / "blind.onnx", cells=(16,), gain=0.0)
     write_tiny_detector(folder / "other.onnx", cells=(16,), names=("cat", "dog", "cow"))
+    write_tiny_detector(folder / "wrong.onnx", cells=(16,))
+    named = (folder / "wrong.yaml").read_text()
+    (folder / "wrong.yaml").write_text(named.replace("output0", "nowhere"))
     write_squares(folder / "data", count=60)
     write_squares(folder / "stream", count=20, seed=1)
     return folder
@@ -100,6 +103,7 @@ def test_without_labels_nothing_is_called_ap_and_a_second_run_takes_stored_answe
     [
         (("large", "small"), ("--latency", "small=10ms,large=1ms"), "give them in the other order"),
         (("blind", "large"), ("--latency", LATENCIES), "finds nothing in any of the 60 pictures"),
+        (("wrong", "large"), ("--latency", LATENCIES), "wrong.yaml names the output 'nowhere'"),
         (("small", "other"), ("--latency", LATENCIES), "no class in common"),
         (("small", "small"), ("--latency", LATENCIES), "given twice"),
         (("small", "large"), ("--latency", "small=1ms"), "lacks large"),

@@ -172,3 +172,9 @@ def test_a_stream_like_the_labelled_pictures_changes_nothing() -> None:
     stream = weigh(perfect().difficulties, perfect().difficulties)
     assert stream.weights == pytest.approx(1.0)
     assert not stream.warnings()
+
+
+@pytest.mark.parametrize(("value", "draws"), [(33.3, 6), (70.1, 100), (100 / 3, 10)])
+def test_an_interval_holds_its_value_where_all_draws_are_equal(value: float, draws: int) -> None:
+    found = Accuracy.of(value, np.full(draws, value))
+    assert found.low <= value <= found.high

@@ -55,12 +55,13 @@ def classes_of_text(text: str) -> Classes:
     if len(text) > _LONGEST:
         raise ValueError(f"the list of classes has {len(text):,} characters")
     try:
-        return classes_of(plain_of(text.encode("utf-8", "surrogatepass")))
+        content = plain_of(text.encode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         try:
-            return classes_of(ast.literal_eval(text))
-        except (SyntaxError, MemoryError, RecursionError, TypeError) as error:
+            content = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
             raise ValueError("the list of classes is neither JSON nor a list of Python") from error
+    return classes_of(content)
 
 
 def classes_of(names: Any) -> Classes:

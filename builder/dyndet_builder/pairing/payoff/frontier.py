@@ -59,7 +59,7 @@ def interval_around(value: float, draws: FloatArray) -> tuple[float, float]:
     if known.size < 2:
         return value, value
     low, high = np.quantile(known - known.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return value + float(low), value + float(high)
+    return value + min(0.0, float(low)), value + max(0.0, float(high))  # rounding, where all draws are equal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,11 +93,10 @@ def _draw_frontier(figure: Figure, axes: Axes, report: PairReport) -> None:
         )
     names = []
     for one in frontier.singles:
-        value, low_end, high_end = one.accuracy.value, one.accuracy.low, one.accuracy.high
         axes.errorbar(
             [one.latency_ms],
             [one.accuracy.value],
-            yerr=[[max(0.0, value - low_end)], [max(0.0, high_end - value)]],  # quantiles of draws can lie on one side
+            yerr=[[one.accuracy.value - one.accuracy.low], [one.accuracy.high - one.accuracy.value]],
             ls="",
             marker=_SINGLE.marker,
             ms=7,
