@@ -48,7 +48,7 @@ from dyndet_client.cli.terminal import Console
 @click.option(
     "--random-draws", type=int, default=10, show_default=True, help="Draws that random routing is averaged over."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random draws.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random draws.")
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),

@@ -97,7 +97,10 @@ _FOLDER = click.Path(path_type=Path)
     help="Folder that stores answers for a later run.  [default: $XDG_CACHE_HOME/dyndet/answers]",
 )
 @click.option("--no-cache", is_flag=True, help="Run all pictures, and store nothing.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the router, the draws and the intervals.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
+    help="Seed of the router, the draws and the intervals.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     small: Path,

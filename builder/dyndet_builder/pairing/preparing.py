@@ -56,6 +56,8 @@ def pictures_of(options: PairOptions, common: Common, progress: Progress) -> tup
     """The labels if there are any, the picture files, and where they come from."""
     if options.data is None and options.images is None:
         raise InputError("give the pictures: a folder with --images, or a labelled data set with --data")
+    if options.stream is not None:
+        pictures_in(options.stream)  # its faults show before the long work
     labels = None
     if options.data is not None:
         labels = Truth.read(

@@ -109,6 +109,8 @@ def test_without_labels_nothing_is_called_ap_and_a_second_run_takes_stored_answe
         (("small", "large"), ("--latency", "small=1ms"), "lacks large"),
         (("small", "large"), ("--latency", "small=1ms,large=fast"), "--latency takes"),
         (("small", "large"), ("--latency", f"{LATENCIES},huge=3ms"), "names huge"),
+        (("small", "large"), ("--latency", LATENCIES, "--seed", "-1"), "-1 is not in the range"),
+        (("small", "large"), ("--latency", LATENCIES, "--stream", "/dev/null"), "the image folder /dev/null is a file"),
         (("small", "large"), ("--target-accuracy", "good"), "is not an accuracy"),
         (("small", "large"), ("--target-latency", "throughput:9/s"), "depends on instances"),
     ],
