@@ -23,7 +23,7 @@ _COMMANDS = {
     "build": ("dyndet_builder.cli.build", "Export, render, serve, calibrate and verify in one command."),
     "inspect": ("dyndet_builder.cli.inspect", "Show what an ONNX file of a detector tells, and what it does not."),
     "info": ("dyndet_builder.cli.info", "Show parameters, GFLOPs and features of a network, or what a bundle holds."),
-    "export": ("dyndet_builder.cli.export", "Export a checkpoint as a bundle of three ONNX stages."),
+    "export": ("dyndet_builder.cli.export", "Export a checkpoint, or two ONNX detectors, as a bundle."),
     "quantize": ("dyndet_builder.cli.quantize", "Make an int8 bundle from an fp32 bundle, and measure the cost."),
     "engines": ("dyndet_builder.cli.engines", "Build TensorRT engines, or write a script that builds them."),
     "render": ("dyndet_builder.cli.render", "Render a bundle as a Triton model repository."),

@@ -56,7 +56,7 @@ def pair_options(command: Command) -> Command:
 
 
 def pair_source_options(command: Command) -> Command:
-    """Add --small, --large, those of `pair_options`, --data and --trust-pictures, beside those of a checkpoint.
+    """Add --small, --large, those of `pair_options`, --data, --trust-pictures and --latency, beside a checkpoint's.
 
     The command gets one `pair`, the `PairFiles`, or None if neither --small nor --large is given.
     """
@@ -69,14 +69,23 @@ def pair_source_options(command: Command) -> Command:
         help="With --small and --large: COCO data set with labels, on which the router is fitted.  [default: --images, "
         "where the large detector's answers stand for labels]",
     )
+    @click.option(
+        "--latency",
+        help="With --small and --large: latencies on the machine that will serve them, small=1.5ms,large=9ms, if the "
+        "small detector is the slower one here.  [default: measured here]",
+    )
     @trust_option
     @pair_options
     @functools.wraps(command)
     def with_source(*, small: Path | None, large: Path | None, **options: Any) -> Any:
-        own = {name: options.pop(name) for name in ("small_spec", "large_spec", "classes", "data", "trust_pictures")}
+        names = ("small_spec", "large_spec", "classes", "data", "trust_pictures", "latency")
+        own = {name: options.pop(name) for name in names}
         if small is not None and large is not None:
             from dyndet_builder.pairing.export import PairFiles
+            from dyndet_builder.pairing.timing import parse_latencies
 
+            latency = own.pop("latency")
+            own["latencies"] = None if latency is None else parse_latencies(latency)
             return command(pair=PairFiles(small=small, large=large, cache=cache_folder("answers"), **own), **options)
         if small is not None or large is not None:
             given, lacking = ("--small", "--large") if large is None else ("--large", "--small")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -67,6 +67,8 @@ class PairFiles:
     classes: ClassPolicy = "same"
     data: Path | None = None
     trust_pictures: bool = False
+    latencies: Mapping[str, float] | None = None
+    """milliseconds where the pair will run"""
     cache: Path | None = None
 
     def described(self) -> tuple[Described, ...]:
@@ -82,6 +84,7 @@ def export_pair(
     images: Path,
     data: Path | None = None,
     trust_pictures: bool = False,
+    latencies: Mapping[str, float] | None = None,
     small_spec: Path | None = None,
     large_spec: Path | None = None,
     name: str = "dyndet",
@@ -97,7 +100,8 @@ def export_pair(
     The router and the scores are fitted on the COCO data set `data`, or else on the folder `images`, where the large
     detector's answers stand for labels. At most `checked_images` of `images` prove that the merged graphs answer as the
     detectors' own files. `small_spec` and `large_spec` are their `detector.yaml`; None: what `inspect` finds. The
-    folder `cache` stores answers, so that another export runs only what is new.
+    folder `cache` stores answers, so that another export runs only what is new. `latencies` are those of another
+    machine, milliseconds of `small` and `large`, for a pair whose order is another there; None: they are measured here.
 
     Raises InputError for options, files and pictures that cannot be used, for different classes, and for detectors that
     are swapped, or of which the large one is no better; ParityError if a graph answers otherwise than its file.
@@ -112,6 +116,7 @@ def export_pair(
         images=None if data is not None else images,
         data=data,
         trust_pictures=trust_pictures,
+        latencies=latencies,
         specs=(small_spec, large_spec),
         classes=classes,
         cache=cache,

@@ -105,9 +105,10 @@ def latencies_of(
         )
     small, large = (found[one.name] for one in detectors[:2])
     if large.mean_ms < small.mean_ms:
+        elsewhere = "; if they will run on another machine, give the latencies there with --latency small=...,large=..."
         raise InputError(
             f"{detectors[0].name} takes {small.mean_ms:.2f} ms and {detectors[1].name} only {large.mean_ms:.2f} ms: "
-            "the small detector comes first, so give them in the other order"
+            f"the small detector comes first, so give them in the other order{'' if options.latencies else elsewhere}"
         )
     return found
 
