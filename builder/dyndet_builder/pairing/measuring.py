@@ -24,18 +24,16 @@ from dyndet_builder.pairing.payoff.promises import Promise, Samples, accuracy_pr
 from dyndet_builder.pairing.payoff.stream import Stream, weigh
 from dyndet_builder.pairing.preparing import TIMED_PICTURES, PairOptions
 from dyndet_builder.pairing.report.record import ResizingFacts
-from dyndet_builder.pairing.router.graph import attach
+from dyndet_builder.pairing.router.graph import alone
 from dyndet_builder.pairing.router.influence import influence_of
 from dyndet_builder.pairing.router.router import FittedRouter, clips_of, fit_router
 from dyndet_builder.pairing.router.rules import RULES
 from dyndet_builder.pairing.router.scores import Calibration, calibrate_scores, with_table
 from dyndet_builder.pairing.running import Running, answers_of
-from dyndet_builder.pairing.timing import Latency, time_detectors
+from dyndet_builder.pairing.timing import Latency, time_router
 from dyndet_builder.pairing.truth import PairDetections, Truth, detections_of, mixed_precision
 
-_ROUTER = "with the router"
 _HALF = 0.5
-_ROUNDS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +95,14 @@ def stream_of(found: Found, small: Running, options: PairOptions, progress: Prog
 
 
 def router_cost(small: Described, numbers: Sequence[int], found: Found, pictures: Sequence[Path]) -> float:
-    """The router's time as a share of the small detector's; they take turns."""
+    """The router's time as a share of the small detector's.
+
+    The router runs by itself, after the detector has run: beside other programs, the difference between two runs of a
+    detector, one with a router, tells more of these programs than of the router.
+    """
     plain = small.graph(numbers, calibration=found.calibration.tables[0])
-    runners = {small.name: DetectorRunner(plain), _ROUTER: DetectorRunner(attach(plain, found.router))}
     fitted = [small.fit(read_image(path)).image for path in spread(pictures, TIMED_PICTURES)]
-    times = time_detectors(runners, dict.fromkeys(runners, fitted), rounds=_ROUNDS)
-    return max(0.0, times[_ROUTER].median_ms / times[small.name].median_ms - 1)  # noise may be larger than the cost
+    return time_router(DetectorRunner(plain), alone(plain, found.router), fitted)
 
 
 def frontier_of(

@@ -12,7 +12,7 @@ from dynamicdet.errors import InputError
 from dyndet_builder.pairing.answers import Answers, looks_of
 from dyndet_builder.pairing.router.features import feature_names, features
 from dyndet_builder.pairing.router.fitting import fit_network
-from dyndet_builder.pairing.router.graph import attach
+from dyndet_builder.pairing.router.graph import alone, attach
 from dyndet_builder.pairing.router.network import Network, weighted_sum
 from dyndet_builder.pairing.router.router import FittedRouter
 from dyndet_builder.pairing.router.rules import WEIGHTS
@@ -100,6 +100,19 @@ def test_a_graph_for_one_picture_at_a_time_stays_one_and_the_given_model_is_not_
     assert [one.dim_value for one in model.graph.output[-1].type.tensor_type.shape.dim] == [1, 1]
     assert _run(model, random_answers(1, seed=1), _pictures(1, 0), 30).shape == (1, 1)
     assert {one.domain for one in model.opset_import} == {""}
+
+
+@pytest.mark.parametrize("casts", [False, True])
+def test_the_graph_that_is_timed_is_the_one_that_the_detector_gets(casts: bool) -> None:
+    """With and without the image in single precision, which the router takes from the detector where it is there."""
+    detector, router = _detector(18, rows=30), _router(_learned(300))
+    if casts:
+        detector.graph.node.append(helper.make_node("Cast", ["image"], ["inside"], to=TensorProto.FLOAT))
+    timed, whole = alone(detector, router), attach(detector, router)
+    onnx.checker.check_model(timed, full_check=True)
+    assert {one.name for one in timed.graph.input} == {*_OUTPUTS, "pixels" if casts else "image"}
+    operators, known = ([node.op_type for node in one.graph.node] for one in (timed, whole))
+    assert operators == known[len(detector.graph.node) :]
 
 
 def test_graphs_that_are_no_merged_detector_are_refused() -> None:

@@ -42,31 +42,57 @@ def attach(model: onnx.ModelProto, router: FittedRouter) -> onnx.ModelProto:
     [B, K] and `classes` [B, K]; B may be any number or 1. Raises InputError for another graph, one of an opset outside
     13 to 22, and one that has a router already.
     """
-    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
-    if not OPSETS[0] <= opset <= OPSETS[1]:
-        raise InputError(f"a router needs a graph of opset {OPSETS[0]} to {OPSETS[1]}, not {opset}")
-    height, width, rows, batch = _shapes(model)
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    draft = Draft(opset)
-    pixels = next(
-        (
-            node.output[0]
-            for node in result.graph.node
-            if node.op_type == "Cast"
-            and node.input[0] == "image"
-            and helper.get_node_attr_value(node, "to") == TensorProto.FLOAT
-        ),
-        None,
-    )
-    pixels = pixels or draft("Cast", "image", to=TensorProto.FLOAT)  # engines cannot slice bytes
-    network = router.network
-    columns = _Columns(draft, network, pixels=pixels, height=height, width=width, rows=rows)
-    draft.name_last(_difficulty(draft, network, columns), "difficulty")
+    draft, batch = _drafted(model, router, pixels=_pixels_in(model))
     result.graph.node.extend(draft.nodes)
     result.graph.initializer.extend(draft.constants)
     result.graph.output.append(helper.make_tensor_value_info("difficulty", TensorProto.FLOAT, [batch, 1]))
     return result
+
+
+def alone(model: onnx.ModelProto, router: FittedRouter) -> onnx.ModelProto:
+    """What `attach` adds to the detector, as a graph of its own, so that it can be timed.
+
+    Its inputs are the detector's outputs that it reads, and `image`, or `pixels`, float32 [B, H, W, 3], where the
+    detector makes single precision of the image for itself. It may read less than all of them. Raises as `attach` does.
+    """
+    draft, batch = _drafted(model, router, pixels="pixels" if _pixels_in(model) else None)
+    tensors = {one.name: one for one in (*model.graph.input, *model.graph.output)}
+    pixels = onnx.ValueInfoProto()
+    pixels.CopyFrom(tensors["image"])
+    pixels.name, pixels.type.tensor_type.elem_type = "pixels", TensorProto.FLOAT
+    tensors["pixels"] = pixels
+    read = {name for node in draft.nodes for name in node.input} & {"image", "pixels", *_READS}
+    graph = helper.make_graph(
+        draft.nodes,
+        "router",
+        [tensors[name] for name in sorted(read)],
+        [helper.make_tensor_value_info("difficulty", TensorProto.FLOAT, [batch, 1])],
+        draft.constants,
+    )
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _pixels_in(model: onnx.ModelProto) -> str | None:
+    """The image in single precision, where the detector has it."""
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] == "image":
+            if helper.get_node_attr_value(node, "to") == TensorProto.FLOAT:
+                return str(node.output[0])
+    return None
+
+
+def _drafted(model: onnx.ModelProto, router: FittedRouter, *, pixels: str | None) -> tuple[Draft, str | int | None]:
+    """The router's nodes, and the batch of its output."""
+    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+    if not OPSETS[0] <= opset <= OPSETS[1]:
+        raise InputError(f"a router needs a graph of opset {OPSETS[0]} to {OPSETS[1]}, not {opset}")
+    height, width, rows, batch = _shapes(model)
+    draft = Draft(opset)
+    columns = _Columns(draft, router.network, pixels=pixels, height=height, width=width, rows=rows)
+    draft.name_last(_difficulty(draft, router.network, columns), "difficulty")
+    return draft, batch
 
 
 def _shapes(model: onnx.ModelProto) -> tuple[int, int, int, str | int | None]:
@@ -91,7 +117,9 @@ class _Columns:
     `units` (F,) are what the graph's numbers must be multiplied by. `chosen` (F,) are their places in `feature_names`.
     """
 
-    def __init__(self, draft: Draft, network: Network, *, pixels: str, height: int, width: int, rows: int) -> None:
+    def __init__(
+        self, draft: Draft, network: Network, *, pixels: str | None, height: int, width: int, rows: int
+    ) -> None:
         self._draft, self._rows, self._root = draft, rows, float(height * width) ** 0.5
         self._pixels, self._image = pixels, (height, width)
         read = (network.linear != 0) | (network.hidden != 0).any(axis=1)
@@ -172,7 +200,8 @@ class _Columns:
     def grey(self) -> str:
         """Every 16th pixel, sum of its colours, (B, h, w, 1)."""
         step = [_LOOKS_STEP, _LOOKS_STEP]
-        pixels = self._draft("Slice", self._pixels, [0, 0], [*self._image], [1, 2], step)
+        pixels = self._pixels or self._draft("Cast", "image", to=TensorProto.FLOAT)  # engines cannot slice bytes
+        pixels = self._draft("Slice", pixels, [0, 0], [*self._image], [1, 2], step)
         return self._draft.sum(pixels, 3, keep=True)
 
     @cached_property
