@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from filelock import FileLock
 from onnx import version_converter
 from torch import Tensor, nn
 
@@ -51,6 +53,19 @@ class _Rows(nn.Module):
 
 @cache
 def _exported(route: Route, size: tuple[int, int], opset: int, half: bool) -> onnx.ModelProto:
+    """The graph, exported by one of the test processes, where they share a folder."""
+    shared = os.environ.get("DYNDET_TEST_FOLDER")
+    if not shared:
+        return _export(route, size, opset, half)
+    file = Path(shared) / f"core-{route}-{size[0]}x{size[1]}-{opset}-{half}.onnx"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            onnx.save(_export(route, size, opset, half), f"{file}.part")
+            Path(f"{file}.part").replace(file)
+        return onnx.load(file)
+
+
+def _export(route: Route, size: tuple[int, int], opset: int, half: bool) -> onnx.ModelProto:
     model = network()
     if half:
         model = model.deploy().half()
