@@ -49,6 +49,8 @@ def command(file: Path, given: Given, probing: ProbeOptions | None, output: Path
       dyndet inspect rfdetr.onnx --recipe rf-detr --classes coco -o rfdetr.detector.yaml
       dyndet inspect yolox.onnx --classes coco --probe --images photos -o yolox.detector.yaml
     """
+    _check_ending("-o", output, (".yaml", ".yml"))
+    _check_ending("--sheet", None if probing is None else probing.sheet, (".png",))
     found, probed = inspect(file, given=given), None
     if probing is not None:
         found, probed = run_probe(file, found, given=given, options=probing)
@@ -65,6 +67,12 @@ def command(file: Path, given: Given, probing: ProbeOptions | None, output: Path
         write_spec(found.spec, output)
         if not as_json:
             click.echo(f"\nWrote {printable(output)}.")
+
+
+def _check_ending(option: str, written: Path | None, endings: tuple[str, ...]) -> None:
+    """Raise InputError for a file of another kind: a slip must not replace a detector, or a picture."""
+    if written is not None and written.suffix.lower() not in endings:
+        raise InputError(f"{option} writes a file that ends in {' or '.join(endings)}, not {printable(written)}")
 
 
 def _as_json(file: Path, found: Inspection) -> dict[str, Any]:

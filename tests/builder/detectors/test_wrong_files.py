@@ -166,3 +166,12 @@ def test_a_probe_says_what_is_known_beside_what_it_finds_and_changes_nothing(dem
     (tmp_path / "b.detector.yaml").write_text(json.dumps({**other, "class_names": [f"x{n}" for n in CLASS_NAMES]}))
     with pytest.raises(InputError, match="has no class in common with these"):
         CliRunner().invoke(dyndet, command, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("options", [["-o"], ["--probe", "--images", ".", "--sheet"]])
+def test_a_detector_is_never_replaced_by_what_is_found_about_it(options: list[str], tmp_path: Path) -> None:
+    file = constant_detector(tmp_path / "d.onnx", {"o": np.ones((7, 84), np.float32)})
+    before = file.read_bytes()
+    with pytest.raises(InputError, match=r"writes a file that ends in \.(yaml or .yml|png), not .*d\.onnx"):
+        CliRunner().invoke(dyndet, ["inspect", str(file), *options, str(file)], catch_exceptions=False)
+    assert file.read_bytes() == before
