@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +19,19 @@ from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import parse_targets
 from dyndet_client.detector import Detector
-from tests.support.foreign.pair import TWO_RULES, write_pair
-from tests.support.foreign.recipes import INPUTS
+from tests.support.foreign.pair import write_pair
 
 _TOLERANCE = 0.9
 _FROM_SCORE = 0.05
 _EFFORT = Effort(
-    max_images=24,
-    requests_per_run=12,
+    max_images=16,
+    requests_per_run=8,
     range_rounds=1,
     trial_rounds=1,
     verification_rounds=1,
     extra_trial_rounds=1,
     tolerance=_TOLERANCE,
 )
-_LARGE = ("hard", "yolox-raw", replace(INPUTS["yolox"], size=(320, 320)))
 
 
 @pytest.mark.timing
@@ -42,10 +39,10 @@ def test_a_pair_is_calibrated_and_answers_as_its_bundle_does(
     demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "_SECONDS", 0.1)  # enough to tell a small detector from a large one
-    write_pair(tmp_path / "files", {"small": TWO_RULES["small"], "large": _LARGE})
+    write_pair(tmp_path / "files")
     photos = tmp_path / "photos"
     photos.mkdir()
-    for picture in spread(pictures_in(demo_images), 24):
+    for picture in spread(pictures_in(demo_images), 16):
         shutil.copy(picture, photos)
     files = {name: tmp_path / "files" / f"{name}.onnx" for name in ("small", "large")}
     specs = {f"{name}_spec": tmp_path / "files" / f"{name}.yaml" for name in files}
