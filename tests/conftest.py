@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.server)
         if {"bundle_folder", "half_bundle_folder", "quick_graphs"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sessions_have_one_thread() -> Iterator[None]:
+    """ONNX Runtime, too, would start a thread per core in each of the test processes; while idle, these spin."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    onnxruntime = import_module("dyndet_builder.bundle.sessions").onnxruntime
+
+    class OneThread(onnxruntime.SessionOptions):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.intra_op_num_threads = 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "SessionOptions", OneThread)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,7 +17,7 @@ from tests.support.foreign.core import CLASS_NAMES
 from tests.support.foreign.recipes import Recipe
 from tests.support.foreign.write import write_detector
 
-SMALL = (160, 160)
+SMALL = (128, 128)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def wide(demo_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_labels_show_colours_and_scale(demo_images: Path, tmp_path: Path) -> None:
     recipe = Recipe(size=SMALL, colour="BGR", divide_by=1.0)
     spec = write_detector(tmp_path / "a.onnx", "easy", "rows", recipe)
-    found = probe(tmp_path / "a.onnx", spec, data=demo_images.parent, vary=("colour", "scale"), pictures=30)
+    found = probe(tmp_path / "a.onnx", spec, data=demo_images.parent, vary=("colour", "scale"), pictures=20)
     assert found.ranking.measure == "AP"
     assert found.spec is not None
     assert (found.spec.input.colour, found.spec.input.divide_by) == ("BGR", 1)
@@ -69,7 +69,7 @@ def test_the_command_writes_what_the_probe_made_clear(demo_images: Path, tmp_pat
     write_detector(tmp_path / "a.onnx", "easy", "yolox-raw", Recipe(size=SMALL, colour="BGR", divide_by=1.0))
     (tmp_path / "classes.txt").write_text("\n".join(CLASS_NAMES))
     common = ["inspect", str(tmp_path / "a.onnx"), "--classes", str(tmp_path / "classes.txt"), "--probe"]
-    common += ["--family", "yolox-raw", "--data", str(demo_images.parent), "--pictures", "25"]
+    common += ["--family", "yolox-raw", "--data", str(demo_images.parent), "--pictures", "20"]
     common += ["--sheet", str(tmp_path / "sheet.png"), "-o", str(tmp_path / "a.yaml")]
 
     known = CliRunner().invoke(dyndet, [*common, "--resize", "letterbox", "--json"], catch_exceptions=False)

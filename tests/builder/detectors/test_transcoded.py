@@ -88,7 +88,7 @@ def test_the_merged_graph_gives_what_the_network_gives(case: str, pictures: list
 
 @pytest.fixture(scope="module")
 def labelled(demo_images: Path) -> CocoDataset:
-    return some_with_objects(read_dataset(demo_images.parent, 160, split="valid"), 100)
+    return some_with_objects(read_dataset(demo_images.parent, 160, split="valid"), 60)
 
 
 @pytest.fixture(scope="module")
