@@ -95,14 +95,14 @@ def stream_of(found: Found, small: Running, options: PairOptions, progress: Prog
 
 
 def router_cost(small: Described, numbers: Sequence[int], found: Found, pictures: Sequence[Path]) -> float:
-    """The router's time as a share of the small detector's.
+    """The router's time as a share of the small detector's, both with one thread.
 
     The router runs by itself, after the detector has run: beside other programs, the difference between two runs of a
     detector, one with a router, tells more of these programs than of the router.
     """
     plain = small.graph(numbers, calibration=found.calibration.tables[0])
     fitted = [small.fit(read_image(path)).image for path in spread(pictures, TIMED_PICTURES)]
-    return time_router(DetectorRunner(plain), alone(plain, found.router), fitted)
+    return time_router(DetectorRunner(plain, threads=1), alone(plain, found.router), fitted)
 
 
 def frontier_of(

@@ -82,8 +82,8 @@ def time_detectors(
 def time_router(detector: DetectorRunner, router: onnx.ModelProto, pictures: Sequence[UInt8Array]) -> float:
     """Time of a router's own graph for one picture, as a share of its detector's.
 
-    They take turns. The shortest times count: other programs can only add to a time, and to the detector's, whose
-    threads wait for each other, they add much more than to the router's.
+    They take turns, the router with one thread. The shortest times count: other programs can only add to a time. They
+    add most to that of a detector with several threads, which wait for each other.
     """
     session = session_of(router.SerializeToString(), name="the router's graph", threads=1)
     names = [one.name for one in session.get_inputs()]
