@@ -97,7 +97,10 @@ def spec_for(path: Path, *, given: Given | None = None) -> DetectorSpec:
 def spec_file_of(path: Path) -> Path | None:
     """`NAME.detector.yaml` beside `NAME.onnx`; None if there is none."""
     beside = path.with_name(path.stem + ENDING)
-    return beside if beside.exists() else None
+    try:
+        return beside if beside.exists() else None
+    except OSError:  # a name that is too long with this ending
+        return None
 
 
 def open_questions(path: Path, questions: Sequence[Question]) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamicdet.aliases import Float32Array
+from dynamicdet.class_names import MOST_CLASSES
 from dynamicdet.errors import InputError
 from dynamicdet.files import whole_file
 
@@ -124,6 +125,8 @@ def _unpacked(arrays: Mapping[str, npt.NDArray[Any]]) -> Iterable[tuple[str, Pic
     if counts.size and not 0 <= counts.min() <= counts.max() <= _MOST_FOUND:
         raise ValueError("the counts are out of range")
     cuts = np.cumsum(counts)[:-1]
+    if not _is_sound(arrays):
+        raise ValueError("there are numbers that no detector gives")
     columns = (
         np.split(arrays["boxes"].astype(np.float32).reshape(int(counts.sum()), 4), cuts),
         np.split(arrays["scores"].astype(np.float32).reshape(int(counts.sum())), cuts),
@@ -137,3 +140,14 @@ def _unpacked(arrays: Mapping[str, npt.NDArray[Any]]) -> Iterable[tuple[str, Pic
             str(name),
             PictureAnswer(size=(width, height), boxes=boxes, scores=scores, classes=classes, look=(mean, deviation)),
         )
+
+
+def _is_sound(arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Whether all numbers can be those of answers: a file of this form can still hold anything."""
+    scores, classes = arrays["scores"], arrays["classes"]
+    return bool(
+        all(np.isfinite(arrays[name]).all() for name in ("boxes", "scores", "looks"))
+        and ((scores >= 0) & (scores <= 1)).all()
+        and ((classes >= 0) & (classes < MOST_CLASSES)).all()
+        and (arrays["sizes"] > 0).all()
+    )

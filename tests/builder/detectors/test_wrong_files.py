@@ -18,6 +18,7 @@ from dyndet_builder.bundle.spec import DetectorSpec
 from dyndet_builder.cli import dyndet
 from dyndet_builder.detectors.facts import GraphFacts, TensorFacts, read_facts
 from dyndet_builder.detectors.graph import build_graph
+from dyndet_builder.detectors.inspect import inspect
 from dyndet_builder.detectors.recognise import recognise
 from dyndet_builder.detectors.runner import DetectorRunner
 from dyndet_builder.detectors.sources.class_lists import classes_of_text
@@ -175,3 +176,8 @@ def test_a_detector_is_never_replaced_by_what_is_found_about_it(options: list[st
     with pytest.raises(InputError, match=r"writes a file that ends in \.(yaml or .yml|png), not .*d\.onnx"):
         CliRunner().invoke(dyndet, ["inspect", str(file), *options, str(file)], catch_exceptions=False)
     assert file.read_bytes() == before
+
+
+def test_a_name_that_leaves_no_room_for_the_ending_of_a_description_is_read(tmp_path: Path) -> None:
+    file = constant_detector(tmp_path / f"{'a' * 250}.onnx", {"o": np.ones((7, 84), np.float32)})
+    assert inspect(file).draft is not None
