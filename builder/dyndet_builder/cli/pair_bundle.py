@@ -22,20 +22,22 @@ def pair_lines(bundle: Bundle) -> list[str]:
     router = bundle.router
     assert router is not None
     by = "labels" if router.by_labels else "the large detector's answers, because there are no labels"
-    kept = ", ".join(f"{gain:.0%} at {float(share):.0%} hard" for share, gain in router.kept_gain.items())
-    cost = "" if router.cost is None else f"; it takes {router.cost:.1%} of the small detector's time"
+    kept = ", ".join(
+        f"{100 * gain:.0f} % at {100 * float(share):.0f} % hard" for share, gain in router.kept_gain.items()
+    )
+    cost = "" if router.cost is None else f" It adds {100 * router.cost:.1f} % to the small detector's time."
     kind = "a learned router" if router.kind == "learned" else f"the free rule {router.kind!r}"
     lines = [
-        f"Router: {kind}, fitted on {router.images} pictures by {by}"
-        + (f"; it keeps of the gain {kept}" if kept else "")
-        + f"{cost}.",
+        f"Router: {kind}, fitted on {router.images} pictures by {by}."
+        + (f" Share of the gain that it keeps: {kept}." if kept else "")
+        + cost,
         *(f"{name} reads pictures of {fit}." for name, fit in _fits(bundle)),
     ]
     if (resizing := bundle.resizing) is not None:
         what = "AP" if resizing.by_labels else "agreement with the large detector"
         lines.append(
-            f"The detectors fit pictures by different rules. The model resizes pictures for the small one, which has "
-            f"{resizing.public:.1f} {what} then, instead of {resizing.own:.1f} ({resizing.public - resizing.own:+.1f}, "
+            "The detectors fit pictures by different rules. The model resizes pictures for the small one, which then "
+            f"has {resizing.public:.1f} {what} instead of {resizing.own:.1f} ({resizing.public - resizing.own:+.1f}, "
             f"{resizing.images} pictures). Image files (`--encoded`) are fitted by its own rule."
         )
     return lines

@@ -42,6 +42,8 @@ _LONGEST = 24
 _DOTS_PER_INCH = 200
 _HEIGHT = 330.0
 _BINS = 20
+_CLOSE = 0.1
+"""difference in accuracy, percent, that a plot hardly shows"""
 _GAP = 4
 """dots between the axis and the leftmost name"""
 
@@ -104,13 +106,15 @@ def _draw_frontier(figure: Figure, axes: Axes, report: PairReport) -> None:
             elinewidth=0.8,
             capsize=2,
         )
+        cascade = frontier.cascade_at(one.latency_ms)
+        is_below = cascade is not None and cascade.accuracy.value > one.accuracy.value + _CLOSE
         names.append(
             axes.annotate(
                 legend(one.name, _LONGEST),
                 (one.latency_ms, one.accuracy.value),
-                xytext=(-7, 5),  # left and above, where no curve but the oracle's passes
+                xytext=(7, -14) if is_below else (-7, 5),  # where no curve passes but the oracle's, or the coin's
                 textcoords="offset points",
-                ha="right",
+                ha="left" if is_below else "right",
                 color=INK,
             )
         )
