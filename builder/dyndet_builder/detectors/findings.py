@@ -42,7 +42,7 @@ def _floors(facts: GraphFacts) -> list[Finding]:
         return []
     text = (
         f"the graph drops boxes with a score below {' or '.join(f'{one:g}' for one in high)}: that costs average "
-        "precision, and hides from the router what it reads best; export without suppression, or with a floor of 0.001"
+        "precision, and hides the low scores that a router needs; export without suppression, or with a floor of 0.001"
     )
     return [Finding(kind="score floor", text=text, is_warning=True)]
 
@@ -62,7 +62,7 @@ def _licence(facts: GraphFacts) -> list[Finding]:
     if is_ultralytics(facts.metadata):
         text = (
             "Ultralytics licenses its models under AGPL-3.0, or under a licence for enterprises; a service that uses "
-            "one needs to keep to it"
+            "one must comply with it"
         )
         return [Finding(kind="licence", text=text, is_warning=True)]
     return [Finding(kind="licence", text=f"the metadata name the licence {licence[:200]}")] if licence else []
@@ -95,7 +95,7 @@ def _shape(facts: GraphFacts, draft: DetectorSpec) -> list[Finding]:
         return []
     height, width = draft.input.size
     text = (
-        "the file accepts pictures of several sizes, but transformers are often right at the size of their training "
-        "alone" + (", and at squares" if height != width else "")
+        "the file accepts pictures of several sizes, but transformers are often right only at the size of their "
+        "training" + (", and at squares" if height != width else "")
     )
     return [Finding(kind="shape", text=text, is_warning=height != width)]

@@ -255,7 +255,7 @@ def _draft(
     if inputs.size is not None:
         if said is not None and said.value != inputs.size:
             height, width = inputs.size
-            raise InputError(f"the graph takes pictures of {height} x {width} (height x width) alone")
+            raise InputError(f"the graph takes only pictures of {height} x {width} (height x width)")
         values["size"] = inputs.size
     if "size" not in values or recognition.output is None:
         return None

@@ -85,7 +85,7 @@ def describe(
     seen = [file.resolve() for file in files]
     if len(set(seen)) < len(seen):
         twice = next(file for number, file in enumerate(files) if seen[number] in seen[:number])
-        raise InputError(f"{printable(twice)} was given twice; each detector is another file")
+        raise InputError(f"{printable(twice)} was given twice; the detectors must be different files")
     given = [*specs, *(None for _ in range(len(files) - len(specs)))]
     found = [spec_for(file, given=Given(spec_file=spec)) for file, spec in zip(files, given, strict=True)]
     return tuple(

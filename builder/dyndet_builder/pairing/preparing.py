@@ -119,5 +119,5 @@ def check_found(detectors: Sequence[Described], answers: Sequence[Answers], pict
         if not any(len(scores) for scores in own.scores):
             raise InputError(
                 f"{printable(one.file)} finds nothing in any of the {pictures} pictures; colour, scale or resizing are "
-                "probably others than its detector.yaml says: `dyndet inspect --probe --images DIR` compares them"
+                "probably not those in its description; `dyndet inspect --probe --images DIR` compares the usual ones"
             )

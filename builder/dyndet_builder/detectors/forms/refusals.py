@@ -38,12 +38,12 @@ def refuse_operators(facts: GraphFacts) -> None:
                 raise InputError(f"the graph has the operator {operator}, which only TensorRT has; {advice}")
     if any(name.startswith("com.microsoft") for name in foreign):
         raise InputError(
-            f"the graph has operators of ONNX Runtime alone ({_listed(foreign)}); give the file that it was optimised "
-            "from"
+            f"the graph has operators that only ONNX Runtime has ({_listed(foreign)}); give the file that it was "
+            "optimised from"
         )
     if any(name.startswith("mmdeploy") for name in foreign):
         raise InputError(
-            f"the graph has operators of mmdeploy alone ({_listed(foreign)}); export a model that needs none"
+            f"the graph has operators that only mmdeploy has ({_listed(foreign)}); export a model that needs none"
         )
     if facts.functions:
         raise InputError(

@@ -133,8 +133,6 @@ def _around(wins: Sequence[Win], best: _Rival) -> str:
 
 
 def _remarks(frontier: Frontier, words: _Words, rivals: Sequence[_Rival]) -> Iterator[str]:
-    if words.pictures < FEW_PICTURES:
-        yield f"{words.pictures} pictures are too few to tell; give at least {FEW_PICTURES}, better 500"
     if frontier.gain.low <= 0:
         yield (
             f"{frontier.large.name} gains {words.number(frontier.gain)} over {frontier.small.name}, which is inside "
