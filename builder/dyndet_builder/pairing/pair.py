@@ -169,9 +169,9 @@ def _assumptions(found: Found, options: PairOptions) -> Iterator[str]:
             "and the router's time is not in them."
         )
     yield (
-        f"The intervals hold {percent(LEVEL)} of {RESAMPLES} draws of as many pictures with replacement. They leave out "
-        "that other pictures would have given another router. The difficulty of a picture comes from a router that was "
-        "trained without it."
+        f"The intervals hold {percent(LEVEL)} of {RESAMPLES} draws of as many pictures with replacement. They leave "
+        "out that other pictures would have given another router. The difficulty of a picture comes from a router that "
+        "was trained without it."
     )
     yield (
         "Neither detector was trained on these pictures. Detectors are better on their training pictures, "

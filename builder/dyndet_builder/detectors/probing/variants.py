@@ -22,6 +22,8 @@ _RULE_WORDS = {
     "top-left": "letterboxed, borders right and below",
     "stretch": "stretched",
 }
+_RULE_VALUES = {"letterbox": "letterbox (centre)", "top-left": "letterbox (top-left)", "stretch": "stretch"}
+"""the values of the options that say them"""
 _SCALE_WORDS = {"0..1": "0..1", "0..255": "0..255", "ImageNet": "ImageNet's mean and std"}
 OPTIONS: dict[Field, str] = {
     "colour": "--colour",
@@ -46,10 +48,10 @@ class Variant:
         return f"{self.colour}, {scale}, {_RULE_WORDS[self.rule]}"
 
     def value_of(self, field: Field) -> str:
-        """What it says about a field, for a reader."""
+        """What it says about a field, in a few words for a table."""
         if field == "colour":
             return self.colour
-        return _RULE_WORDS[self.rule] if field == "resize" else _SCALE_WORDS.get(str(self.scale), "as given")
+        return _RULE_VALUES[self.rule] if field == "resize" else self.scale or "as given"
 
     def applied_to(self, spec: DetectorSpec) -> DetectorSpec:
         """The spec of a detector that takes pictures so."""
