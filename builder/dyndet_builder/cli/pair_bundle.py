@@ -40,6 +40,12 @@ def pair_lines(bundle: Bundle) -> list[str]:
             f"has {resizing.public:.1f} {what} instead of {resizing.own:.1f} ({resizing.public - resizing.own:+.1f}, "
             f"{resizing.images} pictures). Image files (`--encoded`) are fitted by its own rule."
         )
+    if bundle.quantization is not None and bundle.parity is not None:
+        lines.append(
+            f"All this was measured before the graphs were made int8. In int8, boxes move by a median of "
+            f"{bundle.quantization.box_px_median:.2f} pixels, difficulties change by up to "
+            f"{bundle.parity.difficulty:.3f}, and {bundle.parity.route_flip_share:.1%} of the routes flip."
+        )
     return lines
 
 

@@ -51,7 +51,7 @@ def command(
     """Make an int8 bundle from an fp32 bundle, and measure the cost.
 
     Convolutions get explicit Q/DQ pairs. The router, decoding and suppression stay in fp32. The difficulties still
-    change, because the router reads int8 features: calibrate the thresholds again.
+    change, because the router reads what int8 layers compute: calibrate the thresholds again.
 
     \b
     Example:
