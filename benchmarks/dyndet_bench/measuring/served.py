@@ -144,6 +144,11 @@ class Served:
         found = self._parameter("dyndet_bundle_sha256")
         return found if found is not None and re.fullmatch("[0-9a-f]{64}", found) else None
 
+    @property
+    def is_pair(self) -> bool:
+        """Whether its stages or its rule of fitting show a pair; in `fused`, a pair with the usual rule shows none."""
+        return "detector1" in self._stages or not self.detector.fit.is_own
+
     def identity(self) -> dict[str, object]:
         """What identifies this server: host, versions, and the configuration of the detector's models.
 

@@ -144,7 +144,7 @@ def sweep(
         accuracy=accuracies,
         accuracy_data=printable(accuracy_data) if accuracies and accuracy_data is not None else None,
         points=tuple(points),
-        paper=check_paper(),
+        paper=() if served.is_pair else check_paper(),  # which is about dynamic detectors
         gallery=gallery,
         missing_routes=None if missing_routes is None else printable(missing_routes, limit=_LONGEST_REASON),
         replayed=Replayed.together(one.replayed for one in {id(one): one for one in used}.values()),
