@@ -112,14 +112,14 @@ class Fit:
         """The rule in words; of our own networks it is the size alone.
 
         >>> str(Fit.square(640)), str(Fit(height=384, width=640, resize="stretch", filter="linear"))
-        ('640 x 640 pixels', '640 x 384 pixels, stretched, linear')
+        ('640 x 640 pixels', '640 x 384 pixels, stretched, linear filter')
         """
         words = [f"{self.width} x {self.height} pixels"]
         if self.resize == "stretch":
             words.append("stretched")
         elif (self.place, self.pad) != ("centre", PADDING):
-            words.append(f"{self.place} with borders of {self.pad}")
-        return ", ".join(words if self.filter == "antialias" else [*words, self.filter])
+            words.append(f"{'centred' if self.place == 'centre' else 'in the top left corner'}, borders {self.pad}")
+        return ", ".join(words if self.filter == "antialias" else [*words, f"{self.filter} filter"])
 
     def __call__(self, image: UInt8Array) -> Letterboxed:
         """Fit an RGB image (H, W, 3). Raises InputError for an array that is not (H, W, 3) uint8 with pixels."""

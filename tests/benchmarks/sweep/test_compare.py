@@ -103,9 +103,9 @@ def test_a_sweep_of_a_detector_that_stretches_says_so_and_older_files_stay_reada
     old, new = _sweep(_cell()), _sweep(_cell(), fit=InputRule.of(fit))
     assert InputRule.of(Fit.square(320)) is None
     found = [read_sweep(_write(tmp_path / str(number), one)) for number, one in enumerate((old, new))]
-    assert [one.input for one in found] == ["320 x 320", "320 x 192 pixels, stretched, linear"]
+    assert [one.input for one in found] == ["320 x 320", "320 x 192 pixels, stretched, linear filter"]
     differences = compare_sweeps(*found).differences
-    assert "input: 320 x 320 -> 320 x 192 pixels, stretched, linear" in differences
+    assert "input: 320 x 320 -> 320 x 192 pixels, stretched, linear filter" in differences
     older = json.loads((tmp_path / "0" / "sweep.json").read_text())
     del older["fit"]
     (tmp_path / "0" / "sweep.json").write_text(json.dumps(older))

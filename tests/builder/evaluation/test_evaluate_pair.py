@@ -46,14 +46,14 @@ def test_a_pair_of_two_rules_is_evaluated_by_that_of_detector_2_and_says_so(data
     folder = write_toy_pair(tmp_path / "pair", variant=TWO_RULES)
     report = evaluate(folder, data=data, hard_shares=(0.5,), cache=tmp_path, random_draws=1)
     assert BundleSource(folder).fit == TWO_RULES.second
-    assert "images fitted for detector 2 (32 x 32 pixels, stretched, linear)" in report.notes[0]
+    assert "images fitted for detector 2 (32 x 32 pixels, stretched, linear filter)" in report.notes[0]
     assert len(report.evaluation.curve) == 21 and report.evaluation.images == 3
     assert evaluate(folder, data=data, hard_shares=(0.5,), cache=tmp_path, random_draws=1).from_cache
 
 
 def test_data_that_were_read_by_another_rule_are_refused(data: Path) -> None:
     read = read_dataset(data, NOT_SQUARE.first)
-    with pytest.raises(InputError, match="of 32 x 32 pixels, stretched, linear, but the data set was read"):
+    with pytest.raises(InputError, match="of 32 x 32 pixels, stretched, linear filter, but the data set was read"):
         check_contract("the bundle", read.class_names, STRETCH.first, read)
     with pytest.raises(InputError, match="networks that are trained here take letterboxed squares"):
         _ = read.size
