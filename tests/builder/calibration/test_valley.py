@@ -43,7 +43,8 @@ def test_a_percentile_is_refused_where_a_likely_other_share_misses_it_and_only_t
     assert (valley is not None) == (steep and max(apart) >= 0.5)
     if valley is not None:
         assert valley.shares[0] < share < valley.shares[1]
-        assert valley.values_ms[0] <= min(others) < max(others) <= valley.values_ms[1]
+        low, high = valley.values_ms
+        assert low * (1 - _TOLERANCE) <= min(others) < max(others) <= high * (1 + _TOLERANCE)  # targets have a tolerance
 
 
 @settings(max_examples=60)
