@@ -44,7 +44,7 @@ def test_a_percentile_is_refused_where_a_likely_other_share_misses_it_and_only_t
     if valley is not None:
         assert valley.shares[0] < share < valley.shares[1]
         low, high = valley.values_ms
-        assert low * (1 - _TOLERANCE) <= min(others) < max(others) <= high * (1 + _TOLERANCE)  # targets have a tolerance
+        assert low * (1 - _TOLERANCE) <= min(others) < max(others) <= high * (1 + _TOLERANCE)
 
 
 @settings(max_examples=60)
