@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,9 +204,15 @@ def test_the_real_perf_analyzer_hangs_when_requests_are_answered_early(
     measure(served, program, workload, keep=kept, **two)  # type: ignore[arg-type]
     until_warm_up = re.search(r"(?s).*?Request concurrency: 2\n", kept.with_name("whole.txt").read_text())
     assert until_warm_up is not None
-    program = _stand_in(tmp_path, f"hold {len(until_warm_up[0])}")
-    run = measure(served, program, workload, **two)  # type: ignore[arg-type]
-    assert 1 <= run.repeats == len(_tries(tmp_path)) - 1  # a busy machine can spoil the second try, too
+    two["timeout_s"] = 20.0
+    for attempt in range(3):  # on a busy machine, it can be held up elsewhere, and hangs in another way
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        program = _stand_in(folder, f"hold {len(until_warm_up[0])}")
+        with suppress(ServerError):
+            run = measure(served, program, workload, **two)  # type: ignore[arg-type]
+            break
+    assert 1 <= run.repeats == len(_tries(folder)) - 1  # a busy machine can spoil the second try, too
     assert run.counts.total == 4
 
 

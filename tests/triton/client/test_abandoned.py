@@ -222,16 +222,17 @@ def test_a_server_leaves_out_what_nobody_waits_for(toy, protocol) -> None:
     async def in_loop() -> None:
         limits = AbandonedCalls(limit=1000)
         async with AsyncDetector(url, "toy", transport="network", abandoned_calls=limits) as detector:
+            # Short, because a server ends when a model's process stands still for a second; few, to arrive in time.
             with computing_nothing(toy):
-                asked = (detector.detect(image(51), timeout=0.3) for _ in range(100))
+                asked = (detector.detect(image(51), timeout=0.3) for _ in range(30))
                 found = await asyncio.gather(*asked, return_exceptions=True)
-                await asyncio.sleep(0.4)  # those that reached a busy server late expire there too
+                await asyncio.sleep(0.1)  # those that reached a busy server late expire there too
             assert {type(error) for error in found} == {DeadlineExceededError}
             await detector.detect(image(51))  # waits for what came before
 
     before = computed(toy)
     asyncio.run(in_loop())
-    assert computed(toy) - before < 50
+    assert computed(toy) - before < 20
 
 
 _LEAVES_CALLS_BEHIND = """
