@@ -52,10 +52,11 @@ def hanging(server: TritonServer):
 
 
 def computed(server: TritonServer) -> int:
-    """How many requests reached the model."""
+    """How many images the first stage computed."""
     with urllib.request.urlopen(server.metrics_url) as answer:
         text = answer.read().decode()
-    counts = re.findall(r'^nv_inference_count\{model="toy",.*\} (\d+)', text, re.MULTILINE)
+    counts = re.findall(r'^nv_inference_count\{model="toy_backbone1",.*\} (\d+)', text, re.MULTILINE)
+    assert counts
     return sum(map(int, counts))
 
 
