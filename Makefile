@@ -6,6 +6,11 @@ export VENV
 # Each process gets a third of the files; one that is done takes tests from the others. Tests of servers wait a lot, so
 # three processes keep two cores busy.
 PARALLEL = $(BIN)/python -m pytest -n 3 --dist worksteal
+# Three processes and their servers on two cores can make an answer late. What failed runs once more with nothing beside
+# it; what fails again has failed.
+ALONE = echo "These tests failed. They run once more, alone:"; \
+	$(BIN)/python -m pytest -q --cache-show cache/lastfailed; \
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none --maxfail 6
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,7 +30,7 @@ else
 	export DYNDET_TEST_FOLDER="$$folder"; failed=; \
 	$(PARALLEL) --cache-clear -m "not timing and not whole_line" || failed=1; \
 	$(BIN)/python -m pytest -m timing || failed=1; \
-	if [ $$failed ]; then $(BIN)/python -m pytest -q --cache-show cache/lastfailed; exit 1; fi
+	if [ $$failed ]; then $(ALONE); fi
 endif
 
 test-all: test  ## Everything of test, then the walk from own pictures to a served detector, which takes minutes

@@ -29,6 +29,7 @@ from dyndet_bench.measuring.open_loop import OpenLoopRun, arrivals_s, measure_op
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.workload import read_letterboxed
 from dyndet_builder.server.triton import TritonServer
+from tests.support.counting import settled
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_a_server_that_cannot_keep_up_ends_the_run_and_no_call_is_cancelled(
     load = Load(request_rate=5000.0)
     said = r"^[^\n]*5000 requests/s: after \d\S* s it has answered (\d+) of 150 requests, and (\d+) wait;[^\n]*$"
     for _ in range(2):
-        before = served.counts()
+        before = settled(served.counts)
         with pytest.raises(ServerError, match=said) as caught:
             measure_open_loop(served, images, load=load, threshold=ALL_HARD, requests=150, timeout_s=0.6)
         told = re.match(said, str(caught.value))
@@ -162,7 +163,7 @@ def test_calls_that_a_stopped_server_does_not_answer_are_left_to_it(
         Served(own.grpc_url) as watch,
         ThreadPoolExecutor(1) as pool,
     ):
-        before = connection.counts()
+        before = settled(connection.counts)
 
         def stop_once_warm() -> None:
             while watch.counts().since(before).answered <= 4:  # those that warm up

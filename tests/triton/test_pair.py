@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.tracing import Tracing
 from dyndet_builder.server.triton import TritonServer
 from dyndet_client import Detector
+from tests.support.counting import settled
 from tests.support.span_receiver import SpanReceiver, receiving_spans
 from tests.support.toy_pair import (
     CLASSES,
@@ -171,21 +173,22 @@ def _grown(served: Served, before: Any, by: dict[str, int]) -> bool:
         grown = {route: now[route] - before[route] for route in now if now[route] != before[route]}
         if grown == by:
             return True
+        time.sleep(0.01)
     return False
 
 
 def test_an_easy_image_is_one_stage_call_and_a_hard_one_two(pairs: Pairs) -> None:
-    before = pairs.runs("bls")
+    before = settled(lambda: pairs.runs("bls"))
     for red, outputs in ((10, OUTPUTS), (10, ("num_detections",)), (250, ("difficulty",)), (250, ("scores",))):
         pairs.infer("bls", outputs, threshold=0.5, image=pair_image(red)[None])
-    after = pairs.runs("bls")
+    after = settled(lambda: pairs.runs("bls"))
     assert {stage: after[stage] - before[stage] for stage in after} == {"detector1": 4, "detector2": 1}
 
 
 @pytest.mark.parametrize("model", ["bls", "merging"])
 def test_the_server_counts_the_hard_images_of_a_pair(pairs: Pairs, model: str) -> None:
     with pairs.served(model) as served:
-        before, times = served.counts(), served.times()
+        before, times = settled(served.counts), served.times()
         for red in (10, 20, 200, 240, 250):
             served.infer(pair_image(red), threshold=0.5, outputs=("num_detections",))
         counted, spent = served.counts_after(before, 5).since(before), served.times().since(times)
@@ -207,7 +210,7 @@ def test_a_picture_of_detector_1_alone_is_answered_or_detector_2_is_due(pairs: P
     own = np.stack([pair_image(red, 0, 60, fit=SMALL, seed=red) for red in (20, 240)])
     image = pair_image(240, 0, 60, fit=STRETCHED)
     with pairs.served(model) as served:
-        before = served.counts()
+        before = settled(served.counts)
         answer = pairs.infer(model, threshold=0.5, own_image=own)
         assert answer["route"].ravel().tolist() == [EASY, DUE]
         for row in range(2):
@@ -229,14 +232,14 @@ def test_a_picture_of_detector_1_alone_is_answered_or_detector_2_is_due(pairs: P
 def test_a_file_is_fitted_for_detector_2_only_if_it_is_hard(pairs: Pairs, model: str) -> None:
     files = [_file(red, green) for red, green in ((20, 0), (240, 0), (30, 0))]
     with pairs.served(model) as served:
-        before = served.counts()
-        runs = pairs.runs(model) if served.topology == "bls" else {}
+        before = settled(served.counts)
+        runs = settled(lambda: pairs.runs(model)) if served.topology == "bls" else {}
         bytes_of = np.array([[file] for file, _ in files], object)
         answer = pairs.infer(f"{model}_encoded", threshold=0.5, image_bytes=bytes_of)
         counted = served.counts_after(before, 3).since(before)
         assert (counted.total, counted.hard) == (3, 1)
         if runs:
-            ran = pairs.runs(model)
+            ran = settled(lambda: pairs.runs(model))
             grown = {stage: ran[stage] - runs[stage] for stage in ran}
             assert grown == {"detector1": 0, "detector1_own": 3, "detector2": 1}
     assert answer["route"].ravel().tolist() == [EASY, HARD, EASY]

@@ -24,6 +24,7 @@ from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
+from tests.support.counting import settled
 from tests.support.toy_bundle import image, write_toy_bundle
 
 
@@ -59,7 +60,7 @@ def test_the_server_counts_hard_images_in_either_topology(both: tuple[TritonServ
     with Served(server.grpc_url, model, metrics_url=server.metrics_url) as served:
         with pytest.raises(ServerError):  # has no route, but Triton counts its image
             served.infer(image(10), threshold=7, outputs=("route",))
-        before, times = served.counts(), served.times()
+        before, times = settled(served.counts), served.times()
         for red in (10, 20, 200, 240, 250):
             served.infer(image(red), threshold=0.5, outputs=("num_detections",))
         counted, spent = served.counts_after(before, 5).since(before), served.times().since(times)
@@ -71,7 +72,7 @@ def test_the_server_counts_hard_images_in_either_topology(both: tuple[TritonServ
 def test_probes_are_not_measured(both: tuple[TritonServer, Path]) -> None:
     server, _ = both
     with Served(server.grpc_url, "fused", metrics_url=server.metrics_url) as served:
-        before = served.counts()
+        before = settled(served.counts)
         for threshold in (0.0, 1.0):
             served.infer(image(10), threshold=threshold, outputs=("route",), parameters={"dyndet_probe": True})
         served.infer(image(200), threshold=0.5, outputs=("route",))

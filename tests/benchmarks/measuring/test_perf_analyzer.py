@@ -30,6 +30,7 @@ from dyndet_bench.measuring.perf_run import MOST_REPEATS, read_profile_export, r
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served, served_detectors
 from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_builder.server.triton import TritonServer
+from tests.support.counting import settled
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,9 @@ def test_thresholds_take_turns_and_each_keeps_its_own_latencies(served: Served, 
             tell=lambda: told.append(None),
         )
 
-    before = served.counts()
+    before = settled(served.counts)
     easy, hard, mixed = one(difficulties, requests=12)
-    counted = served.counts().since(before)
+    counted = settled(served.counts).since(before)
     assert [run.counts.total for run in (easy, hard, mixed)] == [12, 12, 12]
     assert [run.counts.hard for run in (easy, hard)] == [0, 12]
     assert counted.hard - mixed.counts.hard - 12 in (0, 1)  # the warm-up request
@@ -187,12 +188,12 @@ def _tries(folder: Path) -> list[int]:
 def test_a_run_that_loses_requests_is_repeated_and_only_its_last_try_counts(
     served: Served, workload: Workload, tmp_path: Path, does: str
 ) -> None:
-    before = served.counts()
+    before = settled(served.counts)
     program = _stand_in(tmp_path, does)
     run = measure(served, program, workload, threshold=ALL_HARD, requests=4, load=Load(concurrency=2))
     assert (run.repeats, len(_tries(tmp_path))) == (2, 3)
     assert (run.counts.total, run.counts.hard, run.times.requests) == (6, 6, 6)
-    assert served.counts().since(before).total == 3 * 6  # each try sent all its requests
+    assert settled(served.counts).since(before).total == 3 * 6  # each try sent all its requests
 
 
 def test_the_real_perf_analyzer_hangs_when_requests_are_answered_early(
