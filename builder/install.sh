@@ -13,7 +13,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; t
 
 case "$what" in
   demo) extras=build,bench,server ;;
-  test) extras=build,bench,server,train,dev,tensorrt-rtx,openvino,http,video,supervision ;;
+  test) extras=build,bench,server,train,dev,tensorrt-rtx,openvino,http,video,supervision,ui,docs ;;
   *) die "builder/install.sh takes the argument 'demo' or 'test', not '$what'" ;;
 esac
 [ "$(uname -sm)" = "Linux x86_64" ] || die "the embedded Triton server runs only on Linux x86_64; this is $(uname -sm)"
@@ -73,6 +73,11 @@ if [ "$what" = test ] && command -v apt-get >/dev/null; then
       say "apt has no Prometheus; tests that need it are skipped"
     fi
     rm -rf "$unpacked"
+  fi
+  if ! command -v chromium >/dev/null; then
+    say "Installing Chromium for the tests of pages"
+    if_root apt-get update -qq || true
+    if_root apt-get install -y -qq --no-install-recommends chromium || say "apt has no Chromium; tests that need it are skipped"
   fi
   if ! command -v docker-compose >/dev/null && ! docker compose version >/dev/null 2>&1; then
     if_root apt-get install -y -qq --no-install-recommends docker-compose || say "docker compose is missing; tests that need it are skipped"
