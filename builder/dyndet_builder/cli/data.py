@@ -29,7 +29,7 @@ def command() -> None:
 
 @command.command("cutpaste")
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--train-images", type=click.IntRange(min=0), default=6000, show_default=True, help="Training images.")
+@click.option("--train-images", type=click.IntRange(min=0), default=8000, show_default=True, help="Training images.")
 @click.option("--val-images", type=click.IntRange(min=0), default=500, show_default=True, help="Validation images.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same images."

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dynamicdet.datasets.cutpaste.catalogue import BACKGROUNDS, CLASSES, CLUTTER, ObjectClass
 from dynamicdet.datasets.cutpaste.sources import Sources
-from dynamicdet.datasets.cutpaste.splits import Split, divide
+from dynamicdet.datasets.cutpaste.splits import Split, divide, divide_each
 from dynamicdet.errors import InputError
 from dynamicdet.picture_files import MAX_FILE_BYTES, open_picture
 from dynamicdet.records import read_bytes
@@ -48,7 +48,7 @@ def names_of_split(split: Split) -> dict[str, tuple[str, ...]]:
     """
     names = {}
     for kind in (*CLASSES, CLUTTER):
-        divided = divide(kind.cutouts)
+        divided = divide_each(kind.kinds)
         names[kind.name] = divided["train"] if split == "train" else kind.cutouts
     names["backgrounds"] = divide(BACKGROUNDS)[split]
     return names
@@ -71,7 +71,7 @@ def load(sources: Sources, split: Split, executor: Executor, on_read: Callable[[
         on_read()
 
     def group(kind: ObjectClass) -> tuple[Cutout, ...]:
-        kept = set(divide(kind.cutouts)["val"])
+        kept = set(divide_each(kind.kinds)["val"])
         return tuple(Cutout(name, read[name], name in kept) for name in names[kind.name] if name in read)
 
     return Assets(

@@ -40,7 +40,7 @@ def build(
     output: Path,
     sources: Sources,
     *,
-    train_images: int = 6000,
+    train_images: int = 8000,
     val_images: int = 500,
     seed: int = 0,
     workers: int = 2,

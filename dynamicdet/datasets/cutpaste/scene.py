@@ -6,17 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageStat
 
 from dynamicdet.datasets.cutpaste.assets import OPAQUE, Assets, Cutout
 from dynamicdet.datasets.cutpaste.catalogue import CLASSES, CLUTTER, ObjectClass
 
-SMALLEST_VISIBLE_SHARE = 0.3  # of an object's own area; with less, the object is removed from the scene
+SMALLEST_VISIBLE_SHARE = 0.4  # of an object's own area; with less, the object is removed from the scene
 SMALLEST_SIDE = 8  # pixels of a visible box
 _SIZES = ((320, 320), (320, 240), (240, 320), (320, 214), (214, 320), (320, 180))
 _SIZE_ODDS = (0.3, 0.25, 0.15, 0.12, 0.08, 0.1)
-_UNSEEN_ODDS = 0.5  # how often a validation object is a reserved one, if its class has both kinds
 _EASY_BELOW = 0.5
+_LIGHT_SHARE = 0.2  # how far an object's mean colour goes towards that of its surroundings
+_GROUND_ODDS = 0.6  # how often the lower of two places is taken
+_OPAQUE_TABLE = [0] * OPAQUE + [255] * (256 - OPAQUE)
 
 
 @dataclass(frozen=True)
@@ -91,25 +93,21 @@ def _plan(assets: Assets, size: tuple[int, int], difficulty: float, rng: np.rand
     else:
         count = int(rng.integers(2, 4 + round(10 * (difficulty - _EASY_BELOW))))
         clutter = int(rng.integers(0, 2 + round(7 * (difficulty - _EASY_BELOW))))
-    largest = 0.95 - 0.62 * difficulty
-    smallest = 0.6 - 0.5 * difficulty
+    largest = 0.9 - 0.5 * difficulty
+    smallest = 0.5 - 0.36 * difficulty
     things: list[Placed] = []
     for _ in range(count):
         class_index = int(rng.integers(len(CLASSES)))
         kind = CLASSES[class_index]
-        cutout = _choose(assets.cutouts[kind.name], rng)
+        cutouts = assets.cutouts[kind.name]
         share = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
+        cutout = cutouts[rng.integers(len(cutouts))]
         things.append(_place(cutout, kind, class_index, share, things, size, difficulty, rng))
     for _ in range(clutter if assets.clutter else 0):
         share = float(np.exp(rng.uniform(np.log(0.7 * smallest), np.log(0.8 * largest))))
-        things.append(_place(_choose(assets.clutter, rng), CLUTTER, -1, share, things, size, difficulty, rng))
+        cutout = assets.clutter[rng.integers(len(assets.clutter))]
+        things.append(_place(cutout, CLUTTER, -1, share, things, size, difficulty, rng))
     return [things[i] for i in rng.permutation(len(things))]
-
-
-def _choose(cutouts: tuple[Cutout, ...], rng: np.random.Generator) -> Cutout:
-    unseen = rng.uniform() < _UNSEEN_ODDS
-    wanted = [cutout for cutout in cutouts if cutout.unseen == unseen] or list(cutouts)
-    return wanted[rng.integers(len(wanted))]
 
 
 def _place(
@@ -137,15 +135,16 @@ def _place(
     )
     angle = float(np.clip(rng.normal(0, 0.5), -1, 1)) * kind.max_rotation
     image = image.rotate(angle, Image.Resampling.BICUBIC, expand=True)
-    over = difficulty * rng.uniform(0, 0.5)  # share of the object that may be outside the border
+    over = difficulty * rng.uniform(0, 0.4)  # share of the object that may be outside the border
     best, least = (0, 0), np.inf
     for _ in range(10):
         left = _coordinate(width, image.width, over, rng)
-        top = _coordinate(height, image.height, over, rng)
+        # Most things stand low in a photograph rather than float.
+        top = max(_coordinate(height, image.height, over, rng) for _ in range(1 + (rng.uniform() < _GROUND_ODDS)))
         overlap = sum(_overlap(left, top, image, other) for other in others)
         if overlap < least:
             best, least = (left, top), overlap
-        if overlap <= 0.35 * difficulty * rng.uniform():
+        if overlap <= 0.3 * difficulty * rng.uniform():
             break
     return Placed(class_index, image, *best, unseen=cutout.unseen)
 
@@ -206,18 +205,53 @@ def _background(assets: Assets, size: tuple[int, int], rng: np.random.Generator)
 
 def _render(background: Image.Image, placed: list[Placed], difficulty: float, rng: np.random.Generator) -> Image.Image:
     image = background
+    drift = rng.uniform(-0.06, 0.06)  # one light for the scene: all shadows fall to the same side
     for thing in placed:
-        soft = thing.image.getchannel("A").filter(ImageFilter.GaussianBlur(0.5))  # no hard edges
-        image.paste(thing.image.convert("RGB"), (thing.left, thing.top), soft)
-    blur = difficulty * rng.uniform(0, 1.8)
+        image = _paste(image, thing, drift, rng)
+    blur = difficulty * rng.uniform(0, 1.5)
     if blur > 0.3:
         image = image.filter(ImageFilter.GaussianBlur(blur))
     # As in poor light: the harder a scene, the darker, flatter and noisier. A router can see that.
     pixels = np.asarray(image, dtype=np.float32)
     mean = pixels.mean(axis=(0, 1), keepdims=True)
-    contrast = 1 - difficulty * rng.uniform(0.2, 0.5)
-    light = 1 - difficulty * rng.uniform(0.1, 0.4) + rng.uniform(-0.05, 0.05)
-    cast = 1 + 0.08 * rng.uniform(-1, 1, size=(1, 1, 3))
+    contrast = 1 - difficulty * rng.uniform(0.15, 0.4)
+    light = 1 - difficulty * rng.uniform(0.1, 0.35) + rng.uniform(-0.05, 0.05)
+    cast = 1 + 0.06 * rng.uniform(-1, 1, size=(1, 1, 3))
     pixels = ((pixels - mean) * contrast + mean) * light * cast
-    pixels = pixels + rng.normal(0, 1 + 13 * difficulty * rng.uniform(0.75, 1), size=pixels.shape)
+    pixels = pixels + rng.normal(0, 1 + 10 * difficulty * rng.uniform(0.75, 1), size=pixels.shape)
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+def _paste(image: Image.Image, thing: Placed, drift: float, rng: np.random.Generator) -> Image.Image:
+    """Paste an object with a soft shadow and feathered edges, in the light of the place where it stands."""
+    colour, alpha = thing.image.convert("RGB"), thing.image.getchannel("A")
+    extent = max(thing.image.size)
+    reach = max(2.0, 0.05 * extent)  # of the shadow, pixels
+    rim = round(3 * reach)
+    around = (
+        thing.left - rim,
+        thing.top - rim,
+        thing.left + thing.image.width + rim,
+        thing.top + thing.image.height + rim,
+    )
+    shadow = Image.new("L", (thing.image.width + 2 * rim, thing.image.height + 2 * rim))
+    shadow.paste(alpha, (rim + round(drift * extent), rim + round(0.9 * reach)))
+    shadow = shadow.filter(ImageFilter.GaussianBlur(reach))
+    strength = rng.uniform(0.25, 0.45)
+    below = image.crop(around)
+    dark = ImageEnhance.Brightness(below).enhance(1 - strength)
+    image.paste(dark, around[:2], shadow)
+    colour = _lit_like(colour, alpha, below)
+    soft = alpha.filter(ImageFilter.GaussianBlur(0.7 + 0.003 * extent))
+    # Only inwards: what is beyond an outline may have the colour of the studio.
+    image.paste(colour, (thing.left, thing.top), ImageChops.darker(alpha, soft))
+    return image
+
+
+def _lit_like(colour: Image.Image, alpha: Image.Image, below: Image.Image) -> Image.Image:
+    """Pull the mean colour of an object's opaque pixels towards that of the background behind it."""
+    own = np.array(ImageStat.Stat(colour, alpha.point(_OPAQUE_TABLE)).mean)
+    there = np.array(ImageStat.Stat(below).mean)
+    gain = np.clip((own + _LIGHT_SHARE * (there - own)) / np.maximum(own, 1), 0.6, 1.5)
+    table = np.clip(np.arange(256) * gain[:, np.newaxis], 0, 255).round().astype(int)
+    return colour.point(table.ravel().tolist())

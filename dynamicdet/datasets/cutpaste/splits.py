@@ -26,3 +26,12 @@ def divide(names: Sequence[str], share: float = VALIDATION_SHARE) -> dict[Split,
         "train": tuple(name for name in names if name not in kept),
         "val": tuple(name for name in names if name in kept),
     }
+
+
+def divide_each(kinds: Sequence[Sequence[str]], share: float = VALIDATION_SHARE) -> dict[Split, tuple[str, ...]]:
+    """Divide each kind as `divide` does, and join the parts: a share of every kind is reserved."""
+    parts = [divide(kind, share) for kind in kinds]
+    return {
+        "train": tuple(name for part in parts for name in part["train"]),
+        "val": tuple(name for part in parts for name in part["val"]),
+    }

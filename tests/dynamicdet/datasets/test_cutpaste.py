@@ -25,7 +25,7 @@ from dynamicdet.datasets.cutpaste.scene import (
     make,
     visible_masks,
 )
-from dynamicdet.datasets.cutpaste.splits import divide
+from dynamicdet.datasets.cutpaste.splits import divide_each
 from dynamicdet.errors import InputError
 from dyndet_builder.cli import dyndet, run
 
@@ -163,10 +163,11 @@ def test_training_never_uses_what_is_kept_for_validation(data_set: tuple[Path, t
     train, val = names_of_split("train"), names_of_split("val")
     assert not set(train["backgrounds"]) & set(val["backgrounds"])
     for kind in CLASSES:
-        kept = set(divide(kind.cutouts)["val"])
-        assert len(kept) >= len(kind.cutouts) // 5
+        kept = set(divide_each(kind.kinds)["val"])
+        assert all(len(kept & set(names)) >= max(1, len(names) // 5) for names in kind.kinds)
         assert kept <= set(val[kind.name])
         assert not kept & set(train[kind.name])
+        assert kept | set(train[kind.name]) == set(val[kind.name])
     folder, _ = data_set
     assert not any(one["unseen"] for one in _read(folder / "train")["annotations"])
     assert any(one["unseen"] for one in _read(folder / "val")["annotations"])
