@@ -7,7 +7,12 @@ cd "$(dirname "$0")/.."
 what=${1:-test}
 venv=${VENV:-.venv}
 
-say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
+# A terminal gets a bold arrow, all else the time.
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
+  say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
+else
+  say() { printf '%(%H:%M:%S)T %s\n' -1 "$*"; }
+fi
 die() { printf 'Error: %s\n' "$*" >&2; exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else die "root is needed and sudo is not installed; run this as root: $*"; fi; }
 
@@ -38,17 +43,38 @@ if [ ! -x "$venv/bin/python" ]; then
   "$python" -m venv "$venv"
 fi
 
+# pip with these arguments. At most every 10 s, a line says what it is doing.
+pip_install() {
+  local began=$SECONDS said=$SECONDS doing=
+  "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@" \
+    2> >(grep -v 'is ignored: it is neither a file' >&2) |
+    while IFS= read -r line; do
+      case "$line" in
+        *Downloading\ *) doing="downloading ${line##*Downloading }" ;;
+        Collecting\ *) doing="looking for ${line#Collecting }" ;;
+        "Installing build dependencies"* | "Building wheel"*) doing="building" ;;
+        "Installing collected packages"*) doing="unpacking $(tr -cd , <<<"$line," | wc -c) packages" && said=0 ;;
+        *) continue ;;
+      esac
+      if [ $((SECONDS - said)) -ge 10 ] || [ "$said" = 0 ]; then
+        said=$SECONDS
+        say "  pip is $doing"
+      fi
+    done
+  say "  done in $((SECONDS - began)) s"
+}
+
 # The stamp is a hash of what was installed: packages are installed again if the requirements or constraints change.
 stamp="$venv/.dyndet-$what"
 wanted=$(cat pyproject.toml constraints.txt builder/install.sh | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
   say "Installing dyndet[$extras] (one to five minutes)"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]" 2> >(grep -v 'is ignored: it is neither a file' >&2)
+  pip_install -c constraints.txt -e ".[$extras]"
   # perf_analyzer: versions from 2.58 on need glibc 2.38; older systems use the one inside tritonclient 2.51.
   glibc=$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)
   if [ "$(printf '%s\n2.38\n' "$glibc" | sort -V | head -n1)" = 2.38 ]; then
     say "Installing perf_analyzer for glibc $glibc"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "perf-analyzer==2.60.0" 2> >(grep -v 'is ignored: it is neither a file' >&2)
+    pip_install --no-deps "perf-analyzer==2.60.0"
   fi
   printf '%s' "$wanted" >"$stamp"
 fi

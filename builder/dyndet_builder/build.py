@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
@@ -14,6 +15,7 @@ from dyndet_builder.build_steps import Job, steps_of
 from dyndet_builder.operating_points import Evidence, OperatingPoint
 from dyndet_builder.pairing.export import PairFiles
 from dyndet_builder.repository.place import check_place
+from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.steps import locked, run_steps
 from dyndet_builder.targets import Target
 
@@ -32,6 +34,9 @@ class BuildResult:
     evidence: Evidence
     reused: tuple[str, ...]
     """steps whose earlier result was used again"""
+    topology: str
+    chosen_by: Mapping[str, Any] | None
+    """the measurements that led to the topology, as the repository has them; None if it was not measured"""
 
 
 def build(
@@ -77,6 +82,7 @@ def build(
         points = job.calibrated()
     if points is None or points.evidence is None:
         raise InputError(f"the operating points in {job.repository} were changed during the build; build again")
+    rendered = read_rendered(job.repository, model=options.name)
     return BuildResult(
         bundle=job.bundle,
         repository=job.repository,
@@ -84,6 +90,8 @@ def build(
         points={target.text: points.points[target.text] for target in targets},
         evidence=points.evidence,
         reused=reused,
+        topology=rendered.options.topology,
+        chosen_by=rendered.record.chosen_by,
     )
 
 

@@ -72,38 +72,42 @@ def gave_up(trial: Trial, corrections: int) -> str:
     )
 
 
-def not_sure(trial: Trial, tolerance: float, *, steep: bool = False) -> str:
+def not_sure(trial: Trial, tolerance: float, *, steep: bool = False, met: bool = False) -> str:
     """It is not certain whether the target is met: for lack of rounds or requests, otherwise because of noise.
 
-    `steep` says that a percentile changes so much with the images' hard share that this explains its interval.
+    `steep` says that a percentile changes so much with the images' hard share that this explains its interval. `met`
+    says that the measurements meet the target, so that this is a warning.
     """
     text = trial.target.text
-    accept = "or accept a larger error (--tolerance)"
+    is_met, whether = f"{text} is met, but this is not certain", f"to say whether {text} is met"
+    accept = "or accept a larger error (--tolerance of `dyndet-build` and `dyndet calibrate`)"
     if len(trial.rounds) == 1:
         return (
-            f"one round is too few to say whether {text} is met: its error is {trial.error:+.1%}, the tolerance is "
+            f"one round is too few {whether}: its error is {trial.error:+.1%}, the tolerance is "
             f"±{tolerance:.1%}, and a single round does not show how much of that is chance; measure 3 or more "
-            f"(--rounds), {accept}"
+            "(--rounds), or accept a larger error (--tolerance)"
         )
     low, high = trial.interval
     error = f"after {len(trial.rounds)} rounds the error is between {low:+.1%} and {high:+.1%} (95 %)"
     if has_few_requests(trial):
         requests, beyond = _beyond(trial)
         needed = math.ceil(_FEW_BEYOND * requests / beyond)
+        few = f"{requests} requests are"
+        few = f"{is_met}, because {few} few" if met else f"{few} too few {whether}"
         return (
-            f"{requests} requests are too few to say whether {text} is met: {trial.target.statistic.name} needs at "
-            f"least {needed}, {error}, and the tolerance is ±{tolerance:.1%}; give more images, --requests or "
-            f"--rounds, {accept}"
+            f"{few}: {trial.target.statistic.name} needs at least {needed}, {error}, and the tolerance is "
+            f"±{tolerance:.1%}; give more images, or --requests or --rounds of `dyndet calibrate`, {accept}"
         )
     if steep:
+        unclear = f"{is_met} from these images" if met else f"these images are not enough {whether}"
         return (
-            f"these images do not show for certain whether {text} is met: {trial.target.statistic.name} depends "
-            f"strongly on which of them are hard; {error}, and the tolerance is ±{tolerance:.1%}; give more images, "
-            f"ask for a mean or another percentile, {accept}"
+            f"{unclear}: {trial.target.statistic.name} depends strongly on which of them are hard; {error}, and the "
+            f"tolerance is ±{tolerance:.1%}; give more images, ask for a mean or another percentile, {accept}"
         )
+    noisy = f"{is_met}, because this machine is noisy" if met else f"this machine is too noisy {whether}"
     return (
-        f"this machine is too noisy to say whether {text} is met: {error}, and the tolerance is ±{tolerance:.1%}; stop "
-        f"other work on it, measure longer (--time-budget), {accept}"
+        f"{noisy}: {error}, and the tolerance is ±{tolerance:.1%}; stop other work on it, measure longer "
+        "(--time-budget) or accept a larger error (--tolerance of `dyndet-build` and `dyndet calibrate`)"
     )
 
 

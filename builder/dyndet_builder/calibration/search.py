@@ -129,12 +129,12 @@ class ThresholdSearch:
         self.warnings.append(message)
         return False
 
-    def _not_sure(self, search: _Search, trial: Trial) -> str:
+    def _not_sure(self, search: _Search, trial: Trial, *, met: bool = False) -> str:
         """Why it is not certain that a target is met; the interval counts about two standard errors."""
         target, tolerance = search.target, search.tolerance
         hard_share = 1 - trial.easy_share
         steep = self._model.valley(target, hard_share, images=self.held_out, tolerance=tolerance, errors=1.96)
-        return messages.not_sure(trial, tolerance, steep=steep is not None)
+        return messages.not_sure(trial, tolerance, steep=steep is not None, met=met)
 
     def _threshold(self, share: float) -> float:
         return threshold_for_easy_share(self.difficulties, share)
@@ -171,7 +171,7 @@ class ThresholdSearch:
                 continue
             well = self._check_conditioned(search.target, 1 - trial.easy_share, search.tolerance)
             if well and self.effort.verification_rounds > 1 and trial.half_width > search.tolerance:
-                self.warnings.append(self._not_sure(search, trial))
+                self.warnings.append(self._not_sure(search, trial, met=True))
             search.verified = trial
 
     def _correct(self, search: _Search, trial: Trial) -> None:

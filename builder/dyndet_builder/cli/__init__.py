@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import io
+import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
-from dynamicdet.errors import DyndetError, InputError
+from dynamicdet.errors import DyndetError, InputError, ServerError
 from dynamicdet.redaction import remember_words, without_secrets
 from dynamicdet.text import printable
-from dyndet_client.cli.terminal import printable_output
+from dyndet_builder.cli.usage import sentence_of, with_our_help
+from dyndet_client.cli.terminal import NobodyReadsError, printable_output
 
 # name -> (module with a click command named `command`, one line of help). Modules load only when their command runs,
 # so that `dyndet detect` starts without torch.
@@ -52,7 +54,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        return _with_debug(_load(cmd_name))
+        return with_our_help(_with_debug(_load(cmd_name)))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -100,6 +102,9 @@ def dyndet() -> None:
     """
 
 
+with_our_help(dyndet)
+
+
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     """Run a click command and return its exit status; an expected error prints one sentence, a bug names `--debug`.
 
@@ -111,32 +116,54 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)  # so that temporary files go, as on Ctrl-C
     with printable_output():
         try:
-            result = command.main(args=words, standalone_mode=False)
+            result = command.main(args=words, prog_name=command.name, standalone_mode=False)
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return result if isinstance(result, int) else 0
         except click.exceptions.Exit as stop:
             return stop.exit_code
         except (click.Abort, KeyboardInterrupt):
-            click.echo("Stopped.", err=True)
+            _say("Stopped.")
             return 130
         except click.ClickException as error:
             return _show(error)
-        except BrokenPipeError:
-            sys.stderr.close()
+        except NobodyReadsError:
+            _forget_unwritten()
             return 141
         except Exception as error:
+            _forget_unwritten()
             if "--debug" in words:
-                click.echo(without_secrets(traceback.format_exc()), err=True, nl=False)
+                _say(without_secrets(traceback.format_exc()).rstrip())
             label = error.label if isinstance(error, DyndetError) else "Error"
             sentence, status = _told(error)
-            click.echo(f"{label}: {printable(sentence)}", err=True)
+            _say(f"{label}: {printable(sentence)}")
             return status
 
 
+def _say(text: str) -> None:
+    """Print on standard error; where even that fails, the exit status says enough."""
+    with suppress(OSError, NobodyReadsError):
+        click.echo(text, err=True)
+
+
+def _forget_unwritten() -> None:
+    """Drop what cannot be written, say to a full disk; Python would try it again at its end, and change the status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, NobodyReadsError):
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (AttributeError, ValueError):  # there is none, or it is closed
+            pass
+
+
 def _show(error: click.ClickException) -> int:
-    """Print click's own error, which repeats arguments, and return its exit status."""
-    text = io.StringIO()
-    error.show(text)
-    click.echo(without_secrets(text.getvalue()), nl=False, err=True)
+    """Print what was wrong with the command line, which repeats arguments, and return the exit status."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        _say(error.format_message())
+    else:
+        _say(f"Error: {printable(without_secrets(sentence_of(error)))}")
     return error.exit_code
 
 
@@ -145,9 +172,11 @@ def _told(error: Exception) -> tuple[str, int]:
     text = without_secrets(error)
     if isinstance(error, DyndetError):
         return text, error.exit_code
+    if isinstance(error, ConnectionError | TimeoutError):
+        return without_secrets(f"the connection failed: {error.strerror or error}"), ServerError.exit_code
     if isinstance(error, OSError):
-        where = f"cannot use {error.filename}: " if error.filename else ""
-        return without_secrets(f"{where}{error.strerror or error}"), InputError.exit_code if where else 1
+        where = f"cannot use {error.filename}" if error.filename else "a file cannot be read or written"
+        return without_secrets(f"{where}: {error.strerror or error}"), InputError.exit_code
     line = text.strip().partition("\n")[0]
     return f"{type(error).__name__}: {line} (this is a bug in dyndet; `--debug` shows where)", 70
 

@@ -214,6 +214,7 @@ def command(
     if pair is not None:
         for line in pair_lines(read_manifest(result.bundle / BUNDLE_FILE)):
             console.print(line, markup=False, soft_wrap=True)
+    console.print(_topology(result))
     show_measured(console, result.points, result.evidence)
     url = "127.0.0.1:8001"
     if options.remote is None:
@@ -223,6 +224,16 @@ def command(
         url = options.remote.url
         console.print(f"The repository is {result.repository}; {url} serves it. Next:", soft_wrap=True)
     console.print(f"  dyndet detect PICTURE... --url {url} --model {result.model}", soft_wrap=True)
+
+
+def _topology(result: BuildResult) -> str:
+    """Which topology the repository has, and by which measurements."""
+    measured = (result.chosen_by or {}).get("measured", {})
+    means = {name: f"easy {one['easy_ms']:.2f} ms, hard {one['hard_ms']:.2f} ms" for name, one in measured.items()}
+    if result.topology not in means:
+        return f"Topology: {result.topology}."
+    others = "".join(f", faster than {name} ({text})" for name, text in means.items() if name != result.topology)
+    return f"Topology: {result.topology} ({means[result.topology]}){others}."
 
 
 def _source(checkpoint: Path | None, pair: PairFiles | None, images: Path | None) -> Path | PairFiles:
@@ -256,6 +267,7 @@ def as_record(result: BuildResult) -> dict[str, object]:
         "repository": str(result.repository),
         "model": result.model,
         "reused": list(result.reused),
+        "topology": {"name": result.topology, "chosen_by": result.chosen_by},
         "operating_points": {name: point.model_dump() for name, point in result.points.items()},
         "evidence": result.evidence.model_dump(mode="json"),
     }

@@ -18,9 +18,6 @@ from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars
 from dyndet_client.cli.terminal import Console
 
-_WIDEST = 2000
-"""characters of a line of the table; texts of findings are shorter"""
-
 
 @click.group("data")
 def command() -> None:
@@ -111,29 +108,24 @@ def check(data: Path, images: Path | None, fast: bool, trust_pictures: bool, as_
 
 
 def _print(checked: CheckedData, *, named: bool) -> None:
-    console = Console(soft_wrap=True)
+    console = Console()
     if named:
         console.print(f"{printable(checked.place.annotations)}:")
     console.print(checked.summary.sentences()[0])
     if not checked.findings:
         return
     table = Table("", "count", "what", box=None, header_style="bold", pad_edge=False)
-    table.add_column("first example", overflow="fold")
+    table.add_column("first example")
     for one in checked.findings:
         kind = "fatal" if one.fatal else "handled"
         table.add_row(kind, f"{one.count:,}", one.what, Text("".join(one.examples[:1])))
-    if console.is_terminal:
-        console.print(table)
-        return
-    # A file or a pipe has no width: nothing is wrapped, so that paths can be found in it.
-    with (wide := Console(width=_WIDEST)).capture() as captured:
-        wide.print(table)
-    for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+    console.print(table)
 
 
 def _table(summaries: tuple[Summary, ...]) -> Table:
-    table = Table("split", "images", "easy", "hard", "objects", "MB", "folder")
+    table = Table(header_style="bold")
+    for head in ("split", "images", "easy", "hard", "objects", "MB", "folder"):
+        table.add_column(head, justify="left" if head in ("split", "folder") else "right")
     for one in summaries:
         counts = (one.images, one.easy_images, one.images - one.easy_images, one.objects)
         table.add_row(one.split, *(str(count) for count in counts), f"{one.megabytes:.1f}", str(one.folder))

@@ -172,7 +172,7 @@ def plan_command(
         found = asdict(result) | {"checks": [asdict(check) | {"error": check.error} for check in checks]}
         click.echo(json.dumps(found, indent=2))
         return
-    console = Console(soft_wrap=True)
+    console = Console()
     console.print(_plan_table(result))
     gpus = "" if not result.gpus else f", {result.gpus} GPUs"
     console.print(

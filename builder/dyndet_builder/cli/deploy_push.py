@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Table
 
-from dynamicdet.aliases import Progress, silent
 from dynamicdet.redaction import public_address
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.remote_options import (
@@ -103,7 +100,7 @@ def push_command(repository: Path, model: str | None, server: RemoteServer, comp
       dyndet deploy push build/models --url gpu-host:8001 --models /mnt/models --compare photos --require-agreement 98%
     """
     name = model if model is not None else read_rendered(repository).model
-    with _steps() as show:
+    with step_bars() as show:
         _run(
             lambda: server.deploy(repository, name, before_switch=comparer.with_progress(show), progress=show),
             comparer,
@@ -128,7 +125,7 @@ def rollback_command(model: str, server: RemoteServer, comparer: Comparer, as_js
     Example:
       dyndet deploy rollback --model street --url gpu-host:8001 --models /mnt/models
     """
-    with _steps() as show:
+    with step_bars() as show:
         _run(
             lambda: server.rollback(model, before_switch=comparer.with_progress(show), progress=show),
             comparer,
@@ -136,11 +133,6 @@ def rollback_command(model: str, server: RemoteServer, comparer: Comparer, as_js
             back=f"Back to the newer build: {_rollback(server, model)}",
             as_json=as_json,
         )
-
-
-def _steps() -> AbstractContextManager[Progress]:
-    """Progress bars where somebody sees them move."""
-    return step_bars() if sys.stderr.isatty() else nullcontext(silent)
 
 
 def _rollback(server: RemoteServer, model: str) -> str:

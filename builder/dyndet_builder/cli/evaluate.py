@@ -116,7 +116,7 @@ def command(
 
 
 def _print(report: EvaluationReport) -> None:
-    console = Console(soft_wrap=True)
+    console = Console()
     result = report.evaluation
     console.print(f"{report.source} on {report.data}, {result.images} images")
     for note in report.notes:

@@ -89,12 +89,11 @@ def _as_json(file: Path, found: Inspection) -> dict[str, Any]:
 
 def _show(file: Path, found: Inspection) -> None:
     console = Console()
-    console.soft_wrap = not console.is_terminal  # whole sentences for programs, whole words for people
     facts = found.facts
     weights = sum(facts.weights.values()) / 1e6
     console.print(
         Text.assemble(
-            (file.name, "bold"),
+            (str(file), "bold"),
             f": {weights:.2f} M weights, opset {facts.opset}",
             f", from {facts.producer}\n" if facts.producer else "\n",
         )

@@ -62,7 +62,7 @@ def probe_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--sheet",
         type=click.Path(path_type=Path),
-        help="PNG that shows what each variant finds.  [default: NAME.probe.png]",
+        help="PNG that shows what each variant finds.  [default: NAME.probe.png beside FILE.onnx]",
     )
     @functools.wraps(function)
     def wrapped(*arguments: Any, wanted: bool, sheet: Path | None, **options: Any) -> Any:
@@ -100,7 +100,7 @@ def run_probe(file: Path, found: Inspection, *, given: Given, options: ProbeOpti
             other=other,
             vary=unknown or FIELDS,
             pictures=options.pictures,
-            sheet=options.sheet or Path(f"{file.stem}.probe.png"),
+            sheet=options.sheet or file.with_name(f"{file.stem}.probe.png"),
             progress=show,
         )
     if not unknown:

@@ -60,6 +60,11 @@ def continues_in(folder: Path, *, fresh: bool) -> Iterator[None]:
         raise
 
 
+def rounds_of(rounds: int, images: int) -> str:
+    """How much was measured: `5 rounds of 40 images`."""
+    return f"{rounds} round{'s' * (rounds != 1)} of {images} image{'s' * (images != 1)}"
+
+
 def show_origin(console: Console, *, repeats: int, replayed: Replayed | None) -> None:
     """Say which measurements were repeated, and which an earlier run made."""
     if repeats:

@@ -156,7 +156,6 @@ def command(
 
 def _print(report: PairReport) -> None:
     console = Console()
-    console.soft_wrap = not console.is_terminal  # whole sentences for programs, whole words for people
     for warning in report.warnings:
         console.print(f"Warning: {warning}", style="yellow")
     console.print(answer_of(report), style="bold")

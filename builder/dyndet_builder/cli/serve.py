@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -234,6 +235,10 @@ def command(
             f"  metrics  {server.metrics_url}\n"
             f"{_admin(where)}Next: {_next(server, model_control, where)}"
         )
+        for line in _other_ports(server, given):
+            click.echo(line, err=True)
+        if tracing is not None and (problem := tracing.problem()) is not None:
+            click.echo(f"Warning: {problem}.", err=True)
         if server.memory_is_readable:
             click.echo(_READABLE, err=True)
         if not is_loopback(host):
@@ -306,6 +311,16 @@ def _stop_at_signals(server: TritonServer, supervisor: Supervisor, stop: threadi
 
 def _say(sentence: str) -> None:
     click.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence[:1].upper()}{sentence[1:]}.", err=True)
+
+
+def _other_ports(server: TritonServer, given: Mapping[str, int | None]) -> list[str]:
+    """A line for each usual port that another program has, so that clients need another address."""
+    used = {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url.removesuffix("/metrics")}
+    return [
+        f"Note: port {DEFAULT_PORTS[kind]} is in use by another program; {kind} is on port {_port(used[kind])} instead."
+        for kind, wanted in given.items()
+        if wanted is None and _port(used[kind]) != str(DEFAULT_PORTS[kind])
+    ]
 
 
 def _exposed(server: TritonServer, model_control: ModelControl) -> str:

@@ -111,7 +111,8 @@ def effort_options(command: Command) -> Command:
         type=click.FloatRange(0),
         default=_EFFORT.time_budget_s / 60,
         show_default=True,
-        help="Minutes after which a verification stops, however noisy it is.",
+        help="Minutes, from the first measurement, after which no further rounds are added because of noise.  A target "
+        "that is met by then is accepted with a warning.",
     )
     @accept_option
     @functools.wraps(command)

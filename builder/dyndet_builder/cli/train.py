@@ -187,7 +187,7 @@ def detectors(
         click.echo(f"Trained {printable(output)}. Next: {command_line(['dyndet', 'train', 'router', output, data])}")
 
 
-@command.command("router")
+@command.command("router", short_help="Train the router; the detectors do not change.")
 @click.argument("checkpoint", type=_PATH)
 @click.argument("data", type=_PATH)
 @images_option

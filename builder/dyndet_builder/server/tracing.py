@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 SERVICE_VARIABLE = "OTEL_SERVICE_NAME"
 
 _SERVICE = "dyndet"
+_CONNECT_S = 2.0
 _TEXT = re.compile(r"[!-~]+")  # of a URL: ASCII without blanks and control characters
 _UNSAFE = frozenset("'\"$`\\,<>")  # they mean something to a shell, to Triton's options or to a manifest
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
@@ -59,6 +61,17 @@ class Tracing:
     def service_name(self) -> str:
         """The name of the service in all spans."""
         return self.service or os.environ.get(SERVICE_VARIABLE) or _SERVICE
+
+    def problem(self) -> str | None:
+        """Why spans would be lost now; None if something listens at the collector's address."""
+        parts = urllib.parse.urlsplit(self.url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S).close()
+        except OSError as error:
+            reason = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+            return f"no collector can be reached at {self.url} ({reason}); spans are lost until there is one"
+        return None
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -108,6 +108,8 @@ def _in_folder(folder: Path, *, recursive: bool) -> list[Source]:
     ]
     if not sources:
         hint = "" if recursive else "; --recursive also reads its subfolders"
+        if not recursive and (folder / "images").is_dir():
+            hint = f"; give {folder / 'images'}, or --recursive, which also reads subfolders"
         raise InputError(f"there are no images and no videos in the folder {folder}{hint}")
     return sources
 

@@ -4,12 +4,16 @@
 log, a traceback or a library, only printable characters reach the terminal. `Console` is the one exception. It writes
 rich's own colours and cursor movements, and makes the text between them printable itself. `Bars` are bars of such a
 console.
+
+A file or a pipe gets no escape codes and no breaks: sentences and rows of tables are one line each. With FORCE_COLOR it
+gets colours too, but nothing that moves. NO_COLOR and TERM=dumb are obeyed.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,9 +23,14 @@ from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderableType
 from rich.progress import Progress, ProgressColumn
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
+from dyndet_client.cli import tables
+
 _LINES = str.maketrans("", "", "\n\t")
+_ENDLESS = 100_000
+"""characters of a line of a file, which has no width"""
 
 
 def printable_lines(text: str) -> str:
@@ -50,14 +59,37 @@ def printable_output() -> Iterator[None]:
         yield
 
 
+class NobodyReadsError(Exception):
+    """The program that read standard output or standard error has ended, as `head` does."""
+
+
 class Console(RichConsole):
     """rich's console for text of others: no markup, emoji codes or highlighting, and only printable characters."""
 
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
         """For standard output or standard error; `options` are those of rich."""
-        file = sys.stderr if stderr else sys.stdout
+        file = (sys.stderr if stderr else sys.stdout) or io.StringIO()  # a program may have closed them
         trusted = file.trusted if isinstance(file, _PrintableStream) else file
-        super().__init__(file=trusted, **{"highlight": False, **options, "markup": False, "emoji": False})
+        manner = {} if "force_terminal" in options else _manner(trusted)
+        super().__init__(file=trusted, **{"highlight": False, **manner, **options, "markup": False, "emoji": False})
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does; a table also fits a narrow terminal, and has one line for each row elsewhere."""
+        if not any(isinstance(one, Table) for one in objects):
+            super().print(*objects, **options)
+            return
+        options["soft_wrap"] = False  # would cut the cells
+        for one in objects:
+            if not isinstance(one, Table):
+                super().print(one, **options)
+            elif self.is_terminal:
+                super().print(tables.for_width(one, self), **options)
+            else:
+                super().print(*tables.as_lines(one, self), sep="\n", **options)
+
+    def on_broken_pipe(self) -> None:
+        """Raises NobodyReadsError, where rich would end the program with status 1."""
+        raise NobodyReadsError
 
     def render_str(self, text: str, **options: Any) -> Text:
         """The text for rich; escapes are made before rich computes widths."""
@@ -73,6 +105,14 @@ class Console(RichConsole):
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else printable_lines(segment.text)
             yield segment if text == segment.text else Segment(text, segment.style)
+
+
+def _manner(file: TextIO) -> dict[str, Any]:
+    """The options of rich for a file that may be no terminal; FORCE_COLOR asks for colours, not for movement."""
+    if not file.closed and file.isatty():
+        return {"force_terminal": True}
+    colours = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
+    return {"force_terminal": False, "width": _ENDLESS, "color_system": "standard" if colours else None}
 
 
 class Bars(Progress):
@@ -118,9 +158,10 @@ class _PrintableStream(io.TextIOBase):
             self.write(rest)
 
     def write(self, text: str) -> int:
-        """Write the text with escapes."""
+        """Write the text with escapes. Raises NobodyReadsError, because click would end the program with status 1."""
         if self._console is None:
-            self.trusted.write(printable_lines(text))
+            with _broken_pipes_named():
+                self.trusted.write(printable_lines(text))
         else:
             *lines, self._line = (self._line + text).split("\n")
             for line in lines:
@@ -138,7 +179,8 @@ class _PrintableStream(io.TextIOBase):
 
     def flush(self) -> None:
         if not self.trusted.closed:
-            self.trusted.flush()
+            with _broken_pipes_named():
+                self.trusted.flush()
 
     def close(self) -> None:
         self.trusted.close()
@@ -157,6 +199,14 @@ class _PrintableStream(io.TextIOBase):
     @property
     def errors(self) -> str | None:  # type: ignore[override]
         return self.trusted.errors
+
+
+@contextmanager
+def _broken_pipes_named() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise NobodyReadsError from error
 
 
 @contextmanager

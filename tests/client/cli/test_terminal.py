@@ -50,7 +50,8 @@ def test_colours_and_bars_are_those_of_rich_alone(
     monkeypatch.setenv("TERM", "xterm-256color")
     with printable_output():
         Console().print(HOSTILE, Text(HOSTILE), style="yellow")
-        with Bars(TextColumn("{task.description}", markup=False), console=Console(stderr=True)) as bars:
+        terminal = Console(stderr=True, force_terminal=True)
+        with Bars(TextColumn("{task.description}", markup=False), console=terminal) as bars:
             bars.add_task(HOSTILE, total=2)
             click.echo(HOSTILE, err=True)
             sys.stderr.write(f"{HOSTILE}\n")

@@ -12,7 +12,7 @@ from dynamicdet.errors import InputError
 from dyndet_bench.comparisons.client import SdkOverheadRecord, measure_sdk_overhead
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
-from dyndet_builder.cli.measurements import check_complete, measurement_options, show_origin
+from dyndet_builder.cli.measurements import check_complete, measurement_options, rounds_of, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.marker import detector_of
@@ -75,7 +75,7 @@ def command(
         console.print(_table(record))
         console.print(
             f"easy route, {record.image_bytes / 1e3:.0f} kB of pixels; decoding and letterboxing a file takes "
-            f"{record.read_ms:.2f} ms more; {record.rounds} rounds of {record.images} images; "
+            f"{record.read_ms:.2f} ms more; {rounds_of(record.rounds, record.images)}; "
             f"{summary(record.circumstances.machine)}; {record.circumstances.date}",
             soft_wrap=True,
         )

@@ -72,10 +72,10 @@ def command(ctx: click.Context, old: Path, new: Path, threshold: float, threshol
 
 
 def _print_comparison(result: Comparison) -> None:
-    console = Console(soft_wrap=True)
+    console = Console()
     if result.differences:
         console.print(f"Warning: the sweeps differ in {'; '.join(result.differences)}", style="yellow")
-    console.print(_comparison_table(result), soft_wrap=False)
+    console.print(_comparison_table(result))
     for title, names in (
         ("no longer measurable", result.newly_failed),
         ("not measured", result.failed),

@@ -11,7 +11,7 @@ from rich.table import Table
 from dyndet_bench.comparisons.overhead import OverheadRecord, measure_overhead
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
-from dyndet_builder.cli.measurements import check_complete, measurement_options, show_origin
+from dyndet_builder.cli.measurements import check_complete, measurement_options, rounds_of, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
 from dyndet_builder.repository.fingerprint import repository_sha256
@@ -80,7 +80,7 @@ def command(
         console.print(_overhead_table(record))
         seen = record.circumstances
         console.print(
-            f"{record.rounds} rounds of {record.images} images; {summary(seen.machine)}; {seen.date}", soft_wrap=True
+            f"{rounds_of(record.rounds, record.images)}; {summary(seen.machine)}; {seen.date}", soft_wrap=True
         )
         show_origin(console, repeats=record.repeats, replayed=record.replayed)
     check_complete(record.missing, 2 * record.rounds, journals.folder)

@@ -12,7 +12,7 @@ from dynamicdet.cache import cache_folder
 from dyndet_bench.comparisons.serving import MIXES, Mix, ServingRecord
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
-from dyndet_builder.cli.measurements import check_complete, measurement_options, show_origin
+from dyndet_builder.cli.measurements import check_complete, measurement_options, rounds_of, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_picture
 from dyndet_builder.repository.render import RenderOptions
@@ -87,12 +87,12 @@ def command(
 
 
 def _print(result: ServingComparison) -> None:
-    console = Console(width=max(150, Console().width))
+    console = Console()
     console.print(_table(result))
     record = result.record
     seen = record.circumstances
     console.print(
-        f"In brackets: the ratio to the first row. {record.rounds} rounds of {record.images} images, "
+        f"In brackets: the ratio to the first row. {rounds_of(record.rounds, record.images)}, "
         f"{summary(seen.machine)}; {seen.date}",
         soft_wrap=True,
     )
