@@ -42,7 +42,9 @@ MAY_IMPORT = {
     "builder.server": "repository engines bundle measuring client",
     "builder.repository": "engines bundle measuring",
     "builder.engines": "bundle measuring templates",
-    "builder.pairing": "detectors evaluation bundle report measuring dynamicdet.evaluation routing datasets",
+    "builder.pairing": (
+        "detectors evaluation bundle report measuring dynamicdet.router dynamicdet.evaluation routing datasets networks"
+    ),
     "builder.detectors": "bundle client dynamicdet.evaluation datasets",
     "builder.quantization": "evaluation bundle",
     "builder.evaluation": "bundle measuring client dynamicdet.evaluation routing datasets networks",
@@ -56,6 +58,7 @@ MAY_IMPORT = {
     "client": "nothing",
     "templates": "nothing",
     "dynamicdet (names)": "networks",
+    "dynamicdet.router": "evaluation routing training datasets networks",
     "dynamicdet.evaluation": "routing datasets networks",
     "dynamicdet.routing": "training datasets networks",
     "dynamicdet.training": "datasets networks",

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dynamicdet.aliases import Float32Array, IntArray, Progress, UInt8Array, silent
+from dynamicdet.aliases import BoolArray, Float32Array, IntArray, Progress, UInt8Array, silent
 from dynamicdet.datasets.annotations import CocoFiles, read_annotations
 from dynamicdet.datasets.findings import DataSummary
 from dynamicdet.datasets.frames import Fault, Frame, each_picture, fit, look, read_frames
@@ -141,14 +141,18 @@ def in_class_order(data: CocoDataset, class_names: Sequence[str]) -> CocoDataset
     )
 
 
-def some_with_objects(data: CocoDataset, count: int) -> CocoDataset:
-    """At most `count` images that have objects, spread over the data set, with their annotations."""
-    usable = [index for index, one in enumerate(data.labels) if len(one.classes)]
-    chosen = spread(usable, count)
+def some_with_objects(data: CocoDataset, count: int, *, used: BoolArray | None = None) -> CocoDataset:
+    """At most `count` images that have objects, spread over the data set or those that are `used` (N,)."""
+    usable = [index for index, one in enumerate(data.labels) if len(one.classes) and (used is None or used[index])]
+    return only(data, spread(usable, count))
+
+
+def only(data: CocoDataset, chosen: Sequence[int]) -> CocoDataset:
+    """The images at these places, with their annotations. Their pixels are copied."""
     ids = {data.image_ids[index] for index in chosen}
     return replace(
         data,
-        images=data.images[chosen],
+        images=data.images[list(chosen)],
         labels=tuple(data.labels[index] for index in chosen),
         placements=tuple(data.placements[index] for index in chosen),
         image_ids=tuple(data.image_ids[index] for index in chosen),

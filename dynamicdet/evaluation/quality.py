@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dynamicdet.aliases import Progress, silent
+from dynamicdet.aliases import BoolArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset, some_with_objects
 from dynamicdet.evaluation.precision import Precision, average_precision
 from dynamicdet.networks.network import DynamicDetector
@@ -49,10 +49,15 @@ def _way_out(started: bool) -> str:
 
 
 def measure_quality(
-    model: DynamicDetector, data: CocoDataset, *, images: int = IMAGES, progress: Progress = silent
+    model: DynamicDetector,
+    data: CocoDataset,
+    *,
+    images: int = IMAGES,
+    used: BoolArray | None = None,
+    progress: Progress = silent,
 ) -> Quality:
-    """Run both detectors on at most this many images that have objects."""
-    chosen = some_with_objects(data, images)
+    """Run both detectors on at most this many images that have objects, of those that are `used` (N,)."""
+    chosen = some_with_objects(data, images, used=used)
     results = run_routes(model, chosen, progress=progress)
     return Quality(
         images=len(chosen),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -140,22 +139,6 @@ class SppCsp(nn.Module):
         pooled = self.pooled2(self.pooled1(torch.cat([entry, *pools], dim=1)))
         out: Tensor = self.out(torch.cat([pooled, self.shortcut(x)], dim=1))
         return out
-
-
-class Router(nn.Module):
-    """Pools each feature to one vector and gives the logit of the image's difficulty."""
-
-    def __init__(self, channels: Sequence[int]) -> None:
-        super().__init__()
-        inputs = sum(channels)
-        self.layer1 = nn.Conv2d(inputs, inputs // 4, 1)
-        self.layer2 = nn.Conv2d(inputs // 4, 1, 1)
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features to logits (B,)."""
-        pooled = torch.cat([functional.adaptive_avg_pool2d(feature, 1) for feature in features], dim=1)
-        logits: Tensor = self.layer2(functional.relu(self.layer1(pooled)))
-        return logits.flatten()  # (B,)
 
 
 def down_module(inputs: int, spec: Down, *, activation: Activation) -> Conv | DownPool:

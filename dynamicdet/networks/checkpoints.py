@@ -19,17 +19,20 @@ from dynamicdet.errors import CheckpointError, InputError
 from dynamicdet.files import check_writable, whole_file
 from dynamicdet.networks.architectures import ARCHITECTURES, architecture
 from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.origin import TrainedOn
 from dynamicdet.networks.published import read_published
+from dynamicdet.networks.router import PUBLISHED_ROUTER, RouterForm
 from dynamicdet.networks.safetensors_header import DescribedTensor, read_header
 from dynamicdet.networks.weights import check_weights, empty_network, fill
 from dynamicdet.text import printable
 
 FORMAT = "dyndet"
-FORMAT_VERSION = "1"
+FORMAT_VERSIONS = ("1", "2")
+"""2 has entries that 1 has not: the form of a router that is not the published one, and what trained the detectors"""
 CHECKSUM = "sha256"  # of the other entries and of all tensors; files of older releases have none
 
 _SAFETENSORS = b"\0\0\0\0{"  # bytes 4 to 8: the upper half of the header's length, then the header
-_CHECKED = ("format", "format_version", "architecture", "class_names", "input_size")
+_CHECKED = ("format", "format_version", "architecture", "class_names", "input_size", "router", "trained_on")
 _SIZE = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 _ZIP, _PICKLE = b"PK", b"\x80"  # the first bytes of torch.save's files, since 1.6 and before
 
@@ -47,11 +50,12 @@ def save(model: DynamicDetector, path: str | os.PathLike[str], *, half: bool = F
     check_writable(target)
     header = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSIONS[0],
         "architecture": model.spec.name,
         "class_names": json.dumps(check_class_names(model.class_names)),
         "input_size": str(model.input_size),
     }
+    header |= _newer_entries(model)
     tensors = {name: _stored(tensor, half=half) for name, tensor in model.state_dict().items()}
     header[CHECKSUM] = _checksum(header, tensors)
     with whole_file(target) as temporary:
@@ -61,6 +65,16 @@ def save(model: DynamicDetector, path: str | os.PathLike[str], *, half: bool = F
             raise InputError(f"{target} cannot be written: {error}") from error
 
 
+def _newer_entries(model: DynamicDetector) -> dict[str, str]:
+    """What version 2 has; without any of it, a file is of version 1, which older releases read too."""
+    entries = {}
+    if model.router.form != PUBLISHED_ROUTER:
+        entries["router"] = model.router.form.as_text()
+    if model.trained_on is not None:
+        entries["trained_on"] = model.trained_on.as_text()
+    return {**entries, "format_version": FORMAT_VERSIONS[1]} if entries else {}
+
+
 def _stored(tensor: Tensor, *, half: bool) -> Tensor:
     stored = tensor.detach().cpu().contiguous()
     return stored.half() if half and stored.is_floating_point() else stored
@@ -68,7 +82,9 @@ def _stored(tensor: Tensor, *, half: bool) -> Tensor:
 
 def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of the header's other entries and of all tensors, in the order of their names."""
-    digest = hashlib.sha256(json.dumps({name: header[name] for name in _CHECKED}, sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps({name: header[name] for name in _CHECKED if name in header}, sort_keys=True).encode()
+    )
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
@@ -124,11 +140,12 @@ def _first_bytes(path: Path) -> bytes:
 def _read_own(path: Path, expected: str | None) -> DynamicDetector:
     header, described = read_header(path)
     name, class_names, input_size = _checked_header(path, header)
+    form, trained_on = _router_form(path, header), _trained_on(path, header)
     if expected not in (None, name):
         raise CheckpointError(f"{printable(path)} holds {name}, not {expected}")
     spec = ARCHITECTURES[name]
     _check_classes(path, described, len(spec.anchors[0]), len(class_names))
-    model = empty_network(spec, class_names=class_names, input_size=input_size, source=path)
+    model = empty_network(spec, class_names=class_names, input_size=input_size, router=form, source=path)
     check_weights(described, model.state_dict(), f"{printable(path)} does not fit {name}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -139,7 +156,9 @@ def _read_own(path: Path, expected: str | None) -> DynamicDetector:
         raise CheckpointError(
             f"{printable(path)} is damaged: its content has changed since it was written (its SHA-256 differs)"
         )
-    return fill(model, tensors, path)
+    filled = fill(model, tensors, path)
+    filled.trained_on = trained_on
+    return filled
 
 
 def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[str, tuple[str, ...], int]:
@@ -151,9 +170,10 @@ def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[str, tuple[s
             "`dynamicdet.save` say which network they hold"
         )
     version = header.get("format_version", "none")
-    if version != FORMAT_VERSION:
+    if version not in FORMAT_VERSIONS:
         raise CheckpointError(
-            f"{shown} has format version {printable(version, limit=20)}; this dyndet reads version {FORMAT_VERSION}"
+            f"{shown} has format version {printable(version, limit=20)}; this dyndet reads versions "
+            f"{' and '.join(FORMAT_VERSIONS)}"
         )
     name = header.get("architecture", "")
     if name not in ARCHITECTURES:
@@ -172,6 +192,28 @@ def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[str, tuple[s
         return name, check_class_names(names), int(header["input_size"])
     except InputError as error:
         raise CheckpointError(f"{shown} cannot be used: {error}") from error
+
+
+def _router_form(path: Path, header: Mapping[str, str]) -> RouterForm:
+    if "router" not in header:
+        return PUBLISHED_ROUTER
+    try:
+        return RouterForm.from_text(header["router"])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{printable(path)} has a router of a form that this dyndet does not know; it may be from a later release"
+        ) from error
+
+
+def _trained_on(path: Path, header: Mapping[str, str]) -> TrainedOn | None:
+    if "trained_on" not in header:
+        return None
+    try:
+        return TrainedOn.from_text(header["trained_on"])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{printable(path)} has a damaged header: it does not say which pictures trained it"
+        ) from error
 
 
 def _check_classes(path: Path, weights: Mapping[str, DescribedTensor], anchors: int, named: int) -> None:

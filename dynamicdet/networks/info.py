@@ -15,6 +15,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.networks.architectures import ARCHITECTURES
 from dynamicdet.networks.checkpoints import load
 from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.router import PUBLISHED_ROUTER, RouterForm
 
 _FLOAT32_BYTES = 4
 
@@ -91,13 +92,16 @@ def info(source: str | Path, *, num_classes: int | None = None, input_size: int 
     if num_classes is not None:
         raise InputError("a number of classes is accepted only with the name of a network; a checkpoint has its own")
     model = load(source)
-    return _measure(model.spec.name, model.num_classes, model.input_size if input_size is None else input_size)
+    size = model.input_size if input_size is None else input_size
+    return _measure(model.spec.name, model.num_classes, size, router=model.router.form)
 
 
 @torch.no_grad()
-def _measure(name: str, num_classes: int, input_size: int | None) -> NetworkInfo:
+def _measure(
+    name: str, num_classes: int, input_size: int | None, *, router: RouterForm = PUBLISHED_ROUTER
+) -> NetworkInfo:
     with torch.device("meta"):  # shapes without memory: a 1280 px network is measured in seconds
-        model = DynamicDetector(ARCHITECTURES[name], num_classes=num_classes, input_size=input_size)
+        model = DynamicDetector(ARCHITECTURES[name], num_classes=num_classes, input_size=input_size, router=router)
         deployed = model.deploy()
         image = torch.empty(1, 3, model.input_size, model.input_size)
         features = deployed.features(image)

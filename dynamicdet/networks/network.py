@@ -12,9 +12,10 @@ from dynamicdet.class_names import MOST_CLASSES, check_class_names, default_clas
 from dynamicdet.errors import InputError
 from dynamicdet.networks.architectures import LARGEST_INPUT, Model, architecture
 from dynamicdet.networks.backbone import Backbone, Links
-from dynamicdet.networks.blocks import Router
 from dynamicdet.networks.fusing import fuse
 from dynamicdet.networks.heads import Head, NeckLayers, decode
+from dynamicdet.networks.origin import TrainedOn
+from dynamicdet.networks.router import PUBLISHED_ROUTER, Router, RouterForm
 
 Route = Literal["easy", "hard"]
 
@@ -35,6 +36,7 @@ class DynamicDetector(nn.Module):
         num_classes: int = 80,
         class_names: Sequence[str] | None = None,
         input_size: int | None = None,
+        router: RouterForm = PUBLISHED_ROUTER,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -42,6 +44,7 @@ class DynamicDetector(nn.Module):
         self.class_names = _checked_names(num_classes, class_names)
         self.input_size = _checked_size(spec, spec.input_size if input_size is None else input_size)
         self.deployed = False
+        self.trained_on: TrainedOn | None = None
         self.router_reads = tuple(feature_name(stride) for stride in spec.router_strides)
         self.head1_reads = tuple(feature_name(stride) for stride in spec.strides)
         self.detector2_reads = tuple(feature_name(stride) for stride in spec.link_strides)
@@ -50,7 +53,7 @@ class DynamicDetector(nn.Module):
         levels = len(spec.anchors)
         activation = spec.activation
         self.backbone1 = Backbone(spec.first, activation=activation)
-        self.router = Router([spec.first.channels[stride] for stride in spec.router_strides])
+        self.router = self.fresh_router(router)
         self.neck1 = NeckLayers(spec.first, levels=levels, activation=activation)
         self.predict1 = Head(spec.first, anchors=anchors, classes=num_classes, activation=activation)
         self.links = Links(spec)
@@ -60,6 +63,10 @@ class DynamicDetector(nn.Module):
         self.anchors: Tensor
         self.register_buffer("anchors", torch.tensor(spec.anchors, dtype=torch.float32))  # (levels, anchors, 2) pixels
 
+    def fresh_router(self, form: RouterForm) -> Router:
+        """A router with random weights that reads this network's features; to use it, assign it to `router`."""
+        return Router([self.spec.first.channels[stride] for stride in self.spec.router_strides], form=form)
+
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """Everything the router, head 1 and detector 2 read, by "features_<stride>"."""
         features = self.backbone1(x)
@@ -68,13 +75,13 @@ class DynamicDetector(nn.Module):
         return {name: feature for name, feature in named.items() if name in read}
 
     def route_logits(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Difficulty before the sigmoid, (B,)."""
+        """What the router computes before the difficulty, (B,): larger is harder."""
         logits: Tensor = self.router([features[name] for name in self.router_reads])
         return logits
 
     def route(self, features: Mapping[str, Tensor]) -> Tensor:
         """Difficulty phi in 0..1, (B,); an image is hard if phi exceeds the threshold."""
-        return self.route_logits(features).sigmoid()
+        return self.router.difficulty(self.route_logits(features))
 
     def head1(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """Detector 1's raw maps (B, anchors, H, W, 5 + classes) per level, finest first, before the sigmoid."""

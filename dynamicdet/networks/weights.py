@@ -12,6 +12,7 @@ from torch import Tensor
 from dynamicdet.errors import CheckpointError, InputError
 from dynamicdet.networks.architectures import Model
 from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.router import PUBLISHED_ROUTER, RouterForm
 from dynamicdet.text import printable
 
 LARGEST_FILE = 4 << 30
@@ -39,13 +40,16 @@ def empty_network(
     class_names: Sequence[str] | None = None,
     num_classes: int = 80,
     input_size: int | None = None,
+    router: RouterForm = PUBLISHED_ROUTER,
     source: Path,
 ) -> DynamicDetector:
     """A network without memory for its weights, for `fill`. Raises CheckpointError if classes or size do not fit."""
     classes = num_classes if class_names is None else len(class_names)
     try:
         with torch.device("meta"):
-            return DynamicDetector(spec, num_classes=classes, class_names=class_names, input_size=input_size)
+            return DynamicDetector(
+                spec, num_classes=classes, class_names=class_names, input_size=input_size, router=router
+            )
     except InputError as error:
         raise CheckpointError(f"{printable(source)} does not fit {spec.name}: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from dynamicdet.aliases import FloatArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
@@ -57,9 +58,12 @@ def run_routes(
     batch: int = 16,
     settings: Suppression | None = None,
     loss: LossWeights | None = None,
+    watch: Callable[[Mapping[str, Tensor]], None] | None = None,
     progress: Progress = silent,
 ) -> RouteResults:
     """One pass of all images through both routes of a network, with the detection losses of both.
+
+    `watch` is called with the features of each batch, in the order of the images.
 
     Raises InputError if classes or size do not fit.
     """
@@ -75,6 +79,8 @@ def run_routes(
         x = pictures.permute(0, 3, 1, 2).float().div_(255)
         features = network.features(x)
         difficulties = network.route(features).numpy()
+        if watch is not None:
+            watch(features)
         maps = (network.head1(features), network.detector2(x, features))
         easy, hard = (suppress_rows(network.decode(one), settings, size=float(data.size)) for one in maps)
         start = time.perf_counter()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dynamicdet.aliases import BoolArray, IntArray
 from dynamicdet.datasets.dataset import CocoDataset, Labels
 from dynamicdet.training.assignment import Objects
 from dynamicdet.training.augment import Augmentation, Sample, augment
@@ -64,7 +65,8 @@ class EpochBatches(Dataset[Batch]):
     """The batches of one epoch: all images in random order, augmented; an incomplete last batch is left out.
 
     `share` (part, of) gives one of several processes its part of every batch. `size_range` above 0 draws each batch's
-    size within that share of `size`, the same for all parts. The same seed, epoch and part give the same batches.
+    size within that share of `size`, the same for all parts. `used` (N,) says which images there are; None: all. The
+    same seed, epoch and part give the same batches.
     """
 
     def __init__(
@@ -78,19 +80,21 @@ class EpochBatches(Dataset[Batch]):
         epoch: int,
         share: tuple[int, int] = (0, 1),
         size_range: float = 0.0,
+        used: BoolArray | None = None,
     ) -> None:
         self.data = data
         self.options = options
         self.size = size
         self.size_range = size_range
         self.part, self.parts = share
-        self.batch = max(1, min(batch, len(data)) // self.parts)
+        self.places = np.arange(len(data)) if used is None else np.flatnonzero(used)
+        self.batch = max(1, min(batch, len(self.places)) // self.parts)
         """images in this part"""
         self.seed = (seed, epoch)
-        self.order = np.random.default_rng(self.seed).permutation(len(data))
+        self.order = self.places[np.random.default_rng(self.seed).permutation(len(self.places))]
 
     def __len__(self) -> int:
-        return len(self.data) // (self.batch * self.parts)
+        return len(self.places) // (self.batch * self.parts)
 
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng((*self.seed, index + 1, *((self.part,) if self.parts > 1 else ())))
@@ -98,7 +102,7 @@ class EpochBatches(Dataset[Batch]):
         size = self._size(index)
         return collate(
             [
-                augment(_Draw(self.data, int(first), rng), size, self.options, rng)
+                augment(_Draw(self.data, self.places, int(first), rng), size, self.options, rng)
                 for first in self.order[start : start + self.batch]
             ]
         )
@@ -113,13 +117,14 @@ class EpochBatches(Dataset[Batch]):
 class _Draw:
     """Gives one image first, then random ones."""
 
-    def __init__(self, data: CocoDataset, first: int, rng: np.random.Generator) -> None:
+    def __init__(self, data: CocoDataset, places: IntArray, first: int, rng: np.random.Generator) -> None:
         self.data = data
+        self.places = places
         self.next = first
         self.rng = rng
 
     def __call__(self) -> Sample:
-        index, self.next = self.next, int(self.rng.integers(len(self.data)))
+        index, self.next = self.next, int(self.places[self.rng.integers(len(self.places))])
         return self.data.images[index], self.data.labels[index]
 
 

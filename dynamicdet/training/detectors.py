@@ -15,10 +15,12 @@ import torch
 from lightning_fabric import Fabric
 
 from dynamicdet.datasets.dataset import CocoDataset, in_class_order
+from dynamicdet.datasets.hold_out import fingerprint, held_out
 from dynamicdet.errors import InputError
 from dynamicdet.files import check_writable
 from dynamicdet.networks.checkpoints import load, save
 from dynamicdet.networks.network import DynamicDetector, create
+from dynamicdet.networks.origin import TrainedOn
 from dynamicdet.training.batches import EpochBatches
 from dynamicdet.training.devices import make_fabric
 from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
@@ -47,6 +49,8 @@ def train_detectors(
     prediction layers is loaded from it; if only their order differs, the result has its order. `resume` continues from
     the file `<output>.state.pt` beside the output. With the same data, recipe and number of processes it ends with the
     same weights as an uninterrupted training; only the number of epochs may change. The router stays untrained.
+    The checkpoint remembers which data set trained it, and the share of it that was held out (`recipe.hold_out`), so
+    that `train_router` finds the images from which it can learn.
 
     Raises InputError if the state file is missing, is not one, or belongs to another network or recipe, and if a batch
     cannot be split evenly; CheckpointError if `start` cannot be read.
@@ -55,11 +59,13 @@ def train_detectors(
     fabric = fabric or make_fabric()
     target = Path(output)
     check_writable(target)
-    batch = images_per_step(recipe, len(data), fabric.world_size)
     data = _in_order_of(start, data)
+    used = ~held_out(data, recipe.hold_out)
+    batch = images_per_step(recipe, int(used.sum()), fabric.world_size)
     torch.manual_seed(recipe.seed)
     model = _first_network(architecture, data, start)
-    trainer = Trainer(model, recipe, fabric, steps_per_epoch=len(data) // batch)
+    model.trained_on = TrainedOn(pictures=len(data), fingerprint=fingerprint(data), held_out=recipe.hold_out)
+    trainer = Trainer(model, recipe, fabric, steps_per_epoch=int(used.sum()) // batch)
     first = trainer.restore(state_file(target)) if resume else 0
     for epoch in range(first, recipe.epochs):
         size, augmentation = recipe.epoch(epoch, model.input_size)
@@ -72,6 +78,7 @@ def train_detectors(
             epoch=epoch,
             share=(fabric.global_rank, fabric.world_size),
             size_range=recipe.size_range,
+            used=used,
         )
         report = trainer.run(epoch, batches, workers=workers, on_step=on_step)
         if fabric.is_global_zero:

@@ -32,6 +32,8 @@ class DetectorRecipe:
     weight_decay: float = 0.02
     clip_norm: float = 10.0
     average_decay: float = 0.999
+    hold_out: float = 0.0
+    """share of the images that do not train the detectors, so that the router can learn from them"""
     average_steps: float = 500.0
     """steps after which the average has about two thirds of its final memory"""
     seed: int = 0

@@ -107,7 +107,7 @@ def _check_recipe(
     theirs = content.get("recipe")
     if not isinstance(theirs, dict):
         raise _not_a_state(path)
-    theirs = {**theirs, "processes": content.get("processes")}
+    theirs = {"hold_out": 0.0, **theirs, "processes": content.get("processes")}
     other = [name for name in recipe if name not in may_change and recipe[name] != theirs.get(name)]
     if other:
         found = printable(reprlib.repr(theirs.get(other[0])))

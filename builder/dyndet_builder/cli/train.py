@@ -10,18 +10,23 @@ import click
 
 from dynamicdet.aliases import silent
 from dynamicdet.datasets.dataset import CocoDataset, in_class_order, read_dataset
+from dynamicdet.datasets.hold_out import held_out
+from dynamicdet.datasets.layout import Split
 from dynamicdet.errors import NotUsableError
 from dynamicdet.evaluation.quality import measure_quality
 from dynamicdet.files import check_writable
 from dynamicdet.networks.architectures import ARCHITECTURES, architecture
 from dynamicdet.networks.checkpoints import load, save
-from dynamicdet.routing.training import OBJECTIVES, Objective, RouterRecipe, train_router
+from dynamicdet.networks.router import ROUTER_INPUTS, RouterInputs
+from dynamicdet.router.recipe import OBJECTIVES, TARGETS, Objective, RouterRecipe, Target
+from dynamicdet.router.train import router_pictures, train_router
 from dynamicdet.text import printable
 from dynamicdet.training.detectors import train_detectors
 from dynamicdet.training.devices import Accelerator, Precision, make_fabric
 from dynamicdet.training.losses import LossWeights
 from dynamicdet.training.recipe import DetectorRecipe
 from dynamicdet.training.schedule import plan_training
+from dyndet_builder.cli.comparison import print_comparison
 from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars, training_bar
 from dyndet_builder.quoting import command as command_line
@@ -99,6 +104,13 @@ def command() -> None:
 @click.option(
     "--class-gain", type=float, default=_DEFAULTS.loss.classes, show_default=True, help="Weight of the class loss."
 )
+@click.option(
+    "--hold-out",
+    type=click.FloatRange(0, 0.5),
+    default=_DEFAULTS.hold_out,
+    show_default=True,
+    help="Share of the images that do not train the detectors, so that the router can learn from them.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @_cache
 @_workers
@@ -121,6 +133,7 @@ def detectors(
     accumulate: int,
     learning_rate: float,
     class_gain: float,
+    hold_out: float,
     seed: int,
     cache: Path | None,
     workers: int,
@@ -153,6 +166,7 @@ def detectors(
         accumulate=accumulate,
         learning_rate=learning_rate,
         loss=LossWeights(classes=class_gain),
+        hold_out=hold_out,
         seed=seed,
     )
     check_writable(output)
@@ -160,8 +174,11 @@ def detectors(
     fabric = make_fabric(accelerator=accelerator, precision=precision, log_folder=folder)
     with fabric.rank_zero_first():
         read = _read(data, architecture(name).input_size, images, cache, trust_pictures, shown=fabric.is_global_zero)
-    plan = plan_training(recipe, len(read), read.size, fabric.world_size)
+    held = held_out(read, hold_out)
+    plan = plan_training(recipe, int((~held).sum()), read.size, fabric.world_size)
     if fabric.is_global_zero:
+        if held.any():
+            click.echo(f"{held.sum():,} of {len(read):,} images are held out for the router")
         for line in plan.sentences(started=start is not None):
             click.echo(line)
     with training_bar(plan) as (on_step, on_epoch):
@@ -179,7 +196,8 @@ def detectors(
         )
     if fabric.is_global_zero:
         with step_bars() as show:
-            quality = measure_quality(model, in_class_order(read, model.class_names), progress=show)
+            seen = in_class_order(read, model.class_names)
+            quality = measure_quality(model, seen, used=~held, progress=show)
         click.echo(quality.sentence(started=start is not None))
         shortcoming = quality.shortcoming(steps=plan.steps, started=start is not None)
         if shortcoming:
@@ -194,13 +212,32 @@ def detectors(
 @trust_option
 @click.option("--output", "-o", type=_PATH, help="Checkpoint to write.  [default: CHECKPOINT itself]")
 @click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default=_ROUTER.target,
+    show_default=True,
+    help="What the router learns: ap, by how much detector 2 raises the AP; loss, one of the paper's objectives.",
+)
+@click.option(
+    "--inputs",
+    type=click.Choice(ROUTER_INPUTS),
+    default=_ROUTER.inputs,
+    show_default=True,
+    help="What the router reads of each channel: mean, as in the paper; rich, also maximum and root mean square.",
+)
+@click.option(
     "--objective",
     type=click.Choice(OBJECTIVES),
     default=_ROUTER.objective,
     show_default=True,
-    help="One of the paper's objectives; adaptive needs no tuning.",
+    help="With --target loss: one of the paper's objectives; adaptive needs no tuning.",
 )
 @click.option("--penalty", type=float, help="With --objective penalty: cost of detector 2.")
+@click.option(
+    "--compare",
+    type=_PATH,
+    help="Data set on which the new router is compared with the paper's, free rules and oracles.",
+)
 @click.option(
     "--examples",
     type=click.IntRange(min=1),
@@ -208,8 +245,12 @@ def detectors(
     show_default=True,
     help="Augmented images for the training; each image has several views if these are more.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), default=_ROUTER.epochs, show_default=True)
-@click.option("--learning-rate", type=float, default=_ROUTER.learning_rate, show_default=True)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=_ROUTER.epochs, show_default=True, help="With --target loss."
+)
+@click.option(
+    "--learning-rate", type=float, default=_ROUTER.learning_rate, show_default=True, help="With --target loss."
+)
 @click.option(
     "--class-gain", type=float, default=_ROUTER.loss.classes, show_default=True, help="Weight of the class loss."
 )
@@ -224,8 +265,11 @@ def router(
     images: Path | None,
     trust_pictures: bool,
     output: Path | None,
+    target: Target,
+    inputs: RouterInputs,
     objective: Objective,
     penalty: float | None,
+    compare: Path | None,
     examples: int,
     epochs: int,
     learning_rate: float,
@@ -238,15 +282,22 @@ def router(
 ) -> None:
     """Train the router of a network whose detectors are trained; the detectors do not change.
 
+    A router has to learn from images that the detectors have not seen. If DATA is what the detectors were trained on,
+    the images that `dyndet train detectors --hold-out` left out are used; of other data, all. Difficulties are spread
+    evenly: a quarter of the images has one below 0.25, half have one below 0.5.
+
     The checkpoint is written in any case. If detector 2 gains nothing, or the router is not better than chance, the
     exit status is 9.
 
     \b
     Example:
       dyndet train router build/pico.safetensors build/cutpaste/train
-      dyndet train router build/pico.safetensors build/cutpaste/train --objective naive -o build/naive.safetensors
+      dyndet train router build/pico.safetensors own/train --compare own/val
+      dyndet train router build/pico.safetensors own/train --target loss --inputs mean -o build/paper.safetensors
     """
     recipe = RouterRecipe(
+        target=target,
+        inputs=inputs,
         objective=objective,
         penalty=penalty,
         examples=examples,
@@ -259,33 +310,43 @@ def router(
     model = load(checkpoint)
     fabric = make_fabric(accelerator=accelerator, precision="32-true")
     read = _read(data, model.input_size, images, cache, trust_pictures)
+    judged = None if compare is None else _read(compare, model.input_size, None, cache, trust_pictures, split="valid")
+    chosen = router_pictures(model, read)
+    click.echo(chosen.remark)
     with step_bars() as show:
         report = train_router(
             model,
-            read,
+            chosen.data,
             recipe=recipe,
             fabric=fabric,
             workers=workers,
+            judged=judged,
             progress=show,
         )
     save(model, output or checkpoint, half=half)
-    low, middle, high = report.quantiles
-    click.echo(
-        f"{report.examples:,} examples; objective {report.objective_before:.5f} -> {report.objective:.5f}, "
-        f"offset {report.offset:.5f}\ndifficulty at 10, 50, 90 %: {low:.3f} {middle:.3f} {high:.3f}; "
-        f"rank correlation with the gain of detector 2: {report.correlation:.2f}"
-    )
+    click.echo("\n".join(report.sentences()))
+    if report.comparison is not None:
+        print_comparison(report.comparison)
     shortcomings = report.shortcomings()
     if shortcomings:
         raise NotUsableError(f"{'; '.join(shortcomings)} ({printable(output or checkpoint)} was written)")
 
 
 def _read(
-    data: Path, size: int, images: Path | None, cache: Path | None, trust_pictures: bool, *, shown: bool = True
+    data: Path,
+    size: int,
+    images: Path | None,
+    cache: Path | None,
+    trust_pictures: bool,
+    *,
+    split: Split = "train",
+    shown: bool = True,
 ) -> CocoDataset:
     """The data set; its summary is printed."""
     with step_bars() if shown else nullcontext(silent) as show:
-        read = read_dataset(data, size, images=images, cache=cache, trust_pictures=trust_pictures, progress=show)
+        read = read_dataset(
+            data, size, images=images, cache=cache, split=split, trust_pictures=trust_pictures, progress=show
+        )
     if shown:
         for line in read.summary.sentences():
             click.echo(line)

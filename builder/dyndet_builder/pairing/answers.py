@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,10 +46,3 @@ class Answers:
         """The boxes of picture `row` in pixels of the original, (n, 4)."""
         found: Float32Array = self.placement(row).to_original(self.boxes[row])
         return found
-
-
-def looks_of(image: Any) -> tuple[float, float]:
-    """Mean and standard deviation of every 16th pixel of a fitted picture (H, W, 3), as the graph computes them."""
-    sample = np.asarray(image)[::16, ::16].astype(np.float32) / 255
-    grey = sample.mean(axis=-1)
-    return float(grey.mean()), float(grey.std())

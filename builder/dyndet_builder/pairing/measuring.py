@@ -13,6 +13,8 @@ from dynamicdet.aliases import FloatArray, Progress
 from dynamicdet.evaluation.precision import MixedPrecision
 from dynamicdet.images import read_image
 from dynamicdet.pictures import pictures_in, spread
+from dynamicdet.router.influence import influence_of
+from dynamicdet.router.rules import RULES
 from dynamicdet.suppression import Detections
 from dynamicdet.thresholds import is_hard, threshold_for_easy_share
 from dyndet_builder.detectors.runner import DetectorRunner
@@ -25,9 +27,7 @@ from dyndet_builder.pairing.payoff.stream import Stream, weigh
 from dyndet_builder.pairing.preparing import TIMED_PICTURES, PairOptions
 from dyndet_builder.pairing.report.record import ResizingFacts
 from dyndet_builder.pairing.router.graph import alone
-from dyndet_builder.pairing.router.influence import influence_of
 from dyndet_builder.pairing.router.router import FittedRouter, clips_of, fit_router
-from dyndet_builder.pairing.router.rules import RULES
 from dyndet_builder.pairing.router.scores import Calibration, calibrate_scores, with_table
 from dyndet_builder.pairing.running import Running, answers_of
 from dyndet_builder.pairing.timing import Latency, time_router

@@ -19,10 +19,11 @@ from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.errors import InputError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import Fit
+from dynamicdet.router.features import looks_of
 from dynamicdet.text import printable
 from dyndet_builder.detectors.runner import DetectorRunner
 from dyndet_builder.pairing.answer_store import AnswerStore, PictureAnswer
-from dyndet_builder.pairing.answers import Answers, looks_of
+from dyndet_builder.pairing.answers import Answers
 
 STEP = "run the detectors"
 _BATCH = 8

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dynamicdet.errors import InputError
-from dyndet_builder.pairing.router.influence import influence, influence_of
+from dynamicdet.router.influence import influence_of
+from dyndet_builder.pairing.router.influence import influence
 from dyndet_builder.pairing.router.scores import MOST_POINTS, calibrate_scores, with_table
 from dyndet_builder.pairing.truth import Truth, mixed_precision
 from tests.support.foreign.two_detectors import CLASSES, two_detectors

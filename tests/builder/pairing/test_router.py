@@ -5,18 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dynamicdet.datasets.clips import clips_of
+from dynamicdet.router.rules import RULES
 from dyndet_builder.pairing.answers import Answers
 from dyndet_builder.pairing.router import router as module
-from dyndet_builder.pairing.router.clips import clips_of
 from dyndet_builder.pairing.router.router import DEFAULT_RULE, LEARNED, FittedRouter, fit_router
-from dyndet_builder.pairing.router.rules import RULES
 from tests.support.foreign.two_detectors import random_answers, two_detectors
 
 
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Standard errors need not be exact here."""
-    monkeypatch.setattr(module, "_DRAWS", 10)
+    monkeypatch.setattr("dynamicdet.router.kept_gain.DRAWS", 10)
 
 
 def test_no_router_is_fitted_on_few_pictures() -> None:

@@ -9,13 +9,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from dynamicdet.errors import InputError
-from dyndet_builder.pairing.answers import Answers, looks_of
-from dyndet_builder.pairing.router.features import feature_names, features
+from dynamicdet.router.features import feature_names, features, looks_of
+from dynamicdet.router.rules import WEIGHTS
+from dynamicdet.router.weighted import Network, weighted_sum
+from dyndet_builder.pairing.answers import Answers
 from dyndet_builder.pairing.router.fitting import fit_network
 from dyndet_builder.pairing.router.graph import alone, attach
-from dyndet_builder.pairing.router.network import Network, weighted_sum
 from dyndet_builder.pairing.router.router import FittedRouter
-from dyndet_builder.pairing.router.rules import WEIGHTS
 from tests.support.foreign.two_detectors import CLASSES, FIT, random_answers
 
 _OUTPUTS = {"boxes": TensorProto.FLOAT, "scores": TensorProto.FLOAT, "classes": TensorProto.INT32}

@@ -20,15 +20,12 @@ from dynamicdet import create, load, save
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import evaluate
-from dynamicdet.routing.training import (
-    RouterExamples,
-    RouterRecipe,
-    RouterReport,
-    RunningMedian,
-    fit_router,
-    routing_objective,
-    train_router,
-)
+from dynamicdet.networks.router import PUBLISHED_ROUTER, Router
+from dynamicdet.router.examples import RouterExamples
+from dynamicdet.router.paper import RunningMedian, fit_to_losses, routing_objective
+from dynamicdet.router.recipe import PAPER, RouterRecipe
+from dynamicdet.router.report import RouterReport
+from dynamicdet.router.train import fit_router, train_router
 from dynamicdet.training.augment import NONE, Augmentation, Sample, augment
 from dynamicdet.training.batches import EpochBatches
 from dynamicdet.training.detectors import state_file, train_detectors
@@ -329,12 +326,12 @@ def test_the_router_step_changes_the_router_alone(data: CocoDataset) -> None:
     torch.manual_seed(0)
     model = create("dy-yolov7-pico", 2, data.class_names)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    report = train_router(model, data, recipe=RouterRecipe(examples=12, epochs=20, batch=4), workers=0)
-    assert report.examples == 12
-    assert report.objective < report.objective_before
-    assert report.objective < report.chance
+    report = train_router(model, data, recipe=replace(PAPER, examples=12, epochs=20, batch=4), workers=0)
+    assert report.examples == 12 and report.objective is not None
+    assert report.objective.after < min(report.objective.before, report.objective.chance)
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]) != name.startswith("router."), name
+        assert name.startswith("router.") or torch.equal(tensor, before[name]), name
+    assert not torch.equal(model.router.layer1.weight, before["router.layer1.weight"])
 
 
 def test_adaptive_offset_is_the_median_gain() -> None:
@@ -348,48 +345,48 @@ def test_adaptive_offset_is_the_median_gain() -> None:
     assert routing_objective(phi, loss1, loss2, 0.5).item() == pytest.approx((1.625 + 2.75) / 2)
 
 
-def _routed(gain: torch.Tensor, **recipe: Any) -> RouterReport:
-    """The report of a router that can tell each image from all others; detector 2 lowers the loss by `gain`."""
+def _told_apart(gain: torch.Tensor) -> RouterExamples:
+    """Inputs by which a router can tell each image from all others; detector 2 lowers the loss by `gain`."""
     count = len(gain)
+    pooled = torch.cat([torch.zeros(count, 24), 10 * torch.eye(count, 192)], dim=1).view(count, 216, 1, 1)
+    return RouterExamples(pooled=pooled, loss1=gain + 1, loss2=torch.ones(count), groups=np.arange(count))
+
+
+def _routed(gain: torch.Tensor) -> RouterReport:
     torch.manual_seed(0)
-    model = create("dy-yolov7-pico", 2)
-    channels = model.spec.first.channels
-    pooled = {f"features_{stride}": torch.zeros(count, channels[stride], 1, 1) for stride in (4, 8, 16)}
-    pooled["features_32"] = 10 * torch.eye(count, 192).view(count, 192, 1, 1)
-    examples = RouterExamples(pooled=pooled, loss1=gain + 1, loss2=torch.ones(count))
-    return fit_router(model, examples, RouterRecipe(epochs=50, learning_rate=0.01, **recipe))
+    recipe = replace(PAPER, epochs=50, learning_rate=0.01)
+    return fit_router(Router([24, 192], form=recipe.form), _told_apart(gain), recipe)
 
 
 def test_a_router_that_is_none_is_called_so() -> None:
     gain = torch.linspace(0.1, 2.0, 40)
-    assert _routed(gain).shortcomings() == []
+    report = _routed(gain)
+    assert report.shortcomings() == [] and report.objective is not None
     assert "there is no gap" in _routed(-gain).shortcomings()[0]
     assert "nearly the same difficulty" in _routed(gain[:1]).shortcomings()[0]
-    by_chance = replace(_routed(gain), objective=2.0, chance=2.0)
+    by_chance = replace(report, objective=replace(report.objective, after=2.0, chance=2.0))
     assert "not better than chance" in by_chance.shortcomings()[0]
 
 
 def test_the_papers_objectives_differ_in_what_they_send_to_detector_2() -> None:
     """Detector 2 is better on all images: naive sends all, penalty those that gain more, adaptive the better half."""
     gain = torch.linspace(0.1, 2.0, 40)
-    own_channel = 10 * torch.eye(40, 192).view(40, 192, 1, 1)  # so that the router can tell each image from all others
+    examples = _told_apart(gain)
 
     def hard(**objective: Any) -> list[bool]:
         torch.manual_seed(0)
-        model = create("dy-yolov7-pico", 2)
-        channels = model.spec.first.channels
-        pooled = {f"features_{stride}": torch.zeros(40, channels[stride], 1, 1) for stride in (4, 8, 16)}
-        pooled["features_32"] = own_channel
-        examples = RouterExamples(pooled=pooled, loss1=gain + 1, loss2=torch.ones(40))
-        fit_router(model, examples, RouterRecipe(**objective, epochs=200, learning_rate=0.01))
+        router = Router([24, 192], form=PUBLISHED_ROUTER)
+        fit_to_losses(router, examples, replace(PAPER, **objective, epochs=200, learning_rate=0.01))
         with torch.no_grad():
-            return (model.route_logits(pooled) > 0).tolist()
+            return (router.difficulty(router.value(examples.pooled)) > 0.5).tolist()
 
     assert hard(objective="naive") == [True] * 40
     assert hard(objective="adaptive") == [False] * 20 + [True] * 20
     assert hard(objective="penalty", penalty=1.5) == (gain > 1.5).tolist()
     with pytest.raises(InputError, match="the objective 'penalty' needs a penalty"):
         RouterRecipe(penalty=1.0)
+    with pytest.raises(InputError, match="the target 'ap' has no objective 'naive'"):
+        RouterRecipe(objective="naive")
 
 
 def test_boxes_follow_the_pixels_of_an_augmented_picture(data: CocoDataset) -> None:

@@ -1,1 +1,1 @@
-"""The router of a pair: what it reads, what it learns, the rules it has to beat, and its place in a graph."""
+"""The router of a pair: how it is fitted, and its place in a graph."""

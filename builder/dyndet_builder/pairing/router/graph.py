@@ -1,4 +1,4 @@
-"""Puts a router into the graph of detector 1, in standard operators: the arithmetic of `features.py` and `network.py`.
+"""Puts a router into the graph of detector 1, in standard operators: the arithmetic of `dynamicdet.router`.
 
 Only operators that mean the same from opset 13 on, so that the detector's own opset can stay.
 """
@@ -14,8 +14,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from dynamicdet.errors import InputError
-from dyndet_builder.pairing.router.draft import Draft
-from dyndet_builder.pairing.router.features import (
+from dynamicdet.networks.ranks import TAIL
+from dynamicdet.router.features import (
     COUNTS,
     MOST_CLASSES,
     SIDE_STEP,
@@ -24,7 +24,8 @@ from dyndet_builder.pairing.router.features import (
     THRESHOLDS,
     TOP,
 )
-from dyndet_builder.pairing.router.network import NO_LIMIT, TAIL, Network
+from dynamicdet.router.weighted import NO_LIMIT, Network
+from dyndet_builder.pairing.router.draft import Draft
 from dyndet_builder.pairing.router.router import FittedRouter
 
 OPSETS = (13, 22)

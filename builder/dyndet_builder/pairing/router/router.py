@@ -8,44 +8,26 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dynamicdet.aliases import BoolArray, Float32Array, FloatArray, IntArray
+from dynamicdet.datasets.clips import clips_of
 from dynamicdet.evaluation.evaluate import LEAST_GAP
 from dynamicdet.evaluation.precision import MixedPrecision
+from dynamicdet.router.features import features
+from dynamicdet.router.influence import influence_of
+from dynamicdet.router.kept_gain import Judge, KeptGain
+from dynamicdet.router.rules import RULES, WEIGHTS
+from dynamicdet.router.weighted import Network, weighted_sum
 from dyndet_builder.pairing.answers import Answers
-from dyndet_builder.pairing.router.clips import clips_of
-from dyndet_builder.pairing.router.features import features
 from dyndet_builder.pairing.router.fitting import fit_network
-from dyndet_builder.pairing.router.influence import influence_of
-from dyndet_builder.pairing.router.network import Network, weighted_sum
-from dyndet_builder.pairing.router.rules import RULES, WEIGHTS
 from dyndet_builder.pairing.truth import Truth, mixed_precision
 
 __all__ = ["FittedRouter", "KeptGain", "clips_of", "fit_router"]
 
 LEAST_PICTURES = 200
 """fewer do not show whether a learned router is better than a rule"""
-HARD_SHARES = (0.2, 0.5)
-"""at which routers are compared"""
 DEFAULT_RULE = "count-0.2"
 """where the pictures cannot say which rule is best"""
 LEARNED = "learned"
 _FOLDS = 5
-_DRAWS = 40
-"""of the bootstrap"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeptGain:
-    """Share of the gain (all hard minus all easy) that a choice of hard pictures keeps, 1 = all of it."""
-
-    at: Mapping[float, float]
-    """by hard share; of pictures that did not train the router"""
-    error: Mapping[float, float] = field(default_factory=dict)
-    """standard errors, by bootstrap over the clips; only of the learned router and the best rule"""
-
-    @property
-    def mean(self) -> float:
-        """Over the hard shares."""
-        return float(np.mean(list(self.at.values())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +89,17 @@ def fit_router(
         seed=seed,
         measure=truth.measure,
     )
-    if fitted.gain < LEAST_GAP:
+    judge = Judge(score=score, groups=fitted.groups, seed=seed)
+    if judge.gain < LEAST_GAP:
         why = f"detector 2 does not have a higher {truth.measure} than detector 1 on these pictures"
         return fitted.as_rule(DEFAULT_RULE, truth, why)
-    rules = {name: fitted.kept(rule(small)) for name, rule in RULES.items()}
+    rules = {name: judge.kept(rule(small)) for name, rule in RULES.items()}
     best = max(rules, key=lambda name: rules[name].mean)
     if len(small) < LEAST_PICTURES:
         why = f"{len(small)} pictures are too few to fit a router; from {LEAST_PICTURES} on one is tried"
         return fitted.as_rule(DEFAULT_RULE, truth, why, rules=rules)
     out_of_fold = fitted.out_of_fold()
-    kept, rules[best], lead, error = fitted.compare(out_of_fold.astype(np.float64), RULES[best](small))
+    kept, rules[best], lead, error = judge.compare(out_of_fold.astype(np.float64), RULES[best](small))
     numbers = f"{100 * lead:+.1f} points of the gain, standard error {100 * error:.1f}"
     if lead <= error:
         why = f"the learned router does not clearly beat the best free rule ({numbers})"
@@ -146,10 +129,6 @@ class _Fit:
     seed: int
     measure: str
 
-    @property
-    def gain(self) -> float:
-        return self._ends(None)[1] - self._ends(None)[0]
-
     def network(self, chosen: BoolArray) -> Network:
         """A learned router, fitted on the chosen pictures (N,)."""
         targets = influence_of(self.score, counts=chosen)[chosen]
@@ -165,31 +144,6 @@ class _Fit:
             held = fold == number
             difficulties[held] = self.network(~held).difficulty(self.inputs[held])
         return difficulties
-
-    def kept(self, difficulties: FloatArray, counts: FloatArray | None = None) -> KeptGain:
-        easy, hard = self._ends(counts)
-        values = {share: self.score(_hardest(difficulties, share), counts=counts).ap for share in HARD_SHARES}
-        return KeptGain(at={share: (value - easy) / (hard - easy) for share, value in values.items()})
-
-    def compare(self, learned: FloatArray, rule: FloatArray) -> tuple[KeptGain, KeptGain, float, float]:
-        """Kept gain of both with standard errors, and the mean lead of the first with its own."""
-        rng = np.random.default_rng(self.seed)
-        clips = int(self.groups.max()) + 1
-        drawn: list[tuple[list[float], list[float]]] = []
-        while len(drawn) < _DRAWS:
-            counts = np.bincount(rng.integers(0, clips, clips), minlength=clips)[self.groups].astype(np.float64)
-            if not np.isnan(self._ends(counts)[0]):  # NaN: no object was drawn
-                drawn.append((self._gained(learned, counts), self._gained(rule, counts)))
-        # By the gain of all pictures: where a draw leaves hardly a gain, its share of it would explode.
-        shares = np.array(drawn) / self.gain
-        kept = (self.kept(learned), self.kept(rule))
-        errors = shares.std(axis=0, ddof=1)
-        first, second = (
-            KeptGain(at=one.at, error=dict(zip(HARD_SHARES, row.tolist(), strict=True)))
-            for one, row in zip(kept, errors, strict=True)
-        )
-        error = float((shares[:, 0] - shares[:, 1]).mean(axis=1).std(ddof=1))
-        return first, second, first.mean - second.mean, error
 
     def as_rule(
         self,
@@ -211,17 +165,3 @@ class _Fit:
             learned=learned,
             rules=rules or {},
         )
-
-    def _gained(self, difficulties: FloatArray, counts: FloatArray) -> list[float]:
-        easy, _ = self._ends(counts)
-        return [self.score(_hardest(difficulties, share), counts=counts).ap - easy for share in HARD_SHARES]
-
-    def _ends(self, counts: FloatArray | None) -> tuple[float, float]:
-        none = np.zeros(len(self.groups), np.bool_)
-        return self.score(none, counts=counts).ap, self.score(~none, counts=counts).ap
-
-
-def _hardest(difficulties: FloatArray, share: float) -> BoolArray:
-    hard = np.zeros(len(difficulties), np.bool_)
-    hard[np.argsort(-difficulties, kind="stable")[: round(share * len(difficulties))]] = True
-    return hard

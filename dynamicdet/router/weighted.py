@@ -11,14 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dynamicdet.aliases import Float32Array, FloatArray
-from dyndet_builder.pairing.router.features import feature_names
+from dynamicdet.networks.ranks import TAIL, even_knots
+from dynamicdet.router.features import feature_names
 
-KNOTS = 33
-"""of the map from values to ranks"""
-TAIL = 0.02
-"""share of 0..1 at either end that is left for values beyond all that were seen"""
-_STEEPEST = 300.0
-"""ranks per spread of the values; a steeper map would show the rounding of single precision"""
 NO_LIMIT = 1e9
 
 
@@ -71,14 +66,7 @@ class Network:
 
     def ranked(self, features: FloatArray) -> Network:
         """The same network, with the map that makes the difficulties of these pictures (B, F) spread evenly."""
-        value = np.sort(self.value(features))
-        spread = max(float(value[-1] - value[0]), 1e-6)
-        ranks = np.linspace(TAIL, 1 - TAIL, KNOTS)
-        knots = np.quantile(value, np.linspace(0, 1, KNOTS))
-        # Equal values get no range of their own: their knots are moved apart by a little.
-        least = np.diff(ranks)[0] / _STEEPEST * spread
-        for place in range(1, KNOTS):
-            knots[place] = max(knots[place], knots[place - 1] + least)
+        knots, ranks = even_knots(self.value(features))
         return replace(self, knots=knots, ranks=ranks)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from dynamicdet.aliases import FloatArray
-from dyndet_builder.pairing.answers import Answers
-from dyndet_builder.pairing.router.features import features
-from dyndet_builder.pairing.router.network import weighted_sum
+from dynamicdet.router.features import Answered, features
+from dynamicdet.router.weighted import weighted_sum
 
 _EMPTY = {"contrast": 0.01, "brightness": 0.002}
 """orders pictures in which nothing was found, and is too little to matter in others"""
@@ -27,12 +26,12 @@ WEIGHTS: Mapping[str, Mapping[str, float]] = {
 """features and their weights, by the name of the rule; larger is harder"""
 
 
-def _rule(weights: Mapping[str, float]) -> Callable[[Answers], FloatArray]:
+def _rule(weights: Mapping[str, float]) -> Callable[[Answered], FloatArray]:
     network = weighted_sum(weights, class_count=0)
     return lambda answers: network.value(features(answers, class_count=0))
 
 
-RULES: Mapping[str, Callable[[Answers], FloatArray]] = {name: _rule(weights) for name, weights in WEIGHTS.items()}
+RULES: Mapping[str, Callable[[Answered], FloatArray]] = {name: _rule(weights) for name, weights in WEIGHTS.items()}
 """by name: answers to (N,), larger is harder; pictures without objects are ordered by their looks
 
 `low-best-score`: the lower the best score, the harder. `count-and-size`: many objects, or a small one among them.

@@ -1,4 +1,4 @@
-"""What detector 1 found in a picture, as numbers: all that a router reads. `router_graph.py` computes the same.
+"""What detector 1 found in a picture, as numbers: what free rules and the routers of pairs read.
 
 Nothing here jumps where a score or box changes a little, but for the counts that the free rules need: the graph
 computes in single precision on another machine.
@@ -6,13 +6,15 @@ computes in single precision on another machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from dynamicdet.aliases import BoolArray, FloatArray, IntArray
-from dyndet_builder.pairing.answers import Answers
+from dynamicdet.aliases import BoolArray, Float32Array, FloatArray, IntArray
+from dynamicdet.letterbox import Fit
 
 TOP = 25
 """best scores that are features of their own"""
@@ -30,6 +32,37 @@ RULES_ONLY = ("count 0.2", "count 0.5", "uncertain", "mean", "small", "least sid
 MOST_CLASSES = 100
 """with more, the counts per class are left out: each would be seen too rarely"""
 _CHUNK = 256
+
+
+class Answered(Protocol):
+    """What detector 1 found in each of N pictures, the best object first."""
+
+    @property
+    def fit(self) -> Fit:
+        """How the pictures were fitted."""
+
+    @property
+    def boxes(self) -> Sequence[Float32Array]:
+        """(n, 4) x1 y1 x2 y2 of each picture, in pixels of the fitted picture."""
+
+    @property
+    def scores(self) -> Sequence[Float32Array]:
+        """(n,) of each picture."""
+
+    @property
+    def classes(self) -> Sequence[npt.NDArray[np.int64]]:
+        """(n,) of each picture."""
+
+    @property
+    def looks(self) -> Float32Array:
+        """(N, 2) mean and standard deviation of the fitted picture, 0..1; see `looks_of`."""
+
+
+def looks_of(image: Any) -> tuple[float, float]:
+    """Mean and standard deviation of every 16th pixel of a fitted picture (H, W, 3), as in the graph of a pair."""
+    sample = np.asarray(image)[::16, ::16].astype(np.float32) / 255
+    grey = sample.mean(axis=-1)
+    return float(grey.mean()), float(grey.std())
 
 
 @dataclass(frozen=True)
@@ -65,18 +98,18 @@ def feature_names(class_count: int) -> tuple[str, ...]:
     )
 
 
-def features(answers: Answers, *, class_count: int) -> FloatArray:
+def features(answers: Answered, *, class_count: int) -> FloatArray:
     """Features of each picture, (N, features)."""
     parts = [_features(found, class_count) for found in _found(answers)]
     return np.concatenate(parts) if parts else np.empty((0, len(feature_names(class_count))))
 
 
-def _found(answers: Answers) -> Iterator[Found]:
+def _found(answers: Answered) -> Iterator[Found]:
     """The answers in chunks, so that many pictures need little memory."""
     rows = max([TOP, *(len(one) for one in answers.scores)])
     width, height = answers.fit.width, answers.fit.height
-    for first in range(0, len(answers), _CHUNK):
-        chunk = range(first, min(first + _CHUNK, len(answers)))
+    for first in range(0, len(answers.looks), _CHUNK):
+        chunk = range(first, min(first + _CHUNK, len(answers.looks)))
         scores, boxes = np.zeros((len(chunk), rows)), np.zeros((len(chunk), rows, 4))
         classes = np.zeros((len(chunk), rows), np.int64)
         for place, row in enumerate(chunk):

@@ -1,0 +1,27 @@
+"""Prints how routers compare."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from dynamicdet.router.compare import Comparison
+from dynamicdet.router.kept_gain import HARD_SHARES
+from dyndet_client.cli.terminal import Console
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """One line for each way to choose the hard images."""
+    console = Console(soft_wrap=True)
+    console.print(
+        f"{comparison.images} images, AP all easy {comparison.easy_ap:.1f}, all hard {comparison.hard_ap:.1f}; share "
+        "of the gain that is kept, with standard error, and mean AP over all hard shares:\n"
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("hard images chosen by")
+    for share in HARD_SHARES:
+        table.add_column(f"kept at\n{share:.0%} hard", justify="right")
+    table.add_column("mean\nAP", justify="right")
+    for row in comparison.rows:
+        kept = (f"{100 * row.kept.at[share]:.0f} +- {100 * row.kept.error[share]:.0f} %" for share in HARD_SHARES)
+        table.add_row(row.name, *kept, f"{row.mean_ap:.2f}")
+    console.print(table)
