@@ -9,15 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynamicdet.networks.checkpoints import load, save
-    from dynamicdet.networks.network import DynamicDetector, create
+    from dynamicdet.networks.checkpoints import load, load_static, save
+    from dynamicdet.networks.network import DynamicDetector, StaticDetector, create, create_static
 
-__all__ = ["DynamicDetector", "create", "load", "save"]
+__all__ = ["DynamicDetector", "StaticDetector", "create", "create_static", "load", "load_static", "save"]
 
 _HOMES = {
     "DynamicDetector": "dynamicdet.networks.network",
+    "StaticDetector": "dynamicdet.networks.network",
     "create": "dynamicdet.networks.network",
+    "create_static": "dynamicdet.networks.network",
     "load": "dynamicdet.networks.checkpoints",
+    "load_static": "dynamicdet.networks.checkpoints",
     "save": "dynamicdet.networks.checkpoints",
 }
 

@@ -87,6 +87,16 @@ def small_network(monkeypatch: pytest.MonkeyPatch) -> str:
     return NAME
 
 
+@pytest.fixture
+def small_static(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a static architecture of the same size."""
+    from dynamicdet.networks.architectures import STATIC_ARCHITECTURES
+    from tests.support.small_network import SMALL_STATIC, STATIC_NAME
+
+    monkeypatch.setitem(STATIC_ARCHITECTURES, STATIC_NAME, SMALL_STATIC)
+    return STATIC_NAME
+
+
 @pytest.fixture(scope="session")
 def once(worker_id: str, tmp_path_factory: pytest.TempPathFactory) -> Once:
     """Makes a folder for all test processes: `once(name, make)` calls `make` with its path if it does not exist yet.

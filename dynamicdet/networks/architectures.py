@@ -107,25 +107,36 @@ class Detector:
         return {self.stem.stride: self.stem.width, **dict(zip(self.stage_strides, outs, strict=True))}
 
 
-@dataclass(frozen=True)
-class Model:
-    """A dynamic detector: two detectors, the strides that link them and those the router sees."""
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What every network has: a name, an input, anchors, and at least one detector."""
 
     name: str
     input_size: int
     anchors: tuple[tuple[tuple[int, int], ...], ...]
     """(width, height) in pixels per level, finest level first."""
     first: Detector
-    second: Detector
-    link_strides: tuple[int, ...]
-    """Backbone 1 features that feed backbone 2; each feeds its own level and all finer linked ones."""
-    router_strides: tuple[int, ...]
     activation: Activation = "silu"
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Stride of each detection level, finest first."""
         return self.first.stage_strides[-len(self.anchors) :]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Architecture):
+    """A dynamic detector: two detectors, the strides that link them and those the router sees."""
+
+    second: Detector
+    link_strides: tuple[int, ...]
+    """Backbone 1 features that feed backbone 2; each feeds its own level and all finer linked ones."""
+    router_strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticModel(Architecture):
+    """A static detector: the first detector is all there is, with neither router nor links."""
 
 
 P5 = (
@@ -281,12 +292,84 @@ DY_YOLOV7_PICO = Model(
     activation="relu",
 )
 
+# What a dynamic detector is compared with: one detector for every image, of the same family, trained in the same way.
+# Their costs are that of detector 1 alone, about that of half the images on the hard route, and about that of all.
+YOLOV7_PICO_S = StaticModel(
+    name="yolov7-pico-s",
+    input_size=320,
+    anchors=P5_PICO,
+    first=DY_YOLOV7_PICO.first,
+    activation="relu",
+)
+YOLOV7_PICO_M = StaticModel(
+    name="yolov7-pico-m",
+    input_size=320,
+    anchors=P5_PICO,
+    first=Detector(
+        stem=Stem(16, "strided"),
+        stages=(
+            (Down(40, "conv"), Elan(20, 40, depth=1, dense=True)),
+            (Down(64, "conv"), Elan(40, 80, depth=2)),
+            (Down(112, "conv"), Elan(56, 160, depth=2)),
+            (Down(192, "conv"), Elan(80, 224, depth=2)),
+        ),
+        neck=Neck(
+            spp=80,
+            top_down=((72, Elan(40, 80, depth=2)), (40, Elan(40, 56, depth=2))),
+            bottom_up=((Down(80, "conv"), Elan(40, 80, depth=2)), (Down(80, "conv"), Elan(56, 112, depth=2))),
+        ),
+        head=(56, 80, 112),
+        head_conv="none",
+    ),
+    activation="relu",
+)
+YOLOV7_PICO_L = StaticModel(
+    name="yolov7-pico-l",
+    input_size=320,
+    anchors=P5_PICO,
+    first=Detector(
+        stem=Stem(16, "strided"),
+        stages=(
+            (Down(48, "conv"), Elan(24, 48, depth=1, dense=True)),
+            (Down(80, "conv"), Elan(48, 96, depth=2)),
+            (Down(144, "conv"), Elan(64, 192, depth=2)),
+            (Down(224, "conv"), Elan(96, 256, depth=2)),
+        ),
+        neck=Neck(
+            spp=96,
+            top_down=((80, Elan(48, 96, depth=2)), (48, Elan(48, 64, depth=2))),
+            bottom_up=((Down(96, "conv"), Elan(48, 96, depth=2)), (Down(96, "conv"), Elan(64, 128, depth=2))),
+        ),
+        head=(64, 96, 128),
+        head_conv="none",
+    ),
+    activation="relu",
+)
+
 ARCHITECTURES = {model.name: model for model in (DY_YOLOV7, DY_YOLOV7_X, DY_YOLOV7_W6, DY_YOLOV7_PICO)}
+STATIC_ARCHITECTURES = {model.name: model for model in (YOLOV7_PICO_S, YOLOV7_PICO_M, YOLOV7_PICO_L)}
 
 
 def architecture(name: str) -> Model:
-    """The network of this name. Raises InputError for an unknown one."""
+    """The dynamic detector of this name. Raises InputError for an unknown one."""
     try:
         return ARCHITECTURES[name]
     except KeyError:
-        raise InputError(f"unknown architecture {name!r}; known are {', '.join(ARCHITECTURES)}") from None
+        known = ", ".join(ARCHITECTURES)
+        if name in STATIC_ARCHITECTURES:
+            raise InputError(f"{name} is a static detector, without a router; dynamic ones are {known}") from None
+        raise InputError(f"unknown architecture {name!r}; known are {known}") from None
+
+
+def known_architectures() -> tuple[str, ...]:
+    """Names of all networks, the dynamic ones first."""
+    return (*ARCHITECTURES, *STATIC_ARCHITECTURES)
+
+
+def any_architecture(name: str) -> Model | StaticModel:
+    """The network of this name, dynamic or static. Raises InputError for an unknown one."""
+    if name in STATIC_ARCHITECTURES:
+        return STATIC_ARCHITECTURES[name]
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    raise InputError(f"unknown architecture {name!r}; known are {', '.join(known_architectures())}")

@@ -17,8 +17,14 @@ from torch import Tensor
 from dynamicdet.class_names import check_class_names
 from dynamicdet.errors import CheckpointError, InputError
 from dynamicdet.files import check_writable, whole_file
-from dynamicdet.networks.architectures import ARCHITECTURES, architecture
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.architectures import (
+    ARCHITECTURES,
+    STATIC_ARCHITECTURES,
+    any_architecture,
+    architecture,
+    known_architectures,
+)
+from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector
 from dynamicdet.networks.origin import TrainedOn
 from dynamicdet.networks.published import read_published
 from dynamicdet.networks.router import PUBLISHED_ROUTER, RouterForm
@@ -37,7 +43,7 @@ _SIZE = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 _ZIP, _PICKLE = b"PK", b"\x80"  # the first bytes of torch.save's files, since 1.6 and before
 
 
-def save(model: DynamicDetector, path: str | os.PathLike[str], *, half: bool = False) -> None:
+def save(model: Network, path: str | os.PathLike[str], *, half: bool = False) -> None:
     """Write a network in training form as safetensors with a header that says what it is; whole or not at all.
 
     `half` stores floats as float16, in half the space; `load` returns float32 in either case. Raises InputError if the
@@ -92,16 +98,51 @@ def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 
 
 def load(path: str | os.PathLike[str], architecture: str | None = None) -> DynamicDetector:
-    """A network in evaluation mode from one of our files or a published checkpoint.
+    """A dynamic detector in evaluation mode from one of our files or a published checkpoint.
 
     Without `architecture`, our own file names it, and a published file is recognised by the names of its weights. No
     tensor is read before names, shapes and bytes were compared with the network's.
 
-    Raises CheckpointError if the file is missing, damaged, of another kind or architecture, needs code to load, or has
-    numbers that are NaN or infinite; InputError for an unknown architecture.
+    Raises CheckpointError if the file is missing, damaged, of another kind or architecture, holds a static detector,
+    needs code to load, or has numbers that are NaN or infinite; InputError for an unknown architecture.
     """
     source = Path(path)
     expected = None if architecture is None else _known(architecture)
+    held = static_name(source)
+    if held is not None:
+        raise CheckpointError(
+            f"{printable(source)} holds {held}, a static detector without a router; this needs a dynamic one, such as "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    network = load_network(source, expected)
+    assert isinstance(network, DynamicDetector)
+    return network
+
+
+def load_static(path: str | os.PathLike[str]) -> StaticDetector:
+    """A static detector in evaluation mode from one of our files; CheckpointError as `load` raises it."""
+    network = load_network(path)
+    if not isinstance(network, StaticDetector):
+        raise CheckpointError(f"{printable(path)} holds {network.spec.name}, a dynamic detector, not a static one")
+    return network
+
+
+def static_name(path: str | os.PathLike[str]) -> str | None:
+    """The architecture of a file, by its header alone, if it is one of our files and holds a static detector.
+
+    Raises CheckpointError if the file is missing, empty, cannot be read, or has a damaged header.
+    """
+    source = Path(path)
+    if _first_bytes(source)[4:] != _SAFETENSORS:
+        return None
+    name = read_header(source)[0].get("architecture", "")
+    return name if name in STATIC_ARCHITECTURES else None
+
+
+def load_network(path: str | os.PathLike[str], architecture: str | None = None) -> DynamicDetector | StaticDetector:
+    """A network of either kind; for the rest see `load`."""
+    source = Path(path)
+    expected = None if architecture is None else any_architecture(architecture).name
     start = _first_bytes(source)
     # First, since the length of a header may begin with the byte that a pickle begins with.
     if start[4:] == _SAFETENSORS:
@@ -137,13 +178,13 @@ def _first_bytes(path: Path) -> bytes:
     return start
 
 
-def _read_own(path: Path, expected: str | None) -> DynamicDetector:
+def _read_own(path: Path, expected: str | None) -> DynamicDetector | StaticDetector:
     header, described = read_header(path)
     name, class_names, input_size = _checked_header(path, header)
     form, trained_on = _router_form(path, header), _trained_on(path, header)
     if expected not in (None, name):
         raise CheckpointError(f"{printable(path)} holds {name}, not {expected}")
-    spec = ARCHITECTURES[name]
+    spec = any_architecture(name)
     _check_classes(path, described, len(spec.anchors[0]), len(class_names))
     model = empty_network(spec, class_names=class_names, input_size=input_size, router=form, source=path)
     check_weights(described, model.state_dict(), f"{printable(path)} does not fit {name}")
@@ -176,9 +217,10 @@ def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[str, tuple[s
             f"{' and '.join(FORMAT_VERSIONS)}"
         )
     name = header.get("architecture", "")
-    if name not in ARCHITECTURES:
+    if name not in known_architectures():
         raise CheckpointError(
-            f"{shown} holds the unknown network '{printable(name, limit=50)}'; known are {', '.join(ARCHITECTURES)}"
+            f"{shown} holds the unknown network '{printable(name, limit=50)}'; known are "
+            f"{', '.join(known_architectures())}"
         )
     try:
         names = json.loads(header["class_names"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dynamicdet.errors import InputError
-from dynamicdet.networks.architectures import ARCHITECTURES
-from dynamicdet.networks.checkpoints import load
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.architectures import any_architecture, known_architectures
+from dynamicdet.networks.checkpoints import load_network
+from dynamicdet.networks.network import StaticDetector, network_of
 from dynamicdet.networks.router import PUBLISHED_ROUTER, RouterForm
 
 _FLOAT32_BYTES = 4
@@ -51,6 +52,8 @@ class NetworkInfo:
     hard_gflops: float
     """Backbone 1, router and detector 2; neck and head 1 do not run on a hard image."""
     features: tuple[Feature, ...]
+    """None of a static detector, whose GFLOPs are those of its only route."""
+    static: bool = False
 
     def gflops_at(self, hard_share: float) -> float:
         """Mean GFLOPs if this share of the images (0..1) is hard. Raises InputError outside 0..1."""
@@ -66,6 +69,7 @@ class NetworkInfo:
         """What `dyndet info --json` prints."""
         return {
             "architecture": self.architecture,
+            "kind": "static" if self.static else "dynamic",
             "input_size": self.input_size,
             "num_classes": self.num_classes,
             "parameters": self.parameters,
@@ -85,15 +89,18 @@ def info(source: str | Path, *, num_classes: int | None = None, input_size: int 
     `num_classes` (default 80) is only for a name: a file has its own. Raises InputError if `source` is neither a known
     name nor a loadable file.
     """
-    if str(source) in ARCHITECTURES:
+    if str(source) in known_architectures():
         return _measure(str(source), 80 if num_classes is None else num_classes, input_size)
     if not Path(source).exists():
-        raise InputError(f"{source} is neither a file nor a network; known networks are {', '.join(ARCHITECTURES)}")
+        raise InputError(
+            f"{source} is neither a file nor a network; known networks are {', '.join(known_architectures())}"
+        )
     if num_classes is not None:
         raise InputError("a number of classes is accepted only with the name of a network; a checkpoint has its own")
-    model = load(source)
+    model = load_network(source)
     size = model.input_size if input_size is None else input_size
-    return _measure(model.spec.name, model.num_classes, size, router=model.router.form)
+    form = PUBLISHED_ROUTER if isinstance(model, StaticDetector) else model.router.form
+    return _measure(model.spec.name, model.num_classes, size, router=form)
 
 
 @torch.no_grad()
@@ -101,13 +108,18 @@ def _measure(
     name: str, num_classes: int, input_size: int | None, *, router: RouterForm = PUBLISHED_ROUTER
 ) -> NetworkInfo:
     with torch.device("meta"):  # shapes without memory: a 1280 px network is measured in seconds
-        model = DynamicDetector(ARCHITECTURES[name], num_classes=num_classes, input_size=input_size, router=router)
+        model = network_of(any_architecture(name), num_classes=num_classes, input_size=input_size, router=router)
         deployed = model.deploy()
         image = torch.empty(1, 3, model.input_size, model.input_size)
-        features = deployed.features(image)
-        shared = _gflops(lambda: deployed.route(deployed.features(image)))
-        easy = shared + _gflops(lambda: deployed.head1(features))
-        hard = shared + _gflops(lambda: deployed.detector2(image, features))
+        features: dict[str, Tensor] = {}
+        if isinstance(deployed, StaticDetector):
+            easy = hard = _gflops(functools.partial(deployed.detect, image))
+        else:
+            dynamic = deployed
+            features = dynamic.features(image)
+            shared = _gflops(lambda: dynamic.route(dynamic.features(image)))
+            easy = shared + _gflops(lambda: dynamic.head1(features))
+            hard = shared + _gflops(lambda: dynamic.detector2(image, features))
     return NetworkInfo(
         architecture=name,
         input_size=model.input_size,
@@ -117,6 +129,7 @@ def _measure(
         easy_gflops=easy,
         hard_gflops=hard,
         features=tuple(_feature(model, feature, tensor) for feature, tensor in features.items()),
+        static=isinstance(model, StaticDetector),
     )
 
 
@@ -126,6 +139,7 @@ def _gflops(run: Callable[[], object]) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def _feature(model: DynamicDetector, name: str, tensor: Tensor) -> Feature:
+def _feature(model: DynamicDetector | StaticDetector, name: str, tensor: Tensor) -> Feature:
+    assert isinstance(model, DynamicDetector)  # no feature of a static detector leaves it
     readers = {"router": model.router_reads, "head1": model.head1_reads, "detector2": model.detector2_reads}
     return Feature(name, tuple(tensor.shape[1:]), tuple(reader for reader, names in readers.items() if name in names))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from dynamicdet.errors import CheckpointError, InputError
-from dynamicdet.networks.architectures import Model
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.architectures import Model, StaticModel
+from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector, network_of
 from dynamicdet.networks.router import PUBLISHED_ROUTER, RouterForm
 from dynamicdet.text import printable
 
 LARGEST_FILE = 4 << 30
 """bytes; the weights of the largest network, their average and an optimiser's state have 2.6 GB"""
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 _SHOWN = 3
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -34,6 +36,7 @@ class Described(Protocol):
         """The type of its elements."""
 
 
+@overload
 def empty_network(
     spec: Model,
     *,
@@ -42,12 +45,31 @@ def empty_network(
     input_size: int | None = None,
     router: RouterForm = PUBLISHED_ROUTER,
     source: Path,
-) -> DynamicDetector:
+) -> DynamicDetector: ...
+@overload
+def empty_network(
+    spec: Model | StaticModel,
+    *,
+    class_names: Sequence[str] | None = None,
+    num_classes: int = 80,
+    input_size: int | None = None,
+    router: RouterForm = PUBLISHED_ROUTER,
+    source: Path,
+) -> DynamicDetector | StaticDetector: ...
+def empty_network(
+    spec: Model | StaticModel,
+    *,
+    class_names: Sequence[str] | None = None,
+    num_classes: int = 80,
+    input_size: int | None = None,
+    router: RouterForm = PUBLISHED_ROUTER,
+    source: Path,
+) -> DynamicDetector | StaticDetector:
     """A network without memory for its weights, for `fill`. Raises CheckpointError if classes or size do not fit."""
     classes = num_classes if class_names is None else len(class_names)
     try:
         with torch.device("meta"):
-            return DynamicDetector(
+            return network_of(
                 spec, num_classes=classes, class_names=class_names, input_size=input_size, router=router
             )
     except InputError as error:
@@ -105,7 +127,7 @@ def check_numbers(weights: Mapping[str, Tensor], source: Path) -> None:
             raise CheckpointError(f"{printable(source)} is damaged: its anchors have sizes that are not above 0")
 
 
-def fill(model: DynamicDetector, weights: Mapping[str, Tensor], source: Path) -> DynamicDetector:
+def fill(model: AnyNetwork, weights: Mapping[str, Tensor], source: Path) -> AnyNetwork:
     """The network of `empty_network` with these weights as float32, in evaluation mode.
 
     Raises CheckpointError if a name, a shape or a number does not fit.

@@ -17,7 +17,7 @@ from dynamicdet.aliases import FloatArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.letterbox import Fit
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector, Network
 from dynamicdet.suppression import Detections, Suppression, suppress_rows, suppression_for
 from dynamicdet.text import printable
 from dynamicdet.training.batches import objects_of
@@ -106,7 +106,7 @@ def collect(
         pass_s += time.perf_counter() - start - answers.loss_s
         loss_s += answers.loss_s
         for found, kept in ((answers.easy, easy), (answers.hard, hard)):
-            kept.extend(_in_original(data, first, found))
+            kept.extend(in_original(data, first, found))
         difficulties.append(answers.difficulties)
         if answers.loss_gains is not None:
             gains.append(answers.loss_gains)
@@ -121,7 +121,7 @@ def collect(
     )
 
 
-def check_fits(model: DynamicDetector, data: CocoDataset) -> None:
+def check_fits(model: Network, data: CocoDataset) -> None:
     """Raise InputError unless classes and size of network and data are the same."""
     check_contract("the checkpoint", model.class_names, Fit.square(model.input_size), data)
 
@@ -155,7 +155,8 @@ def _listed(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
-def _in_original(data: CocoDataset, first: int, found: Sequence[Detections]) -> list[Detections]:
+def in_original(data: CocoDataset, first: int, found: Sequence[Detections]) -> list[Detections]:
+    """Detections in fitted images, of which the first has the number `first`, in pixels of the original images."""
     return [
         Detections(torch.from_numpy(data.placements[index].to_original(one.boxes.numpy())), one.scores, one.classes)
         for index, one in enumerate(found, first)

@@ -1,4 +1,4 @@
-"""Step 1 of training: both detectors together; `routing.training` is step 2.
+"""Step 1 of training: both detectors together, or a static one alone; `router.train` is step 2.
 
 The learning rate warms up and falls along a cosine. The evaluation weights are an exponential average. Every epoch ends
 with a file from which training resumes as if it had not stopped. Most epochs run at a small size, the last ones at the
@@ -18,8 +18,9 @@ from dynamicdet.datasets.dataset import CocoDataset, in_class_order
 from dynamicdet.datasets.hold_out import fingerprint, held_out
 from dynamicdet.errors import InputError
 from dynamicdet.files import check_writable
-from dynamicdet.networks.checkpoints import load, save
-from dynamicdet.networks.network import DynamicDetector, create
+from dynamicdet.networks.architectures import any_architecture
+from dynamicdet.networks.checkpoints import load_network, save
+from dynamicdet.networks.network import DynamicDetector, StaticDetector, network_of
 from dynamicdet.networks.origin import TrainedOn
 from dynamicdet.training.batches import EpochBatches
 from dynamicdet.training.devices import make_fabric
@@ -42,13 +43,13 @@ def train_detectors(
     workers: int = 1,
     on_epoch: Callable[[EpochReport], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
-) -> DynamicDetector:
-    """Train both detectors and write their averaged weights to `output` after every epoch.
+) -> DynamicDetector | StaticDetector:
+    """Train both detectors, or a static one; write the averaged weights to `output` after every epoch.
 
     `start` is a checkpoint to begin with, your own or a published one. If its classes differ, everything except the
     prediction layers is loaded from it; if only their order differs, the result has its order. `resume` continues from
     the file `<output>.state.pt` beside the output. With the same data, recipe and number of processes it ends with the
-    same weights as an uninterrupted training; only the number of epochs may change. The router stays untrained.
+    same weights as an uninterrupted training; only the number of epochs may change. A router stays untrained.
     The checkpoint remembers which data set trained it, and the share of it that was held out (`recipe.hold_out`), so
     that `train_router` finds the images from which it can learn.
 
@@ -96,22 +97,22 @@ def state_file(output: Path) -> Path:
 
 def _in_order_of(start: Path | str | None, data: CocoDataset) -> CocoDataset:
     """The data with its classes in the order of the first weights, if they have the same names."""
-    return data if start is None else in_class_order(data, load(start).class_names)
+    return data if start is None else in_class_order(data, load_network(start).class_names)
 
 
-def _first_network(architecture: str, data: CocoDataset, start: Path | str | None) -> DynamicDetector:
+def _first_network(architecture: str, data: CocoDataset, start: Path | str | None) -> DynamicDetector | StaticDetector:
     """The network that training begins with."""
     classes, side = data.class_names, data.size  # the data may have been read for a detector of others
     if start is None:
-        return create(architecture, len(classes), classes)
-    known = load(start)
+        return network_of(any_architecture(architecture), num_classes=len(classes), class_names=classes)
+    known = load_network(start)
     if known.spec.name != architecture:
         raise InputError(f"{start} holds {known.spec.name}, not {architecture}; name it with --architecture")
     if known.input_size != side:
         raise InputError(f"{start} reads {known.input_size} px images, but the data set was read at {side} px")
     if known.class_names == classes:
         return known
-    model = create(architecture, len(classes), classes, input_size=known.input_size)
+    model = network_of(known.spec, num_classes=len(classes), class_names=classes, input_size=known.input_size)
     fresh = model.state_dict()
     # The prediction layers belong to the classes, even if there are as many others.
     kept = {name: tensor for name, tensor in known.state_dict().items() if not _PREDICTION.match(name)}

@@ -60,8 +60,8 @@ class StepReport:
     epoch: int
     step: int
     steps: int
-    loss1: float
-    loss2: float
+    losses: tuple[float, ...]
+    """of detector 1 and detector 2, or of the one that there is"""
     images_per_second: float
     """since the epoch began"""
 
@@ -74,7 +74,7 @@ class EpochReport:
     """counted from 1"""
     epochs: int
     size: int
-    loss1: float
-    loss2: float
+    losses: tuple[float, ...]
+    """of detector 1 and detector 2, or of the one that there is; means over the steps"""
     images_per_second: float
     seconds: float

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from dynamicdet.errors import CheckpointError, InputError
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.network import Network
 from dynamicdet.networks.stored_tensors import StoredTensor
 from dynamicdet.networks.torch_files import open_torch_file
 from dynamicdet.networks.weights import LARGEST_FILE, check_numbers, check_weights
@@ -38,7 +38,7 @@ def read_state(
     path: Path,
     *,
     version: int,
-    model: DynamicDetector,
+    model: Network,
     parameters: Mapping[int, Tensor],
     recipe: Mapping[str, Any],
     may_change: tuple[str, ...],
@@ -90,7 +90,7 @@ def _not_a_state(path: Path) -> InputError:
     return InputError(f"{printable(path)} is not a training state of dyndet, or is damaged")
 
 
-def _check_network(path: Path, content: Mapping[Any, Any], model: DynamicDetector) -> None:
+def _check_network(path: Path, content: Mapping[Any, Any], model: Network) -> None:
     name, classes = content.get("architecture"), content.get("class_names")
     if not isinstance(name, str) or not isinstance(classes, list):
         raise _not_a_state(path)

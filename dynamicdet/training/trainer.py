@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dynamicdet.files import whole_file
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector, StaticDetector
 from dynamicdet.training.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.training.losses import DetectionLoss
 from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
@@ -26,30 +26,39 @@ _STATE_VERSION = 2
 _MAY_CHANGE = ("epochs", "final_epochs")  # in a recipe, when a training is resumed
 
 
-class _BothDetectors(nn.Module):
-    """One forward pass through both detectors: what Fabric wraps for precision and several processes."""
+class _Detectors(nn.Module):
+    """One forward pass through all detectors of a network: what Fabric wraps for precision and several processes."""
 
-    def __init__(self, network: DynamicDetector) -> None:
+    def __init__(self, network: DynamicDetector | StaticDetector) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        features = self.network.features(x)
-        return self.network.head1(features), self.network.detector2(x, features)
+    def forward(self, x: Tensor) -> tuple[list[Tensor], ...]:
+        return self.network.raw_maps(x)
 
 
 class Trainer:
-    """Runs epochs of both detectors on one device, alone or as one of several processes."""
+    """Runs epochs of a network's detectors on one device, alone or as one of several processes."""
 
-    def __init__(self, model: DynamicDetector, recipe: DetectorRecipe, fabric: Fabric, *, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        model: DynamicDetector | StaticDetector,
+        recipe: DetectorRecipe,
+        fabric: Fabric,
+        *,
+        steps_per_epoch: int,
+    ) -> None:
         self.recipe = recipe
         self.fabric = fabric
         self.model = model
         self.average = deepcopy(model).to(fabric.device).eval().requires_grad_(False)
-        model.router.requires_grad_(False)
+        self._count = 1
+        if isinstance(model, DynamicDetector):
+            self._count = 2
+            model.router.requires_grad_(False)
         # Convolutions are faster if the channels of a pixel are adjacent in memory.
-        both = _BothDetectors(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.detectors, self.optimizer = fabric.setup(both, _optimizer(model, recipe, fabric))
+        detectors = _Detectors(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.detectors, self.optimizer = fabric.setup(detectors, _optimizer(model, recipe, fabric))
         self.loss = DetectionLoss(model.anchors, model.spec.strides, recipe.loss)
         self.steps_per_epoch = steps_per_epoch
         self.step = 0
@@ -59,11 +68,12 @@ class Trainer:
     ) -> EpochReport:
         """Run one epoch, counted from 0; `on_step` is called after every step."""
         self.detectors.train()
-        self.model.router.eval()
+        if isinstance(self.model, DynamicDetector):
+            self.model.router.eval()
         parts = self.recipe.accumulate
         steps = len(batches) // parts
         images = batches.batch * batches.parts * parts  # of one step
-        sums = torch.zeros(2, device=self.fabric.device)
+        sums = torch.zeros(self._count, device=self.fabric.device)
         start = time.perf_counter()
         losses = torch.zeros_like(sums)
         for number, batch in enumerate(load_ahead(batches, workers=workers), 1):
@@ -76,30 +86,24 @@ class Trainer:
             self._update()
             sums += losses
             rate = step * images / (time.perf_counter() - start)
-            loss1, loss2 = losses.tolist()
+            each = tuple(losses.tolist())
             losses.zero_()
-            self._log(loss1, loss2, rate)
+            self._log(each, rate)
             if on_step is not None and self.fabric.is_global_zero:
-                on_step(
-                    StepReport(
-                        epoch=epoch + 1, step=step, steps=steps, loss1=loss1, loss2=loss2, images_per_second=rate
-                    )
-                )
+                on_step(StepReport(epoch=epoch + 1, step=step, steps=steps, losses=each, images_per_second=rate))
         seconds = time.perf_counter() - start
         means: Tensor = self.fabric.all_reduce(sums / steps, reduce_op="mean")  # type: ignore[assignment]
-        loss1, loss2 = means.tolist()
         return EpochReport(
             epoch=epoch + 1,
             epochs=self.recipe.epochs,
             size=batches.size,
-            loss1=loss1,
-            loss2=loss2,
+            losses=tuple(means.tolist()),
             images_per_second=steps * images / seconds,
             seconds=seconds,
         )
 
     def _gradients(self, batch: Batch, *, whole: bool) -> Tensor:
-        """Add a batch's gradients to the parameters; both losses, (2,). Unless `whole`, the step has more parts."""
+        """Add a batch's gradients to the parameters; each detector's loss. Unless `whole`, the step has more parts."""
         batch = batch.to(self.fabric.device)
         x = batch.input().contiguous(memory_format=torch.channels_last)
         with self._without_exchange(not whole):
@@ -125,11 +129,10 @@ class Trainer:
         self.step += 1
         self._update_average()
 
-    def _log(self, loss1: float, loss2: float, rate: float) -> None:
+    def _log(self, losses: tuple[float, ...], rate: float) -> None:
         if self.fabric.loggers:
             values = {
-                "loss/detector1": loss1,
-                "loss/detector2": loss2,
+                **{f"loss/detector{number}": loss for number, loss in enumerate(losses, 1)},
                 "learning_rate": self._learning_rate(),
                 "images_per_second": rate,
             }
@@ -188,7 +191,9 @@ class Trainer:
         return state.epochs_done
 
 
-def _optimizer(model: DynamicDetector, recipe: DetectorRecipe, fabric: Fabric) -> torch.optim.Optimizer:
+def _optimizer(
+    model: DynamicDetector | StaticDetector, recipe: DetectorRecipe, fabric: Fabric
+) -> torch.optim.Optimizer:
     """AdamW for everything except the router; only kernels have weight decay."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kernels: list[Tensor] = [parameter for parameter in trained if parameter.ndim == 4 and parameter.shape[0] > 1]

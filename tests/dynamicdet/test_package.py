@@ -20,10 +20,11 @@ def _run(code: str) -> str:
 
 def test_the_public_names_are_these() -> None:
     """Removing or renaming one breaks programs of users."""
-    assert sorted(dynamicdet.__all__) == ["DynamicDetector", "create", "load", "save"]
+    functions = ("create", "create_static", "load", "load_static", "save")
+    assert sorted(dynamicdet.__all__) == ["DynamicDetector", "StaticDetector", *functions]
     assert set(dynamicdet.__all__) <= set(dir(dynamicdet))
     assert inspect.isclass(dynamicdet.DynamicDetector)
-    assert all(inspect.isfunction(getattr(dynamicdet, name)) for name in ("create", "load", "save"))
+    assert all(inspect.isfunction(getattr(dynamicdet, name)) for name in functions)
     with pytest.raises(AttributeError, match="no attribute 'destroy'"):
         _ = dynamicdet.destroy
 

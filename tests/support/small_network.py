@@ -1,10 +1,10 @@
-"""A dynamic detector of plain convolutions: a third of the layers of the smallest one that ships, as quick to train."""
+"""A dynamic and a static detector of plain convolutions, with a third of the layers of those that ship."""
 
 from __future__ import annotations
 
-from dynamicdet.networks.architectures import DY_YOLOV7_PICO, Conv3, Detector, Down, Model, Neck, Stem
+from dynamicdet.networks.architectures import DY_YOLOV7_PICO, Conv3, Detector, Down, Model, Neck, StaticModel, Stem
 
-NAME = "small"
+NAME, STATIC_NAME = "small", "small-static"
 _WIDTH = 32
 _STAGE = (Down(_WIDTH, "conv"), Conv3(_WIDTH))
 _DETECTOR = Detector(
@@ -27,3 +27,4 @@ SMALL = Model(
     link_strides=(8, 16, 32),
     router_strides=(4, 8, 16, 32),
 )
+SMALL_STATIC = StaticModel(name=STATIC_NAME, input_size=64, anchors=DY_YOLOV7_PICO.anchors, first=_DETECTOR)

@@ -6,15 +6,18 @@ import json
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from rich.table import Table
 
 from dynamicdet.cache import cache_folder
 from dynamicdet.errors import NotUsableError
-from dynamicdet.evaluation.evaluate import Evaluation
+from dynamicdet.evaluation.evaluate import LEAST_AP, Evaluation
 from dynamicdet.networks.architectures import ARCHITECTURES
+from dynamicdet.networks.checkpoints import static_name
 from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.evaluation.evaluate import EvaluationReport, evaluate
+from dyndet_builder.evaluation.static import StaticReport, evaluate_static
 from dyndet_client.cli.terminal import Console
 
 
@@ -81,7 +84,8 @@ def command(
     SOURCE is a checkpoint file or a bundle folder; --url and --model select a detector on a Triton server instead.
     Every image takes each route once, whatever the number of thresholds. The router is compared with random routing
     and, for checkpoints, with an oracle that knows both detectors' losses. If detector 2 gains nothing, or the router
-    is not better than chance, the results are printed and the exit status is 9.
+    is not better than chance, the results are printed and the exit status is 9. A static checkpoint has one route and
+    one average precision.
 
     \b
     Examples:
@@ -89,6 +93,12 @@ def command(
       dyndet evaluate build/bundle --data benchmarks/demo/val --hard-share 0.3 --threshold 0.47
       dyndet evaluate --url 127.0.0.1:8001 --model dyndet --data benchmarks/demo/val --json
     """
+    if source is not None and source.is_file() and static_name(source) is not None:
+        _refuse_options_of_routes()
+        with step_bars() as show:
+            static = evaluate_static(source, data=data, images=images, trust_pictures=trust_pictures, progress=show)
+        _print_static(static, as_json=as_json)
+        return
     with step_bars() as show:
         report = evaluate(
             source,
@@ -113,6 +123,28 @@ def command(
     shortcomings = report.evaluation.shortcomings()
     if shortcomings:
         raise NotUsableError("; ".join(shortcomings))
+
+
+def _refuse_options_of_routes() -> None:
+    """Raise UsageError if the command has an option that only makes sense for two routes."""
+    context = click.get_current_context()
+    names = ("url", "architecture", "hard_shares", "thresholds", "random_draws", "seed", "plot")
+    given = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        option = next(one for one in context.command.params if one.name == given[0]).opts[0]
+        raise click.UsageError(f"a static detector has one route, so {option} does not apply to it; leave it out")
+
+
+def _print_static(report: StaticReport, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        result = report.evaluation
+        console = Console(soft_wrap=True)
+        console.print(f"{report.source} ({report.architecture}) on {report.data}, {result.images} images", markup=False)
+        console.print(f"AP {result.precision.ap:.1f}, AP50 {result.precision.ap50:.1f}, {result.pass_s:.1f} s")
+    if report.evaluation.precision.ap < LEAST_AP:
+        raise NotUsableError(f"the detector finds next to nothing (AP {report.evaluation.precision.ap:.1f})")
 
 
 def _print(report: EvaluationReport) -> None:

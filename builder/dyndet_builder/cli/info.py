@@ -26,8 +26,9 @@ _HARD_SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 def command(source: str, num_classes: int | None, input_size: int | None, as_json: bool) -> None:
     """Show parameters, GFLOPs of both routes and the features that cross stages; or what a bundle holds.
 
-    NAME is a network (dy-yolov7, dy-yolov7-x, dy-yolov7-w6, dy-yolov7-pico). FILE is a checkpoint. BUNDLE is the folder
-    of a bundle: its stages, and of a pair also its detectors and its router.
+    NAME is a dynamic network (dy-yolov7, dy-yolov7-x, dy-yolov7-w6, dy-yolov7-pico) or a static one (yolov7-pico-s,
+    yolov7-pico-m, yolov7-pico-l). FILE is a checkpoint. BUNDLE is the folder of a bundle: its stages, and of a pair
+    also its detectors and its router.
 
     \b
     Examples:
@@ -52,6 +53,9 @@ def command(source: str, num_classes: int | None, input_size: int | None, as_jso
             f"{result.parameters / 1e6:.2f} M parameters ({result.deployed_parameters / 1e6:.2f} M deployed)\n",
         )
     )
+    if result.static:
+        console.print(f"{result.easy_gflops:.2f} GFLOPs; a static detector, without a router")
+        return
     console.print(_gflops_table(result))
     console.print()
     console.print(_features_table(result))

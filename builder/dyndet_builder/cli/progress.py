@@ -85,8 +85,8 @@ def training_bar(plan: TrainingPlan) -> Iterator[_Training]:
 
         def on_epoch(report: EpochReport) -> None:
             shown.say(
-                f"epoch {report.epoch}/{report.epochs}  {report.size} px  loss {report.loss1:.4f} "
-                f"{report.loss2:.4f}  {report.images_per_second:.1f} images/s  {report.seconds:.0f} s"
+                f"epoch {report.epoch}/{report.epochs}  {report.size} px  loss {_losses(report)}  "
+                f"{report.images_per_second:.1f} images/s  {report.seconds:.0f} s"
             )
 
         yield on_step, on_epoch
@@ -115,7 +115,7 @@ class _TrainingBar:
             total=self._plan.steps,
             completed=(report.epoch - 1) * report.steps + report.step,
             epoch=report.epoch,
-            losses=f"{report.loss1:.4f} {report.loss2:.4f}",
+            losses=_losses(report),
             rate=f"{report.images_per_second:.0f}",
         )
 
@@ -132,6 +132,10 @@ class _TrainingLines:
 
     def step(self, report: StepReport) -> None:
         self._lines("training steps", (report.epoch - 1) * report.steps + report.step, self._plan.steps)
+
+
+def _losses(report: StepReport | EpochReport) -> str:
+    return " ".join(f"{loss:.4f}" for loss in report.losses)
 
 
 def _about(plan: TrainingPlan, report: StepReport) -> str:

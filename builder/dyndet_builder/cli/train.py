@@ -1,4 +1,4 @@
-"""`dyndet train`: the detectors, then the router."""
+"""`dyndet train`: the detectors, then the router; or a static detector, which has none."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from dynamicdet.datasets.layout import Split
 from dynamicdet.errors import NotUsableError
 from dynamicdet.evaluation.quality import measure_quality
 from dynamicdet.files import check_writable
-from dynamicdet.networks.architectures import ARCHITECTURES, architecture
+from dynamicdet.networks.architectures import STATIC_ARCHITECTURES, any_architecture, known_architectures
 from dynamicdet.networks.checkpoints import load, save
+from dynamicdet.networks.network import StaticDetector
 from dynamicdet.networks.router import ROUTER_INPUTS, RouterInputs
 from dynamicdet.router.recipe import OBJECTIVES, TARGETS, Objective, RouterRecipe, Target
 from dynamicdet.router.train import router_pictures, train_router
@@ -62,10 +63,10 @@ def command() -> None:
 @click.option(
     "--architecture",
     "name",
-    type=click.Choice(tuple(ARCHITECTURES)),
+    type=click.Choice(known_architectures()),
     default="dy-yolov7-pico",
     show_default=True,
-    help="Network to train.",
+    help=f"Network to train; {', '.join(STATIC_ARCHITECTURES)} have one detector and no router.",
 )
 @click.option(
     "--start", type=_PATH, help="Checkpoint with the initial weights, own or published.  [default: random weights]"
@@ -142,7 +143,7 @@ def detectors(
     logs: Path | None,
     resume: bool,
 ) -> None:
-    """Train both detectors of a network together.
+    """Train both detectors of a network together, or the only one of a static network.
 
     torchrun starts several GPUs, or several processes on a CPU. If both detectors find next to nothing on the training
     images, the checkpoint is written and the exit status is 9.
@@ -173,7 +174,9 @@ def detectors(
     folder = output.with_name(f"{output.name}.logs") if logs is None else logs
     fabric = make_fabric(accelerator=accelerator, precision=precision, log_folder=folder)
     with fabric.rank_zero_first():
-        read = _read(data, architecture(name).input_size, images, cache, trust_pictures, shown=fabric.is_global_zero)
+        read = _read(
+            data, any_architecture(name).input_size, images, cache, trust_pictures, shown=fabric.is_global_zero
+        )
     held = held_out(read, hold_out)
     plan = plan_training(recipe, int((~held).sum()), read.size, fabric.world_size)
     if fabric.is_global_zero:
@@ -202,7 +205,10 @@ def detectors(
         shortcoming = quality.shortcoming(steps=plan.steps, started=start is not None)
         if shortcoming:
             raise NotUsableError(f"{shortcoming} ({printable(output)} was written)")
-        click.echo(f"Trained {printable(output)}. Next: {command_line(['dyndet', 'train', 'router', output, data])}")
+        following = ["dyndet", "train", "router", output, data]
+        if isinstance(model, StaticDetector):
+            following = ["dyndet", "evaluate", output, "--data", "VAL"]
+        click.echo(f"Trained {printable(output)}. Next: {command_line(following)}")
 
 
 @command.command("router", short_help="Train the router; the detectors do not change.")
