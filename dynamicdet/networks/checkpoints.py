@@ -71,10 +71,10 @@ def save(model: Network, path: str | os.PathLike[str], *, half: bool = False) ->
             raise InputError(f"{target} cannot be written: {error}") from error
 
 
-def _newer_entries(model: DynamicDetector) -> dict[str, str]:
+def _newer_entries(model: Network) -> dict[str, str]:
     """What version 2 has; without any of it, a file is of version 1, which older releases read too."""
     entries = {}
-    if model.router.form != PUBLISHED_ROUTER:
+    if isinstance(model, DynamicDetector) and model.router.form != PUBLISHED_ROUTER:
         entries["router"] = model.router.form.as_text()
     if model.trained_on is not None:
         entries["trained_on"] = model.trained_on.as_text()

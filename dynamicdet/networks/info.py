@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dynamicdet.errors import InputError
 from dynamicdet.networks.architectures import any_architecture, known_architectures
 from dynamicdet.networks.checkpoints import load_network
-from dynamicdet.networks.network import StaticDetector, network_of
+from dynamicdet.networks.network import DynamicDetector, StaticDetector, network_of
 from dynamicdet.networks.router import PUBLISHED_ROUTER, RouterForm
 
 _FLOAT32_BYTES = 4

@@ -69,9 +69,7 @@ def empty_network(
     classes = num_classes if class_names is None else len(class_names)
     try:
         with torch.device("meta"):
-            return network_of(
-                spec, num_classes=classes, class_names=class_names, input_size=input_size, router=router
-            )
+            return network_of(spec, num_classes=classes, class_names=class_names, input_size=input_size, router=router)
     except InputError as error:
         raise CheckpointError(f"{printable(source)} does not fit {spec.name}: {error}") from error
 
