@@ -182,6 +182,8 @@ def detectors(
     if fabric.is_global_zero:
         if held.any():
             click.echo(f"{held.sum():,} of {len(read):,} images are held out for the router")
+        else:
+            click.echo("no images are held out for the router (--hold-out), so it needs other images to learn from")
         for line in plan.sentences(started=start is not None):
             click.echo(line)
     with training_bar(plan) as (on_step, on_epoch):
