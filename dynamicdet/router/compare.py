@@ -41,6 +41,8 @@ class Compared:
 class Comparison:
     """Ways to choose the hard pictures, on the same pictures: routers, free rules, and what nobody knows beforehand."""
 
+    data: str
+    """the data set, in short"""
     images: int
     easy_ap: float
     hard_ap: float
@@ -90,7 +92,8 @@ def compare(
     first, last = len(routers), len(routers) + len(RULES)
     rules = sorted(rows[first:last], key=lambda row: -row.kept.mean)
     rows = [*rows[:first], *rules, *rows[last:], _random(judge, len(data), seed)]
-    return Comparison(images=len(data), easy_ap=score(none).ap, hard_ap=score(~none).ap, rows=tuple(rows))
+    name = "/".join(data.folder.resolve().parts[-2:])
+    return Comparison(data=name, images=len(data), easy_ap=score(none).ap, hard_ap=score(~none).ap, rows=tuple(rows))
 
 
 def _rules(results: RouteResults, data: CocoDataset) -> dict[str, FloatArray]:

@@ -41,8 +41,8 @@ class RouterReport:
     """of the target `ap`: the quantities whose sum is learned"""
     objective: ObjectiveReport | None = None
     """of the target `loss`"""
-    comparison: Comparison | None = None
-    """on other images, if they were given"""
+    comparisons: tuple[Comparison, ...] = ()
+    """on other images, for each data set that was given"""
 
     def sentences(self) -> list[str]:
         """For a user."""

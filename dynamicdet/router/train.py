@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,31 +66,32 @@ def train_router(
     *,
     recipe: RouterRecipe | None = None,
     fabric: Fabric | None = None,
-    judged: CocoDataset | None = None,
+    judged: Sequence[CocoDataset] = (),
     workers: int = 1,
     progress: Progress = silent,
 ) -> RouterReport:
     """Give a network a new router that learns from all of `data`; no other weight changes. Runs in one process.
 
-    `router_pictures` says which pictures to give. On the pictures `judged`, the router is compared with one that learns
-    from the same examples as the paper says, with free rules, and with oracles. Classes in another order are matched by
-    name. Raises InputError if classes or input size of network and data differ, and if detector 2 gains next to nothing
-    on the pictures that are judged.
+    `router_pictures` says which pictures to give. On each data set of `judged`, the router is compared with one that
+    learns from the same examples as the paper says, with free rules, and with oracles. Classes in another order are
+    matched by name. Raises InputError if classes or input size of network and data differ, and if detector 2 gains next
+    to nothing on the pictures that are judged.
     """
     recipe = recipe or RouterRecipe()
-    if judged is not None:
-        judged = in_class_order(judged, model.class_names)
-        check_fits(model, judged)
+    judged = [in_class_order(one, model.class_names) for one in judged]
+    for one in judged:
+        check_fits(model, one)
     router = model.fresh_router(recipe.form)
     examples = examples_of(model, data, router, recipe=recipe, fabric=fabric, workers=workers, progress=progress)
     report = fit_router(router, examples, recipe)
     model.router = router
-    if judged is None:
+    if not judged:
         return report
     routers = {f"router ({recipe.words})": router}
     if recipe.words != PAPER.words:
         routers[f"router ({PAPER.words})"] = _paper_router(model, examples, recipe)
-    return replace(report, comparison=_compared(model, judged, routers, seed=recipe.seed, progress=progress))
+    compared = [_compared(model, one, routers, seed=recipe.seed, progress=progress) for one in judged]
+    return replace(report, comparisons=tuple(compared))
 
 
 def _paper_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterRecipe) -> Router:

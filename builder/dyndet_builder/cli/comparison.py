@@ -6,6 +6,7 @@ from rich.table import Table
 
 from dynamicdet.router.compare import Comparison
 from dynamicdet.router.kept_gain import HARD_SHARES
+from dynamicdet.text import printable
 from dyndet_client.cli.terminal import Console
 
 
@@ -13,8 +14,9 @@ def print_comparison(comparison: Comparison) -> None:
     """One line for each way to choose the hard images."""
     console = Console(soft_wrap=True)
     console.print(
-        f"{comparison.images} images, AP all easy {comparison.easy_ap:.1f}, all hard {comparison.hard_ap:.1f}; share "
-        "of the gain that is kept, with standard error, and mean AP over all hard shares:\n"
+        f"\n{printable(comparison.data)}, {comparison.images} images: AP all easy {comparison.easy_ap:.1f}, all hard "
+        f"{comparison.hard_ap:.1f}; share of the gain that is kept, with standard error, and mean AP over all hard "
+        "shares:\n"
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("hard images chosen by")

@@ -244,7 +244,8 @@ def detectors(
 @click.option(
     "--compare",
     type=_PATH,
-    help="Data set on which the new router is compared with the paper's, free rules and oracles.",
+    multiple=True,
+    help="Data set on which the new router is compared with the paper's, free rules and oracles (repeatable).",
 )
 @click.option(
     "--examples",
@@ -277,7 +278,7 @@ def router(
     inputs: RouterInputs,
     objective: Objective,
     penalty: float | None,
-    compare: Path | None,
+    compare: tuple[Path, ...],
     examples: int,
     epochs: int,
     learning_rate: float,
@@ -318,7 +319,7 @@ def router(
     model = load(checkpoint)
     fabric = make_fabric(accelerator=accelerator, precision="32-true")
     read = _read(data, model.input_size, images, cache, trust_pictures)
-    judged = None if compare is None else _read(compare, model.input_size, None, cache, trust_pictures, split="valid")
+    judged = [_read(one, model.input_size, None, cache, trust_pictures, split="valid") for one in compare]
     chosen = router_pictures(model, read)
     click.echo(chosen.remark)
     with step_bars() as show:
@@ -333,8 +334,8 @@ def router(
         )
     save(model, output or checkpoint, half=half)
     click.echo("\n".join(report.sentences()))
-    if report.comparison is not None:
-        print_comparison(report.comparison)
+    for comparison in report.comparisons:
+        print_comparison(comparison)
     shortcomings = report.shortcomings()
     if shortcomings:
         raise NotUsableError(f"{'; '.join(shortcomings)} ({printable(output or checkpoint)} was written)")

@@ -235,7 +235,7 @@ def test_a_small_training_says_what_it_will_be_and_what_came_of_it(
     assert status in (0, 9) and written.exists()
     said = capsys.readouterr()
     assert ("Not usable: " in said.err) == (status == 9)
-    assert said.out.splitlines()[-2].startswith("13 examples; "), "as many as were asked for, also with 12 images"
+    assert said.out.splitlines()[-2].startswith("13 examples, "), "as many as were asked for, also with 12 images"
 
 
 def test_accumulated_parts_make_one_step(data: CocoDataset, tmp_path: Path) -> None:
