@@ -28,7 +28,18 @@ ABOVE_THE_FOLDERS = {
     "dynamicdet": ("dynamicdet (names)", {"__init__"}),
     "dyndet_builder": (
         "builder (top)",
-        {"build", "build_options", "build_steps", "demo", "doctor", "paper", "serving", "steps"},
+        {
+            "build",
+            "build_options",
+            "build_steps",
+            "demo",
+            "doctor",
+            "frontier",
+            "paper",
+            "serving",
+            "static_export",
+            "steps",
+        },
     ),
 }
 
@@ -50,7 +61,8 @@ MAY_IMPORT = {
     "builder.evaluation": "bundle measuring client dynamicdet.evaluation routing datasets networks",
     "builder.bundle": "networks",
     "builder": "measuring templates",
-    "benchmarks.report": "sweep measuring",
+    "benchmarks.report": "frontier sweep measuring",
+    "benchmarks.frontier": "measuring client",
     "benchmarks.sweep": "measuring client",
     "benchmarks.comparisons": "measuring client",
     "benchmarks.measuring": "client",

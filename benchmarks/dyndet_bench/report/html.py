@@ -16,6 +16,7 @@ from dyndet_bench.measuring.machine import summary
 from dyndet_bench.report import findings
 from dyndet_bench.report.facts import Facts
 from dyndet_bench.report.plots import Plots
+from dyndet_bench.report.static_part import static_part
 from dyndet_bench.report.svg import Plot
 from dyndet_bench.report.tables import Table, accuracy_table, cells_table, points_table, routes_table, split_table
 from dyndet_bench.report.text import counted, plain
@@ -112,7 +113,14 @@ def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
         answer=findings.answer(facts),
         alerts=[text for text in (findings.failures(facts), findings.gaps(facts), findings.lateness(facts)) if text],
         setup=_setup(facts),
-        sections=(_points(facts), *_plotted(facts, plots), _cells(facts), _gallery(facts, folder), _paper(facts)),
+        sections=(
+            _points(facts),
+            *_plotted(facts, plots),
+            _static(facts, folder),
+            _cells(facts),
+            _gallery(facts, folder),
+            _paper(facts),
+        ),
         versions=sweep.circumstances.versions,
         beside=("cells.csv", "sweep.json"),
     )
@@ -181,6 +189,16 @@ def _plotted(facts: Facts, plots: Plots) -> tuple[Section, ...]:
         ),
         Section(name="load", title="Latency under load", plots=plots.loads),
     )
+
+
+def _static(facts: Facts, folder: Path) -> Section:
+    """Static detectors on the same server, if they were measured."""
+    title = "Beside static detectors"
+    part = static_part(folder, bundle_sha256=facts.sweep.bundle_sha256)
+    if part is None:
+        return Section(name="static", title=title)
+    notes = (*part.sentences[1:], part.note)
+    return Section(name="static", title=title, plots=(part.plot,), folded=(part.table,), notes=notes)
 
 
 def _cells(facts: Facts) -> Section:

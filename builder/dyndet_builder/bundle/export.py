@@ -15,7 +15,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.files import check_creatable, check_replaceable, scratch_folder, whole_folder
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import Fit
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.network import Network
 from dynamicdet.pictures import pictures_in, spread
 from dynamicdet.records import LONGEST_NAME
 from dynamicdet.suppression import candidates_for
@@ -34,7 +34,7 @@ PARITY_IMAGES = 36
 ROUTE_IMAGES = 200  # with fewer images, a single flip would exceed the limit of half precision
 _MOST_DETECTIONS = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_TOOLS = ("dyndet", "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim")
+TOOLS = ("dyndet", "torch", "onnx", "onnxruntime", "onnxscript", "onnxslim")
 
 
 def export(
@@ -64,7 +64,7 @@ def export(
     Raises InputError if options, images or the output folder cannot be used, CheckpointError if the checkpoint cannot
     be loaded, ParityError if a graph differs from the network by more than `parity.BARS` accepts.
     """
-    _check_options(name, precision, max_detections, parity_images)
+    check_options(name, precision, max_detections, parity_images)
     check_replaceable(output, BUNDLE_FILE)
     check_creatable(output.parent)
     pictures = spread(pictures_in(images), parity_images)
@@ -73,7 +73,7 @@ def export(
         route_images = ROUTE_IMAGES
     progress("load checkpoint", 0, 1)
     network = dynamicdet.load(checkpoint, architecture)
-    nms, fit = _suppression(network, max_detections), Fit.square(network.input_size)
+    nms, fit = suppression(network, max_detections), Fit.square(network.input_size)
     progress("load checkpoint", 1, 1)
     for _ in letterboxed(pictures, fit):
         pass  # an unreadable image raises its error now, before the export
@@ -127,14 +127,15 @@ def export(
             stages=stages,
             nms=nms,
             source=Source(checkpoint=checkpoint.name, sha256=file_sha256(checkpoint)),
-            tool_versions={tool: metadata.version(tool) for tool in _TOOLS},
+            tool_versions={tool: metadata.version(tool) for tool in TOOLS},
             parity=parity,
         )
         (folder / BUNDLE_FILE).write_text(bundle.model_dump_json(indent=2) + "\n")
     return bundle
 
 
-def _check_options(name: str, precision: str, max_detections: int, parity_images: int) -> None:
+def check_options(name: str, precision: str, max_detections: int, parity_images: int) -> None:
+    """Raise InputError for options that no export accepts."""
     check_model(name, max_detections)
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -164,7 +165,7 @@ def letterboxed(pictures: list[Path], fit: Fit) -> Iterator[UInt8Array]:
         yield fit(read_image(path)).image
 
 
-def _suppression(network: DynamicDetector, max_detections: int) -> Nms:
+def suppression(network: Network, max_detections: int) -> Nms:
     """The settings of a network's graphs; a small network gets a small top-k."""
     rows = rows_of(network)
     if max_detections > rows:

@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 from dynamicdet.errors import ParityError
 from dynamicdet.files import scratch_folder
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector, StaticDetector
 from dyndet_builder.bundle import nms as suppression
-from dyndet_builder.bundle.manifest import STAGES, Nms, StageName
+from dyndet_builder.bundle.manifest import Nms, StageName
 from dyndet_builder.bundle.stages import (
     CANDIDATES,
     DETECTIONS,
     Backbone1Stage,
     Detector2Stage,
     Head1Stage,
+    StaticStage,
     feature_outputs,
 )
 
@@ -63,7 +64,23 @@ def export_graphs(
 
     Raises ParityError if the shapes of a graph are not those of the contract.
     """
-    plans = _plans(network, nms)
+    return _exported(_plans(network, nms), exporter, report)
+
+
+def export_static_graph(
+    network: StaticDetector, nms: Nms, *, exporter: Exporter | None = None
+) -> tuple[StageGraph, Exporter]:
+    """The graph of a static detector, and the exporter that made it; see `export_graphs`."""
+    size = network.input_size
+    image = torch.zeros(_TRACED_BATCH, size, size, 3, dtype=torch.uint8)
+    plan = _Plan(StaticStage(network, nms).eval(), {"image": image}, DETECTIONS, CANDIDATES)
+    graphs, used = _exported({"detector1": plan}, exporter, lambda _stage: None)
+    return graphs["detector1"], used
+
+
+def _exported(
+    plans: dict[StageName, _Plan], exporter: Exporter | None, report: Report
+) -> tuple[dict[StageName, StageGraph], Exporter]:
     if exporter == "torchscript":
         return _export_all(plans, _by_torchscript, report), "torchscript"
     try:
@@ -93,8 +110,7 @@ def _export_all(
     plans: dict[StageName, _Plan], trace: Callable[[_Plan], onnx.ModelProto], report: Report
 ) -> dict[StageName, StageGraph]:
     graphs: dict[StageName, StageGraph] = {}
-    for name in STAGES:
-        plan = plans[name]
+    for name, plan in plans.items():
         report(name)
         with torch.no_grad(), _quiet():
             probe = _simplified(trace(plan))

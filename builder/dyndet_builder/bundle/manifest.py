@@ -83,6 +83,7 @@ __all__ = [
     "StageName",
     "Tensor",
     "Tensors",
+    "check_detections",
     "check_stage",
     "file_sha256",
     "read_bundle",
@@ -95,6 +96,7 @@ LARGEST_GRAPH = 2 << 30
 _LARGEST = 4 << 20
 _LAYOUT = "uint8 HWC RGB, letterboxed with 114"
 _SMALLEST_SIDE = 32
+_STATIC = "static.json"  # see `static.py`
 _ADVICE = "export the bundle again with `dyndet export`"
 
 
@@ -213,7 +215,7 @@ def _check_pair(bundle: Bundle) -> None:
         outputs = {tensor.name: tensor for tensor in stage.outputs}
         if name != "detector2" and outputs.get(DIFFICULTY) != Tensor(name=DIFFICULTY, dtype="float32", shape=(1,)):
             raise ValueError(f"stage {name} has no output {DIFFICULTY!r} of type float32 and shape [1]")
-        _check_detections(outputs, name, rows)
+        check_detections(outputs, name, rows)
 
 
 def _check_rules(bundle: Bundle) -> None:
@@ -259,10 +261,11 @@ def _check_wiring(bundle: Bundle) -> None:
         for tensor in bundle.stages[stage].inputs:
             if tensor != given.get(tensor.name):
                 raise ValueError(f"stage {stage} reads {tensor}, which backbone1 does not produce")
-        _check_detections({tensor.name: tensor for tensor in bundle.stages[stage].outputs}, stage, rows)
+        check_detections({tensor.name: tensor for tensor in bundle.stages[stage].outputs}, stage, rows)
 
 
-def _check_detections(outputs: Mapping[str, Tensor], stage: str, rows: int) -> None:
+def check_detections(outputs: Mapping[str, Tensor], stage: str, rows: int) -> None:
+    """Raise ValueError unless a stage's outputs have `rows` boxes, scores and classes, and their number."""
     wanted = (
         Tensor(name="num_detections", dtype="int32", shape=(1,)),
         Tensor(name="boxes", dtype="float32", shape=(rows, 4)),
@@ -293,6 +296,11 @@ def read_bundle(folder: Path) -> Bundle:
     """
     path = folder / FILE_NAME
     if not path.exists():
+        if (folder / _STATIC).exists():
+            raise InputError(
+                f"{printable(folder)} is not a bundle: it holds a static detector, which has no router; "
+                "`dyndet bench frontier` compares it with a dynamic one"
+            )
         raise InputError(f"{printable(folder)} is not a bundle: it has no {FILE_NAME}; `dyndet export` writes one")
     bundle = read_manifest(path)
     for name, described in bundle.stages.items():

@@ -25,7 +25,7 @@ import torch
 
 from dynamicdet.aliases import Float32Array, UInt8Array
 from dynamicdet.errors import ParityError
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector, StaticDetector
 from dynamicdet.text import distinct
 from dyndet_builder.bundle.manifest import Nms, Parity, Precision
 from dyndet_builder.bundle.nms import suppress
@@ -95,6 +95,43 @@ def measure_parity(
         score=worst.score,
         difficulty=_larger(*(_largest(values - truth_array) for values in arrays)),
         route_flip_share=max(route_flip_share(truth_array, values, tie=bars.tie) for values in arrays),
+        suppression_differences=worst.suppressions,
+    )
+
+
+def measure_static_parity(
+    network: StaticDetector,
+    run: Callable[[UInt8Array], Tensors],
+    images: Iterable[UInt8Array],
+    *,
+    nms: Nms,
+    bars: Bars,
+    report: Callable[[int], None] = lambda _done: None,
+) -> Parity:
+    """Compare the graph of a static detector, which shows its candidates, with the fp32 network, as `measure_parity`.
+
+    `run` answers a batch (B, S, S, 3).
+    """
+    worst, done = _Worst(), 0
+    for group in _groups(images, _GROUP):
+        x = torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            truths = network(x).numpy()
+        for size in BATCH_SIZES:
+            for start in range(0, len(group), size):
+                found = run(np.stack(group[start : start + size]))
+                for index, rows in enumerate(truths[start : start + size]):
+                    one = {name: values[index] for name, values in found.items()}
+                    worst.take(one, rows, size=network.input_size, nms=nms, bars=bars)
+        done += len(group)
+        report(done)
+    return Parity(
+        images=done,
+        batch_sizes=BATCH_SIZES,
+        box_px=worst.box_px,
+        score=worst.score,
+        difficulty=0.0,
+        route_flip_share=0.0,
         suppression_differences=worst.suppressions,
     )
 

@@ -1,13 +1,17 @@
-"""The three graphs of a bundle as torch modules: from uint8 images to difficulty, features and finished boxes."""
+"""The three graphs of a bundle as torch modules, from uint8 images to difficulty, features and finished boxes.
+
+A static detector has one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector
 from dyndet_builder.bundle.manifest import Nms, Precision
 from dyndet_builder.bundle.nms import keep_mask
 
@@ -15,12 +19,16 @@ DETECTIONS = ("num_detections", "boxes", "scores", "classes")
 CANDIDATES = ("candidate_rows", "candidate_boxes", "candidate_scores", "candidate_classes")
 
 
-def at_precision(network: DynamicDetector, precision: Precision) -> DynamicDetector:
-    """A fused copy whose weights and features have this precision; the router stays in fp32."""
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+
+
+def at_precision(network: AnyNetwork, precision: Precision) -> AnyNetwork:
+    """A fused copy whose weights and features have this precision; a router stays in fp32."""
     deployed = network.deploy()
     if precision == "fp16":
         deployed.half()
-        deployed.router.float()
+        if isinstance(deployed, DynamicDetector):
+            deployed.router.float()
         deployed.anchors = deployed.anchors.float()
     return deployed
 
@@ -71,6 +79,20 @@ class Detector2Stage(nn.Module):
         return finished
 
 
+class StaticStage(nn.Module):
+    """`image` to detections of a static detector, and to the candidates that entered the suppression."""
+
+    def __init__(self, network: StaticDetector, nms: Nms) -> None:
+        super().__init__()
+        self.network = network
+        self.finish = Finish(network, nms)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """As the stages of a dynamic detector give them."""
+        finished: tuple[Tensor, ...] = self.finish(self.network.detect(normalise(image, self.network)))
+        return finished
+
+
 class Finish(nn.Module):
     """Raw maps to suppressed detections (`DETECTIONS`) and the candidates before suppression (`CANDIDATES`).
 
@@ -78,7 +100,7 @@ class Finish(nn.Module):
     their best class contain every row of the K best pairs. Everything from the sigmoid on is fp32.
     """
 
-    def __init__(self, network: DynamicDetector, nms: Nms) -> None:
+    def __init__(self, network: Network, nms: Nms) -> None:
         super().__init__()
         self.nms = nms
         self.num_classes = network.num_classes
@@ -137,7 +159,7 @@ def feature_outputs(network: DynamicDetector) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*network.detector2_reads, *network.head1_reads)))
 
 
-def normalise(image: Tensor, network: DynamicDetector) -> Tensor:
+def normalise(image: Tensor, network: DynamicDetector | StaticDetector) -> Tensor:
     """uint8 (B, S, S, 3) to the network's (B, 3, S, S) in 0..1.
 
     The cast comes first: it is the only layer for which TensorRT accepts uint8.
@@ -146,13 +168,13 @@ def normalise(image: Tensor, network: DynamicDetector) -> Tensor:
     return (image.to(torch.float32).permute(0, 3, 1, 2) / 255.0).to(weight.dtype)
 
 
-def rows_of(network: DynamicDetector) -> int:
+def rows_of(network: Network) -> int:
     """Number of boxes that the network predicts per image."""
     sides = (network.input_size // stride for stride in network.spec.strides)
     return sum(len(network.spec.anchors[0]) * side**2 for side in sides)
 
 
-def _rows_at_rest(network: DynamicDetector) -> Tensor:
+def _rows_at_rest(network: Network) -> Tensor:
     """Place and stride of each row, (N, 5): what the network decodes if all logits are 0, and the stride."""
     anchors = len(network.spec.anchors[0])
     sides = [network.input_size // stride for stride in network.spec.strides]

@@ -5,19 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from rich.table import Table
 
 from dynamicdet.networks.architectures import ARCHITECTURES
+from dynamicdet.networks.checkpoints import static_name
 from dynamicdet.text import printable
 from dyndet_builder.bundle.export import PARITY_IMAGES, PRECISIONS, export
-from dyndet_builder.bundle.manifest import Bundle, Precision
+from dyndet_builder.bundle.manifest import Bundle, Parity, Precision
 from dyndet_builder.bundle.parity import BARS
+from dyndet_builder.bundle.static import StaticExport
 from dyndet_builder.cli.pair_bundle import show_pair
 from dyndet_builder.cli.pair_options import pair_source_options, refuse_options_of_a_checkpoint
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_images
 from dyndet_builder.pairing.export import CHECKED_IMAGES, PairFiles, export_pair
 from dyndet_builder.quoting import command as command_line
+from dyndet_builder.static_export import export_static
 from dyndet_client.cli.terminal import Console
 
 
@@ -77,7 +81,7 @@ def command(
 
     The graphs of a checkpoint are compared with the PyTorch network on real images, those of two detectors with their
     own files. If they differ too much, nothing is written. Two detectors also get a router, which is fitted on the
-    images, or better on a data set with labels.
+    images, or better on a data set with labels. A static checkpoint becomes a folder with one graph.
 
     \b
     Examples:
@@ -104,6 +108,21 @@ def command(
         _show(bundle, output, as_json=as_json)
         return
     assert checkpoint is not None
+    if checkpoint.is_file() and static_name(checkpoint) is not None:
+        _refuse_options_of_routes()
+        with step_bars() as show:
+            static = export_static(
+                checkpoint,
+                output,
+                images=demo_images() if images is None else images,
+                precision=precision,
+                name=name,
+                max_detections=max_detections,
+                parity_images=PARITY_IMAGES if parity_images is None else parity_images,
+                progress=show,
+            )
+        _show_static(static, output, as_json=as_json)
+        return
     with step_bars() as show:
         bundle = export(
             checkpoint,
@@ -129,25 +148,48 @@ def _show(bundle: Bundle, output: Path, *, as_json: bool) -> None:
         if bundle.kind == "pair":
             show_pair(console, bundle)
         else:
-            console.print(_table(bundle))
+            assert bundle.parity is not None
+            console.print(_table(bundle.parity, bundle.precision))
         following = command_line(["dyndet", "render", output, "model_repository"])
         console.print(f"Wrote {printable(output)}. Next: {following}", markup=False, soft_wrap=True)
 
 
-def _table(bundle: Bundle) -> Table:
-    parity, bars = bundle.parity, BARS[bundle.precision]
-    assert parity is not None
+def _refuse_options_of_routes() -> None:
+    """Raise UsageError if the command has an option that a static detector has no use for."""
+    source = click.get_current_context().get_parameter_source
+    for name in ("architecture", "route_images", "operating_points"):
+        if source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"a static detector has no routes, so {option} does not apply to it; leave it out")
+
+
+def _show_static(static: StaticExport, output: Path, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(static.model_dump_json(indent=2))
+        return
+    console = Console()
+    console.print(_table(static.parity, static.precision, routes=False))
+    following = command_line(["dyndet", "bench", "frontier", "BUNDLE", "--static", output, "--data", "VAL"])
+    console.print(
+        f"Wrote {printable(output)}: {static.architecture}, a static detector. Next: {following}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _table(parity: Parity, precision: Precision, *, routes: bool = True) -> Table:
+    bars = BARS[precision]
     batches = " and ".join(str(size) for size in parity.batch_sizes)
-    title = f"{bundle.precision} graphs, {parity.images} images, batch {batches}"
+    title = f"{precision} graphs, {parity.images} images, batch {batches}"
     table = Table(title, "largest", "accepted", box=None, header_style="bold", pad_edge=False)
     flips = f"routes that flip, of {parity.route_images or parity.images} images"
-    rows = (
+    rows = [
         ("box error, pixels", parity.box_px, bars.box_px),
         ("score error", parity.score, bars.score),
         ("difficulty error", parity.difficulty, bars.difficulty),
         (flips, parity.route_flip_share, bars.route_flip_share),
         ("suppressions that differ", parity.suppression_differences, 0),
-    )
-    for text, value, bar in rows:
+    ]
+    for text, value, bar in rows if routes else (*rows[:2], rows[-1]):
         table.add_row(text, f"{value:.2g}", f"{bar:g}")
     return table

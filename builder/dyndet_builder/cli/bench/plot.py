@@ -28,11 +28,12 @@ def command(sweep: Path, output: Path, promise: str | None, concurrency: int) ->
     """
     from dyndet_bench.report.frontier import write_frontier  # needs matplotlib, which the other commands do not
 
-    write_frontier(sweep, output, concurrency=concurrency, promise_ms=_milliseconds(promise))
+    write_frontier(sweep, output, concurrency=concurrency, promise_ms=promised_milliseconds(promise))
     click.echo(f"Wrote {output}.")
 
 
-def _milliseconds(promise: str | None) -> float | None:
+def promised_milliseconds(promise: str | None) -> float | None:
+    """The value of an option --promise. Raises InputError for what is no mean latency."""
     if promise is None:
         return None
     target = parse_target(promise)

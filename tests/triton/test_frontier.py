@@ -1,0 +1,58 @@
+"""`dyndet bench frontier`: a dynamic and two static detectors on one real server, measured in turn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dyndet_bench.frontier.record import read_frontier_record
+from dyndet_builder.cli import dyndet, run
+from tests.support.toy_bundle import SIZE, image, write_toy_bundle
+from tests.support.toy_static import write_toy_static
+
+CLASSES = ("cat", 'quoted "dog"', "Größe")
+
+
+def _data(folder: Path) -> Path:
+    """Four pictures that one object fills; the toy detector says that they are 20, 40, 60 and 80 % difficult."""
+    (folder / "images").mkdir(parents=True)
+    numbers = range(1, 5)
+    for number in numbers:
+        Image.fromarray(image(51 * number, blue=200, seed=number)).save(folder / "images" / f"{number}.png")
+    content = {
+        "images": [{"id": one, "file_name": f"{one}.png", "width": SIZE, "height": SIZE} for one in numbers],
+        "annotations": [
+            {"id": one, "image_id": one, "category_id": 1, "bbox": [0, 0, SIZE, SIZE], "iscrowd": 0} for one in numbers
+        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)],
+    }
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_dynamic_detector_is_measured_beside_static_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """AP is that of the server's answers, time that of every way, and what follows is in the three files."""
+    bundle = write_toy_bundle(tmp_path / "bundle")
+    whole = write_toy_static(tmp_path / "whole", CLASSES, (0, 0, SIZE, SIZE))
+    corner = write_toy_static(tmp_path / "corner", CLASSES, (0, 0, 4, 4))
+    words = ["bench", "frontier", bundle, "--static", whole, "--static", corner, "--data", _data(tmp_path / "data")]
+    output = tmp_path / "out"
+    assert run(dyndet, [*map(str, words), "--hard-share", "0.5", "--rounds", "2", "-o", str(output)]) == 0
+
+    record = read_frontier_record(output / "frontier.json")
+    assert [point.hard_share for point in record.dynamic] == [0, 0.5, 1]
+    assert [point.ap.value for point in record.dynamic] == pytest.approx([100, 100, 100])
+    assert {one.name: one.ap.value for one in record.static} == {"whole": pytest.approx(100), "corner": 0}
+    assert (record.images, record.timed_images, record.rounds) == (4, 4, 2)
+    for point in (*record.dynamic, *record.static):
+        assert point.latency_ms.mean.low <= point.latency_ms.mean.value <= point.latency_ms.p99
+    (equal,) = (one.latency_ms.mean.value for one in record.static if one.name == "whole")
+    for point in record.dynamic:
+        assert point.beside.faster is not None
+        assert point.beside.faster.value == pytest.approx(1 - point.latency_ms.mean.value / equal)
+    assert "at equal latency" in (output / "frontier.md").read_text()
+    assert (output / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert "At 100.0 AP the dynamic detector is" in capsys.readouterr().out
