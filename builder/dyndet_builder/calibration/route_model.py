@@ -272,10 +272,13 @@ def _check_range(target: Target, goal: float, easy: float, hard: float, toleranc
     if not low * (1 - tolerance) <= goal <= high * (1 + tolerance):
         name = "all-easy" if (goal < low) == (easy < hard) else "all-hard"
         side, end = ("below", low) if goal < low else ("above", high)
-        unit = f" {statistic.unit}" if statistic.unit == "ms" else statistic.unit
+        unit, share = statistic.unit, ""
+        if unit == "ms":
+            named = "" if statistic == MEAN else f"{statistic.name}:"
+            unit, share = " ms", f", or for a share of the way between them, such as {named}50%"
         raise TargetOutOfReachError(
             f"{target.text} is out of reach: {_number(statistic, goal)} is {side} this server's {name} "
-            f"{_what(statistic)} ({_number(statistic, end)}); ask for {low:.4g} to {high:.4g}{unit}"
+            f"{_what(statistic)} ({_number(statistic, end)}); ask for {low:.4g} to {high:.4g}{unit}{share}"
         )
 
 

@@ -213,7 +213,7 @@ def command(
         console.print(f"Reused because unchanged: {', '.join(result.reused)}.")
     if pair is not None:
         for line in pair_lines(read_manifest(result.bundle / BUNDLE_FILE)):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, markup=False)
     console.print(_topology(result))
     show_measured(console, result.points, result.evidence)
     url = "127.0.0.1:8001"

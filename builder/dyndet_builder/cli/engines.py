@@ -105,7 +105,7 @@ def command(
                 "--json prints the built engines, but nothing can be built here; see `dyndet engines --help`"
             )
         release = release_given(triton_version, allow_known_holes=allow_known_holes)
-        _write_script(bundle, output, script or output.with_name(f"{output.name}.sh"), options, release)
+        _write_script(bundle, output, script or _beside(output), options, release)
         return
     if triton_version is not None:
         raise click.UsageError("--triton-version belongs to a script; engines built here are for the TensorRT here")
@@ -131,6 +131,12 @@ def command(
         click.echo(
             f"Wrote {printable(output)}: the builder accepts these graphs. Triton cannot run TensorRT-RTX engines."
         )
+
+
+def _beside(output: Path) -> Path:
+    """OUTPUT.sh; `.` and `..` have their names only in full."""
+    whole = output if output.name not in ("", "..") else output.resolve()
+    return whole.with_name(f"{whole.name}.sh")
 
 
 def _write_script(bundle: Path, output: Path, script: Path, options: EngineOptions, release: Release) -> None:

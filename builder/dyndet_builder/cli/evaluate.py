@@ -163,7 +163,7 @@ def _print(report: EvaluationReport) -> None:
         console.print(remark)
     console.print(_times(report))
     if report.plot is not None:
-        console.print(f"Wrote {report.plot}.")
+        console.print(f"Wrote {report.plot}.", soft_wrap=True)
 
 
 def _table(result: Evaluation) -> Table:

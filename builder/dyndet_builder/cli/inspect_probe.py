@@ -132,7 +132,7 @@ def show_probe(found: Probe) -> None:
     console.print(Text(f"\nProbe of {found.ranking.pictures} pictures", "bold"))
     console.print(_table(found.ranking))
     for sentence in found.sentences:
-        console.print(Text(f"- {sentence}."), soft_wrap=True)
+        console.print(Text(f"- {sentence}."))
     if found.sheet is not None:
         console.print(f"Contact sheet: {found.sheet}", soft_wrap=True)
 

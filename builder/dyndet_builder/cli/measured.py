@@ -16,7 +16,7 @@ from dyndet_client.cli.terminal import Console
 def show_measured(console: Console, points: Mapping[str, OperatingPoint], evidence: Evidence) -> None:
     """Print what was measured: one row per value for one point, one row per point for several."""
     for warning in evidence.warnings:
-        console.print(f"Warning: {warning}", style="yellow", soft_wrap=True)
+        console.print(f"Warning: {warning}", style="yellow")
     if len(points) == 1:
         (point,) = points.values()
         console.print(_one(point, evidence))

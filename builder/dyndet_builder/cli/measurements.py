@@ -68,9 +68,9 @@ def rounds_of(rounds: int, images: int) -> str:
 def show_origin(console: Console, *, repeats: int, replayed: Replayed | None) -> None:
     """Say which measurements were repeated, and which an earlier run made."""
     if repeats:
-        console.print(repeats_text(repeats), soft_wrap=True)
+        console.print(repeats_text(repeats))
     if replayed is not None:
-        console.print(str(replayed), soft_wrap=True)
+        console.print(str(replayed))
 
 
 def check_complete(missing: Sequence[Missing], of: int, folder: Path) -> None:

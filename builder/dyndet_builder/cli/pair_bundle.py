@@ -14,7 +14,7 @@ def show_pair(console: Console, bundle: Bundle) -> None:
     """Print both detectors, the picture that the model takes, the router, and what resizing costs."""
     console.print(_table(bundle))
     for line in pair_lines(bundle):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, markup=False)
 
 
 def pair_lines(bundle: Bundle) -> list[str]:
@@ -70,7 +70,11 @@ def _table(bundle: Bundle) -> Table:
 def _row(bundle: Bundle, name: StageName, stage: Stage) -> tuple[str, ...]:
     assert stage.detector is not None
     check, left_out = stage.detector.check, stage.detector.classes.count(LEFT_OUT)
-    file = printable(stage.detector.source.checkpoint, limit=40)
+    source = stage.detector.source
+    file = printable(source.checkpoint, limit=40)
+    others = (one.detector.source for one in bundle.stages.values() if one is not stage and one.detector is not None)
+    if any(one.checkpoint == source.checkpoint and one.sha256 != source.sha256 for one in others):
+        file += f", SHA-256 {source.sha256[:8]}"
     return (
         name,
         file if not left_out else f"{file} ({left_out} classes left out)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections import deque
@@ -20,6 +21,7 @@ from dynamicdet.text import printable
 from dyndet_client.cli.headers import read_headers
 from dyndet_client.cli.output import OutputFiles, Summary
 from dyndet_client.cli.sources import Picture, Source, expected_count, find_sources, read_pictures
+from dyndet_client.cli.steps import step_lines
 from dyndet_client.cli.terminal import Bars, Console
 from dyndet_client.codec import Options
 from dyndet_client.detections import Detections
@@ -150,7 +152,7 @@ class _Pictures:
         self.console = Console(stderr=True)
         self.waiting: deque[Picture] = deque()
         self.unreadable = 0
-        self.expected = expected_count(sources, every) if self.console.is_terminal else None
+        self.expected = expected_count(sources, every)
         self._sources, self._every = sources, every
 
     def __iter__(self) -> Iterator[UInt8Array]:
@@ -184,7 +186,13 @@ def _run(pictures: _Pictures, answers: Iterator[Detections], files: OutputFiles 
 
 @contextmanager
 def _progress(pictures: _Pictures) -> Iterator[Callable[[], None]]:
-    if not pictures.console.is_terminal or (pictures.expected or 2) < 2:
+    expected = pictures.expected or 0
+    if not pictures.console.is_interactive and expected > 1:
+        with step_lines(pictures.console, only_long=True) as say:
+            answered = itertools.count(1)
+            yield lambda: say("detecting", next(answered), expected)
+        return
+    if not pictures.console.is_interactive or expected == 1:
         yield lambda: None
         return
     columns = (TextColumn("detecting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -16,6 +16,7 @@ from types import TracebackType
 from dyndet_client.cli.terminal import Console
 
 _PAUSE_S = 10.0
+_LOOK_S = 1.0
 _GROWTH = 0.25
 """the pause between two lines about a step, as a share of the time that it has taken"""
 
@@ -89,7 +90,7 @@ class StepLines:
         self._console.print(f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True)
 
     def _say_what_takes_long(self) -> None:
-        while not self._end.wait(1.0):
+        while not self._end.wait(_LOOK_S):
             with self._lock:
                 now = time.monotonic()
                 running = [name for name, step in self._steps.items() if not step.finished]

@@ -83,9 +83,9 @@ class Console(RichConsole):
             if not isinstance(one, Table):
                 super().print(one, **options)
             elif self.is_terminal:
-                super().print(tables.for_width(one, self), **options)
+                super().print(tables.for_width(one, self.render_str, self.width), **options)
             else:
-                super().print(*tables.as_lines(one, self), sep="\n", **options)
+                super().print(*tables.as_lines(one, self.render_str), sep="\n", **options)
 
     def on_broken_pipe(self) -> None:
         """Raises NobodyReadsError, where rich would end the program with status 1."""

@@ -77,7 +77,6 @@ def command(
             f"easy route, {record.image_bytes / 1e3:.0f} kB of pixels; decoding and letterboxing a file takes "
             f"{record.read_ms:.2f} ms more; {rounds_of(record.rounds, record.images)}; "
             f"{summary(record.circumstances.machine)}; {record.circumstances.date}",
-            soft_wrap=True,
         )
         show_origin(console, repeats=0, replayed=record.replayed)
     check_complete(record.missing, rounds, journals.folder)

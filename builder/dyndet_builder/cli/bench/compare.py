@@ -107,7 +107,7 @@ def _comparison_table(result: Comparison) -> Table:
             str(cell.load),
             *(_changed(changes.get(metric)) for metric in ("mean latency", "p99 latency", "throughput")),
             _hard(cell),
-            "\n".join(beyond),
+            ", ".join(beyond),
             style=_STYLES[cell.verdict],
         )
     return table

@@ -79,9 +79,7 @@ def command(
         console = Console()
         console.print(_overhead_table(record))
         seen = record.circumstances
-        console.print(
-            f"{rounds_of(record.rounds, record.images)}; {summary(seen.machine)}; {seen.date}", soft_wrap=True
-        )
+        console.print(f"{rounds_of(record.rounds, record.images)}; {summary(seen.machine)}; {seen.date}")
         show_origin(console, repeats=record.repeats, replayed=record.replayed)
     check_complete(record.missing, 2 * record.rounds, journals.folder)
 

@@ -94,10 +94,9 @@ def _print(result: ServingComparison) -> None:
     console.print(
         f"In brackets: the ratio to the first row. {rounds_of(record.rounds, record.images)}, "
         f"{summary(seen.machine)}; {seen.date}",
-        soft_wrap=True,
     )
     if any(0 < cell.rounds < record.rounds for cell in record.cells):
-        console.print("* fewer rounds than the others", soft_wrap=True)
+        console.print("* fewer rounds than the others")
     show_origin(console, repeats=record.repeats, replayed=record.replayed)
 
 

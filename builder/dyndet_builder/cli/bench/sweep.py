@@ -137,7 +137,7 @@ def _print(record: Sweep, written: Sequence[Path]) -> None:
     console.print(_table(record))
     for cell in record.cells:
         if cell.warning is not None:
-            console.print(f"Warning, {cell.load}, threshold {cell.threshold:.4g}: {cell.warning}", soft_wrap=True)
+            console.print(f"Warning, {cell.load}, threshold {cell.threshold:.4g}: {cell.warning}")
     show_origin(console, repeats=record.repeats, replayed=record.replayed)
     for path in written:
         console.print(f"Wrote {path}.", soft_wrap=True)
