@@ -51,12 +51,12 @@ pip_install() {
     while IFS= read -r line; do
       case "$line" in
         *Downloading\ *) doing="downloading ${line##*Downloading }" ;;
-        Collecting\ *) doing="looking for ${line#Collecting }" ;;
+        Collecting\ *) doing="looking for ${line#Collecting }" && doing=${doing%% (from*} ;;
         "Installing build dependencies"* | "Building wheel"*) doing="building" ;;
-        "Installing collected packages"*) doing="unpacking $(tr -cd , <<<"$line," | wc -c) packages" && said=0 ;;
+        "Installing collected packages"*) doing="unpacking $(tr -cd , <<<"$line," | wc -c) packages" && said=-10 ;;
         *) continue ;;
       esac
-      if [ $((SECONDS - said)) -ge 10 ] || [ "$said" = 0 ]; then
+      if [ $((SECONDS - said)) -ge 10 ]; then
         said=$SECONDS
         say "  pip is $doing"
       fi

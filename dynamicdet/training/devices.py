@@ -6,6 +6,7 @@ One process uses one device. For several devices, torchrun starts one process fo
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Literal, get_args
@@ -41,6 +42,7 @@ def make_fabric(
     if chosen == "16-mixed" and found == "cpu":
         raise InputError("a CPU cannot train in 16-mixed; use bf16-mixed or 32-true")
     several = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would name the precision between our lines
     loggers: list[Logger] = []
     if log_folder is not None:
         loggers.append(TensorBoardLogger(log_folder.parent, name=log_folder.name, version=""))
