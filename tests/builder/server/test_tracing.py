@@ -56,6 +56,15 @@ def test_docker_and_deployments_trace_with_the_same_flags_variables_and_packages
     assert "opentelemetry" not in untraced[-1]
 
 
+def test_a_collector_that_nobody_has_started_is_named_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        url = f"http://127.0.0.1:{collector.getsockname()[1]}/v1/traces"
+        assert Tracing(url=url).problem() is None
+    assert Tracing(url=url).problem() == (
+        f"no collector can be reached at {url} (Connection refused); spans are lost until there is one"
+    )
+
+
 @pytest.mark.parametrize(
     ("url", "rate", "said"),
     [("localhost:4318", 0, "not the URL of a collector"), ("http://c/$(x)", 0, "URL"), (_URL, -1, "trace rate")]
