@@ -19,6 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from dynamicdet.aliases import Progress
 from dyndet_client.cli.steps import StepLines, duration, step_lines
@@ -41,7 +42,8 @@ def step_bars() -> Iterator[Progress]:
         with step_lines(console) as say:
             yield say
         return
-    name, counted, left = TextColumn("{task.description}", markup=False), MofNCompleteColumn(), TimeRemainingColumn()
+    name = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
+    counted, left = MofNCompleteColumn(), TimeRemainingColumn()
     columns = (
         (name, counted, left) if console.width < _ROOMY else (name, BarColumn(), counted, TimeElapsedColumn(), left)
     )

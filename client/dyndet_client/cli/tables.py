@@ -91,14 +91,14 @@ def _least(column: Column, most: int, styled: _Styled) -> int:
 def _paragraphs(table: Table, styled: _Styled) -> Iterator[RenderableType]:
     """Each row as a paragraph: its first cell, and below it the others with their heads."""
     heads = [_on_one_line(column.header, styled).plain if table.show_header else "" for column in table.columns]
-    for number, (first, *others) in enumerate(_rows(table, styled)):
-        if number and table.show_header:
-            yield ""
+    for first, *others in _rows(table, styled):
         first.stylize("bold")
         yield first if not heads[0] or not first else Text.assemble(f"{heads[0]}: ", first)
         for head, cell in zip(heads[1:], others, strict=True):
             if cell:
                 yield Padding(Text.assemble(f"{head}: " if head else "", cell), (0, 0, 0, 2))
+        if table.show_header:
+            yield ""
 
 
 def _rows(table: Table, styled: _Styled) -> Iterator[list[Text]]:
