@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_builder.build import BuildOptions, build
 from dyndet_builder.build_steps import Job, steps_of
+from dyndet_builder.calibration.topology import RouteMeans, TopologyChoice
+from dyndet_builder.cli.measured import topology_sentence
 from dyndet_builder.repository.marker import read_marker
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
@@ -23,6 +25,19 @@ from dyndet_builder.targets import parse_targets
 from tests.support.toy_bundle import write_toy_bundle
 
 REMOTE = RemoteServer(url="gpu-host:8001", models="/mnt/models")
+
+
+def test_the_topology_is_named_with_the_measurements_that_chose_it() -> None:
+    choice = TopologyChoice(
+        topology="fused",
+        measured={"bls": RouteMeans(easy_ms=10.31, hard_ms=17.41), "fused": RouteMeans(easy_ms=7, hard_ms=11.6)},
+        load="concurrency 1",
+        rounds=5,
+    )
+    assert topology_sentence("fused", asdict(choice)) == (
+        "Topology: fused (easy 7.00 ms, hard 11.60 ms), faster than bls (easy 10.31 ms, hard 17.41 ms)."
+    )
+    assert topology_sentence("bls", None) == "Topology: bls."
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from dyndet_builder.bundle.export import PRECISIONS
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import read_manifest
 from dyndet_builder.cli.deploy_push import show_agreement
-from dyndet_builder.cli.measured import show_measured
+from dyndet_builder.cli.measured import show_measured, topology_sentence
 from dyndet_builder.cli.pair_bundle import pair_lines
 from dyndet_builder.cli.pair_options import pair_source_options, refuse_options_of_a_checkpoint
 from dyndet_builder.cli.progress import step_bars
@@ -214,7 +214,7 @@ def command(
     if pair is not None:
         for line in pair_lines(read_manifest(result.bundle / BUNDLE_FILE)):
             console.print(line, markup=False)
-    console.print(_topology(result))
+    console.print(topology_sentence(result.topology, result.chosen_by))
     show_measured(console, result.points, result.evidence)
     url = "127.0.0.1:8001"
     if options.remote is None:
@@ -224,16 +224,6 @@ def command(
         url = options.remote.url
         console.print(f"The repository is {result.repository}; {url} serves it. Next:", soft_wrap=True)
     console.print(f"  dyndet detect PICTURE... --url {url} --model {result.model}", soft_wrap=True)
-
-
-def _topology(result: BuildResult) -> str:
-    """Which topology the repository has, and by which measurements."""
-    measured = (result.chosen_by or {}).get("measured", {})
-    means = {name: f"easy {one['easy_ms']:.2f} ms, hard {one['hard_ms']:.2f} ms" for name, one in measured.items()}
-    if result.topology not in means:
-        return f"Topology: {result.topology}."
-    others = "".join(f", faster than {name} ({text})" for name, text in means.items() if name != result.topology)
-    return f"Topology: {result.topology} ({means[result.topology]}){others}."
 
 
 def _source(checkpoint: Path | None, pair: PairFiles | None, images: Path | None) -> Path | PairFiles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +28,16 @@ def show_measured(console: Console, points: Mapping[str, OperatingPoint], eviden
     for name, value in (("largest drift of the hard share", f"{drift:.1%}"), *_circumstances(evidence)):
         table.add_row(name, value)
     console.print(table)
+
+
+def topology_sentence(topology: str, chosen_by: Mapping[str, Any] | None) -> str:
+    """Which topology a repository has, and the measurements that led to it, if it was measured."""
+    measured = (chosen_by or {}).get("measured", {})
+    means = {name: f"easy {one['easy_ms']:.2f} ms, hard {one['hard_ms']:.2f} ms" for name, one in measured.items()}
+    if topology not in means:
+        return f"Topology: {topology}."
+    others = "".join(f", faster than {name} ({text})" for name, text in means.items() if name != topology)
+    return f"Topology: {topology} ({means[topology]}){others}."
 
 
 def _one(point: OperatingPoint, evidence: Evidence) -> Table:

@@ -81,6 +81,7 @@ def test_a_build_calibrates_there_and_writes_back(
     result = build(
         demo_checkpoint, tmp_path / "build", images=demo_images, targets=parse_targets("50%"), options=options
     )
+    assert (result.topology, result.chosen_by) == ("fused", None)
     written = folder / "demo" / "1" / "operating_points.json"
     assert read_operating_points(written) == read_operating_points(result.repository / "demo" / "1" / written.name)
     point = result.points["50%"]
