@@ -88,7 +88,9 @@ def compare_serving(
         rendered = read_rendered(folder / first)
         write_baselines(rendered.stage_configs, folder / "baselines", name=first)
         extra = tuple(f"--model-repository={folder / other}" for other in (*others, "baselines"))
+        progress("start the server", 0, 1)
         server = stack.enter_context(TritonServer(folder / first, ServerOptions(extra_arguments=extra)))
+        progress("start the server", 1, 1)
         if journals is not None:
             journals = journals.about(
                 repositories={name: repository_sha256(folder / name) for name in (*detectors.values(), "baselines")},

@@ -89,6 +89,7 @@ def choose_topology(
     detector = options.name or read_bundle(bundle).name
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder("topology"))
+        progress("serve both topologies", 0, 1)
         names = {topology: f"{detector}_{topology}" for topology in TOPOLOGIES}
         for topology, name in names.items():
             render(bundle, folder / topology, replace(options, name=name, topology=topology))
@@ -99,6 +100,7 @@ def choose_topology(
             topology: stack.enter_context(Served(server.grpc_url, name, metrics_url=server.metrics_url))
             for topology, name in names.items()
         }
+        progress("serve both topologies", 1, 1)
         chosen = spread(pictures_in(images), _IMAGES)
         workload = stack.enter_context(Workload(read_letterboxed(chosen, served["bls"].detector.fit)))
         requests = max(load.concurrency, -(-len(workload) // load.batch))

@@ -54,11 +54,13 @@ def command(
         raise InputError("give either a model repository, which is then served, or the --url of a server")
     model = detector_of(repository, model)
     with ExitStack() as stack:
+        show = stack.enter_context(step_bars())
         if url is None:
             assert repository is not None
             journals = journals.about(repository=repository_sha256(repository))
+            show("start the server", 0, 1)
             url = stack.enter_context(TritonServer(repository)).grpc_url
-        show = stack.enter_context(step_bars())
+            show("start the server", 1, 1)
         record = measure_sdk_overhead(
             url,
             model=model,

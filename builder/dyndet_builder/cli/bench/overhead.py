@@ -57,10 +57,12 @@ def command(
     check_metrics_url(metrics_url, url)
     rendered = read_rendered(repository, model=model)
     with ExitStack() as stack:
-        if url is None:
-            server = stack.enter_context(TritonServer(repository))
-            url, metrics_url = server.grpc_url, server.metrics_url
         show = stack.enter_context(step_bars())
+        if url is None:
+            show("start the server", 0, 1)
+            server = stack.enter_context(TritonServer(repository))
+            show("start the server", 1, 1)
+            url, metrics_url = server.grpc_url, server.metrics_url
         record = measure_overhead(
             url,
             graphs=rendered.cpu_graphs,

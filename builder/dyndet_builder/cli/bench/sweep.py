@@ -108,7 +108,9 @@ def command(
         if url is None:
             assert repository is not None
             subject["repository"] = repository_sha256(repository)
+            show("start the server", 0, 1)
             server = stack.enter_context(TritonServer(repository))
+            show("start the server", 1, 1)
             url, metrics_url = server.grpc_url, server.metrics_url
         record = sweep(
             url,
