@@ -15,7 +15,7 @@ ALONE = echo "These tests failed. They run once more, alone:"; \
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo:  ## Set up, then build, calibrate and serve the demo model, and detect objects in a few images
+demo:  ## Set up, then build, calibrate and serve the demo model, and show what it finds in six images
 	@builder/install.sh demo
 	@$(BIN)/dyndet demo
 

@@ -33,6 +33,8 @@ ABOVE_THE_FOLDERS = {
             "build_options",
             "build_steps",
             "demo",
+            "demo_pictures",
+            "demo_sheet",
             "doctor",
             "frontier",
             "paper",

@@ -1,10 +1,11 @@
-"""Draws detections: boxes coloured by class, labels that do not cover each other, a strip with the route on top."""
+"""Draws boxes with labels that do not cover each other; for detections, coloured by class, with a strip on top."""
 
 from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -13,10 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dynamicdet.errors import InputError
 from dynamicdet.images import ImageSource, read_image
+from dynamicdet.matching import Detected, Matches, Objects
+from dynamicdet.text import printable
 
 Colour: TypeAlias = tuple[int, int, int]
 _Box: TypeAlias = tuple[float, float, float, float]
-_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _INK: Colour = (20, 22, 26)
 _PAPER: Colour = (255, 255, 255)
@@ -27,7 +30,33 @@ _ROUTES: dict[str, tuple[str, Colour]] = {
     "hard": ("hard route", (226, 104, 40)),
     "fallback": ("fallback: detector 2 failed", (214, 60, 72)),
 }
+# Okabe and Ito's colours: people who see fewer colours can tell them apart. Missed objects are dashed, too.
+RIGHT: Colour = (0, 158, 115)
+WRONG: Colour = (226, 104, 20)
+MISSED: Colour = (240, 228, 66)
+TRUTH: Colour = (86, 180, 233)
+"""boxes that show an object, boxes that show none, objects without a box, objects as labelled"""
+_LONGEST_NAME = 24
 _SMALLEST_FONT, _LARGEST_FONT = 10, 64
+_DASH = 3
+"""lengths of a dash and of a gap, in line widths"""
+_STEPS = 4
+"""places for a label beside a box that are tried below and above the usual ones, in label heights"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A box to draw, and its label."""
+
+    box: Sequence[float]
+    """x1 y1 x2 y2 in pixels of the picture"""
+    colour: Colour
+    label: str = ""
+    is_dashed: bool = False
+
+    def scaled(self, factor: float) -> Mark:
+        """The same mark in a picture of another size."""
+        return replace(self, box=[factor * side for side in self.box])
 
 
 def draw_detections(
@@ -51,20 +80,59 @@ def draw_detections(
             f"{image_size[0]} x {image_size[1]}"
         )
     side = math.sqrt(picture.width * picture.height)
-    font = _font(side / 34)
+    order = np.argsort(-scores, kind="stable").tolist()
+    marks = [
+        Mark(
+            box=boxes[row].tolist(),
+            colour=class_colour(int(classes[row])),
+            label=f"{names[row]} {scores[row]:.2f}",
+        )
+        for row in order
+    ]
     line = max(2 if min(picture.size) >= 64 else 1, round(side / 260))
-    draw = ImageDraw.Draw(picture)
-    order = np.argsort(scores, kind="stable")  # the surest box is drawn last and lies on top
-    for row in order.tolist():
-        _draw_box(draw, _inside(boxes[row].tolist(), picture.size), class_colour(int(classes[row])), line)
-    taken: list[_Box] = []
-    for row in order[::-1].tolist():  # the surest label has the first choice of place
-        text = f"{names[row]} {scores[row]:.2f}"
-        box = _inside(boxes[row].tolist(), picture.size)
-        taken.append(_draw_label(draw, text, box, class_colour(int(classes[row])), font, line, picture.size, taken))
+    draw_marks(picture, marks, font=label_font(side / 34), line=line)
     if header is None:
         return picture
     return _with_header(picture, *header, count=len(names))
+
+
+def draw_marks(picture: Image.Image, marks: Sequence[Mark], *, font: Font, line: int, covers: bool = True) -> None:
+    """Draw boxes and labels into an RGB picture; the first mark is the most important, and lies on top.
+
+    `line` is the width of a box's line in pixels. Without `covers`, a label is left out where it would cover another.
+    """
+    draw = ImageDraw.Draw(picture)
+    for mark in reversed(marks):
+        _draw_box(draw, _inside(mark.box, picture.size), mark.colour, line, is_dashed=mark.is_dashed)
+    taken: list[_Box] = []
+    for mark in marks:  # the first label has the first choice of place
+        if mark.label:
+            box = _inside(mark.box, picture.size)
+            taken += _draw_label(draw, mark, box, font, line, picture.size, taken, covers=covers)
+
+
+def compared_marks(found: Detected, matches: Matches, truth: Objects) -> list[Mark]:
+    """A detector's boxes, best first, coloured by whether they show an object, then the objects that it missed."""
+    marks = []
+    for row in np.argsort(-found.scores.astype(np.float64), kind="stable").tolist():
+        colour = RIGHT if matches.right[row] else WRONG if matches.wrong[row] else TRUTH
+        label = f"{printable(found.names[row], limit=_LONGEST_NAME)} {found.scores[row]:.2f}"
+        marks.append(Mark(box=found.boxes[row].tolist(), colour=colour, label=label))
+    missed = truth.boxes[matches.to_find & ~matches.found].tolist()
+    return marks + [Mark(box=box, colour=MISSED, is_dashed=True) for box in missed]
+
+
+def truth_marks(truth: Objects) -> list[Mark]:
+    """The objects as labelled; crowds are dashed."""
+    return [
+        Mark(box=box, colour=TRUTH, label=printable(name, limit=_LONGEST_NAME), is_dashed=crowd)
+        for box, name, crowd in zip(truth.boxes.tolist(), truth.names, truth.crowd.tolist(), strict=True)
+    ]
+
+
+def label_font(pixels: float) -> Font:
+    """The font of labels, at least 10 and at most 64 pixels high. Pillow has it wherever it is installed."""
+    return ImageFont.load_default(max(_SMALLEST_FONT, min(_LARGEST_FONT, round(pixels))))
 
 
 def class_colour(number: int) -> Colour:
@@ -82,46 +150,72 @@ def _inside(box: Sequence[float], size: tuple[int, int]) -> _Box:
     return left, top, max(left, right), max(top, bottom)
 
 
-def _draw_box(draw: ImageDraw.ImageDraw, box: _Box, colour: Colour, line: int) -> None:
+def _draw_box(draw: ImageDraw.ImageDraw, box: _Box, colour: Colour, line: int, *, is_dashed: bool) -> None:
     left, top, right, bottom = box
     width = max(1, min(line, int(min(right - left, bottom - top) // 2)))
+    if is_dashed:
+        _draw_dashes(draw, box, colour, width)
+        return
     if width > 1:  # a dark rim keeps the line visible on a background of its own colour
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_INK, width=width + 2)
     draw.rectangle(box, outline=colour, width=width)
 
 
+def _draw_dashes(draw: ImageDraw.ImageDraw, box: _Box, colour: Colour, width: int) -> None:
+    """A dashed frame, the dark rim around every dash."""
+    left, top, right, bottom = box
+    dash = _DASH * width
+    across = [(x, min(x + dash, right)) for x in range(int(left), int(right), 2 * dash)]
+    down = [(y, min(y + dash, bottom)) for y in range(int(top), int(bottom), 2 * dash)]
+    dashes: list[_Box] = [(start, y, end, y + width - 1) for start, end in across for y in (top, bottom - width + 1)]
+    dashes += [(x, start, x + width - 1, end) for start, end in down for x in (left, right - width + 1)]
+    for rim, fill in ((1, _INK), (0, colour)):
+        for x0, y0, x1, y1 in dashes:
+            draw.rectangle((x0 - rim, y0 - rim, max(x0, x1) + rim, max(y0, y1) + rim), fill=fill)
+
+
 def _draw_label(
     draw: ImageDraw.ImageDraw,
-    text: str,
+    mark: Mark,
     box: _Box,
-    colour: Colour,
-    font: _Font,
+    font: Font,
     line: int,
     size: tuple[int, int],
     taken: Sequence[_Box],
-) -> _Box:
-    width, height, pad = _label_size(draw, text, font)
-    left, top, right, bottom = box
-    corners = (
-        (left, top - height),  # above the box
-        (left + line, top + line),  # inside, at its top
-        (left, bottom + 1),  # below
-        (right - width + 1, top - height),  # above, flush right
-        (right - width + 1, bottom + 1),
-        (left + line, bottom - line - height),
-    )
-    places = [_place(corner, width, height) for corner in corners]
-    free = [place for place in places if _fits(place, size) and not any(_overlap(place, other) for other in taken)]
+    *,
+    covers: bool,
+) -> list[_Box]:
+    """Draw a label near its box, and return the place; nothing if it would cover another and may not."""
+    width, height, pad = _label_size(draw, mark.label, font)
+    places = [_place(corner, width, height) for corner in _corners(box, width, height, line)]
     visible = [place for place in places if _fits(place, size)]
     limits = (max(0, size[0] - width), max(0, size[1] - height))
-    fallback = _place((min(max(0, left), limits[0]), min(max(0, top), limits[1])), width, height)
+    fallback = _place((min(max(0, box[0]), limits[0]), min(max(0, box[1]), limits[1])), width, height)
+    free = [place for place in (*visible, fallback) if not any(_overlap(place, other) for other in taken)]
+    if not free and not covers:
+        return []
     place = (free or visible or [fallback])[0]
-    draw.rounded_rectangle(place, radius=max(1, height // 6), fill=colour)
-    draw.text((place[0] + pad, (place[1] + place[3]) / 2), text, font=font, fill=_readable_on(colour), anchor="lm")
-    return place
+    draw.rounded_rectangle(place, radius=max(1, height // 6), fill=mark.colour)
+    middle = (place[1] + place[3]) / 2
+    draw.text((place[0] + pad, middle), mark.label, font=font, fill=_readable_on(mark.colour), anchor="lm")
+    return [place]
 
 
-def _label_size(draw: ImageDraw.ImageDraw, text: str, font: _Font) -> tuple[int, int, int]:
+def _corners(box: _Box, width: int, height: int, line: int) -> Iterator[tuple[float, float]]:
+    """Upper left corners of places for a label, the best first."""
+    left, top, right, bottom = box
+    yield left, top - height  # above the box
+    yield left + line, top + line  # inside, at its top
+    yield left, bottom + 1  # below
+    yield right - width + 1, top - height  # above, flush right
+    yield right - width + 1, bottom + 1
+    yield left + line, bottom - line - height
+    for step in range(1, _STEPS + 1):
+        yield left + line, top + line + step * height
+        yield right - width + 1 - line, top + line + (step - 1) * height
+
+
+def _label_size(draw: ImageDraw.ImageDraw, text: str, font: Font) -> tuple[int, int, int]:
     _, top, _, bottom = draw.textbbox((0, 0), "Ág", font=font)
     height = math.ceil((bottom - top) * 1.15)
     pad = max(2, round(height * 0.22))
@@ -149,7 +243,7 @@ def _with_header(picture: Image.Image, route: str, difficulty: float, *, count: 
     title, colour = _ROUTES[route]
     objects = "1 object" if count == 1 else f"{count} objects"
     details = f"difficulty {difficulty:.2f}  ·  {objects}"
-    font = _font(min(picture.width, math.sqrt(picture.width * picture.height)) / 30)
+    font = label_font(min(picture.width, math.sqrt(picture.width * picture.height)) / 30)
     canvas = Image.new("RGB", (picture.width, picture.height + 2 * math.ceil(getattr(font, "size", 11))), _STRIP)
     strip = canvas.height - picture.height
     canvas.paste(picture, (0, strip))
@@ -163,7 +257,3 @@ def _with_header(picture: Image.Image, route: str, difficulty: float, *, count: 
     if start + draw.textlength(details, font=font) < canvas.width:
         draw.text((start, strip / 2), details, font=font, fill=_MUTED, anchor="lm")
     return canvas
-
-
-def _font(pixels: float) -> _Font:
-    return ImageFont.load_default(max(_SMALLEST_FONT, min(_LARGEST_FONT, round(pixels))))

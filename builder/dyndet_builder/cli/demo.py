@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import click
@@ -11,7 +10,9 @@ from rich.table import Table
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import TargetsParameter, accept_option
-from dyndet_builder.demo import Answer, demo
+from dyndet_builder.demo import SHEET_NAME, demo
+from dyndet_builder.demo_pictures import Showing, Side
+from dyndet_builder.demo_sheet import said
 from dyndet_builder.targets import Target
 from dyndet_client.cli.terminal import Console
 
@@ -21,7 +22,10 @@ from dyndet_client.cli.terminal import Console
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("build/demo"), show_default=True)
 @accept_option
 def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: bool) -> None:
-    """Build the demo model for a latency target, serve it, and detect objects in a few images.
+    """Build the demo model for a latency target, serve it, and show what it finds in six images.
+
+    The images are chosen by their difficulty alone. A contact sheet shows each of them as detector 1 sees it, as both
+    detectors see it, and with its labels.
 
     This needs a clone of the repository, which contains the demo's checkpoint and images.
 
@@ -30,11 +34,9 @@ def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: b
       dyndet demo --target-latency 30%
     """
     with step_bars() as show:
-        result, answers = demo(output, targets=targets, progress=show, accept_ill_conditioned=accept_ill_conditioned)
+        result, showing = demo(output, targets=targets, progress=show, accept_ill_conditioned=accept_ill_conditioned)
     console = Console()
     console.print()
-    console.print(_pictures_table(answers))
-    console.print(f"Annotated images: {answers[0].saved.parent}\n", soft_wrap=True)
     show_measured(console, result.points, result.evidence)
     console.print(
         "\nNext steps:\n"
@@ -42,15 +44,27 @@ def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: b
         f"  dyndet serve {result.repository} --grpc-port 8001     # in another terminal\n"
         "  dyndet detect YOUR.jpg --url 127.0.0.1:8001\n"
         "  dyndet-build --target-latency 30% -o build/faster     # fewer images go to detector 2\n"
-        "  dyndet-build --help                                   # your own checkpoint and images",
+        "  dyndet-build --help                                   # your own checkpoint and images\n",
         soft_wrap=True,
     )
+    console.print(_pictures_table(showing))
+    console.print(f"\nLook at these images, with both answers beside the truth: {output / SHEET_NAME}", soft_wrap=True)
 
 
-def _pictures_table(answers: list[Answer]) -> Table:
-    table = Table("image", "route", "difficulty", "objects", box=None, header_style="bold", pad_edge=False)
-    for answer in answers:
-        found = answer.detections
-        counted = ", ".join(f"{count} {name}" for name, count in Counter(found.names).items())
-        table.add_row(answer.picture.name, found.route, f"{found.difficulty:.2f}", counted or "none")
+def _pictures_table(showing: Showing) -> Table:
+    heads = ("image", "difficulty", "route", "detector 1", "both detectors", "verdict")
+    table = Table(*heads, box=None, header_style="bold", pad_edge=False)
+    for shown in showing.shown:
+        table.add_row(
+            shown.picture.name,
+            f"{shown.difficulty:.2f}",
+            "hard" if shown.is_hard else "easy",
+            _found(shown.easy),
+            _found(shown.hard),
+            said(shown),
+        )
     return table
+
+
+def _found(side: Side) -> str:
+    return f"{side.matches.hits} of {side.matches.objects}, {side.latency_ms:.1f} ms"
