@@ -4,7 +4,7 @@ It imports neither torch nor onnx.
 """
 
 from dyndet_client.async_detector import AsyncDetector
-from dyndet_client.detections import Detections, Route
+from dyndet_client.detections import Detection, Detections, Route
 from dyndet_client.detector import Detector
 from dyndet_client.errors import (
     AccessDeniedError,
@@ -20,6 +20,7 @@ from dyndet_client.errors import (
     SharedMemoryError,
     UnknownOperatingPointError,
 )
+from dyndet_client.operating_points import OperatingPoint
 from dyndet_client.settings import AbandonedCalls, KeepAlive, Retries, Tls, TransportChoice
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "AsyncDetector",
     "BadRequestError",
     "DeadlineExceededError",
+    "Detection",
     "Detections",
     "Detector",
     "DyndetError",
@@ -36,6 +38,7 @@ __all__ = [
     "MissingExtraError",
     "ModelNotReadyError",
     "NotADetectorError",
+    "OperatingPoint",
     "Retries",
     "Route",
     "ServerError",

@@ -17,8 +17,9 @@ from dyndet_client import many
 from dyndet_client.balancing.replicas import AWAY, Replica, Replicas
 from dyndet_client.balancing.watching import close_async, join_all_async, watch_async
 from dyndet_client.base import BaseDetector
-from dyndet_client.codec import Options, ServedModel, decode, encode, is_ready_made
+from dyndet_client.codec import Options, ServedModel, decode, encode, encode_question, is_ready_made
 from dyndet_client.detections import Detections
+from dyndet_client.operating_points import OperatingPoint, default_of
 from dyndet_client.retrying import Deadline, policy
 from dyndet_client.senders.connect import make_async_sender
 from dyndet_client.senders.run import AsyncSender, Flow, run_async
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 class AsyncDetector(BaseDetector):
     """`Detector` for an event loop: the same arguments, methods, results and errors, but its methods are awaited.
+
+    So are `operating_points` and `default_threshold`, which ask the server.
 
     It belongs to the event loop that uses it first. It decodes and resizes images in threads, so the loop is not
     blocked. `class_names`, `fit`, `input_size` and `transport` are available once it is connected.
@@ -50,6 +53,18 @@ class AsyncDetector(BaseDetector):
 
     def _only_session(self) -> Session | None:
         return None if self._replicas.only is None else self._replicas.only.session
+
+    @property
+    async def operating_points(self) -> dict[str, OperatingPoint]:
+        """`Detector.operating_points`, awaited: `await detector.operating_points`."""
+        deadline = self._deadline()
+        request = encode_question(await self._connect(deadline))
+        return await self._try(lambda session: session.operating_points(request, deadline), deadline)
+
+    @property
+    async def default_threshold(self) -> float:
+        """`Detector.default_threshold`, awaited."""
+        return default_of(await self.operating_points).threshold
 
     async def connect(self) -> None:
         """Connect and check the model, if this was not done yet."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from dynamicdet.errors import InputError
 from dynamicdet.letterbox import Fit
+from dynamicdet.text import printable
 from dyndet_client.checks import optional, seconds, shown
 from dyndet_client.codec import ServedModel
 from dyndet_client.retrying import Deadline
@@ -84,6 +85,12 @@ class BaseDetector:
         self._known()
         session = self._only_session()
         return "network" if session is None else session.transport
+
+    def __repr__(self) -> str:
+        shown = [str(address) for address in self._connection.addresses]
+        state = "closed" if self._closed else "not connected" if self._served is None else "connected"
+        url = ", ".join(f"dns:///{one}" if self._connection.is_dns else one for one in shown)
+        return f"<{type(self).__name__} {printable(self._model)!r} at {url}, {state}>"
 
     def _known(self) -> ServedModel:
         if self._served is None:

@@ -20,11 +20,14 @@ from dynamicdet.letterbox import Fit, Letterboxed
 from dyndet_client.checks import shown
 from dyndet_client.detections import Detections, Route
 from dyndet_client.errors import NotADetectorError, ServerError
+from dyndet_client.showing import Picture
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 OUTPUTS = ("num_detections", "boxes", "scores", "classes", "difficulty", "route")
 OPERATING_POINT = "dyndet_operating_point"
+OPERATING_POINTS = "operating_points"
+"""the output with all operating points, for requests that want nothing else"""
 _CLASS_NAMES, _INPUT_SIZE, _FIT = "dyndet_class_names", "dyndet_input_size", "dyndet_fit"
 _EASY, _HARD = 1, 2
 _LEAST_SIDE = 0.01
@@ -83,6 +86,10 @@ class Request:
     letterboxed: Letterboxed
     min_score: float
     request_id: str = ""
+    picture: Picture | None = None
+    """where the image may be found again, for notebooks"""
+    outputs: tuple[str, ...] = OUTPUTS
+    """what is to be sent back"""
 
     @property
     def image(self) -> npt.NDArray[np.uint8]:
@@ -143,7 +150,13 @@ def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
         letterboxed=letterboxed,
         min_score=options.min_score,
         request_id=options.request_id,
+        picture=Picture.of(image),
     )
+
+
+def encode_question(model: ServedModel) -> Request:
+    """A request for the operating points. The server wants an image in every request, so it gets an empty one."""
+    return replace(encode(model, np.zeros(model.fit.shape, np.uint8), Options()), outputs=(OPERATING_POINTS,))
 
 
 def is_ready_made(model: ServedModel, image: ImageSource) -> bool:
@@ -181,7 +194,7 @@ def decode(model: ServedModel, request: Request, response: Tensors) -> Detection
         corners, kept = corners[visible], kept[visible]
         numbers = classes[kept].tolist()
     try:
-        return Detections(
+        found = Detections(
             boxes=corners,
             scores=scores[kept],
             classes=classes[kept],
@@ -190,6 +203,7 @@ def decode(model: ServedModel, request: Request, response: Tensors) -> Detection
             route=_route(route),
             image_size=(boxed.original_width, boxed.original_height),
         )
+        return found if request.picture is None else found.remembering(request.picture)
     except InputError as error:
         raise ServerError(f"model {model.name!r} returned a malformed answer: {error}") from error
 

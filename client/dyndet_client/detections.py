@@ -4,34 +4,77 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError, MissingExtraError
 from dynamicdet.images import ImageSource
+from dynamicdet.text import printable
+from dyndet_client.checks import shown
 from dyndet_client.drawing import draw_detections
+from dyndet_client.showing import Picture, html_table, number_text, object_text, png_bytes, text_lines, words
+
+if TYPE_CHECKING:
+    import pandas
+    import supervision
 
 Route: TypeAlias = Literal["easy", "hard", "fallback"]
 _ROUTES = get_args(Route)
+_ARRAYS = ("boxes", "scores", "classes")
 _FLOAT, _INT = np.dtype(np.float32), np.dtype(np.int32)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+Rows: TypeAlias = slice | Sequence[bool] | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
+"""Several objects: a slice, a mask, or row numbers."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Detection:
+    """One object.
+
+    >>> print(Detection(name="cat", score=0.9, box=(10.0, 20.0, 110.0, 220.0), class_number=3))
+    cat 0.90 at 10 20 110 220
+    """
+
+    name: str
+    """of its class"""
+    score: float
+    """0 to 1"""
+    box: tuple[float, float, float, float]
+    """x1 y1 x2 y2 in pixels of the original image"""
+    class_number: int
+
+    def __repr__(self) -> str:
+        box = ", ".join(f"{side:.1f}" for side in self.box)
+        return f"Detection({printable(self.name)!r}, {self.score:.2f}, box=({box}), class_number={self.class_number})"
+
+    def __str__(self) -> str:
+        """Name, score and box in whole pixels."""
+        return object_text(self)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Detections:
     """Objects found in one image, best first, and the route of the image.
 
-    Raises InputError on creation if shapes, types or ranges do not match.
+    They are a sequence of `Detection`. A slice, a mask (`found[found.scores > 0.5]`) or row numbers give `Detections`.
+    Two are equal if all fields are. Raises InputError on creation if shapes, types or ranges do not match.
 
     >>> found = Detections(
     ...     boxes=np.array([[10, 20, 110, 220]], np.float32), scores=np.array([0.9], np.float32),
     ...     classes=np.array([3], np.int32), names=("cat",), difficulty=0.2, route="easy", image_size=(640, 480))
-    >>> len(found), found.to_dict()["detections"][0]["name"]
-    (1, 'cat')
+    >>> len(found), found[0].name, found.to_dict()["detections"][0]["name"]
+    (1, 'cat', 'cat')
+    >>> print(found)
+    easy route, difficulty 0.20, 1 object in 640 x 480 pixels
+      cat 0.90 at 10 20 110 220
     """
 
     boxes: npt.NDArray[np.float32]
@@ -48,6 +91,8 @@ class Detections:
     """easy: detector 1; hard: detector 2; fallback: detector 2 was due but failed, so detector 1 answered"""
     image_size: tuple[int, int]
     """(width, height) of the original image"""
+
+    _picture: ClassVar[Picture | None] = None  # each object may have its own, for notebooks; it is no field
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -75,6 +120,79 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __iter__(self) -> Iterator[Detection]:
+        return (self[row] for row in range(len(self)))
+
+    @overload
+    def __getitem__(self, rows: int | np.integer[Any]) -> Detection: ...
+
+    @overload
+    def __getitem__(self, rows: Rows) -> Detections: ...
+
+    def __getitem__(self, rows: int | np.integer[Any] | Rows) -> Detection | Detections:
+        if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
+            x1, y1, x2, y2 = self.boxes[rows].tolist()  # IndexError for a row that is not there
+            score, number = float(self.scores[rows]), int(self.classes[rows])
+            return Detection(name=self.names[rows], score=score, box=(x1, y1, x2, y2), class_number=number)
+        picked = np.arange(len(self))[rows if isinstance(rows, slice) else _rows(rows)]
+        arrays: Any = {name: getattr(self, name)[picked] for name in _ARRAYS}
+        names = tuple(self.names[row] for row in picked.tolist())
+        return replace(self, **arrays, names=names).remembering(self._picture)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        arrays = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in _ARRAYS)
+        unknown = math.isnan(self.difficulty) and math.isnan(other.difficulty)
+        same = self.difficulty == other.difficulty or unknown
+        return arrays and same and self._fixed == other._fixed
+
+    @property
+    def _fixed(self) -> tuple[object, ...]:
+        return self.names, self.route, tuple(self.image_size)
+
+    def __hash__(self) -> int:
+        return hash(self._fixed)  # arrays can change, these cannot
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_picture"}
+
+    def __repr__(self) -> str:
+        return f"<Detections: {self._summary()}{': ' if self.names else ''}{words([*self])}>"
+
+    def __str__(self) -> str:
+        """A line on the image, and one for each of the first objects."""
+        return "\n  ".join([self._summary(), *text_lines([*self])])
+
+    def _summary(self) -> str:
+        objects = f"{len(self)} object{'' if len(self) == 1 else 's'}"
+        width, height = self.image_size
+        return f"{self.route} route, difficulty {number_text(self.difficulty)}, {objects} in {width} x {height} pixels"
+
+    def _repr_html_(self) -> str | None:
+        """For notebooks: a table, unless the picture is known; then `_repr_png_` shows that."""
+        return html_table([*self], self._summary()) if self._pixels() is None else None
+
+    def _repr_png_(self) -> bytes | None:
+        pixels = self._pixels()
+        return None if pixels is None else png_bytes(self.draw(pixels))
+
+    def _pixels(self) -> UInt8Array | None:
+        return None if self._picture is None else self._picture.read(self.image_size)
+
+    def with_picture(self, image: ImageSource) -> Detections:
+        """The same objects for a notebook, which shows them drawn on this picture.
+
+        `detect` has done this. A file is read again when it is shown. An array or a PIL image is shown as it is then,
+        if the program still holds it; these objects do not. The bytes of a file are not remembered.
+        """
+        return copy(self).remembering(Picture.of(image))
+
+    def remembering(self, picture: Picture | None) -> Detections:
+        """These objects, which now know where their picture may be found; for new ones alone."""
+        object.__setattr__(self, "_picture", picture)
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, ready for `json.dumps`: boxes to 0.01 pixels, scores and difficulty to 1e-6."""
@@ -114,22 +232,38 @@ class Detections:
             for number, box, score in zip(numbers, sides, self.scores.tolist(), strict=True)
         ]
 
-    def to_supervision(self) -> Any:
+    def to_pandas(self) -> pandas.DataFrame:
+        """A table with a row per object: x1, y1, x2, y2, score, class and name; route and difficulty in its `attrs`.
+
+        Raises MissingExtraError if pandas is not installed.
+        """
+        try:
+            module = importlib.import_module("pandas")
+        except ImportError as error:
+            raise MissingExtraError("pandas is not installed: pip install pandas") from error
+        columns: dict[str, Any] = {name: self.boxes[:, side] for side, name in enumerate(("x1", "y1", "x2", "y2"))}
+        columns |= {"score": self.scores, "class": self.classes, "name": np.array(self.names, dtype=object)}
+        frame: pandas.DataFrame = module.DataFrame(columns)
+        frame.attrs.update(route=self.route, difficulty=self.difficulty, image_size=self.image_size)
+        return frame
+
+    def to_supervision(self) -> supervision.Detections:
         """The same objects as `supervision.Detections`, with the class names in `data["class_name"]`.
 
         Route and difficulty are in its `metadata`. Raises MissingExtraError if supervision is not installed.
         """
         try:
-            supervision = importlib.import_module("supervision")  # imported only if it is used
+            module = importlib.import_module("supervision")  # imported only if it is used
         except ImportError as error:
             raise MissingExtraError('supervision is not installed: pip install "dyndet[supervision]"') from error
-        return supervision.Detections(
+        found: supervision.Detections = module.Detections(
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
             class_id=self.classes.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
             metadata={"route": self.route, "difficulty": self.difficulty},
         )
+        return found
 
     def draw(self, image: ImageSource, *, header: bool = True) -> Image.Image:
         """A copy of the image with boxes and labels, and above it a strip with the route and the difficulty.
@@ -146,3 +280,13 @@ class Detections:
             names=self.names,
             header=(self.route, self.difficulty) if header else None,
         )
+
+
+def _rows(rows: object) -> npt.NDArray[Any]:
+    """A mask or row numbers as an array. Raises IndexError for anything else."""
+    picked = np.asarray(rows)
+    if isinstance(rows, Sequence) and not picked.size:
+        return picked.astype(np.intp)  # of an empty list, which numpy takes for floats
+    if picked.ndim != 1 or picked.dtype.kind not in "biu":
+        raise IndexError(f"detections are picked by a row number, a slice, a mask or row numbers, not {shown(rows)}")
+    return picked

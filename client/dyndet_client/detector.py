@@ -18,8 +18,9 @@ from dyndet_client import many
 from dyndet_client.balancing.replicas import AWAY, Replica, Replicas
 from dyndet_client.balancing.watching import join_all, watch
 from dyndet_client.base import BaseDetector
-from dyndet_client.codec import Options, ServedModel, decode, encode
+from dyndet_client.codec import Options, ServedModel, decode, encode, encode_question
 from dyndet_client.detections import Detections
+from dyndet_client.operating_points import OperatingPoint, default_of
 from dyndet_client.retrying import Deadline, policy
 from dyndet_client.senders.connect import make_sender
 from dyndet_client.senders.run import Flow, InFlight, Sender, run
@@ -69,6 +70,23 @@ class Detector(BaseDetector):
 
     def _only_session(self) -> Session | None:
         return None if self._replicas.only is None else self._replicas.only.session
+
+    @property
+    def operating_points(self) -> dict[str, OperatingPoint]:
+        """The operating points that are in force on the server now, by name.
+
+        The server rereads them when it is calibrated again, so each access asks it; nothing is detected or counted.
+        Raises BadRequestError for a repository of an earlier version of dyndet, which does not give them, or another
+        ServerError.
+        """
+        deadline = self._deadline()
+        request = encode_question(self._connect(deadline))
+        return self._try(lambda session: session.operating_points(request, deadline), deadline)
+
+    @property
+    def default_threshold(self) -> float:
+        """The threshold of calls that choose none; it asks the server, as `operating_points` does."""
+        return default_of(self.operating_points).threshold
 
     def connect(self) -> None:
         """Connect and check the model, if this was not done yet."""

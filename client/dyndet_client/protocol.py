@@ -6,7 +6,7 @@ import importlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -123,16 +123,17 @@ class Dialect:
             else:
                 tensor.set_data_from_numpy(np.ascontiguousarray(array))
             inputs.append(tensor)
-        arguments: dict[str, Any] = {"model_name": model, "inputs": inputs, "outputs": self._outputs}
+        wanted = self._outputs if request.outputs is OUTPUTS else self._wanted(request.outputs)
+        arguments: dict[str, Any] = {"model_name": model, "inputs": inputs, "outputs": wanted}
         arguments["timeout"] = max(1, int(1e6 * left_s))  # microseconds
         arguments["parameters"] = {**request.parameters, _SENT: f"{_CLOCK}:{time.monotonic_ns() // 1000}"}
         if request.request_id:
             arguments["request_id"] = request.request_id
         return arguments
 
-    def tensors(self, answer: Any) -> dict[str, npt.NDArray[Any]]:
+    def tensors(self, answer: Any, names: Sequence[str] = OUTPUTS) -> dict[str, npt.NDArray[Any]]:
         """The outputs in the answer to `infer`."""
-        found = {name: answer.as_numpy(name) for name in OUTPUTS}
+        found = {name: answer.as_numpy(name) for name in names}
         return {name: array for name, array in found.items() if array is not None}
 
     def config(self, answer: Any) -> dict[str, Any]:
@@ -154,7 +155,10 @@ class Dialect:
 
     @cached_property
     def _outputs(self) -> list[Any]:
-        return [self._types.InferRequestedOutput(name) for name in OUTPUTS]
+        return self._wanted(OUTPUTS)
+
+    def _wanted(self, names: Sequence[str]) -> list[Any]:
+        return [self._types.InferRequestedOutput(name) for name in names]
 
 
 DIALECTS: dict[Protocol, Dialect] = {
@@ -223,6 +227,11 @@ def survives_cancelling(version: str) -> bool:
     """
     numbers = re.match(r"(\d+)\.(\d+)", version)
     return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _SURVIVES_CANCELLING
+
+
+def lacks_output(error: InferenceServerException) -> bool:
+    """Whether the server says that the model has no such output."""
+    return "unexpected inference output" in str(error.message())
 
 
 def lost_region(error: InferenceServerException) -> bool:

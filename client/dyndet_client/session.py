@@ -18,15 +18,18 @@ from dyndet_client.address import Address
 from dyndet_client.codec import Request, ServedModel, parse_model
 from dyndet_client.errors import (
     AccessDeniedError,
+    BadRequestError,
     ModelNotReadyError,
     ServerError,
     ServerUnreachableError,
     SharedMemoryError,
 )
+from dyndet_client.operating_points import OperatingPoint, parse_operating_points
 from dyndet_client.protocol import (
     DIALECTS,
     Call,
     cause_of,
+    lacks_output,
     lost_region,
     reason_of,
     status_of,
@@ -128,16 +131,36 @@ class Session:
     @inference_span
     def infer(self, request: Request, deadline: Deadline) -> Flow[Tensors]:
         """The output tensors for one request. Raises a ServerError."""
+        try:
+            return (yield from self._infer(request, deadline))
+        except InferenceServerException as error:
+            raise self._translate(error, deadline) from error
+
+    def operating_points(self, request: Request, deadline: Deadline) -> Flow[dict[str, OperatingPoint]]:
+        """The operating points in force, by name. Raises a ServerError."""
+        try:
+            return parse_operating_points((yield from self._infer(request, deadline)), self._model)
+        except InferenceServerException as error:
+            if lacks_output(error):
+                raise BadRequestError(
+                    f"model {self._model!r} at {self.address} does not give its operating points: it was rendered by "
+                    "an earlier version of dyndet; render the repository again"
+                ) from error
+            raise self._translate(error, deadline) from error
+
+    def _infer(self, request: Request, deadline: Deadline) -> Flow[Tensors]:
+        """`infer` with Triton's own errors."""
         for may_register in (True, False):
             pool = self.pool
             slot = None if pool is None else pool.put(request.image)
             ended = _nothing if pool is None or slot is None else partial(pool.release, slot)
             arguments = self._dialect.infer_arguments(self._model, request, slot, deadline.left_s())
             try:
-                return self._dialect.tensors((yield self._call("infer", deadline, ended=ended, **arguments)))
+                answer = yield self._call("infer", deadline, ended=ended, **arguments)
+                return self._dialect.tensors(answer, request.outputs)
             except InferenceServerException as error:
                 if pool is None or slot is None or not may_register or not lost_region(error):
-                    raise self._translate(error, deadline) from error
+                    raise
             if not (yield from self._register(pool, deadline)):  # the server was started anew, and may not any more
                 if self._choice != "auto":
                     raise SharedMemoryError(f"the server at {self.address} no longer accepts shared memory")

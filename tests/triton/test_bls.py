@@ -5,6 +5,7 @@ Every test runs in both topologies, and in `fused` also with requests that one c
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import queue
@@ -28,6 +29,7 @@ from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.triton import TritonServer
+from dyndet_client import AsyncDetector, Detector
 from tests.support.toy_bundle import FAIL_BACKBONE1, FAIL_DETECTOR2, FAIL_HEAD1, NAN, image, write_toy_bundle
 
 EASY, HARD, FALLBACK = 1, 2, -2
@@ -156,14 +158,35 @@ def test_nan_difficulty_is_hard_at_every_threshold(toy: Toy) -> None:
         assert (_route(answer), answer["num_detections"].item()) == (HARD, 2)
 
 
+def _check_told(toy: Toy) -> None:
+    """What clients learn of the operating points; asking is no detection, and answers to others are without them."""
+    counted = toy.metric("dyndet_routed_total", model="toy", route="easy")
+    with Detector(toy.server.grpc_url, "toy") as detector:
+        told = detector.operating_points
+        assert detector.default_threshold == 0.1
+    assert str(told["fast"]) == "fast: threshold 0.9, mean 8.9 ms (promise 9 ms)"
+    assert str(told["exact"]) == "exact: threshold 0.1, not measured, default"
+
+    async def asked() -> bool:
+        async with AsyncDetector(f"http://{toy.server.http_url}", "toy") as detector:
+            return await detector.operating_points == told and await detector.default_threshold == 0.1
+
+    assert asyncio.run(asked())
+    assert toy.infer(np.stack([image(10)] * 2), outputs=("operating_points",))["operating_points"].shape == (2, 1)
+    assert toy.metric("dyndet_routed_total", model="toy", route="easy") == counted
+    assert toy.infer(image(10), outputs=("route", "operating_points"))["operating_points"] is None
+
+
 def test_operating_points_by_name_by_default_and_replaced_while_serving(toy: Toy) -> None:
     """The file beside the model is read again when it is replaced; a damaged one changes nothing."""
     path = toy.repository / "toy" / "1" / "operating_points.json"
     before, picture = path.read_bytes(), image(red=102)
     try:
-        points = {"fast": OperatingPoint(threshold=0.9), "exact": OperatingPoint(threshold=0.1)}
+        measured = {"target": "9ms", "statistic": "mean", "unit": "ms", "goal": 9.0, "reached": 8.9}
+        points = {"fast": OperatingPoint(threshold=0.9, **measured), "exact": OperatingPoint(threshold=0.1)}
         _replace(path, OperatingPoints(default="exact", points=points).model_dump_json())
         assert _route(toy.infer(picture)) == HARD
+        _check_told(toy)
         assert toy.metric("dyndet_threshold", model="toy") == pytest.approx(0.1)
         assert _route(toy.infer(picture, parameters={"dyndet_operating_point": "fast"})) == EASY
         assert _route(toy.infer(picture, threshold=0.2, parameters={"dyndet_operating_point": "fast"})) == HARD
@@ -182,6 +205,7 @@ def test_operating_points_by_name_by_default_and_replaced_while_serving(toy: Toy
         ):
             _replace(path, damaged)
             assert _route(toy.infer(picture)) == HARD, damaged
+        _check_told(toy)
         path.unlink()
         assert _route(toy.infer(picture)) == HARD
         _replace(path, OperatingPoints(default="fast", points=points).model_dump_json())

@@ -366,6 +366,8 @@ def test_concurrent_requests_keep_order_and_errors_apart(toy: Encoded) -> None:
 def test_options_and_errors_are_those_of_the_detector(toy: Encoded) -> None:
     assert ROUTES[toy.infer(_good(), threshold=0.39)["route"].item()] == "hard"
     assert ROUTES[toy.infer(_good(), threshold=0.41)["route"].item()] == "easy"
+    told = toy.infer(_good(), b"no picture", outputs=("operating_points",))["operating_points"]
+    assert told.shape == (2, 1) and json.loads(told[1, 0])["points"] == {"uncalibrated": {"threshold": 0.5}}
     named = toy.infer(_good(), parameters={"dyndet_operating_point": "uncalibrated"})
     assert ROUTES[named["route"].item()] == "easy"
     unknown = toy.error(_good(), parameters={"dyndet_operating_point": "turbo"})

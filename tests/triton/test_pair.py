@@ -287,11 +287,14 @@ def test_the_client_and_operating_points_work_as_with_any_detector(pairs: Pairs,
         for threshold, route in ((0.3, "hard"), (0.5, "easy")):
             content["points"][content["default"]]["threshold"] = threshold
             path.write_text(json.dumps(content))
+            assert detector.default_threshold == threshold
             found = detector.detect(file, min_score=0.0)
             assert found.route == route
     fit = STRETCHED if model == "two_fused" else SQUARE
     fitted = fit(picture)
     assert len(found.boxes) == 1
+    told = pairs.infer("two_bls_encoded", ("operating_points",), image_bytes=np.array([[file]], object))
+    assert json.loads(told["operating_points"].item())["points"]
     expected = fitted.to_original([pair_box(fitted.image.mean(), fit, second=False)])
     assert np.allclose(found.boxes, expected, atol=0.1)
 

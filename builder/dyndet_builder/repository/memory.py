@@ -85,8 +85,8 @@ def _bytes(tensors: Iterable[pb.ModelInput | pb.ModelOutput]) -> int:
     """Bytes per image. A dimension without a fixed size counts as 1."""
     total = 0
     for tensor in tensors:
-        if tensor.data_type == pb.TYPE_STRING:
-            total += _STRING_BYTES
+        if tensor.data_type == pb.TYPE_STRING:  # an output of this kind, the operating points, is small and rare
+            total += _STRING_BYTES if isinstance(tensor, pb.ModelInput) else 0
         else:
             total += _ITEM_BYTES.get(tensor.data_type, 8) * math.prod(max(1, int(side)) for side in tensor.dims)
     return total

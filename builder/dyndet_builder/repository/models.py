@@ -51,6 +51,7 @@ def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha25
             *(ModelTensor.of(outputs[output]) for output in DETECTION_OUTPUTS),
             ModelTensor(name=DIFFICULTY, data_type="TYPE_FP32", dims=(1,)),
             ModelTensor(name="route", data_type="TYPE_INT32", dims=(1,)),
+            ModelTensor(name="operating_points", data_type="TYPE_STRING", dims=(1,)),
         ),
         kind=_kind(options) if fused else "KIND_CPU",
         instances=options.instances if fused else options.bls_instances,

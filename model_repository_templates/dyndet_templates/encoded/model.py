@@ -44,6 +44,7 @@ from dynamicdet.letterbox import Fit, Letterboxed
 _COUNT, _BOXES, _IMAGE_SIZE = "num_detections", "boxes", "image_size"
 _IMAGE, _OWN_IMAGE, _DIFFICULTY, _ROUTE = "image", "own_image", "difficulty", "route"
 _DUE, _FALLBACK = 0, -2  # values of `route`: detector 2 is due, and could not answer
+_POINTS = "operating_points"  # only a request that wants nothing else gets this output
 _STAGE_ERRORS = ("stage-failed", "not-ready")
 _OWN_PARAMETERS, _PROBE = "dyndet_", "dyndet_probe"
 _THREADS_ASIDE, _BYTES_ASIDE = 16, 256 << 20
@@ -153,6 +154,8 @@ class TritonPythonModel:
     def _outputs(self, asked: _Asked) -> list[Any]:
         """The outputs that a request wants."""
         wanted = set(asked.request.requested_output_names())
+        if wanted == {_POINTS}:
+            return list(self._call(asked, [self._no_pictures(len(asked.files))], wanted).values())
         pictures = self._pictures(asked)
         boxed, tensors = [one.first for one in pictures], {}
         if answered := wanted - {_IMAGE_SIZE}:
@@ -165,6 +168,11 @@ class TritonPythonModel:
             sizes = [(one.original_width, one.original_height) for one in boxed]
             tensors[_IMAGE_SIZE] = pb_utils.Tensor(_IMAGE_SIZE, np.array(sizes, np.int32))
         return [tensor for name, tensor in tensors.items() if name in wanted]
+
+    def _no_pictures(self, count: int) -> Any:
+        """What the detector gets in place of pictures, when it is asked for something else."""
+        name = _IMAGE if self._second_fit is None else _OWN_IMAGE
+        return pb_utils.Tensor(name, np.zeros((count, *self._first_fit.shape), np.uint8))
 
     @work_span("pictures")  # type: ignore[untyped-decorator]
     def _pictures(self, asked: _Asked) -> list[Fitted]:

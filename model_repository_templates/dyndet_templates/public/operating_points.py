@@ -6,6 +6,7 @@ The folder is held open: if another build takes its place, this one goes on with
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -19,6 +20,11 @@ _NAME = re.compile(r"[A-Za-z0-9_.+][A-Za-z0-9_.:/%+µ-]{0,99}")
 _MOST_SHOWN = 20
 _LONGEST_SHOWN = 60
 """characters of a client's text that an error repeats"""
+_TOLD = ("target", "statistic", "unit", "load", "date")
+_TOLD_NUMBERS = ("goal", "reached", "mean_ms", "throughput_per_s", "easy_share")
+_LONGEST_TOLD = 200
+"""characters of a text that clients get"""
+_PERCENTILES, _MOST_PERCENTILES = "percentiles_ms", 20
 
 
 class OperatingPoints:
@@ -30,6 +36,8 @@ class OperatingPoints:
         self._stamp: tuple[int, int, int] | None = None
         self._thresholds: dict[str, float] = {}
         self._default = ""
+        self.told = b""
+        """what clients get that ask for the operating points: JSON in UTF-8, without the evidence"""
         self._folder = -1
         try:
             self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -88,11 +96,11 @@ class OperatingPoints:
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST:,} bytes")
-        self._thresholds, self._default = _thresholds(text)
+        self._thresholds, self._default, self.told = _thresholds(text)
 
 
-def _thresholds(text: bytes) -> tuple[dict[str, float], str]:
-    """The thresholds by name, and the name of the default. Raises ValueError for anything else."""
+def _thresholds(text: bytes) -> tuple[dict[str, float], str, bytes]:
+    """The thresholds by name, the name of the default, and what clients get. Raises ValueError for anything else."""
     try:
         content = json.loads(text, object_pairs_hook=_once)
         found = {name: point["threshold"] for name, point in content["points"].items()}
@@ -111,7 +119,22 @@ def _thresholds(text: bytes) -> tuple[dict[str, float], str]:
         thresholds[name] = float(threshold)
     if not isinstance(default, str) or default not in thresholds:
         raise ValueError(f"its default {ascii(default)[:_LONGEST_SHOWN]} is not among its points")
-    return thresholds, default
+    points = {name: {"threshold": value, **_measured(content["points"][name])} for name, value in thresholds.items()}
+    return thresholds, default, json.dumps({"default": default, "points": points}).encode()
+
+
+def _measured(point: dict[str, Any]) -> dict[str, Any]:
+    """A point's promise and what was measured; values of another kind are left out."""
+    texts = {key: point[key][:_LONGEST_TOLD] for key in _TOLD if isinstance(point.get(key), str)}
+    numbers = {key: point[key] for key in _TOLD_NUMBERS if _is_number(point.get(key))}
+    found = point.get(_PERCENTILES)
+    if not isinstance(found, dict) or len(found) > _MOST_PERCENTILES:
+        return texts | numbers
+    return texts | numbers | {_PERCENTILES: {key: value for key, value in found.items() if _is_number(value)}}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

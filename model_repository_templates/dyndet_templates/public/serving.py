@@ -32,6 +32,8 @@ IMAGE, OWN_IMAGE, DIFFICULTY, ROUTE = "image", "own_image", "difficulty", "route
 STAGE_ERRORS = ("stage-failed", "not-ready")
 """codes for which a stage is to blame; otherwise nobody waits for it, or the server stops"""
 OPERATING_POINT, PROBE = "dyndet_operating_point", "dyndet_probe"
+POINTS = "operating_points"
+"""the output with the operating points; only a request that wants nothing else gets it"""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class PublicModel:
             self.metrics.answered(routed, 1e3 * (time.perf_counter() - asked.waiting.started), asked.failed_stages)
 
     def _read(self, asked: Asked) -> bool:
-        """Read what a request wants; False if it was refused."""
+        """Read what a request wants; False if it has its answer, or was refused."""
         request = asked.request
         try:
             asked.parameters = read_parameters(request)
@@ -181,9 +183,13 @@ class PublicModel:
                 self._read_own(asked)
             if asked.image is None:  # Triton accepts a request that has only the optional input
                 raise RequestError("missing-input", "the input image is missing")
+            asked.wanted = frozenset(request.requested_output_names())
+            if asked.wanted == {POINTS}:
+                told = np.full((asked.image.shape()[0], 1), self._points.told, np.object_)
+                _respond(asked, pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(POINTS, told)]))
+                return False
             asked.thresholds = self._thresholds(asked)
             asked.difficulties = asked.difficulties or [None] * len(asked.thresholds)
-            asked.wanted = frozenset(request.requested_output_names())
             asked.detections = tuple(name for name in self._detections if name in asked.wanted)
         except Exception as error:
             self.fail(asked, error)
