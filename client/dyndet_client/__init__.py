@@ -20,7 +20,7 @@ from dyndet_client.errors import (
     SharedMemoryError,
     UnknownOperatingPointError,
 )
-from dyndet_client.operating_points import OperatingPoint
+from dyndet_client.results.operating_points import OperatingPoint
 from dyndet_client.settings import AbandonedCalls, KeepAlive, Retries, Tls, TransportChoice
 
 __all__ = [

@@ -19,7 +19,7 @@ from dyndet_client.balancing.watching import close_async, join_all_async, watch_
 from dyndet_client.base import BaseDetector
 from dyndet_client.codec import Options, ServedModel, decode, encode, encode_question, is_ready_made
 from dyndet_client.detections import Detections
-from dyndet_client.operating_points import OperatingPoint, default_of
+from dyndet_client.results.operating_points import OperatingPoint, default_of
 from dyndet_client.retrying import Deadline, policy
 from dyndet_client.senders.connect import make_async_sender
 from dyndet_client.senders.run import AsyncSender, Flow, run_async

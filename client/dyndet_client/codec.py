@@ -20,7 +20,7 @@ from dynamicdet.letterbox import Fit, Letterboxed
 from dyndet_client.checks import shown
 from dyndet_client.detections import Detections, Route
 from dyndet_client.errors import NotADetectorError, ServerError
-from dyndet_client.showing import Picture
+from dyndet_client.results.showing import Picture
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 

@@ -19,7 +19,7 @@ from dynamicdet.images import ImageSource
 from dynamicdet.text import printable
 from dyndet_client.checks import shown
 from dyndet_client.drawing import draw_detections
-from dyndet_client.showing import Picture, html_table, number_text, object_text, png_bytes, text_lines, words
+from dyndet_client.results.showing import Picture, html_table, number_text, object_text, png_bytes, text_lines, words
 
 if TYPE_CHECKING:
     import pandas

@@ -20,7 +20,7 @@ from dyndet_client.balancing.watching import join_all, watch
 from dyndet_client.base import BaseDetector
 from dyndet_client.codec import Options, ServedModel, decode, encode, encode_question
 from dyndet_client.detections import Detections
-from dyndet_client.operating_points import OperatingPoint, default_of
+from dyndet_client.results.operating_points import OperatingPoint, default_of
 from dyndet_client.retrying import Deadline, policy
 from dyndet_client.senders.connect import make_sender
 from dyndet_client.senders.run import Flow, InFlight, Sender, run

@@ -24,7 +24,6 @@ from dyndet_client.errors import (
     ServerUnreachableError,
     SharedMemoryError,
 )
-from dyndet_client.operating_points import OperatingPoint, parse_operating_points
 from dyndet_client.protocol import (
     DIALECTS,
     Call,
@@ -36,6 +35,7 @@ from dyndet_client.protocol import (
     survives_cancelling,
     translate,
 )
+from dyndet_client.results.operating_points import OperatingPoint, parse_operating_points
 from dyndet_client.retrying import Deadline
 from dyndet_client.senders.run import Flow
 from dyndet_client.settings import TransportChoice

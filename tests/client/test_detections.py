@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dyndet_client import Detection, Detections, Detector, ServerError
-from dyndet_client.operating_points import default_of, parse_operating_points
+from dyndet_client.results.operating_points import default_of, parse_operating_points
 
 WIDTH, HEIGHT = 64, 48
 

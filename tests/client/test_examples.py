@@ -13,7 +13,7 @@ import pytest
         "dynamicdet.letterbox",
         "dyndet_client.address",
         "dyndet_client.detections",
-        "dyndet_client.operating_points",
+        "dyndet_client.results.operating_points",
         "dyndet_client.transport",
     ],
 )

@@ -48,8 +48,8 @@ class Picture:
     @classmethod
     def of(cls, image: ImageSource) -> Picture | None:
         """A file is read again; an array or a PIL image is found as long as the program holds it; bytes are not."""
-        if isinstance(image, str | os.PathLike):
-            path = Path(image).absolute()
+        if isinstance(image, str | os.PathLike) and isinstance(name := os.fspath(image), str):
+            path = Path(name).absolute()
             return cls(lambda: path)
         if isinstance(image, np.ndarray | Image.Image):
             return cls(weakref.ref(image))

@@ -1,0 +1,1 @@
+"""What a server answers, beside detections: its operating points; and how people see detections."""
