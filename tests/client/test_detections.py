@@ -7,7 +7,6 @@ import io
 import math
 import pickle
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dyndet_client import Detection, Detections, Detector, ServerError
+from dyndet_client import Detection, Detections, Detector, MissingExtraError, ServerError
 from dyndet_client.results.operating_points import default_of, parse_operating_points
 
 WIDTH, HEIGHT = 64, 48
@@ -76,9 +75,10 @@ def test_what_is_printed_is_short_rounded_and_without_control_characters() -> No
     assert str(found(100)).endswith("and 80 more") and repr(found(100)).endswith("and 95 more>")
     hostile = found(1, name="\x1b[31m\n")
     assert not re.search(r"\x1b|\n.*\n", f"{hostile}{hostile!r}")
-    with Detector("127.0.0.1:9", model="street\x1b", token="SECRET", headers={"x": "SECRET"}) as unused:
-        pass
-    assert repr(unused) == r"<Detector 'street\\x1b' at 127.0.0.1:9, closed>"
+    unused = Detector(["127.0.0.1:9", "[::1]:9"], model="street", token="SECRET", headers={"x": "SECRET"})
+    assert repr(unused) == "<Detector 'street' at 127.0.0.1:9, [::1]:9, not connected>"
+    unused.close()
+    assert repr(unused).endswith("closed>")
 
 
 def test_a_notebook_shows_the_picture_while_it_is_known_and_else_a_table(tmp_path: Path) -> None:
@@ -101,16 +101,14 @@ def test_a_notebook_shows_the_picture_while_it_is_known_and_else_a_table(tmp_pat
     assert other._repr_png_() is None and other._repr_html_()
 
 
-def test_pandas_gets_a_table_and_is_named_where_it_is_missing() -> None:
+def test_pandas_gets_a_table_and_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = found().to_pandas()
     assert frame.columns.tolist() == ["x1", "y1", "x2", "y2", "score", "class", "name"]
     assert frame["name"].tolist() == ["cat0", "cat1", "cat2"] and frame["x2"].dtype == np.float32
     assert frame.attrs["route"] == "hard" and len(found(0).to_pandas()) == 0
-    program = (
-        "import sys; sys.modules['pandas'] = None\nfrom tests.client.test_detections import found\nfound().to_pandas()"
-    )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ran.stderr.splitlines()[-1].endswith("MissingExtraError: pandas is not installed: pip install pandas")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtraError, match=r"^pandas is not installed: pip install pandas$"):
+        found().to_pandas()
 
 
 _POINT = b'{"threshold": 0, "goal": 12, "reached": 11.5, "unit": "ms", "statistic": "p95"}'
