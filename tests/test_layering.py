@@ -50,6 +50,7 @@ ABOVE_THE_FOLDERS = {
 MAY_IMPORT = {
     "builder.cli": "everything",
     "builder (top)": "everything but cli",
+    "builder.trying": "server repository client",
     "builder.deployment": "server repository engines bundle sweep measuring",
     "builder.calibration": "server repository engines bundle measuring",
     "builder.server": "repository engines bundle measuring client",

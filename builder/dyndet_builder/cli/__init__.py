@@ -35,6 +35,7 @@ _COMMANDS = {
     "tune": ("dyndet_builder.cli.tune", "Find the fastest instances, threads and batching for a load."),
     "bench": ("dyndet_builder.cli.bench.group", "Measure a served detector."),
     "detect": ("dyndet_client.cli.detect", "Detect objects in images through a server."),
+    "try": ("dyndet_builder.cli.try_", "Open a page to try a detector with your own pictures."),
     "pair": ("dyndet_builder.cli.pair", "Measure whether routing between two ONNX detectors pays."),
     "train": ("dyndet_builder.cli.train", "Train the detectors, then the router."),
     "evaluate": ("dyndet_builder.cli.evaluate", "Measure COCO average precision of both routes and of mixes."),

@@ -31,6 +31,16 @@ def test_bench_needs_nothing_that_only_training_installs() -> None:
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
+def test_a_page_names_the_extra_that_brings_its_toolkit_before_anything_starts(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['nicegui'] = None\n"
+        "from dyndet_builder.cli import dyndet, run; sys.exit(run(dyndet, ['try', '--url', '127.0.0.1:1']))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (answer.returncode, answer.stderr.count("\n")) == (4, 1)
+    assert "dyndet[ui]" in answer.stderr
+
+
 @pytest.mark.parametrize("text", ["abc", "", "12", "-3ms", "nanms", "infms", "101%", "0ms", "p95:", "12ms,12ms"])
 def test_a_target_that_is_none_ends_in_one_sentence(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(dyndet, ["build", "--target-latency", text]) == 2

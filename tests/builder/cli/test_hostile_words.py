@@ -135,6 +135,9 @@ def _commands(folder: Path) -> Iterator[list[str]]:
     yield ["evaluate", files["checkpoint.pt"], "--data", files["data"]]
     yield ["evaluate", none, "--data", none, "--hard-share", HOSTILE]
     yield from (["data", "check", source] for source in (files["data"], none, files["notes.txt"]))
+    yield from (["try", source, "--no-open"] for source in (files["repository"], none))
+    yield ["try", none, "--model", HOSTILE]
+    yield ["try", "--url", HOSTILE]
     yield ["doctor", "--check", HOSTILE]
     yield ["build", "--target-latency", HOSTILE]
     yield ["build", "--target-latency", "50%", "--checkpoint", none, "-o", out]
