@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "builder.deployment": "server repository engines bundle sweep measuring",
     "builder.calibration": "server repository engines bundle measuring",
     "builder.server": "repository engines bundle measuring client",
-    "builder.repository": "engines bundle measuring",
+    "builder.repository": "engines bundle measuring templates",
     "builder.engines": "bundle measuring templates",
     "builder.pairing": (
         "detectors evaluation bundle report measuring dynamicdet.router dynamicdet.evaluation routing datasets networks"

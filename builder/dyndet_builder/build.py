@@ -10,12 +10,14 @@ from typing import Any
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dynamicdet.pictures import pictures_in
+from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_builder.build_options import BuildOptions
 from dyndet_builder.build_steps import Job, steps_of
 from dyndet_builder.operating_points import Evidence, OperatingPoint
 from dyndet_builder.pairing.export import PairFiles
 from dyndet_builder.repository.place import check_place
 from dyndet_builder.repository.rendered import read_rendered
+from dyndet_builder.server.embedded import find_server
 from dyndet_builder.steps import locked, run_steps
 from dyndet_builder.targets import Target
 
@@ -64,8 +66,9 @@ def build(
     before needs another `output`.
 
     Raises InputError (also for fewer images than a calibration needs), ParityError, ServerError (also if the embedded
-    server lacks the stages' backend), MissingExtraError if engines cannot be built here, or TargetOutOfReachError with
-    the reachable range; the results of finished steps stay, and an earlier operating point stays in force.
+    server lacks the stages' backend), MissingExtraError (without perf_analyzer or the embedded server, at once, or if
+    engines cannot be built here), or TargetOutOfReachError with the reachable range; the results of finished steps
+    stay, and an earlier operating point stays in force.
     """
     options = options or BuildOptions()
     for path, what in (*_inputs(source), (images, "image folder")):
@@ -74,8 +77,12 @@ def build(
     options.effort.check_images(images, len(pictures_in(images)), options.load)
     job = Job(source=source, output=output, images=images, targets=targets, options=options, progress=progress)
     check_place(job.repository, options.name, add=False)
-    if options.remote is not None:
-        options.remote.check(options.name)  # before the export, which takes minutes
+    # What is missing is found before the export, which takes minutes.
+    find_perf_analyzer()
+    if options.remote is None:
+        find_server()
+    else:
+        options.remote.check(options.name)
     steps = steps_of(job)
     with locked(output):
         reused = run_steps(steps, output, fresh=options.fresh)

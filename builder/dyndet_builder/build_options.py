@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
-from dyndet_builder.bundle.export import PARITY_IMAGES
-from dyndet_builder.bundle.graphs import Exporter
 from dyndet_builder.bundle.manifest import Precision
 from dyndet_builder.calibration.effort import Effort
+from dyndet_builder.defaults import PARITY_IMAGES
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import Topology
 from dyndet_builder.repository.options import RenderOptions
-from dyndet_builder.server.remote import Candidate, RemoteServer
+
+if TYPE_CHECKING:
+    from dyndet_builder.bundle.graphs import Exporter
+    from dyndet_builder.server.remote import Candidate, RemoteServer
 
 _OWN = ("name", "topology", "warmup_image")
 """options of the rendering that a build sets itself"""

@@ -17,12 +17,13 @@ from dyndet_builder.bundle.export import export
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import file_sha256, read_bundle
 from dyndet_builder.calibration.calibrate import calibrate
-from dyndet_builder.calibration.topology import REPLAYED_S, choose_topology
+from dyndet_builder.calibration.topology import choose_topology
+from dyndet_builder.defaults import PAIR_IMAGES, REPLAYED_S
 from dyndet_builder.detectors.facts import read_facts
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.operating_points import OperatingPoints, points_file, read_operating_points
-from dyndet_builder.pairing.export import CHECKED_IMAGES, PairFiles, export_pair
+from dyndet_builder.pairing.export import PairFiles, export_pair
 from dyndet_builder.quoting import shell
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.engines import engines_fit, provide_engines
@@ -139,7 +140,7 @@ def _export_pair(job: Job, pair: PairFiles) -> Step:
             images=job.images,
             name=options.name,
             max_detections=options.max_detections,
-            checked_images=min(options.parity_images, CHECKED_IMAGES),
+            checked_images=min(options.parity_images, PAIR_IMAGES),
             progress=job.progress,
         )
 

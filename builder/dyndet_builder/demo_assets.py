@@ -28,5 +28,8 @@ def demo_picture() -> Path | None:
 
 def _existing(path: Path, instead: str) -> Path:
     if not path.exists():
-        raise InputError(f"the demo's {path.name} is only in a clone of the repository; name {instead}")
+        raise InputError(
+            f"the demo's {path.name} is only in a clone of the repository: run `make demo` there, or name {instead}, "
+            "as in `dyndet-build --target-latency 50% --checkpoint FILE --images FOLDER`"
+        )
     return path

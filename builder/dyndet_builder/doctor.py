@@ -12,10 +12,18 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from dynamicdet.errors import DyndetError, MissingExtraError
+from dynamicdet.errors import MissingExtraError
+from dynamicdet.extras import NOT_FOR_USERS, extras, install_command, missing
+from dynamicdet.text import printable
 from dyndet_bench.measuring.machine import describe_gpus
+from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer, install_perf_analyzer
+from dyndet_builder.server.embedded import find_server
+
+_FOR_BUILDING = ("bench", "build", "server")
+_SHOWN = 4  # names of packages on a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,34 +57,30 @@ def _python() -> Finding:
     )
 
 
-def _numpy() -> Finding:
-    version = _version("numpy")
-    good = version is not None and version.startswith("1.")
-    detail = version or "not installed"
-    if version is not None and not good:
-        detail = f"{version}: with numpy 2 the embedded server returns garbage without an error"
-    return Finding(name="numpy", present=good, detail=detail, remedy="pip install 'numpy>=1.26,<2'")
-
-
-def _package(name: str, distribution: str, extra: str, *, needed: bool = True) -> Finding:
-    version = _version(distribution)
+def _extra(name: str) -> Finding:
+    """What an extra adds, or what of it is missing."""
+    requirements = extras()[name]
+    lacking = [
+        f"{each.name}{each.specifier} (here {version})" if (version := _version(each.name)) else each.name
+        for each in missing(requirements)
+    ]
+    found = [f"{each.name} {_version(each.name)}" for each in requirements]
     return Finding(
         name=name,
-        present=version is not None,
-        detail=f"{distribution} {version}" if version else "not installed",
-        remedy=f"pip install 'dyndet[{extra}]'",
-        needed=needed,
+        present=not lacking,
+        detail=f"lacks {_few(lacking)}" if lacking else _few(found),
+        remedy=install_command(name),
+        needed=name in _FOR_BUILDING,
     )
 
 
-def _server() -> Finding:
-    from dyndet_builder.server.embedded import find_server
+def _few(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
-    remedy = "pip install 'dyndet[server]'"
-    try:
-        found = find_server()
-    except DyndetError as error:
-        return Finding(name="tritonserver", present=False, detail=str(error), remedy=remedy)
+
+def _server() -> Finding:
+    found = find_server()
     return Finding(name="tritonserver", present=True, detail=f"{found.version}, embedded")
 
 
@@ -99,24 +103,11 @@ def _libpython() -> Finding:
 
 
 def _perf_analyzer() -> Finding:
-    from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
-
-    try:
-        found = find_perf_analyzer()
-    except DyndetError as error:
-        return Finding(
-            name="perf_analyzer", present=False, detail=str(error), remedy="pip install 'tritonclient==2.51.0'"
-        )
-    return Finding(name="perf_analyzer", present=True, detail=found.version)
+    return Finding(name="perf_analyzer", present=True, detail=find_perf_analyzer().version)
 
 
 def _gpu() -> Finding:
-    try:
-        present, detail = True, describe_gpus()
-    except MissingExtraError as error:
-        present, detail = False, str(error)
-    remedy = "an NVIDIA GPU with its driver; without one, stages run on the CPU"
-    return Finding(name="GPU", present=present, detail=detail, remedy=remedy, needed=False)
+    return Finding(name="GPU", present=True, detail=describe_gpus(), needed=False)
 
 
 def _tensorrt() -> Finding:
@@ -148,14 +139,10 @@ def _docker() -> Finding:
     return Finding(name="docker", present=good, detail=detail, remedy=remedy, needed=False)
 
 
+_EXTRAS = tuple(name for name in extras() if name not in NOT_FOR_USERS)
 _CHECKS: dict[str, Callable[[], Finding]] = {
     "python": _python,
-    "numpy": _numpy,
-    "torch": lambda: _package("torch", "torch", "build"),
-    "onnx": lambda: _package("onnx", "onnx", "build"),
-    "onnxruntime": lambda: _package("onnxruntime", "onnxruntime", "build"),
-    "training": lambda: _package("training", "lightning-fabric", "train", needed=False),
-    "evaluation": lambda: _package("evaluation", "pycocotools", "train", needed=False),
+    **{name: partial(_extra, name) for name in sorted(_EXTRAS, key=lambda name: (name not in _FOR_BUILDING, name))},
     "libpython": _libpython,
     "tritonserver": _server,
     "perf_analyzer": _perf_analyzer,
@@ -164,8 +151,33 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "docker": _docker,
 }
 CHECKS = tuple(_CHECKS)
+_REMEDIES: dict[str, Callable[[], str]] = {
+    "tritonserver": lambda: install_command("server"),
+    "perf_analyzer": install_perf_analyzer,
+    "GPU": lambda: "an NVIDIA GPU with its driver; without one, stages run on the CPU",
+}
 
 
 def doctor(names: tuple[str, ...] = CHECKS) -> list[Finding]:
-    """Look for the named parts (all by default), in the given order. Nothing is installed or changed."""
-    return [_CHECKS[name]() for name in names]
+    """Look for the named parts (all by default), in the given order. Nothing is installed or changed.
+
+    An extra of dyndet is a part. A part that cannot be looked for counts as missing, so this raises no error.
+    """
+    return [_checked(name) for name in names]
+
+
+def _checked(name: str) -> Finding:
+    try:
+        return _CHECKS[name]()
+    except Exception as error:  # whatever is broken on this machine, the other parts are shown
+        remedy = _REMEDIES.get(name, lambda: "")()
+        reason = (
+            str(error).partition("; `")[0] if isinstance(error, MissingExtraError) else f"cannot be checked: {error}"
+        )
+        return Finding(
+            name=name,
+            present=False,
+            detail=printable(reason),
+            remedy=remedy,
+            needed=name in ("tritonserver", "perf_analyzer"),
+        )

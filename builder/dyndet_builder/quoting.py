@@ -10,6 +10,7 @@ Each function raises InputError for text that its language cannot hold.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json as json_module
 import re
@@ -17,7 +18,6 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import yaml as yaml_module
 from google.protobuf import text_encoding
 
 from dynamicdet.errors import InputError
@@ -128,26 +128,27 @@ def _printable(text: str) -> str:
     return text
 
 
-class _Flow(yaml_module.SafeDumper):
+@functools.cache
+def _flow() -> Any:
     """YAML on one line of ASCII with every text in double quotes, so that none is taken for a number or a boolean."""
+    import yaml as yaml_module  # here, because every command quotes words, also where PyYAML is not installed
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    class Flow(yaml_module.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
 
+    def represent(dumper: Flow, text: str) -> yaml_module.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
 
-def _yaml_text(dumper: _Flow, text: str) -> yaml_module.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
-
-
-_Flow.add_representer(str, _yaml_text)
-_Flow.add_representer(Quoted, _yaml_text)
+    Flow.add_representer(str, represent)
+    Flow.add_representer(Quoted, represent)
+    return functools.partial(yaml_module.dump, Dumper=Flow)
 
 
 def yaml(value: object) -> Quoted:
     """A text, a number, a boolean, a list or a mapping in a YAML file, as a value or as a key."""
-    text: str = yaml_module.dump(
+    text: str = _flow()(
         _texts(value, lambda text: text),
-        Dumper=_Flow,
         default_flow_style=True,
         sort_keys=False,
         width=float("inf"),

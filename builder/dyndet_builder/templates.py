@@ -7,11 +7,9 @@ from pathlib import Path
 
 import jinja2
 
-import dyndet_templates
 from dynamicdet.errors import DyndetError
 from dyndet_builder.quoting import FILTERS, Quoted
-
-TEMPLATES = Path(dyndet_templates.__file__).parent
+from dyndet_templates import TEMPLATES as TEMPLATES
 
 
 def fill(template: Path, /, **values: object) -> str:

@@ -1,8 +1,29 @@
-"""dyndet: dynamic object detectors on NVIDIA Triton Inference Server. `from dyndet import Detector` asks a server."""
+"""dyndet: dynamic object detectors on NVIDIA Triton Inference Server. `from dyndet import Detector` asks a server.
 
-from importlib.metadata import version
+`import dyndet` loads nothing; each name imports what it needs at its first use.
+"""
 
-from dyndet_client import AsyncDetector, Detector
+from __future__ import annotations
 
-__version__ = version("dyndet")
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dyndet_client import AsyncDetector, Detector
+
+    __version__: str
+
 __all__ = ["AsyncDetector", "Detector", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("dyndet")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("dyndet_client"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

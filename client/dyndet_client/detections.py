@@ -15,6 +15,7 @@ from PIL import Image
 
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.extras import missing_extra
 from dynamicdet.images import ImageSource
 from dynamicdet.text import printable
 from dyndet_client.checks import shown
@@ -255,7 +256,7 @@ class Detections:
         try:
             module = importlib.import_module("supervision")  # imported only if it is used
         except ImportError as error:
-            raise MissingExtraError('supervision is not installed: pip install "dyndet[supervision]"') from error
+            raise missing_extra("supervision is not installed", "supervision") from error
         found: supervision.Detections = module.Detections(
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),

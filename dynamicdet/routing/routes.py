@@ -21,7 +21,8 @@ from dynamicdet.networks.network import DynamicDetector, Network
 from dynamicdet.suppression import Detections, Suppression, suppress_rows, suppression_for
 from dynamicdet.text import printable
 from dynamicdet.training.batches import objects_of
-from dynamicdet.training.losses import DetectionLoss, LossWeights
+from dynamicdet.training.loss_weights import LossWeights
+from dynamicdet.training.losses import DetectionLoss
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ from lightning_fabric.loggers.logger import Logger
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from dynamicdet.errors import InputError
-
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+from dynamicdet.training.recipe import Accelerator, Precision
 
 
 def make_fabric(

@@ -8,7 +8,6 @@ better detector, and weighted by the number of objects in the image.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,30 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from dynamicdet.boxes import elementwise_ciou
-from dynamicdet.errors import InputError
 from dynamicdet.training.assignment import Matches, Objects, Rows, assign, rows_of
+from dynamicdet.training.loss_weights import LossWeights
 
 _LEVEL_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
 _REFERENCE_SIZE = 640
 _REFERENCE_CLASSES = 80
 _REFERENCE_LEVELS = 3
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Gains before they are scaled: objectness by image area / 640², classes by their number / 80.
-
-    Raises InputError if a gain is not a finite number of at least 0.
-    """
-
-    box: float = 0.05
-    objectness: float = 0.7
-    classes: float = 0.3
-
-    def __post_init__(self) -> None:
-        for name, gain in (("box", self.box), ("objectness", self.objectness), ("classes", self.classes)):
-            if not (math.isfinite(gain) and gain >= 0):
-                raise InputError(f"the gain of {name} must be a finite number of at least 0, got {gain}")
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from dynamicdet.errors import InputError
 from dynamicdet.training.augment import Augmentation
-from dynamicdet.training.losses import LossWeights
+from dynamicdet.training.loss_weights import LossWeights
+
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, kw_only=True)

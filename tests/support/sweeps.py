@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dyndet_bench.measuring.load import Load
+from dyndet_bench.sweep.plan import SweepPlan
 from dyndet_bench.sweep.record import Sweep
-from dyndet_bench.sweep.sweep import SweepPlan
 
 LOADS = (Load(), Load(concurrency=3), Load(request_rate=20))
 TOO_LARGE = Load(batch=64)

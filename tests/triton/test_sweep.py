@@ -15,8 +15,9 @@ import pytest
 from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.sweep.gallery import chosen_pictures
+from dyndet_bench.sweep.plan import SweepPlan
 from dyndet_bench.sweep.record import Cell, read_sweep
-from dyndet_bench.sweep.sweep import SweepPlan, sweep
+from dyndet_bench.sweep.sweep import sweep
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.server.triton import TritonServer
 from tests.support.sweeps import LOADS, PLAN, Swept

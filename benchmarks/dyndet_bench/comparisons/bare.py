@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamicdet.aliases import FloatArray
-from dynamicdet.errors import MissingExtraError
+from dynamicdet.extras import missing_extra
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD
 
 Array = npt.NDArray[Any]
@@ -79,5 +79,5 @@ def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise MissingExtraError("onnxruntime is not installed; `pip install 'dyndet[build]'` installs it") from error
+        raise missing_extra("onnxruntime is not installed", "onnxruntime", among=("build",)) from error
     return onnxruntime

@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -17,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import MissingExtraError
+from dynamicdet.extras import install_alone, install_command
 from dynamicdet.files import scratch_folder
 from dynamicdet.text import printable
 
-_INSTALL = "pip install 'dyndet[bench,server]' 'tritonclient==2.51.0'"
 _LONGEST_REASON = 300
+_OLDEST_GLIBC = (2, 38)
+"""that the package perf-analyzer runs on; older systems use the one inside tritonclient 2.51"""
+_OLD_CLIENT = "tritonclient==2.51.0"
 _PLACEHOLDER = "0.1.0"  # what pip installs as perf-analyzer if glibc is older than 2.38; it contains no program
 # What the build inside tritonclient 2.51 needs beyond Debian's base: name -> pattern of the copy in the server's wheel.
 _LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
@@ -67,7 +71,17 @@ def find_perf_analyzer() -> PerfAnalyzer:
             complaints.append(
                 f"the package perf-analyzer {_PLACEHOLDER} is an empty placeholder (this system's glibc is too old)"
             )
-    raise MissingExtraError(f"perf_analyzer does not run here: {'; '.join(complaints)}; `{_INSTALL}` installs it")
+    raise MissingExtraError(
+        f"perf_analyzer does not run here: {'; '.join(complaints)}; `{install_perf_analyzer()}` installs it"
+    )
+
+
+def install_perf_analyzer() -> str:
+    """The command that installs a perf_analyzer for this system."""
+    glibc = re.fullmatch(r"(\d+)\.(\d+).*", platform.libc_ver()[1])
+    if glibc is not None and (int(glibc[1]), int(glibc[2])) < _OLDEST_GLIBC:
+        return install_command("bench", "server", also=(_OLD_CLIENT,))  # the server's wheel has libraries that it needs
+    return install_alone("perf-analyzer")
 
 
 def _candidates() -> Iterator[Path]:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError
 from dynamicdet.latency import Mixture
 from dynamicdet.thresholds import mixture_latency
-from dyndet_bench.measuring.measure import Run
+
+if TYPE_CHECKING:
+    from dyndet_bench.measuring.measure import Run
 
 T = TypeVar("T")
 

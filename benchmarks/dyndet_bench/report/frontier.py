@@ -11,7 +11,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, ValidationError, model_validator
 
-from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.errors import InputError
+from dynamicdet.extras import missing_extra
 from dynamicdet.files import whole_file
 from dynamicdet.records import Record, Share, read_bytes, reason_of
 from dynamicdet.text import printable
@@ -27,7 +28,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 except ImportError as error:
-    raise MissingExtraError("a plot needs matplotlib; `pip install 'dyndet[bench]'` installs it") from error
+    raise missing_extra("a plot needs matplotlib", "matplotlib", among=("bench",)) from error
 
 CELLS_NAME = "cells.csv"
 _SIZE_INCHES, _DOTS_PER_INCH = (5.2, 4.3), 200

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.errors import InputError
+from dynamicdet.extras import missing_extra
 from dynamicdet.images import read_image
 from dyndet_bench.measuring.machine import summary
 from dyndet_bench.report import findings
@@ -26,7 +27,7 @@ try:
     import jinja2
     from PIL import Image
 except ImportError as error:
-    raise MissingExtraError("a report needs jinja2 and Pillow; `pip install 'dyndet[bench]'` installs them") from error
+    raise missing_extra("a report needs jinja2", "jinja2", among=("bench",)) from error
 
 _TEMPLATES = Path(__file__).parent
 _TEMPLATE = "report.html.jinja"

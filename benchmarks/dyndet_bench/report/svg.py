@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-from dynamicdet.errors import MissingExtraError
+from dynamicdet.extras import missing_extra
 
 try:
     from markupsafe import Markup
@@ -21,9 +21,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 except ImportError as error:
-    raise MissingExtraError(
-        "a report needs matplotlib and jinja2; `pip install 'dyndet[bench]'` installs them"
-    ) from error
+    raise missing_extra("a report needs matplotlib and jinja2", "matplotlib", "jinja2", among=("bench",)) from error
 
 WIDTH, HEIGHT = 400.0, 290.0
 """Size of a plot in CSS pixels; its text stays readable if a phone shows it at four fifths."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,7 +18,6 @@ from dynamicdet.text import printable
 from dynamicdet.thresholds import threshold_for_easy_share
 from dyndet_bench.measuring.attempts import try_twice
 from dyndet_bench.measuring.journal import JournalFolder, Replayed
-from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.machine import circumstances
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_bench.measuring.round_journal import Round
@@ -30,6 +28,7 @@ from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_bench.sweep.cells import RAW_FOLDER, CellRuns, cells_of
 from dyndet_bench.sweep.gallery import make_gallery
 from dyndet_bench.sweep.paper import check_paper
+from dyndet_bench.sweep.plan import SweepPlan
 from dyndet_bench.sweep.record import FILE_NAME, Accuracy, InputRule, Point, RouteLatencies, Sweep
 from dyndet_client.errors import ServerUnreachableError
 
@@ -39,38 +38,6 @@ _ROUTES: tuple[Route, ...] = get_args(Route)
 _ROUTE_ROUNDS = 2
 _LONGEST_NAME, _LONGEST_REASON, _MOST_NAMES = 200, 2000, 10_000
 """characters and class names; what a server says is cut"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepPlan:
-    """What to measure: every threshold at every load. Raises InputError for a plan that cannot be measured."""
-
-    hard_shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """of the images; each gives a threshold"""
-    thresholds: Sequence[float] = ()
-    """further ones"""
-    loads: Sequence[Load] = (Load(), Load(concurrency=4))
-    repetitions: int = 3
-    max_images: int = 100
-    requests: int | None = None
-    """of one run; None: each image once, and at least 20 for each connection"""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for what, values in (("a share of hard images", self.hard_shares), ("a threshold", self.thresholds)):
-            for value in values:
-                if not 0 <= value <= 1:
-                    raise InputError(f"{what} must be from 0 to 1, got {value}")
-        if not (self.hard_shares or self.thresholds) or not self.loads:
-            raise InputError("a sweep needs at least one threshold or hard share, and one load")
-        for name in ("repetitions", "max_images"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for load in self.loads:
-            if load.request_rate is not None and load.request_rate < 1:
-                raise InputError(f"perf_analyzer takes request rates from 1 a second, got {load.request_rate}")
-        if self.requests is not None and self.requests < 1:
-            raise InputError(f"requests must be at least 1, got {self.requests}")
 
 
 def sweep(

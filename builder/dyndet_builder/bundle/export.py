@@ -27,10 +27,9 @@ from dyndet_builder.bundle.manifest import STAGES, Bundle, Nms, Precision, Sourc
 from dyndet_builder.bundle.parity import BARS, check_parity, measure_flips, measure_parity
 from dyndet_builder.bundle.runner import StageRunner
 from dyndet_builder.bundle.stages import at_precision, rows_of
+from dyndet_builder.defaults import PARITY_IMAGES, PRECISIONS
 from dyndet_builder.operating_points import read_operating_points
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-PARITY_IMAGES = 36
 ROUTE_IMAGES = 200  # with fewer images, a single flip would exceed the limit of half precision
 _MOST_DETECTIONS = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -22,6 +22,7 @@ from dyndet_bench.measuring.rounds import Rounds
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_builder.bundle.manifest import read_bundle
+from dyndet_builder.defaults import TOPOLOGY_ROUNDS
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import TOPOLOGIES, Topology
@@ -31,9 +32,6 @@ from dyndet_builder.repository.render import render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 
-ROUNDS = 5
-REPLAYED_S = 3600.0
-"""measurements that decide something are not used when they are older: machines change their speed"""
 _IMAGES = 32
 
 
@@ -65,7 +63,7 @@ def choose_topology(
     options: RenderOptions,
     *,
     load: Load | None = None,
-    rounds: int = ROUNDS,
+    rounds: int = TOPOLOGY_ROUNDS,
     journals: JournalFolder | None = None,
     progress: Progress = silent,
 ) -> TopologyChoice | None:

@@ -10,12 +10,15 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem, shell_complete
 
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dynamicdet.redaction import remember_words, without_secrets
 from dynamicdet.text import printable
+from dyndet_builder.cli.needs import explained
 from dyndet_builder.cli.usage import sentence_of, with_our_help
 from dyndet_client.cli.terminal import NobodyReadsError, printable_output
 
@@ -44,6 +47,7 @@ _COMMANDS = {
     "demo": ("dyndet_builder.cli.demo", "Build, serve and try the demo model."),
 }
 _DEBUG = "dyndet_builder.debug"
+_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
 class _LazyGroup(click.Group):
@@ -57,21 +61,19 @@ class _LazyGroup(click.Group):
             return None
         return with_our_help(_with_debug(_load(cmd_name)))
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names and help of commands from the table, for which no module is loaded; click's own does the options."""
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(name, help=text) for name, (_, text) in _COMMANDS.items() if name.startswith(incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
 
 def _load(name: str) -> click.Command:
-    module_name, _ = _COMMANDS[name]
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"`dyndet {name}` needs the package {error.name!r}, which is not installed; "
-            "`pip install 'dyndet[build,bench,server,train]'` installs all packages"
-        ) from error
-    command: click.Command = module.command
+    command: click.Command = importlib.import_module(_COMMANDS[name][0]).command
     return command
 
 
@@ -94,8 +96,8 @@ def _with_debug(command: click.Command) -> click.Command:
     return command
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, params=[_debug_option()])
-@click.version_option(package_name="dyndet")
+@click.group(cls=_LazyGroup, context_settings=_SETTINGS, params=[_debug_option()])
+@click.version_option(package_name="dyndet", prog_name="dyndet")
 def dyndet() -> None:
     """Deploy dynamic object detectors on Triton Inference Server, within a latency target.
 
@@ -135,6 +137,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
             _forget_unwritten()
             if "--debug" in words:
                 _say(without_secrets(traceback.format_exc()).rstrip())
+            error = explained(error, words if command is dyndet else ["build"])
             label = error.label if isinstance(error, DyndetError) else "Error"
             sentence, status = _told(error)
             _say(f"{label}: {printable(sentence)}")
@@ -186,16 +189,24 @@ def _terminate(number: int, _frame: object) -> None:
     sys.exit(128 + number)
 
 
+def _complete(command: click.Command, name: str) -> None:
+    """Answer a shell that completes what is typed, and exit; its texts are all ours. docs/install.md installs it."""
+    variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
+    if instruction := os.environ.get(variable):
+        sys.exit(shell_complete(command, {}, name, variable, instruction))
+
+
 def main() -> None:
     """Entry point of `dyndet`."""
+    _complete(dyndet, "dyndet")
     sys.exit(run(dyndet))
 
 
 def build_main() -> None:
     """Entry point of `dyndet-build`."""
-    try:
-        command = _with_debug(_load("build"))
-    except click.ClickException as error:
-        sys.exit(_show(error))
+    command = _with_debug(_load("build"))
     command.name = "dyndet-build"
+    command.context_settings = _SETTINGS
+    click.version_option(package_name="dyndet", prog_name="dyndet-build")(command)
+    _complete(command, "dyndet-build")
     sys.exit(run(command))

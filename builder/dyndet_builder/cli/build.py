@@ -6,14 +6,13 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dynamicdet.networks.architectures import ARCHITECTURES
 from dynamicdet.picture_files import ACCEPTED, MAX_FILE_BYTES
-from dyndet_builder.build import BuildOptions, BuildResult, PairFiles, build
-from dyndet_builder.bundle.export import PRECISIONS
+from dyndet_builder.build_options import BuildOptions
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import read_manifest
 from dyndet_builder.cli.deploy_push import show_agreement
@@ -29,13 +28,17 @@ from dyndet_builder.cli.targeting import (
     metrics_url_option,
     targets_option,
 )
+from dyndet_builder.defaults import PRECISIONS
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.options import RenderOptions
-from dyndet_builder.server.remote import RemoteServer
 from dyndet_builder.targets import Target
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_builder.build import BuildResult, PairFiles
+    from dyndet_builder.server.remote import RemoteServer
 
 _DEFAULTS = BuildOptions()
 
@@ -187,6 +190,8 @@ def command(
       dyndet-build --target-latency 12ms --small yolo11n.onnx --large yolo11x.onnx --images photos --data val
       dyndet-build --target-latency 12ms --url gpu-host:8001 --models /mnt/models --backend tensorrt --gpu 0
     """
+    from dyndet_builder.build import build
+
     options = BuildOptions(before_switch=comparer, **chosen)
     if comparer.compares and options.remote is None:
         raise click.UsageError("--compare needs --url: it compares with the build that a server is running")

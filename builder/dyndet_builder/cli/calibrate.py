@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dynamicdet.cache import cache_folder
 from dyndet_bench.measuring.load import Load
-from dyndet_builder.calibration.calibrate import Calibration, calibrate
 from dyndet_builder.calibration.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
@@ -18,6 +18,9 @@ from dyndet_builder.cli.targeting import effort_options, load_options, metrics_u
 from dyndet_builder.quoting import command as command_line
 from dyndet_builder.targets import Target
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_builder.calibration.calibrate import Calibration
 
 _EFFORT = Effort()
 
@@ -98,6 +101,8 @@ def command(
       dyndet calibrate --target-latency 50% --images photos --url gpu-box:8001 -o operating_points.json
       dyndet calibrate --target-latency p95:15ms,p99:20ms --request-rate 40 --images photos
     """
+    from dyndet_builder.calibration.calibrate import calibrate
+
     effort = replace(
         effort,
         max_images=max_images,

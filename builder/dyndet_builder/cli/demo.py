@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -10,11 +11,12 @@ from rich.table import Table
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import TargetsParameter, accept_option
-from dyndet_builder.demo import SHEET_NAME, demo
-from dyndet_builder.demo_pictures import Showing, Side
-from dyndet_builder.demo_sheet import said
+from dyndet_builder.demo_assets import demo_images
 from dyndet_builder.targets import Target
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_builder.demo_pictures import Showing, Side
 
 
 @click.command("demo")
@@ -33,6 +35,9 @@ def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: b
     Example:
       dyndet demo --target-latency 30%
     """
+    demo_images()  # first: where they are missing, no package helps
+    from dyndet_builder.demo import SHEET_NAME, demo
+
     with step_bars() as show:
         result, showing = demo(output, targets=targets, progress=show, accept_ill_conditioned=accept_ill_conditioned)
     console = Console()
@@ -52,6 +57,8 @@ def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: b
 
 
 def _pictures_table(showing: Showing) -> Table:
+    from dyndet_builder.demo_sheet import said
+
     heads = ("image", "difficulty", "route", "detector 1", "both detectors", "verdict")
     table = Table(*heads, box=None, header_style="bold", pad_edge=False)
     for shown in showing.shown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -14,10 +15,13 @@ from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import read_sweep
 from dyndet_builder.cli.deploy_push import push_command, rollback_command
 from dyndet_builder.cli.releases import release_options
-from dyndet_builder.deployment.deploy import DeployOptions, deploy
-from dyndet_builder.deployment.plan import DEFAULT_MARGIN, Plan, plan
+from dyndet_builder.defaults import MARGIN
+from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.deployment.plan_check import Check, check_against, typical_error
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_builder.deployment.plan import Plan
 
 _DEFAULTS = DeployOptions()
 
@@ -113,6 +117,8 @@ def render_command(repository: Path, output: Path, model: str | None, **given: o
       dyndet deploy render build/models build/deploy --storage s3://models/street --service-account street
       dyndet deploy render build/models build/deploy --gpu-resource nvidia.com/mig-1g.10gb --max-replicas 12
     """
+    from dyndet_builder.deployment.deploy import deploy
+
     result = deploy(repository, output, DeployOptions(**given), model=model)  # type: ignore[arg-type] # checked there
     readme = printable(result.folder / "README.md")
     click.echo(f"Rendered {printable(result.folder)}: {len(result.files)} files. Next: {readme}")
@@ -132,7 +138,7 @@ def render_command(repository: Path, output: Path, model: str | None, **given: o
 @click.option(
     "--margin",
     type=float,
-    default=DEFAULT_MARGIN,
+    default=MARGIN,
     show_default=True,
     help="Distance to keep from the promise, as a share of it.",
 )
@@ -157,6 +163,8 @@ def plan_command(
       dyndet deploy plan build/models --request-rate 400 --promise p95:40ms
       dyndet deploy plan build/sweep --request-rate 400 --promise p95:40ms --hard-share 0.5
     """
+    from dyndet_builder.deployment.plan import plan
+
     result = plan(
         source,
         request_rate=request_rate,

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -20,11 +20,12 @@ from dyndet_builder.cli.remote_options import (
     compare_options,
     remote_server,
 )
-from dyndet_builder.deployment.agreement import Agreement
 from dyndet_builder.quoting import command as command_line
-from dyndet_builder.repository.rendered import read_rendered
-from dyndet_builder.server.remote import Deployed, RemoteServer
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_builder.deployment.agreement import Agreement
+    from dyndet_builder.server.remote import Deployed, RemoteServer
 
 _SHOWN = 10
 
@@ -99,6 +100,8 @@ def push_command(repository: Path, model: str | None, server: RemoteServer, comp
       dyndet deploy push build/models --url gpu-host:8001 --models /mnt/models
       dyndet deploy push build/models --url gpu-host:8001 --models /mnt/models --compare photos --require-agreement 98%
     """
+    from dyndet_builder.repository.rendered import read_rendered
+
     name = model if model is not None else read_rendered(repository).model
     with step_bars() as show:
         _run(

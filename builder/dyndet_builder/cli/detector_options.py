@@ -12,9 +12,7 @@ import click
 
 from dynamicdet.letterbox import Filter, Place, Resize
 from dyndet_builder.bundle.spec import Activation, Background, BoxForm, Colour, Family, Unit
-from dyndet_builder.detectors.inspect import Given
-from dyndet_builder.detectors.layers import Classes, Layer
-from dyndet_builder.detectors.sources.class_lists import classes_of_option
+from dyndet_builder.detectors.layers import OPTIONS, Classes, Given, Layer
 from dyndet_builder.detectors.sources.recipes import RECIPES
 
 
@@ -56,6 +54,8 @@ class _ClassList(click.ParamType):  # type: ignore[type-arg]
     name = "FILE or coco"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Classes:
+        from dyndet_builder.detectors.sources.class_lists import classes_of_option
+
         return classes_of_option(str(value))
 
 
@@ -119,7 +119,7 @@ def detector_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **options: Any) -> Any:
-        said = Layer(source="the options", **{name: options.pop(name) for name in _FIELDS})
+        said = Layer(source=OPTIONS, **{name: options.pop(name) for name in _FIELDS})
         given = Given(said=said, recipe=options.pop("recipe"), spec_file=options.pop("input_spec"))
         return function(*arguments, given=given, **options)
 

@@ -12,13 +12,10 @@ from dynamicdet.text import printable
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.releases import release_given, release_options
 from dyndet_builder.cli.targeting import Numbers
-from dyndet_builder.engines.create import EngineOptions, engines, tensorrt_here, trtexec_lines, write_engines_script
-from dyndet_builder.engines.options import HARDWARE_COMPATIBILITIES
-from dyndet_builder.engines.precision import share_of
+from dyndet_builder.engines.options import HARDWARE_COMPATIBILITIES, EngineOptions
 from dyndet_builder.engines.record import Engines
 from dyndet_builder.pins import Release
 from dyndet_builder.quoting import command as command_line
-from dyndet_builder.repository.rendered import read_rendered
 from dyndet_client.cli.terminal import Console
 
 _DEFAULTS = EngineOptions()
@@ -92,6 +89,9 @@ def command(
       dyndet engines build/bundle --script build_engines.sh --preferred-batches 4,8
       dyndet engines build/bundle -o build/rtx --builder tensorrt-rtx --compute-capability 8.6
     """
+    from dyndet_builder.engines.create import engines, tensorrt_here, trtexec_lines
+    from dyndet_builder.repository.rendered import read_rendered
+
     output = output or bundle.parent / "engines"
     if model is not None and repository is None:
         raise click.UsageError("--model needs --repository: it names one of its detectors")
@@ -140,12 +140,16 @@ def _beside(output: Path) -> Path:
 
 
 def _write_script(bundle: Path, output: Path, script: Path, options: EngineOptions, release: Release) -> None:
+    from dyndet_builder.engines.create import trtexec_lines, write_engines_script
+
     write_engines_script(bundle, output, script, options, release=release)
     click.echo("The script runs:\n" + "\n".join(f"  {line}" for line in trtexec_lines(bundle, output, options)))
     click.echo(f"Wrote {printable(script)}; its first lines say how to run it inside NVIDIA's image.")
 
 
 def _table(record: Engines) -> Table:
+    from dyndet_builder.engines.precision import share_of
+
     where = record.gpu.name if record.gpu is not None else f"for {', '.join(record.compute_capabilities)}"
     kind = "TensorRT" if record.builder == "tensorrt" else "TensorRT-RTX"
     title = f"{kind} {record.tensorrt_version}, {where}"

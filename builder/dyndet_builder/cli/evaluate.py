@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -11,14 +12,15 @@ from rich.table import Table
 
 from dynamicdet.cache import cache_folder
 from dynamicdet.errors import NotUsableError
-from dynamicdet.evaluation.evaluate import LEAST_AP, Evaluation
 from dynamicdet.networks.architectures import ARCHITECTURES
-from dynamicdet.networks.checkpoints import static_name
 from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.evaluation.evaluate import EvaluationReport, evaluate
-from dyndet_builder.evaluation.static import StaticReport, evaluate_static
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dynamicdet.evaluation.evaluate import Evaluation
+    from dyndet_builder.evaluation.evaluate import EvaluationReport
+    from dyndet_builder.evaluation.static import StaticReport
 
 
 @click.command("evaluate")
@@ -93,6 +95,10 @@ def command(
       dyndet evaluate build/bundle --data benchmarks/demo/val --hard-share 0.3 --threshold 0.47
       dyndet evaluate --url 127.0.0.1:8001 --model dyndet --data benchmarks/demo/val --json
     """
+    from dynamicdet.networks.checkpoints import static_name
+    from dyndet_builder.evaluation.evaluate import evaluate
+    from dyndet_builder.evaluation.static import evaluate_static
+
     if source is not None and source.is_file() and static_name(source) is not None:
         _refuse_options_of_routes()
         with step_bars() as show:
@@ -136,6 +142,8 @@ def _refuse_options_of_routes() -> None:
 
 
 def _print_static(report: StaticReport, *, as_json: bool) -> None:
+    from dynamicdet.evaluation.evaluate import LEAST_AP
+
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 from rich.table import Table
 
 from dynamicdet.networks.architectures import ARCHITECTURES
-from dynamicdet.networks.checkpoints import static_name
 from dynamicdet.text import printable
-from dyndet_builder.bundle.export import PARITY_IMAGES, PRECISIONS, export
 from dyndet_builder.bundle.manifest import Bundle, Parity, Precision
-from dyndet_builder.bundle.parity import BARS
-from dyndet_builder.bundle.static import StaticExport
 from dyndet_builder.cli.pair_bundle import show_pair
 from dyndet_builder.cli.pair_options import pair_source_options, refuse_options_of_a_checkpoint
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.defaults import PAIR_IMAGES, PARITY_IMAGES, PRECISIONS
 from dyndet_builder.demo_assets import demo_images
-from dyndet_builder.pairing.export import CHECKED_IMAGES, PairFiles, export_pair
 from dyndet_builder.quoting import command as command_line
-from dyndet_builder.static_export import export_static
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_builder.bundle.static import StaticExport
+    from dyndet_builder.pairing.export import PairFiles
 
 
 @click.command("export")
@@ -50,7 +50,7 @@ from dyndet_client.cli.terminal import Console
 )
 @click.option("--max-detections", type=int, default=100, show_default=True, help="Most detections per image.")
 @click.option(
-    "--parity-images", type=int, help=f"Most images to compare.  [default: {PARITY_IMAGES}, of a pair {CHECKED_IMAGES}]"
+    "--parity-images", type=int, help=f"Most images to compare.  [default: {PARITY_IMAGES}, of a pair {PAIR_IMAGES}]"
 )
 @click.option(
     "--route-images",
@@ -89,6 +89,11 @@ def command(
       dyndet export dy-yolov7.pt --architecture dy-yolov7 --images photos --precision fp16 -o bundle
       dyndet export --small yolo11n.onnx --large yolo11x.onnx --images photos --data val -o bundle
     """
+    from dynamicdet.networks.checkpoints import static_name
+    from dyndet_builder.bundle.export import export
+    from dyndet_builder.pairing.export import export_pair
+    from dyndet_builder.static_export import export_static
+
     if (checkpoint is None) == (pair is None):
         raise click.UsageError("give either a CHECKPOINT, or two detectors with --small and --large")
     if pair is not None:
@@ -102,7 +107,7 @@ def command(
                 images=images,
                 name=name,
                 max_detections=max_detections,
-                checked_images=CHECKED_IMAGES if parity_images is None else parity_images,
+                checked_images=PAIR_IMAGES if parity_images is None else parity_images,
                 progress=show,
             )
         _show(bundle, output, as_json=as_json)
@@ -178,6 +183,8 @@ def _show_static(static: StaticExport, output: Path, *, as_json: bool) -> None:
 
 
 def _table(parity: Parity, precision: Precision, *, routes: bool = True) -> Table:
+    from dyndet_builder.bundle.parity import BARS
+
     bars = BARS[precision]
     batches = " and ".join(str(size) for size in parity.batch_sizes)
     title = f"{precision} graphs, {parity.images} images, batch {batches}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from dynamicdet.networks.info import NetworkInfo, info
 from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import Tensor, read_bundle
 from dyndet_builder.cli.pair_bundle import show_pair
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dynamicdet.networks.info import NetworkInfo
 
 _HARD_SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
@@ -36,6 +39,8 @@ def command(source: str, num_classes: int | None, input_size: int | None, as_jso
       dyndet info runs/pico.safetensors --json
       dyndet info build/bundle
     """
+    from dynamicdet.networks.info import info
+
     if Path(source).is_dir():
         if num_classes is not None or input_size is not None:
             raise click.UsageError("a bundle has its own classes and input size; leave out --classes and --input-size")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -16,12 +16,13 @@ from dynamicdet.text import printable
 from dyndet_builder.bundle.spec import DetectorSpec
 from dyndet_builder.cli.detector_options import detector_options
 from dyndet_builder.cli.inspect_probe import ProbeOptions, probe_options, run_probe, show_probe
-from dyndet_builder.detectors.inspect import Given, Inspection, inspect, open_questions
-from dyndet_builder.detectors.layers import Question
+from dyndet_builder.detectors.layers import Given, Question
 from dyndet_builder.detectors.sources.recipes import RECIPE_HELP
-from dyndet_builder.detectors.spec_file import ENDING, write_spec
 from dyndet_builder.quoting import shell
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_builder.detectors.inspect import Inspection
 
 _MOST_NAMES = 8
 
@@ -49,6 +50,9 @@ def command(file: Path, given: Given, probing: ProbeOptions | None, output: Path
       dyndet inspect rfdetr.onnx --recipe rf-detr --classes coco -o rfdetr.detector.yaml
       dyndet inspect yolox.onnx --classes coco --probe --images photos -o yolox.detector.yaml
     """
+    from dyndet_builder.detectors.inspect import inspect, open_questions
+    from dyndet_builder.detectors.spec_file import write_spec
+
     _check_ending("-o", output, (".yaml", ".yml"))
     _check_ending("--sheet", None if probing is None else probing.sheet, (".png",))
     found, probed = inspect(file, given=given), None
@@ -88,6 +92,8 @@ def _as_json(file: Path, found: Inspection) -> dict[str, Any]:
 
 
 def _show(file: Path, found: Inspection) -> None:
+    from dyndet_builder.detectors.spec_file import ENDING
+
     console = Console()
     facts = found.facts
     weights = sum(facts.weights.values()) / 1e6

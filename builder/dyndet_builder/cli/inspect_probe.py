@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -16,11 +16,15 @@ from dynamicdet.errors import InputError
 from dynamicdet.text import printable
 from dyndet_builder.bundle.spec import DetectorSpec
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.detectors.inspect import Given, Inspection, inspect, spec_for
-from dyndet_builder.detectors.probe import PICTURES, Probe, probe
-from dyndet_builder.detectors.probing.ranking import Ranking
+from dyndet_builder.defaults import PROBE_PICTURES
+from dyndet_builder.detectors.layers import Given
 from dyndet_builder.detectors.probing.variants import FIELDS, OPTIONS, Field, is_way_of, settled
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_builder.detectors.inspect import Inspection
+    from dyndet_builder.detectors.probe import Probe
+    from dyndet_builder.detectors.probing.ranking import Ranking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,11 @@ def probe_options(function: Callable[..., Any]) -> Callable[..., Any]:
         help="With --images: another detector, fully described, whose objects stand for labels.",
     )
     @click.option(
-        "--pictures", type=click.IntRange(1, 5000), default=PICTURES, show_default=True, help="Most pictures to try."
+        "--pictures",
+        type=click.IntRange(1, 5000),
+        default=PROBE_PICTURES,
+        show_default=True,
+        help="Most pictures to try.",
     )
     @click.option(
         "--sheet",
@@ -82,6 +90,9 @@ def run_probe(file: Path, found: Inspection, *, given: Given, options: ProbeOpti
     The inspection comes back with what the probe made clear. What was known before stays; a probe that finds another
     way says so beside it. Raises InputError if too little is known for a trial.
     """
+    from dyndet_builder.detectors.inspect import inspect, spec_for
+    from dyndet_builder.detectors.probe import probe
+
     if found.draft is None:
         named = ", ".join(f"{one.field} ({one.option})" for one in found.questions)
         raise InputError(f"{printable(file)} cannot be probed before this is known: {named}")

@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from dyndet_bench.measuring.machine import summary
-from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_builder.operating_points import Evidence, OperatingPoint, Reach
 from dyndet_client.cli.terminal import Console
 
@@ -81,6 +80,8 @@ def _several(points: Mapping[str, OperatingPoint]) -> Table:
 
 
 def _circumstances(evidence: Evidence) -> tuple[tuple[str, str], ...]:
+    from dyndet_bench.measuring.perf_run import repeats_text
+
     reach = evidence.reachable
     latencies = ", ".join(f"{name} {_span(reach[name])}" for name in ("mean", "p50", "p95", "p99"))
     rounds = f", {evidence.rounds_replayed} rounds from an earlier run" if evidence.rounds_replayed else ""

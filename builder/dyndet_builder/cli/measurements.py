@@ -14,7 +14,6 @@ from dynamicdet.cache import cache_folder
 from dynamicdet.errors import ServerError
 from dyndet_bench.measuring.attempts import Missing
 from dyndet_bench.measuring.journal import RESUMED_S, JournalFolder, Replayed
-from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_client.cli.terminal import Console
 
 Command = Callable[..., Any]
@@ -67,6 +66,8 @@ def rounds_of(rounds: int, images: int) -> str:
 
 def show_origin(console: Console, *, repeats: int, replayed: Replayed | None) -> None:
     """Say which measurements were repeated, and which an earlier run made."""
+    from dyndet_bench.measuring.perf_run import repeats_text
+
     if repeats:
         console.print(repeats_text(repeats))
     if replayed is not None:

@@ -17,25 +17,11 @@ from dyndet_builder.cli.data_options import trust_option
 from dyndet_builder.cli.pair_options import pair_options
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import TargetsParameter
-from dyndet_builder.pairing.pair import pair
-from dyndet_builder.pairing.payoff.promises import parse_accuracy
-from dyndet_builder.pairing.preparing import PairOptions
-from dyndet_builder.pairing.report.record import PairReport
-from dyndet_builder.pairing.report.tables import detectors_table, kept_table, promises_table
-from dyndet_builder.pairing.report.write import (
-    JSON_NAME,
-    answer_of,
-    resizing_of,
-    router_of,
-    scores_of,
-    targets_of,
-    write_report,
-)
-from dyndet_builder.pairing.timing import parse_latencies
 from dyndet_client.cli.terminal import Console
 
 if TYPE_CHECKING:
     from dyndet_bench.report.tables import Table as ReportTable
+    from dyndet_builder.pairing.report.record import PairReport
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(path_type=Path)
@@ -130,6 +116,12 @@ def command(
       dyndet pair small.onnx large.onnx --images photos --target-latency 12ms
       dyndet pair small.onnx large.onnx --data val --latency small=1.5ms,large=9ms
     """
+    from dyndet_builder.pairing.pair import pair
+    from dyndet_builder.pairing.payoff.promises import parse_accuracy
+    from dyndet_builder.pairing.preparing import PairOptions
+    from dyndet_builder.pairing.report.write import JSON_NAME, targets_of, write_report
+    from dyndet_builder.pairing.timing import parse_latencies
+
     check_creatable(output)
     check_replaceable(output, JSON_NAME)
     wanted = PairOptions(
@@ -155,6 +147,9 @@ def command(
 
 
 def _print(report: PairReport) -> None:
+    from dyndet_builder.pairing.report.tables import detectors_table, kept_table, promises_table
+    from dyndet_builder.pairing.report.write import answer_of, resizing_of, router_of, scores_of
+
     console = Console()
     for warning in report.warnings:
         console.print(f"Warning: {warning}", style="yellow")

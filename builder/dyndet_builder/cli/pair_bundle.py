@@ -6,7 +6,6 @@ from rich.table import Table
 
 from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import OWN, Bundle, Stage, StageName
-from dyndet_builder.pairing.classes import LEFT_OUT
 from dyndet_client.cli.terminal import Console
 
 
@@ -68,6 +67,8 @@ def _table(bundle: Bundle) -> Table:
 
 
 def _row(bundle: Bundle, name: StageName, stage: Stage) -> tuple[str, ...]:
+    from dyndet_builder.pairing.classes import LEFT_OUT
+
     assert stage.detector is not None
     check, left_out = stage.detector.check, stage.detector.classes.count(LEFT_OUT)
     source = stage.detector.source

@@ -11,7 +11,7 @@ from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import Bundle
 from dyndet_builder.cli.data_options import trust_option
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.quantization.quantize import CALIBRATION_IMAGES, COMPARED_IMAGES, quantize
+from dyndet_builder.defaults import CALIBRATION_IMAGES, COMPARED_IMAGES
 from dyndet_builder.quoting import shell
 from dyndet_client.cli.terminal import Console
 
@@ -57,6 +57,8 @@ def command(
     Example:
       dyndet quantize build/bundle build/int8 --images photos --data val
     """
+    from dyndet_builder.quantization.quantize import quantize
+
     with step_bars() as show:
         result = quantize(
             bundle,

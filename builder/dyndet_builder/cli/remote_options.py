@@ -6,16 +6,19 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.redaction import remember_secret
-from dyndet_builder.deployment.agreement import MIN_IOU, MIN_SCORE, PARTNER_SCORE, Agreement, compare_builds
+from dyndet_builder.defaults import MIN_IOU, MIN_SCORE, PARTNER_SCORE
 from dyndet_builder.server.admin import admin_headers, grpc_headers, restricted_headers
-from dyndet_builder.server.remote import Candidate, RemoteServer
 from dyndet_client.cli.headers import lines_of, read_headers
+
+if TYPE_CHECKING:
+    from dyndet_builder.deployment.agreement import Agreement
+    from dyndet_builder.server.remote import Candidate, RemoteServer
 
 
 class _Share(click.ParamType):  # type: ignore[type-arg]
@@ -85,6 +88,8 @@ class Comparer:
 
     def __call__(self, candidate: Candidate) -> None:
         """Compare. Raises AgreementError if the builds do not agree as required."""
+        from dyndet_builder.deployment.agreement import compare_builds
+
         if self._images is None:
             return
         self.agreement = compare_builds(candidate, self._images, progress=self._progress)
@@ -131,6 +136,8 @@ def remote_server(
     change_contract: bool = False,
 ) -> RemoteServer:
     """The server that these options name."""
+    from dyndet_builder.server.remote import RemoteServer
+
     return RemoteServer(
         url=url,
         models=models,

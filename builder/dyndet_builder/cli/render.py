@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dynamicdet.picture_files import ACCEPTED, MAX_FILE_BYTES
 from dynamicdet.text import printable
 from dyndet_bench.measuring.journal import JournalFolder
-from dyndet_bench.measuring.perf_run import repeats_text
-from dyndet_builder.calibration.topology import REPLAYED_S, ROUNDS, TopologyChoice, choose_topology
 from dyndet_builder.cli.measurements import measurement_options
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import Numbers
+from dyndet_builder.defaults import REPLAYED_S, TOPOLOGY_ROUNDS
 from dyndet_builder.demo_assets import demo_images, demo_picture
 from dyndet_builder.quoting import shell
 from dyndet_builder.repository.backends import BACKENDS, accelerators
 from dyndet_builder.repository.config import TOPOLOGIES
-from dyndet_builder.repository.render import RenderOptions, check_destination, render
+from dyndet_builder.repository.options import RenderOptions
+
+if TYPE_CHECKING:
+    from dyndet_builder.calibration.topology import TopologyChoice
 
 _DEFAULTS = RenderOptions()
 
@@ -53,7 +56,9 @@ _DEFAULTS = RenderOptions()
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of real images for the measurement of --topology auto.  [default: the demo's]",
 )
-@click.option("--rounds", type=click.IntRange(1), help=f"Rounds that --topology auto measures.  [default: {ROUNDS}]")
+@click.option(
+    "--rounds", type=click.IntRange(1), help=f"Rounds that --topology auto measures.  [default: {TOPOLOGY_ROUNDS}]"
+)
 @click.option("--instances", type=int, default=_DEFAULTS.instances, show_default=True, help="Instances of each stage.")
 @click.option(
     "--bls-instances",
@@ -135,6 +140,8 @@ def command(
       dyndet render build/bundle build/models --encoded
       dyndet render build/other build/models --add --name other
     """
+    from dyndet_builder.repository.render import check_destination, render
+
     if no_warmup and warmup_image is not None:
         raise click.UsageError("--warmup-image and --no-warmup exclude each other")
     image = None if no_warmup else warmup_image or demo_picture()
@@ -147,7 +154,7 @@ def command(
         raise click.UsageError("--max-file-mb needs --encoded, the model that takes image files")
     options = RenderOptions(warmup_image=image, gpus=gpus, topology="bls" if auto else topology, **given)  # type: ignore[arg-type]
     check_destination(bundle, output, options, add=add)
-    choice = _choose(bundle, images, options, rounds=rounds or ROUNDS, journals=journals) if auto else None
+    choice = _choose(bundle, images, options, rounds=rounds or TOPOLOGY_ROUNDS, journals=journals) if auto else None
     if choice is not None:
         options = replace(options, topology=choice.topology)
     folder = render(bundle, output, options, add=add, chosen_by=None if choice is None else asdict(choice))
@@ -162,6 +169,9 @@ def _was_given(option: str) -> bool:
 def _choose(
     bundle: Path, images: Path | None, options: RenderOptions, *, rounds: int, journals: JournalFolder
 ) -> TopologyChoice | None:
+    from dyndet_bench.measuring.perf_run import repeats_text
+    from dyndet_builder.calibration.topology import choose_topology
+
     with step_bars() as show:
         images = demo_images() if images is None else images
         choice = choose_topology(bundle, images, options, rounds=rounds, journals=journals, progress=show)

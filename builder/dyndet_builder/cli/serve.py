@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,7 +19,6 @@ from dyndet_builder.cli.releases import release_given, release_options
 from dyndet_builder.pins import EMBEDDED_RELEASE, RELEASES
 from dyndet_builder.quoting import command as command_line
 from dyndet_builder.quoting import shell
-from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.admin import (
     ADMIN_VARIABLE,
     is_readable_by_others,
@@ -27,12 +27,13 @@ from dyndet_builder.server.admin import (
     new_key,
     read_key,
 )
-from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import MODEL_CONTROLS, ModelControl, ServerOptions
 from dyndet_builder.server.ports import is_loopback
-from dyndet_builder.server.supervisor import Restarts, Supervisor
 from dyndet_builder.server.tracing import Tracing
-from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
+
+if TYPE_CHECKING:
+    from dyndet_builder.server.supervisor import Supervisor
+    from dyndet_builder.server.triton import TritonServer
 
 _READABLE = (
     "Warning: other users of this machine can read the shared memory in which this server passes pictures, because the "
@@ -155,6 +156,11 @@ def command(
       dyndet serve build/models --docker
       dyndet serve /mnt/models --docker --model-control explicit --gpu 0
     """
+    from dyndet_builder.repository.rendered import read_repository
+    from dyndet_builder.server.docker import docker_command
+    from dyndet_builder.server.supervisor import Restarts, Supervisor
+    from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
+
     if trace_url is None and trace_rate is not None:
         raise click.UsageError("--trace-rate needs --trace URL")
     tracing = None if trace_url is None else Tracing(url=trace_url, rate=trace_rate or 0)
@@ -261,6 +267,8 @@ def _note_docker_key() -> None:
 
 def _note_unread(repository: Path, model_control: ModelControl) -> None:
     """Name the models of others that dyndet cannot read; their server may know better."""
+    from dyndet_builder.repository.rendered import read_repository
+
     for reason in read_repository(repository, explicit=model_control == "explicit").unread.values():
         click.echo(f"Note: {reason}; only the server can say whether it loads this model.", err=True)
 
@@ -315,6 +323,8 @@ def _say(sentence: str) -> None:
 
 def _other_ports(server: TritonServer, given: Mapping[str, int | None]) -> list[str]:
     """A line for each usual port that another program has, so that clients need another address."""
+    from dyndet_builder.server.triton import DEFAULT_PORTS
+
     used = {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url.removesuffix("/metrics")}
     return [
         f"Note: port {DEFAULT_PORTS[kind]} is in use by another program; {kind} is on port {_port(used[kind])} instead."

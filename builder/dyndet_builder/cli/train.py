@@ -13,21 +13,14 @@ from dynamicdet.datasets.dataset import CocoDataset, in_class_order, read_datase
 from dynamicdet.datasets.hold_out import held_out
 from dynamicdet.datasets.layout import Split
 from dynamicdet.errors import NotUsableError
-from dynamicdet.evaluation.quality import measure_quality
 from dynamicdet.files import check_writable
 from dynamicdet.networks.architectures import STATIC_ARCHITECTURES, any_architecture, known_architectures
-from dynamicdet.networks.checkpoints import load, save
-from dynamicdet.networks.network import StaticDetector
-from dynamicdet.networks.router import ROUTER_INPUTS, RouterInputs
+from dynamicdet.networks.router_form import ROUTER_INPUTS, RouterInputs
 from dynamicdet.router.recipe import OBJECTIVES, TARGETS, Objective, RouterRecipe, Target
-from dynamicdet.router.train import router_pictures, train_router
 from dynamicdet.text import printable
-from dynamicdet.training.detectors import train_detectors
-from dynamicdet.training.devices import Accelerator, Precision, make_fabric
-from dynamicdet.training.losses import LossWeights
-from dynamicdet.training.recipe import DetectorRecipe
+from dynamicdet.training.loss_weights import LossWeights
+from dynamicdet.training.recipe import Accelerator, DetectorRecipe, Precision
 from dynamicdet.training.schedule import plan_training
-from dyndet_builder.cli.comparison import print_comparison
 from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars, training_bar
 from dyndet_builder.quoting import command as command_line
@@ -156,6 +149,11 @@ def detectors(
         --architecture dy-yolov7 --start dy-yolov7.pt --size 640 -o street.safetensors
       torchrun --nproc-per-node 4 -m dyndet_builder.cli train detectors coco -o coco.safetensors
     """
+    from dynamicdet.evaluation.quality import measure_quality
+    from dynamicdet.networks.network import StaticDetector
+    from dynamicdet.training.detectors import train_detectors
+    from dynamicdet.training.devices import make_fabric
+
     if size % 32:
         raise click.BadParameter(f"{size} is not a multiple of 32", param_hint="--size")
     recipe = DetectorRecipe(
@@ -304,6 +302,11 @@ def router(
       dyndet train router build/pico.safetensors own/train --compare own/val
       dyndet train router build/pico.safetensors own/train --target loss --inputs mean -o build/paper.safetensors
     """
+    from dynamicdet.networks.checkpoints import load, save
+    from dynamicdet.router.train import router_pictures, train_router
+    from dynamicdet.training.devices import make_fabric
+    from dyndet_builder.cli.comparison import print_comparison
+
     recipe = RouterRecipe(
         target=target,
         inputs=inputs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -13,11 +14,13 @@ from dynamicdet.errors import InputError
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.statistic import Statistic
-from dyndet_builder.calibration.topology import REPLAYED_S
-from dyndet_builder.calibration.tune import Tuning, tune
 from dyndet_builder.cli.measurements import measurement_options, show_origin
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.defaults import REPLAYED_S
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_builder.calibration.tune import Tuning
 
 
 @click.command("tune")
@@ -61,6 +64,8 @@ def command(
       dyndet tune build/models --images photos
       dyndet tune build/models --images photos --concurrency 16 --statistic p99
     """
+    from dyndet_builder.calibration.tune import tune
+
     if concurrency is not None and request_rate is not None:
         raise InputError("--concurrency and --request-rate exclude each other: give one of them")
     load = Load(concurrency=8 if concurrency is None else concurrency, request_rate=request_rate, batch=batch)

@@ -16,12 +16,11 @@ from dynamicdet.errors import AgreementError, InputError
 from dynamicdet.images import read_image
 from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.measuring.served import Served
+from dyndet_builder.defaults import MIN_IOU, MIN_SCORE, PARTNER_SCORE
 from dyndet_builder.repository.config import DETECTION_OUTPUTS
 from dyndet_builder.server.probe import PARAMETER
 from dyndet_builder.server.remote import Candidate
 
-MIN_SCORE, PARTNER_SCORE, MIN_IOU = 0.25, 0.15, 0.5
-"""a box of at least the first score needs a partner of at least the second, of its class, with at least this IoU"""
 _OUTPUTS = (*DETECTION_OUTPUTS, "route")
 _ROUTES = {1: "easy", 2: "hard"}
 

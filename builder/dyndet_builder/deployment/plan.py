@@ -13,13 +13,13 @@ from dynamicdet.text import distinct
 from dyndet_bench.measuring.statistic import THROUGHPUT, Statistic
 from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import Sweep, read_sweep
+from dyndet_builder.defaults import MARGIN
 from dyndet_builder.deployment.plan_check import correction_of, of_latencies
 from dyndet_builder.deployment.plan_replica import Replica, replica_of_points, replica_of_sweep
 from dyndet_builder.repository.marker import MARKER_FILE
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.targets import parse_target
 
-DEFAULT_MARGIN = 0.1
 _MOST_REPLICAS = 10_000
 
 ASSUMPTIONS = (
@@ -77,7 +77,7 @@ def plan(
     model: str | None = None,
     operating_point: str | None = None,
     hard_share: float | None = None,
-    margin: float = DEFAULT_MARGIN,
+    margin: float = MARGIN,
 ) -> Plan:
     """The fewest replicas that keep a promise, such as `p95:20ms`, with a margin, at so many requests a second.
 

@@ -6,7 +6,7 @@ What none of these tells is a question. A likely answer is shown, and never take
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dynamicdet.class_names import default_class_names
@@ -17,28 +17,15 @@ from dyndet_builder.bundle.spec import DetectorSpec, InputSpec, OutputSpec
 from dyndet_builder.detectors.facts import GraphFacts, read_facts
 from dyndet_builder.detectors.findings import Finding, findings_of
 from dyndet_builder.detectors.forms.inputs import Inputs, inputs_of
-from dyndet_builder.detectors.layers import Classes, Layer, Question, first
+from dyndet_builder.detectors.layers import OPTIONS, Classes, Given, Layer, Question, first
 from dyndet_builder.detectors.recognise import Recognition, classes_question, recognise
 from dyndet_builder.detectors.sidecars import sidecar_layers
 from dyndet_builder.detectors.sources.metadata import layer_of_metadata
 from dyndet_builder.detectors.sources.recipes import RECIPES, recipe
 from dyndet_builder.detectors.spec_file import ENDING, check_spec, read_spec
 
-_OPTIONS = "the options"
 _OUTPUT_FIELDS = ("family", "boxes", "unit", "activation", "background", "class_offset")
 _INPUT_FIELDS = ("size", "colour", "divide_by", "mean", "std", "resize", "place", "pad", "filter")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """What a user says. It wins over all that is found."""
-
-    said: Layer = field(default_factory=lambda: Layer(source=_OPTIONS))
-    """by single options"""
-    recipe: str | None = None
-    """name of a known preparation; single options win over it"""
-    spec_file: Path | None = None
-    """a `detector.yaml`; None: `NAME.detector.yaml` beside `NAME.onnx`, if it exists"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +118,7 @@ def _described(facts: GraphFacts, file: Path, given: Given) -> Inspection:
     changed = _validated(content)
     check_spec(changed, facts, source=printable(file.name))
     reasons = [f"{printable(file.name)} describes the detector"]
-    reasons += [f"{name}: {_OPTIONS}" for part in changes.values() for name in part]
+    reasons += [f"{name}: {OPTIONS}" for part in changes.values() for name in part]
     return Inspection(
         facts=facts,
         spec=changed,

@@ -7,7 +7,8 @@ something wins.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from dynamicdet.class_names import COCO
@@ -15,6 +16,9 @@ from dynamicdet.letterbox import Filter, Place, Resize
 from dyndet_builder.bundle.spec import Activation, Background, BoxForm, Colour, Family, Unit
 
 Triple = tuple[float, float, float]
+
+OPTIONS = "the options"
+"""the source of what a user says"""
 
 COCO_IDS = tuple(number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 """numbers that COCO's annotations give to its 80 classes; ten of the 90 are not used"""
@@ -108,3 +112,15 @@ class Question:
     choices: tuple[str, ...] = ()
     likely: str | None = None
     """the choice that exports of this form usually need; never taken in silence"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a user says. It wins over all that is found."""
+
+    said: Layer = field(default_factory=lambda: Layer(source=OPTIONS))
+    """by single options"""
+    recipe: str | None = None
+    """name of a known preparation; single options win over it"""
+    spec_file: Path | None = None
+    """a `detector.yaml`; None: `NAME.detector.yaml` beside `NAME.onnx`, if it exists"""

@@ -20,6 +20,7 @@ from dynamicdet.suppression import Detections
 from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import Nms
 from dyndet_builder.bundle.spec import DetectorSpec
+from dyndet_builder.defaults import PROBE_PICTURES
 from dyndet_builder.detectors.graph import build_graph
 from dyndet_builder.detectors.probing.pictures import Pictures, few, in_data, in_folder, labels_of
 from dyndet_builder.detectors.probing.ranking import WORDS, Labels, Ranking, rank
@@ -35,7 +36,6 @@ from dyndet_builder.detectors.probing.variants import (
 )
 from dyndet_builder.detectors.runner import DetectorRunner
 
-PICTURES = 50
 FEW_PICTURES = 20
 """fewer seldom tell variants apart"""
 _SHEET_PICTURES = 6
@@ -98,7 +98,7 @@ def probe(
     data: Path | None = None,
     other: tuple[Path, DetectorSpec] | None = None,
     vary: Collection[Field] = FIELDS,
-    pictures: int = PICTURES,
+    pictures: int = PROBE_PICTURES,
     sheet: Path | None = None,
     progress: Progress = silent,
 ) -> Probe:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dynamicdet.errors import MissingExtraError
 from dynamicdet.evaluation.evaluate import Evaluation
+from dynamicdet.extras import missing_extra
 from dynamicdet.files import whole_file
 from dynamicdet.text import printable
 
@@ -14,7 +14,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 except ImportError as error:
-    raise MissingExtraError("a plot needs matplotlib; `pip install 'dyndet[train]'` installs it") from error
+    raise missing_extra("a plot needs matplotlib", "matplotlib", among=("train",)) from error
 
 _INK, _MUTED, _GRID = "#222222", "#666666", "#e3e3e3"
 # Colour-blind readers can tell the colours apart (Okabe-Ito); dashes and markers differ in print without colour.

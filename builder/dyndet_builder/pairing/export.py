@@ -36,6 +36,7 @@ from dyndet_builder.bundle.manifest import (
     file_sha256,
 )
 from dyndet_builder.bundle.precision import precision_in
+from dyndet_builder.defaults import PAIR_IMAGES
 from dyndet_builder.detectors.check import check_adapter
 from dyndet_builder.detectors.runner import DetectorRunner
 from dyndet_builder.pairing.answers import Answers
@@ -49,8 +50,6 @@ from dyndet_builder.pairing.router.scores import with_table
 from dyndet_builder.pairing.running import Running, answers_of_all
 from dyndet_builder.pairing.truth import mixed_precision
 
-CHECKED_IMAGES = 12
-"""the most pictures on which a merged graph is compared with the detector's own file"""
 _TOOLS = ("dyndet", "onnx", "onnxruntime")
 _LAYOUT = "uint8 HWC RGB, fitted as `picture` says"
 _LOWEST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
@@ -90,7 +89,7 @@ def export_pair(
     name: str = "dyndet",
     max_detections: int = 100,
     classes: ClassPolicy = "same",
-    checked_images: int = CHECKED_IMAGES,
+    checked_images: int = PAIR_IMAGES,
     cache: Path | None = None,
     seed: int = 0,
     progress: Progress = silent,

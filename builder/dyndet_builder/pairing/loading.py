@@ -14,7 +14,8 @@ from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import Nms
 from dyndet_builder.bundle.spec import DetectorSpec
 from dyndet_builder.detectors.graph import build_graph
-from dyndet_builder.detectors.inspect import Given, spec_for
+from dyndet_builder.detectors.inspect import spec_for
+from dyndet_builder.detectors.layers import Given
 from dyndet_builder.detectors.runner import DetectorRunner
 from dyndet_builder.pairing.classes import LEFT_OUT, ClassMap, ClassPolicy, match_classes
 from dyndet_builder.pairing.report.record import Role

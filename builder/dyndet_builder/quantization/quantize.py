@@ -25,12 +25,11 @@ from dyndet_builder.bundle.manifest import (
 )
 from dyndet_builder.bundle.precision import precision_in
 from dyndet_builder.bundle.runner import BundleRunner, StageRunner, Tensors
+from dyndet_builder.defaults import CALIBRATION_IMAGES, COMPARED_IMAGES
 from dyndet_builder.quantization.compare import FROM_SCORE, Differences, compare
 from dyndet_builder.quantization.graph import CHUNK, PERCENTILE, Counts, quantize_graph
 
 _LEAST_OPSET = 13
-CALIBRATION_IMAGES = 64
-COMPARED_IMAGES = 36
 
 
 def quantize(

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dyndet_builder.repository.config import Accelerator, ModelTensor, StageModel, Warmup
 from dyndet_builder.repository.openvino_graph import write_precise
-from dyndet_builder.templates import TEMPLATES
+from dyndet_templates import TEMPLATES
 
 Device = Literal["cpu", "gpu"]
 Parameters = Callable[[StageModel], Mapping[str, str]]

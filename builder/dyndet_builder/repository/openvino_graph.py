@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from dynamicdet.errors import MissingExtraError
+from dynamicdet.extras import missing_extra
 
 FILE = "model.xml"
 """beside it is model.bin with the weights"""
@@ -30,9 +30,8 @@ def write_precise(graph: Path, folder: Path) -> None:
         import openvino
         from openvino._offline_transformations import apply_moc_transformations
     except ImportError as error:
-        raise MissingExtraError(
-            "stages for OpenVINO are converted with its package, which is not installed; "
-            "`pip install 'dyndet[openvino]'` installs it"
+        raise missing_extra(
+            "stages for OpenVINO are converted with its package, which is not installed", "openvino"
         ) from error
     model = openvino.Core().read_model(graph)
     apply_moc_transformations(model, False)  # joins layers, such as a sigmoid and a product to one activation

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import MissingExtraError
+from dynamicdet.extras import missing_extra
 from dynamicdet.redaction import ADMIN_VARIABLE, TOKEN_VARIABLE
 from dyndet_builder.pins import SERVER_VERSION
 
-_INSTALL = "`pip install 'dyndet[server]'` installs it"
 _TRITON_OF_WHEEL = {"0.7.0": SERVER_VERSION}
 
 
@@ -36,13 +36,13 @@ def find_server() -> EmbeddedServer:
     """
     numpy_version = importlib.metadata.version("numpy")
     if not numpy_version.startswith(("0.", "1.")):
-        raise MissingExtraError(
-            f"numpy {numpy_version} is installed, but the embedded tritonserver returns wrong values with it; "
-            "run `pip install 'numpy>=1.26,<2'`"
+        raise missing_extra(
+            f"numpy {numpy_version} is installed, but the embedded tritonserver returns wrong values with it",
+            "nvidia-pytriton",
         )
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
-        raise MissingExtraError(f"the embedded tritonserver (nvidia-pytriton) is not installed; {_INSTALL}")
+        raise missing_extra("the embedded tritonserver (nvidia-pytriton) is not installed", "nvidia-pytriton")
     package = Path(spec.origin).parent
     wheel = importlib.metadata.version("nvidia-pytriton")
     root = package / "tritonserver"
@@ -55,7 +55,9 @@ def find_server() -> EmbeddedServer:
         libraries=package.parent / "nvidia_pytriton.libs",
     )
     if not found.binary.is_file() or not found.python_backend.is_dir():
-        raise MissingExtraError(f"nvidia-pytriton {wheel} contains no tritonserver with a Python backend; {_INSTALL}")
+        raise missing_extra(
+            f"nvidia-pytriton {wheel} contains no tritonserver with a Python backend", "nvidia-pytriton"
+        )
     if not found.stub.is_file():
         have = ", ".join(sorted(folder.name for folder in found.stub.parent.parent.iterdir()))
         raise MissingExtraError(f"the embedded tritonserver has no stub for Python {minor}; use one of Python {have}")

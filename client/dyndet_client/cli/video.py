@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from dynamicdet.aliases import UInt8Array
-from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.errors import InputError
+from dynamicdet.extras import missing_extra
 from dynamicdet.files import whole_file
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
@@ -156,7 +157,7 @@ def _pyav(path: Path) -> Any:
         import av  # imported only if it is used
         import av.logging
     except ImportError as error:
-        raise MissingExtraError(f'{path} needs PyAV, which is not installed: pip install "dyndet[video]"') from error
+        raise missing_extra(f"{path} needs PyAV, which is not installed", "av") from error
     av.logging.set_level(None)  # FFmpeg's own lines would go to the terminal
     return av
 

@@ -14,7 +14,7 @@ from typing import Any
 from tritonclient.utils import InferenceServerException
 
 from dynamicdet.errors import InputError
-from dyndet_client.errors import MissingExtraError
+from dynamicdet.extras import missing_extra
 from dyndet_client.protocol import Call
 from dyndet_client.senders.headers import call_headers
 from dyndet_client.senders.run import Flow, InFlight, run, run_async
@@ -35,8 +35,8 @@ class AsyncHttpSender:
 
             from dyndet_client.senders.answers import BoundedClient
         except (ImportError, RuntimeError) as error:  # RuntimeError: what Triton's client makes of it
-            raise MissingExtraError(
-                'HTTP needs packages that are not installed: pip install "dyndet[http]", or use gRPC (host:8001)'
+            raise missing_extra(
+                "HTTP needs packages that are not installed (gRPC, host:8001, does not)", "aiohttp", among=("http",)
             ) from error
         self._connection, self._make = connection, BoundedClient
         self._failures = (aiohttp.ClientError, OSError)

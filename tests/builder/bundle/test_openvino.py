@@ -16,7 +16,7 @@ from dyndet_builder.bundle.manifest import STAGES
 from dyndet_builder.bundle.runner import BundleRunner, Tensors
 from dyndet_builder.repository.render import RenderOptions, render
 
-openvino = pytest.importorskip("openvino", reason="`pip install 'dyndet[openvino]'` installs it")
+openvino = pytest.importorskip("openvino", reason="the extra `openvino` installs it")
 
 # What Triton's backend reads of a model's parameters and sets (openvino_backend, src/openvino.cc). It ignores others.
 READ_BY_TRITON = {"INFERENCE_NUM_THREADS": int, "COMPILATION_NUM_THREADS": int, "NUM_STREAMS": int}

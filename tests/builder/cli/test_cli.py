@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dyndet_builder.cli import _COMMANDS, dyndet, run
-from dyndet_client.cli.terminal import Console
+from dyndet_builder.doctor import _CHECKS
 
 
 @pytest.mark.parametrize("name", sorted(_COMMANDS))
@@ -20,15 +18,6 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
     subcommands = "COMMAND" in text
     assert subcommands or "Example" in text
     assert "--debug" in text
-
-
-def test_bench_needs_nothing_that_only_training_installs() -> None:
-    code = (
-        "import sys; sys.modules['pycocotools'] = sys.modules['lightning_fabric'] = None\n"
-        "from dyndet_builder.cli import dyndet, run; sys.exit(run(dyndet, ['bench', 'plot', '--help']))"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (answer.returncode, answer.stderr) == (0, "")
 
 
 def test_a_page_names_the_extra_that_brings_its_toolkit_before_anything_starts(tmp_path: Path) -> None:
@@ -117,10 +106,23 @@ def test_doctor_finds_what_the_tests_run_on(capsys: pytest.CaptureFixture[str]) 
     assert all(part["remedy"] and not part["needed"] for part in lacking)
 
 
+def test_doctor_shows_the_other_parts_where_one_cannot_be_looked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> object:
+        raise OSError("the driver is gone\x1b[2J")
+
+    monkeypatch.setitem(_CHECKS, "GPU", broken)
+    assert run(dyndet, ["doctor", "--json", "--check", "GPU", "--check", "libpython"]) == 4
+    gpu, other = json.loads(capsys.readouterr().out)
+    assert not gpu["present"] and gpu["detail"].startswith("cannot be checked: the driver is gone") and other["present"]
+    assert run(dyndet, ["doctor"]) == 0
+
+
 def test_doctor_shows_the_whole_command_that_installs_a_part(capsys: pytest.CaptureFixture[str]) -> None:
-    from dyndet_builder.cli.doctor import _table
+    from dyndet_builder.cli.doctor import _show
     from dyndet_builder.doctor import Finding
 
-    part = Finding(name="training", present=False, detail="not installed", remedy="pip install 'dyndet[train]'")
-    Console().print(_table([part]))
-    assert "pip install 'dyndet[train]'" in capsys.readouterr().out
+    remedy = f"pip install -c {'folder/' * 20}constraints.txt -e '.[train]'"
+    _show([Finding(name=name, present=False, detail="not installed", remedy=remedy) for name in ("train", "all")])
+    assert f"\n  train, all  {remedy}\n" in capsys.readouterr().out

@@ -15,8 +15,8 @@ from dynamicdet.class_names import COCO
 from dynamicdet.errors import InputError
 from dynamicdet.text import printable
 from dyndet_builder.detectors.facts import GraphFacts
-from dyndet_builder.detectors.inspect import Given, Inspection, inspect_facts
-from dyndet_builder.detectors.layers import COCO_IDS, Classes, Layer
+from dyndet_builder.detectors.inspect import Inspection, inspect_facts
+from dyndet_builder.detectors.layers import COCO_IDS, Classes, Given, Layer
 
 _EXPORTS = {name: json.dumps(facts) for name, facts in json.loads(
     Path(__file__).with_name("exports.json").read_text()

@@ -18,7 +18,8 @@ from dynamicdet.text import printable
 from dyndet_builder.bundle.spec import DetectorSpec
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.detectors.facts import read_facts
-from dyndet_builder.detectors.inspect import Given, inspect, spec_for
+from dyndet_builder.detectors.inspect import inspect, spec_for
+from dyndet_builder.detectors.layers import Given
 from dyndet_builder.detectors.sources.class_lists import classes_of_file
 from dyndet_builder.detectors.spec_file import read_spec, spec_text, write_spec
 from tests.support.damaged_files import DAMAGE, TEXTS, changed_bytes

@@ -511,7 +511,7 @@ def test_plugins_and_files_of_one_picture_are_refused_with_a_way_out(tmp_path: P
 
 @pytest.mark.parametrize(("name", "opset"), [("yolo", 14), ("yolox", 17), ("detr, softmax, background last", 20)])
 def test_tensorrts_parser_takes_a_merged_graph(name: str, opset: int, tmp_path: Path) -> None:
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="`pip install 'dyndet[tensorrt-rtx]'` installs it")
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="the extra `tensorrt-rtx` installs it")
     outputs, output = FAMILIES[name]
     file = constant_detector(tmp_path / "detector.onnx", outputs, opset=opset)
     model = _build(file, spec_of(output), fit=Fit.square(96), calibration=[(0.0, 0.0), (0.5, 0.3), (1.0, 1.0)])

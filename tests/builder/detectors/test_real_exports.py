@@ -10,8 +10,8 @@ from dynamicdet.images import read_image
 from dyndet_builder.bundle.manifest import Nms
 from dyndet_builder.detectors.check import check_adapter
 from dyndet_builder.detectors.graph import build_graph
-from dyndet_builder.detectors.inspect import Given, inspect
-from dyndet_builder.detectors.layers import Classes, Layer
+from dyndet_builder.detectors.inspect import inspect
+from dyndet_builder.detectors.layers import Classes, Given, Layer
 from tests.support.foreign.exported import CLASSES, HAS_NO_OBJECT, MODELS, export
 
 NAMES = tuple(f"thing {number}" for number in range(CLASSES))

@@ -20,8 +20,8 @@ from dynamicdet.suppression import Detections
 from dyndet_builder.bundle.manifest import Nms
 from dyndet_builder.bundle.spec import DetectorSpec, Family
 from dyndet_builder.detectors.graph import build_graph
-from dyndet_builder.detectors.inspect import Given, inspect
-from dyndet_builder.detectors.layers import Classes, Layer
+from dyndet_builder.detectors.inspect import inspect
+from dyndet_builder.detectors.layers import Classes, Given, Layer
 from dyndet_builder.detectors.runner import DetectorRunner
 from tests.support.foreign.expected import as_arrays, detections, expected
 from tests.support.foreign.recipes import CLASSES, INPUTS, OUTPUTS, WRITERS, Recipe

@@ -19,7 +19,7 @@ from dyndet_builder.engines.record import FILE_NAME, Engines, read_engines
 from dyndet_builder.engines.tensorrt import build_stage
 from dyndet_builder.repository.render import RenderOptions, render
 
-trt = pytest.importorskip("tensorrt_rtx_bindings", reason="`pip install 'dyndet[tensorrt-rtx]'` installs it")
+trt = pytest.importorskip("tensorrt_rtx_bindings", reason="the extra `tensorrt-rtx` installs it")
 
 GPUS = ("8.6", "8.9", "12.0")
 RTX = "tensorrt_rtx_bindings"

@@ -80,7 +80,7 @@ def test_graphs_run_and_the_account_is_kept(int8_folder: Path, bundle_folder: Pa
 
 
 def test_tensorrt_builds_it(int8_folder: Path) -> None:
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="`pip install 'dyndet[tensorrt-rtx]'` installs it")
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="the extra `tensorrt-rtx` installs it")
     from dyndet_builder.engines.options import EngineOptions
     from dyndet_builder.engines.tensorrt import build_stage
 

@@ -64,7 +64,7 @@ def test_every_backend_takes_one_image_at_a_time_where_the_detector_does(
     backend: str, tmp_path: Path, demo_images: Path
 ) -> None:
     if backend == "openvino":
-        pytest.importorskip("openvino", reason="`pip install 'dyndet[openvino]'` installs it")
+        pytest.importorskip("openvino", reason="the extra `openvino` installs it")
     gpus = (0,) if "cpu" not in BACKENDS[backend].devices else ()
     options: dict[str, Any] = {"preferred_batches": (4,), "warmup_image": demo_images, "gpus": gpus}
     repository = _rendered(tmp_path, FIRST_ONE_BY_ONE, backend=backend, **options)
@@ -84,7 +84,7 @@ def test_every_backend_takes_one_image_at_a_time_where_the_detector_does(
 
 
 def test_openvino_answers_as_onnx_runtime_does(tmp_path: Path) -> None:
-    openvino = pytest.importorskip("openvino", reason="`pip install 'dyndet[openvino]'` installs it")
+    openvino = pytest.importorskip("openvino", reason="the extra `openvino` installs it")
     repository = _rendered(tmp_path, TWO_RULES, backend="openvino")
     image = pair_image(100, 0, 51, fit=STRETCHED)
     compiled = openvino.Core().compile_model(repository / "toy_detector1" / "1" / "model.xml", "CPU")

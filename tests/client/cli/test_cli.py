@@ -103,9 +103,9 @@ def test_importing_the_client_imports_no_framework() -> None:
 @pytest.mark.parametrize(
     ("missing", "code", "extra"),
     [
-        ("aiohttp", "dyndet_client.Detector('http://localhost')", "dyndet[http]"),
-        ("av", "from dyndet_client.cli.video import VideoReader; VideoReader('clip.mp4')", "dyndet[video]"),
-        ("supervision", "found.to_supervision()", "dyndet[supervision]"),
+        ("aiohttp", "dyndet_client.Detector('http://localhost')", "[http]"),
+        ("av", "from dyndet_client.cli.video import VideoReader; VideoReader('clip.mp4')", "[video]"),
+        ("supervision", "found.to_supervision()", "[supervision]"),
     ],
 )
 def test_the_absence_of_an_optional_package_says_what_to_install(missing, code, extra) -> None:
@@ -116,7 +116,7 @@ def test_the_absence_of_an_optional_package_says_what_to_install(missing, code, 
         f"try:\n    {code}\nexcept dyndet_client.MissingExtraError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
-    assert f'pip install "{extra}"' in done.stdout and done.stdout.count("\n") == 1
+    assert " install " in done.stdout and f"{extra}'` installs it" in done.stdout and done.stdout.count("\n") == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has a file that opens and cannot be read")

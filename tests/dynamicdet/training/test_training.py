@@ -20,7 +20,8 @@ from dynamicdet import create, load, save
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import evaluate
-from dynamicdet.networks.router import PUBLISHED_ROUTER, Router
+from dynamicdet.networks.router import Router
+from dynamicdet.networks.router_form import PUBLISHED_ROUTER
 from dynamicdet.router.examples import RouterExamples
 from dynamicdet.router.paper import RunningMedian, fit_to_losses, routing_objective
 from dynamicdet.router.recipe import PAPER, RouterRecipe
@@ -30,7 +31,7 @@ from dynamicdet.training.augment import NONE, Augmentation, Sample, augment
 from dynamicdet.training.batches import EpochBatches
 from dynamicdet.training.detectors import state_file, train_detectors
 from dynamicdet.training.devices import make_fabric
-from dynamicdet.training.losses import LossWeights
+from dynamicdet.training.loss_weights import LossWeights
 from dynamicdet.training.recipe import DetectorRecipe, EpochReport
 from dyndet_builder.cli import dyndet, run
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
 from dynamicdet.errors import InputError
-from dyndet_bench.comparisons.client import SdkOverheadRecord, measure_sdk_overhead
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
 from dyndet_builder.cli.measurements import check_complete, measurement_options, rounds_of, show_origin
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.repository.fingerprint import repository_sha256
-from dyndet_builder.repository.marker import detector_of
-from dyndet_builder.server.triton import TritonServer
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_bench.comparisons.client import SdkOverheadRecord
 
 
 @click.command("client")
@@ -50,6 +50,11 @@ def command(
     Example:
       dyndet bench client build/models --images benchmarks/demo/val/images
     """
+    from dyndet_bench.comparisons.client import measure_sdk_overhead
+    from dyndet_builder.repository.fingerprint import repository_sha256
+    from dyndet_builder.repository.marker import detector_of
+    from dyndet_builder.server.triton import TritonServer
+
     if (repository is None) == (url is None):
         raise InputError("give either a model repository, which is then served, or the --url of a server")
     model = detector_of(repository, model)

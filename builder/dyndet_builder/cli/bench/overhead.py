@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
-from dyndet_bench.comparisons.overhead import OverheadRecord, measure_overhead
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
 from dyndet_builder.cli.measurements import check_complete, measurement_options, rounds_of, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import check_metrics_url, metrics_url_option
-from dyndet_builder.repository.fingerprint import repository_sha256
-from dyndet_builder.repository.rendered import read_rendered
-from dyndet_builder.server.triton import TritonServer
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_bench.comparisons.overhead import OverheadRecord
 
 
 @click.command("overhead")
@@ -54,6 +54,11 @@ def command(
     Example:
       dyndet bench overhead build/models --images benchmarks/demo/val/images
     """
+    from dyndet_bench.comparisons.overhead import measure_overhead
+    from dyndet_builder.repository.fingerprint import repository_sha256
+    from dyndet_builder.repository.rendered import read_rendered
+    from dyndet_builder.server.triton import TritonServer
+
     check_metrics_url(metrics_url, url)
     rendered = read_rendered(repository, model=model)
     with ExitStack() as stack:

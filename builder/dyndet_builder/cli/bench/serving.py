@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
 from dynamicdet.cache import cache_folder
-from dyndet_bench.comparisons.serving import MIXES, Mix, ServingRecord
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
 from dyndet_builder.cli.measurements import check_complete, measurement_options, rounds_of, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_picture
-from dyndet_builder.repository.render import RenderOptions
-from dyndet_builder.serving import ServingComparison, compare_serving
+from dyndet_builder.repository.options import RenderOptions
 from dyndet_client.cli.terminal import Console
+
+if TYPE_CHECKING:
+    from dyndet_bench.comparisons.serving import Mix, ServingRecord
+    from dyndet_builder.serving import ServingComparison
 
 
 @click.command("serving")
@@ -62,6 +65,8 @@ def command(
     Example:
       dyndet bench serving build/demo/bundle --images benchmarks/demo/val/images --data benchmarks/demo/val
     """
+    from dyndet_builder.serving import compare_serving
+
     options = RenderOptions(warmup_image=demo_picture())
     with step_bars() as show:
         result = compare_serving(
@@ -101,6 +106,8 @@ def _print(result: ServingComparison) -> None:
 
 
 def _table(result: ServingComparison) -> Table:
+    from dyndet_bench.comparisons.serving import MIXES
+
     record = result.record
     share = f"{record.hard_share:.0%} hard"
     names: dict[Mix, str] = {"easy": "easy", "hard": "hard", "mixed": share}
@@ -134,6 +141,8 @@ def _figure(record: ServingRecord, system: str, mix: Mix, concurrency: int) -> s
 
 def _accuracy(result: ServingComparison, system: str) -> str:
     """Of the mix that it can serve: a static one has one route."""
+    from dyndet_bench.comparisons.serving import MIXES
+
     mixes = [mix for mix in MIXES if result.record.cell(system, mix, 1) is not None]
     mix: Mix = mixes[0] if len(mixes) == 1 else "mixed"
     return f"{result.accuracy[mix]:.1f}" if mix in result.accuracy else "-"

@@ -14,15 +14,12 @@ from dynamicdet.cache import cache_folder
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.attempts import Missing
 from dyndet_bench.measuring.load import Load
+from dyndet_bench.sweep.plan import SweepPlan
 from dyndet_bench.sweep.record import Accuracy, Point, Sweep
-from dyndet_bench.sweep.sweep import SweepPlan, sweep
 from dyndet_builder.cli.measurements import check_complete, continues_in, show_origin
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import Numbers, check_metrics_url, metrics_url_option
 from dyndet_builder.operating_points import OperatingPoint, points_file, read_operating_points
-from dyndet_builder.repository.fingerprint import repository_sha256
-from dyndet_builder.repository.marker import detector_of
-from dyndet_builder.server.triton import TritonServer
 from dyndet_client.cli.terminal import Console
 
 _PLAN = SweepPlan()
@@ -86,6 +83,10 @@ def command(
       dyndet bench sweep --url gpu-box:8001 --images photos --concurrency 1,2,4,8 --request-rate 50,100
     """
     from dyndet_bench.report.write import write_report  # what it draws with may be missing: say so before measuring
+    from dyndet_bench.sweep.sweep import sweep
+    from dyndet_builder.repository.fingerprint import repository_sha256
+    from dyndet_builder.repository.marker import detector_of
+    from dyndet_builder.server.triton import TritonServer
 
     if (repository is None) == (url is None):
         raise InputError("give either a model repository, which is then served, or the --url of a server")

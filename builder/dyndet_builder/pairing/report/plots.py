@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynamicdet.errors import MissingExtraError
+from dynamicdet.extras import missing_extra
 from dynamicdet.files import whole_file
 from dyndet_bench.report.svg import (
     INK,
@@ -31,7 +31,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 except ImportError as error:
-    raise MissingExtraError("a report needs matplotlib; `pip install 'dyndet[bench]'` installs it") from error
+    raise missing_extra("a report needs matplotlib", "matplotlib", among=("bench",)) from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
