@@ -14,7 +14,7 @@ from dynamicdet.letterbox import Fit
 from dynamicdet.networks.checkpoints import load_static
 from dynamicdet.networks.info import info
 from dynamicdet.pictures import pictures_in, spread
-from dyndet_builder.bundle.export import PARITY_IMAGES, TOOLS, check_options, letterboxed, stage_of, suppression
+from dyndet_builder.bundle.export import TOOLS, check_options, letterboxed, stage_of, suppression
 from dyndet_builder.bundle.graphs import OPSET, Exporter, export_static_graph
 from dyndet_builder.bundle.manifest import Precision, Source, file_sha256
 from dyndet_builder.bundle.parity import BARS, check_parity, measure_static_parity
@@ -22,6 +22,7 @@ from dyndet_builder.bundle.sessions import run_session, session_of
 from dyndet_builder.bundle.spec import DetectorSpec, InputSpec, OutputSpec, Role
 from dyndet_builder.bundle.stages import at_precision
 from dyndet_builder.bundle.static import FILE_NAME, StaticExport
+from dyndet_builder.defaults import PARITY_IMAGES
 from dyndet_builder.detectors.spec_file import ENDING, write_spec
 
 _ROLES: Mapping[Role, str] = {
