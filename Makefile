@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check setup lint format audit clean
+.PHONY: help demo test test-all test-installs check setup lint format audit dist clean
 VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
@@ -20,7 +20,7 @@ demo:  ## Set up, then build, calibrate and serve the demo model, and show what 
 	@$(BIN)/dyndet demo
 
 check: setup lint  ## Set up, then run ruff, mypy and the quick tests that need no server
-	@$(PARALLEL) -m "not server and not slow"
+	@$(PARALLEL) -m "not server and not slow and not installs"
 
 test: setup lint  ## Set up, then run ruff, mypy and all tests, or pytest $(PYTEST_ARGS)
 ifdef PYTEST_ARGS
@@ -28,13 +28,16 @@ ifdef PYTEST_ARGS
 else
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; trap 'exit 130' INT TERM; \
 	export DYNDET_TEST_FOLDER="$$folder"; failed=; \
-	$(PARALLEL) --cache-clear -m "not timing and not whole_line" || failed=1; \
+	$(PARALLEL) --cache-clear -m "not timing and not whole_line and not installs" || failed=1; \
 	$(BIN)/python -m pytest -m timing || failed=1; \
 	if [ $$failed ]; then $(ALONE); fi
 endif
 
 test-all: test  ## Everything of test, then the walk from own pictures to a served detector, which takes minutes
 	@$(BIN)/python -m pytest -m whole_line
+
+test-installs: setup  ## Install the wheel with one extra at a time, for minutes; PYTHONS="3.10 3.11 3.12" names Pythons
+	@$(BIN)/python -m pytest -m installs
 
 setup:  ## Create .venv with everything that the tests need
 	@builder/install.sh test
@@ -55,6 +58,9 @@ audit: $(VENV)/audit/bin/pip-audit  ## List known advisories for the pinned pack
 $(VENV)/audit/bin/pip-audit: | setup
 	@$(BIN)/python -m venv $(VENV)/audit
 	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit==2.10.1"
+
+dist: setup  ## Build the sdist and the wheel, and check them; DIST_ARGS=--release fails if they cannot be uploaded
+	@$(BIN)/python builder/dist.py $(DIST_ARGS)
 
 clean:  ## Remove all build results and the environment
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
