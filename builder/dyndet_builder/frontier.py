@@ -39,6 +39,7 @@ from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import Bundle, file_sha256, read_bundle
 from dyndet_builder.bundle.static import StaticExport, read_static
+from dyndet_builder.defaults import FRONTIER_HARD_SHARES
 from dyndet_builder.pairing.payoff.mixes import Mixes, bootstrap_weights
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
@@ -47,7 +48,6 @@ from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.static_export import export_static
 
-HARD_SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 _DRAWS = 400
 _RANDOM_DRAWS = 10
 _PARITY_IMAGES = 12
@@ -71,7 +71,7 @@ def measure_frontier(
     data: Path,
     images: Path | None = None,
     options: RenderOptions | None = None,
-    hard_shares: Sequence[float] = HARD_SHARES,
+    hard_shares: Sequence[float] = FRONTIER_HARD_SHARES,
     rounds: int = 3,
     max_images: int = 100,
     promise_ms: float | None = None,

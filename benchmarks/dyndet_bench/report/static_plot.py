@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dynamicdet.errors import InputError, MissingExtraError
+from dynamicdet.errors import InputError
+from dynamicdet.extras import missing_extra
 from dynamicdet.files import whole_file
 from dyndet_bench.frontier.along import frontier_of
 from dyndet_bench.frontier.record import DynamicPoint, FrontierRecord, StaticPoint
@@ -20,7 +21,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 except ImportError as error:
-    raise MissingExtraError("a plot needs matplotlib; `pip install 'dyndet[bench]'` installs it") from error
+    raise missing_extra("a plot needs matplotlib", "matplotlib") from error
 
 SUFFIXES = (".png", ".svg")
 _SIZE_INCHES, _DOTS_PER_INCH = (6.4, 4.9), 200

@@ -11,6 +11,7 @@ _ALL = ("bench", "build", "server")
 NEEDS = {
     "bench client": ("bench", "server"),
     "bench compare": (),
+    "bench frontier": _ALL,
     "bench overhead": ("bench", "server"),
     "bench paper": ("bench",),
     "bench plot": ("bench",),
@@ -33,6 +34,7 @@ NEEDS = {
     "render": ("build",),
     "serve": ("server",),
     "train": ("train",),
+    "try": ("server", "ui"),
     "tune": _ALL,
 }
 """With these extras alone, a command runs. Some of its options need more: `dyndet bench sweep` needs `server` without

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from dynamicdet.errors import InputError, MissingExtraError, ServerError
+from dynamicdet.errors import InputError, ServerError
 from dynamicdet.pictures import pictures_in, spread
 from dyndet_builder.demo_assets import demo_images
 from dyndet_builder.server.ports import is_loopback
@@ -35,7 +35,8 @@ def open_page(
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM. `say` gets its address, and a warning if others can reach it.
 
-    `port` is by default `DEFAULT_PORT` if it is free, otherwise any free one. Raises MissingExtraError without NiceGUI,
+    `port` is by default `DEFAULT_PORT` if it is free, otherwise any free one. Raises ModuleNotFoundError without
+    NiceGUI,
     InputError for a host that this machine does not have, ServerError if the port is taken.
     """
     web = load_web()
@@ -59,15 +60,10 @@ def open_page(
 
 
 def load_web() -> ModuleType:
-    """The module that needs NiceGUI. Raises MissingExtraError without it."""
+    """The module that needs NiceGUI. Raises ModuleNotFoundError without it."""
     # NiceGUI would read stored values from a folder in the current one. The page stores none and is to read none.
     os.environ.setdefault("NICEGUI_STORAGE_PATH", f"{os.devnull}/nicegui")
-    try:
-        return importlib.import_module("dyndet_builder.trying.web")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f'the page needs the package {error.name!r}, which is not installed: pip install "dyndet[ui]"'
-        ) from error
+    return importlib.import_module("dyndet_builder.trying.web")
 
 
 def subject_at(

@@ -32,6 +32,7 @@ _LINES = [
     ["bench", "sweep", "models", *_IMAGES],
     ["bench", "plot", "swept", *_NEW],
     ["bench", "serving", "bundle", *_IMAGES],
+    ["bench", "frontier", "bundle", "--static", "s", "--data", "val", *_NEW],
     ["bench", "overhead", "models", *_IMAGES],
     ["bench", "client", "models", *_IMAGES],
     ["pair", "a.onnx", "b.onnx", *_IMAGES],
@@ -39,6 +40,7 @@ _LINES = [
     ["train", "router", "a.safetensors", "data"],
     ["evaluate", "a.pt", "--data", "data"],
     ["demo"],
+    ["try", "models"],
 ]
 _PROGRAM = """
 import contextlib, io, json, sys

@@ -12,10 +12,9 @@ from dyndet_bench.frontier.record import FILE_NAME
 from dyndet_builder.cli.bench.plot import promised_milliseconds
 from dyndet_builder.cli.data_options import images_option
 from dyndet_builder.cli.progress import step_bars
+from dyndet_builder.defaults import FRONTIER_HARD_SHARES
 from dyndet_builder.demo_assets import demo_picture
-from dyndet_builder.frontier import HARD_SHARES, measure_frontier
 from dyndet_builder.repository.config import TOPOLOGIES, Topology
-from dyndet_builder.repository.render import RenderOptions
 
 PLOT_NAME, TABLE_NAME = "frontier.png", "frontier.md"
 
@@ -46,7 +45,7 @@ PLOT_NAME, TABLE_NAME = "frontier.png", "frontier.md"
     type=click.FloatRange(0, 1),
     multiple=True,
     help=f"Share of hard images, 0 to 1 (repeatable); 0 and 1 are always measured.  [default: "
-    f"{', '.join(f'{share:g}' for share in HARD_SHARES)}]",
+    f"{', '.join(f'{share:g}' for share in FRONTIER_HARD_SHARES)}]",
 )
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--max-images", type=click.IntRange(2), default=100, show_default=True, help="Images to time per round.")
@@ -79,11 +78,13 @@ def command(
       dyndet bench frontier build/demo/bundle --static s.safetensors --static m.safetensors \\
         --static l.safetensors --data benchmarks/demo/val -o build/frontier
     """
-    # These need matplotlib, which other commands do not.
+    from dyndet_builder.frontier import measure_frontier
+    from dyndet_builder.repository.options import RenderOptions
+
+    promise_ms = promised_milliseconds(promise)
     from dyndet_bench.report.static_plot import write_static_frontier
     from dyndet_bench.report.static_text import frontier_markdown, sentences
 
-    promise_ms = promised_milliseconds(promise)
     check_creatable(output)
     with step_bars() as show:
         record = measure_frontier(
@@ -92,7 +93,7 @@ def command(
             data=data,
             images=images,
             options=RenderOptions(topology=topology, warmup_image=demo_picture()),
-            hard_shares=hard_shares or HARD_SHARES,
+            hard_shares=hard_shares or FRONTIER_HARD_SHARES,
             rounds=rounds,
             max_images=max_images,
             promise_ms=promise_ms,
