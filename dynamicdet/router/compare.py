@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ import numpy.typing as npt
 from dynamicdet.aliases import Float32Array, FloatArray
 from dynamicdet.datasets.clips import clips_of
 from dynamicdet.datasets.dataset import CocoDataset
-from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import CURVE_HARD_SHARES, LEAST_GAP
 from dynamicdet.evaluation.precision import MixedPrecision
 from dynamicdet.letterbox import Fit
@@ -47,7 +46,8 @@ class Comparison:
     easy_ap: float
     hard_ap: float
     rows: tuple[Compared, ...]
-    """routers first, then free rules from the best to the worst, the true number of objects, oracles, random"""
+    """routers first, then free rules from the best to the worst, the true number of objects, oracles, random; none if
+    detector 2 gains next to nothing"""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -70,18 +70,17 @@ def compare(
 ) -> Comparison:
     """Compare the difficulties (N,) of `routers`, by name, with the free rules and the oracles.
 
-    The standard errors are those of a bootstrap over the pictures, or over clips if the file names tell clips. Raises
-    InputError if detector 2 gains next to nothing on these pictures: there is nothing to keep then.
+    The standard errors are those of a bootstrap over the pictures, or over clips if the file names tell clips. There
+    are no rows if detector 2 gains next to nothing on these pictures: there is nothing to keep then.
     """
     score = MixedPrecision(results, data)
     names = [str(image["file_name"]) for image in data.annotations["images"]]
     judge = Judge(score=score, groups=np.unique(clips_of(names), return_inverse=True)[1], seed=seed)
     none = np.zeros(len(data), np.bool_)
+    name = "/".join(data.folder.resolve().parts[-2:])
+    ends = Comparison(data=name, images=len(data), easy_ap=score(none).ap, hard_ap=score(~none).ap, rows=())
     if judge.gain < LEAST_GAP:
-        raise InputError(
-            f"routers cannot be compared on these {len(data)} pictures: detector 2 gains {judge.gain:.2f} AP there, "
-            f"and less than {LEAST_GAP} says nothing"
-        )
+        return ends
     counts = np.array([len(one.classes) for one in data.labels], np.float64)
     orders = {**routers, **_rules(results, data), TRUTH: counts}
     if results.loss_gains is not None:
@@ -92,8 +91,7 @@ def compare(
     first, last = len(routers), len(routers) + len(RULES)
     rules = sorted(rows[first:last], key=lambda row: -row.kept.mean)
     rows = [*rows[:first], *rules, *rows[last:], _random(judge, len(data), seed)]
-    name = "/".join(data.folder.resolve().parts[-2:])
-    return Comparison(data=name, images=len(data), easy_ap=score(none).ap, hard_ap=score(~none).ap, rows=tuple(rows))
+    return replace(ends, rows=tuple(rows))
 
 
 def _rules(results: RouteResults, data: CocoDataset) -> dict[str, FloatArray]:

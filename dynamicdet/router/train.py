@@ -75,8 +75,7 @@ def train_router(
 
     `router_pictures` says which pictures to give. On each data set of `judged`, the router is compared with one that
     learns from the same examples as the paper says, with free rules, and with oracles. Classes in another order are
-    matched by name. Raises InputError if classes or input size of network and data differ, and if detector 2 gains next
-    to nothing on the pictures that are judged.
+    matched by name. Raises InputError if classes or input size of network and data differ.
     """
     recipe = recipe or RouterRecipe()
     judged = [in_class_order(one, model.class_names) for one in judged]

@@ -15,9 +15,12 @@ def print_comparison(comparison: Comparison) -> None:
     console = Console(soft_wrap=True)
     console.print(
         f"\n{printable(comparison.data)}, {comparison.images} images: AP all easy {comparison.easy_ap:.1f}, all hard "
-        f"{comparison.hard_ap:.1f}; share of the gain that is kept, with standard error, and mean AP over all hard "
-        "shares:\n"
+        f"{comparison.hard_ap:.1f}"
     )
+    if not comparison.rows:
+        console.print("detector 2 gains next to nothing on these images, so there is nothing to compare")
+        return
+    console.print("share of the gain that is kept, with standard error, and mean AP over all hard shares:\n")
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("hard images chosen by")
     for share in HARD_SHARES:

@@ -219,5 +219,4 @@ def test_the_comparison_has_routers_rules_truth_and_oracles() -> None:
     assert rows["own"].kept.mean > rows[RANDOM].kept.mean > rows["none"].kept.mean
     assert rows[ORACLE_AP].kept.mean > rows["own"].kept.mean
     assert rows[ORACLE_AP].mean_ap > rows[RANDOM].mean_ap and min(rows["own"].kept.error.values()) > 0
-    with pytest.raises(InputError, match=r"detector 2 gains 0\.00 AP there"):
-        compare(replace(results, hard=easy), data, {"own": difficulties})
+    assert compare(replace(results, hard=easy), data, {"own": difficulties}).rows == ()
