@@ -23,7 +23,5 @@ REPLAYED_S = 3600.0
 MARGIN = 0.1
 """of the replicas of a plan"""
 PROBE_PICTURES = 50
-FRONTIER_HARD_SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
-"""at which a dynamic detector is measured beside static ones"""
 MIN_SCORE, PARTNER_SCORE, MIN_IOU = 0.25, 0.15, 0.5
 """a box of at least the first score needs a partner of at least the second, of its class, with at least this IoU"""

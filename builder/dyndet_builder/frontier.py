@@ -27,6 +27,7 @@ from dynamicdet.thresholds import is_hard, threshold_for_easy_share
 from dyndet_bench.frontier.along import Measured, compare, compare_on_average
 from dyndet_bench.frontier.asking import Asker, Tensors, Times, Way, time_ways
 from dyndet_bench.frontier.record import (
+    HARD_SHARES,
     Comparison,
     DynamicPoint,
     FrontierRecord,
@@ -39,7 +40,6 @@ from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import Bundle, file_sha256, read_bundle
 from dyndet_builder.bundle.static import StaticExport, read_static
-from dyndet_builder.defaults import FRONTIER_HARD_SHARES
 from dyndet_builder.pairing.payoff.mixes import Mixes, bootstrap_weights
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
@@ -71,7 +71,7 @@ def measure_frontier(
     data: Path,
     images: Path | None = None,
     options: RenderOptions | None = None,
-    hard_shares: Sequence[float] = FRONTIER_HARD_SHARES,
+    hard_shares: Sequence[float] = HARD_SHARES,
     rounds: int = 3,
     max_images: int = 100,
     promise_ms: float | None = None,

@@ -13,6 +13,8 @@ from dynamicdet.records import Count, Finite, Name, Ordinal, Record, Sha256, Sha
 from dyndet_bench.measuring.machine import Circumstances
 
 FILE_NAME = "frontier.json"
+HARD_SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
+"""by default"""
 _LARGEST = 4 << 20
 _LEVEL = 0.95
 _ADVICE = "write it again with `dyndet bench frontier`"

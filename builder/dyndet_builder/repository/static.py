@@ -19,6 +19,10 @@ def render_static(static: Path, repository: Path, name: str, options: RenderOpti
     its graph. Raises InputError if `static` is damaged.
     """
     described, backend = read_static(static), BACKENDS[options.backend]
+    parameters = {"dyndet_static": described.architecture}
+    if backend.fused and options.instances == 1 and not options.gpus:
+        # As in the topology `fused`: there are no other stages to take the cores from, and it is faster.
+        parameters["dyndet_spins"] = "yes"
     model = StageModel(
         name=name,
         backend=backend.triton,
@@ -31,7 +35,7 @@ def render_static(static: Path, repository: Path, name: str, options: RenderOpti
         merges=options.stages_merge,
         preferred_batches=options.preferred_batches,
         queue_delay_us=options.queue_delay_us,
-        parameters={"dyndet_static": described.architecture},
+        parameters=parameters,
         stage="detector1",
         detector=name,
         precision=described.precision,

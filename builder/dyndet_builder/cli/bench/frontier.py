@@ -8,11 +8,10 @@ import click
 
 from dynamicdet.files import check_creatable, whole_file
 from dynamicdet.text import printable
-from dyndet_bench.frontier.record import FILE_NAME
+from dyndet_bench.frontier.record import FILE_NAME, HARD_SHARES
 from dyndet_builder.cli.bench.plot import promised_milliseconds
 from dyndet_builder.cli.data_options import images_option
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.defaults import FRONTIER_HARD_SHARES
 from dyndet_builder.demo_assets import demo_picture
 from dyndet_builder.repository.config import TOPOLOGIES, Topology
 
@@ -45,7 +44,7 @@ PLOT_NAME, TABLE_NAME = "frontier.png", "frontier.md"
     type=click.FloatRange(0, 1),
     multiple=True,
     help=f"Share of hard images, 0 to 1 (repeatable); 0 and 1 are always measured.  [default: "
-    f"{', '.join(f'{share:g}' for share in FRONTIER_HARD_SHARES)}]",
+    f"{', '.join(f'{share:g}' for share in HARD_SHARES)}]",
 )
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--max-images", type=click.IntRange(2), default=100, show_default=True, help="Images to time per round.")
@@ -93,7 +92,7 @@ def command(
             data=data,
             images=images,
             options=RenderOptions(topology=topology, warmup_image=demo_picture()),
-            hard_shares=hard_shares or FRONTIER_HARD_SHARES,
+            hard_shares=hard_shares or HARD_SHARES,
             rounds=rounds,
             max_images=max_images,
             promise_ms=promise_ms,

@@ -32,7 +32,7 @@ class TritonPythonModel:
         on_gpu = args["model_instance_kind"] == "GPU"
         self._session = ort.InferenceSession(
             graph,
-            _session_options(int(parameters["dyndet_threads"])),
+            _session_options(int(parameters["dyndet_threads"]), spins="dyndet_spins" in parameters),
             providers=_providers(int(args["model_instance_device_id"])) if on_gpu else ["CPUExecutionProvider"],
         )
 
@@ -75,13 +75,14 @@ class TritonPythonModel:
         return [name for name in self._outputs if name in requested]
 
 
-def _session_options(threads: int) -> Any:
+def _session_options(threads: int, *, spins: bool) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Threads that spin while they wait take the cores that Triton and the other stages need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not spins:
+        # Threads that spin while they wait take the cores that Triton and the other stages need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
