@@ -91,11 +91,9 @@ def install_command(*names: str, also: Iterable[str] = ()) -> str:
     In a checkout it installs the pinned versions. Elsewhere it names the installed extras that limit versions again, so
     that pip does not exceed them; `also` are further requirements, which a checkout pins.
     """
-    if (_SOURCE / "pyproject.toml").is_file():
-        here = Path.cwd() == _SOURCE
-        folder = "." if here else str(_SOURCE)
-        constraints = "constraints.txt" if here else str(_SOURCE / "constraints.txt")
-        return _install("-c", constraints, "-e", f"{folder}[{_joined(names)}]")
+    if pinned := _pinned():
+        folder = "." if Path.cwd() == _SOURCE else str(_SOURCE)
+        return _install(*pinned, "-e", f"{folder}[{_joined(names)}]")
     limiting = [name for name in extras() if name not in (*names, *NOT_FOR_USERS) and _is_installed_and_limits(name)]
     return _install(f"{NAME}[{_joined((*limiting, *names))}]", *also)
 
@@ -109,7 +107,7 @@ def how_to_install(*packages: str, among: Collection[str] = ()) -> str:
     """The command that installs distributions: the smallest extra for each, or themselves if no extra brings them."""
     named = {package: smallest_extra(package, among=among) for package in packages}
     if not all(named.values()):
-        return _install(*packages)
+        return _install(*_pinned(), *packages)
     return install_command(*dict.fromkeys(name for name in named.values() if name))
 
 
@@ -172,6 +170,13 @@ def _is_installed_and_limits(name: str) -> bool:
     requirements = extras()[name]
     limits = any(part.operator in ("<", "<=", "==", "~=") for each in requirements for part in each.specifier)
     return bool(requirements) and limits and not missing(requirements)
+
+
+def _pinned() -> tuple[str, ...]:
+    """What makes pip keep to the versions that were tested; nothing outside a checkout."""
+    if not (_SOURCE / "pyproject.toml").is_file():
+        return ()
+    return "-c", "constraints.txt" if Path.cwd() == _SOURCE else str(_SOURCE / "constraints.txt")
 
 
 def _joined(names: Iterable[str]) -> str:

@@ -49,6 +49,7 @@ def test_in_a_clone_a_hint_installs_the_pinned_versions(monkeypatch: pytest.Monk
     monkeypatch.chdir(ROOT)
     assert extras.install_command("small").endswith("install -c constraints.txt -e '.[small]'")
     monkeypatch.chdir(tmp_path)
+    assert extras.how_to_install("unheard-of").endswith(f"install -c {ROOT}/constraints.txt unheard-of")
     words = shlex.split(extras.install_command("small", "large"))
     assert words[-5:] == ["install", "-c", f"{ROOT}/constraints.txt", "-e", f"{ROOT}[small,large]"]
 
@@ -65,6 +66,7 @@ def test_a_hint_names_the_pip_of_this_python_as_it_can_be_typed(
 ) -> None:
     folder = tmp_path / "my venv" / "bin"
     folder.mkdir(parents=True)
+    monkeypatch.setattr(extras, "_SOURCE", tmp_path)
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
     assert extras.how_to_install("nowhere") == f"'{folder}/python' -m pip install nowhere"
     (folder / "pip").touch(mode=0o755)
