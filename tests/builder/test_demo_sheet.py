@@ -24,7 +24,7 @@ def test_pictures_are_chosen_by_the_rank_of_their_difficulty_alone() -> None:
     chosen = choose(np.append(difficulties, np.nan))
     order = np.argsort(difficulties).tolist()
     assert chosen == [(level, order[level]) for level in LEVELS]
-    assert choose(np.array([0.7, np.nan, 0.2])) == [(8, 2), (75, 0)]
+    assert choose(np.array([0.7, np.nan, 0.2])) == [(8, 2), (58, 0)]
     with pytest.raises(ServerError, match="no picture a difficulty"):
         choose(np.array([np.nan, np.nan]))
 

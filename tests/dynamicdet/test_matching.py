@@ -33,7 +33,9 @@ def scene(rng: np.random.Generator) -> tuple[Objects, Found]:
     count, boxes = int(rng.integers(0, 6)), int(rng.integers(0, 9))
     corner, sides = rng.uniform(0, 60, (count, 2)), rng.uniform(10, 40, (count, 2))
     objects = np.concatenate([corner, corner + sides], axis=1)
-    near = objects[rng.integers(0, count, boxes)] if count else rng.uniform((0, 0, 60, 60), 120, (boxes, 4))
+    near = (
+        objects[rng.integers(0, count, boxes)] if count else rng.uniform((0, 0, 60, 60), (60, 60, 120, 120), (boxes, 4))
+    )
     names = tuple(NAMES[number] for number in rng.integers(0, 2, count))
     return (
         Objects(boxes=objects, names=names, crowd=rng.random(count) < 0.2),
