@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamicdet.datasets.truth import read_objects
 from dyndet_bench.sweep.sweep import sweep
 from dyndet_builder.server.triton import TritonServer
 from tests.support.sweeps import PLAN, Swept
@@ -15,4 +16,5 @@ from tests.support.sweeps import PLAN, Swept
 def swept(server: TritonServer, demo_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """Both routes of the shared server: one request at a time, three at a time, and at a rate."""
     folder = tmp_path_factory.mktemp("swept") / "out"
-    return Swept(sweep(server.grpc_url, folder, images=demo_images, plan=PLAN), folder)
+    truth = read_objects(demo_images.parent)
+    return Swept(sweep(server.grpc_url, folder, images=demo_images, plan=PLAN, truth=truth), folder)

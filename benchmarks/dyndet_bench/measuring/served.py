@@ -144,10 +144,14 @@ class Served:
         found = self._parameter("dyndet_bundle_sha256")
         return found if found is not None and re.fullmatch("[0-9a-f]{64}", found) else None
 
-    @property
     def is_pair(self) -> bool:
-        """Whether its stages or its rule of fitting show a pair; in `fused`, a pair with the usual rule shows none."""
-        return "detector1" in self._stages or not self.detector.fit.is_own
+        """Whether it is a pair, by its stages or its rule of fitting; in `fused`, by the stages that it counts.
+
+        Raises ServerError if the metrics of a fused detector cannot be read.
+        """
+        if "detector1" in self._stages or not self.detector.fit.is_own:
+            return True
+        return self.topology == "fused" and "detector1" in self.metrics.read("dyndet_stage_seconds_total")
 
     def identity(self) -> dict[str, object]:
         """What identifies this server: host, versions, and the configuration of the detector's models.

@@ -31,6 +31,7 @@ class Measured:
     cell: Cell
     load: Load
     latency: Latency
+    """from when requests were due"""
     accuracy: Accuracy | None
 
     @property
@@ -54,15 +55,15 @@ class Facts:
     def measured(self) -> tuple[Measured, ...]:
         """The cells with values, in the same order."""
         return tuple(
-            Measured(cell=cell, load=cell.load, latency=cell.latency, accuracy=self.accuracy(cell.threshold))
+            Measured(cell=cell, load=cell.load, latency=cell.waited, accuracy=self.accuracy(cell.threshold))
             for cell in self.cells
-            if cell.error is None and cell.latency is not None
+            if cell.error is None and cell.waited is not None
         )
 
     @cached_property
     def failed(self) -> tuple[Cell, ...]:
         """The cells without values."""
-        return tuple(cell for cell in self.cells if cell.error is not None or cell.latency is None)
+        return tuple(cell for cell in self.cells if cell.error is not None or cell.waited is None)
 
     @cached_property
     def loads(self) -> tuple[Load, ...]:

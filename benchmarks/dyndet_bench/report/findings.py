@@ -12,10 +12,15 @@ from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.perf_run import repeats_text
 from dyndet_bench.report.facts import Facts, Measured, load_range
 from dyndet_bench.report.text import counted, milliseconds, number, percent, plain, sentence, shortened
-from dyndet_bench.sweep.record import Latency, PaperCheck, Split
+from dyndet_bench.sweep.record import PaperCheck, Split
 
 PARTS = {"queue_ms": "queue", "compute_ms": "compute", "routing_ms": "routing", "network_ms": "network"}
 """Fields of a Split and what the reports call them, in the order in which a request meets them."""
+
+
+def title(facts: Facts) -> str:
+    """The title of a report."""
+    return f"Latency and accuracy of {plain(facts.sweep.model)}"
 
 
 def answer(facts: Facts) -> tuple[str, ...]:
@@ -34,10 +39,11 @@ def _range(facts: Facts, load: Load) -> str:
         fastest = min(facts.measured, key=lambda found: found.latency.mean_ms)
         return f"{_at_threshold(facts, fastest)}, {plain(facts.sweep.model)} takes {_cost(fastest)}, its fastest cell."
     easy, hard = ends
-    line = f"At {load}, {plain(facts.sweep.model)} takes {milliseconds(easy.latency.mean_ms)} if every image is easy "
-    line += f"and {milliseconds(hard.latency.mean_ms)} if every image is hard"
+    line = f"At {load}, {plain(facts.sweep.model)} takes {milliseconds(easy.latency.mean_ms)} on average if every "
+    line += f"image is easy (lat1) and {milliseconds(hard.latency.mean_ms)} if every image is hard (lat2)"
     if easy.accuracy and hard.accuracy:
-        line += f"; AP goes from {easy.accuracy.ap:.1f} to {hard.accuracy.ap:.1f}"
+        gain = hard.accuracy.ap - easy.accuracy.ap
+        line += f"; AP goes from {easy.accuracy.ap:.1f} to {hard.accuracy.ap:.1f}, a gain of {gain:.1f}"
     return f"{line}."
 
 
@@ -68,7 +74,7 @@ def _worth(facts: Facts, found: Measured) -> str:
     if not (easy.accuracy and hard.accuracy and found.accuracy and hard.accuracy.ap > easy.accuracy.ap):
         return f": {paid}"
     gain = (found.accuracy.ap - easy.accuracy.ap) / (hard.accuracy.ap - easy.accuracy.ap)
-    return f": {percent(gain)} of the AP gain for {paid}"
+    return f": {percent(gain)} of the gain for {paid}"
 
 
 def frontier_latency(facts: Facts, loads: Sequence[Load]) -> str:
@@ -107,9 +113,6 @@ def routes(facts: Facts) -> str:
         middle, tail = np.percentile(latencies.quantiles_ms, [50, 99])
         parts.append(f"{route} requests take {milliseconds(middle)} in the median and {milliseconds(tail)} at p99")
     line = "; ".join(parts)
-    if "easy" in found and "hard" in found:
-        difference = found["hard"].mean_ms - found["easy"].mean_ms
-        line += f". Detector 2 adds {milliseconds(difference)} on average"
     return f"{line[:1].upper()}{line[1:]}."
 
 
@@ -140,19 +143,20 @@ def difficulties(facts: Facts, lines: Sequence[tuple[str, float]]) -> str:
     """The distribution of the difficulties, and the effect of the first threshold."""
     values = np.array(facts.sweep.difficulties, np.float64)
     known = values[np.isfinite(values)]
-    line = f"Half of the {counted(len(values), 'image')} have a difficulty below {number(float(np.median(known)))}"
+    median = number(float(np.median(known)))
+    line = f"Half of the {counted(len(values), 'image')} of this sweep have a difficulty below {median}"
     if len(known) < len(values):
         line += f"; {len(values) - len(known)} have no difficulty and count as hard"
     if lines:
         name, threshold = lines[0] if lines[0][0] else lines[len(lines) // 2]
         share = float(np.mean(is_hard(values, threshold)))
         line += f". Threshold {facts.threshold_text(threshold)}{f' ({shortened(name, 40)})' if name else ''} sends "
-        line += f"{percent(share)} of them to detector 2"
+        line += f"{percent(share)} of these images to detector 2"
     return f"{line}."
 
 
 def over_load(facts: Facts, cells: Sequence[Measured], field: str) -> str:
-    """How one statistic of the latency grows with the load, and how much the open loop adds."""
+    """How one statistic of the latency grows with the load."""
     name = field.removesuffix("_ms")
     middle = facts.middle(cells[0].load)
     series = [found for found in cells if middle and found.threshold == middle.threshold]
@@ -163,17 +167,11 @@ def over_load(facts: Facts, cells: Sequence[Measured], field: str) -> str:
     before, after = getattr(first.latency, field), getattr(last.latency, field)
     if first.load == last.load:
         return f"{_at_threshold(facts, first)}, {name} is {milliseconds(before)}."
-    verb = "grows" if after >= before else "falls"
-    line = f"{name} {verb} from {milliseconds(before)} to {milliseconds(after)} between "
+    old, new = milliseconds(before), milliseconds(after)
+    change = f"stays at {new}" if old == new else f"{'grows' if after > before else 'falls'} from {old} to {new}"
+    line = f"{name} {change} between "
     line += f"{load_range(first.load, last.load, 'and')} (threshold {facts.threshold_text(first.threshold)})"
-    waiting = _open_loop(last.cell.open_loop, field)
-    if waiting is not None:
-        line += f"; counted from the intended send time, it is {milliseconds(waiting)} there"
     return f"{line}."
-
-
-def _open_loop(latency: Latency | None, field: str) -> float | None:
-    return None if latency is None else float(getattr(latency, field))
 
 
 def paper(check: PaperCheck) -> str:
@@ -183,6 +181,12 @@ def paper(check: PaperCheck) -> str:
         f"{plain(check.model)}: lat1 = {milliseconds(check.lat1_ms)} and lat2 = {milliseconds(check.lat2_ms)}, "
         f"from the rows at {rows} hard, predict the FPS of the other rows within {100 * check.largest_error:.1f} %."
     )
+
+
+def papers(checks: Sequence[PaperCheck]) -> str:
+    """The same for all networks in one sentence; empty without checks."""
+    errors = ", ".join(f"{plain(check.model)} {100 * check.largest_error:.1f} %" for check in checks)
+    return f"The calibration rule predicts the FPS in the paper's table within: {errors}." if checks else ""
 
 
 def failures(facts: Facts) -> str:

@@ -6,7 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -19,8 +19,18 @@ from dyndet_bench.report.facts import Facts
 from dyndet_bench.report.plots import Plots
 from dyndet_bench.report.static_part import static_part
 from dyndet_bench.report.svg import Plot
-from dyndet_bench.report.tables import Table, accuracy_table, cells_table, points_table, routes_table, split_table
+from dyndet_bench.report.tables import (
+    Table,
+    accuracy_table,
+    cells_table,
+    details_table,
+    points_table,
+    routes_table,
+    sent_table,
+    split_table,
+)
 from dyndet_bench.report.text import counted, plain
+from dyndet_bench.report.words import LEADS, WORDS, introduction, measures
 from dyndet_bench.sweep.record import Picture, Role
 
 try:
@@ -44,6 +54,9 @@ _ROLES = {
 class Shown:
     """An image of the gallery, ready to print; a data URI is empty if its file cannot be read."""
 
+    verdict: str = ""
+    """what detector 2 adds; empty without labels"""
+
     difficulty: str
     objects: str
     sides: tuple[tuple[str, str], ...]
@@ -56,11 +69,15 @@ class Section:
 
     name: str
     title: str
+    lead: str = ""
+    """what is shown, and which images and requests it is about"""
     plots: tuple[Plot, ...] = ()
     tables: tuple[Table, ...] = ()
     folded: tuple[Table, ...] = ()
     """tables that are opened on demand: the values of a plot"""
     notes: tuple[str, ...] = ()
+    words: Mapping[str, str] = field(default_factory=dict)
+    """words with what they mean"""
     gallery: tuple[tuple[str, tuple[Shown, ...]], ...] = ()
     """headings with the pictures below them"""
     missing: str = ""
@@ -68,7 +85,7 @@ class Section:
     @property
     def is_filled(self) -> bool:
         """Whether there is anything to show."""
-        return any((self.plots, self.tables, self.folded, self.notes, self.gallery, self.missing))
+        return any((self.plots, self.tables, self.folded, self.notes, self.words, self.gallery, self.missing))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +102,8 @@ class Page:
     versions: Mapping[str, str]
     beside: Sequence[str]
     """files beside the page that contain the same values"""
+    introduction: str = ""
+    """for those who have never seen such a page"""
 
 
 def page_html(page: Page) -> str:
@@ -110,7 +129,7 @@ def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
     """The page of a sweep; `folder` is where the gallery's files lie."""
     sweep = facts.sweep
     page = Page(
-        title=f"Sweep of {sweep.model}",
+        title=findings.title(facts),
         answer=findings.answer(facts),
         alerts=[text for text in (findings.failures(facts), findings.gaps(facts), findings.lateness(facts)) if text],
         setup=_setup(facts),
@@ -121,9 +140,11 @@ def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
             _cells(facts),
             _gallery(facts, folder),
             _paper(facts),
+            _words(facts),
         ),
         versions=sweep.circumstances.versions,
         beside=("cells.csv", "sweep.json"),
+        introduction=introduction(facts),
     )
     return page_html(page)
 
@@ -144,7 +165,7 @@ def _setup(facts: Facts) -> dict[str, str]:
         "Bundle": f"SHA-256 {sweep.bundle_sha256}" if sweep.bundle_sha256 else "",
         "Images": f"{counted(sweep.image_count, 'image')} from {sweep.images}",
         "Accuracy": f"measured on {sweep.accuracy_data}" if sweep.accuracy and sweep.accuracy_data else "",
-        "Repetitions": f"{sweep.repetitions} per cell; the cells take turns",
+        "Repetitions": f"{counted(sweep.repetitions, 'run')} of each cell (one threshold at one load), in turn",
         "Repeats": findings.repeats(facts),
         "Earlier runs": findings.replayed(facts),
         "Command": circumstances.command,
@@ -154,13 +175,13 @@ def _setup(facts: Facts) -> dict[str, str]:
 
 
 def _points(facts: Facts) -> Section:
+    has_points = bool(facts.sweep.points)
     return Section(
         name="points",
         title="Operating points",
-        tables=(points_table(facts),) if facts.sweep.points else (),
-        missing=""
-        if facts.sweep.points
-        else "With --operating-points FILE, calibrated operating points are shown here.",
+        lead=LEADS["points"] if has_points else "",
+        tables=(points_table(facts),) if has_points else (),
+        missing="" if has_points else "With --operating-points FILE, calibrated operating points are shown here.",
     )
 
 
@@ -169,7 +190,8 @@ def _plotted(facts: Facts, plots: Plots) -> tuple[Section, ...]:
     return (
         Section(
             name="frontier",
-            title="Accuracy for latency and throughput",
+            title="What accuracy costs",
+            lead=LEADS["frontier"] if plots.frontiers else "",
             plots=plots.frontiers,
             folded=(accuracy_table(facts),) if has_accuracy else (),
             missing=""
@@ -179,12 +201,14 @@ def _plotted(facts: Facts, plots: Plots) -> tuple[Section, ...]:
         Section(
             name="routes",
             title="The two routes",
+            lead=LEADS["routes"] if plots.routes else "",
             plots=plots.routes + plots.difficulties,
             folded=(routes_table(facts),) if plots.routes else (),
         ),
         Section(
             name="time",
             title="Where the time goes",
+            lead=LEADS["time"] if plots.splits else "",
             plots=plots.splits,
             folded=(split_table(facts),) if plots.splits else (),
         ),
@@ -203,28 +227,63 @@ def _static(facts: Facts, folder: Path) -> Section:
 
 
 def _cells(facts: Facts) -> Section:
-    return Section(name="cells", title="All cells", tables=(cells_table(facts),) if facts.cells else ())
+    if not facts.cells:
+        return Section(name="cells", title="All cells")
+    sent = sent_table(facts)
+    folded = (details_table(facts),) if facts.measured else ()
+    return Section(
+        name="cells",
+        title="All cells",
+        lead=LEADS["cells"],
+        tables=(cells_table(facts),),
+        folded=folded if sent is None else (*folded, sent),
+    )
 
 
 def _paper(facts: Facts) -> Section:
     notes = tuple(findings.paper(check) for check in facts.sweep.paper)
-    return Section(name="paper", title="The latency model compared with the paper", notes=notes)
+    return Section(
+        name="paper",
+        title="The calibration rule and the paper",
+        lead=LEADS["paper"] if notes else "",
+        notes=notes,
+    )
+
+
+def _words(facts: Facts) -> Section:
+    return Section(name="words", title="Words and numbers", words={**WORDS, **measures(facts)})
 
 
 def _gallery(facts: Facts, folder: Path) -> Section:
     roles: tuple[Role, ...] = get_args(Role)
     pictures = facts.sweep.gallery
     found = [(_ROLES[role], tuple(_shown(one, folder) for one in pictures if one.role == role)) for role in roles]
-    return Section(name="gallery", title="Gallery", gallery=tuple(pair for pair in found if pair[1]))
+    return Section(
+        name="gallery",
+        title="Gallery",
+        lead=_gallery_lead(pictures),
+        gallery=tuple(pair for pair in found if pair[1]),
+    )
+
+
+def _gallery_lead(pictures: Sequence[Picture]) -> str:
+    has_labels = any(picture.truth_file for picture in pictures)
+    return LEADS["gallery"] + (LEADS["truth"] if has_labels else "") if pictures else ""
 
 
 def _shown(picture: Picture, folder: Path) -> Shown:
     return Shown(
         difficulty=f"{picture.difficulty:.2g}",
         objects=plain(picture.objects),
-        sides=(
-            ("detector 1", _data_uri(folder, picture.easy_file)),
-            ("detector 2", _data_uri(folder, picture.hard_file)),
+        verdict=plain(picture.verdict or ""),
+        sides=tuple(
+            (side, _data_uri(folder, file))
+            for side, file in (
+                ("detector 1", picture.easy_file),
+                ("detector 2", picture.hard_file),
+                ("truth", picture.truth_file),
+            )
+            if file is not None
         ),
     )
 

@@ -10,6 +10,7 @@ from dyndet_bench.report.facts import Facts
 from dyndet_bench.report.plots import Plots
 from dyndet_bench.report.tables import Row, Table, cells_table, points_table
 from dyndet_bench.report.text import counted, inert
+from dyndet_bench.report.words import WORDS, introduction, measures
 
 
 def summary_markdown(facts: Facts, plots: Plots) -> str:
@@ -19,13 +20,16 @@ def summary_markdown(facts: Facts, plots: Plots) -> str:
     first = tuple(row for row in cells.rows if facts.loads and row.texts[0] == str(facts.loads[0]))
     others = tuple(row for row in cells.rows if row not in first)
     parts = [
-        f"## Sweep of {inert(sweep.model)}",
+        f"## {inert(findings.title(facts))}",
         "\n".join(inert(line) + "  " for line in findings.answer(facts)).rstrip(),
     ]
+    parts.append(inert(introduction(facts)))
     parts.append("\n".join(f"- {inert(line)}" for line in _findings(facts, plots)))
     parts += [table_markdown(points_table(facts))] if sweep.points else []
     parts += [table_markdown(replace(cells, title=str(facts.loads[0]), rows=first))] if first else []
     parts += [_folded(replace(cells, title="All other cells" if first else cells.title, rows=others))] if others else []
+    words = "\n".join(f"- *{name}*: {inert(meaning)}" for name, meaning in {**WORDS, **measures(facts)}.items())
+    parts.append(f"<details><summary>Words and numbers</summary>\n\n{words}\n\n</details>")
     parts.append(
         inert(
             f"Measured on {summary(sweep.circumstances.machine)}, with {counted(sweep.image_count, 'image')} from "
@@ -38,9 +42,8 @@ def summary_markdown(facts: Facts, plots: Plots) -> str:
 def _findings(facts: Facts, plots: Plots) -> list[str]:
     tails = tuple(plot for plot in plots.loads if plot.title.startswith("p99"))
     drawn = [plot.finding for plot in (*plots.frontiers, *plots.routes, *plots.difficulties, *plots.splits, *tails)]
-    checks = [f"Paper: {findings.paper(check)}" for check in facts.sweep.paper]
     trouble = (findings.failures(facts), findings.gaps(facts), findings.lateness(facts), findings.repeats(facts))
-    return [line for line in (*trouble, findings.replayed(facts), *drawn, *checks) if line]
+    return [line for line in (*trouble, findings.replayed(facts), *drawn, findings.papers(facts.sweep.paper)) if line]
 
 
 def _folded(table: Table) -> str:

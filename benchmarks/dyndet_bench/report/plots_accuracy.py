@@ -30,7 +30,7 @@ def draw_frontiers(facts: Facts) -> tuple[Plot, ...]:
     if busy:
         plots.append(_over_throughput(facts, busy))
     if opened:
-        plots.append(_over_latency(facts, opened, "frontier-rate", "AP over latency, by arrival rate"))
+        plots.append(_over_latency(facts, opened, "frontier-rate", "AP over latency, by request rate"))
     return tuple(plots)
 
 
@@ -57,7 +57,7 @@ def _over_throughput(facts: Facts, loads: Sequence[Load]) -> Plot:
 
 
 def _latency(found: Measured) -> _Cost:
-    return found.latency.mean_ms, found.cell.mean_low_ms, found.cell.mean_high_ms
+    return found.latency.mean_ms, *found.cell.mean_interval
 
 
 def _throughput(found: Measured) -> _Cost:
@@ -111,8 +111,8 @@ def _is_all_hard(threshold: float) -> bool:
 
 
 _ENDS = (
-    ("static detector 1 (threshold 1)", "s", _is_all_easy),
-    ("always detector 2 (threshold 0)", "D", _is_all_hard),
+    ("all easy (threshold 1)", "s", _is_all_easy),
+    ("all hard (threshold 0)", "D", _is_all_hard),
 )
 
 

@@ -13,7 +13,6 @@ from dyndet_bench.report import findings
 from dyndet_bench.report.facts import Facts, Measured, load_range, spread
 from dyndet_bench.report.svg import (
     INK,
-    MUTED,
     PAPER,
     SERIES,
     Plot,
@@ -93,7 +92,7 @@ def _places(axes: Axes, cells: Sequence[Measured]) -> list[float]:
 
 
 def draw_over_load(facts: Facts) -> tuple[Plot, ...]:
-    """Median and 99th percentile over concurrency and over arrival rate, if several were measured."""
+    """Median and 99th percentile over concurrency and over request rate, if several were measured."""
     plots: list[Plot] = []
     for is_open_loop, batch in sorted({(load.open, load.batch) for load in facts.loads}):
         cells = [found for found in facts.measured if _is_of(found.load, is_open_loop, batch)]
@@ -108,20 +107,18 @@ def _is_of(load: Load, is_open_loop: bool, batch: int) -> bool:
 
 def _over_load(facts: Facts, cells: Sequence[Measured], field: str) -> Plot:
     load, statistic = cells[0].load, field.removesuffix("_ms")
-    amount = "arrivals (requests/s)" if load.open else "concurrency (requests in flight)"
+    amount = "request rate (requests/s)" if load.open else "concurrency (requests in flight)"
     figure, axes = new_axes(amount, f"{statistic} latency (ms)")
     thresholds = sorted({found.threshold for found in cells}, reverse=True)
     shown = spread(thresholds, len(SERIES))
     for threshold, series in zip(shown, SERIES, strict=False):
         line = [found for found in cells if found.threshold == threshold]
         _plot_line(axes, line, field, series, f"threshold {facts.threshold_text(threshold)}")
-    if any(found.cell.open_loop for found in cells):
-        axes.plot([], [], color=MUTED, marker="o", ms=6, mfc=PAPER, lw=1.0, label="from intended send time")
     _set_common_limits(axes, cells)
     axes.set_xticks(sorted({found.load.amount for found in cells}))
     add_legend(figure)
     kind = "rate" if load.open else "concurrency"
-    title = f"{statistic} over {'arrival rate' if load.open else 'concurrency'}"
+    title = f"{statistic} over {'request rate' if load.open else 'concurrency'}"
     return finish(
         figure,
         name=f"load-{kind}-{load.batch}-{statistic}",
@@ -133,8 +130,7 @@ def _over_load(facts: Facts, cells: Sequence[Measured], field: str) -> Plot:
 
 def _set_common_limits(axes: Axes, cells: Sequence[Measured]) -> None:
     """The same latencies on the axes of median and tail, which stand side by side."""
-    latencies = [latency for found in cells for latency in (found.latency, found.cell.open_loop) if latency is not None]
-    lowest, highest = min(latency.p50_ms for latency in latencies), max(latency.p99_ms for latency in latencies)
+    lowest, highest = min(found.latency.p50_ms for found in cells), max(found.latency.p99_ms for found in cells)
     if log_if_wide(axes.yaxis, (lowest, highest)):
         axes.set_ylim(lowest / 1.25, highest * 1.25)
     else:
@@ -142,19 +138,7 @@ def _set_common_limits(axes: Axes, cells: Sequence[Measured]) -> None:
 
 
 def _plot_line(axes: Axes, line: Sequence[Measured], field: str, series: Series, label: str) -> None:
-    """One threshold over the loads; thinner and hollow, the same counted from the intended send time."""
+    """One threshold over the loads."""
     amounts = [found.load.amount for found in line]
     values = [getattr(found.latency, field) for found in line]
     axes.plot(amounts, values, color=series.colour, ls=series.dash, marker=series.marker, ms=5, lw=1.7, label=label)
-    known = [(found.load.amount, found.cell.open_loop) for found in line if found.cell.open_loop is not None]
-    if known:
-        axes.plot(
-            [amount for amount, _ in known],
-            [getattr(latency, field) for _, latency in known],
-            color=series.colour,
-            ls=series.dash,
-            marker=series.marker,
-            ms=6,
-            mfc=PAPER,
-            lw=1.0,
-        )

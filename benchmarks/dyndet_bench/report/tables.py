@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel
 
-from dyndet_bench.report.facts import Facts
+from dyndet_bench.report.facts import Facts, Measured
 from dyndet_bench.report.findings import PARTS
 from dyndet_bench.report.text import MISSING, column_texts, plain, spreadsheet
 from dyndet_bench.sweep.record import Accuracy, Cell, Latency, Split
@@ -91,45 +91,63 @@ def cells_table(facts: Facts, *, short: bool = False) -> Table:
     cells = [found.cell for found in facts.measured]
     accuracies = [found.accuracy for found in facts.measured]
     latencies = [found.latency for found in facts.measured]
+    statistics = ("mean_ms", "p99_ms") if short else ("mean_ms", "p50_ms", "p95_ms", "p99_ms")
     filled = [
-        _texts("load", [str(found.load) for found in facts.measured]),
-        _texts("threshold", [facts.threshold_text(cell.threshold) for cell in cells], is_figure=True),
+        *_places(facts, facts.measured),
         _figures("hard share", "%", [_percent(cell.hard_share) for cell in cells], 1),
         _figures("AP", "%", [known.ap if known else None for known in accuracies], 1),
-        _figures("mean", "ms", [latency.mean_ms for latency in latencies]),
+        *(_statistic(latencies, field) for field in statistics),
+        _figures("throughput", "images/s", [cell.throughput_per_s for cell in cells]),
     ]
-    if short:
-        filled += [
-            _figures("p99", "ms", [latency.p99_ms for latency in latencies]),
-            _figures("throughput", "images/s", [cell.throughput_per_s for cell in cells]),
-        ]
-    else:
-        filled += _all_figures(cells, latencies)
     return _with_failures(_table("All cells", filled, always=2), facts)
 
 
-def _all_figures(cells: Sequence[Cell], latencies: Sequence[Latency]) -> list[_Filled]:
-    return [
-        _interval("mean, 95 %", "ms", [(cell.mean_low_ms, cell.mean_high_ms) for cell in cells]),
-        *(_statistic(latencies, field, "") for field in _STATISTICS[1:]),
-        _figures("throughput", "images/s", [cell.throughput_per_s for cell in cells]),
+def details_table(facts: Facts) -> Table:
+    """What is seldom needed of a cell: its intervals, p90, and how much was measured."""
+    cells = [found.cell for found in facts.measured]
+    filled = [
+        *_places(facts, facts.measured),
+        _interval("mean, 95 % interval", "ms", [cell.mean_interval for cell in cells]),
+        _statistic([found.latency for found in facts.measured], "p90_ms"),
         _interval(
-            "throughput, 95 %",
+            "throughput, 95 % interval",
             "images/s",
             [(cell.throughput_low_per_s, cell.throughput_high_per_s) for cell in cells],
         ),
-        *(_statistic([cell.open_loop for cell in cells], field, "from send time: ") for field in _STATISTICS),
         _figures("requests", "", [cell.requests for cell in cells], 0),
         _figures("repeats", "", [cell.repeats or None for cell in cells], 0),
+    ]
+    return _table("Intervals and numbers of requests", filled, always=2)
+
+
+def sent_table(facts: Facts) -> Table | None:
+    """At request rates, the latencies that perf_analyzer reports; None if nothing else was measured there."""
+    found = [one for one in facts.measured if one.cell.open_loop is not None and one.cell.latency is not None]
+    if not found:
+        return None
+    latencies = [one.cell.latency for one in found]
+    filled = [
+        *_places(facts, found),
+        *(_statistic(latencies, field) for field in _STATISTICS),
+        _interval("mean, 95 % interval", "ms", [(one.cell.mean_low_ms, one.cell.mean_high_ms) for one in found]),
+    ]
+    return _table("Request rates, counted from when perf_analyzer sent the request", filled, always=2)
+
+
+def _places(facts: Facts, found: Sequence[Measured]) -> list[_Filled]:
+    """The columns that say which cell it is."""
+    return [
+        _texts("load", [str(one.load) for one in found]),
+        _texts("threshold", [facts.threshold_text(one.threshold) for one in found], is_figure=True),
     ]
 
 
 _STATISTICS = tuple(Latency.model_fields)
 
 
-def _statistic(latencies: Sequence[Latency | None], field: str, prefix: str) -> _Filled:
+def _statistic(latencies: Sequence[Latency | None], field: str) -> _Filled:
     values = [None if latency is None else getattr(latency, field) for latency in latencies]
-    return _figures(f"{prefix}{field.removesuffix('_ms')}", "ms", values)
+    return _figures(field.removesuffix("_ms"), "ms", values)
 
 
 def _with_failures(table: Table, facts: Facts) -> Table:
@@ -153,7 +171,7 @@ def split_table(facts: Facts) -> Table:
         _texts("threshold", [facts.threshold_text(item.threshold) for item, _ in found], is_figure=True),
         *(_figures(name, "ms", [getattr(split, field) for _, split in found], 2) for field, name in PARTS.items()),
     ]
-    return _table("Where an average request spends its time", columns)
+    return _table("Parts of the mean latency", columns)
 
 
 def accuracy_table(facts: Facts) -> Table:
@@ -176,7 +194,7 @@ def routes_table(facts: Facts) -> Table:
         values = [float(np.percentile(route.quantiles_ms, quantile)) for route in found.values()]
         columns.append(_figures(f"p{quantile}", "ms", values))
     columns.append(_figures("requests", "", [route.requests for route in found.values()], 0))
-    return _table("Latency by route", columns)
+    return _table("Latency of single requests by route", columns)
 
 
 def _percent(share: float | None) -> float | None:
@@ -202,17 +220,18 @@ def cells_csv(facts: Facts) -> str:
     writer.writerow(csv_columns())
     for cell in facts.cells:
         known = facts.accuracy(cell.threshold)
-        writer.writerow(
-            [spreadsheet(value(cell)) for value in fields.values()] + ([known.ap, known.ap50] if known else ["", ""])
-        )
+        precision = [known.ap, known.ap50] if known else ["", ""]
+        writer.writerow([str(cell.load), *(spreadsheet(value(cell)) for value in fields.values()), *precision])
     return file.getvalue()
 
 
 def csv_columns() -> tuple[str, ...]:
     """The columns of `cells_csv`."""
-    return (*_every_csv_field(), *_ACCURACY)
+    return (_LOAD, *_every_csv_field(), *_ACCURACY)
 
 
+_LOAD = "load"
+"""in words, as in the reports and on screen"""
 _ACCURACY = ("ap", "ap50")
 _NESTED: dict[str, tuple[str, type[BaseModel]]] = {
     "latency": ("", Latency),

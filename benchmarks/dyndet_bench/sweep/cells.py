@@ -15,7 +15,7 @@ from dyndet_bench.measuring.attempts import try_twice
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.measure import PERCENTILES, Run, hard_share
 from dyndet_bench.measuring.rounds import Rounds
-from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, Statistic, bootstrap_interval
+from dyndet_bench.measuring.statistic import MEAN, THROUGHPUT, bootstrap_interval
 from dyndet_bench.sweep.record import Cell, Latency, Split
 
 RAW_FOLDER = "raw"
@@ -74,6 +74,7 @@ class CellRuns:
         answered = self.open_loop or self.runs
         low, high = bootstrap_interval(MEAN.of, self.runs)
         least, most = bootstrap_interval(THROUGHPUT.of, answered)
+        late = bootstrap_interval(MEAN.of, self.open_loop) if self.open_loop else (None, None)
         repeated = len(self.runs) > 1
         return cell.model_copy(
             update={
@@ -86,7 +87,9 @@ class CellRuns:
                 "throughput_high_per_s": most if repeated else None,
                 "hard_share": hard_share(answered),
                 "split": _split(self.runs),
-                "open_loop": _pooled_latency(self.open_loop) if self.open_loop else None,
+                "open_loop": _latency(self.open_loop) if self.open_loop else None,
+                "open_loop_low_ms": late[0] if repeated else None,
+                "open_loop_high_ms": late[1] if repeated else None,
                 "warning": None if self.warning is None else printable(self.warning, limit=_LONGEST),
                 "repeats": sum(run.repeats for run in self.runs),
             }
@@ -127,21 +130,20 @@ def _latency(runs: Sequence[Run]) -> Latency:
     return Latency(mean_ms=MEAN.of(runs), **percentiles)
 
 
-def _pooled_latency(runs: Sequence[Run]) -> Latency:
-    return Latency(
-        mean_ms=MEAN.of(runs), **{f"p{percent}_ms": Statistic(f"p{percent}").of(runs) for percent in PERCENTILES}
-    )
-
-
 def _split(runs: Sequence[Run]) -> Split | None:
-    """Mean times of a request. If stages of one request run side by side, their overlap reduces the routing time."""
-    requests = sum(run.times.requests for run in runs)
-    if not requests:
+    """Mean times of a request, in the run whose mean is the median (or in the two), so that they add up to the cell's.
+
+    If stages of one request run side by side, their overlap reduces the routing time.
+    """
+    in_order = sorted(runs, key=lambda run: run.mean_ms)
+    middle = in_order[(len(runs) - 1) // 2 : len(runs) // 2 + 1]
+    if not all(run.times.requests for run in middle):
         return None
     inside, queue, compute = (
-        sum(getattr(run.times, name) for run in runs) / requests for name in ("inside_ms", "queue_ms", "compute_ms")
+        float(np.mean([getattr(run.times, name) / run.times.requests for run in middle]))
+        for name in ("inside_ms", "queue_ms", "compute_ms")
     )
-    mean = float(np.mean([run.mean_ms for run in runs]))
+    mean = float(np.mean([run.mean_ms for run in middle]))
     return Split(
         queue_ms=queue,
         compute_ms=compute,

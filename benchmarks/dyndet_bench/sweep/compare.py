@@ -181,7 +181,7 @@ def _key(cell: Cell) -> _Key:
 
 
 def _name(cell: Cell) -> str:
-    return f"threshold {cell.threshold:.4g}, {cell.load}"
+    return f"{cell.load}, threshold {cell.threshold:.4g}"
 
 
 def _measured(cell: Cell) -> bool:
@@ -215,14 +215,16 @@ def _changes(old: Cell, new: Cell, threshold: float, threshold_p99: float) -> It
 def _values(cell: Cell, metric: Metric, both_open: bool) -> tuple[float | None, float | None, float | None]:
     """A metric and the ends of its interval.
 
-    p99 counts from the intended send time if it does in both sweeps: that of perf_analyzer hides waits in the client.
+    Latencies count from when a request was due if they do in both sweeps: those of perf_analyzer hide waits in the
+    client.
     """
     if metric == "throughput":
         return cell.throughput_per_s, cell.throughput_low_per_s, cell.throughput_high_per_s
-    if metric == "mean latency":
-        return None if cell.latency is None else cell.latency.mean_ms, cell.mean_low_ms, cell.mean_high_ms
     latency = cell.open_loop if both_open else cell.latency
-    return None if latency is None else latency.p99_ms, None, None
+    if metric == "p99 latency":
+        return None if latency is None else latency.p99_ms, None, None
+    low, high = cell.mean_interval if both_open else (cell.mean_low_ms, cell.mean_high_ms)
+    return None if latency is None else latency.mean_ms, low, high
 
 
 def _accuracy(old: Sweep, new: Sweep) -> Iterator[AccuracyChange]:

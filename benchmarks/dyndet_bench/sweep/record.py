@@ -100,8 +100,10 @@ class Cell(Record):
     hard_share: Share | None = Field(default=None, description="counted by the server: detector 2 over all images")
     split: Split | None = None
     open_loop: Latency | None = Field(
-        default=None, description="with a request rate: counted from the intended send time, by our own generator"
+        default=None, description="with a request rate: counted from when the request was due, by our own generator"
     )
+    open_loop_low_ms: Milliseconds | None = Field(default=None, description="95 % interval of its mean")
+    open_loop_high_ms: Milliseconds | None = None
     warning: Text | None = Field(default=None, description="if our own generator did not send on time")
     repeats: Count = Field(
         default=0, description="tries of perf_analyzer that hung or lost requests, and were made again"
@@ -116,6 +118,7 @@ class Cell(Record):
             raise ValueError("a cell has either a concurrency or a request rate")
         for low, high in (
             (self.mean_low_ms, self.mean_high_ms),
+            (self.open_loop_low_ms, self.open_loop_high_ms),
             (self.throughput_low_per_s, self.throughput_high_per_s),
         ):
             if (low is None) != (high is None) or (low is not None and high is not None and low > high):
@@ -126,6 +129,22 @@ class Cell(Record):
     def load(self) -> Load:
         """The load that it was measured at. Raises InputError if the record holds an impossible one."""
         return Load(concurrency=self.concurrency or 1, request_rate=self.request_rate, batch=self.batch)
+
+    @property
+    def waited(self) -> Latency | None:
+        """How long a client waits for its answer, from when its request is due; None if it was not measured.
+
+        In a closed loop, a request is due when it is sent. At a request rate it can be sent late, so our own
+        generator's values count there, if they are known, and not perf_analyzer's.
+        """
+        return self.open_loop or self.latency
+
+    @property
+    def mean_interval(self) -> tuple[float | None, float | None]:
+        """95 % interval of the mean of `waited`."""
+        if self.open_loop is not None:
+            return self.open_loop_low_ms, self.open_loop_high_ms
+        return self.mean_low_ms, self.mean_high_ms
 
 
 class RouteLatencies(Record):
@@ -181,13 +200,15 @@ class PaperCheck(Record):
 
 
 class Picture(Record):
-    """One image of the gallery, drawn once with each detector's objects."""
+    """One image of the gallery, drawn with each detector's objects and, if it has labels, with the labelled ones."""
 
     role: Role
     difficulty: Share
     easy_file: OwnFile = Field(description="relative to this record, with the objects of detector 1")
     hard_file: OwnFile = Field(description="with the objects of detector 2")
+    truth_file: OwnFile | None = Field(default=None, description="with the labelled objects; None without labels")
     objects: Text = Field(description="what each detector found, in words")
+    verdict: Text | None = Field(default=None, description="what detector 2 adds, in words; None without labels")
 
 
 class InputRule(Record):

@@ -13,6 +13,7 @@ import numpy as np
 from dynamicdet.aliases import FloatArray, Progress, silent
 from dynamicdet.errors import DyndetError, InputError, MissingExtraError, ServerError
 from dynamicdet.files import whole_file
+from dynamicdet.matching import Objects
 from dynamicdet.pictures import pictures_in
 from dynamicdet.text import printable
 from dynamicdet.thresholds import threshold_for_easy_share
@@ -49,6 +50,7 @@ def sweep(
     plan: SweepPlan | None = None,
     accuracy: Callable[[Sequence[float]], Sequence[Accuracy]] | None = None,
     accuracy_data: str | None = None,
+    truth: Mapping[Path, Objects] | None = None,
     points: Sequence[Point] = (),
     fresh: bool = False,
     subject: Mapping[str, object] | None = None,
@@ -60,7 +62,8 @@ def sweep(
     The cells are measured in turn, once per repetition, so all of them see the machine fast and slow. Each run is
     stored as soon as it is done. A sweep that is started again within a day continues where it stopped, unless `fresh`
     is set; `subject` is what its runs depend on beside the server's configuration. A run that fails is tried again
-    once; then its cell's record has the reason. `accuracy` returns the average precision of the thresholds.
+    once; then its cell's record has the reason. `accuracy` returns the average precision of the thresholds. `truth`
+    has labelled objects by the resolved path of the image's file, for the gallery.
     `report.write_report` writes the reports. `metrics_url` is for a detector of the topology `fused`; by default it is
     port 8002 of the server.
 
@@ -78,9 +81,10 @@ def sweep(
         difficulties = served.difficulties(
             letterboxed, lambda: progress("compute difficulties", next(counter), len(letterboxed))
         )
+        paper = () if served.is_pair() else check_paper()  # which is about dynamic detectors
         thresholds = _thresholds(plan, difficulties)
         accuracies = () if accuracy is None else tuple(accuracy(thresholds))
-        gallery = make_gallery(served, files, difficulties, output, middle=_middle(points, difficulties))
+        gallery = make_gallery(served, files, difficulties, output, middle=_middle(points, difficulties), truth=truth)
         with Workload(letterboxed) as workload:
             journals = JournalFolder(folder=output / RAW_FOLDER, fresh=fresh, subject=subject or {})
             rounds = functools.partial(Rounds, served, perf_analyzer, workload, journals=journals)
@@ -111,7 +115,7 @@ def sweep(
         accuracy=accuracies,
         accuracy_data=printable(accuracy_data) if accuracies and accuracy_data is not None else None,
         points=tuple(points),
-        paper=() if served.is_pair else check_paper(),  # which is about dynamic detectors
+        paper=paper,
         gallery=gallery,
         missing_routes=None if missing_routes is None else printable(missing_routes, limit=_LONGEST_REASON),
         replayed=Replayed.together(one.replayed for one in {id(one): one for one in used}.values()),

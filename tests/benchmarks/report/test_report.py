@@ -22,6 +22,7 @@ from dyndet_bench.measuring.machine import Circumstances
 from dyndet_bench.report.facts import Facts
 from dyndet_bench.report.tables import cells_csv
 from dyndet_bench.report.text import inert
+from dyndet_bench.report.words import WORDS
 from dyndet_bench.report.write import CSV_NAME, HTML_NAME, MARKDOWN_NAME, write_report
 from dyndet_bench.sweep.record import (
     Accuracy,
@@ -65,6 +66,8 @@ def cell(threshold: float, concurrency: int | None, request_rate: float | None =
         hard_share=hard_share,
         split=Split(queue_ms=1.1, compute_ms=mean_ms - 2.5, routing_ms=0.9, network_ms=0.5),
         open_loop=None if request_rate is None else latency(2 * mean_ms),
+        open_loop_low_ms=None if request_rate is None else 2 * mean_ms - 0.43,
+        open_loop_high_ms=None if request_rate is None else 2 * mean_ms + 0.39,
         repeats=4,
         raw=("raw/one.csv", "raw/two.csv"),
     )
@@ -127,6 +130,15 @@ def full(folder: Path, word: str = "demo") -> Sweep:
         paper=(PaperCheck(model=word, lat1_ms=8.78, lat2_ms=12.05, fitted_rows=(10, 100), largest_error=0.0143),),
         gallery=(
             Picture(role="easiest", difficulty=0.0123, easy_file="easy.png", hard_file="hard.png", objects=word),
+            Picture(
+                role="borderline",
+                difficulty=0.456,
+                easy_file="easy.png",
+                hard_file="hard.png",
+                truth_file="easy.png",
+                objects=word,
+                verdict=word,
+            ),
             Picture.model_construct(  # reading a sweep refuses such a name
                 role="hardest", difficulty=0.987, easy_file="../no.png", hard_file="missing.png", objects=word
             ),
@@ -203,8 +215,8 @@ def test_every_figure_reaches_the_page(tmp_path: Path) -> None:
         expected = figures(given)
         assert all(any(has(figure, row) for row in own) for figure in expected), item
         (line,) = [line for line in lines if re.search(where + r"(?![\w.])", line)]
-        if item.latency:
-            assert has(item.latency.mean_ms, numbers(line)) and has(item.latency.p99_ms, numbers(line))
+        if item.waited:
+            assert has(item.waited.mean_ms, numbers(line)) and has(item.waited.p99_ms, numbers(line))
         else:
             assert "the server died" in line and any("the server died" in row for row in rows)
 
@@ -270,9 +282,15 @@ def test_markdown_of_hostile_names_has_no_element_of_theirs(word: str, tmp_path:
     markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     tokens = markdown.parse(written(full(tmp_path, word), tmp_path)[1])
     blocks = {token.content.strip() for token in tokens if token.type == "html_block"}
-    assert blocks == {"<details><summary>All other cells</summary>", "</details>"}
+    assert blocks == {
+        "<details><summary>All other cells</summary>",
+        "<details><summary>Words and numbers</summary>",
+        "</details>",
+    }
     inlines = [child.type for token in tokens for child in token.children or []]
-    assert set(inlines) <= {"text", "text_special", "softbreak", "hardbreak", "strong_open", "strong_close"}
+    assert set(inlines) <= {"text", "text_special", "softbreak", "hardbreak"} | {
+        f"{kind}_{end}" for kind in ("strong", "em") for end in ("open", "close")
+    }
     assert not {token.type for token in tokens} & {"fence", "code_block", "hr", "blockquote_open", "ordered_list_open"}
 
 
@@ -365,11 +383,14 @@ def test_without_an_extra_the_error_says_what_to_install(package: str) -> None:
 
 def test_sentences_say_what_the_figures_say(tmp_path: Path) -> None:
     _, markdown, _ = written(full(tmp_path), tmp_path)
-    assert "At concurrency 1, demo takes 13.5 ms if every image is easy and 19.2 ms if every image is hard" in markdown
-    assert "AP goes from 35.5 to 40.3" in markdown
+    for said in (
+        "demo takes 13.5 ms on average if every image is easy (lat1)",
+        "and 19.2 ms if every image is hard (lat2)",
+    ):
+        assert said in markdown
+    assert "AP goes from 35.5 to 40.3, a gain of 4.8" in markdown
     assert (
-        "With 75 % hard images (threshold 0.250), it takes 17.8 ms for 39.1 AP: 75 % of the AP gain for 75 %"
-        in markdown
+        "With 75 % hard images (threshold 0.250), it takes 17.8 ms for 39.1 AP: 75 % of the gain for 75 %" in markdown
     )
     assert "p99 grows from 26.5 ms to 40.5 ms between concurrency 1 and 4 (threshold 0.250)" in markdown
 
@@ -387,3 +408,21 @@ def test_a_late_client_is_told_in_both_reports(tmp_path: Path) -> None:
     for report in (text, markdown):
         assert "In 1 cell, the client of the open loop did not send on time" in report
         assert "9.5 ms late" in report.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_words_are_explained_a_cell_has_one_latency_and_a_labelled_image_has_a_verdict(tmp_path: Path) -> None:
+    text, markdown, table = written(full(tmp_path, "detector 2 finds 3 more"), tmp_path)
+    page = Page(text)
+    words = " ".join(page.texts).replace("\N{NO-BREAK SPACE}", " ")
+    assert len(WORDS) == 10
+    for word, meaning in WORDS.items():
+        assert markdown.count(f"- *{word}*: ") == 1 and words.count(meaning) == 1
+    # At a request rate, it is the latency from when requests were due.
+    row = next(row for row in page.rows if row[:2] == ["20 requests/s", "0.250"] and len(row) > 8)
+    mean_ms = 10.37 + 5.71 * 0.75 + 3.13 * 2
+    assert has(2 * mean_ms, numbers(" ".join(row))) and not has(mean_ms, numbers(" ".join(row)))
+    loads = {row["load"] for row in csv.DictReader(io.StringIO(table, newline=""))}
+    assert len(loads) == 5 and loads <= {row[0] for row in page.rows if row}
+    shown = [attributes["alt"].partition(",")[0] for tag, attributes in page.elements if tag == "img"]
+    assert shown == ["detector 1", "detector 2", "detector 1", "detector 2", "truth"]
+    assert "detector 2 finds 3 more" in page.texts and "Green: the box shows an object" in words

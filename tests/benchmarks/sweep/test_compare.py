@@ -129,12 +129,14 @@ def test_without_repetitions_only_large_changes_count() -> None:
     assert compare_sweeps(old, _sweep(_cell(13.0))).cells[0].verdict == "slower"
 
 
-def test_an_open_loops_p99_counts_from_the_intended_time() -> None:
+def test_at_a_request_rate_latencies_count_from_when_requests_were_due() -> None:
     load: dict[str, Any] = {"concurrency": None, "request_rate": 50.0}
-    old = _cell(open_loop=_latency(12.0, 30.0), **load)
-    new = _cell(open_loop=_latency(12.0, 60.0), **load)
+    old = _cell(open_loop=_latency(12.0, 30.0), open_loop_low_ms=11.0, open_loop_high_ms=13.0, **load)
+    new = _cell(open_loop=_latency(20.0, 60.0), open_loop_low_ms=19.0, open_loop_high_ms=21.0, **load)
     (cell,) = compare_sweeps(_sweep(old), _sweep(new)).cells
-    assert [(change.old, change.new) for change in cell.changes if change.metric == "p99 latency"] == [(30.0, 60.0)]
+    found = {change.metric: (change.old, change.new, change.has_intervals) for change in cell.changes}
+    assert found["p99 latency"] == (30.0, 60.0, False)
+    assert found["mean latency"] == (12.0, 20.0, True)
     (cell,) = compare_sweeps(_sweep(old), _sweep(_cell(**load))).cells
     assert cell.verdict == "within noise"
 
@@ -151,8 +153,8 @@ def test_cells_are_matched_by_threshold_load_and_batch_and_the_worst_comes_first
     result = compare_sweeps(old, new)
     found = [(cell.threshold, cell.load.concurrency, cell.verdict) for cell in result.cells]
     assert found == [(0.5, 4, "slower"), (0.3, 1, "slower"), (0.9, 1, "faster"), (0.5, 1, "within noise")]
-    assert result.only_old == ("threshold 0.5, concurrency 1, batches of 2",)
-    assert result.only_new == ("threshold 0.5, concurrency 1, batches of 8",)
+    assert result.only_old == ("concurrency 1, batches of 2, threshold 0.5",)
+    assert result.only_new == ("concurrency 1, batches of 8, threshold 0.5",)
 
 
 def test_failed_cells_are_named() -> None:
@@ -160,8 +162,8 @@ def test_failed_cells_are_named() -> None:
     new = _sweep(_cell(), _cell(threshold=0.1), _failed(threshold=0.2), _failed(threshold=0.3))
     result = compare_sweeps(old, new)
     assert [cell.threshold for cell in result.cells] == [0.5]
-    assert result.newly_failed == ("threshold 0.3, concurrency 1: the server stopped answering",)
-    assert [text.partition(",")[0] for text in result.failed] == ["threshold 0.1", "threshold 0.2"]
+    assert result.newly_failed == ("concurrency 1, threshold 0.3: the server stopped answering",)
+    assert [text.partition(":")[0].partition(", ")[2] for text in result.failed] == ["threshold 0.1", "threshold 0.2"]
     assert result.slower  # a cell that could be measured before
 
 
@@ -202,8 +204,8 @@ def test_the_commands_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     assert run(dyndet, ["bench", "compare", str(old), str(same)]) == 0
     printed = capsys.readouterr().out
-    assert "only in the old sweep: threshold 0.5, concurrency 4, batches of 2" in printed
-    assert "not measured: threshold 0.5, concurrency 1, batches of 3: the server stopped answering" in printed
+    assert "only in the old sweep: concurrency 4, batches of 2, threshold 0.5" in printed
+    assert "not measured: concurrency 1, batches of 3, threshold 0.5: the server stopped answering" in printed
     assert "Warning" not in printed
 
     assert run(dyndet, ["bench", "compare", str(old), str(slow / "sweep.json")]) == 1

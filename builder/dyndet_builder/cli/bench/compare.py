@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from dyndet_bench.report.text import threshold_decimals
 from dyndet_bench.sweep.compare import THRESHOLD, THRESHOLD_P99, Change, ComparedCell, Comparison, compare
 from dyndet_client.cli.terminal import Console
 
@@ -76,6 +77,10 @@ def _print_comparison(result: Comparison) -> None:
     if result.differences:
         console.print(f"Warning: the sweeps differ in {'; '.join(result.differences)}", style="yellow")
     console.print(_comparison_table(result))
+    console.print(
+        "Each value: old -> new. Latencies count from when a request was due, and are medians of the runs. A verdict "
+        "needs a change beyond the noise between runs."
+    )
     for title, names in (
         ("no longer measurable", result.newly_failed),
         ("not measured", result.failed),
@@ -97,16 +102,17 @@ _STYLES = {"slower": "bold red", "faster": "green", "within noise": ""}
 
 def _comparison_table(result: Comparison) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for header in ("threshold", "load", "mean, ms", "p99, ms", "images/s", "hard", "verdict"):
+    for header in ("load", "threshold", "hard share", "mean, ms", "p99, ms", "images/s", "verdict"):
         table.add_column(header, no_wrap=header != "load")
+    decimals = threshold_decimals(cell.threshold for cell in result.cells)
     for cell in result.cells:
         changes = {change.metric: change for change in cell.changes}
         beyond = [f"{_SHORT[change.metric]} {change.verdict}" for change in cell.changes if change.beyond_noise]
         table.add_row(
-            f"{cell.threshold:.4g}",
             str(cell.load),
-            *(_changed(changes.get(metric)) for metric in ("mean latency", "p99 latency", "throughput")),
+            f"{cell.threshold:.{decimals}f}" if 0 < cell.threshold < 1 else f"{cell.threshold:.0f}",
             _hard(cell),
+            *(_changed(changes.get(metric)) for metric in ("mean latency", "p99 latency", "throughput")),
             ", ".join(beyond),
             style=_STYLES[cell.verdict],
         )

@@ -11,9 +11,11 @@ from rich.table import Table
 
 from dynamicdet.aliases import Progress
 from dynamicdet.cache import cache_folder
+from dynamicdet.datasets.truth import read_objects
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.attempts import Missing
 from dyndet_bench.measuring.load import Load
+from dyndet_bench.report.facts import Facts
 from dyndet_bench.sweep.plan import SweepPlan
 from dyndet_bench.sweep.record import Accuracy, Point, Sweep
 from dyndet_builder.cli.measurements import check_complete, continues_in, show_origin
@@ -36,8 +38,12 @@ _PLAN = SweepPlan()
 @click.option("--hard-shares", type=Numbers(float), default=_PLAN.hard_shares, show_default="0,0.25,0.5,0.75,1",
               help="Shares of hard images; each gives a threshold.")  # fmt: skip
 @click.option("--thresholds", type=Numbers(float), default=(), help="Additional thresholds.")
-@click.option("--concurrency", type=Numbers(int), help="Closed loops: requests in flight.  [default: 1,4]")
-@click.option("--request-rate", type=Numbers(float), help="Open loops: requests per second, Poisson arrivals.")
+@click.option(
+    "--concurrency",
+    type=Numbers(int),
+    help="Numbers of requests in flight; an answer lets the next one leave.  [default: 1,4]",
+)
+@click.option("--request-rate", type=Numbers(float), help="Requests per second that arrive at random times (Poisson).")
 @click.option("--batch", type=Numbers(int), default=(1,), show_default="1", help="Images per request.")
 @click.option("--repetitions", type=int, default=_PLAN.repetitions, show_default=True, help="Runs of each cell.")
 @click.option("--max-images", type=int, default=_PLAN.max_images, show_default=True, help="Images per run.")
@@ -104,6 +110,7 @@ def command(
     points = _points(points_file, repository, model)
     if data is not None and not data.exists():
         raise InputError(f"the validation set {data} does not exist")
+    truth = None if data is None else read_objects(data)
     with continues_in(output, fresh=fresh), ExitStack() as stack:
         show = stack.enter_context(step_bars())
         if url is None:
@@ -122,6 +129,7 @@ def command(
             plan=plan,
             accuracy=None if data is None else _accuracy(url, model, data, show),
             accuracy_data=None if data is None else "/".join(data.resolve().parts[-2:]),
+            truth=truth,
             points=points,
             fresh=fresh,
             subject=subject,
@@ -138,9 +146,12 @@ def command(
 def _print(record: Sweep, written: Sequence[Path]) -> None:
     console = Console()
     console.print(_table(record))
+    console.print("Latency: from when a request was due until its answer arrived; medians of the runs.")
+    facts = Facts(record)
     for cell in record.cells:
         if cell.warning is not None:
-            console.print(f"Warning, {cell.load}, threshold {cell.threshold:.4g}: {cell.warning}")
+            place = f"{cell.load}, threshold {facts.threshold_text(cell.threshold)}"
+            console.print(f"Warning, {place}: {cell.warning}")
     show_origin(console, repeats=record.repeats, replayed=record.replayed)
     for path in written:
         console.print(f"Wrote {path}.", soft_wrap=True)
@@ -211,22 +222,23 @@ def _point(name: str, point: OperatingPoint) -> Point:
 
 
 def _table(record: Sweep) -> Table:
-    heads = ("load", "threshold", "hard", "images/s", "mean ms", "p50", "p95", "p99", "AP")
+    heads = ("load", "threshold", "hard share", "AP", "mean, ms", "p50", "p95", "p99", "images/s")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in heads:
         table.add_column(head, justify="left" if head == "load" else "right")
+    facts = Facts(record)
     precision = {one.threshold: f"{one.ap:.1f}" for one in record.accuracy}
     for cell in record.cells:
-        first = (str(cell.load), f"{cell.threshold:.4g}")
-        if cell.latency is None:
+        first = (str(cell.load), facts.threshold_text(cell.threshold))
+        found = cell.waited
+        if found is None:
             table.add_row(*first, "missing")
             continue
-        times = (cell.latency.mean_ms, cell.latency.p50_ms, cell.latency.p95_ms, cell.latency.p99_ms)
         table.add_row(
             *first,
             f"{cell.hard_share:.0%}",
-            f"{cell.throughput_per_s:.1f}",
-            *(f"{time:.2f}" for time in times),
             precision.get(cell.threshold, ""),
+            *(f"{time:.2f}" for time in (found.mean_ms, found.p50_ms, found.p95_ms, found.p99_ms)),
+            f"{cell.throughput_per_s:.1f}",
         )
     return table
