@@ -46,8 +46,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy detector with two operating points."""
     folder = tmp_path_factory.mktemp("try")
     render(write_toy_bundle(folder / "bundle"), folder / "models", RenderOptions(name="toy", topology="fused"))
-    promised = OperatingPoint(threshold=0.5, statistic="mean", unit="ms", goal=1000.0)
-    points = OperatingPoints(default="50%", points={"50%": promised, "fast": OperatingPoint(threshold=0.9)})
+    promised = OperatingPoint(threshold=0.5, statistic="mean", unit="ms", goal=1000.0, reached=990.0)
+    fast = promised.model_copy(update={"threshold": 0.9, "goal": 500.0})
+    points = OperatingPoints(default="50%", points={"50%": promised, "fast": fast})
     points_file(folder / "models", "toy").write_text(points.model_dump_json())
     return folder / "models"
 

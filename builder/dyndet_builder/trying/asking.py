@@ -14,11 +14,13 @@ from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import DyndetError
 from dynamicdet.letterbox import Letterboxed
 from dyndet_builder.trying.history import Seen, match
+from dyndet_builder.trying.points import Points, points_of
 from dyndet_client.async_detector import AsyncDetector
 from dyndet_client.codec import has_area
 from dyndet_client.detections import Detections
 from dyndet_client.errors import (
     AccessDeniedError,
+    BadRequestError,
     DeadlineExceededError,
     ModelNotReadyError,
     NotADetectorError,
@@ -65,6 +67,8 @@ class Asker:
     """how many pages are open; the server is only watched for them"""
     problem: str | None = None
     """why the server does not answer, in one sentence; None while it does"""
+    points: Points | None = None
+    """the operating points when it was last connected to; None before"""
 
     def __post_init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -104,7 +108,7 @@ class Asker:
         except DyndetError as error:
             self._note(error)
             return
-        if self.problem is not None:
+        if self.problem is not None or self._detector is None:
             async with self._turn:
                 await self._disconnect()
                 try:
@@ -132,12 +136,20 @@ class Asker:
                 await detector.close()
                 raise
             self._detector = detector
+            self.points = await _points(detector)
         return self._detector
 
     async def _disconnect(self) -> None:
         detector, self._detector = self._detector, None
         if detector is not None:
             await detector.close()
+
+
+async def _points(detector: AsyncDetector) -> Points:
+    try:
+        return points_of(await detector.operating_points)
+    except BadRequestError:  # the repository is of an earlier version
+        return Points()
 
 
 async def _both(detector: AsyncDetector, fitted: Letterboxed) -> Answers:

@@ -93,7 +93,7 @@ def histogram(tab: Tab) -> str:
     easy, hard = tab.histogram()
     total = max(1, sum(easy) + sum(hard))
     shares = [count / total for count in easy], [count / total for count in hard]
-    calibration = tab.points.calibration
+    calibration = tab.calibration
     known = (0.0,) * BINS if calibration is None else calibration.shares()
     tallest = max(0.04, *known, *(a + b for a, b in zip(*shares, strict=True)))
     width = 100 / BINS
@@ -139,7 +139,7 @@ def legend(calibration: Calibration | None) -> str:
 
 def so_far(tab: Tab) -> str:
     """Share of hard pictures and mean latency, beside what the calibration makes one expect."""
-    found, calibration = tab.numbers, tab.points.calibration
+    found, calibration = tab.numbers, tab.calibration
     hard = "–" if found is None else f"{found.hard_share:.0%}"
     mean = "–" if found is None else f"{found.mean_ms:.1f}<small> ms</small>"
     expected = ("", "")

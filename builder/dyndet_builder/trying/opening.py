@@ -19,7 +19,6 @@ from dynamicdet.pictures import pictures_in, spread
 from dyndet_builder.demo_assets import demo_images
 from dyndet_builder.server.ports import is_loopback
 from dyndet_builder.trying.asking import Asker, maker
-from dyndet_builder.trying.points import Points
 from dyndet_builder.trying.subject import Subject
 from dyndet_client.settings import Tls
 
@@ -81,7 +80,7 @@ def subject_at(
     No server is asked: the page says if there is none, and goes on when there is.
     """
     make = maker(urls, model, timeout=timeout, tls=tls, headers=headers, token=token)
-    return Subject(asker=Asker(make=make), points=Points(), model=model, address=", ".join(urls), samples=samples)
+    return Subject(asker=Asker(make=make), model=model, address=", ".join(urls), samples=samples)
 
 
 def find_samples(folder: Path | None) -> tuple[Path, ...]:

@@ -24,7 +24,7 @@ class TryPage:
     """The page in one tab of a browser; made while NiceGUI builds the page."""
 
     def __init__(self, subject: Subject, token: str, *, decoding: asyncio.Semaphore) -> None:
-        self.tab = Tab(points=subject.points)
+        self.tab = Tab(calibration=subject.calibration)
         self._subject, self._asker, self._decoding = subject, subject.asker, decoding
         self.receiving = asyncio.Lock()
         """one file at a time comes in"""
@@ -82,6 +82,7 @@ class TryPage:
         except DyndetError as error:
             self.refuse(error)
             return False
+        self._learn()
         self.tab.add(picture, answers, from_camera=from_camera)
         self._view.show_picture()
         if not from_camera:
@@ -90,12 +91,19 @@ class TryPage:
 
     async def _look(self) -> None:
         """Follow the state of the server; when it is back, ask again what it did not answer."""
+        self._learn()
         if self._asker.problem == self._problem:
             return
         self._show_problem()
         if self._problem is None and self._waiting is not None:
             picture, from_camera = self._waiting
             await self._ask(picture, from_camera=from_camera)
+
+    def _learn(self) -> None:
+        points = self._asker.points
+        if points is not None and points != self.tab.points:
+            self.tab.learn(points)
+            self._view.show_points()
 
     def _show_problem(self) -> None:
         self._problem = self._asker.problem

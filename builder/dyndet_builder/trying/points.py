@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dyndet_builder.trying.history import BINS
+from dyndet_client.operating_points import OperatingPoint, default_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +71,25 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """The operating points of a detector and what its calibration measured."""
+    """The operating points of a detector."""
 
     default: str | None = None
+    """name of the one in force when nothing else is asked for; None if nothing was calibrated"""
+    first_threshold: float = 0.5
+    """the threshold in force when nothing else is asked for"""
     promises: Mapping[str, Promise] = field(default_factory=dict)
-    calibration: Calibration | None = None
 
-    @property
-    def first_threshold(self) -> float:
-        """The threshold that is in force when nothing else is asked for."""
-        return 0.5 if self.default is None else self.promises[self.default].threshold
+
+def points_of(served: Mapping[str, OperatingPoint]) -> Points:
+    """The operating points as a server gives them; thresholds that were never measured are no promises."""
+    promises = {
+        name: Promise(threshold=point.threshold, statistic=point.statistic, goal=point.goal, unit=point.unit or "ms")
+        for name, point in served.items()
+        if point.is_calibrated
+    }
+    default = default_of(served)
+    return Points(
+        default=default.name if default.name in promises else None,
+        first_threshold=default.threshold,
+        promises=promises,
+    )

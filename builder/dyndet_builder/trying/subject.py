@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dyndet_builder.trying.asking import Asker
-from dyndet_builder.trying.points import Points
+from dyndet_builder.trying.points import Calibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,8 +14,8 @@ class Subject:
     """A served detector, and pictures to try it with."""
 
     asker: Asker
-    points: Points
     model: str
     address: str
     """of its server, as it is shown"""
+    calibration: Calibration | None = None
     samples: tuple[Path, ...] = ()

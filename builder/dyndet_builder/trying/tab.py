@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from dyndet_builder.trying.asking import Answers
 from dyndet_builder.trying.history import Numbers, Seen, counted, numbers, surest
 from dyndet_builder.trying.intake import Picture
-from dyndet_builder.trying.points import Points, Promise
+from dyndet_builder.trying.points import Calibration, Points, Promise
 
 MOST_SEEN = 500
 """pictures, frames of a camera included, whose numbers are remembered"""
@@ -48,9 +48,10 @@ class Shot:
 class Tab:
     """What one tab shows. Nothing here asks a server: both answers of every picture are known."""
 
-    points: Points
-    threshold: float = field(init=False)
-    point: str | None = field(init=False)
+    calibration: Calibration | None = None
+    points: Points = field(default_factory=Points)
+    threshold: float = Points.first_threshold
+    point: str | None = None
     """name of the operating point that was chosen; None for a threshold of one's own"""
     min_score: float = FIRST_MIN_SCORE
     current: Shot | None = None
@@ -59,9 +60,14 @@ class Tab:
     _seen: deque[Seen] = field(default_factory=lambda: deque(maxlen=MOST_SEEN))
     _count: int = 0
 
-    def __post_init__(self) -> None:
-        self.point = self.points.default
-        self.threshold = self.points.first_threshold
+    def learn(self, points: Points) -> None:
+        """Take the operating points of the server, and the default one unless something else was chosen."""
+        untouched = (self.point, self.threshold) == (self.points.default, self.points.first_threshold)
+        self.points = points
+        if untouched:
+            self.point, self.threshold = points.default, points.first_threshold
+        elif self.point is not None:
+            self.point = self.point if self.promise is not None else None
 
     def add(self, picture: Picture, answers: Answers, *, from_camera: bool = False) -> Shot:
         """Remember a picture and show it; the oldest is forgotten when there are too many."""
@@ -99,7 +105,7 @@ class Tab:
     @property
     def promise(self) -> Promise | None:
         """What the chosen operating point promises."""
-        return None if self.point is None else self.points.promises[self.point]
+        return None if self.point is None else self.points.promises.get(self.point)
 
     @property
     def numbers(self) -> Numbers | None:

@@ -14,11 +14,12 @@ from dynamicdet.text import printable
 from dyndet_builder.trying import markup
 from dyndet_builder.trying.asking import MIN_SCORE
 from dyndet_builder.trying.intake import MAX_UPLOAD_BYTES
-from dyndet_builder.trying.points import Points
+from dyndet_builder.trying.points import Promise
 from dyndet_builder.trying.tab import Shot, Tab
 
 OWN_THRESHOLD = ""
 """in the list of operating points: a threshold of one's own"""
+_OWN = "A threshold of my own"
 THRESHOLD_STEP = 0.001
 _SHAPES = (0.75, 1.8)
 """width over height of the frames in which pictures are shown, at least and at most"""
@@ -120,8 +121,7 @@ class View:
         tab = self._tab
         self._value.content = f"{tab.threshold:.3f}"
         self._slider.value = tab.threshold
-        if self._select is not None:
-            self._select.value = tab.point or OWN_THRESHOLD
+        self._select.value = tab.point or OWN_THRESHOLD
         kind = "" if tab.current is None else "hard" if tab.is_hard else "easy"
         self._verdict.content = markup.verdict(tab)
         self._verdict.classes(replace=f"verdict {kind}")
@@ -136,6 +136,14 @@ class View:
             shot = tab.shot(number)
             if shot is not None:
                 thumb.classes(replace=_thumb_classes(tab, shot))
+
+    def show_points(self) -> None:
+        """The operating points to choose from, and the one that is chosen."""
+        points = self._tab.points
+        names = {name: _label(name, promise) for name, promise in points.promises.items()}
+        self._select.set_options({OWN_THRESHOLD: _OWN, **names}, value=self._tab.point or OWN_THRESHOLD)
+        self._select.visible = bool(names)
+        self.show_threshold()
 
     def show_strip(self) -> None:
         """The pictures that can be looked at again, newest first."""
@@ -189,7 +197,7 @@ class View:
         self._more = ui.html("", sanitize=False).classes("more-line")
 
     def _build_threshold(self) -> None:
-        points, act = self._tab.points, self._actions
+        act = self._actions
         with ui.element("section").classes("card"):
             with ui.element("h2"):
                 ui.label("Threshold")
@@ -201,16 +209,10 @@ class View:
                 self._slider.props('aria-label="Threshold"').classes("threshold")
             axis = "<span>0: all hard</span><span>difficulty</span><span>1: all easy</span>"
             ui.html(axis, sanitize=False).classes("axis")
-            ui.html(markup.legend(points.calibration), sanitize=False).classes("legend")
-            self._select: ui.select | None = None
-            if points.promises:
-                names = {
-                    OWN_THRESHOLD: "A threshold of my own",
-                    **{name: _label(points, name) for name in points.promises},
-                }
-                self._select = ui.select(names, label="Operating point", value=self._tab.point or OWN_THRESHOLD)
-                self._select.on_value_change(lambda event: act.choose_point(event.value))
-                self._select.props("outlined dense options-dense").classes("point")
+            ui.html(markup.legend(self._tab.calibration), sanitize=False).classes("legend")
+            self._select = ui.select({OWN_THRESHOLD: _OWN}, label="Operating point", value=OWN_THRESHOLD)
+            self._select.on_value_change(lambda event: act.choose_point(event.value))
+            self._select.props("outlined dense options-dense").classes("point").visible = False
             self._promise = ui.html("", sanitize=False).classes("promise")
 
     def _build_so_far(self) -> None:
@@ -290,11 +292,9 @@ def _thumb_classes(tab: Tab, shot: Shot) -> str:
     return f"thumb {kind}{' now' if shot is tab.current else ''}"
 
 
-def _label(points: Points, name: str) -> str:
-    """An operating point in the list: its name, its promise and its threshold."""
-    promise = points.promises[name]
-    shown = printable(name, limit=40)
-    return f"{shown}: {promise.text}" if promise.text else f"{shown}: threshold {promise.threshold:.3f}"
+def _label(name: str, promise: Promise) -> str:
+    """An operating point in the list: its name and its promise."""
+    return f"{printable(name, limit=40)}: {promise.text}"
 
 
 def _sentence(words: str) -> str:
