@@ -1,7 +1,7 @@
 """Makes the pictures of the page in the documents: `python -m tests.support.try_screenshot ADDRESS OUTPUT.png`.
 
-ADDRESS is that of an open page, as `dyndet try --no-open` prints it. All samples are tried, then one that detector 2
-shows more in is chosen. `--dark` and `--phone` make the same in other looks.
+ADDRESS is that of an open page, as `dyndet try --no-open` prints it. All samples are tried, then one in which
+detector 2 shows more is chosen, or the one named with `--picture`. `--dark` and `--phone` change the look.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address")
     parser.add_argument("output", type=Path)
+    parser.add_argument("--picture", help="name of the sample to show")
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--phone", action="store_true")
     asked = parser.parse_args()
@@ -31,7 +32,11 @@ def main() -> None:
         )
         page.goto(asked.address)
         _try_samples(page)
-        _choose(page)
+        if asked.picture is None:
+            _choose(page)
+        else:
+            page.locator(".seen").get_by_title(f"Show {asked.picture} again").click()
+        page.wait_for_timeout(600)  # transitions end
         page.screenshot(path=asked.output, full_page=asked.phone)
         browser.close()
 
@@ -45,17 +50,17 @@ def _try_samples(page: Page) -> None:
 
 
 def _choose(page: Page) -> None:
-    """Show the hard picture in which detector 2 is surest of what only it shows."""
+    """Show the hard picture in which detector 2 is surest of what only it shows, and which has few other objects."""
     best = (-1.0, 0)
     hard = page.locator(".seen .thumb.hard")
     for number in range(hard.count()):
         hard.nth(number).click()
         expect(hard.nth(number)).to_have_class("thumb hard now")
         scores = map(float, page.locator(".box.more i").all_inner_texts())
-        best = max(best, (sum(score**2 for score in scores), number))
+        value = sum(score**2 for score in scores) - 0.1 * page.locator(".box").count()
+        best = max(best, (value, number))
     if hard.count():
         hard.nth(best[1]).click()
-    page.wait_for_timeout(600)  # transitions end
 
 
 if __name__ == "__main__":

@@ -116,6 +116,18 @@ def _upload(page: Page, name: str, data: bytes) -> None:
     page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": data})
 
 
+def _drag(page: Page, slider: str, pixels: int) -> None:
+    """Drag a slider from its middle, so many pixels to the right; it stops at its end."""
+    page.locator(slider).scroll_into_view_if_needed()
+    box = page.locator(slider).bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + pixels, y, steps=4)
+    page.mouse.up()
+
+
 def _share(page: Page) -> str:
     return page.locator(".number strong").nth(1).inner_text()
 
@@ -141,12 +153,12 @@ def test_a_picture_shows_both_answers_and_the_threshold_reroutes_all_without_a_r
         assert _share(page) == "50%"
 
         before = _requests(toy_server)
-        page.locator(".threshold").press("End")
+        _drag(page, ".threshold", 400)
         expect(page.locator(".verdict.easy")).to_contain_text("is not above the threshold 1.000")
         assert _share(page) == "0%"
-        page.locator(".threshold").press("Home")
+        _drag(page, ".threshold", -400)
         expect(page.locator(".number strong").nth(1)).to_have_text("100%")
-        page.locator(".score").press("End")
+        _drag(page, ".score", 400)
         expect(page.locator(".box")).to_have_count(0)
         assert _requests(toy_server) == before
         assert (_share(other), other.locator(".seen .thumb").count()) == ("0%", 1)  # tabs do not share anything
