@@ -10,7 +10,7 @@ from html import escape
 from dynamicdet.text import printable
 from dyndet_builder.trying.history import BINS, Numbers
 from dyndet_builder.trying.points import Calibration, Promise
-from dyndet_builder.trying.tab import Shot, Tab
+from dyndet_builder.trying.tab import MOST_SEEN, Shot, Tab
 from dyndet_client.detections import Detections
 from dyndet_client.drawing import class_colour
 
@@ -150,7 +150,7 @@ def so_far(tab: Tab) -> str:
         )
     count = "0" if found is None else str(found.pictures)
     return (
-        _number("pictures", count, "in this tab")
+        _number("pictures", count, f"the last {MOST_SEEN}" if count == str(MOST_SEEN) else "in this tab")
         + _number("hard", hard, expected[0])
         + _number("mean latency", mean, expected[1])
     )
