@@ -27,7 +27,7 @@ from dynamicdet.networks.architectures import (
 from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector
 from dynamicdet.networks.origin import TrainedOn
 from dynamicdet.networks.published import read_published
-from dynamicdet.networks.router_form import PUBLISHED_ROUTER, RouterForm
+from dynamicdet.networks.router.form import PUBLISHED_ROUTER, RouterForm
 from dynamicdet.networks.safetensors_header import DescribedTensor, read_header
 from dynamicdet.networks.weights import check_weights, empty_network, fill
 from dynamicdet.text import printable

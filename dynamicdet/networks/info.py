@@ -16,7 +16,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.networks.architectures import any_architecture, known_architectures
 from dynamicdet.networks.checkpoints import load_network
 from dynamicdet.networks.network import DynamicDetector, StaticDetector, network_of
-from dynamicdet.networks.router_form import PUBLISHED_ROUTER, RouterForm
+from dynamicdet.networks.router.form import PUBLISHED_ROUTER, RouterForm
 
 _FLOAT32_BYTES = 4
 

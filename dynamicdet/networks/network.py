@@ -23,8 +23,8 @@ from dynamicdet.networks.backbone import Backbone, Links
 from dynamicdet.networks.fusing import fuse
 from dynamicdet.networks.heads import Head, NeckLayers, decode
 from dynamicdet.networks.origin import TrainedOn
-from dynamicdet.networks.router import Router
-from dynamicdet.networks.router_form import PUBLISHED_ROUTER, RouterForm
+from dynamicdet.networks.router.form import PUBLISHED_ROUTER, RouterForm
+from dynamicdet.networks.router.layers import Router
 
 if TYPE_CHECKING:
     from typing_extensions import Self

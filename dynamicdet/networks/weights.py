@@ -12,7 +12,7 @@ from torch import Tensor
 from dynamicdet.errors import CheckpointError, InputError
 from dynamicdet.networks.architectures import Model, StaticModel
 from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector, network_of
-from dynamicdet.networks.router_form import PUBLISHED_ROUTER, RouterForm
+from dynamicdet.networks.router.form import PUBLISHED_ROUTER, RouterForm
 from dynamicdet.text import printable
 
 LARGEST_FILE = 4 << 30

@@ -7,7 +7,7 @@ import torch
 
 from dynamicdet.aliases import BoolArray, FloatArray
 from dynamicdet.evaluation.evaluate import LEAST_GAP
-from dynamicdet.networks.router import Router
+from dynamicdet.networks.router.layers import Router
 from dynamicdet.router.examples import RouterExamples
 from dynamicdet.router.fitting import MEMBERS, FittedValue, fit_value
 from dynamicdet.router.influence import influence_of

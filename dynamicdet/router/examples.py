@@ -19,7 +19,7 @@ from dynamicdet.datasets.clips import clips_of
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.evaluation.precision import MixedPrecision
 from dynamicdet.networks.network import DynamicDetector
-from dynamicdet.networks.router import Router
+from dynamicdet.networks.router.layers import Router
 from dynamicdet.router.recipe import RouterRecipe
 from dynamicdet.suppression import Detections, suppress_rows, suppression_for
 from dynamicdet.training.assignment import Objects

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynamicdet.networks.router import Router
+from dynamicdet.networks.router.layers import Router
 from dynamicdet.router.examples import RouterExamples
 from dynamicdet.router.recipe import RouterRecipe
 

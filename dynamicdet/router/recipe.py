@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from dynamicdet.errors import InputError
-from dynamicdet.networks.router_form import ROUTER_INPUTS, RouterForm, RouterInputs
+from dynamicdet.networks.router.form import ROUTER_INPUTS, RouterForm, RouterInputs
 from dynamicdet.training.augment import Augmentation
 from dynamicdet.training.loss_weights import LossWeights
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dynamicdet.networks.router_form import RouterInputs
+from dynamicdet.networks.router.form import RouterInputs
 from dynamicdet.router.compare import Comparison
 from dynamicdet.router.kept_gain import HARD_SHARES, KeptGain
 from dynamicdet.router.paper import ObjectiveReport

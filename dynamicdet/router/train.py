@@ -15,8 +15,8 @@ from dynamicdet.datasets.dataset import CocoDataset, in_class_order, only
 from dynamicdet.datasets.hold_out import fingerprint, held_out
 from dynamicdet.errors import InputError
 from dynamicdet.networks.network import DynamicDetector
-from dynamicdet.networks.router import Router
-from dynamicdet.networks.router_form import PUBLISHED_ROUTER
+from dynamicdet.networks.router.form import PUBLISHED_ROUTER
+from dynamicdet.networks.router.layers import Router
 from dynamicdet.router.change_of_ap import ApFit
 from dynamicdet.router.compare import Comparison, compare
 from dynamicdet.router.examples import RouterExamples, collect_examples

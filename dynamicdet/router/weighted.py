@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dynamicdet.aliases import Float32Array, FloatArray
-from dynamicdet.networks.ranks import TAIL, even_knots
+from dynamicdet.networks.router.ranks import TAIL, even_knots
 from dynamicdet.router.features import feature_names
 
 NO_LIMIT = 1e9

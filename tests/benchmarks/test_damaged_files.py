@@ -30,7 +30,7 @@ from dyndet_bench.report.write import HTML_NAME, write_report
 from dyndet_bench.sweep.compare import compare_sweeps
 from dyndet_bench.sweep.record import Accuracy, Cell, Latency, Picture, Point, RouteLatencies, Split, Sweep, read_sweep
 from dyndet_builder.cli import dyndet, run
-from tests.support.damage import ESCAPE, damaged_bytes, damaged_json, damaged_words
+from tests.support.hostility.damage import ESCAPE, damaged_bytes, damaged_json, damaged_words
 
 EACH = 10
 """damages per example of hypothesis"""

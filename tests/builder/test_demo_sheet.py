@@ -15,7 +15,7 @@ from dyndet_builder.demo_pictures import LEVELS, Showing, Shown, Side, Total, To
 from dyndet_builder.demo_sheet import WIDTH, draw_sheet
 from dyndet_client import Detections
 from dyndet_client.drawing import Mark, draw_marks, label_font
-from tests.support.hostile import PRINTABLE
+from tests.support.hostility.words import PRINTABLE
 
 
 def test_pictures_are_chosen_by_the_rank_of_their_difficulty_alone() -> None:

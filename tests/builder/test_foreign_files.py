@@ -39,8 +39,8 @@ from dyndet_builder.server.remote import RemoteServer
 from dyndet_builder.server.remote.lock import object_lock
 from dyndet_builder.steps import Step, run_steps
 from dyndet_templates.public.operating_points import OperatingPoints as ServedPoints
-from tests.support.damaged_files import DAMAGE, changed_bytes, changed_json
 from tests.support.deployments import calibrate, points
+from tests.support.hostility.damaged_files import DAMAGE, changed_bytes, changed_json
 from tests.support.toy_bundle import write_toy_bundle
 from tests.support.toy_engines import write_toy_engines
 from tests.support.toy_pair import TWO_RULES, write_toy_pair

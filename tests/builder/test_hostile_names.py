@@ -28,7 +28,7 @@ from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_rendered
 from tests.support.deployments import calibrate, documents, pod_of, points, program, render_to_serve
-from tests.support.hostile import ANY, PRINTABLE, run_told
+from tests.support.hostility.words import ANY, PRINTABLE, run_told
 from tests.support.toy_bundle import write_toy_bundle
 
 FOLDER = ANY.replace("/", "_")

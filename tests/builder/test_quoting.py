@@ -23,7 +23,7 @@ from dynamicdet.errors import DyndetError, InputError
 from dyndet_builder import quoting
 from dyndet_builder.templates import fill
 from tests.support.deployments import program
-from tests.support.hostile import ANY, FRAGMENTS, PRINTABLE, run_told, texts, with_fragments
+from tests.support.hostility.words import ANY, FRAGMENTS, PRINTABLE, run_told, texts, with_fragments
 
 _NO_SHRINKING = (Phase.explicit, Phase.generate)  # each example is a program's run
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])

@@ -15,7 +15,7 @@ from dynamicdet.datasets.layout import Split
 from dynamicdet.errors import NotUsableError
 from dynamicdet.files import check_writable
 from dynamicdet.networks.architectures import STATIC_ARCHITECTURES, any_architecture, known_architectures
-from dynamicdet.networks.router_form import ROUTER_INPUTS, RouterInputs
+from dynamicdet.networks.router.form import ROUTER_INPUTS, RouterInputs
 from dynamicdet.router.recipe import OBJECTIVES, TARGETS, Objective, RouterRecipe, Target
 from dynamicdet.text import printable
 from dynamicdet.training.loss_weights import LossWeights

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dyndet_builder.trying.history import BINS
-from dyndet_client.operating_points import OperatingPoint, default_of
+from dyndet_client.results.operating_points import OperatingPoint, default_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ from dyndet_bench.sweep.record import (
     Split,
     Sweep,
 )
-from tests.support.hostile import PRINTABLE
+from tests.support.hostility.words import PRINTABLE
 
 HOSTILE = "<script>alert(1)</script> | a b $x^2$ `c` {{ 7 * 7 }} \"'><img src=x onerror=y>"
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dynamicdet
-from dynamicdet.networks.router_form import RouterForm
+from dynamicdet.networks.router.form import RouterForm
 from dyndet_builder.bundle.graphs import Exporter, export_graphs
 from dyndet_builder.bundle.manifest import Nms
 

@@ -18,7 +18,7 @@ from PIL import Image
 from dyndet_builder.bundle.manifest import STAGES
 from dyndet_builder.bundle.runner import StageRunner
 from dyndet_builder.cli import _COMMANDS, dyndet, run
-from tests.support.damage import ESCAPE
+from tests.support.hostility.damage import ESCAPE
 
 ROOT = Path(__file__).parents[3]
 HOSTILE = f"{ESCAPE}\x9b31m\r\x7f\udc9b[red]C[/][link=file:///x]y"

@@ -22,7 +22,7 @@ from dyndet_builder.detectors.inspect import inspect, spec_for
 from dyndet_builder.detectors.layers import Given
 from dyndet_builder.detectors.sources.class_lists import classes_of_file
 from dyndet_builder.detectors.spec_file import read_spec, spec_text, write_spec
-from tests.support.damaged_files import DAMAGE, TEXTS, changed_bytes
+from tests.support.hostility.damaged_files import DAMAGE, TEXTS, changed_bytes
 
 _MANY = settings(max_examples=60, deadline=None, database=None, phases=[Phase.generate])
 _WEIGHTS = 4 * 3 * 588

@@ -27,7 +27,7 @@ from dynamicdet.networks.network import DynamicDetector
 from dynamicdet.networks.safetensors_header import read_header
 from dynamicdet.networks.torch_files import open_torch_file
 from dyndet_builder.cli import dyndet, run
-from tests.support.hostile_files import HOSTILE
+from tests.support.hostility.files import HOSTILE
 from tests.support.published_file import as_published
 from tests.support.small_network import NAME, SMALL
 

@@ -15,8 +15,8 @@ from dynamicdet.datasets.dataset import CocoDataset, Labels, read_dataset
 from dynamicdet.datasets.hold_out import fingerprint, held_out
 from dynamicdet.errors import CheckpointError, InputError
 from dynamicdet.networks.origin import TrainedOn
-from dynamicdet.networks.router import Router
-from dynamicdet.networks.router_form import RouterForm
+from dynamicdet.networks.router.form import RouterForm
+from dynamicdet.networks.router.layers import Router
 from dynamicdet.router.compare import ORACLE_AP, ORACLE_LOSS, RANDOM, TRUTH, compare
 from dynamicdet.router.examples import RouterExamples
 from dynamicdet.router.recipe import RouterRecipe

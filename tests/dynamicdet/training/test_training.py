@@ -20,8 +20,8 @@ from dynamicdet import create, load, save
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import evaluate
-from dynamicdet.networks.router import Router
-from dynamicdet.networks.router_form import PUBLISHED_ROUTER
+from dynamicdet.networks.router.form import PUBLISHED_ROUTER
+from dynamicdet.networks.router.layers import Router
 from dynamicdet.router.examples import RouterExamples
 from dynamicdet.router.paper import RunningMedian, fit_to_losses, routing_objective
 from dynamicdet.router.recipe import PAPER, RouterRecipe

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from dynamicdet.errors import InputError
-from dynamicdet.networks.ranks import TAIL
+from dynamicdet.networks.router.ranks import TAIL
 from dynamicdet.router.features import (
     COUNTS,
     MOST_CLASSES,

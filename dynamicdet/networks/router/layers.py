@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dynamicdet.networks.ranks import Ranks
-from dynamicdet.networks.router_form import PUBLISHED_ROUTER, RouterForm
+from dynamicdet.networks.router.form import PUBLISHED_ROUTER, RouterForm
+from dynamicdet.networks.router.ranks import Ranks
 
 _HIDDEN = 66
 """of `rich`: two carry what is linear"""

@@ -1,0 +1,1 @@
+"""The router: its form, its layers, and the ranks that difficulties are."""
