@@ -110,3 +110,4 @@ if [ "$what" = test ] && command -v apt-get >/dev/null; then
   fi
 fi
 "$venv/bin/dyndet" doctor --quiet
+[ "$what" != demo ] || say "Running the demo: export, serving and calibration (about four minutes)"
