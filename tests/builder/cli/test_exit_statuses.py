@@ -12,17 +12,23 @@ import click
 import pytest
 
 from dynamicdet.errors import DyndetError
-from dyndet_builder.cli import dyndet, info, run
+from dyndet_builder.cli import dyndet, run
 
 ROOT = Path(__file__).parents[3]
 NOBODY = "127.0.0.1:9"
 """an address where no server listens"""
 MEASURES_THE_DEMO = {"demo", "bench paper", "doctor"}
 """commands that need no input, so that none can be missing"""
-INPUTS = {"build": ["--images", "missing"], "data cutpaste": ["--sources", "missing"]}
-"""options that say where the input is, of commands that would use the demo's or download it"""
-
-
+INPUTS = {
+    "bench client": ["missing"],
+    "bench sweep": ["missing"],
+    "build": ["--images", "missing"],
+    "data cutpaste": ["--sources", "missing"],
+    "evaluate": ["missing"],
+    "export": ["missing"],
+    "try": ["missing"],
+}
+"""where the input is, for commands that can do without: they have a choice, or would use the demo's"""
 VALUES = {"targets": "50%", "promise": "12ms", "request_rate": "5", "url": NOBODY}
 
 
@@ -67,9 +73,7 @@ def needed(name: str, *, without: click.Parameter | None = None) -> list[str]:
     words = list(INPUTS.get(name, []))
     for one in COMMANDS[name].params:
         if one.required and one is not without:
-            value = {"targets": "50%", "promise": "12ms", "request_rate": "5", "url": NOBODY}.get(
-                str(one.name), "missing"
-            )
+            value = VALUES.get(str(one.name), "missing")
             words += [value] if isinstance(one, click.Argument) else [one.opts[0], value]
     return words
 
@@ -80,8 +84,8 @@ def test_an_unknown_option_and_a_missing_or_superfluous_argument_are_named(
 ) -> None:
     command, words = COMMANDS[name], name.split()
     help_is = f"; see `dyndet {name} --help`"
-    status, sentence = refused([*words, "--nonsense"], capsys)
-    assert status == 2 and sentence == f"Error: no such option '--nonsense'{help_is}"
+    status, sentence = refused([*words, "--qqq"], capsys)
+    assert status == 2 and sentence == f"Error: no such option '--qqq'{help_is}"
     if any(one.required for one in command.params):
         status, sentence = refused(words, capsys)
         assert status == 2 and sentence.startswith("Error: missing ") and sentence.endswith(help_is)
@@ -137,7 +141,7 @@ def test_ctrl_c_and_a_bug_have_their_statuses(
         def raises(*_: object, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(info, "info", raises)
+        monkeypatch.setattr("dynamicdet.networks.info.info", raises)
         return run(dyndet, ["info", "dy-yolov7"])
 
     assert (end(KeyboardInterrupt()), capsys.readouterr().err.strip()) == (130, "Stopped.")
