@@ -56,9 +56,7 @@ MAY_IMPORT = {
     "builder.server": "repository engines bundle measuring client",
     "builder.repository": "engines bundle measuring templates",
     "builder.engines": "bundle measuring templates",
-    "builder.pairing": (
-        "detectors evaluation bundle report measuring dynamicdet.router dynamicdet.evaluation routing datasets networks"
-    ),
+    "builder.pairing": "detectors bundle report measuring router dynamicdet.evaluation datasets networks",
     "builder.detectors": "bundle client dynamicdet.evaluation datasets",
     "builder.quantization": "evaluation bundle",
     "builder.evaluation": "bundle measuring client dynamicdet.evaluation routing datasets networks",

@@ -134,7 +134,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path, capsys)
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_folder_whose_pictures_are_in_images_says_so(tmp_path, picture, capsys) -> None:
+def test_a_folder_whose_pictures_are_in_images_says_so(tmp_path, capsys) -> None:
     (tmp_path / "images").mkdir()
     assert run(dyndet, ["detect", str(tmp_path)]) == 2
     assert f"give {tmp_path / 'images'}, or --recursive" in capsys.readouterr().err
