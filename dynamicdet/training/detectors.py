@@ -8,11 +8,12 @@ network's own size.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from dynamicdet.datasets.dataset import CocoDataset, in_class_order
 from dynamicdet.datasets.hold_out import fingerprint, held_out
@@ -46,12 +47,12 @@ def train_detectors(
 ) -> DynamicDetector | StaticDetector:
     """Train both detectors, or a static one; write the averaged weights to `output` after every epoch.
 
-    `start` is a checkpoint to begin with, your own or a published one. If its classes differ, everything except the
-    prediction layers is loaded from it; if only their order differs, the result has its order. `resume` continues from
-    the file `<output>.state.pt` beside the output. With the same data, recipe and number of processes it ends with the
-    same weights as an uninterrupted training; only the number of epochs may change. A router stays untrained.
-    The checkpoint remembers which data set trained it, and the share of it that was held out (`recipe.hold_out`), so
-    that `train_router` finds the images from which it can learn.
+    `start` is a checkpoint to begin with, your own or a published one. If its classes differ, everything is loaded from
+    it except what predicts classes that it does not name; if only their order differs, the result has its order.
+    `resume` continues from the file `<output>.state.pt` beside the output. With the same data, recipe and number of
+    processes it ends with the same weights as an uninterrupted training; only the number of epochs may change. A router
+    stays untrained. The checkpoint remembers which data set trained it, and the share of it that was held out
+    (`recipe.hold_out`), so that `train_router` finds the images from which it can learn.
 
     Raises InputError if the state file is missing, is not one, or belongs to another network or recipe, and if a batch
     cannot be split evenly; CheckpointError if `start` cannot be read.
@@ -113,8 +114,29 @@ def _first_network(architecture: str, data: CocoDataset, start: Path | str | Non
     if known.class_names == classes:
         return known
     model = network_of(known.spec, num_classes=len(classes), class_names=classes, input_size=known.input_size)
-    fresh = model.state_dict()
-    # The prediction layers belong to the classes, even if there are as many others.
-    kept = {name: tensor for name, tensor in known.state_dict().items() if not _PREDICTION.match(name)}
-    model.load_state_dict({**fresh, **kept})
+    anchors = model.anchors.shape[1]
+    fresh, own = model.state_dict(), known.state_dict()
+    for name, tensor in own.items():
+        if not _PREDICTION.match(name):
+            fresh[name] = tensor
+        else:
+            fresh[name] = _predictions(fresh[name], tensor, classes, known.class_names, anchors)
+    model.load_state_dict(fresh)
     return model
+
+
+def _predictions(
+    fresh: Tensor, known: Tensor, classes: Sequence[str], known_classes: Sequence[str], anchors: int
+) -> Tensor:
+    """A parameter of a prediction layer: box, objectness and the classes of the same name as they are known.
+
+    The outputs, box (4), objectness and classes for each anchor, are one dimension of the parameter.
+    """
+    outputs = 0 if known.shape[0] > 1 else 1
+    own = fresh.movedim(outputs, 0).unflatten(0, (anchors, 5 + len(classes))).clone()
+    given = known.movedim(outputs, 0).unflatten(0, (anchors, 5 + len(known_classes)))
+    own[:, :5] = given[:, :5]
+    for index, name in enumerate(classes):
+        if name in known_classes:
+            own[:, 5 + index] = given[:, 5 + known_classes.index(name)]
+    return own.flatten(0, 1).movedim(0, outputs).contiguous()

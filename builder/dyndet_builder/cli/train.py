@@ -147,7 +147,7 @@ def detectors(
       dyndet train detectors build/cutpaste/train -o build/pico.safetensors --epochs 30 --resume
       dyndet train detectors coco/annotations/instances_train2017.json --images coco/train2017 \\
         --architecture dy-yolov7 --start dy-yolov7.pt --size 640 -o street.safetensors
-      torchrun --nproc-per-node 4 -m dyndet_builder.cli train detectors coco -o coco.safetensors
+      torchrun --nproc-per-node 4 -m -- dyndet_builder.cli train detectors coco -o coco.safetensors
     """
     from dynamicdet.evaluation.quality import measure_quality
     from dynamicdet.networks.network import StaticDetector

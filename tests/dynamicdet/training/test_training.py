@@ -181,7 +181,8 @@ def test_killed_training_ends_bit_for_bit_where_an_unbroken_one_does(folder: Pat
 @pytest.mark.slow
 def test_processes_that_torchrun_starts_share_the_work(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "network.safetensors"
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dyndet_builder.cli")
+    started = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [*started, "-m", "--", "dyndet_builder.cli"]
     assert (
         _start(*torchrun, *_words(folder, output)).wait(240) == 1
     )  # torchrun's own status, as the first process has 9
@@ -253,7 +254,7 @@ def test_accumulated_parts_make_one_step(data: CocoDataset, tmp_path: Path) -> N
 
 
 def test_training_starts_from_weights_that_are_given(data: CocoDataset, tmp_path: Path) -> None:
-    """All weights if the classes are the same, otherwise all except the prediction layers."""
+    """All weights if the classes are the same, otherwise all except what predicts unknown classes."""
     start, output = tmp_path / "start.safetensors", tmp_path / "network.safetensors"
     frozen = replace(RECIPE, epochs=1, learning_rate=0.0, least_learning_rate=0.0)
     for classes, names in ((2, data.class_names), (5, None), (2, ("other", "names"))):
@@ -265,6 +266,14 @@ def test_training_starts_from_weights_that_are_given(data: CocoDataset, tmp_path
         other = {name for name in learnt if not torch.equal(given[name], trained[name])}
         assert all("predict.predict" in name.replace("1", "").replace("2", "") for name in other)
         assert bool(other) == (names != data.class_names)
+    save(create("dy-yolov7-pico", 3, ["other", "disc", "names"]), start)
+    _train(data, output, recipe=frozen, start=start)  # data.class_names are square, disc
+    for name in ("predict1.predict.0.conv.weight", "predict2.predict.2.conv.bias", "predict1.predict.1.scale"):
+        given, trained = (load(path).state_dict()[name].flatten() for path in (start, output))
+        given, trained = given.view(3, 5 + 3, -1), trained.view(3, 5 + 2, -1)  # by anchor
+        assert torch.equal(given[:, :5], trained[:, :5]), "box and objectness belong to no class"
+        assert torch.equal(given[:, 5 + 1], trained[:, 5 + 1])  # disc
+        assert name.endswith("bias") or not torch.equal(given[:, 5 + 0], trained[:, 5 + 0])  # square is not "other"
     save(create("dy-yolov7-pico", 2, ["disc", "square"]), start)
     _train(data, output, recipe=frozen, start=start)
     assert load(output).class_names == ("disc", "square")  # matched by name
