@@ -128,6 +128,7 @@ def page_html(page: Page) -> str:
 def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
     """The page of a sweep; `folder` is where the gallery's files lie."""
     sweep = facts.sweep
+    accuracy, *others = _plotted(facts, plots)
     page = Page(
         title=findings.title(facts),
         answer=findings.answer(facts),
@@ -135,8 +136,9 @@ def report_html(facts: Facts, plots: Plots, folder: Path) -> str:
         setup=_setup(facts),
         sections=(
             _points(facts),
-            *_plotted(facts, plots),
+            accuracy,
             _static(facts, folder),
+            *others,
             _cells(facts),
             _gallery(facts, folder),
             _paper(facts),
