@@ -122,6 +122,7 @@ def measure_frontier(
             ways,
             [np.ascontiguousarray(data_set.images[index]) for index in timed],
             rounds=rounds,
+            seed=seed,
             progress=lambda done: progress("time every way", done, rounds * len(timed)),
         )
         versions = served.versions()

@@ -133,8 +133,8 @@ def _predictions(
     The outputs, box (4), objectness and classes for each anchor, are one dimension of the parameter.
     """
     outputs = 0 if known.shape[0] > 1 else 1
-    own = fresh.movedim(outputs, 0).unflatten(0, (anchors, 5 + len(classes))).clone()
-    given = known.movedim(outputs, 0).unflatten(0, (anchors, 5 + len(known_classes)))
+    own = torch.unflatten(fresh.movedim(outputs, 0), 0, (anchors, 5 + len(classes))).clone()
+    given = torch.unflatten(known.movedim(outputs, 0), 0, (anchors, 5 + len(known_classes)))
     own[:, :5] = given[:, :5]
     for index, name in enumerate(classes):
         if name in known_classes:

@@ -1,8 +1,8 @@
 """Asks several models of one server in turn, one request at a time, and times each answer.
 
 A machine that shares its cores changes its speed within seconds. So for every image, all ways follow each other, in an
-order that changes from image to image and from round to round. Every way has the same images, so that a difference
-between two ways is a difference on the same images.
+order that is drawn anew: a graph leaves threads and caches in a state that the next one finds. Every way has the same
+images, so that a difference between two ways is a difference on the same images.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ def time_ways(
     images: Sequence[UInt8Array],
     *,
     rounds: int,
+    seed: int = 0,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Times:
     """Ask every way for every image in every round; `progress` is called with the number of finished images.
@@ -118,12 +119,10 @@ def time_ways(
             asker.ask(way, image)
     latencies = np.empty((rounds, len(ways), len(images)))
     hard = np.zeros(len(ways))
+    rng = np.random.default_rng(seed)
     for number in range(rounds):
         for place, image in enumerate(images):
-            for turn in range(len(ways)):
-                which = (turn + place + number) % len(ways)
-                if (place + number) % 2:
-                    which = len(ways) - 1 - which
+            for which in rng.permutation(len(ways)):
                 answer, latencies[number, which, place] = asker.ask(ways[which], image)
                 hard[which] += _is_hard(ways[which], answer)
             progress(number * len(images) + place + 1)

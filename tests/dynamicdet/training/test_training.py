@@ -111,6 +111,26 @@ def test_training_lowers_the_loss_and_goes_on(data: CocoDataset, small_network: 
     assert sum(reports[-1].losses) < 0.8 * sum(reports[0].losses)
 
 
+def test_a_static_detector_is_trained_goes_on_and_is_evaluated_alone(
+    folder: Path, small_static: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One loss, which falls, and one average precision."""
+    data, output, reports = read_dataset(folder, 64), tmp_path / "static.safetensors", list[EpochReport]()
+    recipe = replace(RECIPE, epochs=5, learning_rate=1e-2)
+    _train(_often(data, 3), output, architecture=small_static, recipe=recipe, on_epoch=reports.append)
+    assert all(len(report.losses) == 1 for report in reports)
+    assert reports[-1].losses[0] < 0.8 * reports[0].losses[0]
+    longer = replace(recipe, epochs=6)
+    _train(_often(data, 3), output, architecture=small_static, recipe=longer, resume=True, on_epoch=reports.append)
+    assert [report.epoch for report in reports] == [1, 2, 3, 4, 5, 6]
+
+    status = run(dyndet, ["evaluate", str(output), "--data", str(folder), "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert status == (0 if printed["ap"]["ap"] >= 1 else 9)
+    assert (printed["kind"], printed["architecture"], printed["images"]) == ("static", small_static, 12)
+    assert printed["ap"]["ap50"] >= printed["ap"]["ap"]
+
+
 @pytest.mark.slow
 def test_pictures_are_learned_by_heart(demo_images: Path, small_network: str, tmp_path: Path) -> None:
     """Both detectors find what they were shown 200 times: the whole chain of loss, assignment, decoding and AP.
