@@ -59,7 +59,7 @@ def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: b
 def _pictures_table(showing: Showing) -> Table:
     from dyndet_builder.demo_sheet import said
 
-    heads = ("image", "difficulty", "route", "detector 1", "both detectors", "verdict")
+    heads = ("image", "difficulty", "route", "detector 1", "both", "verdict")
     table = Table(*heads, box=None, header_style="bold", pad_edge=False)
     for shown in showing.shown:
         table.add_row(
@@ -74,4 +74,4 @@ def _pictures_table(showing: Showing) -> Table:
 
 
 def _found(side: Side) -> str:
-    return f"{side.matches.hits} of {side.matches.objects}, {side.latency_ms:.1f} ms"
+    return f"{side.matches.hits} of {side.matches.objects}"

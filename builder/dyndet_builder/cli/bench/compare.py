@@ -102,8 +102,8 @@ _STYLES = {"slower": "bold red", "faster": "green", "within noise": ""}
 
 def _comparison_table(result: Comparison) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for header in ("load", "threshold", "hard share", "mean, ms", "p99, ms", "images/s", "verdict"):
-        table.add_column(header, no_wrap=header != "load")
+    for header in ("load", "threshold", "hard\nshare", "mean, ms", "p99, ms", "images/s", "verdict"):
+        table.add_column(header, no_wrap=header != "load", min_width=len("concurrency 1") if header == "load" else None)
     decimals = threshold_decimals(cell.threshold for cell in result.cells)
     for cell in result.cells:
         changes = {change.metric: change for change in cell.changes}

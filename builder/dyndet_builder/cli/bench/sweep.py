@@ -16,6 +16,7 @@ from dynamicdet.errors import InputError
 from dyndet_bench.measuring.attempts import Missing
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.report.facts import Facts
+from dyndet_bench.report.text import column_decimals
 from dyndet_bench.sweep.plan import SweepPlan
 from dyndet_bench.sweep.record import Accuracy, Point, Sweep
 from dyndet_builder.cli.measurements import check_complete, continues_in, show_origin
@@ -146,7 +147,7 @@ def command(
 def _print(record: Sweep, written: Sequence[Path]) -> None:
     console = Console()
     console.print(_table(record))
-    console.print("Latency: from when a request was due until its answer arrived; medians of the runs.")
+    console.print("Latencies are in ms, from when a request was due until its answer arrived; medians of the runs.")
     facts = Facts(record)
     for cell in record.cells:
         if cell.warning is not None:
@@ -222,11 +223,12 @@ def _point(name: str, point: OperatingPoint) -> Point:
 
 
 def _table(record: Sweep) -> Table:
-    heads = ("load", "threshold", "hard share", "AP", "mean, ms", "p50", "p95", "p99", "images/s")
+    heads = ("load", "threshold", "hard share", "AP", "mean", "p50", "p95", "p99", "images/s")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in heads:
-        table.add_column(head, justify="left" if head == "load" else "right")
+        table.add_column(head, justify="left" if head == "load" else "right", no_wrap=head in heads[:2])
     facts = Facts(record)
+    decimals = column_decimals(cell.waited.p99_ms for cell in record.cells if cell.waited is not None)
     precision = {one.threshold: f"{one.ap:.1f}" for one in record.accuracy}
     for cell in record.cells:
         first = (str(cell.load), facts.threshold_text(cell.threshold))
@@ -238,7 +240,7 @@ def _table(record: Sweep) -> Table:
             *first,
             f"{cell.hard_share:.0%}",
             precision.get(cell.threshold, ""),
-            *(f"{time:.2f}" for time in (found.mean_ms, found.p50_ms, found.p95_ms, found.p99_ms)),
+            *(f"{time:.{decimals}f}" for time in (found.mean_ms, found.p50_ms, found.p95_ms, found.p99_ms)),
             f"{cell.throughput_per_s:.1f}",
         )
     return table
