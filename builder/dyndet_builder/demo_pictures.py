@@ -12,7 +12,7 @@ import numpy as np
 from dynamicdet.aliases import FloatArray, Progress
 from dynamicdet.errors import ServerError
 from dynamicdet.images import read_image
-from dynamicdet.matching import Matches, Objects, match
+from dynamicdet.matching import Matches, Objects, match, verdict
 from dynamicdet.thresholds import is_hard
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD
 from dyndet_client import Detections, Detector
@@ -50,6 +50,11 @@ class Shown:
     """detector 1 alone"""
     hard: Side
     """both detectors"""
+
+    @property
+    def verdict(self) -> str:
+        """What detector 2 adds, in a few words."""
+        return verdict(self.easy.matches, self.hard.matches)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dynamicdet.files import whole_file
 from dynamicdet.images import read_image
-from dynamicdet.matching import Objects, added, counted, tally, verdict
+from dynamicdet.matching import Objects, added, counted, tally
 from dynamicdet.text import printable
 from dyndet_builder.demo_pictures import MIN_SCORE, REPEATS, Showing, Shown, Side
 from dyndet_client.drawing import (
@@ -144,18 +144,13 @@ def _draw_caption(draw: ImageDraw.ImageDraw, shown: Shown, threshold: float, top
     text = f"difficulty {shown.difficulty:.2f}"
     draw.text((_MARGIN + width + 14, top + _STRIP / 2), text, font=_font(19), fill=_INK, anchor="lm")
     y = _draw_scale(draw, shown.difficulty, threshold, colour, top + _STRIP + 14)
-    lines = [(line, _font(22, bold=True), _INK) for line in _wrapped(draw, said(shown), _font(22, bold=True), 3)]
+    lines = [(line, _font(22, bold=True), _INK) for line in _wrapped(draw, shown.verdict, _font(22, bold=True), 3)]
     more = tally(printable(name, limit=_LONGEST_NAME) for name in added(shown.easy.matches, shown.hard.matches))
     if more:
         lines += [(line, _font(17), _MUTED) for line in _wrapped(draw, f"new: {more}", _font(17), 3)]
     for line, line_font, fill in lines:
         draw.text((_MARGIN, y), line, font=line_font, fill=fill)
         y += round(getattr(line_font, "size", 17) * 1.35)
-
-
-def said(shown: Shown) -> str:
-    """The verdict on a picture, as the sheet and the command print it."""
-    return verdict(shown.easy.matches, shown.hard.matches)
 
 
 def _draw_scale(draw: ImageDraw.ImageDraw, difficulty: float, threshold: float, colour: Colour, y: int) -> int:

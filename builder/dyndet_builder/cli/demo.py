@@ -15,7 +15,7 @@ from dyndet_builder.demo_assets import demo_images
 from dyndet_builder.targets import Target
 from dyndet_client.cli.terminal import Console
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it needs what the demo installs, and `--help` does not
     from dyndet_builder.demo_pictures import Showing, Side
 
 
@@ -68,7 +68,7 @@ def _pictures_table(showing: Showing) -> Table:
             "hard" if shown.is_hard else "easy",
             _found(shown.easy),
             _found(shown.hard),
-            said(shown),
+            shown.verdict,
         )
     return table
 

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from dynamicdet.aliases import Progress
 from dynamicdet.cache import cache_folder
-from dynamicdet.datasets.truth import read_objects
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.attempts import Missing
 from dyndet_bench.measuring.load import Load
@@ -89,6 +88,7 @@ def command(
       dyndet bench sweep build/demo/model_repository --images benchmarks/demo/val/images --data benchmarks/demo/val
       dyndet bench sweep --url gpu-box:8001 --images photos --concurrency 1,2,4,8 --request-rate 50,100
     """
+    from dynamicdet.datasets.truth import read_objects
     from dyndet_bench.report.write import write_report  # what it draws with may be missing: say so before measuring
     from dyndet_bench.sweep.sweep import sweep
     from dyndet_builder.repository.fingerprint import repository_sha256
