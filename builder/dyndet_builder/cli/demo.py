@@ -54,6 +54,7 @@ def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: b
     )
     console.print(_pictures_table(showing))
     console.print(f"\nLook at these images, with both answers beside the truth: {output / SHEET_NAME}", soft_wrap=True)
+    console.print(f"Try your own pictures in a browser: dyndet try {result.repository}", soft_wrap=True)
 
 
 def _pictures_table(showing: Showing) -> Table:
