@@ -19,7 +19,7 @@ from dyndet_client import Detections, Detector
 from dyndet_client.drawing import Mark, compared_marks, draw_marks, label_font, truth_marks
 
 _EACH = 4
-_SIDE, _FONT = 360, 13
+_SIDE, _FONT = 360, 15
 """pixels of the longer side, and of the height of labels"""
 _MIN_SCORE = 0.3
 _LONGEST = 1000
