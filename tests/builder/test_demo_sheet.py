@@ -64,10 +64,10 @@ def test_any_answer_about_any_names_gives_a_sheet(name: str, tmp_path: Path) -> 
 
 def test_no_label_covers_another() -> None:
     marks = [
-        Mark(box=(20 + 9 * one, 40 + 7 * one, 120 + 9 * one, 100), colour=(20 * one, 90, 0), label=f"object {one}")
-        for one in range(12)
+        Mark(box=(20 + 2 * one, 40 + 2 * one, 120 + 2 * one, 100), colour=(9 * one, 90, 0), label=f"object {one}")
+        for one in range(20)
     ]
-    blank = Image.new("RGB", (260, 200), (255, 255, 255))
+    blank = Image.new("RGB", (220, 130), (255, 255, 255))
     alone = []
     for count in range(1, len(marks) + 1):
         picture = blank.copy()
@@ -77,7 +77,7 @@ def test_no_label_covers_another() -> None:
     # Each further label changes only places that were free of labels: the earlier ones stay as they were.
     changed = [ImageChops.difference(*pair).getbbox() for pair in pairwise(alone)]
     boxes = [box for box in changed if box is not None]
-    assert 3 <= len(boxes) < len(marks)
+    assert 3 <= len(boxes) < len(changed)  # some labels have no place
     for number, one in enumerate(boxes):
         for other in boxes[:number]:
             assert one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]

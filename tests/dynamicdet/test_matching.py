@@ -96,6 +96,13 @@ def test_boxes_are_matched_as_pycocotools_does() -> None:
     assert (seen > 100).all()
 
 
+def test_the_surest_of_two_boxes_shows_the_object() -> None:
+    truth = Objects(boxes=np.array([[0.0, 0, 10, 10]]), names=("cat",), crowd=np.zeros(1, np.bool_))
+    boxes = np.array([[0.0, 0, 10, 10], [0, 0, 10, 9]])
+    found = match(truth, Found(boxes=boxes, scores=np.array([0.4, 0.7]), names=("cat", "cat")))
+    assert (found.right.tolist(), found.wrong.tolist()) == ([False, True], [True, False])
+
+
 def matches(found: str, wrong: int = 0) -> Matches:
     """`found` has a letter for each object, upper case if it was found."""
     flags = np.array([letter.isupper() for letter in found], np.bool_)
