@@ -104,8 +104,8 @@ command.params += [_OF_DETECT[name] for name in _CONNECTION]
 def _demo() -> Path:
     if not _DEMO.is_dir():
         raise InputError(
-            f"there is no demo in {_DEMO}; run `dyndet demo` first, or name a repository (`dyndet try REPOSITORY`) or "
-            "a running server (`dyndet try --url HOST:PORT`)"
+            f"the demo's repository {_DEMO} is missing; run `dyndet demo` first, or name another one (`dyndet try "
+            "REPOSITORY`) or a running server (`dyndet try --url HOST:PORT`)"
         )
     return _DEMO
 

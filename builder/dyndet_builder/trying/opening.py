@@ -35,8 +35,7 @@ def open_page(
     """Serve the page until Ctrl-C or SIGTERM. `say` gets its address, and a warning if others can reach it.
 
     `port` is by default `DEFAULT_PORT` if it is free, otherwise any free one. Raises ModuleNotFoundError without
-    NiceGUI,
-    InputError for a host that this machine does not have, ServerError if the port is taken.
+    NiceGUI, InputError for a host that this machine does not have, ServerError if the port is taken.
     """
     web = load_web()
     with _bound(host, port) as sock:
