@@ -17,7 +17,7 @@ die() { printf 'Error: %s\n' "$*" >&2; exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else die "root is needed and sudo is not installed; run this as root: $*"; fi; }
 
 case "$what" in
-  demo) extras=build,bench,server ;;
+  demo) extras=build,bench,server,ui ;;
   test) extras=build,bench,server,train,dev,tensorrt-rtx,openvino,http,video,supervision,ui,docs ;;
   *) die "builder/install.sh takes the argument 'demo' or 'test', not '$what'" ;;
 esac

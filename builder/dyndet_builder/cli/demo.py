@@ -46,6 +46,7 @@ def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: b
     console.print(
         "\nNext steps:\n"
         "  source .venv/bin/activate\n"
+        f"  dyndet try {result.repository}                        # a page for your own pictures, or a camera\n"
         f"  dyndet serve {result.repository} --grpc-port 8001     # in another terminal\n"
         "  dyndet detect YOUR.jpg --url 127.0.0.1:8001\n"
         "  dyndet-build --target-latency 30% -o build/faster     # fewer images go to detector 2\n"
