@@ -46,7 +46,6 @@ def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: b
     console.print(
         "\nNext steps:\n"
         "  source .venv/bin/activate\n"
-        f"  dyndet try {result.repository}                        # a page for your own pictures, or a camera\n"
         f"  dyndet serve {result.repository} --grpc-port 8001     # in another terminal\n"
         "  dyndet detect YOUR.jpg --url 127.0.0.1:8001\n"
         "  dyndet-build --target-latency 30% -o build/faster     # fewer images go to detector 2\n"
@@ -59,8 +58,6 @@ def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: b
 
 
 def _pictures_table(showing: Showing) -> Table:
-    from dyndet_builder.demo_sheet import said
-
     heads = ("image", "difficulty", "route", "detector 1", "both", "verdict")
     table = Table(*heads, box=None, header_style="bold", pad_edge=False)
     for shown in showing.shown:
