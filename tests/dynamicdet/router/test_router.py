@@ -198,13 +198,14 @@ def test_detectors_never_see_what_is_held_out(tmp_path: Path) -> None:
 
 
 def test_the_comparison_has_routers_rules_truth_and_oracles() -> None:
-    small, large, truth = two_detectors(PICTURES)
-    data = _data([f"{name:03}.png" for name in range(PICTURES)])
+    pictures = 120
+    small, large, truth = two_detectors(pictures)
+    data = _data([f"{name:03}.png" for name in range(pictures)])
     objects = _objects(truth)
     data = replace(
         data,
         labels=tuple(Labels(boxes=np.zeros((n, 4), np.float32), classes=np.zeros(n, np.int64)) for n in objects),
-        placements=(small.fit.place_of(400, 300),) * PICTURES,
+        placements=(small.fit.place_of(400, 300),) * pictures,
         annotations={**truth.annotations, "images": data.annotations["images"]},
     )
     easy, hard = detections_of(small), detections_of(large)
