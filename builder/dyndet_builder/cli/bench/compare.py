@@ -79,7 +79,8 @@ def _print_comparison(result: Comparison) -> None:
     console.print(_comparison_table(result))
     console.print(
         "Each value: old -> new. Latencies count from when a request was due, and are medians of the runs. A verdict "
-        "needs a change beyond the noise between runs."
+        "needs a change beyond the noise between runs.",
+        soft_wrap=False,
     )
     for title, names in (
         ("no longer measurable", result.newly_failed),
