@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-installs check setup lint format audit dist clean
+.PHONY: help demo test test-all test-installs check setup lint format audit docs dist clean
 VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
@@ -58,6 +58,10 @@ audit: $(VENV)/audit/bin/pip-audit  ## List known advisories for the pinned pack
 $(VENV)/audit/bin/pip-audit: | setup
 	@$(BIN)/python -m venv $(VENV)/audit
 	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit==2.10.1"
+
+docs: setup  ## Build the documentation as a site in build/site; warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+	@echo "The site is in build/site. Look at it with: python3 -m http.server --bind 127.0.0.1 --directory build/site"
 
 dist: setup  ## Build the sdist and the wheel, and check them; DIST_ARGS=--release fails if they cannot be uploaded
 	@$(BIN)/python builder/dist.py $(DIST_ARGS)
