@@ -23,6 +23,7 @@ INPUTS = {
     "bench client": ["missing"],
     "bench sweep": ["missing"],
     "build": ["--images", "missing"],
+    "calibrate": ["--url", NOBODY],
     "data cutpaste": ["--sources", "missing"],
     "evaluate": ["missing"],
     "export": ["missing"],
