@@ -249,15 +249,17 @@ def test_a_small_training_says_what_it_will_be_and_what_came_of_it(
         str(folder),
         "--examples",
         "13",
-        "--epochs",
-        "1",
+        "--compare",
+        str(folder),
     ]
     written = tmp_path / "routed.safetensors"
     status = run(dyndet, [*router, "-o", str(written), "--accelerator", "cpu", "--workers", "0"])
     assert status in (0, 9) and written.exists()
     said = capsys.readouterr()
     assert ("Not usable: " in said.err) == (status == 9)
-    assert said.out.splitlines()[-2].startswith("13 examples, "), "as many as were asked for, also with 12 images"
+    assert "\n13 examples, target ap" in said.out, "as many as were asked for, also with 12 images"
+    assert "these images trained the detectors, which misleads the router" in said.out
+    assert "12 images: AP all easy 0." in said.out and "there is nothing to compare" in said.out
 
 
 def test_accumulated_parts_make_one_step(data: CocoDataset, tmp_path: Path) -> None:
