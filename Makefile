@@ -60,7 +60,7 @@ $(VENV)/audit/bin/pip-audit: | setup
 	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit==2.10.1"
 
 docs: setup  ## Build the documentation as a site in build/site; warnings are errors
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+	@$(BIN)/python docs/site/build.py
 	@echo "The site is in build/site. Look at it with: python3 -m http.server --bind 127.0.0.1 --directory build/site"
 
 dist: setup  ## Build the sdist and the wheel, and check them; DIST_ARGS=--release fails if they cannot be uploaded

@@ -1,4 +1,4 @@
-"""GitHub's Markdown as Python-Markdown, which MkDocs uses, reads it.
+"""GitHub's Markdown as Python-Markdown, which the site is built with, reads it.
 
 Python-Markdown wants four columns before what belongs to an item of a list, an empty line before a list, and no
 backslash before a `|` in code of a table. Its `console` greys what has no prompt, so that becomes `bash`.
@@ -16,7 +16,7 @@ _CODE = re.compile(r"(`+)(.+?)\1(?!`)")
 _PARSER = MarkdownIt("commonmark").enable("table")
 
 
-def for_mkdocs(text: str) -> str:
+def for_python_markdown(text: str) -> str:
     """The same document with what Python-Markdown needs."""
     lines = text.splitlines()
     shift = [0] * (len(lines) + 1)  # differences: what is added from this line on
