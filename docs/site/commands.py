@@ -11,7 +11,7 @@ import click
 
 from dyndet_builder.cli import dyndet
 
-_COMMON = {"help", "debug"}
+_COMMON = {"--help", "--debug"}
 """options of every command"""
 _SPAN = re.compile(r"(`[^`]+`)")
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*[a-z]|-[a-zA-Z](?![\w-]))")
@@ -36,7 +36,7 @@ def _command(command: click.Command, context: click.Context, *, level: int) -> I
     yield from _paragraphs(inspect.cleandoc(command.help or ""))
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record and parameter.name not in _COMMON:
+        if record and not _COMMON & {*parameter.opts}:
             yield f"`{record[0]}`\n:   {_prose(record[1])}\n"
     if isinstance(command, click.Group):
         for name, sub in command.commands.items():

@@ -20,6 +20,8 @@ MOVED = {"README.md#all-commands": "reference/commands.md", "README.md#where-eac
 """sections that are not on the page of their file"""
 _PICTURES = {".png", ".jpg", ".svg"}
 _FENCED = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
+_NAMED = re.compile(r"\[[\w/-]+\.md\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]+)?\)")
+"""a link whose text is the name of a document"""
 _LINK = re.compile(r'(?P<before>\]\(|<img src=")(?P<target>[^)\s"]+)')
 
 
@@ -35,7 +37,10 @@ class Links:
         self.assets: dict[str, Path] = {}
 
     def rewrite(self, text: str, *, origin: Path, place: str) -> str:
-        """The text of `origin`, a file of the repository, with links as its page at `place` needs them."""
+        """The text of `origin`, a file of the repository, with links as its page at `place` needs them.
+
+        A link that is called like a document, such as `install.md`, gets the title of its page.
+        """
 
         def replaced(match: re.Match[str]) -> str:
             target = match["target"]
@@ -46,8 +51,12 @@ class Links:
             found = self._place(name, anchor)
             return match["before"] + posixpath.relpath(found, posixpath.dirname(place) or ".")
 
+        def titled(match: re.Match[str]) -> str:
+            title = (origin.parent / match["target"]).read_text().partition("\n")[0].removeprefix("# ")
+            return f"[{title}]({match['target']}{match['anchor'] or ''})"
+
         parts = _FENCED.split(text)
-        parts[::2] = [_LINK.sub(replaced, part) for part in parts[::2]]
+        parts[::2] = [_LINK.sub(replaced, _NAMED.sub(titled, part)) for part in parts[::2]]
         return "".join(parts)
 
     def _place(self, name: str, anchor: str) -> str:
