@@ -50,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text=True,
         check=False,
     )
-    if built.returncode:  # Zensical printed what is wrong, and a traceback
-        sys.exit(f"Error: the site was not built: {built.stderr.strip().splitlines()[-1]}; the pages are in {pages}")
+    if built.returncode:  # Zensical printed the faults, and a traceback
+        last = built.stderr.strip().rpartition("\n")[2]
+        reason = "see above" if "--strict" in last else last
+        sys.exit(f"Error: the site was not built from the pages in {pages / 'docs'}: {reason}")
     if wrong := list(faults(pages / "site")):
         sys.exit("\n".join(f"Error: {fault}" for fault in wrong))
     shutil.move(pages / "site", site)
