@@ -34,10 +34,10 @@ def _command(command: click.Command, context: click.Context, *, level: int) -> I
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     yield f"```text\n{usage}\n```\n"
     yield from _paragraphs(inspect.cleandoc(command.help or ""))
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record and not _COMMON & {*parameter.opts}:
-            yield f"`{record[0]}`\n:   {_prose(record[1])}\n"
+    for option in command.get_params(context):
+        record = option.get_help_record(context) if isinstance(option, click.Option) else None
+        if record and not _COMMON & {*option.opts}:
+            yield f"`{record[0]}`\n:   {_prose(' '.join(record[1].split()))}\n"
     if isinstance(command, click.Group):
         for name, sub in command.commands.items():
             yield from _command(sub, click.Context(sub, context, name), level=level + 1)
