@@ -133,10 +133,11 @@ def _predictions(
     The outputs, box (4), objectness and classes for each anchor, are one dimension of the parameter.
     """
     outputs = 0 if known.shape[0] > 1 else 1
-    own = torch.unflatten(fresh.movedim(outputs, 0), 0, (anchors, 5 + len(classes))).clone()
-    given = torch.unflatten(known.movedim(outputs, 0), 0, (anchors, 5 + len(known_classes)))
+    moved = fresh.movedim(outputs, 0)
+    own = moved.reshape(anchors, 5 + len(classes), -1).clone()
+    given = known.movedim(outputs, 0).reshape(anchors, 5 + len(known_classes), -1)
     own[:, :5] = given[:, :5]
     for index, name in enumerate(classes):
         if name in known_classes:
             own[:, 5 + index] = given[:, 5 + known_classes.index(name)]
-    return own.flatten(0, 1).movedim(0, outputs).contiguous()
+    return own.reshape(moved.shape).movedim(0, outputs).contiguous()
