@@ -44,7 +44,7 @@ def _stamps(**folders: str) -> tuple[str, ...]:
     )
 
 
-# A network of this size cannot tell birds from mammals, or fruit from vegetables, by the few cut-outs there are.
+# Broad classes, because there are few cut-outs of each kind.
 CLASSES = (
     ObjectClass(
         "animal",
