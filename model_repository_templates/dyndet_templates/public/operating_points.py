@@ -6,10 +6,10 @@ The folder is held open: if another build takes its place, this one goes on with
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,8 @@ def _measured(point: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # Not `math.isfinite`: a file may hold an integer that is too large for a float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
