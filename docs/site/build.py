@@ -28,6 +28,12 @@ SITE = Path(__file__).parent
 ROOT = SITE.parents[1]
 COMMANDS = "reference/commands.md"
 NOTEBOOK = ROOT / "docs" / "examples" / "first-detections.ipynb"
+_REPORT = """# A report
+
+This is the summary of a sweep of the demo model (`dyndet bench sweep`).
+[The full report](report.html) is one HTML file.
+
+"""
 _LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".sh": "bash"}
 
 
@@ -98,8 +104,10 @@ def assemble(docs: Path) -> None:
 
 def _pages() -> Iterator[tuple[str, Path, str]]:
     """Where each page is on the site, the file that it is made from, and its text."""
-    for path in (*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "demo-report").glob("*.md")):
-        yield path.relative_to(ROOT / "docs").as_posix(), path, path.read_text()
+    for path in (ROOT / "docs").glob("*.md"):
+        yield path.name, path, path.read_text()
+    summary = ROOT / "docs" / "demo-report" / "summary.md"
+    yield "demo-report/summary.md", summary, _REPORT + summary.read_text()
     for name in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/demo/MODEL_CARD.md", "benchmarks/demo/LICENSES.md"):
         yield PAGES[name], ROOT / name, (ROOT / name).read_text()
     licence = ROOT / "LICENSE"
