@@ -249,15 +249,12 @@ def test_bad_input_exits_with_two(
     assert said in capsys.readouterr().err
 
 
-def test_a_wide_table_fits_a_hundred_columns(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+def test_a_wide_table_has_one_line_for_each_cell_in_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loads: list[dict[str, Any]] = [{"concurrency": 64, "batch": 8}, {"concurrency": None, "request_rate": 1234.5}]
     old = _write(tmp_path / "old", _sweep(*(_cell(1234.5, threshold=0.123456, **load) for load in loads)))
     new = _write(tmp_path / "new", _sweep(*(_cell(2345.6, threshold=0.123456, hard_share=1, **load) for load in loads)))
     assert run(dyndet, ["bench", "compare", str(old), str(new)]) == 1
     printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= 100
-    for text in ("40% -> 100%", "(+90.0%)", "1234 -> 2346", "images/s slower"):
-        assert text in printed
+    (row,) = (line for line in printed.splitlines() if line.startswith("1234"))
+    for text in ("40% -> 100%", "(+90.0%)", "1234 -> 2346", "slower"):
+        assert text in row

@@ -9,7 +9,8 @@ import torch
 
 import dynamicdet
 from dynamicdet.networks.router.form import RouterForm
-from dyndet_builder.bundle.graphs import Exporter, export_graphs
+from dyndet_builder.bundle import graphs
+from dyndet_builder.bundle.graphs import Exporter
 from dyndet_builder.bundle.manifest import Nms
 
 
@@ -31,10 +32,11 @@ def test_difficulties_of_the_graph_are_those_of_the_network(
         values = network.router.value(pooled)
         network.router.ranks.fit(values[2:8].double().numpy())
         expected = network.difficulty(x).numpy()
-    monkeypatch.setattr("dyndet_builder.bundle.graphs.STAGES", ("backbone1",))  # the others have no router
-    graphs, used = export_graphs(network.deploy(), Nms(pre_top_k=20, max_detections=10), exporter=exporter)
+    plans = graphs._plans  # of the other stages none has a router
+    monkeypatch.setattr(graphs, "_plans", lambda *of: {"backbone1": plans(*of)["backbone1"]})
+    made, used = graphs.export_graphs(network.deploy(), Nms(pre_top_k=20, max_detections=10), exporter=exporter)
     assert used == exporter
-    model = graphs["backbone1"].model
+    model = made["backbone1"].model
     assert all(node.domain == "" for node in model.graph.node)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     (found,) = session.run(["difficulty"], {"image": images.numpy()})

@@ -62,7 +62,7 @@ def _router(model: onnx.ModelProto) -> list[onnx.NodeProto]:
         node = made.pop(left.pop(), None)
         if node is not None:
             found.append(node)
-            left += [] if node.op_type in ("ReduceMean", "Shape") else node.input
+            left += [] if node.op_type in ("ReduceMean", "ReduceMax", "Shape") else node.input
     return found
 
 

@@ -23,7 +23,9 @@ from dynamicdet.networks.network import DynamicDetector, Route
 CHECKPOINT = Path(__file__).parents[3] / "benchmarks" / "demo" / "dy-yolov7-pico-cutpaste.safetensors"
 STRIDES = (8, 16, 32)
 ANCHORS = 3
-VALUES = 4 + 1 + 9
+CLASS_NAMES = ("animal", "fish", "food", "flower", "vehicle", "sign")
+"""of the demo network"""
+VALUES = 4 + 1 + len(CLASS_NAMES)
 """of a row: cx cy w h objectness class..."""
 _NEWEST = 20  # of the exporter below; onnx converts its graphs further up, which is safe, unlike further down
 
@@ -32,10 +34,6 @@ _NEWEST = 20  # of the exporter below; onnx converts its graphs further up, whic
 def network() -> DynamicDetector:
     """The demo network, fused."""
     return dynamicdet.load(CHECKPOINT).deploy()
-
-
-CLASS_NAMES = ("bird", "fish", "mammal", "fruit", "vegetable", "flower", "vehicle", "tool", "sign")
-"""of the demo network"""
 
 
 class _Rows(nn.Module):

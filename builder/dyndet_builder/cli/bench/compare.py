@@ -77,11 +77,8 @@ def _print_comparison(result: Comparison) -> None:
     if result.differences:
         console.print(f"Warning: the sweeps differ in {'; '.join(result.differences)}", style="yellow")
     console.print(_comparison_table(result))
-    console.print(
-        "Each value: old -> new. Latencies count from when a request was due, and are medians of the runs. A verdict "
-        "needs a change beyond the noise between runs.",
-        soft_wrap=False,
-    )
+    console.print("Each value: old -> new. Latencies count from when a request was due, and are medians of the runs.")
+    console.print("A verdict needs a change beyond the noise between runs.")
     for title, names in (
         ("no longer measurable", result.newly_failed),
         ("not measured", result.failed),
