@@ -16,7 +16,7 @@ from dynamicdet.extras import missing_extra
 from dynamicdet.files import whole_file
 from dynamicdet.records import Record, Share, read_bytes, reason_of
 from dynamicdet.text import printable
-from dyndet_bench.report.svg import GRID, INK, MUTED, SERIES
+from dyndet_bench.report.svg import INK, MUTED, SERIES, style_latency_axes
 from dyndet_bench.report.tables import csv_columns
 from dyndet_bench.report.text import percent
 from dyndet_bench.sweep.record import Milliseconds, Percent, PerSecond
@@ -144,7 +144,7 @@ def draw_frontier(points: Sequence[FrontierPoint], *, promise_ms: float | None =
         label = f"promised mean latency: {promise_ms:.2f} ms"
         handles.append(axes.axvline(promise_ms, color=_PROMISE.colour, ls=(0, (4, 2)), lw=2, label=label, zorder=1))
     _name_points(axes, points, promise_ms)
-    _style(axes)
+    style_latency_axes(axes, font_points=_FONT_POINTS, margins=(0.06, 0.14))
     figure.legend(
         handles=handles,
         loc="outside upper left",
@@ -211,17 +211,6 @@ def _name_points(axes: Axes, points: Sequence[FrontierPoint], promise_ms: float 
             fontsize=_FONT_POINTS - 0.5,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
         )
-
-
-def _style(axes: Axes) -> None:
-    axes.set_xlabel("mean latency (ms)", color=INK, fontsize=_FONT_POINTS)
-    axes.set_ylabel("COCO AP (%)", color=INK, fontsize=_FONT_POINTS)
-    axes.tick_params(color=MUTED, labelcolor=MUTED, labelsize=_FONT_POINTS)
-    axes.grid(color=GRID, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(MUTED)
-    axes.margins(x=0.06, y=0.14)
 
 
 def write_frontier(source: Path, path: Path, *, concurrency: int = 1, promise_ms: float | None = None) -> None:

@@ -12,7 +12,17 @@ from dynamicdet.extras import missing_extra
 from dynamicdet.files import whole_file
 from dyndet_bench.frontier.along import frontier_of
 from dyndet_bench.frontier.record import DynamicPoint, FrontierRecord, StaticPoint
-from dyndet_bench.report.svg import GRID, INK, MUTED, PAPER, SERIES, Plot, add_legend, finish, new_axes
+from dyndet_bench.report.svg import (
+    INK,
+    MUTED,
+    PAPER,
+    SERIES,
+    Plot,
+    add_legend,
+    finish,
+    new_axes,
+    style_latency_axes,
+)
 from dyndet_bench.report.text import legend, percent
 
 try:
@@ -35,7 +45,7 @@ def draw_static_frontier(record: FrontierRecord) -> Figure:
     figure = Figure(figsize=_SIZE_INCHES, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1), facecolor="white")
     axes = figure.add_subplot()
     handles = _fill(axes, record, size=_FONT_POINTS)
-    _style(axes)
+    style_latency_axes(axes, font_points=_FONT_POINTS, margins=(0.14, 0.12))
     figure.legend(
         handles=handles,
         loc="outside upper left",
@@ -165,14 +175,3 @@ def _annotate(
         bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8, "alpha": 0.75},
         zorder=5,
     )
-
-
-def _style(axes: Axes) -> None:
-    axes.set_xlabel("mean latency (ms)", color=INK, fontsize=_FONT_POINTS)
-    axes.set_ylabel("COCO AP (%)", color=INK, fontsize=_FONT_POINTS)
-    axes.tick_params(color=MUTED, labelcolor=MUTED, labelsize=_FONT_POINTS)
-    axes.grid(color=GRID, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(MUTED)
-    axes.margins(x=0.14, y=0.12)

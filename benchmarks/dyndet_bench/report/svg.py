@@ -160,3 +160,15 @@ def _adapt(element: ElementTree.Element, name: str) -> None:
 
 def _size_and_weight(match: re.Match[str]) -> str:
     return f"font-size: {match[2]}" + (f"; font-weight: {match[1]}" if match[1] else "")
+
+
+def style_latency_axes(axes: Axes, *, font_points: float, margins: tuple[float, float]) -> None:
+    """AP over mean latency: labels in `font_points`, a grid below the curves, and margins (x, y) as shares."""
+    axes.set_xlabel("mean latency (ms)", color=INK, fontsize=font_points)
+    axes.set_ylabel("COCO AP (%)", color=INK, fontsize=font_points)
+    axes.tick_params(color=MUTED, labelcolor=MUTED, labelsize=font_points)
+    axes.grid(color=GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.margins(x=margins[0], y=margins[1])
