@@ -51,11 +51,11 @@ def cutpaste(
     workers: int,
     overwrite: bool,
 ) -> None:
-    """Paste photographic cut-outs on photographs, with COCO annotations.
+    """Paste cut-outs of objects on photographs.
 
-    The photographs come from Debian packages (about 320 MB). apt-get downloads them into a cache; nothing is installed.
-    OUTPUT receives train/ and val/, each with images/ and annotations.json. The backgrounds of val/ and a quarter of
-    its cut-outs are in no training image.
+    The result has COCO annotations. The photographs come from Debian packages (about 320 MB). apt-get downloads them
+    into a cache; nothing is installed. OUTPUT receives train/ and val/, each with images/ and annotations.json. The
+    backgrounds of val/ and a quarter of its cut-outs are in no training image.
 
     \b
     Example:
@@ -85,10 +85,11 @@ def cutpaste(
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(data: Path, images: Path | None, fast: bool, trust_pictures: bool, as_json: bool) -> None:
-    """Check COCO annotations and read all their images; exit status 2 means that they cannot be used.
+    """Check COCO annotations and all their images.
 
-    DATA is a folder with images/ and annotations.json, a Roboflow export in COCO format, or a COCO JSON file. All
-    splits of an export are checked. The table lists all faults, which are fatal, and what dyndet handles.
+    Exit status 2 means that they cannot be used. DATA is a folder with images/ and annotations.json, a Roboflow export
+    in COCO format, or a COCO JSON file. All splits of an export are checked. The table lists all faults, which are
+    fatal, and what dyndet handles.
 
     \b
     Example:

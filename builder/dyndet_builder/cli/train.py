@@ -136,10 +136,10 @@ def detectors(
     logs: Path | None,
     resume: bool,
 ) -> None:
-    """Train both detectors of a network together, or the only one of a static network.
+    """Train both detectors, or the only one of a static network.
 
-    torchrun starts several GPUs, or several processes on a CPU. If both detectors find next to nothing on the training
-    images, the checkpoint is written and the exit status is 9.
+    Both are trained together. torchrun starts several GPUs, or several processes on a CPU. If both detectors find next
+    to nothing on the training images, the checkpoint is written and the exit status is 9.
 
     \b
     Example:

@@ -14,6 +14,7 @@ import numpy as np
 from dynamicdet.aliases import Float32Array, Progress, UInt8Array, silent
 from dynamicdet.errors import AgreementError, InputError
 from dynamicdet.images import read_image
+from dynamicdet.matching import overlaps
 from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.defaults import MIN_IOU, MIN_SCORE, PARTNER_SCORE
@@ -164,25 +165,16 @@ def _answer(served: Served, picture: UInt8Array) -> Answer:
 
 def _covered(one: Answer, other: Answer) -> bool:
     """Whether each object of `one` has a partner of its own in `other`; the best object chooses first."""
-    free = np.ones(len(other.names), bool)
-    names = np.array(other.names, np.object_)
+    free, names = np.ones(len(other.names), bool), np.array(other.names, np.object_)
+    boxes = one.boxes[: one.objects]
+    same = (boxes[:, None] == other.boxes).all(axis=-1)  # empty boxes in the same place, too
+    shared = np.where(same, 1.0, overlaps(boxes, other.boxes))
     for row in range(one.objects):
-        fits = np.where(free & (names == one.names[row]), _iou(one.boxes[row], other.boxes), 0.0)
+        fits = np.where(free & (names == one.names[row]), shared[row], 0.0)
         if not len(fits) or fits.max() < MIN_IOU:
             return False
         free[fits.argmax()] = False
     return True
-
-
-def _iou(box: Float32Array, boxes: Float32Array) -> Float32Array:
-    """Intersection over union of one box (4,) with others (n, 4), (n,); of two empty ones in the same place: 1."""
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    shared = (high - low).clip(0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    union = (box[2:] - box[:2]).prod() + areas - shared
-    same = (boxes == box).all(axis=1)
-    found: Float32Array = np.where(union > 0, shared / np.where(union > 0, union, 1), same).astype(np.float32)
-    return found
 
 
 def _side(answers: list[Answer]) -> Side:

@@ -65,7 +65,9 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Measure a dynamic detector beside static ones: why not simply one detector of the right size?
+    """Measure a dynamic detector beside static ones.
+
+    It answers the question: why not simply one detector of the right size?
 
     One embedded server serves BUNDLE and every static detector. Each image goes through all of them in turn, one
     request at a time, in rounds. AP is that of the server's answers. The result is how much faster the dynamic detector

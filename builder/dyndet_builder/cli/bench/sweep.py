@@ -44,7 +44,7 @@ _PLAN = SweepPlan()
     help="Numbers of requests in flight; an answer lets the next one leave.  [default: 1,4]",
 )
 @click.option("--request-rate", type=Numbers(float), help="Requests per second that arrive at random times (Poisson).")
-@click.option("--batch", type=Numbers(int), default=(1,), show_default="1", help="Images per request.")
+@click.option("--batch", type=Numbers(int), default=(1,), help="Images per request.  [default: 1]")
 @click.option("--repetitions", type=int, default=_PLAN.repetitions, show_default=True, help="Runs of each cell.")
 @click.option("--max-images", type=int, default=_PLAN.max_images, show_default=True, help="Images per run.")
 @click.option("--requests", type=int, help="Requests per run.  [default: each image once]")
