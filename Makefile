@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export VENV
 # Each process gets a third of the files; one that is done takes tests from the others. Tests of servers wait a lot, so
 # three processes keep two cores busy.
-PARALLEL = $(BIN)/python -m pytest -n 3 --dist worksteal
+PARALLEL = $(BIN)/python -m pytest -n 3 --dist worksteal --durations 25 --durations-min 4
 # Three processes and their servers on two cores can make an answer late. What failed runs once more with nothing beside
 # it; what fails again has failed.
 ALONE = echo "These tests failed. They run once more, alone:"; \
