@@ -13,6 +13,7 @@
         ├── BadRequestError               the server refused this request; it serves others
         │   └── UnknownOperatingPointError  the message names the known operating points
         ├── SharedMemoryError             shared memory was requested, but the server cannot use it
+        ├── OverloadedError               the server cannot answer in time; it says when to try again
         └── DeadlineExceededError         no answer within the allowed time
 """
 
@@ -29,6 +30,7 @@ __all__ = [
     "MissingExtraError",
     "ModelNotReadyError",
     "NotADetectorError",
+    "OverloadedError",
     "ServerError",
     "ServerUnreachableError",
     "SharedMemoryError",
@@ -64,6 +66,15 @@ class UnknownOperatingPointError(BadRequestError):
 
 class SharedMemoryError(ServerError):
     """Shared memory was requested, but this machine has none, or the server cannot or must not use it."""
+
+
+class OverloadedError(ServerError):
+    """The server has too much to do to answer this request in time. It works, and refused the request at once."""
+
+    def __init__(self, *arguments: object, retry_after_s: float | None = None) -> None:
+        super().__init__(*arguments)
+        self.retry_after_s = retry_after_s
+        """seconds after which the server expects to have time; None if it did not say"""
 
 
 class DeadlineExceededError(ServerError):

@@ -24,6 +24,7 @@ from dyndet_client.errors import (
     BadRequestError,
     DeadlineExceededError,
     ModelNotReadyError,
+    OverloadedError,
     ServerError,
     ServerUnreachableError,
     UnknownOperatingPointError,
@@ -49,6 +50,7 @@ _REFUSAL = "the server refused the request: {reason}"
 _SENTENCES: Mapping[type[ServerError], str] = {
     AccessDeniedError: "the server at {address} denies access: {reason}",
     ModelNotReadyError: "model {model!r} is not ready on the server at {address}: {reason}",
+    OverloadedError: "the server at {address} is overloaded: {reason}",
     ServerUnreachableError: "the server at {address} takes no requests now ({cause})",
     BadRequestError: _REFUSAL,
     UnknownOperatingPointError: _REFUSAL,
@@ -259,7 +261,16 @@ def translate(
         kind, cause = ServerUnreachableError, _IS_STOPPING
     if kind is DeadlineExceededError or _REJECTED_LATE in reason:
         return deadline.rejected(address)
-    return kind(_SENTENCES[kind].format(model=model, address=address, reason=reason, cause=cause))
+    sentence = _SENTENCES[kind].format(model=model, address=address, reason=reason, cause=cause)
+    if kind is OverloadedError:
+        return OverloadedError(sentence, retry_after_s=_wait_named_in(reason))
+    return kind(sentence)
+
+
+def _wait_named_in(reason: str) -> float | None:
+    """Seconds; None where a server names no wait, or one that nobody would keep."""
+    named = re.search(r"try again in (\d{1,7}) ms$", reason)
+    return None if named is None else 1e-3 * int(named[1])
 
 
 _REJECTED_LATE = "Request timeout expired"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dyndet_client import (
     BadRequestError,
     DeadlineExceededError,
     ModelNotReadyError,
+    OverloadedError,
     ServerError,
     ServerUnreachableError,
     UnknownOperatingPointError,
@@ -146,6 +148,23 @@ def test_a_server_that_drains_says_so_without_what_triton_puts_before_it() -> No
         found = translated(said, "StatusCode.UNAVAILABLE")
         assert type(found) is ServerUnreachableError
         assert str(found) == "the server at host:8001 takes no requests now (the server is stopping)"
+
+
+def test_an_overloaded_server_names_the_wait_and_is_no_server_that_is_away() -> None:
+    refusal = refusals.overloaded("the request cannot be answered within 70 ms", 0.0123)
+    assert str(refusal).endswith("; try again in 13 ms") and (refusal.status, refusal.reason) == (
+        "UNAVAILABLE",
+        "overloaded",
+    )
+    for text in (str(refusal), str(refusals.error_of_call("toy", f"Model toy - Error: {refusal}"))):
+        found = translated(text, "StatusCode.UNAVAILABLE")
+        assert isinstance(found, OverloadedError) and found.retry_after_s == pytest.approx(0.013)
+        assert str(found).startswith("the server at host:8001 is overloaded: the request cannot be")
+        assert not isinstance(found, ServerUnreachableError) and not may_help(Retries(on_not_ready=True), found)
+        assert pickle.loads(pickle.dumps(found)).retry_after_s == found.retry_after_s
+    for unsaid in ("it is full", f"it is full; try again in {10**9} ms", "try again in -1 ms"):
+        assert translated(f"dyndet/overloaded: {unsaid}").retry_after_s is None
+    assert str(refusals.overloaded("it is full", 0.0)).endswith("; try again in 1 ms")
 
 
 def test_a_long_text_of_a_client_comes_back_cut() -> None:

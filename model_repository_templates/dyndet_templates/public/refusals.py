@@ -7,6 +7,7 @@ every public model. Needs only Python.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -22,6 +23,7 @@ REASONS = {
     "stage_failed": ("stage-failed",),
     "cancelled": ("cancelled", "deadline-exceeded"),
     "refused": ("not-ready", "server-stopping"),
+    "overloaded": ("overloaded",),
     "internal": ("internal-error",),
 }
 """Codes by the reason under which a failed request is counted."""
@@ -36,6 +38,7 @@ STATUSES = {
     "stage-failed": "INTERNAL",
     "not-ready": "UNAVAILABLE",
     "server-stopping": "UNAVAILABLE",
+    "overloaded": "UNAVAILABLE",
     "deadline-exceeded": "UNAVAILABLE",
     "cancelled": "CANCELLED",
     "internal-error": "INTERNAL",
@@ -89,6 +92,15 @@ class RequestError(Exception):
     def explained(self) -> str:
         """The sentence and what is known beyond it, on one line, for the server's log."""
         return f"{self.sentence} ({' '.join(self.detail.split())})" if self.detail else self.sentence
+
+
+def overloaded(sentence: str, retry_after_s: float) -> RequestError:
+    """The error for a request that cannot be answered in time; `sentence` says why, without a closing full stop.
+
+    Its end names the wait after which the same request would fit. Clients read it there, so its form is fixed.
+    """
+    wait_ms = max(1, math.ceil(1e3 * retry_after_s))
+    return RequestError("overloaded", f"{sentence}; try again in {wait_ms} ms")
 
 
 def read_parameters(request: Any) -> dict[str, Any]:
