@@ -1,0 +1,72 @@
+"""Decides about one request: whether it is let in, and which route answers an image.
+
+Rendering puts this file beside every public model. Needs only Python. Nothing here reads a clock; times are seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+EASY, HARD, DEGRADED = 1, 2, -3
+"""values of the output `route`; degraded: hard, but detector 1 answers because there was no time or budget"""
+LATE, FULL = "late", "full"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why a request is not answered, and when it may come again."""
+
+    reason: str
+    """`late`: it cannot be answered in time; `full`: too many wait"""
+    retry_after_s: float
+    """after which it would probably be answered"""
+
+    @property
+    def retry_after_ms(self) -> int:
+        """The same in milliseconds, at least 1."""
+        return max(1, math.ceil(1e3 * self.retry_after_s))
+
+
+def is_hard(difficulty: float, threshold: float) -> bool:
+    """Whether a difficulty exceeds a threshold, or is NaN; at threshold 0 always, even if it was rounded to 0."""
+    return not (0 < threshold and difficulty <= threshold)
+
+
+class Margin:
+    """Time that a prediction must leave, so that few of the predicted answers are late: learned from answers.
+
+    Only answers that were predicted to be close count. Each late one raises the margin, each other one lowers it by a
+    fiftieth of that, so about 2 % of them are late.
+    """
+
+    def __init__(self) -> None:
+        self.answers = 0.5
+        """in units of an easy answer"""
+
+    def learn(self, *, late: bool) -> None:
+        """Count an answer whose prediction left little time."""
+        self.answers = min(4.0, max(0.0, self.answers + (0.25 if late else -0.005)))
+
+
+class Allowance:
+    """Late answers that a promise of 95 % allows, so that a short queue need not refuse anybody.
+
+    Each request that is let in adds 0.04, and each that is let in although it will be late takes 1.
+    """
+
+    _MOST = 30.0
+
+    def __init__(self) -> None:
+        self._left = self._MOST
+
+    def admitted(self) -> None:
+        """Count a request that was let in."""
+        self._left = min(self._MOST, self._left + 0.04)
+
+    def take(self) -> bool:
+        """Allow one late answer; False if there were too many."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

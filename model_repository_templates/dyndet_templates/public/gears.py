@@ -1,0 +1,121 @@
+"""The gear: how many hard images fit at the load of now, and the threshold that lets so many through.
+
+Rendering puts this file beside every public model. Needs only Python. Nothing here reads a clock; times are seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import deque
+
+
+def target_utilisation(*, promise_s: float, answer_s: float, server_s: float, variation: float, workers: int) -> float:
+    """Share of its time that a server may work, so that 95 % of the answers keep a promise.
+
+    `answer_s` is the time of an answer without waiting, `server_s` the server's time for one (`answer_s` over the
+    workers that help), `variation` the squared coefficient of variation. The tail of the wait in heavy traffic:
+    P(wait > t) = P(wait > 0) exp(-2 (1 - rho) t / (server_s (1 + variation))).
+    """
+    left = promise_s - answer_s
+    if left <= 0 or server_s <= 0:
+        return 0.3
+    low, high = 0.3, 0.98
+    for _ in range(20):
+        rho = (low + high) / 2
+        waits = rho ** (math.sqrt(2 * (workers + 1)) - 1)
+        late = waits * math.exp(-2 * (1 - rho) * left / (server_s * (1 + variation)))
+        low, high = (rho, high) if late < 0.05 else (low, rho)
+    return low
+
+
+def hard_share(*, utilisation: float, per_s: float, easy_s: float, hard_s: float) -> float:
+    """Share of the images that may be hard, so that the server works only so much of its time; 0 to 1."""
+    if per_s <= 0:
+        return 1.0
+    left = utilisation / per_s - easy_s
+    return min(1.0, max(0.0, left / (hard_s - easy_s))) if hard_s > easy_s else 1.0
+
+
+class Difficulties:
+    """The difficulties of the last thousand images, for quantiles. They are sorted when `refresh` is called."""
+
+    def __init__(self, *, most: int = 1000) -> None:
+        self._recent: deque[float] = deque(maxlen=most)
+        self._sorted: list[float] = []
+        self._is_new = False
+
+    def add(self, difficulty: float) -> None:
+        """Count an image; NaN is left out."""
+        if difficulty == difficulty:
+            self._recent.append(difficulty)
+            self._is_new = True
+
+    def refresh(self) -> None:
+        """Take the images that were added into account."""
+        if self._is_new:
+            self._sorted = sorted(self._recent)
+            self._is_new = False
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def share_above(self, threshold: float) -> float:
+        """Share of the images that are hard at a threshold; 1 if none is known."""
+        if not self._sorted:
+            return 1.0
+        return 1 - bisect_right(self._sorted, threshold) / len(self._sorted)
+
+    def threshold_for(self, share: float) -> float:
+        """The least threshold at which at most this share is hard."""
+        if not self._sorted or share >= 1:
+            return 0.0
+        return self._sorted[min(len(self._sorted) - 1, max(0, math.ceil((1 - share) * len(self._sorted)) - 1))]
+
+
+class Gear:
+    """The threshold in force, between 0 (the floor of each operating point) and 1 (the ceiling).
+
+    It moves only if the share that it lets through differs from the allowed one by more than a dead band, and turns
+    round at most once in ten seconds, unless the load has changed.
+    """
+
+    _TURNS_S = 10.0
+
+    def __init__(self) -> None:
+        self.threshold = 0.0
+        self.share = 1.0
+        """hard share that was allowed last"""
+        self.due = 1.0
+        """share of the recent images that are hard at the floor of their operating point"""
+        self._seen = 0
+        self._direction = 0
+        self._turned = -math.inf
+
+    def saw(self, is_due: bool) -> None:
+        """Count an image, and whether it is hard at the floor."""
+        self._seen = min(1000, self._seen + 1)
+        self.due += (is_due - self.due) / self._seen
+
+    def follow(self, share: float, difficulties: Difficulties, *, band: float, changed: bool, now: float) -> None:
+        """Allow a share of hard images; `changed` says whether the load has changed."""
+        self.share, due = share, self.due
+        if share >= due:
+            wanted = 0.0
+        elif share <= 0.0:
+            wanted = 1.0
+        else:
+            wanted = difficulties.threshold_for(share)
+        if wanted == self.threshold or not len(difficulties):
+            return
+        let_through = min(due, difficulties.share_above(self.threshold))
+        apart = abs(let_through - min(share, due))
+        if apart <= band and not (wanted in (0.0, 1.0) and apart <= band / 4 and changed):
+            return
+        direction = 1 if wanted > self.threshold else -1
+        if direction != self._direction:
+            if not changed and apart < 3 * band and now - self._turned < self._TURNS_S:
+                return
+            self._turned = now
+        self._direction = direction
+        self.threshold = wanted

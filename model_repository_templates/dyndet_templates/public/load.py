@@ -1,0 +1,377 @@
+"""The control of load: what the public model asks about every request. All of docs/load.md is behind this class.
+
+Rendering puts this file beside every public model. Needs only Python.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from backlog import Backlog, Follow, Job  # type: ignore[import-not-found]
+from deciding import DEGRADED, EASY, FULL, HARD, LATE, Allowance, Margin, Refusal, is_hard  # type: ignore[import-not-found]
+from gears import hard_share, target_utilisation  # type: ignore[import-not-found]
+from pace import Pace  # type: ignore[import-not-found]
+from tenants import TenantRule, Tenants, fair_shares  # type: ignore[import-not-found]
+
+__all__ = ["DEGRADED", "EASY", "HARD", "Follow", "Job", "Load", "Refusal", "State", "TenantRule"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What metrics show."""
+
+    threshold: float
+    """in force for the operating point that was asked about"""
+    gear: float
+    """hard share that the load allows, 0 to 1"""
+    queue: int
+    """requests that wait"""
+    busy: int
+    """workers that are busy"""
+    per_s: float
+    """images offered in a second"""
+    easy_s: float
+    """the server's time for an easy answer; 0: not measured yet"""
+    hard_s: float
+    utilisation: float
+    """share of its time that the server may work"""
+
+
+class Load:
+    """Takes requests into a queue, hands them to workers, and says for each image which route answers it.
+
+    All methods may be called from any thread. A request is `admit`ted and then comes out of `take`, or is `enter`ed;
+    for each of its images `route` is called as soon as the difficulty is known, and at last `done`, also if it was
+    cancelled or failed. Times of routes are measured between these calls, so nothing else has to be told.
+    """
+
+    def __init__(self, *, workers: int, bound: int = 1024, clock: Callable[[], float] = time.monotonic) -> None:
+        self._law = _Law(workers=workers, bound=bound, now=clock())
+        self._clock = clock
+        self._changed = threading.Condition(threading.Lock())
+        self._closed = False
+
+    def configure(self, *, tenants: Mapping[str, TenantRule]) -> None:
+        """Put the rules of tenants into force. Tenants without a rule share one place, and no budget limits them."""
+        with self._changed:
+            self._law.configure(tenants, self._clock())
+
+    def idle(self) -> bool:
+        """Whether nothing waits and no worker is busy, so that the caller may compute the next request itself."""
+        law = self._law
+        return not law.busy and not len(law.backlog)
+
+    def enter(self, job: Job) -> Refusal | None:
+        """Count a request that the caller computes itself at once; or says why it must not: no time for any answer."""
+        with self._changed:
+            return self._law.enter(job, self._clock())
+
+    def admit(self, job: Job) -> Refusal | None:
+        """Let a request wait for a worker, or say why not."""
+        with self._changed:
+            refusal = self._law.admit(job, self._clock())
+            if refusal is None:
+                self._changed.notify()
+            return refusal
+
+    def take(self, most: int = 1, *, block: bool = True) -> list[Job] | None:
+        """The next requests to compute, of at most `most` images (one request may have more), for one worker.
+
+        Waits for requests; None once `close` was called and none waits. The list is empty if only requests were there
+        whose time has run out, or if nothing waits and `block` is False. A worker asks `refused_late` each time.
+        """
+        with self._changed:
+            while True:
+                jobs = self._law.take(most, self._clock())
+                if jobs or self._law.late:
+                    return jobs
+                if self._closed:
+                    return None
+                if not block:
+                    return []
+                self._changed.wait()
+
+    def refused_late(self) -> list[tuple[Job, Refusal]]:
+        """Requests whose time has run out while they waited, each once; they are not `done`."""
+        with self._changed:
+            late, self._law.late = self._law.late, []
+            return late
+
+    def threshold(self, job: Job) -> float:
+        """The threshold in force for a request."""
+        return self._law.threshold(job.threshold, job.follow, job.group or job.tenant)
+
+    def route(self, job: Job, difficulty: float, *, images: int = 1) -> int:
+        """Which route answers an image of a request that `take` gave, or that was entered: EASY, HARD or DEGRADED.
+
+        HARD uses a tenant's budget. `images` is how many images of the request get this route.
+        """
+        with self._changed:
+            return self._law.route(job, difficulty, images, self._clock())
+
+    def done(self, job: Job, *, routes: Sequence[int]) -> None:
+        """Count a request that is answered, with the route of each image; without routes one that failed.
+
+        The worker is free once all requests of a `take` are done.
+        """
+        with self._changed:
+            self._law.done(job, routes, self._clock())
+
+    def state(self, *, threshold: float = 0.0, follow: Follow | None = None, tenant: str = "") -> State:
+        """What metrics show, for an operating point with this threshold."""
+        with self._changed:
+            return self._law.state(threshold, follow, tenant, self._clock())
+
+    def close(self) -> None:
+        """Let workers end once nothing waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class _Turn:
+    """The work of one worker between `take` and the last `done`."""
+
+    __slots__ = ("busy", "degraded", "easy", "hard", "images", "jobs", "routed", "started")
+
+    def __init__(self, started: float, *, jobs: int, images: int, busy: int) -> None:
+        self.started, self.jobs, self.images, self.busy = started, jobs, images, busy
+        self.routed = self.easy = self.hard = 0
+
+
+class _Law:
+    """The same without lock and clock."""
+
+    _TICK_S = 0.1
+
+    def __init__(self, *, workers: int, bound: int, now: float) -> None:
+        self._workers = workers
+        self.backlog = Backlog(bound=bound)
+        self.late: list[tuple[Job, Refusal]] = []
+        self._turns: set[_Turn] = set()
+        self._pace = Pace(workers=workers)
+        self._tenants = Tenants(now=now)
+        self._margin, self._allowance = Margin(), Allowance()
+        self._utilisation = 0.9
+        self._overloaded = False
+        self._promise_s = math.inf
+        self._ticked = now
+        self._seen_changes = 0
+
+    @property
+    def busy(self) -> int:
+        return len(self._turns)
+
+    def configure(self, rules: Mapping[str, TenantRule], now: float) -> None:
+        self._tenants.configure(rules, now=now)
+        self.backlog.shared = len(self._tenants) > 1
+
+    def enter(self, job: Job, now: float) -> Refusal | None:
+        self._arrived(job, now)
+        easy = self._pace.easy(1)
+        if job.is_strict and easy and now + easy.mean * job.images > job.due:
+            return Refusal(reason=LATE, retry_after_s=easy.mean)
+        self._allowance.admitted()
+        self._begin([job], now)
+        return None
+
+    def admit(self, job: Job, now: float) -> Refusal | None:
+        self._arrived(job, now)
+        easy_s = self._pace.server_easy_s
+        if not self.backlog.has_room(job.group):
+            return Refusal(reason=FULL, retry_after_s=max(0.001, len(self.backlog) * easy_s / 2))
+        if easy_s and job.due != math.inf:
+            job.slack_s = job.due - self._finish(job, now) - self._margin.answers * easy_s
+            if job.slack_s < 0 and not self._may_be_late(job):
+                return Refusal(reason=LATE, retry_after_s=max(easy_s, -job.slack_s))
+        self._allowance.admitted()
+        self.backlog.add(job)
+        return None
+
+    def _arrived(self, job: Job, now: float) -> None:
+        job.group = self._tenants.group(job.tenant)
+        self._tenants[job.group].rate.add(job.images, now)
+        if job.follow is not None and job.follow.promise_s < self._promise_s:
+            self._promise_s = job.follow.promise_s
+        if now - self._ticked >= self._TICK_S:
+            self._tick(now)
+
+    def _finish(self, job: Job, now: float) -> float:
+        """When a request that is let in now would have an easy answer."""
+        easy_s, hard_s = self._pace.server_easy_s, self._pace.server_hard_s
+        needed = 0.0
+        for group, images in self.backlog.ahead(job):
+            tenant = self._tenants[group]
+            extra = 0.0
+            if group != job.group and tenant.within and hard_s > easy_s:  # it need not give way
+                extra = tenant.gear.share * (hard_s - easy_s)
+            needed += images * (easy_s + extra)
+        own = self._pace.easy(self._workers)
+        assert own is not None
+        return float(now + self._in_progress(now) / self._workers + needed + own.mean * job.images)
+
+    def _in_progress(self, now: float) -> float:
+        """Time that the busy workers still need, in all."""
+        easy, hard = self._pace.easy(self.busy), self._pace.hard(self.busy)
+        left = 0.0
+        for turn in self._turns:
+            needed = turn.hard * (hard.mean if hard else 0.0)
+            needed += (turn.images - turn.hard) * (easy.mean if easy else 0.0)
+            left += max(0.0, needed - (now - turn.started))
+        return left
+
+    def _may_be_late(self, job: Job) -> bool:
+        """Whether a request is let in though it will miss what its operating point promises."""
+        if job.is_strict or self._overloaded or job.slack_s < -(job.due - job.arrived):
+            return False
+        return bool(self._allowance.take())
+
+    def take(self, most: int, now: float) -> list[Job]:
+        jobs: list[Job] = []
+        images = 0
+        while (first := self.backlog.first()) is not None:
+            if jobs and images + first.images > most:
+                break
+            job = self.backlog.take()
+            if self._is_too_late(job, now):
+                self.late.append((job, Refusal(reason=LATE, retry_after_s=self._pace.server_easy_s)))
+                self._margin.learn(late=True)
+                continue
+            jobs.append(job)
+            images += job.images
+        if jobs:
+            self._begin(jobs, now)
+        return jobs
+
+    def _is_too_late(self, job: Job, now: float) -> bool:
+        easy = self._pace.easy(self.busy + 1)
+        if job.due == math.inf or not easy:
+            return False
+        over = now + easy.mean * job.images - job.due
+        allowed = 0.0 if job.is_strict or self._overloaded else job.due - job.arrived
+        return bool(over > allowed)
+
+    def _begin(self, jobs: Sequence[Job], now: float) -> None:
+        turn = _Turn(now, jobs=len(jobs), images=sum(job.images for job in jobs), busy=self.busy + 1)
+        self._turns.add(turn)
+        for job in jobs:
+            job.turn = turn
+
+    def threshold(self, base: float, follow: Follow | None, tenant: str) -> float:
+        if follow is None:
+            return base
+        return float(min(follow.ceiling, max(follow.floor, self._tenants[tenant].gear.threshold)))
+
+    def route(self, job: Job, difficulty: float, images: int, now: float) -> int:
+        turn, tenant = job.turn, self._tenants[job.group]
+        if turn.routed == 0 and turn.images == 1:
+            self._pace.first.add(now - turn.started)
+        turn.routed += images
+        floor = job.threshold if job.follow is None else job.follow.floor
+        for _ in range(images):
+            tenant.difficulties.add(difficulty)
+            tenant.gear.saw(is_hard(difficulty, floor))
+        route: int = EASY
+        if is_hard(difficulty, self.threshold(job.threshold, job.follow, job.group)):
+            fits = self._fits(job, images, now) and tenant.bucket.take(images, now)
+            route = HARD if fits else DEGRADED if is_hard(difficulty, job.threshold) else EASY
+        if route == HARD:
+            turn.hard += images
+        else:
+            turn.easy += images
+        return route
+
+    def _fits(self, job: Job, images: int, now: float) -> bool:
+        """Whether there is time for detector 2: until the job's own deadline, and those of the jobs that wait."""
+        hard, easy = self._pace.hard(self.busy), self._pace.easy(self.busy)
+        if hard is None:
+            return True
+        turn = job.turn
+        first_s = self._pace.first.mean if turn.images == 1 else 0.0
+        hard_left = max(0.0, hard.high - first_s) * images
+        if easy:
+            hard_left += easy.mean * max(0, turn.images - turn.routed)
+        if now + hard_left > job.due:
+            return False
+        if not len(self.backlog) or not easy:
+            return True
+        extra = max(0.0, hard.mean - easy.mean) * images
+        group = job.group if self._tenants[job.group].within and self.backlog.shared else None
+        easy_s = self._pace.server_easy_s
+        latest = self.backlog.latest_start(easy_s, group=group) - self._margin.answers * easy_s
+        return bool(now + (self._in_progress(now) + extra) / self._workers <= latest)
+
+    def done(self, job: Job, routes: Sequence[int], now: float) -> None:
+        turn = job.turn
+        if turn is None:
+            return
+        job.turn = None
+        turn.jobs -= 1
+        if not routes:
+            turn.images -= job.images
+        elif job.slack_s is not None and job.slack_s < 0.25 * (job.due - job.arrived):
+            if job.slack_s >= 0:
+                self._margin.learn(late=now > job.due)
+        if turn.jobs:
+            return
+        self._turns.discard(turn)
+        if routes and turn.images == turn.easy + turn.hard:
+            self._pace.answered(now - turn.started, easy=turn.easy, hard=turn.hard, busy=turn.busy)
+
+    def state(self, threshold: float, follow: Follow | None, tenant: str, now: float) -> State:
+        if now - self._ticked >= self._TICK_S:
+            self._tick(now)
+        group = self._tenants.group(tenant)
+        return State(
+            threshold=self.threshold(threshold, follow, group),
+            gear=self._tenants[group].gear.share,
+            queue=len(self.backlog),
+            busy=self.busy,
+            per_s=sum(one.rate.per_s for one in self._tenants),
+            easy_s=self._pace.server_easy_s,
+            hard_s=self._pace.server_hard_s,
+            utilisation=self._utilisation,
+        )
+
+    def _tick(self, now: float) -> None:
+        """Let thresholds follow what has been seen."""
+        self._ticked = now
+        changes = self._pace.jumps
+        for tenant in self._tenants:
+            tenant.rate.roll(now)
+            changes += tenant.rate.changes
+        changed, self._seen_changes = changes != self._seen_changes, changes
+        if not self._pace.known:
+            return
+        easy_s, hard_s = self._pace.server_easy_s, self._pace.server_hard_s
+        self._target(easy_s, hard_s)
+        active = [tenant for tenant in self._tenants if tenant.rate.per_s > 0]
+        demands = [one.rate.per_s * (easy_s + one.gear.due * (hard_s - easy_s)) for one in active]
+        self._overloaded = sum(one.rate.per_s for one in active) * easy_s > 1.0
+        shares = fair_shares(demands, self._utilisation)
+        spare = self._utilisation - sum(shares)
+        for tenant, demand, share in zip(active, demands, shares, strict=True):
+            tenant.within = share >= demand
+            per_s = tenant.rate.per_s
+            allowed = hard_share(utilisation=share + spare, per_s=per_s, easy_s=easy_s, hard_s=hard_s)
+            allowed = min(allowed, tenant.rule.hard_per_s / per_s)
+            band = min(0.15, max(0.04, tenant.rate.uncertainty * share / per_s / max(1e-9, hard_s - easy_s)))
+            tenant.difficulties.refresh()
+            tenant.gear.follow(allowed, tenant.difficulties, band=band, changed=changed, now=now)
+
+    def _target(self, easy_s: float, hard_s: float) -> None:
+        if self._promise_s == math.inf:
+            return
+        hard = self._pace.hard(self._workers)
+        assert hard is not None
+        self._utilisation = target_utilisation(
+            promise_s=self._promise_s,
+            answer_s=hard.mean,
+            server_s=(easy_s + hard_s) / 2,
+            variation=0.1,
+            workers=self._workers,
+        )

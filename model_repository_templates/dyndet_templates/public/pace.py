@@ -1,0 +1,204 @@
+"""How fast a server answers, and how often it is asked: running estimates that follow changes.
+
+Rendering puts this file beside every public model. Needs only Python. Nothing here reads a clock; times are seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+
+class Estimate:
+    """Mean of a duration and its mean deviation, over about the last hundred values.
+
+    A value counts at most four times the recent mean, so one hiccup moves little. If the last ten or so values differ
+    from the mean by more than chance allows, they are the new mean.
+    """
+
+    __slots__ = ("_count", "_recent", "deviation", "mean")
+
+    def __init__(self) -> None:
+        self.mean = self.deviation = self._recent = 0.0
+        self._count = 0
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def add(self, value: float) -> bool:
+        """Count a value; True if the mean has jumped."""
+        if not self._count:
+            self.mean = self._recent = value
+            self.deviation = 0.2 * value
+            self._count = 1
+            return False
+        value = min(value, 4 * self._recent)
+        weight = max(1 / (self._count + 1), 0.01)
+        self._recent += 0.1 * (value - self._recent)
+        self.deviation += max(weight, 0.02) * (abs(value - self.mean) - self.deviation)
+        self.mean += weight * (value - self.mean)
+        self._count += 1
+        apart = abs(self._recent - self.mean)
+        if self._count > 20 and apart > 1.5 * self.deviation and apart > 0.08 * self.mean:
+            self.mean = self._recent
+            self._count = 10
+            return True
+        return False
+
+    @property
+    def high(self) -> float:
+        """About the 90th percentile."""
+        return self.mean + 1.6 * self.deviation
+
+
+class Pace:
+    """Time of an easy and of a hard answer, from what workers did. None, or 0, until something was measured.
+
+    Workers that share cores slow each other down, so times are kept by the number of busy workers.
+    """
+
+    def __init__(self, *, workers: int) -> None:
+        self._workers = workers
+        self._easy = [Estimate() for _ in range(workers)]
+        self._hard = [Estimate() for _ in range(workers)]
+        self.first = Estimate()
+        """until the difficulty is known"""
+        self.jumps = 0
+        """how often times have jumped: a machine became slower, or faster"""
+
+    def answered(self, spent_s: float, *, easy: int, hard: int, busy: int) -> None:
+        """Count the work of one worker for some images, done while `busy` workers were busy.
+
+        If it had images of both routes, both estimates move by the same factor.
+        """
+        level = min(busy, self._workers) - 1
+        one_easy, one_hard = self._easy[level], self._hard[level]
+        if not hard:
+            self.jumps += one_easy.add(spent_s / easy)
+        elif not easy:
+            self.jumps += one_hard.add(spent_s / hard)
+        elif one_easy and one_hard:
+            factor = spent_s / (easy * one_easy.mean + hard * one_hard.mean)
+            self.jumps += one_easy.add(factor * one_easy.mean)
+            self.jumps += one_hard.add(factor * one_hard.mean)
+
+    @property
+    def known(self) -> bool:
+        """Whether an answer of each route was measured."""
+        return any(self._easy) and any(self._hard)
+
+    def easy(self, busy: int) -> Estimate | None:
+        """Time of a worker for an easy answer, while so many are busy; None: not known."""
+        return _nearest(self._easy, busy)
+
+    def hard(self, busy: int) -> Estimate | None:
+        """Time of a worker for a hard answer."""
+        return _nearest(self._hard, busy)
+
+    @property
+    def server_easy_s(self) -> float:
+        """Time of the whole server for an easy answer: with two workers, half of a worker's time; 0: not known."""
+        return _least(self._easy)
+
+    @property
+    def server_hard_s(self) -> float:
+        """Time of the whole server for a hard answer; 0: not known."""
+        return _least(self._hard)
+
+
+def _nearest(estimates: list[Estimate], busy: int) -> Estimate | None:
+    level = min(max(busy, 1), len(estimates)) - 1
+    if estimates[level]:
+        return estimates[level]
+    known = [index for index, one in enumerate(estimates) if one]
+    return estimates[min(known, key=lambda index: abs(index - level))] if known else None
+
+
+def _least(estimates: list[Estimate]) -> float:
+    return min((one.mean / (level + 1) for level, one in enumerate(estimates) if one), default=0.0)
+
+
+BIN_S = 0.05
+_TESTED = (5, 10, 20, 40, 80, 160)
+"""lengths of the recent past that are compared with the time before, bins"""
+_LONGEST = 600
+"""bins"""
+_SIGMAS = 4.0
+
+
+class Rate:
+    """Images that arrive in a second: the mean of up to 30 s, as long as they could have come at a constant rate.
+
+    If one of the last 0.25 s to 8 s does not fit, only that counts. Arrivals that come in bunches scatter more than
+    independent ones; how much is measured.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._opened = now
+        self._count = 0
+        self._sums: deque[int] = deque([0], maxlen=_LONGEST + 1)
+        """images since the beginning, at the end of each bin"""
+        self._squares = self._mean = 0.0
+        """of the differences between neighbouring bins; of bins"""
+        self._last = 0
+        self.changes = 0
+        """how often the rate has changed"""
+
+    def add(self, images: int, now: float) -> None:
+        """Count arrivals."""
+        if now >= self._opened + BIN_S:
+            self.roll(now)
+        self._count += images
+
+    def roll(self, now: float) -> None:
+        """Close the bins that are over."""
+        passed = int((now - self._opened) / BIN_S)
+        if passed <= 0:
+            return
+        if passed > _LONGEST:  # nothing is left of the time before
+            self.__init__(now)  # type: ignore[misc]
+            self.changes += 1
+            return
+        for _ in range(passed):
+            self._sums.append(self._sums[-1] + self._count)
+            self._squares += 0.01 * ((self._count - self._last) ** 2 / 2 - self._squares)
+            self._mean += 0.01 * (self._count - self._mean)
+            self._last, self._count = self._count, 0
+        self._opened += passed * BIN_S
+        self._notice_change()
+
+    @property
+    def per_s(self) -> float:
+        """Images a second."""
+        bins = len(self._sums) - 1
+        if not bins:
+            return 0.0
+        return (self._sums[-1] - self._sums[0]) / (bins * BIN_S)
+
+    @property
+    def uncertainty(self) -> float:
+        """Standard deviation of the rate as a share of it; 1 if nothing is known."""
+        seen = self._sums[-1] - self._sums[0]
+        return min(1.0, math.sqrt(self._scatter / seen)) if seen else 1.0
+
+    @property
+    def _scatter(self) -> float:
+        """Variance of a count over its mean; 1 for independent arrivals."""
+        return max(1.0, self._squares / self._mean) if self._mean > 0 else 1.0
+
+    def _notice_change(self) -> None:
+        sums, bins = self._sums, len(self._sums) - 1
+        scatter = self._scatter
+        for recent in _TESTED:
+            before = bins - recent
+            if before < recent:
+                return
+            seen = sums[-1] - sums[-1 - recent]
+            expected = (sums[-1 - recent] - sums[0]) * recent / before
+            # If the rate has not changed: the variance of both counts.
+            allowed = _SIGMAS * math.sqrt(scatter * max(expected, seen, 1) * (1 + recent / before)) + 1
+            if abs(seen - expected) > allowed:
+                for _ in range(before):
+                    sums.popleft()
+                self.changes += 1
+                return
