@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dyndet_templates import TEMPLATES
@@ -111,7 +112,8 @@ class Run:
 
 def poisson(per_s: Callable[[float], float], *, until: float, most_per_s: float, rng: random.Random) -> list[float]:
     """Arrival times of independent requests at a rate that varies, at most `most_per_s`, by thinning."""
-    found, now = [], 0.0
+    found: list[float] = []
+    now = 0.0
     while True:
         now += rng.expovariate(most_per_s)
         if now >= until:
@@ -165,7 +167,7 @@ class _Simulation:
     def run(self, requests: Iterable[Request]) -> Run:
         arrivals = sorted(requests, key=lambda request: request.arrives)
         for request in arrivals:
-            self.at(request.arrives, lambda request=request: self.arrive(request))
+            self.at(request.arrives, partial(self.arrive, request))
         for tenth in range(int(10 * arrivals[-1].arrives) + 1 if arrivals else 0):
             self.at(tenth / 10, self.look)
         while self.events:
