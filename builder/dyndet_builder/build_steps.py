@@ -267,5 +267,6 @@ def _calibrate_at(job: Job, url: str, metrics_url: str | None, *, model: str) ->
         effort=job.options.effort,
         measurements=job.output / "measurements",
         fresh=job.options.fresh,
+        follow_load=job.options.rendering.follow_load,
         progress=job.progress,
     )

@@ -1,17 +1,19 @@
 """`operating_points.json`: the thresholds of a served detector, and the measurements behind them.
 
 The file is beside the BLS model's code (`<repository>/<name>/1/`). The reader there is plain Python and needs only
-`default` and `points[name].threshold`.
+`default`, `points[name].threshold` and, under load, `points[name].follow_load` and `tenants`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from dynamicdet.errors import InputError
+from dynamicdet.files import whole_file
 from dynamicdet.records import Count, Finite, Label, NotNegative, Ordinal, Positive, Record, Share, Text, read_record
 from dynamicdet.text import printable
 
@@ -22,6 +24,48 @@ LARGEST = 4 << 20
 
 PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.+][A-Za-z0-9_.:/%+µ-]*$", max_length=100)]
 """a target without its spaces, or a name that its user gave; the public model's reader has the same pattern"""
+
+
+TENANT_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
+TenantName = Annotated[str, StringConstraints(pattern=TENANT_NAME)]
+"""as the request parameter `dyndet_tenant` has it"""
+OTHER_TENANTS = "other"
+"""the name that metrics give all tenants that are not in the file"""
+MOST_TENANTS = 1000
+MOST_HARD = 1_000_000
+"""hard images a second, or at once, of a tenant"""
+
+
+class FollowLoad(Record):
+    """How the threshold of an operating point follows the load, so that a promised latency holds."""
+
+    promise_ms: Positive = Field(description="a request is late after this time, from its arrival at the server")
+    statistic: Annotated[str, StringConstraints(pattern=r"^p[0-9]{1,2}(\.[0-9]{1,6})?$")] = Field(
+        default="p95", description="share of the requests that must be in time"
+    )
+    promised_by: Literal["calibration", "user"] = Field(
+        default="calibration", description="who chose the promise; a calibration renews only its own"
+    )
+    floor: Share | None = Field(default=None, description="lowest threshold in force; None: that of the point")
+    ceiling: Share = Field(default=1.0, description="highest threshold in force; 1: all images can be easy")
+    enabled: bool = True
+
+    @property
+    def promise(self) -> str:
+        """The promise as a target, such as p95:90ms."""
+        return f"{self.statistic}:{self.promise_ms:.6g}ms"
+
+
+class Tenant(Record):
+    """What a tenant may use of detector 2: a bucket of tokens, one for each hard image."""
+
+    hard_per_s: Annotated[float, Field(ge=0, le=MOST_HARD, allow_inf_nan=False)] = Field(
+        description="hard images a second in the long run"
+    )
+    burst: Annotated[float, Field(ge=1, le=MOST_HARD, allow_inf_nan=False)] = Field(
+        description="hard images that can follow each other at once"
+    )
+    operating_point: PointName | None = Field(default=None, description="of its requests that name none")
 
 
 class OperatingPoint(Record):
@@ -48,6 +92,26 @@ class OperatingPoint(Record):
     rounds: Count | None = Field(default=None, description="number of rounds of the verification")
     load: Text | None = None
     date: Text | None = Field(default=None, description="UTC, ISO 8601")
+    follow_load: FollowLoad | None = Field(default=None, description="None: the threshold never changes")
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> OperatingPoint:
+        if self.follow_load is not None and self.floor > self.follow_load.ceiling:
+            raise ValueError(
+                f"the floor {self.floor:g} of the threshold is above its ceiling {self.follow_load.ceiling:g}"
+            )
+        return self
+
+    @property
+    def floor(self) -> float:
+        """The lowest threshold in force."""
+        follow = self.follow_load
+        return self.threshold if follow is None or follow.floor is None else follow.floor
+
+    @property
+    def followed(self) -> FollowLoad | None:
+        """How it follows the load; None if it does not, or if that is switched off."""
+        return self.follow_load if self.follow_load is not None and self.follow_load.enabled else None
 
 
 class RouteLatency(Record):
@@ -104,17 +168,34 @@ class OperatingPoints(Record):
     default: PointName
     points: Annotated[dict[PointName, OperatingPoint], Field(max_length=1000)]
     evidence: Evidence | None = None
+    tenants: Annotated[dict[TenantName, Tenant], Field(max_length=MOST_TENANTS)] | None = None
 
     @model_validator(mode="after")
-    def _check_default(self) -> OperatingPoints:
+    def _check_names(self) -> OperatingPoints:
         if self.default not in self.points:
             raise ValueError(f"it has no point {self.default!r}, which it names as its default")
+        for name, tenant in (self.tenants or {}).items():
+            if name == OTHER_TENANTS:
+                raise ValueError(f"a tenant cannot be named {name!r}: metrics give this name to all unknown tenants")
+            if tenant.operating_point is not None and tenant.operating_point not in self.points:
+                raise ValueError(f"it has no point {tenant.operating_point!r}, which its tenant {name!r} has")
         return self
 
 
-def uncalibrated(threshold: float = 0.5) -> OperatingPoints:
+def uncalibrated(threshold: float = 0.5, *, tenants: Mapping[str, Tenant] | None = None) -> OperatingPoints:
     """The points of a repository that was rendered but not measured yet."""
-    return OperatingPoints(default=UNCALIBRATED, points={UNCALIBRATED: OperatingPoint(threshold=threshold)})
+    points = {UNCALIBRATED: OperatingPoint(threshold=threshold)}
+    return OperatingPoints(default=UNCALIBRATED, points=points, tenants=tenants_among(tenants, points))
+
+
+def tenants_among(tenants: Mapping[str, Tenant] | None, points: Collection[str]) -> dict[str, Tenant] | None:
+    """Tenants for a file with other points: one whose point is gone gets the default one."""
+    if tenants is None:
+        return None
+    return {
+        name: tenant if tenant.operating_point in points else tenant.model_copy(update={"operating_point": None})
+        for name, tenant in tenants.items()
+    }
 
 
 def points_file(repository: Path, model: str) -> Path:
@@ -133,6 +214,15 @@ def read_operating_points(path: Path) -> OperatingPoints:
         advice="render the repository again",
         largest=LARGEST,
     )
+
+
+def write_operating_points(path: Path, content: OperatingPoints) -> None:
+    """Replace the whole file; a server that reads it meanwhile sees the old or the new one.
+
+    Raises InputError if it cannot be written.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(content.model_dump_json(indent=2) + "\n")
 
 
 def content_of_points(path: Path) -> bytes:

@@ -94,6 +94,8 @@ def test_the_result_holds_together(server: TritonServer, repository: Path, demo_
     assert written.default == "50%"
     assert written.points["50%"] == point
     assert written.points["9ms"].threshold == 0.9
+    assert point.followed is not None
+    assert point.followed.promise_ms == pytest.approx(10 * evidence.easy.mean_ms)
     assert written.evidence == evidence
     assert [path.name for path in _points(repository).parent.glob(".*")] == []
     assert steps[0] == "read images"

@@ -11,7 +11,7 @@ import numpy as np
 
 from dynamicdet.aliases import FloatArray, Progress, UInt8Array, silent
 from dynamicdet.errors import InputError, ServerError
-from dynamicdet.files import check_writable, whole_file
+from dynamicdet.files import check_writable
 from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import easy_share
 from dyndet_bench.measuring.journal import JournalFolder
@@ -24,10 +24,10 @@ from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.statistic import MEAN, REPORTED, THROUGHPUT, Statistic
 from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_builder.calibration.effort import Effort
+from dyndet_builder.calibration.following import recalibrated
 from dyndet_builder.calibration.search import ThresholdSearch
 from dyndet_builder.calibration.trial import Trial
 from dyndet_builder.operating_points import (
-    UNCALIBRATED,
     Evidence,
     OperatingPoint,
     OperatingPoints,
@@ -35,8 +35,9 @@ from dyndet_builder.operating_points import (
     RouteLatency,
     points_file,
     read_operating_points,
+    write_operating_points,
 )
-from dyndet_builder.repository.marker import detector_of
+from dyndet_builder.repository.marker import MARKER_FILE, detector_of, read_marker
 from dyndet_builder.targets import Target
 
 __all__ = ["Calibration", "Effort", "calibrate"]
@@ -73,6 +74,7 @@ def calibrate(
     measurements: Path | None = None,
     fresh: bool = False,
     metrics_url: str | None = None,
+    follow_load: bool | None = None,
     progress: Progress = silent,
 ) -> Calibration:
     """Find the thresholds that meet `targets` on the server at `url`; the first becomes the default operating point.
@@ -82,8 +84,11 @@ def calibrate(
     of both routes' latencies. On the other half they are measured and corrected until they meet their targets. The
     result is the last of these measurements, repeated at the final thresholds until its 95 % interval is narrower than
     the tolerance. It is written to `operating_points.json` in `repository`, where a running server reads it, and to the
-    file `output`. Points that were calibrated there before stay. `model` is by default the only detector in
-    `repository`, or else `dyndet`.
+    file `output`. Points that were calibrated there before stay, and so do tenants. `model` is by default the only
+    detector in `repository`, or else `dyndet`.
+
+    A point with a latency promise follows the load (`follow_load` of the point) unless `follow_load` is False; None
+    keeps what was set for a point of the same name, and for a new one follows how `repository` was rendered.
 
     Every round is stored in the folder `measurements` as soon as it is measured. A calibration of the same server with
     the same images reuses it within an hour, unless `fresh` is set. `metrics_url` is for a detector of the topology
@@ -101,6 +106,8 @@ def calibrate(
     effort, load = effort or Effort(), load or Load()
     if load.open and any(target.statistic == THROUGHPUT for target in targets):
         raise InputError(f"at {load} the throughput is given; a throughput target needs a --concurrency")
+    if follow_load and all(target.statistic == THROUGHPUT for target in targets):
+        raise InputError("a throughput promises no latency, so its threshold cannot follow the load; leave that out")
     model = detector_of(repository, model)
     files = _destinations(repository, output, model)
     found = pictures_in(images)
@@ -136,10 +143,18 @@ def calibrate(
     warnings = [*search.warnings, *list(rounds.warnings.values())[-1:]]
     evidence = _evidence(verified, difficulties[:half], len(letterboxed) - half, rounds, described, warnings)
     points = {trial.target.text: _point(trial, difficulties[:half], load, described.date) for trial in verified}
-    for path in files:
-        _write(path, points, evidence)
+    rendered = _rendered_to_follow(repository, model)
+    earlier = [_earlier(path) for path in files] or [None]
+    contents = [recalibrated(one, points, evidence, switched=follow_load, rendered=rendered) for one in earlier]
+    for path, content in zip(files, contents, strict=False):
+        write_operating_points(path, content)
     return Calibration(
-        model=model, url=url, points=points, evidence=evidence, corrections=search.corrections, written=tuple(files)
+        model=model,
+        url=url,
+        points={name: contents[0].points[name] for name in points},
+        evidence=evidence,
+        corrections=search.corrections,
+        written=tuple(files),
     )
 
 
@@ -271,10 +286,13 @@ def _destinations(repository: Path | None, output: Path | None, model: str) -> l
     return files
 
 
-def _write(path: Path, points: Mapping[str, OperatingPoint], evidence: Evidence) -> None:
-    """Replace the whole file; a server that reads it meanwhile sees the old or the new one."""
-    earlier = read_operating_points(path).points if path.exists() else {}
-    merged = {key: value for key, value in earlier.items() if key != UNCALIBRATED} | dict(points)
-    content = OperatingPoints(default=next(iter(points)), points=merged, evidence=evidence)
-    with whole_file(path) as temporary:
-        temporary.write_text(content.model_dump_json(indent=2) + "\n")
+def _rendered_to_follow(repository: Path | None, model: str) -> bool | None:
+    """What a repository was rendered with: `--follow-load`, `--no-follow-load`, or neither."""
+    if repository is None or not (repository / MARKER_FILE).is_file():
+        return None
+    wanted = read_marker(repository).detectors[model].options.get("follow_load")
+    return wanted if isinstance(wanted, bool) else None
+
+
+def _earlier(path: Path) -> OperatingPoints | None:
+    return read_operating_points(path) if path.exists() else None

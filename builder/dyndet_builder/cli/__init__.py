@@ -35,6 +35,8 @@ _COMMANDS = {
     "serve": ("dyndet_builder.cli.serve", "Serve a model repository with a Triton server on this machine."),
     "deploy": ("dyndet_builder.cli.deploy", "Render a deployment, plan replicas, push builds, roll back."),
     "calibrate": ("dyndet_builder.cli.calibrate", "Find the threshold that meets a latency target."),
+    "follow": ("dyndet_builder.cli.follow", "Show or change how thresholds follow the load."),
+    "tenant": ("dyndet_builder.cli.tenant", "Set what each tenant may use of detector 2."),
     "tune": ("dyndet_builder.cli.tune", "Find the fastest instances, threads and batching for a load."),
     "bench": ("dyndet_builder.cli.bench.group", "Measure a served detector."),
     "detect": ("dyndet_client.cli.detect", "Detect objects in images through a server."),

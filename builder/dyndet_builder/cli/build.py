@@ -24,6 +24,7 @@ from dyndet_builder.cli.remote_options import Comparer, admin_header_option, com
 from dyndet_builder.cli.targeting import (
     check_metrics_url,
     effort_options,
+    follow_load_option,
     load_options,
     metrics_url_option,
     targets_option,
@@ -69,6 +70,7 @@ def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="With --encoded: size of the largest image file that the model accepts, in MB.",
     )
+    @follow_load_option
     @functools.wraps(command)
     def with_rendering(
         *,
@@ -79,6 +81,7 @@ def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
         threads: int,
         encoded: bool,
         max_file_mb: int,
+        follow_load: bool | None,
         **options: Any,
     ) -> Any:
         rendering = RenderOptions(
@@ -89,6 +92,7 @@ def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
             threads=threads,
             encoded=encoded,
             max_file_mb=max_file_mb,
+            follow_load=follow_load,
         )
         return command(rendering=rendering, **options)
 

@@ -14,7 +14,13 @@ from dyndet_bench.measuring.load import Load
 from dyndet_builder.calibration.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.targeting import effort_options, load_options, metrics_url_option, targets_option
+from dyndet_builder.cli.targeting import (
+    effort_options,
+    follow_load_option,
+    load_options,
+    metrics_url_option,
+    targets_option,
+)
 from dyndet_builder.quoting import command as command_line
 from dyndet_builder.targets import Target
 from dyndet_client.cli.terminal import Console
@@ -68,6 +74,7 @@ _EFFORT = Effort()
     help="Folder that stores rounds, so that an interrupted calibration can continue.  [default: "
     "~/.cache/dyndet/measurements]",
 )
+@follow_load_option
 @click.option("--fresh", is_flag=True, help="Measure everything again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -85,6 +92,7 @@ def command(
     rounds: int,
     effort: Effort,
     measurements: Path | None,
+    follow_load: bool | None,
     fresh: bool,
     as_json: bool,
 ) -> None:
@@ -125,6 +133,7 @@ def command(
             effort=effort,
             measurements=measurements or cache_folder("measurements"),
             fresh=fresh,
+            follow_load=follow_load,
             progress=show,
         )
     if as_json:

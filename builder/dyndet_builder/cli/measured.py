@@ -49,6 +49,7 @@ def _one(point: OperatingPoint, evidence: Evidence) -> Table:
         ("hard share", _hard_share(point)),
         (f"{_name(point)} reached", Text(_figure(point, point.reached), "bold")),
         ("error", Text(_error(point), "bold")),
+        *((("promise under load", point.followed.promise),) if point.followed is not None else ()),
         *((("requests within the target", f"{point.goodput:.1%}"),) if point.goodput is not None else ()),
         *_circumstances(evidence),
     )

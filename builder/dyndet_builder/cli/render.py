@@ -13,13 +13,13 @@ from dynamicdet.text import printable
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_builder.cli.measurements import measurement_options
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.targeting import Numbers
+from dyndet_builder.cli.targeting import Numbers, follow_load_option
 from dyndet_builder.defaults import REPLAYED_S, TOPOLOGY_ROUNDS
 from dyndet_builder.demo_assets import demo_images, demo_picture
 from dyndet_builder.quoting import shell
 from dyndet_builder.repository.backends import BACKENDS, accelerators
 from dyndet_builder.repository.config import TOPOLOGIES
-from dyndet_builder.repository.options import RenderOptions
+from dyndet_builder.repository.options import MOST_WAITING, RenderOptions
 
 if TYPE_CHECKING:
     from dyndet_builder.calibration.topology import TopologyChoice
@@ -100,6 +100,14 @@ _DEFAULTS = RenderOptions()
     default=_DEFAULTS.threshold,
     show_default=True,
     help="Initial threshold, before `dyndet calibrate`.",
+)
+@follow_load_option
+@click.option(
+    "--queue-size",
+    type=click.IntRange(1, MOST_WAITING),
+    default=_DEFAULTS.queue_size,
+    show_default=True,
+    help="Most requests that wait in an instance of the public model; it refuses more at once.",
 )
 @measurement_options(newest_s=REPLAYED_S)
 @click.option("--encoded", is_flag=True, help=f"Add the model NAME_encoded, which takes files ({ACCEPTED}).")

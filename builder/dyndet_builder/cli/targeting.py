@@ -64,6 +64,14 @@ metrics_url_option = click.option(
 )
 
 
+follow_load_option = click.option(
+    "--follow-load/--no-follow-load",
+    default=None,
+    help="Raise the threshold while the load is too high for a promised latency.  [default: yes, once a calibration "
+    "promises a latency]",
+)
+
+
 def check_metrics_url(metrics_url: str | None, url: str | None) -> None:
     """Raise UsageError where --metrics-url would be ignored: a server that is started here has its own."""
     if metrics_url is not None and url is None:

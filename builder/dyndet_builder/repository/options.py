@@ -16,6 +16,8 @@ from dyndet_builder.repository.backends import BACKENDS, accelerators, names_of
 from dyndet_builder.repository.config import TOPOLOGIES, Topology
 
 _INT32_MAX = 2**31 - 1  # what Triton's configurations hold
+MOST_WAITING = 1_000_000
+"""longest queue of an instance, requests"""
 _NAME = re.compile(NAME)
 
 
@@ -75,6 +77,11 @@ class RenderOptions:
     """upper bounds of the latency histogram's buckets, milliseconds"""
     threshold: float = 0.5
     """threshold of the repository until it is calibrated"""
+    follow_load: bool | None = None
+    """whether thresholds with a latency promise follow the load; None: they do once a calibration has given the
+    promise"""
+    queue_size: int = 1024
+    """most requests that wait in an instance of the public model; more are refused at once"""
     encoded: bool = False
     """whether to render a second public model, `<name>_encoded`, that takes image files and gives boxes in their
     pixels"""
@@ -110,6 +117,9 @@ class RenderOptions:
             ("queue_delay_us", 0),
         ):
             _check_integer(field, getattr(self, field), least, _INT32_MAX)
+        _check_integer("queue_size", self.queue_size, 1, MOST_WAITING)
+        if self.follow_load is not None and not isinstance(self.follow_load, bool):
+            raise InputError(f"follow_load must be true, false or none, not {self.follow_load!r}")
         _check_integer("max_file_mb", self.max_file_mb, 1, MAX_FILE_BYTES >> 20)
         for batch in self.preferred_batches:
             _check_integer("a preferred batch", batch, 1, self.max_batch)

@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+from dynamicdet.errors import InputError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import Fit
 from dynamicdet.pictures import pictures_in
@@ -18,7 +19,12 @@ from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import OWN, Bundle, StageName, Tensor, file_sha256, read_bundle
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import PLAN, Engines
-from dyndet_builder.operating_points import points_file, uncalibrated
+from dyndet_builder.operating_points import (
+    Tenant,
+    points_file,
+    read_operating_points,
+    uncalibrated,
+)
 from dyndet_builder.repository.backends import BACKENDS, Backend
 from dyndet_builder.repository.config import DETECTION_OUTPUTS, PublicModel, StageModel
 from dyndet_builder.repository.encoded import encoded_model, write_encoded
@@ -49,9 +55,9 @@ def render(
 
     `output` appears whole or not at all. A detector of the same name that dyndet rendered there before is replaced,
     together with its operating points. They were measured on the old configuration, so the new detector is
-    uncalibrated. To change only the operating points, run `dyndet calibrate`. With `add`, `output` can hold detectors
-    of other names; their files stay as they are. `chosen_by`, the measurements that led to these options, is stored in
-    the repository's `dyndet.json`.
+    uncalibrated; its tenants stay. To change only the operating points, run `dyndet calibrate`. With `add`, `output`
+    can hold detectors of other names; their files stay as they are. `chosen_by`, the measurements that led to these
+    options, is stored in the repository's `dyndet.json`.
 
     Raises InputError for a damaged bundle, impossible options, and an `output` that dyndet did not render, that holds
     other detectors although `add` is not set, or that has another use for the names of the models.
@@ -69,7 +75,7 @@ def render(
             plan = None if engines is None else _plan(engines, model.stage, options.engines)
             graph = bundle / described.stages[model.stage].file
             _write_stage(folder, model, BACKENDS[options.backend], graph, warmups.get(model.stage), plan=plan)
-        version = _write_public(folder, detector, described, options)
+        version = _write_public(folder, detector, described, options, tenants=_tenants(output, name))
         if detector.topology == "fused":
             _write_graphs(version, bundle, described, warmups)
         if options.encoded:
@@ -120,7 +126,22 @@ def _write_stage(
     (folder / "config.pbtxt").write_text(config_text(backend.template / "config.pbtxt.jinja", model))
 
 
-def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options: RenderOptions) -> Path:
+def _tenants(repository: Path, name: str) -> Mapping[str, Tenant] | None:
+    """The tenants of the detector that is to be replaced."""
+    try:
+        return read_operating_points(points_file(repository, name)).tenants
+    except InputError:  # there is none, or it is damaged, which does not matter to the new one
+        return None
+
+
+def _write_public(
+    repository: Path,
+    model: PublicModel,
+    bundle: Bundle,
+    options: RenderOptions,
+    *,
+    tenants: Mapping[str, Tenant] | None,
+) -> Path:
     """Write the public model without its graphs; returns the folder of its version."""
     folder = repository / model.name
     version = folder / "1"
@@ -144,6 +165,7 @@ def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options:
         },
         "detection_outputs": list(DETECTION_OUTPUTS),
         "latency_buckets_ms": list(options.latency_buckets_ms),
+        "queue": options.queue_size,
     }
     if model.topology == "bls":
         settings["stage_memory"] = "gpu" if options.gpus else "cpu"
@@ -155,7 +177,7 @@ def _write_public(repository: Path, model: PublicModel, bundle: Bundle, options:
             "image_shapes": {stage: list(bundle.stages[stage].inputs[0].shape) for stage in _first_stages(bundle)},
         }
     _write_json(version / "dyndet.json", settings)
-    points = uncalibrated(options.threshold)
+    points = uncalibrated(options.threshold, tenants=tenants)
     points_file(repository, model.name).write_text(points.model_dump_json(indent=2) + "\n")
     (folder / "config.pbtxt").write_text(config_text(TEMPLATES / "public" / "config.pbtxt.jinja", model))
     return version

@@ -30,7 +30,7 @@ INPUTS = {
     "try": ["missing"],
 }
 """where the input is, for commands that can do without: they have a choice, or would use the demo's"""
-VALUES = {"targets": "50%", "promise": "12ms", "request_rate": "5", "url": NOBODY}
+VALUES = {"targets": "50%", "promise": "12ms", "request_rate": "5", "url": NOBODY, "hard_per_s": "1"}
 
 
 def commands() -> dict[str, click.Command]:

@@ -28,6 +28,8 @@ _LINES = [
     ["serve", "models"],
     ["deploy", "render", "models", "new"],
     ["calibrate", "--target-latency", "50%", *_IMAGES, "--url", "127.0.0.1:1"],
+    ["follow", "models"],
+    ["tenant", "list", "models"],
     ["tune", "models", *_IMAGES],
     ["bench", "sweep", "models", *_IMAGES],
     ["bench", "plot", "swept", *_NEW],
