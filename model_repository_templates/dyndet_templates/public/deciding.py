@@ -52,21 +52,34 @@ class Margin:
 class Allowance:
     """Late answers that a promise of 95 % allows, so that a short queue need not refuse anybody.
 
-    Each request that is let in adds 0.04, and each that is let in although it will be late takes 1.
+    Each request that is let in adds up to 0.04, and each that is let in although it will be late takes 1. At high load
+    a late answer only makes others late, so less is added, and nothing at all from a utilisation of 95 %.
     """
 
     _MOST = 30.0
+    _FULL_BELOW, _NONE_FROM = 0.85, 0.95
 
     def __init__(self) -> None:
         self._left = self._MOST
+        self._added = 0.04
+
+    def load_is(self, utilisation: float) -> None:
+        """Set the utilisation that easy answers to all images would give."""
+        room = (self._NONE_FROM - utilisation) / (self._NONE_FROM - self._FULL_BELOW)
+        self._added = 0.04 * min(1.0, max(0.0, room))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the load is low enough for late answers."""
+        return self._added > 0
 
     def admitted(self) -> None:
         """Count a request that was let in."""
-        self._left = min(self._MOST, self._left + 0.04)
+        self._left = min(self._MOST, self._left + self._added)
 
     def take(self) -> bool:
         """Allow one late answer; False if there were too many."""
-        if self._left < 1:
+        if self._left < 1 or not self.is_open:
             return False
         self._left -= 1
         return True

@@ -9,6 +9,8 @@ import math
 from bisect import bisect_right
 from collections import deque
 
+_LEAST_UTILISATION, _MOST_UTILISATION = 0.3, 0.97
+
 
 def target_utilisation(*, promise_s: float, answer_s: float, server_s: float, variation: float, workers: int) -> float:
     """Share of its time that a server may work, so that 95 % of the answers keep a promise.
@@ -18,15 +20,28 @@ def target_utilisation(*, promise_s: float, answer_s: float, server_s: float, va
     P(wait > t) = P(wait > 0) exp(-2 (1 - rho) t / (server_s (1 + variation))).
     """
     left = promise_s - answer_s
+    low, high = _LEAST_UTILISATION, _MOST_UTILISATION
     if left <= 0 or server_s <= 0:
-        return 0.3
-    low, high = 0.3, 0.98
-    for _ in range(20):
+        return low
+    for _ in range(12):
         rho = (low + high) / 2
         waits = rho ** (math.sqrt(2 * (workers + 1)) - 1)
         late = waits * math.exp(-2 * (1 - rho) * left / (server_s * (1 + variation)))
         low, high = (rho, high) if late < 0.05 else (low, rho)
     return low
+
+
+def capacity(*, all_easy: float, all_hard: float, per_s: float, easy_s: float, hard_s: float) -> float:
+    """Target utilisation for the mix of both routes that it allows, from those for all easy and all hard.
+
+    With hard share h, the server works per_s (easy_s + h (hard_s - easy_s)) of its time, and may work
+    all_easy + h (all_hard - all_easy); this gives h.
+    """
+    slope = per_s * (hard_s - easy_s) - (all_hard - all_easy)
+    if slope <= 0:
+        return all_hard
+    share = min(1.0, max(0.0, (all_easy - per_s * easy_s) / slope))
+    return all_easy + share * (all_hard - all_easy)
 
 
 def hard_share(*, utilisation: float, per_s: float, easy_s: float, hard_s: float) -> float:
@@ -35,6 +50,47 @@ def hard_share(*, utilisation: float, per_s: float, easy_s: float, hard_s: float
         return 1.0
     left = utilisation / per_s - easy_s
     return min(1.0, max(0.0, left / (hard_s - easy_s))) if hard_s > easy_s else 1.0
+
+
+class Correction:
+    """What measured answers say about the target utilisation: added to it.
+
+    It is judged after some seconds at a steady load. If few answers are late or degraded, there is room for more hard
+    images; if too many are, there must be fewer. Between the two it stays as it is.
+    """
+
+    _JUDGED_S, _FEWEST = 4.0, 200
+    _STEP = 0.01
+    _LEAST, _MOST = -0.2, 0.1
+
+    def __init__(self, now: float) -> None:
+        self.value = 0.0
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """Forget what was counted: the load has changed."""
+        self._since = now
+        self._answers = self._late = self._degraded = 0
+
+    def answered(self, *, late: bool) -> None:
+        """Count a request with a promise: late if it was answered too late, or refused."""
+        self._answers += 1
+        self._late += late
+
+    def degraded(self) -> None:
+        """Count an image for which there was no time."""
+        self._degraded += 1
+
+    def judge(self, *, may_rise: bool, may_fall: bool, now: float) -> None:
+        """Correct the target utilisation, if enough was seen."""
+        if now - self._since < self._JUDGED_S or self._answers < self._FEWEST:
+            return
+        late, degraded = self._late / self._answers, self._degraded / self._answers
+        if may_rise and late < 0.02 and degraded < 0.04:
+            self.value = min(self._MOST, self.value + self._STEP)
+        elif may_fall and (late > 0.04 or degraded > 0.08):
+            self.value = max(self._LEAST, self.value - 2 * self._STEP)
+        self.begin(now)
 
 
 class Difficulties:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from backlog import Backlog, Follow, Job  # type: ignore[import-not-found]
 from deciding import DEGRADED, EASY, FULL, HARD, LATE, Allowance, Margin, Refusal, is_hard  # type: ignore[import-not-found]
-from gears import hard_share, target_utilisation  # type: ignore[import-not-found]
+from gears import Correction, capacity, hard_share, target_utilisation  # type: ignore[import-not-found]
 from pace import Pace  # type: ignore[import-not-found]
-from tenants import TenantRule, Tenants, fair_shares  # type: ignore[import-not-found]
+from tenants import Tenant, TenantRule, Tenants, fair_shares  # type: ignore[import-not-found]
 
 __all__ = ["DEGRADED", "EASY", "HARD", "Follow", "Job", "Load", "Refusal", "State", "TenantRule"]
 
@@ -39,6 +39,12 @@ class State:
     hard_s: float
     utilisation: float
     """share of its time that the server may work"""
+
+
+_LATEST = 2.0
+"""how late an answer may be that only its operating point has promised, in units of the promise"""
+_MOST = 0.97
+"""utilisation that is never exceeded on purpose"""
 
 
 class Load:
@@ -157,7 +163,7 @@ class _Law:
         self._tenants = Tenants(now=now)
         self._margin, self._allowance = Margin(), Allowance()
         self._utilisation = 0.9
-        self._overloaded = False
+        self._correction = Correction(now)
         self._promise_s = math.inf
         self._ticked = now
         self._seen_changes = 0
@@ -187,6 +193,7 @@ class _Law:
         if easy_s and job.due != math.inf:
             job.slack_s = job.due - self._finish(job, now) - self._margin.answers * easy_s
             if job.slack_s < 0 and not self._may_be_late(job):
+                self._correction.answered(late=True)
                 return Refusal(reason=LATE, retry_after_s=max(easy_s, -job.slack_s))
         self._allowance.admitted()
         self.backlog.add(job)
@@ -226,7 +233,7 @@ class _Law:
 
     def _may_be_late(self, job: Job) -> bool:
         """Whether a request is let in though it will miss what its operating point promises."""
-        if job.is_strict or self._overloaded or job.slack_s < -(job.due - job.arrived):
+        if job.is_strict or job.slack_s < -_LATEST * (job.due - job.arrived):
             return False
         return bool(self._allowance.take())
 
@@ -240,6 +247,7 @@ class _Law:
             if self._is_too_late(job, now):
                 self.late.append((job, Refusal(reason=LATE, retry_after_s=self._pace.server_easy_s)))
                 self._margin.learn(late=True)
+                self._correction.answered(late=True)
                 continue
             jobs.append(job)
             images += job.images
@@ -252,8 +260,8 @@ class _Law:
         if job.due == math.inf or not easy:
             return False
         over = now + easy.mean * job.images - job.due
-        allowed = 0.0 if job.is_strict or self._overloaded else job.due - job.arrived
-        return bool(over > allowed)
+        may_be_late = self._allowance.is_open and not job.is_strict
+        return bool(over > (_LATEST * (job.due - job.arrived) if may_be_late else 0.0))
 
     def _begin(self, jobs: Sequence[Job], now: float) -> None:
         turn = _Turn(now, jobs=len(jobs), images=sum(job.images for job in jobs), busy=self.busy + 1)
@@ -277,8 +285,13 @@ class _Law:
             tenant.gear.saw(is_hard(difficulty, floor))
         route: int = EASY
         if is_hard(difficulty, self.threshold(job.threshold, job.follow, job.group)):
-            fits = self._fits(job, images, now) and tenant.bucket.take(images, now)
-            route = HARD if fits else DEGRADED if is_hard(difficulty, job.threshold) else EASY
+            fits = self._fits(job, images, now)
+            if not fits:
+                self._correction.degraded()
+            if fits and tenant.bucket.take(images, now):
+                route = HARD
+            elif is_hard(difficulty, job.threshold):
+                route = DEGRADED
         if route == HARD:
             turn.hard += images
         else:
@@ -313,8 +326,9 @@ class _Law:
         turn.jobs -= 1
         if not routes:
             turn.images -= job.images
-        elif job.slack_s is not None and job.slack_s < 0.25 * (job.due - job.arrived):
-            if job.slack_s >= 0:
+        elif job.due != math.inf:
+            self._correction.answered(late=now > job.due)
+            if job.slack_s is not None and 0 <= job.slack_s < 0.25 * (job.due - job.arrived):
                 self._margin.learn(late=now > job.due)
         if turn.jobs:
             return
@@ -345,33 +359,48 @@ class _Law:
             tenant.rate.roll(now)
             changes += tenant.rate.changes
         changed, self._seen_changes = changes != self._seen_changes, changes
+        if changed:
+            self._correction.begin(now)
         if not self._pace.known:
             return
         easy_s, hard_s = self._pace.server_easy_s, self._pace.server_hard_s
-        self._target(easy_s, hard_s)
         active = [tenant for tenant in self._tenants if tenant.rate.per_s > 0]
+        per_s = sum(tenant.rate.per_s for tenant in active)
+        self._allowance.load_is(per_s * easy_s)
+        self._target(per_s, easy_s, hard_s)
         demands = [one.rate.per_s * (easy_s + one.gear.due * (hard_s - easy_s)) for one in active]
-        self._overloaded = sum(one.rate.per_s for one in active) * easy_s > 1.0
         shares = fair_shares(demands, self._utilisation)
         spare = self._utilisation - sum(shares)
+        self._correction.judge(
+            may_rise=spare <= 0 and self._allowance.is_open, may_fall=any(one.gear.share > 0 for one in active), now=now
+        )
         for tenant, demand, share in zip(active, demands, shares, strict=True):
             tenant.within = share >= demand
-            per_s = tenant.rate.per_s
-            allowed = hard_share(utilisation=share + spare, per_s=per_s, easy_s=easy_s, hard_s=hard_s)
-            allowed = min(allowed, tenant.rule.hard_per_s / per_s)
-            band = min(0.15, max(0.04, tenant.rate.uncertainty * share / per_s / max(1e-9, hard_s - easy_s)))
-            tenant.difficulties.refresh()
-            tenant.gear.follow(allowed, tenant.difficulties, band=band, changed=changed, now=now)
+            self._shift(tenant, share + spare, changed, now)
 
-    def _target(self, easy_s: float, hard_s: float) -> None:
+    def _shift(self, tenant: Tenant, utilisation: float, changed: bool, now: float) -> None:
+        """Let a tenant's threshold follow the part of the server's time that it may use."""
+        easy_s, hard_s, per_s = self._pace.server_easy_s, self._pace.server_hard_s, tenant.rate.per_s
+        allowed = hard_share(utilisation=utilisation, per_s=per_s, easy_s=easy_s, hard_s=hard_s)
+        allowed = min(allowed, tenant.rule.hard_per_s / per_s)
+        scatter = tenant.rate.uncertainty * utilisation / per_s / max(1e-9, hard_s - easy_s)
+        tenant.difficulties.refresh()
+        tenant.gear.follow(allowed, tenant.difficulties, band=min(0.15, max(0.04, scatter)), changed=changed, now=now)
+
+    def _target(self, per_s: float, easy_s: float, hard_s: float) -> None:
+        """Set the part of its time that the server may work."""
         if self._promise_s == math.inf:
             return
-        hard = self._pace.hard(self._workers)
-        assert hard is not None
-        self._utilisation = target_utilisation(
-            promise_s=self._promise_s,
-            answer_s=hard.mean,
-            server_s=(easy_s + hard_s) / 2,
-            variation=0.1,
-            workers=self._workers,
+        allowed = []
+        for server_s, one in ((easy_s, self._pace.easy(self._workers)), (hard_s, self._pace.hard(self._workers))):
+            target = target_utilisation(
+                promise_s=self._promise_s,
+                answer_s=one.mean,
+                server_s=server_s,
+                variation=(1.25 * one.deviation / one.mean) ** 2,
+                workers=self._workers,
+            )
+            allowed.append(min(_MOST, target + self._correction.value))
+        self._utilisation = capacity(
+            all_easy=allowed[0], all_hard=allowed[1], per_s=per_s, easy_s=easy_s, hard_s=hard_s
         )
