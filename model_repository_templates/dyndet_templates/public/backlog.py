@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+_KEPT = 0.93
+"""share of a promise that the model may use; the rest is for the way there and back"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Follow:
@@ -53,7 +56,7 @@ class Job:
         if self.deadline is not None:
             self.due = self.deadline
         elif self.follow is not None:
-            self.due = self.arrived + self.follow.promise_s
+            self.due = self.arrived + _KEPT * self.follow.promise_s
 
     @property
     def is_strict(self) -> bool:

@@ -56,7 +56,7 @@ class Allowance:
     a late answer only makes others late, so less is added, and nothing at all from a utilisation of 95 %.
     """
 
-    _MOST = 30.0
+    _MOST = 100.0
     _FULL_BELOW, _NONE_FROM = 0.85, 0.95
 
     def __init__(self) -> None:
