@@ -38,9 +38,9 @@ from dyndet_builder.repository.whole import settings_of
 from dyndet_builder.server.remote import RemoteServer
 from dyndet_builder.server.remote.lock import object_lock
 from dyndet_builder.steps import Step, run_steps
-from dyndet_templates.public.operating_points import OperatingPoints as ServedPoints
 from tests.support.deployments import calibrate, points
 from tests.support.hostility.damaged_files import DAMAGE, changed_bytes, changed_json
+from tests.support.rendered.model_code import model_code
 from tests.support.toy_bundle import write_toy_bundle
 from tests.support.toy_engines import write_toy_engines
 from tests.support.toy_pair import TWO_RULES, write_toy_pair
@@ -86,11 +86,12 @@ def _at(path: Path, content: bytes) -> Path:
 
 def _served(path: Path) -> dict[str, float]:
     try:
-        served = ServedPoints(path, warn=pytest.fail)
+        served = model_code("operating_points").OperatingPoints(path, warn=pytest.fail)
     except ValueError as error:
         raise InputError(str(error)) from error
     os.close(served._folder)
-    return {name: served.threshold(name) for name in served._thresholds} | {"the default": served.default}
+    content = served._content
+    return {**content.thresholds, "the default": content.thresholds[content.default]}
 
 
 def _first_form(marker: bytes) -> bytes:

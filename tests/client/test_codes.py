@@ -41,7 +41,9 @@ def test_server_client_and_documentation_have_the_same_codes() -> None:
 
 
 def test_every_code_is_sent_by_a_model_of_the_server() -> None:
-    files = [path for name in ("public", "bls", "fused", "encoded") for path in (TEMPLATES / name).glob("*.py")]
+    files = [
+        path for name in ("public", "queueing", "bls", "fused", "encoded") for path in (TEMPLATES / name).glob("*.py")
+    ]
     text = "".join(
         path.read_text().partition("STATUSES = {")[2].partition("}")[2] or path.read_text() for path in files
     )

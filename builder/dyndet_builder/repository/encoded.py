@@ -38,8 +38,21 @@ CLIENT_CODE = (
 )
 """files of the package `dynamicdet` that decode and fit pictures, in the server as in the client"""
 
-SHARED_CODE = ("arrivals.py", "counting.py", "refusals.py", "threads.py", "tracing.py", "waiting.py")
-"""files of the public detector that this variant also needs"""
+SHARED_CODE = (
+    "backlog.py",
+    "counting.py",
+    "deciding.py",
+    "following.py",
+    "gears.py",
+    "load.py",
+    "operating_points.py",
+    "pace.py",
+    "refusals.py",
+    "tenants.py",
+    "threads.py",
+    "tracing.py",
+)
+"""files of the public detector that this variant also needs, beside those of its queue"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +78,12 @@ def encoded_model(detector: PublicModel, bundle: Bundle, options: RenderOptions)
         instances=options.bls_instances,
         gpus=(),
         merges=True,
-        preferred_batches=(),
+        preferred_batches=(1,),  # a malformed request harms all that Triton hands over with it
         queue_delay_us=0,
         parameters={
             DETECTOR_PARAMETER: detector.name,
             "dyndet_max_file_bytes": str(options.max_file_mb << 20),
+            "dyndet_queue": str(options.queue_size),
             **{key: value for key, value in detector.parameters.items() if key in kept},
             **({} if own is None else {OWN_FIT_PARAMETER: own.spec.input.fit.as_json()}),
         },
@@ -81,7 +95,7 @@ def write_encoded(repository: Path, model: EncodedModel) -> None:
     version = repository / model.name / "1"
     (version / "dynamicdet" / "picture_formats").mkdir(parents=True)
     shared = [TEMPLATES / "public" / name for name in SHARED_CODE]
-    for source in (*(TEMPLATES / "encoded").glob("*.py"), *shared):
+    for source in (*(TEMPLATES / "encoded").glob("*.py"), *(TEMPLATES / "queueing").glob("*.py"), *shared):
         shutil.copyfile(source, version / source.name)
     for name in CLIENT_CODE:
         shutil.copyfile(Path(dynamicdet.__file__).parent / name, version / "dynamicdet" / name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tritonclient.grpc import model_config_pb2 as pb
 
 from dyndet_builder.bundle.manifest import ALL_STAGES
-from dyndet_builder.repository.config import DETECTOR_PARAMETER
+from dyndet_builder.repository.config import DETECTOR_PARAMETER, TOPOLOGY_PARAMETER
 
 _MIB = 1 << 20
 _PYTHON_DEFAULT, _CUDA_DEFAULT, _PINNED_DEFAULT = _MIB, 64 * _MIB, 256 * _MIB  # Triton's own
@@ -18,6 +18,7 @@ _FREE_REQUESTS = "--grpc-infer-allocation-pool-size=0"
 _UNKNOWN_SHARED_MEMORY = 1024 * _MIB
 _ITEM_BYTES = {pb.TYPE_UINT8: 1, pb.TYPE_FP16: 2, pb.TYPE_FP32: 4, pb.TYPE_INT32: 4}
 _STRING_BYTES = 1 << 20  # an image file
+_WAITING_BYTES = 64 * _MIB  # of requests in the queue of a public model; its code has the same number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +49,19 @@ def memory_needs(configs: Sequence[pb.ModelConfig]) -> MemoryNeeds:
     """What the models of a repository need with full batches on all instances, including models of others.
 
     A Python instance holds the tensors of one full batch. A public model that calls stages (`bls`) or a detector
-    (`<name>_encoded`) also holds the tensors that it exchanges with them. On a GPU, each instance can write one batch
-    while another is read. An empty repository gets room for a few models.
+    (`<name>_encoded`) also holds the tensors that it exchanges with them. Under load, every public model holds what
+    waits in its queue. On a GPU, each instance can write one batch while another is read. An empty repository gets room
+    for a few models.
     """
-    regions, cuda, pinned = [], 0, 0
+    regions, waiting, cuda, pinned = [], 0, 0, 0
     for config in configs:
         instances = sum(max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group) or 1
         per_batch = max(1, config.max_batch_size) * _bytes((*config.input, *config.output))
         if config.backend == "python":
             passed = max(1, config.max_batch_size) * _passed(config, configs)
             regions.append((instances, _round_up(per_batch + passed)))
+        if TOPOLOGY_PARAMETER in config.parameters or DETECTOR_PARAMETER in config.parameters:
+            waiting += instances * _WAITING_BYTES
         if any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in config.instance_group):
             per_gpu = max(max(1, group.count) for group in config.instance_group)
             cuda += 2 * per_gpu * per_batch
@@ -66,7 +70,7 @@ def memory_needs(configs: Sequence[pb.ModelConfig]) -> MemoryNeeds:
     used = sum(count for count, _ in regions) * max(region, _PYTHON_DEFAULT)
     return MemoryNeeds(
         python_region=max(region, _PYTHON_DEFAULT),
-        shared_memory=max(_round_up(2 * used), 64 * _MIB) if configs else _UNKNOWN_SHARED_MEMORY,
+        shared_memory=max(_round_up(2 * used) + waiting, 64 * _MIB) if configs else _UNKNOWN_SHARED_MEMORY,
         cuda_pool=max(_round_up(cuda), _CUDA_DEFAULT) if cuda else 0,
         pinned_pool=max(_round_up(pinned), _PINNED_DEFAULT),
     )

@@ -57,7 +57,7 @@ def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha25
         instances=options.instances if fused else options.bls_instances,
         gpus=options.gpus if fused else (),
         merges=True,  # otherwise Triton does not drop waiting requests whose client has cancelled them
-        preferred_batches=_preferred_batches(options) if fused else (),
+        preferred_batches=_preferred_batches(options) if fused else (1,),
         queue_delay_us=options.queue_delay_us if fused else 0,
         parameters={
             "dyndet_class_names": json.dumps(bundle.class_names),

@@ -97,6 +97,19 @@ class RenderOptions:
         """
         return bool(self.gpus or self.preferred_batches or self.queue_delay_us)
 
+    @property
+    def workers(self) -> int:
+        """Requests that an instance of the public model works on at a time; others wait in its queue.
+
+        A fused detector has its graphs once. With `bls`, this many occupy the stages: more would wait there instead,
+        where nobody knows how long.
+        """
+        if self.topology == "fused":
+            return 1
+        if self.stages_merge:
+            return self.max_batch
+        return -(-2 * self.instances // self.bls_instances)
+
     def __post_init__(self) -> None:
         if self.name is not None:
             _check_name(self.name)

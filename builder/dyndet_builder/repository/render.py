@@ -146,13 +146,17 @@ def _write_public(
     folder = repository / model.name
     version = folder / "1"
     version.mkdir(parents=True)
-    for source in (*(TEMPLATES / "public").glob("*.py"), *(TEMPLATES / model.topology).glob("*.py")):
-        shutil.copyfile(source, version / source.name)
+    for part in ("public", "queueing", model.topology):
+        for source in (TEMPLATES / part).glob("*.py"):
+            shutil.copyfile(source, version / source.name)
     settings: dict[str, object] = {
         "first": bundle.first,
         "easy": bundle.easy,
         "hard": "detector2",
         "own": OWN if OWN in bundle.stages else None,
+        "instances": model.instances * max(1, len(model.gpus)),
+        "workers": options.workers,
+        "merged": options.max_batch if model.topology == "fused" and options.stages_merge else 1,
         "stages": {
             name: {
                 "role": name,

@@ -21,21 +21,10 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from asked import FALLBACK, HARD, Answer, Asked  # type: ignore[import-not-found]
+from reading import DIFFICULTY, IMAGE  # type: ignore[import-not-found]
 from refusals import RequestError, error_of_call  # type: ignore[import-not-found]
-from serving import (  # type: ignore[import-not-found]
-    DIFFICULTY,
-    DUE,
-    FALLBACK,
-    HARD,
-    IMAGE,
-    STAGE_ERRORS,
-    Answer,
-    Asked,
-    PublicModel,
-    array_of,
-    first_number,
-    route_of,
-)
+from serving import STAGE_ERRORS, PublicModel, array_of, first_number  # type: ignore[import-not-found]
 from threads import map_all  # type: ignore[import-not-found]
 from tracing import image_span, stage_span  # type: ignore[import-not-found]
 
@@ -49,50 +38,43 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         self._stages = {role: _Stage(**stage) for role, stage in self.settings["stages"].items()}
         self._features = self._stages[self.first].outputs
         self._memory = _preferred_memory(self.settings["stage_memory"])
-        # Requests, and the images of a request, wait for their stages in threads. There are two pools, because a
-        # request that waits for its images must not take the threads that the images need.
-        workers = int(json.loads(args["model_config"])["max_batch_size"])
-        self._request_pool = ThreadPoolExecutor(workers, "request")
-        self._image_pool = ThreadPoolExecutor(workers, "image")
+        # The images of a request wait for their stages in threads. Requests wait in those of the queue: a request that
+        # waits for its images must not take the threads that the images need.
+        self._image_pool = ThreadPoolExecutor(int(json.loads(args["model_config"])["max_batch_size"]), "image")
 
     def answer(self, asked: Sequence[Asked]) -> None:
-        """Answer all requests at the same time."""
-        _map(self._request_pool, self._answer_request, asked)
+        """Answer the request of a worker."""
+        for one in asked:
+            self._answer_request(one)
 
     def finalize(self) -> None:
-        """Stop the threads and release the metrics."""
-        self._request_pool.shutdown()
-        self._image_pool.shutdown()
+        """Answer what waits, stop the threads and release the metrics."""
         super().finalize()
+        self._image_pool.shutdown()
 
     def _answer_request(self, asked: Asked) -> None:
-        def answer(image: Any, threshold: float, given: float | None) -> Answer:
-            return self._answer_image(asked, image, threshold, given)
+        def answer(image: Any, threshold: float, row: int) -> Answer:
+            return self._answer_image(asked, image, threshold, row)
 
         try:
             images = _single_images(asked.image)
-            answers = _map(self._image_pool, answer, images, asked.thresholds, asked.difficulties)
+            answers = _map(self._image_pool, answer, images, asked.thresholds, range(len(images)))
         except Exception as error:
             self.fail(asked, error)
         else:
             self.send(asked, answers)
 
     @image_span  # type: ignore[untyped-decorator]
-    def _answer_image(self, asked: Asked, image: Any, threshold: float, given: float | None) -> Answer:
-        """Route one image, batch size 1. Only needed stages run, and only needed tensors are requested.
-
-        `given` is its difficulty, if only detector 2 is still to answer.
-        """
-        detections, tensors = asked.detections, {}
+    def _answer_image(self, asked: Asked, image: Any, _threshold: float, row: int) -> Answer:
+        """Route one image, batch size 1. Only needed stages run, and only needed tensors are requested."""
+        detections, tensors, given = asked.detections, {}, asked.difficulties[row]
         if given is None:
             tensors = self._run(self._stages[asked.first], asked, {IMAGE: image}, self._needed(detections))
             found = tensors.get(DIFFICULTY)
             difficulty = math.nan if found is None else first_number(array_of(found))
-            route = route_of(difficulty, threshold)
         else:
-            difficulty, route = given, HARD
-        if route == HARD and asked.first == self.own:
-            route = DUE
+            difficulty = given
+        route = self.route(asked, difficulty, row)
         if not detections:
             return Answer(route, difficulty, {})
         tensors[IMAGE] = image

@@ -1,9 +1,9 @@
 """Answers image files: decodes and fits them, calls the detector (Triton BLS), and maps its boxes back.
 
 Decoding and fitting are the client's own code, in `dynamicdet/` beside this file. Requests with pictures that take long
-are put aside, so that others do not wait for them. A pair of detectors with different rules of fitting is called a
-second time for hard images: with those, fitted for detector 2. Needs numpy, Pillow, simplejpeg (without it, Pillow
-decodes JPEGs, more slowly) and Triton's own module.
+wait in a queue of their own, so that others do not wait for them. A pair of detectors with different rules of fitting
+is called a second time for hard images: with those, fitted for detector 2. Needs numpy, Pillow, simplejpeg (without it,
+Pillow decodes JPEGs, more slowly) and Triton's own module.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,20 @@ except ModuleNotFoundError as error:
     ) from error
 
 from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
-from counting import CountingThread, FailedRequests  # type: ignore[import-not-found]
+from asked import PROBE, Asked, job_of, threshold_of  # type: ignore[import-not-found]
+from backlog import Job  # type: ignore[import-not-found]
+from counting import CountingThread, FailedRequests, QueueLength  # type: ignore[import-not-found]
+from lanes import Lane, Promises  # type: ignore[import-not-found]
+from load import Refusal  # type: ignore[import-not-found]
 from pictures import Fitted, bound_free_memory, is_slow, open_file, simplejpeg  # type: ignore[import-not-found]
-from pools import Pools, Room  # type: ignore[import-not-found]
-from refusals import RequestError, error_of_call, read_parameters, unexpected  # type: ignore[import-not-found]
+from refusals import (  # type: ignore[import-not-found]
+    RequestError,
+    error_of_call,
+    overloaded_by,
+    read_parameters,
+    unexpected,
+)
+from terms import DEADLINE_MS, WAITED_US, read_terms  # type: ignore[import-not-found]
 from threads import map_all  # type: ignore[import-not-found]
 from tracing import Tracing, request_span, work_span  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
@@ -43,12 +53,15 @@ from dynamicdet.letterbox import Fit, Letterboxed
 
 _COUNT, _BOXES, _IMAGE_SIZE = "num_detections", "boxes", "image_size"
 _IMAGE, _OWN_IMAGE, _DIFFICULTY, _ROUTE = "image", "own_image", "difficulty", "route"
-_DUE, _FALLBACK = 0, -2  # values of `route`: detector 2 is due, and could not answer
+_DUE, _FALLBACK, _DEGRADED = 0, -2, -3  # values of `route`: detector 2 is due; it could not answer; it had no time
 _POINTS = "operating_points"  # only a request that wants nothing else gets this output
 _STAGE_ERRORS = ("stage-failed", "not-ready")
-_OWN_PARAMETERS, _PROBE = "dyndet_", "dyndet_probe"
-_THREADS_ASIDE, _BYTES_ASIDE = 16, 256 << 20
-"""for requests with slow pictures, and their files at a time: these are in /dev/shm, which grows and never shrinks"""
+_OWN_PARAMETERS = "dyndet_"
+_THREADS = 16
+"""for requests of each queue: most wait for the detector, whose queue is to know of them"""
+_SLOW_BYTES = 256 << 20
+"""of the files of waiting requests with slow pictures; they are in /dev/shm, which grows and never shrinks"""
+_ONLY_WAY = 1  # as a value of `route`: to this model's own queue, all images are alike
 _NICENESS = 10
 """of threads that decode slow pictures: a thread of the others gets most of a core that both want"""
 
@@ -70,90 +83,140 @@ class TritonPythonModel:
         self._memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
         bound_free_memory()
         self._max_bytes = int(parameters["dyndet_max_file_bytes"])
-        self._ordinary = Pools(int(config["max_batch_size"]))
-        self._slow = Pools(_THREADS_ASIDE, niceness=_NICENESS)
-        self._aside = Room(_BYTES_ASIDE)
+        bound = int(parameters["dyndet_queue"])
+        threads = max(_THREADS, int(config["max_batch_size"]))
+        self._ordinary = Lane(self._answer_waiting, self._refuse, threads=threads, bound=bound)
+        self._slow = Lane(
+            self._answer_waiting,
+            self._refuse,
+            threads=_THREADS,
+            bound=bound,
+            most_bytes=_SLOW_BYTES,
+            niceness=_NICENESS,
+        )
+        beside = Path(args["model_repository"]).parent / self._detector / args["model_version"]
+        self._promises = Promises(beside, pb_utils.Logger.log_warn)
         if simplejpeg is None:
             pb_utils.Logger.log_warn("simplejpeg is not installed: Pillow decodes JPEGs, up to 3 times slower")
         self._decode(_small_jpeg())
         self._arrivals = Arrivals()
         self._failed = FailedRequests(args["model_name"])
-        self._counting = CountingThread(self._failed)
+        self._queue = QueueLength(args["model_name"], lambda: self._ordinary.waiting + self._slow.waiting)
+        self._counting = CountingThread(self._failed, watch=self._queue.show)
         self.tracing = Tracing(args["model_name"], pb_utils.Logger.log_warn)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Answer requests at the same time, each as soon as it is ready; none waits for the others of the same call.
-
-        Those with slow pictures are put aside and answered later, also after this call.
-        """
-        asked = [one for one in map(self._asked, requests) if one is not None]
-        at_once = [one for one in asked if not self._takes_long(one)]
-        if len(at_once) == 1:  # faster without another thread
-            self._answer(at_once[0])
-        else:
-            list(self._ordinary.requests.map(self._answer, at_once))
-        for one in asked:
-            if one not in at_once:
-                self._aside.enter(one.size)
-                one.pools = self._slow
-                self._slow.requests.submit(self._answer_aside, one)
-        self._arrivals.free()
+        """Answer a request, or let requests wait in a queue, whose workers answer each as soon as it is ready."""
+        waited_us = self._arrivals.enter()
+        self._promises.refresh()
+        computed = False
+        for one in [one for one in (self._asked(request, waited_us) for request in requests) if one is not None]:
+            if one.job is None:
+                self._answer(one)
+            elif len(requests) == 1 and one.came_at_once and one.lane is self._ordinary and one.lane.load.idle():
+                self._answer_now(one)
+                computed = True
+            else:
+                self._let_wait(one)
+        self._arrivals.free(computed=computed)
 
     def finalize(self) -> None:
-        """Answer what was put aside, stop the threads, and wait until everything is counted."""
+        """Answer what waits, stop the threads, and wait until everything is counted."""
         self._ordinary.close()
         self._slow.close()
+        self._counting.later(self._queue.leave)
         self._counting.close()
         self.tracing.close()
 
-    def _asked(self, request: Any) -> _Asked | None:
+    def _asked(self, request: Any, waited_us: int) -> Asked | None:
         """Read a request; None if it was refused."""
-        asked = _Asked(request, Waiting(request), self._ordinary)
+        asked = Asked(request, Waiting(request), self._ordinary)
         try:
             asked.parameters = read_parameters(request)
-            asked.waiting.has_waited(self._arrivals.waited_us(asked.parameters.get(SENT, "")))
+            if SENT in asked.parameters:
+                waited_us = self._arrivals.waited_us(asked.parameters[SENT])
+                asked.waiting.has_waited(waited_us)
+            asked.came_at_once = self._arrivals.was_at_once(waited_us, asked.parameters)
+            asked.terms = read_terms(asked.parameters)
+            asked.arrived = asked.waiting.started - waited_us / 1e6 - asked.terms.waited_s
             files = pb_utils.get_input_tensor_by_name(request, "image_bytes")
             if files is None:  # Triton accepts a request that has only the optional input
                 raise RequestError("missing-input", "the input image_bytes is missing")
             asked.files = files.as_numpy().reshape(-1)
+            asked.wanted = frozenset(request.requested_output_names())
+            if asked.wanted != {_POINTS}:
+                asked.lane = self._slow if self._takes_long(asked) else self._ordinary
+                asked.job = job_of(asked, self._promises)
         except Exception as error:
-            _send(asked, self._failure(asked, error))
+            self._send(asked, self._failure(asked, error))
             return None
         return asked
 
-    def _takes_long(self, asked: _Asked) -> bool:
+    def _answer_now(self, asked: Asked) -> None:
+        """Answer a request in this thread, which is faster; nothing waits."""
+        refusal = asked.lane.load.enter(asked.job)
+        if refusal is None:
+            self._answer(asked)
+        else:
+            self._refuse(asked.job, refusal)
+
+    def _let_wait(self, asked: Asked) -> None:
+        """Let a request wait for the workers, or refuse it at once, if it would wait for too long."""
+        asked.held = asked.size
+        refusal = asked.lane.admit(asked.job, asked.size)
+        self._counting.show()
+        if refusal is not None:
+            asked.held = None
+            self._refuse(asked.job, refusal)
+
+    def _answer_waiting(self, jobs: Sequence[Job]) -> None:
+        """Answer requests that have waited."""
+        for job in jobs:
+            self._answer(job.payload)
+
+    def _refuse(self, job: Job, refusal: Refusal) -> None:
+        self._send(job.payload, self._failure(job.payload, overloaded_by(refusal, job.due - job.arrived)))
+
+    def _takes_long(self, asked: Asked) -> bool:
         """Whether to put a request aside; a file that is too large is refused without decoding, and takes no time."""
         return any(len(file) <= self._max_bytes and is_slow(file) for file in asked.files)
 
-    def _answer_aside(self, asked: _Asked) -> None:
-        try:
-            self._answer(asked)
-        finally:
-            self._aside.leave(asked.size)
-
     @request_span  # type: ignore[untyped-decorator]
-    def _answer(self, asked: _Asked) -> None:
+    def _answer(self, asked: Asked) -> None:
         try:
+            if asked.job is not None:
+                asked.lane.begins(asked.job)
             response = pb_utils.InferenceResponse(output_tensors=self._outputs(asked))
         except Exception as error:
-            response = self._failure(asked, error)
-        _send(asked, response)
+            self._send(asked, self._failure(asked, error))
+        else:
+            self._send(asked, response, is_answer=True)
 
-    def _failure(self, asked: _Asked, error: Exception) -> Any:
+    def _send(self, asked: Asked, response: Any, *, is_answer: bool = False) -> None:
+        """Send the response to a request, and let its queue know."""
+        if asked.job is not None:
+            asked.lane.load.done(asked.job, routes=[_ONLY_WAY] * asked.job.images if is_answer else [])
+            asked.job.payload = None  # or both would wait for the garbage collector, and the files with them
+        if asked.held is not None:
+            asked.lane.send(asked.request, response, asked.held)
+        else:
+            asked.request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _failure(self, asked: Asked, error: Exception) -> Any:
         """The response to a request that failed, and count it, unless it is a probe or the detector has counted it."""
         refusal: Any = error if isinstance(error, RequestError) else unexpected(error)
         if refusal.detail:
             pb_utils.Logger.log_warn(refusal.explained)
-        if not (refusal.was_counted or asked.parameters.get(_PROBE)):
+        if not (refusal.was_counted or asked.parameters.get(PROBE)):
             reason = refusal.reason
-            self._counting.later(lambda: self._failed.count(reason))
+            self._counting.later(lambda: self._counting.add(self._failed.counter(reason)))
         _forget_frames(error)
         sent = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, refusal.status))
         return pb_utils.InferenceResponse(error=sent)
 
-    def _outputs(self, asked: _Asked) -> list[Any]:
+    def _outputs(self, asked: Asked) -> list[Any]:
         """The outputs that a request wants."""
-        wanted = set(asked.request.requested_output_names())
+        wanted = set(asked.wanted)
         if wanted == {_POINTS}:
             return list(self._call(asked, [self._no_pictures(len(asked.files))], wanted).values())
         pictures = self._pictures(asked)
@@ -175,7 +238,7 @@ class TritonPythonModel:
         return pb_utils.Tensor(name, np.zeros((count, *self._first_fit.shape), np.uint8))
 
     @work_span("pictures")  # type: ignore[untyped-decorator]
-    def _pictures(self, asked: _Asked) -> list[Fitted]:
+    def _pictures(self, asked: Asked) -> list[Fitted]:
         """Images as the input of the detector."""
         files, several = asked.files, len(asked.files) > 1
         places = [f"image {row} of {len(files)}: " if several else "" for row in range(1, len(files) + 1)]
@@ -184,7 +247,7 @@ class TritonPythonModel:
             asked.waiting.check()
             return self._decode(file, place)
 
-        pictures: list[Fitted] = map_all(asked.pools.pictures, decode, files, places)
+        pictures: list[Fitted] = map_all(asked.lane.pictures, decode, files, places)
         return pictures
 
     def _decode(self, file: bytes, place: str = "") -> Fitted:
@@ -195,20 +258,20 @@ class TritonPythonModel:
             raise RequestError(code, f"{place}{error}") from error
 
     def _detect(
-        self, asked: _Asked, _pictures: Sequence[Fitted], boxed: Sequence[Letterboxed], wanted: set[str]
+        self, asked: Asked, _pictures: Sequence[Fitted], boxed: Sequence[Letterboxed], wanted: set[str]
     ) -> dict[str, Any]:
         """The detector's answer to all images of a request, in one call."""
-        return self._call(asked, [_stacked(_IMAGE, boxed), *_threshold_of(asked)], wanted)
+        return self._call(asked, [_stacked(_IMAGE, boxed), *threshold_of(asked)], wanted)
 
     def _detect_twice(
-        self, asked: _Asked, pictures: Sequence[Fitted], boxed: list[Letterboxed], wanted: set[str]
+        self, asked: Asked, pictures: Sequence[Fitted], boxed: list[Letterboxed], wanted: set[str]
     ) -> dict[str, Any]:
         """The same with a second call for the hard images; what lies in `boxed` is then their fit for detector 2.
 
         If detector 2 cannot answer them, the objects that detector 1 has found are their answer.
         """
         wanted = wanted | {_DIFFICULTY, _ROUTE}
-        tensors = self._call(asked, [_stacked(_OWN_IMAGE, boxed), *_threshold_of(asked)], wanted)
+        tensors = self._call(asked, [_stacked(_OWN_IMAGE, boxed), *threshold_of(asked)], wanted)
         rows = np.flatnonzero(tensors[_ROUTE].as_numpy() == _DUE)
         if not rows.size:
             return tensors
@@ -218,10 +281,12 @@ class TritonPythonModel:
         try:
             found = self._call(asked, [_stacked(_IMAGE, fitted), given], wanted)
         except RequestError as error:
-            if error.code not in _STAGE_ERRORS:
+            if error.code not in (*_STAGE_ERRORS, "overloaded"):
                 raise
-            pb_utils.Logger.log_warn(f"detector 1 answers {rows.size} images instead of detector 2: {error.explained}")
-            arrays[_ROUTE][rows] = _FALLBACK
+            if error.code != "overloaded":
+                instead = f"detector 1 answers {rows.size} images instead of detector 2"
+                pb_utils.Logger.log_warn(f"{instead}: {error.explained}")
+            arrays[_ROUTE][rows] = _DEGRADED if error.code == "overloaded" else _FALLBACK
         else:
             for name, tensor in found.items():
                 arrays[name][rows] = tensor.as_numpy()
@@ -230,15 +295,18 @@ class TritonPythonModel:
         return {name: pb_utils.Tensor(name, array) for name, array in arrays.items()}
 
     @work_span("pictures")  # type: ignore[untyped-decorator]
-    def _fit_again(self, asked: _Asked, pictures: Sequence[Fitted]) -> list[Letterboxed]:
+    def _fit_again(self, asked: Asked, pictures: Sequence[Fitted]) -> list[Letterboxed]:
         """Images as the input of detector 2."""
-        fitted: list[Letterboxed] = map_all(asked.pools.pictures, Fitted.second, pictures)
+        fitted: list[Letterboxed] = map_all(asked.lane.pictures, Fitted.second, pictures)
         return fitted
 
-    def _call(self, asked: _Asked, inputs: list[Any], wanted: set[str]) -> dict[str, Any]:
+    def _call(self, asked: Asked, inputs: list[Any], wanted: set[str]) -> dict[str, Any]:
         """The detector's answer to these inputs."""
         asked.waiting.check()
         own = {key: _plain(value) for key, value in asked.parameters.items() if key.startswith(_OWN_PARAMETERS)}
+        if asked.terms.deadline_s is not None:
+            own[DEADLINE_MS] = f"{1e3 * asked.terms.deadline_s:.6f}"
+        own[WAITED_US] = max(0, round(1e6 * (time.monotonic() - asked.arrived)))
         response = pb_utils.InferenceRequest(
             model_name=self._detector,
             inputs=inputs,
@@ -254,34 +322,11 @@ class TritonPythonModel:
         return {tensor.name(): tensor for tensor in response.output_tensors()}
 
 
-@dataclass(eq=False)
-class _Asked:
-    """A request."""
-
-    request: Any
-    waiting: Waiting
-    pools: Pools
-    """where it is answered"""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    """without Triton's own"""
-    files: Sequence[bytes] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes of all its files."""
-        return sum(map(len, self.files))
-
-
 def _fit_of(parameters: Mapping[str, str]) -> Fit:
     """How the detector's images are fitted: as by our own networks, at a size, or by another rule."""
     if "dyndet_fit" in parameters:
         return Fit.of_json(parameters["dyndet_fit"])
     return Fit.square(int(parameters["dyndet_input_size"]))
-
-
-def _threshold_of(asked: _Asked) -> list[Any]:
-    threshold = pb_utils.get_input_tensor_by_name(asked.request, "threshold")
-    return [] if threshold is None else [threshold]
 
 
 def _stacked(name: str, boxed: Sequence[Letterboxed]) -> Any:
@@ -297,10 +342,6 @@ def _forget_frames(error: BaseException | None) -> None:
     """Let the files and pixels go that the frames of an error hold, which would wait for the garbage collector."""
     while error is not None:
         error.__traceback__, error = None, error.__cause__ or error.__context__
-
-
-def _send(asked: _Asked, response: Any) -> None:
-    asked.request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def _to_original(boxes: Any, counts: Any, boxed: Sequence[Letterboxed]) -> Any:

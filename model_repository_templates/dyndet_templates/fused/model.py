@@ -18,18 +18,10 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from asked import FALLBACK, HARD, Answer, Asked  # type: ignore[import-not-found]
+from reading import DIFFICULTY  # type: ignore[import-not-found]
 from refusals import RequestError  # type: ignore[import-not-found]
-from serving import (  # type: ignore[import-not-found]
-    DIFFICULTY,
-    DUE,
-    FALLBACK,
-    HARD,
-    Answer,
-    Asked,
-    PublicModel,
-    first_number,
-    route_of,
-)
+from serving import PublicModel, first_number  # type: ignore[import-not-found]
 from stages import StageError, Stages  # type: ignore[import-not-found]
 from tracing import batch_span, image_span  # type: ignore[import-not-found]
 
@@ -69,7 +61,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
                     answers = self._route(images, [asked], asked.detections)
             if answers is None:
                 answers = [
-                    self._answer_image(asked, images[row : row + 1], threshold, asked.difficulties[row])
+                    self._answer_image(asked, images[row : row + 1], threshold, row)
                     for row, threshold in enumerate(asked.thresholds)
                 ]
         except StageError as error:
@@ -82,17 +74,15 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
             self._send(asked, answers)
 
     @image_span  # type: ignore[untyped-decorator]
-    def _answer_image(self, asked: Asked, image: Any, threshold: float, given: float | None) -> Answer:
-        """Route one image, batch size 1. Only needed stages run, and only needed tensors are computed.
-
-        `given` is its difficulty, if only detector 2 is still to answer.
-        """
+    def _answer_image(self, asked: Asked, image: Any, _threshold: float, row: int) -> Answer:
+        """Route one image, batch size 1. Only needed stages run, and only needed tensors are computed."""
         asked.waiting.check()
+        given = asked.difficulties[row]
         difficulty, found, kept = given, {}, None
         if difficulty is None:
             found, kept = self._stages.first(asked.first, image, self._needed(asked.detections))
             difficulty = first_number(found[DIFFICULTY])
-        route = self._route_of(asked, difficulty, threshold, given)
+        route = self.route(asked, difficulty, row)
         if not asked.detections:
             return Answer(route, difficulty, {})
         if route == HARD:
@@ -110,12 +100,6 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
             return Answer(route, difficulty, _tensors({name: found[name] for name in asked.detections}))
         asked.waiting.check()
         return Answer(route, difficulty, _tensors(self._stages.detector(self.easy, kept, asked.detections)))
-
-    def _route_of(self, asked: Asked, difficulty: float, threshold: float, given: float | None) -> Any:
-        if given is not None:
-            return HARD
-        route = route_of(difficulty, threshold)
-        return DUE if route == HARD and asked.first == self.own else route
 
     def _needed(self, detections: Sequence[str]) -> tuple[str, ...]:
         """The outputs of the first stage that an answer with these outputs of a detector needs."""
@@ -157,20 +141,20 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         None for an image if nobody waits for its request any more when the turn of its route comes.
         """
         owners = [one for one in asked for _ in one.thresholds]
-        thresholds = [threshold for one in asked for threshold in one.thresholds]
-        earlier = [given for one in asked for given in one.difficulties]
+        own_rows = [row for one in asked for row in range(len(one.thresholds))]
         if asked[0].is_second:
+            earlier = [given for one in asked for given in one.difficulties]
             found, kept, difficulties = {}, self._stages.given(images), [float(one or 0) for one in earlier]
         else:
             found, kept = self._stages.first(asked[0].first, images, self._needed(detections))
             difficulties = [float(value) for value in found[DIFFICULTY].reshape(-1)]
-        routes = list(map(self._route_of, owners, difficulties, thresholds, earlier))
+        routes = list(map(self.route, owners, difficulties, own_rows))
         answers: list[Answer | None] = [None] * len(routes)
-        for route in sorted(set(routes)):
-            rows = [row for row, one in enumerate(routes) if one == route and not owners[row].waiting.gave_up()]
+        for stage in (self.easy, self.hard):
+            chosen_by = [(route == HARD) == (stage == self.hard) for route in routes]
+            rows = [row for row, is_chosen in enumerate(chosen_by) if is_chosen and not owners[row].waiting.gave_up()]
             if not rows:
                 continue
-            stage = self.hard if route == HARD else self.easy
             if stage is None:
                 arrays = {name: found[name][rows] for name in detections}
             else:
@@ -178,7 +162,7 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
                 arrays = self._stages.detector(stage, chosen, detections)
             for place, row in enumerate(rows):
                 tensors = _tensors({name: array[place : place + 1] for name, array in arrays.items()})
-                answers[row] = Answer(route, difficulties[row], tensors)
+                answers[row] = Answer(routes[row], difficulties[row], tensors)
         return answers
 
     def _send(self, asked: Asked, answers: Sequence[Answer | None]) -> None:

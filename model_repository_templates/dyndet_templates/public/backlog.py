@@ -43,6 +43,8 @@ class Job:
     images: int = 1
     follow: Follow | None = None
     """None: nothing was promised, and the threshold stays as it is"""
+    second: bool = False
+    """whether only detector 2 is to answer, because an earlier request has found the images hard, and has paid"""
     due: float = field(default=math.inf, init=False)
     """when the answer is due: the deadline, else the promise"""
     group: str = field(default="", init=False)

@@ -84,6 +84,13 @@ class Load:
                 self._changed.notify()
             return refusal
 
+    def admit_all(self, jobs: Sequence[Job]) -> list[Refusal | None]:
+        """The same for requests that came together, so that a worker that merges takes them together."""
+        with self._changed:
+            refusals = [self._law.admit(job, self._clock()) for job in jobs]
+            self._changed.notify(refusals.count(None))
+            return refusals
+
     def take(self, most: int = 1, *, block: bool = True) -> list[Job] | None:
         """The next requests to compute, of at most `most` images (one request may have more), for one worker.
 
@@ -111,13 +118,16 @@ class Load:
         """The threshold in force for a request."""
         return self._law.threshold(job.threshold, job.follow, job.group or job.tenant)
 
-    def route(self, job: Job, difficulty: float, *, images: int = 1) -> int:
+    def route(self, job: Job, difficulty: float, *, images: int = 1, later: bool = False) -> int:
         """Which route answers an image of a request that `take` gave, or that was entered: EASY, HARD or DEGRADED.
 
-        HARD uses a tenant's budget. `images` is how many images of the request get this route.
+        HARD uses a tenant's budget. `images` is how many images of the request get this route. With `later`, detector 2
+        does its work for another request, `Job.second`, which costs no budget and only needs time.
         """
         with self._changed:
-            return self._law.route(job, difficulty, images, self._clock())
+            if job.second:
+                return self._law.second(job, images, self._clock())
+            return self._law.route(job, difficulty, images, self._clock(), later=later)
 
     def done(self, job: Job, *, routes: Sequence[int]) -> None:
         """Count a request that is answered, with the route of each image; without routes one that failed.
@@ -142,11 +152,11 @@ class Load:
 class _Turn:
     """The work of one worker between `take` and the last `done`."""
 
-    __slots__ = ("busy", "degraded", "easy", "hard", "images", "jobs", "routed", "started")
+    __slots__ = ("busy", "degraded", "easy", "hard", "images", "jobs", "routed", "seconds", "started")
 
     def __init__(self, started: float, *, jobs: int, images: int, busy: int) -> None:
         self.started, self.jobs, self.images, self.busy = started, jobs, images, busy
-        self.routed = self.easy = self.hard = 0
+        self.routed = self.easy = self.hard = self.seconds = 0
 
 
 class _Law:
@@ -201,7 +211,8 @@ class _Law:
 
     def _arrived(self, job: Job, now: float) -> None:
         job.group = self._tenants.group(job.tenant)
-        self._tenants[job.group].rate.add(job.images, now)
+        if not job.second:
+            self._tenants[job.group].rate.add(job.images, now)
         if job.follow is not None and job.follow.promise_s < self._promise_s:
             self._promise_s = job.follow.promise_s
         if now - self._ticked >= self._TICK_S:
@@ -274,7 +285,7 @@ class _Law:
             return base
         return float(min(follow.ceiling, max(follow.floor, self._tenants[tenant].gear.threshold)))
 
-    def route(self, job: Job, difficulty: float, images: int, now: float) -> int:
+    def route(self, job: Job, difficulty: float, images: int, now: float, *, later: bool = False) -> int:
         turn, tenant = job.turn, self._tenants[job.group]
         if turn.routed == 0 and turn.images == 1:
             self._pace.first.add(now - turn.started)
@@ -292,11 +303,18 @@ class _Law:
                 route = HARD
             elif is_hard(difficulty, job.threshold):
                 route = DEGRADED
-        if route == HARD:
+        if route == HARD and not later:
             turn.hard += images
         else:
             turn.easy += images
         return route
+
+    def second(self, job: Job, images: int, now: float) -> int:
+        turn = job.turn
+        turn.routed += images
+        turn.seconds += images
+        turn.hard += images
+        return int(HARD if self._fits(job, images, now) else DEGRADED)
 
     def _fits(self, job: Job, images: int, now: float) -> bool:
         """Whether there is time for detector 2: until the job's own deadline, and those of the jobs that wait."""
@@ -334,7 +352,13 @@ class _Law:
             return
         self._turns.discard(turn)
         if routes and turn.images == turn.easy + turn.hard:
-            self._pace.answered(now - turn.started, easy=turn.easy, hard=turn.hard, busy=turn.busy)
+            spent_s = now - turn.started
+            if turn.seconds:  # detector 1 has worked for an earlier request
+                easy = self._pace.easy(turn.busy)
+                if not easy or turn.seconds != turn.images:
+                    return
+                spent_s += easy.mean * turn.images
+            self._pace.answered(spent_s, easy=turn.easy, hard=turn.hard, busy=turn.busy)
 
     def state(self, threshold: float, follow: Follow | None, tenant: str, now: float) -> State:
         if now - self._ticked >= self._TICK_S:

@@ -9,10 +9,14 @@ import json
 import os
 import re
 import stat
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from backlog import Follow  # type: ignore[import-not-found]
+from following import follow_of, is_number, shown, tenants_of  # type: ignore[import-not-found]
+from tenants import TenantRule  # type: ignore[import-not-found]
 
 FILE_NAME = "operating_points.json"
 _LARGEST, _MOST_POINTS = 4 << 20, 1000
@@ -27,17 +31,28 @@ _LONGEST_TOLD = 200
 _PERCENTILES, _MOST_PERCENTILES = "percentiles_ms", 20
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What the file says."""
+
+    default: str = ""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    follow: Mapping[str, Follow | None] = field(default_factory=dict)
+    tenants: Mapping[str, TenantRule] = field(default_factory=dict)
+    told: bytes = b""
+
+
 class OperatingPoints:
-    """Thresholds by name. If the file is damaged, the last good thresholds stay in force and a warning is logged."""
+    """Thresholds by name, and what they and tenants do under load.
+
+    If the file is damaged, the last good content stays in force and a warning is logged.
+    """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self._path = path
         self._warn = warn
         self._stamp: tuple[int, int, int] | None = None
-        self._thresholds: dict[str, float] = {}
-        self._default = ""
-        self.told = b""
-        """what clients get that ask for the operating points: JSON in UTF-8, without the evidence"""
+        self._content = _Content()
         self._folder = -1
         try:
             self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -49,21 +64,36 @@ class OperatingPoints:
             raise ValueError(f"{path} is damaged ({error}); render the repository again, then calibrate it") from error
 
     @property
-    def default(self) -> float:
-        """The threshold of requests that set none."""
-        return self._thresholds[self._default]
+    def told(self) -> bytes:
+        """What clients get that ask for the operating points: JSON in UTF-8, without the evidence."""
+        return self._content.told
+
+    @property
+    def tenants(self) -> Mapping[str, TenantRule]:
+        """The rules of tenants by their names."""
+        return self._content.tenants
+
+    def of_tenant(self, tenant: str) -> str:
+        """The operating point of a tenant's requests that name none; the default one for unknown tenants."""
+        rule = self._content.tenants.get(tenant)
+        return self._content.default if rule is None or rule.operating_point is None else rule.operating_point
+
+    def follow(self, name: str) -> Follow | None:
+        """How the threshold of an operating point follows the load; None: not at all, or it is not known."""
+        return self._content.follow.get(name)
 
     def threshold(self, name: str) -> float:
         """The threshold of an operating point. Raises ValueError that names the known ones."""
-        if name not in self._thresholds:
-            known = [repr(point) for point in sorted(self._thresholds)]
+        thresholds = self._content.thresholds
+        if name not in thresholds:
+            known = [repr(point) for point in sorted(thresholds)]
             if len(known) > _MOST_SHOWN:
                 known[_MOST_SHOWN:] = [f"{len(known) - _MOST_SHOWN} more"]
             *others, last = known
             listed = f"operating points are {', '.join(others)} and" if others else "only operating point is"
-            shown = repr(name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}...")
-            raise ValueError(f"operating point {shown} is not known; this model's {listed} {last}")
-        return self._thresholds[name]
+            said = repr(name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}...")
+            raise ValueError(f"operating point {said} is not known; this model's {listed} {last}")
+        return thresholds[name]
 
     def refresh(self) -> bool:
         """Check whether the file was replaced; True if other thresholds are in force now."""
@@ -96,11 +126,11 @@ class OperatingPoints:
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST:,} bytes")
-        self._thresholds, self._default, self.told = _thresholds(text)
+        self._content = _content(text)
 
 
-def _thresholds(text: bytes) -> tuple[dict[str, float], str, bytes]:
-    """The thresholds by name, the name of the default, and what clients get. Raises ValueError for anything else."""
+def _content(text: bytes) -> _Content:
+    """What a file says. Raises ValueError for anything else."""
     try:
         content = json.loads(text, object_pairs_hook=_once)
         found = {name: point["threshold"] for name, point in content["points"].items()}
@@ -114,28 +144,24 @@ def _thresholds(text: bytes) -> tuple[dict[str, float], str, bytes]:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{ascii(name)[:_LONGEST_SHOWN]} is not the name of an operating point")
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
-            shown = ascii(threshold)[:_LONGEST_SHOWN]
-            raise ValueError(f"the threshold of {name!r} is {shown}, not a number from 0 to 1")
+            raise ValueError(f"the threshold of {name!r} is {shown(threshold)}, not a number from 0 to 1")
         thresholds[name] = float(threshold)
     if not isinstance(default, str) or default not in thresholds:
         raise ValueError(f"its default {ascii(default)[:_LONGEST_SHOWN]} is not among its points")
+    follow = {name: follow_of(name, content["points"][name], value) for name, value in thresholds.items()}
     points = {name: {"threshold": value, **_measured(content["points"][name])} for name, value in thresholds.items()}
-    return thresholds, default, json.dumps({"default": default, "points": points}).encode()
+    told = json.dumps({"default": default, "points": points}).encode()
+    return _Content(default, thresholds, follow, tenants_of(content, thresholds), told)
 
 
 def _measured(point: dict[str, Any]) -> dict[str, Any]:
     """A point's promise and what was measured; values of another kind are left out."""
     texts = {key: point[key][:_LONGEST_TOLD] for key in _TOLD if isinstance(point.get(key), str)}
-    numbers = {key: point[key] for key in _TOLD_NUMBERS if _is_number(point.get(key))}
+    numbers = {key: point[key] for key in _TOLD_NUMBERS if is_number(point.get(key))}
     found = point.get(_PERCENTILES)
     if not isinstance(found, dict) or len(found) > _MOST_PERCENTILES:
         return texts | numbers
-    return texts | numbers | {_PERCENTILES: {key: value for key, value in found.items() if _is_number(value)}}
-
-
-def _is_number(value: object) -> bool:
-    # Not `math.isfinite`: a file may hold an integer that is too large for a float.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return texts | numbers | {_PERCENTILES: {key: value for key, value in found.items() if is_number(value)}}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

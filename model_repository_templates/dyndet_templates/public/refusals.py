@@ -103,6 +103,14 @@ def overloaded(sentence: str, retry_after_s: float) -> RequestError:
     return RequestError("overloaded", f"{sentence}; try again in {wait_ms} ms")
 
 
+def overloaded_by(refusal: Any, within_s: float) -> RequestError:
+    """The error for a request that the control of load refuses, and whose answer is due so long after its arrival."""
+    sentence = "too many requests wait"
+    if refusal.reason == "late":
+        sentence = f"no answer is possible within {1e3 * within_s:.0f} ms of the request's arrival"
+    return overloaded(sentence, refusal.retry_after_s)
+
+
 def read_parameters(request: Any) -> dict[str, Any]:
     """The parameters of a request. Raises RequestError if they, or its id, are not text of Unicode."""
     try:

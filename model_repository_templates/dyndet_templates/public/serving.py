@@ -1,4 +1,4 @@
-"""The part of the public detector that both topologies share: reads requests, sends answers, counts them.
+"""The part of the public detector that both topologies share: takes requests up, sends answers, counts them.
 
 A topology's `model.py` derives from `PublicModel` and answers images. Needs numpy and Triton's own module; the other
 files that it reads (`dyndet.json`, `operating_points.json`) are beside it.
@@ -9,79 +9,39 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
-from metrics import Metrics  # type: ignore[import-not-found]
+from arrivals import Arrivals  # type: ignore[import-not-found]
+from asked import (  # type: ignore[import-not-found]
+    DEGRADED,
+    DUE,
+    EASY,
+    FALLBACK,
+    HARD,
+    ROUTE_NAMES,
+    Answer,
+    Asked,
+)
+from backlog import Job  # type: ignore[import-not-found]
+from following import OTHER_TENANTS  # type: ignore[import-not-found]
+from load import Load, Refusal  # type: ignore[import-not-found]
+from metrics import Metrics, Showing  # type: ignore[import-not-found]
 from operating_points import FILE_NAME, OperatingPoints  # type: ignore[import-not-found]
-from refusals import RequestError, read_parameters, unexpected  # type: ignore[import-not-found]
-from tracing import Trace, Tracing  # type: ignore[import-not-found]
+from reading import DIFFICULTY, POINTS, ROUTE, Reader  # type: ignore[import-not-found]
+from refusals import RequestError, overloaded, overloaded_by, unexpected  # type: ignore[import-not-found]
+from tracing import Tracing  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
+from workers import Workers  # type: ignore[import-not-found]
 
-EASY, HARD, FALLBACK = 1, 2, -2  # values of the output `route`
-DUE = 0
-"""the value of the output `route` of an image that detector 1 has answered by its own picture, and that is hard: the
-caller sends the picture of detector 2 with the difficulty, and the answer to that call is what counts"""
-ROUTE_NAMES = {EASY: "easy", HARD: "hard", FALLBACK: "fallback"}
-IMAGE, OWN_IMAGE, DIFFICULTY, ROUTE = "image", "own_image", "difficulty", "route"
 STAGE_ERRORS = ("stage-failed", "not-ready")
 """codes for which a stage is to blame; otherwise nobody waits for it, or the server stops"""
-OPERATING_POINT, PROBE = "dyndet_operating_point", "dyndet_probe"
-POINTS = "operating_points"
-"""the output with the operating points; only a request that wants nothing else gets it"""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to one image. `tensors` has the wanted outputs of the stage that answered, batch size 1."""
-
-    route: int
-    difficulty: float
-    tensors: Mapping[str, Any]
-
-
-@dataclass
-class Asked:
-    """A request, and what metrics and log need to know about it once it is answered."""
-
-    request: Any
-    waiting: Waiting
-    first: str = ""
-    """the stage that gives the difficulty of its images"""
-    image: Any = None
-    """(B, H, W, 3) uint8, Triton's tensor: what its first stage reads"""
-    thresholds: Sequence[float] = ()
-    """of each image"""
-    difficulties: Sequence[float | None] = ()
-    """of each image, if detector 1 has given it to an earlier request and only detector 2 is due"""
-    wanted: frozenset[str] = frozenset()
-    """names of the outputs to send back"""
-    detections: tuple[str, ...] = ()
-    """those of them that come from a detector; empty: no detector has to run"""
-    warnings: list[str] = field(default_factory=list)
-    failed_stages: list[str] = field(default_factory=list)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    """of the request, without Triton's own"""
-    returned: bool = False
-    """whether `execute` returns the response; if a call has one request, this saves a message to the server"""
-    response: Any = None
-    trace: Trace | None = None
-    """None: nobody traces the request"""
-
-    @property
-    def counted(self) -> bool:
-        """Whether metrics count it as a request: probes are counted apart."""
-        return not self.parameters.get(PROBE)
-
-    @property
-    def is_second(self) -> bool:
-        """Whether only detector 2 is asked, for images that detector 1 has answered."""
-        return any(one is not None for one in self.difficulties)
+_ANSWERED_INSTEAD = {**dict.fromkeys(STAGE_ERRORS, FALLBACK), "overloaded": DEGRADED}
+"""routes of images that only detector 2 was asked for, by the code with which it was not"""
 
 
 class PublicModel:
@@ -91,7 +51,6 @@ class PublicModel:
         """Read the stages' names, the thresholds and the outputs from the model's own folder."""
         folder = Path(__file__).parent
         self.settings = json.loads((folder / "dyndet.json").read_bytes())
-        self._detections = tuple(self.settings["detection_outputs"])
         self.first: str = self.settings["first"]
         """the stage that gives the difficulty"""
         self.easy: str | None = self.settings["easy"]
@@ -101,39 +60,66 @@ class PublicModel:
         """the first stage for pictures that its own rule has fitted; None: all stages read the same pictures"""
         self._arrivals = Arrivals()
         self._points = OperatingPoints(folder / FILE_NAME, pb_utils.Logger.log_warn)
+        self._reader = Reader(self._points, self._arrivals, self.settings)
+        workers = self.settings["workers"]
+        self.load = Load(workers=workers, bound=self.settings["queue"])
+        self._set_tenants()
         self.metrics = Metrics(
             args["model_name"],
             tuple(self.settings["stages"]),
             latency_buckets_ms=self.settings["latency_buckets_ms"],
-            threshold=self._points.default,
+            showing=self._showing,
             has_due=self.own is not None,
         )
-        self.tracing = Tracing(
-            args["model_name"], pb_utils.Logger.log_warn, not_run={EASY: self.hard, HARD: self.easy, DUE: self.hard}
+        not_run = {EASY: self.hard, DEGRADED: self.hard, HARD: self.easy, DUE: self.hard}
+        self.tracing = Tracing(args["model_name"], pb_utils.Logger.log_warn, not_run=not_run)
+        self._workers = Workers(
+            self.load, self._answer_waiting, self._refuse, threads=workers, most=self.settings["merged"]
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
-        """Answer requests, each as soon as it is ready; none waits for the others of the same call."""
+        """Answer a request, or let requests wait in the queue, whose workers answer each as soon as it is ready."""
+        waited_us = self._arrivals.enter()
         if self._points.refresh():
-            self.metrics.threshold_is(self._points.default)
+            self._set_tenants()
+            self.metrics.show()
         alone = len(requests) == 1
-        traces = map(self.tracing.of, requests)
-        asked = [
-            Asked(request, Waiting(request), returned=alone, trace=trace)
-            for request, trace in zip(requests, traces, strict=True)
-        ]
-        self.answer([one for one in asked if self._read(one)])
-        self._arrivals.free()
-        return [asked[0].response] if alone else None
+        asked = [self._asked(request, alone=alone) for request in requests]
+        ready = [one for one in asked if self._read(one, waited_us)]
+        computes = alone and bool(ready) and ready[0].came_at_once and self.load.idle()
+        if computes:
+            self._answer_now(ready[0])
+        elif ready:
+            self._let_wait(ready)
+        self._arrivals.free(computed=computes)
+        return [asked[0].response] if asked[0].response is not None else None
 
     def answer(self, asked: Sequence[Asked]) -> None:
         """Compute the answers to each request's images; call `send` or `fail` once for every request."""
         raise NotImplementedError
 
     def finalize(self) -> None:
-        """Wait until everything is counted."""
+        """Answer what waits, and wait until everything is counted."""
+        self._workers.close()
         self.metrics.close()
         self.tracing.close()
+
+    def route(self, asked: Asked, difficulty: float, row: int) -> int:
+        """The route of an image of a request: by its threshold, and by what the load leaves to detector 2.
+
+        The image must be answered by that route, if a detector has to answer it.
+        """
+        route: int = HARD
+        if asked.difficulties[row] is not None:
+            return route
+        threshold = asked.thresholds[row]
+        if not asked.detections or (asked.is_mixed and route_of(difficulty, threshold) == EASY):
+            route = route_of(difficulty, threshold)
+        else:
+            route = self.load.route(asked.job, difficulty, later=asked.first == self.own)
+        if route == HARD and asked.first == self.own:
+            route = DUE
+        return route
 
     def send(self, asked: Asked, answers: Sequence[Answer]) -> None:
         """Send the answers to a request's images, in their order, and count them."""
@@ -142,7 +128,7 @@ class PublicModel:
         except Exception as error:
             self.fail(asked, error)
             return
-        _respond(asked, response)
+        self._respond(asked, response, [answer.route for answer in answers])
         self.tracing.answered(asked.trace, answers, asked.thresholds)
         self._count(asked, [(answer.route, answer.difficulty) for answer in answers])
         _log(asked.warnings)
@@ -153,13 +139,109 @@ class PublicModel:
         if refusal.detail:
             asked.warnings.append(refusal.explained)
         sent = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, refusal.status))
-        _respond(asked, pb_utils.InferenceResponse(error=sent))
+        self._respond(asked, pb_utils.InferenceResponse(error=sent), [])
         self.tracing.failed(asked.trace, refusal)
-        if asked.is_second and refusal.code in STAGE_ERRORS:  # the caller has the answer of detector 1
-            self._count(asked, [(FALLBACK, float(one or 0)) for one in asked.difficulties])
+        instead = _ANSWERED_INSTEAD.get(refusal.code)
+        if asked.is_second and instead is not None:  # the caller has the answer of detector 1
+            self._count(asked, [(instead, float(one or 0)) for one in asked.difficulties])
         elif asked.counted:
-            self.metrics.failed(refusal.reason, asked.failed_stages)
+            tenant = self._tenant(asked) if refusal.code == "overloaded" else None
+            self.metrics.failed(refusal.reason, asked.failed_stages, tenant=tenant, images=len(asked.thresholds))
         _log(asked.warnings)
+
+    def _set_tenants(self) -> None:
+        """Put the rules of tenants into force: each instance has its part of their budgets."""
+        parts = self.settings["instances"]
+        self.load.configure(
+            tenants={
+                name: replace(rule, hard_per_s=rule.hard_per_s / parts, burst=max(1.0, rule.burst / parts))
+                for name, rule in self._points.tenants.items()
+            }
+        )
+
+    def _showing(self) -> Showing:
+        name = self._points.of_tenant("")
+        threshold, follow = self._points.threshold(name), self._points.follow(name)
+        state = self.load.state(threshold=threshold, follow=follow)
+        return Showing(threshold=state.threshold, gear=1.0 if follow is None else state.gear, queue=state.queue)
+
+    def _asked(self, request: Any, *, alone: bool) -> Asked:
+        return Asked(request, Waiting(request), returned=alone, trace=self.tracing.of(request))
+
+    def _read(self, asked: Asked, waited_us: int) -> bool:
+        """Read what a request wants; False if it has its answer, or was refused."""
+        try:
+            self._reader.read(asked, waited_us)
+            if asked.wanted == {POINTS}:
+                told = np.full((asked.image.shape()[0], 1), self._points.told, np.object_)
+                self._respond(asked, pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(POINTS, told)]), [])
+                return False
+            asked.job = self._reader.job_of(asked)
+        except Exception as error:
+            self.fail(asked, error)
+            return False
+        return True
+
+    def _answer_now(self, asked: Asked) -> None:
+        """Answer a request in this thread; nothing waits."""
+        refusal = self.load.enter(asked.job)
+        if refusal is None:
+            self._answer_all([asked])
+        else:
+            self._refuse(asked.job, refusal)
+
+    def _let_wait(self, asked: Sequence[Asked]) -> None:
+        """Let requests wait for the workers, and refuse at once those that would wait for too long."""
+        was_returned = asked[0].returned
+        for one in asked:  # now, because a worker may have it at once
+            one.returned, one.held = False, one.size
+        refusals = self._workers.admit([one.job for one in asked], [one.held or 0 for one in asked])
+        self.metrics.show()
+        for one, refusal in zip(asked, refusals, strict=True):
+            if refusal is not None:
+                one.returned, one.held = was_returned, None
+                self._refuse(one.job, refusal)
+
+    def _answer_waiting(self, jobs: Sequence[Job]) -> None:
+        """Answer requests that have waited."""
+        asked = [job.payload for job in jobs]
+        for one in asked:
+            self.tracing.waited(one.trace, one.waiting.started)
+        self._answer_all(asked)
+
+    def _answer_all(self, asked: Sequence[Asked]) -> None:
+        for one in asked:
+            if not one.sets_threshold:
+                one.thresholds = [self.load.threshold(one.job)] * len(one.thresholds)
+        try:
+            self.answer([one for one in asked if self._has_time(one)])
+        except Exception as error:  # a fault of ours: nobody may wait for ever
+            for one in asked:
+                if not one.is_answered:
+                    self.fail(one, error)
+
+    def _has_time(self, asked: Asked) -> bool:
+        """Whether there is time for a request to detector 2 alone; it is refused otherwise."""
+        if asked.is_second and self.load.route(asked.job, math.nan, images=len(asked.thresholds)) == DEGRADED:
+            self.fail(asked, overloaded("there is no time for detector 2", 0.0))
+            return False
+        return True
+
+    def _refuse(self, job: Job, refusal: Refusal) -> None:
+        self.fail(job.payload, overloaded_by(refusal, job.due - job.arrived))
+
+    def _respond(self, asked: Asked, response: Any, routes: Sequence[int]) -> None:
+        """Send a response: through `execute`, through the queue's own thread, or here."""
+        if asked.job is not None:
+            self.load.done(asked.job, routes=routes)
+            asked.job.payload = None  # or both would wait for the garbage collector, and the pictures with them
+        asked.is_answered = True
+        if asked.held is not None:
+            self._workers.send(asked.request, response, asked.held)
+        elif asked.returned:
+            asked.response = response
+        else:
+            asked.request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _count(self, asked: Asked, found: Sequence[tuple[int, float]]) -> None:
         """Count a request by route and difficulty of its images."""
@@ -169,69 +251,25 @@ class PublicModel:
         if not asked.counted:
             self.metrics.probed([route for route, _ in routed])
         elif routed:
-            self.metrics.answered(routed, 1e3 * (time.perf_counter() - asked.waiting.started), asked.failed_stages)
+            now = time.monotonic()
+            self.metrics.answered(
+                routed,
+                1e3 * (now - asked.waiting.started),
+                asked.failed_stages,
+                tenant=self._tenant(asked),
+                late=asked.job is not None and now > asked.job.due,
+            )
 
-    def _read(self, asked: Asked) -> bool:
-        """Read what a request wants; False if it has its answer, or was refused."""
-        request = asked.request
-        try:
-            asked.parameters = read_parameters(request)
-            if SENT in asked.parameters:
-                asked.waiting.has_waited(self._arrivals.waited_us(asked.parameters[SENT]))
-            asked.first, asked.image = self.first, pb_utils.get_input_tensor_by_name(request, IMAGE)
-            if self.own is not None:
-                self._read_own(asked)
-            if asked.image is None:  # Triton accepts a request that has only the optional input
-                raise RequestError("missing-input", "the input image is missing")
-            asked.wanted = frozenset(request.requested_output_names())
-            if asked.wanted == {POINTS}:
-                told = np.full((asked.image.shape()[0], 1), self._points.told, np.object_)
-                _respond(asked, pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(POINTS, told)]))
-                return False
-            asked.thresholds = self._thresholds(asked)
-            asked.difficulties = asked.difficulties or [None] * len(asked.thresholds)
-            asked.detections = tuple(name for name in self._detections if name in asked.wanted)
-        except Exception as error:
-            self.fail(asked, error)
-            return False
-        return True
-
-    def _read_own(self, asked: Asked) -> None:
-        """Read the inputs that only pairs have whose detectors fit pictures by different rules."""
-        assert self.own is not None
-        own, given = (pb_utils.get_input_tensor_by_name(asked.request, name) for name in (OWN_IMAGE, DIFFICULTY))
-        if own is not None and (given is not None or asked.image is not None):
-            raise RequestError("bad-parameter", "own_image comes without image and difficulty")
-        if own is not None:
-            asked.first, asked.image = self.own, own
-        elif given is not None and asked.image is not None:
-            asked.difficulties = [float(one) for one in given.as_numpy().reshape(-1)]
-
-    def _thresholds(self, asked: Asked) -> list[float]:
-        """The threshold of each image: the input, else the named operating point, else the default."""
-        tensor = pb_utils.get_input_tensor_by_name(asked.request, "threshold")
-        if tensor is not None:
-            thresholds = tensor.as_numpy().reshape(-1)
-            for threshold in thresholds:
-                if not 0 <= threshold <= 1:  # true for NaN
-                    raise RequestError(
-                        "bad-threshold",
-                        f"threshold must be a finite number from 0 to 1, not {threshold}; "
-                        "0 sends every image to detector 2, 1 sends none",
-                    )
-            return [float(threshold) for threshold in thresholds]
-        images = asked.image.shape()[0]
-        if OPERATING_POINT not in asked.parameters:
-            return [self._points.default] * images
-        try:
-            return [self._points.threshold(str(asked.parameters[OPERATING_POINT]))] * images
-        except ValueError as error:
-            raise RequestError("unknown-operating-point", str(error)) from error
+    def _tenant(self, asked: Asked) -> str | None:
+        """The label under which the images of a request are counted; None: there are no tenants."""
+        if not self._points.tenants:
+            return None
+        return str(asked.terms.tenant if asked.terms.tenant in self._points.tenants else OTHER_TENANTS)
 
 
 def route_of(difficulty: float, threshold: float) -> int:
     """HARD if the difficulty exceeds the threshold or is NaN; at threshold 0 always, even if it was rounded to 0."""
-    return EASY if 0 < threshold and difficulty <= threshold else HARD
+    return int(EASY if 0 < threshold and difficulty <= threshold else HARD)
 
 
 def array_of(tensor: Any) -> Any:
@@ -241,13 +279,6 @@ def array_of(tensor: Any) -> Any:
     import cupy  # type: ignore[import-not-found]
 
     return cupy.asnumpy(cupy.from_dlpack(tensor))
-
-
-def _respond(asked: Asked, response: Any) -> None:
-    if asked.returned:
-        asked.response = response
-        return
-    asked.request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def _log(warnings: Sequence[str]) -> None:

@@ -5,11 +5,12 @@ A traced request gets a span `image` for each of its images, with a child for ea
 | attribute of `image` | value |
 | --- | --- |
 | `dyndet.model` | the model's name |
-| `dyndet.route` | easy, hard, fallback, or due: detector 2 gets its picture with another request |
+| `dyndet.route` | easy, hard, fallback, degraded, or due: detector 2 gets its picture with another request |
 | `dyndet.difficulty`, `dyndet.threshold` | the two numbers that decided the route |
 | `error.type` | if there is no answer: the code of the refusal, such as stage-failed; then the span's status is ERROR |
 
-Their parent is Triton's span of this model. Nothing is imported, and a request costs a comparison, unless the
+A request that waited in the model's own queue also has a span `queue`. Their parent is Triton's span of this model.
+Nothing is imported, and a request costs a comparison, unless the
 environment variable OTEL_EXPORTER_OTLP_TRACES_ENDPOINT says where spans go. Only then the packages opentelemetry-sdk
 and opentelemetry-exporter-otlp-proto-http are needed; OpenTelemetry's other variables have their usual meaning.
 """
@@ -95,6 +96,11 @@ class Tracing:
         for answer, threshold in zip(answers, thresholds, strict=True):
             ran = [call for call in self._batch if call.stage != self._not_run.get(answer.route)]
             trace.image(threshold, ran, ran[0].started, ran[-1].ended, answer=answer)
+
+    def waited(self, trace: Trace | None, since: float) -> None:
+        """Make the span of the time that a request has waited in the model's own queue until now."""
+        if trace is not None:
+            trace.work(StageCall("queue", since, time.perf_counter(), None))
 
     def failed(self, trace: Trace | None, error: Exception) -> None:
         """Make the span of a refused request, unless one of its images has told the error."""

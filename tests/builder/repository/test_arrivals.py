@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-Arrivals = importlib.import_module("dyndet_templates.public.arrivals").Arrivals
+Arrivals = importlib.import_module("dyndet_templates.queueing.arrivals").Arrivals
 
 
 def sent(ago_s: float, *, clock: str = "a", ahead_s: float = 0) -> str:
@@ -58,3 +58,16 @@ def test_only_the_most_recent_clocks_are_remembered() -> None:
 @pytest.mark.parametrize("text", ["", ":", "a", "a:", ":5", "a:-5", "a:5.0", "a:" + "9" * 30, "a:٣", 7, None, True])
 def test_what_is_no_time_counts_as_no_wait(text: object) -> None:
     assert Arrivals().waited_us(text) == 0
+
+
+def test_a_request_that_found_execute_busy_has_waited_about_half_of_that_time() -> None:
+    """Also those that come in after it, one at once after the other; what comes later has not waited."""
+    arrivals = Arrivals()
+    assert arrivals.enter() == 0
+    time.sleep(0.1)
+    arrivals.free(computed=True)
+    for _ in range(3):
+        assert 0.04 < arrivals.enter() / 1e6 < 0.2
+        arrivals.free()
+    time.sleep(0.01)
+    assert arrivals.enter() == 0

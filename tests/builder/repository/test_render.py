@@ -70,7 +70,7 @@ def test_public_models_let_triton_drop_what_was_cancelled_while_it_waited(bundle
         "fused": {"topology": "fused"},
         "merging": {"topology": "fused", "preferred_batches": (4,)},
     }
-    preferred = {"bls": [], "fused": [1], "merging": [4]}
+    preferred = {"bls": [1], "fused": [1], "merging": [4]}
     for kind, options in kinds.items():
         repository = render(bundle, tmp_path / kind, RenderOptions(encoded=True, **options))
         for name in ("toy", "toy_encoded"):
@@ -290,7 +290,8 @@ def test_variant_for_picture_files_needs_memory_of_its_own(bundle: Path, tmp_pat
     mib = 1 << 20
     assert without.python_region == mib  # 8 pictures of 32 x 32
     assert needs.python_region == 9 * mib  # 8 files of 1 MiB, and those
-    assert needs.shared_memory == 2 * (_instances(tmp_path / "without") + 2) * needs.python_region
+    waiting = 4 * 64 * mib  # in the queues of two instances of each public model
+    assert needs.shared_memory == 2 * (_instances(tmp_path / "without") + 2) * needs.python_region + waiting
 
 
 def _instances(repository: Path) -> int:

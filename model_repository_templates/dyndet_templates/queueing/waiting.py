@@ -19,7 +19,7 @@ class Waiting:
     """
 
     def __init__(self, request: Any, *, ask_every_s: float = 0.003) -> None:
-        self.started = self._asked = time.perf_counter()
+        self.started = self._asked = time.monotonic()
         """seconds"""
         self.refusal: RequestError | None = None
         self._request = request
@@ -28,9 +28,14 @@ class Waiting:
         self._ask_every_s = ask_every_s
 
     @property
+    def arrived(self) -> float:
+        """When the request came to the server, seconds of `time.monotonic`."""
+        return self.started - self._waited_us / 1e6
+
+    @property
     def left_us(self) -> int:
         """How long the client still waits, microseconds, at least 1; 0: no limit."""
-        used_us = self._waited_us + round(1e6 * (time.perf_counter() - self.started))
+        used_us = self._waited_us + round(1e6 * (time.monotonic() - self.started))
         return self._allowed_us and max(1, self._allowed_us - used_us)
 
     def has_waited(self, waited_us: int) -> None:
@@ -54,7 +59,7 @@ class Waiting:
             raise self.refusal
 
     def _is_cancelled(self) -> bool:
-        now = time.perf_counter()
+        now = time.monotonic()
         if now - self._asked < self._ask_every_s:
             return False
         self._asked = now
