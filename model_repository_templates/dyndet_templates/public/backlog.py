@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 _KEPT = 0.93
 """share of a promise that the model may use; the rest is for the way there and back"""
+_SAVED = 4
+"""images that a tenant may have answered in a row after it has left its turns to others"""
+_MOST_KEPT = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,8 @@ class _Queue:
 class Backlog:
     """At most `bound` requests. Tenants that wait take turns by images, so a tenant waits mostly for its own.
 
+    A tenant that seldom waits may be answered a few times in a row.
+
     If there are several tenants, none may fill the queue: one may have at most four times as many places as are free.
     """
 
@@ -118,6 +123,8 @@ class Backlog:
         self.shared = False
         """whether there are several tenants"""
         self._queues: dict[str, _Queue] = {}
+        self._served: dict[str, float] = {}
+        """of tenants that do not wait now"""
         self._now = 0.0
         """virtual time: how many images a tenant that always waits has been served"""
         self.images = 0
@@ -143,7 +150,7 @@ class Backlog:
         queue = self._queues.get(job.group)
         if queue is None:
             queue = self._queues[job.group] = _Queue()
-            queue.served = self._now
+            queue.served = self._start(job.group)
         queue.add(job)
         self._jobs += 1
         self.images += job.images
@@ -161,7 +168,8 @@ class Backlog:
         self._now = max(self._now, queue.served)
         job = queue.take()
         if not queue.jobs:
-            del self._queues[group]  # a tenant that comes back begins at the virtual time of then
+            del self._queues[group]
+            self._keep(group, queue.served)
         self._jobs -= 1
         self.images -= job.images
         return job
@@ -170,7 +178,7 @@ class Backlog:
         """Images that would be taken before a request if it came now, by tenant."""
         own = self._queues.get(job.group)
         before = own.images_before(job.priority) if own else 0
-        start = own.served if own else self._now
+        start = own.served if own else self._start(job.group)
         found = [(job.group, before)]
         if len(self._queues) > (own is not None):
             until = start + before
@@ -179,15 +187,16 @@ class Backlog:
                     found.append((group, min(queue.images, max(0, math.ceil(until - queue.served) + 1))))
         return found
 
-    def latest_start(self, easy_s: float, *, group: str | None = None, most: int = 64) -> float:
+    def latest_start(self, easy_s: float, *, but: Container[str] = (), most: int = 64) -> float:
         """Until when the first of the waiting must be taken up, so that easy answers to all of them are in time.
 
-        `easy_s` is the time that the server needs for one easy answer. With `group`, only that tenant's requests
-        count. Of a long queue, `most` requests are looked at.
+        `easy_s` is the time that the server needs for one easy answer. Requests of the tenants in `but` do not count.
+        Of a long queue, about `most` requests are looked at.
         """
         latest = math.inf
-        queues = self._queues.values() if group is None else filter(None, (self._queues.get(group),))
-        for queue in queues:
+        for group, queue in self._queues.items():
+            if group in but:
+                continue
             others, turns = self.images - queue.images, len(self._queues) - 1
             before, step, index = 0, 1 + queue.jobs * len(self._queues) // most, 0
             for job in queue:
@@ -196,6 +205,15 @@ class Backlog:
                 if job.due != math.inf and (step == 1 or index % step == 0):
                     latest = min(latest, job.due - easy_s * (before + min(others, before * turns)))
         return latest
+
+    def _start(self, group: str) -> float:
+        """Virtual time at which a tenant begins to wait: it may have saved a few turns."""
+        return max(self._now - _SAVED, self._served.get(group, -math.inf))
+
+    def _keep(self, group: str, served: float) -> None:
+        self._served[group] = served
+        if len(self._served) > 2 * _MOST_KEPT:
+            self._served = {name: one for name, one in self._served.items() if one > self._now - _SAVED}
 
     def _turn(self) -> tuple[str, _Queue]:
         if len(self._queues) == 1:

@@ -45,11 +45,13 @@ def capacity(*, all_easy: float, all_hard: float, per_s: float, easy_s: float, h
 
 
 def hard_share(*, utilisation: float, per_s: float, easy_s: float, hard_s: float) -> float:
-    """Share of the images that may be hard, so that the server works only so much of its time; 0 to 1."""
-    if per_s <= 0:
-        return 1.0
-    left = utilisation / per_s - easy_s
-    return min(1.0, max(0.0, left / (hard_s - easy_s))) if hard_s > easy_s else 1.0
+    """Share of the images that may be hard, so that the server works only so much of its time.
+
+    Above 1: there is time to spare; below 0: there is too little even for easy answers.
+    """
+    if per_s <= 0 or hard_s <= easy_s:
+        return math.inf
+    return (utilisation / per_s - easy_s) / (hard_s - easy_s)
 
 
 class Correction:
@@ -154,23 +156,22 @@ class Gear:
         self.due += (is_due - self.due) / self._seen
 
     def follow(self, share: float, difficulties: Difficulties, *, band: float, changed: bool, now: float) -> None:
-        """Allow a share of hard images; `changed` says whether the load has changed."""
-        self.share, due = share, self.due
-        if share >= due:
+        """Allow a share of hard images, which may be outside 0 to 1; `changed` says whether the load has changed."""
+        self.share = min(1.0, max(0.0, share))
+        if changed:
+            self._turned = -math.inf
+        if share >= self.due:
             wanted = 0.0
         elif share <= 0.0:
             wanted = 1.0
         else:
             wanted = difficulties.threshold_for(share)
-        if wanted == self.threshold or not len(difficulties):
-            return
-        let_through = min(due, difficulties.share_above(self.threshold))
-        apart = abs(let_through - min(share, due))
-        if apart <= band and not (wanted in (0.0, 1.0) and apart <= band / 4 and changed):
+        apart = abs(share - min(self.due, difficulties.share_above(self.threshold)))
+        if wanted == self.threshold or apart <= band or not len(difficulties):
             return
         direction = 1 if wanted > self.threshold else -1
         if direction != self._direction:
-            if not changed and apart < 3 * band and now - self._turned < self._TURNS_S:
+            if now - self._turned < self._TURNS_S:
                 return
             self._turned = now
         self._direction = direction

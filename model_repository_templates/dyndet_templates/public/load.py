@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from backlog import Backlog, Follow, Job  # type: ignore[import-not-found]
-from deciding import DEGRADED, EASY, FULL, HARD, LATE, Allowance, Margin, Refusal, is_hard  # type: ignore[import-not-found]
+from deciding import DEGRADED, EASY, FULL, HARD, LATE, Margin, Refusal, is_hard  # type: ignore[import-not-found]
 from gears import Correction, capacity, hard_share, target_utilisation  # type: ignore[import-not-found]
 from pace import Pace  # type: ignore[import-not-found]
 from tenants import Tenant, TenantRule, Tenants, fair_shares  # type: ignore[import-not-found]
@@ -171,7 +171,8 @@ class _Law:
         self._turns: set[_Turn] = set()
         self._pace = Pace(workers=workers)
         self._tenants = Tenants(now=now)
-        self._margin, self._allowance = Margin(), Allowance()
+        self._margin = Margin()
+        self._flooding: frozenset[str] = frozenset()
         self._utilisation = 0.9
         self._correction = Correction(now)
         self._promise_s = math.inf
@@ -191,7 +192,7 @@ class _Law:
         easy = self._pace.easy(1)
         if job.is_strict and easy and now + easy.mean * job.images > job.due:
             return Refusal(reason=LATE, retry_after_s=easy.mean)
-        self._allowance.admitted()
+        self._tenants[job.group].allowance.admitted()
         self._begin([job], now)
         return None
 
@@ -205,14 +206,14 @@ class _Law:
             if job.slack_s < 0 and not self._may_be_late(job):
                 self._correction.answered(late=True)
                 return Refusal(reason=LATE, retry_after_s=max(easy_s, -job.slack_s))
-        self._allowance.admitted()
+        self._tenants[job.group].allowance.admitted()
         self.backlog.add(job)
         return None
 
     def _arrived(self, job: Job, now: float) -> None:
         job.group = self._tenants.group(job.tenant)
         if not job.second:
-            self._tenants[job.group].rate.add(job.images, now)
+            self._tenants.arrived(job.group, job.images, now)
         if job.follow is not None and job.follow.promise_s < self._promise_s:
             self._promise_s = job.follow.promise_s
         if now - self._ticked >= self._TICK_S:
@@ -224,10 +225,9 @@ class _Law:
         needed = 0.0
         for group, images in self.backlog.ahead(job):
             tenant = self._tenants[group]
-            extra = 0.0
-            if group != job.group and tenant.within and hard_s > easy_s:  # it need not give way
-                extra = tenant.gear.share * (hard_s - easy_s)
-            needed += images * (easy_s + extra)
+            needed += images * easy_s
+            if group != job.group and job.group in self._flooding and hard_s > easy_s:  # the other need not give way
+                needed += images * min(tenant.gear.share, tenant.gear.due) * (hard_s - easy_s)
         own = self._pace.easy(self._workers)
         assert own is not None
         return float(now + self._in_progress(now) / self._workers + needed + own.mean * job.images)
@@ -246,7 +246,7 @@ class _Law:
         """Whether a request is let in though it will miss what its operating point promises."""
         if job.is_strict or job.slack_s < -_LATEST * (job.due - job.arrived):
             return False
-        return bool(self._allowance.take())
+        return bool(self._tenants[job.group].allowance.take())
 
     def take(self, most: int, now: float) -> list[Job]:
         jobs: list[Job] = []
@@ -271,7 +271,7 @@ class _Law:
         if job.due == math.inf or not easy:
             return False
         over = now + easy.mean * job.images - job.due
-        may_be_late = self._allowance.is_open and not job.is_strict
+        may_be_late = self._tenants[job.group].allowance.is_open and not job.is_strict
         return bool(over > (_LATEST * (job.due - job.arrived) if may_be_late else 0.0))
 
     def _begin(self, jobs: Sequence[Job], now: float) -> None:
@@ -331,9 +331,8 @@ class _Law:
         if not len(self.backlog) or not easy:
             return True
         extra = max(0.0, hard.mean - easy.mean) * images
-        group = job.group if self._tenants[job.group].within and self.backlog.shared else None
         easy_s = self._pace.server_easy_s
-        latest = self.backlog.latest_start(easy_s, group=group) - self._margin.answers * easy_s
+        latest = self.backlog.latest_start(easy_s, but=self._flooding - {job.group}) - self._margin.answers * easy_s
         return bool(now + (self._in_progress(now) + extra) / self._workers <= latest)
 
     def done(self, job: Job, routes: Sequence[int], now: float) -> None:
@@ -369,7 +368,7 @@ class _Law:
             gear=self._tenants[group].gear.share,
             queue=len(self.backlog),
             busy=self.busy,
-            per_s=sum(one.rate.per_s for one in self._tenants),
+            per_s=sum(one.rate.per_s for one in self._tenants.active.values()),
             easy_s=self._pace.server_easy_s,
             hard_s=self._pace.server_hard_s,
             utilisation=self._utilisation,
@@ -378,35 +377,36 @@ class _Law:
     def _tick(self, now: float) -> None:
         """Let thresholds follow what has been seen."""
         self._ticked = now
-        changes = self._pace.jumps
-        for tenant in self._tenants:
-            tenant.rate.roll(now)
-            changes += tenant.rate.changes
+        self._tenants.roll(now)
+        active = self._tenants.active
+        changes = self._pace.jumps + sum(tenant.rate.changes for tenant in active.values())
         changed, self._seen_changes = changes != self._seen_changes, changes
         if changed:
             self._correction.begin(now)
         if not self._pace.known:
             return
         easy_s, hard_s = self._pace.server_easy_s, self._pace.server_hard_s
-        active = [tenant for tenant in self._tenants if tenant.rate.per_s > 0]
-        per_s = sum(tenant.rate.per_s for tenant in active)
-        self._allowance.load_is(per_s * easy_s)
+        per_s = sum(tenant.rate.per_s for tenant in active.values())
         self._target(per_s, easy_s, hard_s)
-        demands = [one.rate.per_s * (easy_s + one.gear.due * (hard_s - easy_s)) for one in active]
+        demands = [one.rate.per_s * (easy_s + one.gear.due * max(0.0, hard_s - easy_s)) for one in active.values()]
         shares = fair_shares(demands, self._utilisation)
         spare = self._utilisation - sum(shares)
         self._correction.judge(
-            may_rise=spare <= 0 and self._allowance.is_open, may_fall=any(one.gear.share > 0 for one in active), now=now
+            may_rise=spare <= 0 and per_s * easy_s < 0.95,
+            may_fall=any(one.gear.share > 0 for one in active.values()),
+            now=now,
         )
-        for tenant, demand, share in zip(active, demands, shares, strict=True):
-            tenant.within = share >= demand
+        for tenant, share in zip(active.values(), shares, strict=True):
             self._shift(tenant, share + spare, changed, now)
+        self._flooding = frozenset(name for name, tenant in active.items() if tenant.floods)
 
     def _shift(self, tenant: Tenant, utilisation: float, changed: bool, now: float) -> None:
         """Let a tenant's threshold follow the part of the server's time that it may use."""
         easy_s, hard_s, per_s = self._pace.server_easy_s, self._pace.server_hard_s, tenant.rate.per_s
         allowed = hard_share(utilisation=utilisation, per_s=per_s, easy_s=easy_s, hard_s=hard_s)
         allowed = min(allowed, tenant.rule.hard_per_s / per_s)
+        tenant.floods = per_s * easy_s > utilisation
+        tenant.allowance.load_is(per_s * easy_s * self._utilisation / max(1e-9, utilisation))
         scatter = tenant.rate.uncertainty * utilisation / per_s / max(1e-9, hard_s - easy_s)
         tenant.difficulties.refresh()
         tenant.gear.follow(allowed, tenant.difficulties, band=min(0.15, max(0.04, scatter)), changed=changed, now=now)

@@ -16,10 +16,10 @@ class Estimate:
     from the mean by more than chance allows, they are the new mean.
     """
 
-    __slots__ = ("_count", "_recent", "deviation", "mean")
+    __slots__ = ("_before", "_count", "_recent", "deviation", "mean")
 
     def __init__(self) -> None:
-        self.mean = self.deviation = self._recent = 0.0
+        self.mean = self.deviation = self._recent = self._before = 0.0
         self._count = 0
 
     def __bool__(self) -> bool:
@@ -28,14 +28,16 @@ class Estimate:
     def add(self, value: float) -> bool:
         """Count a value; True if the mean has jumped."""
         if not self._count:
-            self.mean = self._recent = value
+            self.mean = self._recent = self._before = value
             self.deviation = 0.2 * value
             self._count = 1
             return False
         value = min(value, 4 * self._recent)
         weight = max(1 / (self._count + 1), 0.01)
         self._recent += 0.1 * (value - self._recent)
-        self.deviation += max(weight, 0.02) * (abs(value - self.mean) - self.deviation)
+        # From neighbours, so that a jump of the mean does not count as scatter.
+        self.deviation += max(weight, 0.02) * (abs(value - self._before) / math.sqrt(2) - self.deviation)
+        self._before = value
         self.mean += weight * (value - self.mean)
         self._count += 1
         apart = abs(self._recent - self.mean)
@@ -198,7 +200,21 @@ class Rate:
             # If the rate has not changed: the variance of both counts.
             allowed = _SIGMAS * math.sqrt(scatter * max(expected, seen, 1) * (1 + recent / before)) + 1
             if abs(seen - expected) > allowed:
-                for _ in range(before):
+                for _ in range(bins - self._likeliest(2 * recent)):
                     sums.popleft()
                 self.changes += 1
                 return
+
+    def _likeliest(self, most: int) -> int:
+        """Bins since the change: the split of the last `most` bins, and of all before, that two rates fit best."""
+        sums, bins = self._sums, len(self._sums) - 1
+        found, best = 1, -math.inf
+        for recent in range(1, min(most, bins - 1) + 1):
+            after = sums[-1] - sums[-1 - recent]
+            before = sums[-1 - recent] - sums[0]
+            likelihood = sum(
+                seen * math.log(seen / length) for seen, length in ((after, recent), (before, bins - recent)) if seen
+            )
+            if likelihood > best:
+                found, best = recent, likelihood
+        return found

@@ -6,9 +6,10 @@ Rendering puts this file beside every public model. Needs only Python.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from deciding import Allowance  # type: ignore[import-not-found]
 from gears import Difficulties, Gear  # type: ignore[import-not-found]
 from pace import Rate  # type: ignore[import-not-found]
 
@@ -56,8 +57,9 @@ class Tenant:
         self.rate = Rate(now)
         self.difficulties = Difficulties()
         self.gear = Gear()
-        self.within = True
-        """whether it asks for no more than its fair share"""
+        self.allowance = Allowance()
+        self.floods = False
+        """whether even easy answers to all of its requests would take more than its fair share of the server"""
 
     def changed(self, rule: TenantRule, *, now: float) -> None:
         """Put another rule into force."""
@@ -71,6 +73,8 @@ class Tenants:
 
     def __init__(self, *, now: float) -> None:
         self._known = {"": Tenant(TenantRule(), now=now)}
+        self.active: dict[str, Tenant] = {}
+        """those that have sent requests in the last half minute"""
 
     def configure(self, rules: Mapping[str, TenantRule], *, now: float) -> None:
         """Put other rules into force; tenants that stay keep what is known about them."""
@@ -80,12 +84,24 @@ class Tenants:
             known[name].changed(rule, now=now)
         known[""].changed(rules.get("", TenantRule()), now=now)
         self._known = known
+        self.active = {name: tenant for name, tenant in self.active.items() if name in known}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def __iter__(self) -> Iterator[Tenant]:
-        return iter(self._known.values())
+    def arrived(self, group: str, images: int, now: float) -> None:
+        """Count images that a tenant offers."""
+        tenant = self.active.get(group)
+        if tenant is None:
+            tenant = self.active[group] = self._known[group]
+        tenant.rate.add(images, now)
+
+    def roll(self, now: float) -> None:
+        """Bring all rates up to date."""
+        for tenant in self.active.values():
+            tenant.rate.roll(now)
+        if any(tenant.rate.per_s == 0 for tenant in self.active.values()):
+            self.active = {name: tenant for name, tenant in self.active.items() if tenant.rate.per_s > 0}
 
     def group(self, name: str) -> str:
         """The name under which a tenant waits."""
