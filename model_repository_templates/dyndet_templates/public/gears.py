@@ -66,7 +66,7 @@ class Correction:
     _LEAST, _MOST = -0.2, 0.1
 
     def __init__(self, now: float) -> None:
-        self.value = 0.0
+        self.value = 0.03
         self.begin(now)
 
     def begin(self, now: float) -> None:
@@ -88,7 +88,7 @@ class Correction:
         if now - self._since < self._JUDGED_S or self._answers < self._FEWEST:
             return
         late, degraded = self._late / self._answers, self._degraded / self._answers
-        if may_rise and late < 0.02 and degraded < 0.04:
+        if may_rise and late < 0.02 and degraded < 0.05:
             self.value = min(self._MOST, self.value + self._STEP)
         elif may_fall and (late > 0.04 or degraded > 0.08):
             self.value = max(self._LEAST, self.value - 2 * self._STEP)

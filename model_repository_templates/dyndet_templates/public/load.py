@@ -41,7 +41,7 @@ class State:
     """share of its time that the server may work"""
 
 
-_LATEST = 2.0
+_LATEST = 4.0
 """how late an answer may be that only its operating point has promised, in units of the promise"""
 _MOST = 0.97
 """utilisation that is never exceeded on purpose"""
@@ -406,7 +406,8 @@ class _Law:
         allowed = hard_share(utilisation=utilisation, per_s=per_s, easy_s=easy_s, hard_s=hard_s)
         allowed = min(allowed, tenant.rule.hard_per_s / per_s)
         tenant.floods = per_s * easy_s > utilisation
-        tenant.allowance.load_is(per_s * easy_s * self._utilisation / max(1e-9, utilisation))
+        sure = 1 - 2 * max(0.0, tenant.rate.uncertainty - 0.02)  # a short crowd at light load is no overload
+        tenant.allowance.load_is(sure * per_s * easy_s * self._utilisation / max(1e-9, utilisation))
         scatter = tenant.rate.uncertainty * utilisation / per_s / max(1e-9, hard_s - easy_s)
         tenant.difficulties.refresh()
         tenant.gear.follow(allowed, tenant.difficulties, band=min(0.15, max(0.04, scatter)), changed=changed, now=now)
