@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,10 +99,6 @@ class _Queue:
         self.served += job.images
         return job
 
-    def __iter__(self) -> Iterator[Job]:
-        for jobs in self.by_priority.values():
-            yield from jobs
-
     def images_before(self, priority: int) -> int:
         """Images of those that are taken before a new request of this priority."""
         if len(self.by_priority) == 1 and priority in self.by_priority:
@@ -187,7 +183,7 @@ class Backlog:
                     found.append((group, min(queue.images, max(0, math.ceil(until - queue.served) + 1))))
         return found
 
-    def latest_start(self, easy_s: float, *, but: Container[str] = (), most: int = 64) -> float:
+    def latest_start(self, easy_s: float, *, but: Container[str] = (), most: int = 16) -> float:
         """Until when the first of the waiting must be taken up, so that easy answers to all of them are in time.
 
         `easy_s` is the time that the server needs for one easy answer. Requests of the tenants in `but` do not count.
@@ -198,12 +194,18 @@ class Backlog:
             if group in but:
                 continue
             others, turns = self.images - queue.images, len(self._queues) - 1
-            before, step, index = 0, 1 + queue.jobs * len(self._queues) // most, 0
-            for job in queue:
-                before += job.images
-                index += 1
-                if job.due != math.inf and (step == 1 or index % step == 0):
-                    latest = min(latest, job.due - easy_s * (before + min(others, before * turns)))
+            each, before = queue.images / queue.jobs, 0.0
+            step = 1 + queue.jobs // most
+            for jobs in queue.by_priority.values():
+                last = len(jobs) - 1
+                for index in range(last % step, last + 1, step):
+                    due = jobs[index].due
+                    if due != math.inf:
+                        ahead = before + each * (index + 1)
+                        start = due - easy_s * (ahead + min(others, ahead * turns))
+                        if start < latest:
+                            latest = start
+                before += each * len(jobs)
         return latest
 
     def _start(self, group: str) -> float:

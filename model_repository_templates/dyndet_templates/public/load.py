@@ -58,12 +58,15 @@ class Load:
     def __init__(self, *, workers: int, bound: int = 1024, clock: Callable[[], float] = time.monotonic) -> None:
         self._law = _Law(workers=workers, bound=bound, now=clock())
         self._clock = clock
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._sleeping = 0
+        """workers that wait for requests"""
         self._closed = False
 
     def configure(self, *, tenants: Mapping[str, TenantRule]) -> None:
         """Put the rules of tenants into force. Tenants without a rule share one place, and no budget limits them."""
-        with self._changed:
+        with self._lock:
             self._law.configure(tenants, self._clock())
 
     def idle(self) -> bool:
@@ -73,14 +76,14 @@ class Load:
 
     def enter(self, job: Job) -> Refusal | None:
         """Count a request that the caller computes itself at once; or says why it must not: no time for any answer."""
-        with self._changed:
+        with self._lock:
             return self._law.enter(job, self._clock())
 
     def admit(self, job: Job) -> Refusal | None:
         """Let a request wait for a worker, or say why not."""
-        with self._changed:
+        with self._lock:
             refusal = self._law.admit(job, self._clock())
-            if refusal is None:
+            if refusal is None and self._sleeping:
                 self._changed.notify()
             return refusal
 
@@ -97,7 +100,7 @@ class Load:
         Waits for requests; None once `close` was called and none waits. The list is empty if only requests were there
         whose time has run out, or if nothing waits and `block` is False. A worker asks `refused_late` each time.
         """
-        with self._changed:
+        with self._lock:
             while True:
                 jobs = self._law.take(most, self._clock())
                 if jobs or self._law.late:
@@ -106,13 +109,17 @@ class Load:
                     return None
                 if not block:
                     return []
+                self._sleeping += 1
                 self._changed.wait()
+                self._sleeping -= 1
 
     def refused_late(self) -> list[tuple[Job, Refusal]]:
         """Requests whose time has run out while they waited, each once; they are not `done`."""
-        with self._changed:
+        if not self._law.late:
+            return []
+        with self._lock:
             late, self._law.late = self._law.late, []
-            return late
+        return late
 
     def threshold(self, job: Job) -> float:
         """The threshold in force for a request."""
@@ -124,7 +131,7 @@ class Load:
         HARD uses a tenant's budget. `images` is how many images of the request get this route. With `later`, detector 2
         does its work for another request, `Job.second`, which costs no budget and only needs time.
         """
-        with self._changed:
+        with self._lock:
             if job.second:
                 return self._law.second(job, images, self._clock())
             return self._law.route(job, difficulty, images, self._clock(), later=later)
@@ -134,17 +141,17 @@ class Load:
 
         The worker is free once all requests of a `take` are done.
         """
-        with self._changed:
+        with self._lock:
             self._law.done(job, routes, self._clock())
 
     def state(self, *, threshold: float = 0.0, follow: Follow | None = None, tenant: str = "") -> State:
         """What metrics show, for an operating point with this threshold."""
-        with self._changed:
+        with self._lock:
             return self._law.state(threshold, follow, tenant, self._clock())
 
     def close(self) -> None:
         """Let workers end once nothing waits."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
 
@@ -229,17 +236,17 @@ class _Law:
             if group != job.group and job.group in self._flooding and hard_s > easy_s:  # the other need not give way
                 needed += images * min(tenant.gear.share, tenant.gear.due) * (hard_s - easy_s)
         own = self._pace.easy(self._workers)
-        assert own is not None
         return float(now + self._in_progress(now) / self._workers + needed + own.mean * job.images)
 
     def _in_progress(self, now: float) -> float:
         """Time that the busy workers still need, in all."""
-        easy, hard = self._pace.easy(self.busy), self._pace.hard(self.busy)
+        busy = len(self._turns)
+        easy_s, hard_s = self._pace.easy(busy).mean, self._pace.hard(busy).mean
         left = 0.0
         for turn in self._turns:
-            needed = turn.hard * (hard.mean if hard else 0.0)
-            needed += (turn.images - turn.hard) * (easy.mean if easy else 0.0)
-            left += max(0.0, needed - (now - turn.started))
+            needed = turn.hard * hard_s + (turn.images - turn.hard) * easy_s - (now - turn.started)
+            if needed > 0:
+                left += needed
         return left
 
     def _may_be_late(self, job: Job) -> bool:
@@ -267,7 +274,7 @@ class _Law:
         return jobs
 
     def _is_too_late(self, job: Job, now: float) -> bool:
-        easy = self._pace.easy(self.busy + 1)
+        easy = self._pace.easy(len(self._turns) + 1)
         if job.due == math.inf or not easy:
             return False
         over = now + easy.mean * job.images - job.due
@@ -318,8 +325,9 @@ class _Law:
 
     def _fits(self, job: Job, images: int, now: float) -> bool:
         """Whether there is time for detector 2: until the job's own deadline, and those of the jobs that wait."""
-        hard, easy = self._pace.hard(self.busy), self._pace.easy(self.busy)
-        if hard is None:
+        busy = len(self._turns)
+        hard, easy = self._pace.hard(busy), self._pace.easy(busy)
+        if not hard:
             return True
         turn = job.turn
         first_s = self._pace.first.mean if turn.images == 1 else 0.0
@@ -383,9 +391,9 @@ class _Law:
         changed, self._seen_changes = changes != self._seen_changes, changes
         if changed:
             self._correction.begin(now)
-        if not self._pace.known:
-            return
         easy_s, hard_s = self._pace.server_easy_s, self._pace.server_hard_s
+        if not easy_s or not hard_s:
+            return
         per_s = sum(tenant.rate.per_s for tenant in active.values())
         self._target(per_s, easy_s, hard_s)
         demands = [one.rate.per_s * (easy_s + one.gear.due * max(0.0, hard_s - easy_s)) for one in active.values()]

@@ -54,27 +54,28 @@ class Estimate:
 
 
 class Pace:
-    """Time of an easy and of a hard answer, from what workers did. None, or 0, until something was measured.
+    """Time of an easy and of a hard answer, from what workers did.
 
     Workers that share cores slow each other down, so times are kept by the number of busy workers.
     """
 
     def __init__(self, *, workers: int) -> None:
-        self._workers = workers
-        self._easy = [Estimate() for _ in range(workers)]
-        self._hard = [Estimate() for _ in range(workers)]
+        self._easy, self._hard = _Times(workers), _Times(workers)
+        self.easy, self.hard = self._easy.nearest, self._hard.nearest
+        """time of a worker for an easy and for a hard answer, while so many are busy; False if none was measured"""
         self.first = Estimate()
         """until the difficulty is known"""
         self.jumps = 0
         """how often times have jumped: a machine became slower, or faster"""
+        self.server_easy_s = self.server_hard_s = 0.0
+        """times of the whole server for an answer: with two workers, half of a worker's time; 0: not known"""
 
     def answered(self, spent_s: float, *, easy: int, hard: int, busy: int) -> None:
         """Count the work of one worker for some images, done while `busy` workers were busy.
 
         If it had images of both routes, both estimates move by the same factor.
         """
-        level = min(busy, self._workers) - 1
-        one_easy, one_hard = self._easy[level], self._hard[level]
+        one_easy, one_hard = self._easy.own(busy), self._hard.own(busy)
         if not hard:
             self.jumps += one_easy.add(spent_s / easy)
         elif not easy:
@@ -83,41 +84,38 @@ class Pace:
             factor = spent_s / (easy * one_easy.mean + hard * one_hard.mean)
             self.jumps += one_easy.add(factor * one_easy.mean)
             self.jumps += one_hard.add(factor * one_hard.mean)
-
-    @property
-    def known(self) -> bool:
-        """Whether an answer of each route was measured."""
-        return any(self._easy) and any(self._hard)
-
-    def easy(self, busy: int) -> Estimate | None:
-        """Time of a worker for an easy answer, while so many are busy; None: not known."""
-        return _nearest(self._easy, busy)
-
-    def hard(self, busy: int) -> Estimate | None:
-        """Time of a worker for a hard answer."""
-        return _nearest(self._hard, busy)
-
-    @property
-    def server_easy_s(self) -> float:
-        """Time of the whole server for an easy answer: with two workers, half of a worker's time; 0: not known."""
-        return _least(self._easy)
-
-    @property
-    def server_hard_s(self) -> float:
-        """Time of the whole server for a hard answer; 0: not known."""
-        return _least(self._hard)
+        if easy:
+            self.server_easy_s = self._easy.server_s()
+        if hard:
+            self.server_hard_s = self._hard.server_s()
 
 
-def _nearest(estimates: list[Estimate], busy: int) -> Estimate | None:
-    level = min(max(busy, 1), len(estimates)) - 1
-    if estimates[level]:
-        return estimates[level]
-    known = [index for index, one in enumerate(estimates) if one]
-    return estimates[min(known, key=lambda index: abs(index - level))] if known else None
+class _Times:
+    """Times of a route by the number of busy workers."""
 
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._own = [Estimate() for _ in range(workers)]
+        self._nearest = self._own
+        self._known: list[tuple[int, Estimate]] = []
 
-def _least(estimates: list[Estimate]) -> float:
-    return min((one.mean / (level + 1) for level, one in enumerate(estimates) if one), default=0.0)
+    def own(self, busy: int) -> Estimate:
+        return self._own[min(busy, self._workers) - 1]
+
+    def nearest(self, busy: int) -> Estimate:
+        """Those measured with the most similar number of busy workers."""
+        return self._nearest[0 if busy < 1 else min(busy, self._workers) - 1]
+
+    def server_s(self) -> float:
+        """The server's time for an answer, at the number of busy workers at which it answers most; 0: not known."""
+        if len(self._known) < self._workers:
+            self._known = [(level, one) for level, one in enumerate(self._own, 1) if one]
+            if not self._known:
+                return 0.0
+            self._nearest = [
+                min(self._known, key=lambda pair: abs(pair[0] - level))[1] for level in range(1, self._workers + 1)
+            ]
+        return min([one.mean / level for level, one in self._known])
 
 
 BIN_S = 0.05
