@@ -14,7 +14,7 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from dyndet_templates import TEMPLATES
@@ -22,18 +22,24 @@ from dyndet_templates import TEMPLATES
 _RENDERED = ("backlog", "deciding", "gears", "load", "pace", "tenants")
 
 
-def load_control() -> Any:
-    """The module `load` as a model imports it. Nothing else in this process sees it or its neighbours."""
+@cache
+def control_modules() -> Mapping[str, Any]:
+    """The modules of the control by name, as a model imports them. No other import in this process finds them."""
     folder = str(TEMPLATES / "public")
     before = {name: sys.modules.pop(name) for name in _RENDERED if name in sys.modules}
     sys.path.insert(0, folder)
     try:
-        return importlib.import_module("load")
+        return {name: importlib.import_module(name) for name in _RENDERED}
     finally:
         sys.path.remove(folder)
         for name in _RENDERED:
             sys.modules.pop(name, None)
         sys.modules.update(before)
+
+
+def load_control() -> Any:
+    """The module `load`."""
+    return control_modules()["load"]
 
 
 @dataclass(frozen=True, kw_only=True)

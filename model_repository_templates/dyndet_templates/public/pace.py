@@ -12,8 +12,8 @@ from collections import deque
 class Estimate:
     """Mean of a duration and its mean deviation, over about the last hundred values.
 
-    A value counts at most four times the recent mean, so one hiccup moves little. If the last ten or so values differ
-    from the mean by more than chance allows, they are the new mean.
+    A value counts at most four times the recent mean, so one hiccup moves little. If the mean of the last ten or so
+    values, of which each counts at most twice that mean, differs by more than chance allows, it is the new mean.
     """
 
     __slots__ = ("_before", "_count", "_recent", "deviation", "mean")
@@ -32,16 +32,16 @@ class Estimate:
             self.deviation = 0.2 * value
             self._count = 1
             return False
+        self._recent += 0.1 * (min(value, 2 * self._recent) - self._recent)
         value = min(value, 4 * self._recent)
         weight = max(1 / (self._count + 1), 0.01)
-        self._recent += 0.1 * (value - self._recent)
         # From neighbours, so that a jump of the mean does not count as scatter.
         self.deviation += max(weight, 0.02) * (abs(value - self._before) / math.sqrt(2) - self.deviation)
         self._before = value
         self.mean += weight * (value - self.mean)
         self._count += 1
         apart = abs(self._recent - self.mean)
-        if self._count > 20 and apart > 1.5 * self.deviation and apart > 0.08 * self.mean:
+        if self._count > 20 and apart > 1.5 * self.deviation and apart > 0.15 * self.mean:
             self.mean = self._recent
             self._count = 10
             return True
