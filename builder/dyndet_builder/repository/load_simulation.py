@@ -19,7 +19,7 @@ from typing import Any
 
 from dyndet_templates import TEMPLATES
 
-_RENDERED = ("backlog", "deciding", "gears", "load", "pace", "tenants")
+_RENDERED = ("backlog", "deciding", "gears", "law", "load", "pace", "steering", "tenants")
 
 
 @cache
