@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections import deque
 
+_SQRT_2 = math.sqrt(2)
+
 
 class Estimate:
     """Mean of a duration and its mean deviation, over about the last hundred values.
@@ -32,17 +34,20 @@ class Estimate:
             self.deviation = 0.2 * value
             self._count = 1
             return False
-        self._recent += 0.1 * (min(value, 2 * self._recent) - self._recent)
-        value = min(value, 4 * self._recent)
-        weight = max(1 / (self._count + 1), 0.01)
-        # From neighbours, so that a jump of the mean does not count as scatter.
-        self.deviation += max(weight, 0.02) * (abs(value - self._before) / math.sqrt(2) - self.deviation)
-        self._before = value
-        self.mean += weight * (value - self.mean)
+        recent, mean = self._recent, self.mean
+        recent += 0.1 * ((value if value < 2 * recent else 2 * recent) - recent)
+        if value > 4 * recent:
+            value = 4 * recent
         self._count += 1
-        apart = abs(self._recent - self.mean)
-        if self._count > 20 and apart > 1.5 * self.deviation and apart > 0.15 * self.mean:
-            self.mean = self._recent
+        weight = 1 / self._count if self._count < 100 else 0.01
+        # From neighbours, so that a jump of the mean does not count as scatter.
+        scatter = abs(value - self._before) / _SQRT_2
+        self.deviation += (weight if weight > 0.02 else 0.02) * (scatter - self.deviation)
+        mean += weight * (value - mean)
+        self._before, self._recent, self.mean = value, recent, mean
+        apart = abs(recent - mean)
+        if apart > 0.15 * mean and self._count > 20 and apart > 1.5 * self.deviation:
+            self.mean = recent
             self._count = 10
             return True
         return False

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 
 from backlog import Follow, Job  # type: ignore[import-not-found]
 from gears import Correction, capacity, hard_share, target_utilisation  # type: ignore[import-not-found]
-from pace import Pace  # type: ignore[import-not-found]
+from pace import Estimate, Pace  # type: ignore[import-not-found]
 from tenants import Tenant, TenantRule, Tenants, fair_shares  # type: ignore[import-not-found]
 
-_TICK_S = 0.1
+_TICK_S, _REFRESH_S = 0.1, 0.5
+_TENANTS_PER_TICK = 50
+"""with more of them, there are fewer ticks"""
 _MOST = 0.97
 """utilisation that is never exceeded on purpose"""
 _FORGOTTEN_S = 30.0
@@ -34,7 +36,10 @@ class Steering:
         """tenants that ask for more than their share even of easy answers"""
         self._workers = workers
         self._promise_s, self._promised = math.inf, now
-        self._ticked = now
+        self._limits = 0.9, 0.9
+        """target utilisation if all are easy, and if all are hard"""
+        self._ticked = self._refreshed = now
+        self._every_s = _TICK_S
         self._seen_changes = 0
 
     def configure(self, rules: Mapping[str, TenantRule], now: float) -> None:
@@ -59,7 +64,7 @@ class Steering:
 
     def tick(self, now: float) -> None:
         """Let the gears follow what has been seen, ten times a second."""
-        if now - self._ticked >= _TICK_S:
+        if now - self._ticked >= self._every_s:
             self._tick(now)
 
     def _tick(self, now: float) -> None:
@@ -70,12 +75,17 @@ class Steering:
         changed, self._seen_changes = changes != self._seen_changes, changes
         if changed:
             self.correction.begin(now)
-        easy_s, hard_s = self.pace.server_easy_s, self.pace.server_hard_s
-        if not easy_s or not hard_s:
+        easy_s = self.pace.server_easy_s
+        if not easy_s:
             return
+        hard_s = max(easy_s, self.pace.server_hard_s)
+        if changed or now - self._refreshed >= _REFRESH_S:
+            self._refresh(now)
         per_s = sum(tenant.rate.per_s for tenant in active.values())
-        self._target(per_s, easy_s, hard_s)
-        demands = [one.rate.per_s * (easy_s + one.gear.due * max(0.0, hard_s - easy_s)) for one in active.values()]
+        self.utilisation = capacity(
+            all_easy=self._limits[0], all_hard=self._limits[1], per_s=per_s, easy_s=easy_s, hard_s=hard_s
+        )
+        demands = [one.rate.per_s * (easy_s + one.gear.due * (hard_s - easy_s)) for one in active.values()]
         shares = fair_shares(demands, self.utilisation)
         spare = self.utilisation - sum(shares)
         self.correction.judge(
@@ -89,28 +99,35 @@ class Steering:
 
     def _shift(self, tenant: Tenant, utilisation: float, changed: bool, now: float) -> None:
         """Let a tenant's threshold follow the part of the server's time that it may use."""
-        easy_s, hard_s, per_s = self.pace.server_easy_s, self.pace.server_hard_s, tenant.rate.per_s
+        easy_s, per_s = self.pace.server_easy_s, tenant.rate.per_s
+        hard_s = max(easy_s, self.pace.server_hard_s)
         allowed = hard_share(utilisation=utilisation, per_s=per_s, easy_s=easy_s, hard_s=hard_s)
         allowed = min(allowed, tenant.rule.hard_per_s / per_s)
         tenant.floods = per_s * easy_s > utilisation
         sure = 1 - 2 * max(0.0, tenant.rate.uncertainty - 0.02)  # a short crowd at light load is no overload
         tenant.allowance.load_is(sure * per_s * easy_s * self.utilisation / max(1e-9, utilisation))
         scatter = tenant.rate.uncertainty * utilisation / per_s / max(1e-9, hard_s - easy_s)
-        tenant.difficulties.refresh()
         tenant.gear.follow(allowed, tenant.difficulties, band=min(0.15, max(0.04, scatter)), changed=changed, now=now)
 
-    def _target(self, per_s: float, easy_s: float, hard_s: float) -> None:
-        """Set the part of its time that the server may work."""
+    def _refresh(self, now: float) -> None:
+        """Take the difficulties and times of the last half second into account."""
+        self._refreshed = now
+        self._every_s = _TICK_S * max(1.0, len(self.tenants.active) / _TENANTS_PER_TICK)
+        for tenant in self.tenants.active.values():
+            tenant.difficulties.refresh()
         if self._promise_s == math.inf:
             return
-        allowed = []
-        for server_s, one in ((easy_s, self.pace.easy(self._workers)), (hard_s, self.pace.hard(self._workers))):
-            target = target_utilisation(
-                promise_s=self._promise_s,
-                answer_s=one.mean,
-                server_s=server_s,
-                variation=(1.25 * one.deviation / one.mean) ** 2,
-                workers=self._workers,
-            )
-            allowed.append(min(_MOST, target + self.correction.value))
-        self.utilisation = capacity(all_easy=allowed[0], all_hard=allowed[1], per_s=per_s, easy_s=easy_s, hard_s=hard_s)
+        easy = self.pace.easy(self._workers)
+        hard = self.pace.hard(self._workers) or easy
+        self._limits = self._limit(easy, self.pace.server_easy_s), self._limit(hard, self.pace.server_hard_s)
+
+    def _limit(self, answer: Estimate, server_s: float) -> float:
+        """The target utilisation for answers of one route."""
+        target = target_utilisation(
+            promise_s=self._promise_s,
+            answer_s=answer.mean,
+            server_s=server_s or answer.mean / self._workers,
+            variation=(1.25 * answer.deviation / answer.mean) ** 2,
+            workers=self._workers,
+        )
+        return float(min(_MOST, target + self.correction.value))
