@@ -149,7 +149,10 @@ def _content(text: bytes) -> _Content:
     if not isinstance(default, str) or default not in thresholds:
         raise ValueError(f"its default {ascii(default)[:_LONGEST_SHOWN]} is not among its points")
     follow = {name: follow_of(name, content["points"][name], value) for name, value in thresholds.items()}
-    points = {name: {"threshold": value, **_measured(content["points"][name])} for name, value in thresholds.items()}
+    points = {
+        name: {"threshold": value, **_measured(content["points"][name]), **_promised(follow[name])}
+        for name, value in thresholds.items()
+    }
     told = json.dumps({"default": default, "points": points}).encode()
     return _Content(default, thresholds, follow, tenants_of(content, thresholds), told)
 
@@ -162,6 +165,11 @@ def _measured(point: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(found, dict) or len(found) > _MOST_PERCENTILES:
         return texts | numbers
     return texts | numbers | {_PERCENTILES: {key: value for key, value in found.items() if is_number(value)}}
+
+
+def _promised(follow: Follow | None) -> dict[str, float]:
+    """What a point promises under load, if its threshold follows that."""
+    return {} if follow is None else {"promise_ms": 1e3 * follow.promise_s}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
