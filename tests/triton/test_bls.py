@@ -321,7 +321,7 @@ def test_metrics_count_images_by_route(toy: Toy) -> None:
 
 
 def _failed(toy: Toy) -> dict[str, float]:
-    reasons = ("bad_request", "stage_failed", "cancelled", "refused", "internal")
+    reasons = ("bad_request", "stage_failed", "cancelled", "refused", "overloaded", "internal")
     return {one: toy.metric("dyndet_requests_failed_total", model="toy", reason=one) for one in reasons}
 
 
@@ -332,7 +332,9 @@ def test_a_failed_request_is_counted_once_by_its_reason(toy: Toy) -> None:
     toy.error(np.stack([image(10, FAIL_HEAD1), image(10, FAIL_HEAD1)]))
     toy.infer(image(240, FAIL_DETECTOR2))  # answered by detector 1
     more = {reason: count - before[reason] for reason, count in _failed(toy).items()}
-    assert more == {"bad_request": 2, "stage_failed": 1, "cancelled": 0, "refused": 0, "internal": 0}
+    assert more.pop("bad_request") == 2
+    assert more.pop("stage_failed") == 1
+    assert set(more.values()) == {0}
 
 
 def test_failed_batches_harm_no_server(toy: Toy) -> None:

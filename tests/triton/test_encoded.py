@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -22,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as triton
 from PIL import Image
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from dynamicdet.errors import InputError
@@ -360,6 +363,21 @@ def test_concurrent_requests_keep_order_and_errors_apart(toy: Encoded) -> None:
             assert (file, answer.startswith("dyndet/bad-picture: the image bytes: ")) == (b"none", True)
         else:
             toy.check_as_the_client(answer, 0, file)
+
+
+def test_a_damaged_request_harms_no_other(toy: Encoded) -> None:
+    """Triton 2.51 fails all requests that it has merged with one whose text is shorter than it says."""
+    damaged = service_pb2.ModelInferRequest(model_name=toy.model)
+    damaged.inputs.add(name="image_bytes", datatype="BYTES", shape=(1, 1))
+    damaged.raw_input_contents.append(struct.pack("<I", 100_000) + b"short")
+    good = encode(image(10))
+    with grpc.insecure_channel(toy.server.grpc_url) as channel, ThreadPoolExecutor(12) as pool:
+        ask = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        damaged_calls = [pool.submit(ask, damaged, timeout=60) for _ in range(12)]
+        answers = [pool.submit(toy.infer, good) for _ in range(24)]
+        damaged_calls += [pool.submit(ask, damaged, timeout=60) for _ in range(12)]
+        assert all(isinstance(call.exception(), grpc.RpcError) for call in damaged_calls)
+        assert [answer.result()["route"].item() for answer in answers] == [1] * 24
 
 
 def test_options_and_errors_are_those_of_the_detector(toy: Encoded) -> None:

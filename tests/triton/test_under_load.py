@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
 from dyndet_builder.repository.render import RenderOptions, render
@@ -26,7 +27,7 @@ from dyndet_builder.server.triton import TritonServer
 from tests.support.picture_files import encode
 from tests.support.rendered.metrics import metric, metric_now
 from tests.support.rendered.slow_stages import slow_down
-from tests.support.toy_bundle import image, write_toy_bundle
+from tests.support.toy_bundle import SIZE, image, write_toy_bundle
 
 EASY, HARD, DEGRADED = 1, 2, -3
 SLOW = {"backbone1": 0.002, "head1": 0.002, "detector2": 0.3}
@@ -102,6 +103,9 @@ def slow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     options = RenderOptions(topology=request.param, bls_instances=1, threads=1, encoded=True)
     repository = render(write_toy_bundle(folder / "bundle"), folder / "models", options)
     slow_down(repository, SLOW)
+    settings = repository / "toy" / "1" / "dyndet.json"
+    content = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**content, "workers": min(2, content["workers"])}))  # so few requests make a queue
     with TritonServer(repository) as server, triton.InferenceServerClient(server.grpc_url) as client:
         yield Slow(server, repository / "toy" / "1" / "operating_points.json", client)
 
@@ -219,6 +223,17 @@ def test_an_operating_point_that_follows_the_load_degrades_and_one_that_does_not
     finally:
         _replace(slow.points, before)
     assert slow.route(240) == HARD
+
+
+def test_a_gateway_can_set_parameters_by_headers(slow: Slow) -> None:
+    data = triton.InferInput("image", [1, SIZE, SIZE, 3], "UINT8")
+    data.set_data_from_numpy(image(240)[None])
+    over_http = http.InferInput("image", [1, SIZE, SIZE, 3], "UINT8")
+    over_http.set_data_from_numpy(image(240)[None])
+    headers = {"dyndet_deadline_ms": "200", "dyndet_priority": "1", "dyndet_tenant": "a"}
+    assert slow.client.infer("toy", [data], headers=headers).as_numpy("route").item() == DEGRADED
+    with http.InferenceServerClient(slow.server.http_url) as client:
+        assert client.infer("toy", [over_http], headers=headers).as_numpy("route").item() == DEGRADED
 
 
 @pytest.mark.parametrize(

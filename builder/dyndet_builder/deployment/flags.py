@@ -17,6 +17,7 @@ from dyndet_builder.server.admin import (
     restricting_arguments,
     with_key_from_shell,
 )
+from dyndet_builder.server.headers import FORWARDING
 from dyndet_builder.server.tracing import Tracing
 
 MODELS = "/models"
@@ -43,6 +44,7 @@ def server_flags(
         f"--exit-timeout-secs={options.exit_timeout_s}",
         *_metrics_arguments(deployed, options),
         *deployed.memory.arguments(deployed.gpus),
+        *FORWARDING,
         *deployed.engine_arguments,
         *_loaded(deployed, options),
         *_client_shared_memory(options),

@@ -23,6 +23,7 @@ from dyndet_builder.server.admin import (
     restricting_arguments,
     with_key_from_shell,
 )
+from dyndet_builder.server.headers import FORWARDING
 from dyndet_builder.server.tracing import Tracing
 from dyndet_builder.server.triton import DEFAULT_PORTS
 
@@ -88,7 +89,7 @@ def docker_command(
     control = () if model_control == "none" else (f"--model-control-mode={model_control}",)
     verbose = (f"--log-verbose={log_verbose}",) if log_verbose else ()
     traced = tracing.arguments if tracing else ()
-    options = [*needs.arguments(used), *engines, *control, *verbose, *traced]
+    options = [*needs.arguments(used), *FORWARDING, *engines, *control, *verbose, *traced]
     restricted = restricting_arguments((*RESTRICTED, SHARED_MEMORY)) if restricts else ()
     with_key = (f'"{with_key_from_shell(argument)}"' for argument in restricted)
     serve = " ".join([quoted(["exec", "tritonserver", "--model-repository=/models", *options]), *with_key])

@@ -18,6 +18,7 @@ from dyndet_builder.server.admin import RESTRICTED, SHARED_MEMORY, grpc_headers,
 from dyndet_builder.server.api import TritonApi
 from dyndet_builder.server.embedded import find_server
 from dyndet_builder.server.ending import signal_name
+from dyndet_builder.server.headers import FORWARDING
 from dyndet_builder.server.log import last_signal
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.ports import check_port_free, free_ports, is_free
@@ -244,6 +245,7 @@ class TritonServer:
             *(f"--{kind}-address={options.host}" for kind in self._ports),
             *(f"--{kind}-port={port}" for kind, port in self._ports.items()),
             *self._contents.memory.arguments(self._contents.gpus),
+            *FORWARDING,
             f"--log-verbose={options.log_verbose}",
             f"--model-control-mode={options.model_control}",
             *(() if options.admin_key is None else restricting_arguments((*RESTRICTED, SHARED_MEMORY))),

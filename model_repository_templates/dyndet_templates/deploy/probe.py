@@ -34,7 +34,7 @@ _POLL_S = 0.5
 _SAMPLE = re.compile(r'^(\w+)\{[^}\n]*?model="([^"]+)"[^}\n]*\} (\S+)$', re.MULTILINE)
 _REASON = re.compile(r'reason="(\w+)"')
 _OVERLOAD = {"CANCELED", "REJECTED"}  # the caller gave up, or the queue was full: not the model's fault
-_REFUSED = {"bad_request", "cancelled", "refused"}  # errors of a detector that works
+_REFUSED = {"bad_request", "cancelled", "refused", "overloaded"}  # errors of a detector that works
 _ENCODED = "_encoded"
 _STUB = b"triton_python_backend_stub"
 
@@ -161,7 +161,7 @@ class Counted:
                 found.answers[model] += value
             elif name == "nv_inference_request_failure" and reason and reason[1] not in _OVERLOAD:
                 found.failures[model] += value
-            elif name == "nv_inference_pending_request_count":
+            elif name in ("nv_inference_pending_request_count", "dyndet_queue"):
                 found.waiting[model] += value
             elif name == "dyndet_routed_total" or (
                 name == "dyndet_requests_failed_total" and reason and reason[1] in _REFUSED

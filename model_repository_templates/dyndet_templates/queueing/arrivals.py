@@ -23,7 +23,8 @@ _LONGEST_NAME = 64
 _AT_ONCE_US = 1000
 """If `execute` is entered so soon after it has ended, the request had probably waited for that.
 
-Measured on two cores, in ms: 0.4 to 1.5 if requests wait, mostly less than 1; 1.1 to 6 if the only client sends one after the other.
+Measured on two cores, in ms: 0.4 to 1.5 if requests wait, mostly less than 1; 1.1 to 6 if the only client sends one
+after the other.
 """
 
 

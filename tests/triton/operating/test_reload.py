@@ -141,6 +141,31 @@ def test_a_reload_that_fails_leaves_the_loaded_detector_as_it_was(server: tuple[
     _check_counted(triton_server, before + results)
 
 
+def test_what_waits_in_the_queue_of_a_model_is_answered_while_it_is_loaded_again_or_unloaded(
+    server: tuple[TritonServer, Path],
+) -> None:
+    triton_server, models = server
+    before = _counted(triton_server)
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    given = triton.InferInput("image", [8, *image(240).shape], "UINT8")
+    given.set_data_from_numpy(np.stack([image(240)] * 8))
+
+    def unload(name: str) -> None:
+        with triton.InferenceServerClient(triton_server.grpc_url) as admin:
+            admin.unload_model(name)
+
+    with triton.InferenceServerClient(triton_server.grpc_url) as client:
+        for name in _DETECTORS:
+            for change in (lambda name: _load(triton_server, models, name), unload):
+                for _ in range(40):
+                    client.async_infer(name, [given], callback=lambda result, error: ended.put(str(error)))
+                assert ended.get(timeout=30) == "None"
+                change(name)
+                assert Counter(ended.get(timeout=30) for _ in range(39)) == {"None": 39}
+            client.load_model(name)
+    _check_counted(triton_server, before + Counter(dict.fromkeys(_DETECTORS, 2 * 40 * 8)))
+
+
 def test_a_stop_answers_or_refuses_what_is_in_flight(server: tuple[TritonServer, Path]) -> None:
     """The last test here: the server is gone afterwards. UNAVAILABLE means: send it again to another server."""
     triton_server, _ = server
