@@ -14,13 +14,15 @@ from tenacity import AsyncRetrying
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.images import ImageSource
 from dyndet_client import many
-from dyndet_client.balancing.replicas import AWAY, Replica, Replicas
+from dyndet_client.balancing.replicas import Replica, Replicas
+from dyndet_client.balancing.turns import Turns
 from dyndet_client.balancing.watching import close_async, join_all_async, watch_async
 from dyndet_client.base import BaseDetector
 from dyndet_client.codec import Options, ServedModel, decode, encode, encode_question, is_ready_made
 from dyndet_client.detections import Detections
+from dyndet_client.errors import OverloadedError
 from dyndet_client.results.operating_points import OperatingPoint, default_of
-from dyndet_client.retrying import Deadline, policy
+from dyndet_client.retrying import Deadline, Overload, policy
 from dyndet_client.senders.connect import make_async_sender
 from dyndet_client.senders.run import AsyncSender, Flow, run_async
 from dyndet_client.session import Session
@@ -79,10 +81,19 @@ class AsyncDetector(BaseDetector):
         min_score: float = 0.25,
         timeout: float | None = None,
         request_id: str = "",
+        deadline: float | None = None,
+        priority: int | None = None,
+        tenant: str | None = None,
     ) -> Detections:
         """Detect the objects in one image; `Detector.detect` describes the arguments and errors."""
-        options = Options(
-            threshold=threshold, operating_point=operating_point, min_score=min_score, request_id=request_id
+        options = self._options(
+            threshold=threshold,
+            operating_point=operating_point,
+            min_score=min_score,
+            request_id=request_id,
+            deadline=deadline,
+            priority=priority,
+            tenant=tenant,
         )
         return await self._detect(image, options, self._deadline(timeout))
 
@@ -97,6 +108,9 @@ class AsyncDetector(BaseDetector):
         operating_point: str | None = ...,
         min_score: float = ...,
         timeout: float | None = ...,
+        deadline: float | None = ...,
+        priority: int | None = ...,
+        tenant: str | None = ...,
     ) -> AsyncIterator[Detections]: ...
 
     @overload
@@ -110,7 +124,10 @@ class AsyncDetector(BaseDetector):
         operating_point: str | None = ...,
         min_score: float = ...,
         timeout: float | None = ...,
-    ) -> AsyncIterator[Detections | InputError]: ...
+        deadline: float | None = ...,
+        priority: int | None = ...,
+        tenant: str | None = ...,
+    ) -> AsyncIterator[Detections | InputError | OverloadedError]: ...
 
     def detect_many(
         self,
@@ -122,21 +139,31 @@ class AsyncDetector(BaseDetector):
         operating_point: str | None = None,
         min_score: float = 0.25,
         timeout: float | None = None,
-    ) -> AsyncIterator[Detections | InputError]:
+        deadline: float | None = None,
+        priority: int | None = None,
+        tenant: str | None = None,
+    ) -> AsyncIterator[Detections | InputError | OverloadedError]:
         """Detect the objects in many images; `Detector.detect_many` describes the arguments.
 
         It also takes asynchronous iterables. A plain iterable is read in the event loop and should not block.
         """
         many.check(images, concurrency, errors, in_loop=True)
-        options = Options(threshold=threshold, operating_point=operating_point, min_score=min_score)
+        options = self._options(
+            threshold=threshold,
+            operating_point=operating_point,
+            min_score=min_score,
+            deadline=deadline,
+            priority=priority,
+            tenant=tenant,
+        )
         self._deadline(timeout)
         self._check_open()
 
-        async def answer(image: ImageSource) -> Detections | InputError:
+        async def answer(image: ImageSource) -> Detections | InputError | OverloadedError:
             self._check_loop()
             try:
                 return await self._detect(image, options, self._deadline(timeout))
-            except InputError as error:
+            except (InputError, OverloadedError) as error:
                 if errors == "raise":
                     raise
                 return error
@@ -172,6 +199,7 @@ class AsyncDetector(BaseDetector):
             request = encode(served, image, options)
         else:
             request = await asyncio.to_thread(encode, served, image, options)
+        deadline.sends(options.deadline)
         tensors = await self._try(lambda session: session.infer(request, deadline), deadline)
         return decode(served, request, tensors)
 
@@ -199,29 +227,21 @@ class AsyncDetector(BaseDetector):
             raise InputError("this AsyncDetector belongs to the event loop that used it first; create one in each loop")
 
     async def _try(self, flow: Callable[[Session], Flow[T]], deadline: Deadline) -> T:
-        only = self._replicas.only
+        only, overload = self._replicas.only, Overload()
         if only is not None:
-            return await self._retry(lambda: run_async(flow(only.session), only.sender), deadline)
-        return await self._retry(lambda: self._ask_in_turn(flow), deadline)
+            return await self._retry(lambda: run_async(flow(only.session), only.sender), deadline, overload)
+        return await self._retry(lambda: self._ask_in_turn(flow, deadline, overload), deadline, overload)
 
-    async def _ask_in_turn(self, flow: Callable[[Session], Flow[T]]) -> T:
-        tried: list[Replica[AsyncSender]] = []  # as in Detector
-        error: ServerError | None = None
-        while (replica := self._replicas.pick(tried)) is not None:
-            tried.append(replica)
-            try:
-                answer = await run_async(flow(replica.session), replica.sender)
-            except AWAY as away:
-                error = away
-                self._replicas.failed(replica, away)
-            else:
-                self._replicas.answered(replica)
-                return answer
-            finally:
-                self._replicas.done(replica)
-        raise error or self._replicas.nobody()
+    async def _ask_in_turn(self, flow: Callable[[Session], Flow[T]], deadline: Deadline, overload: Overload) -> T:
+        turns = Turns(self._replicas, self._retries, deadline, overload)
+        for replica in turns:
+            with turns.asking(replica):
+                return await run_async(flow(replica.session), replica.sender)
+        raise turns.problem()
 
-    async def _retry(self, attempt: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
+    async def _retry(
+        self, attempt: Callable[[], Awaitable[T]], deadline: Deadline, overload: Overload | None = None
+    ) -> T:
         try:  # as in Detector
             return await attempt()
         except ServerError as error:
@@ -232,7 +252,7 @@ class AsyncDetector(BaseDetector):
                 raise failures.pop()
             return await attempt()
 
-        return await AsyncRetrying(**policy(self._retries, deadline))(again)
+        return await AsyncRetrying(**policy(self._retries, deadline, overload))(again)
 
 
 def _make_replica(model: str, choice: TransportChoice, connection: Connection) -> Replica[AsyncSender]:

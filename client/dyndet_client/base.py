@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dynamicdet.errors import InputError
 from dynamicdet.letterbox import Fit
 from dynamicdet.text import printable
 from dyndet_client.checks import optional, seconds, shown
-from dyndet_client.codec import ServedModel
+from dyndet_client.codec import Options, ServedModel
 from dyndet_client.retrying import Deadline
 from dyndet_client.session import Session
 from dyndet_client.settings import AbandonedCalls, Connection, KeepAlive, Retries, Tls, TransportChoice, check_transport
@@ -31,6 +32,9 @@ class BaseDetector:
         retries: Retries | None = None,
         keep_alive: KeepAlive | None = None,
         abandoned_calls: AbandonedCalls | None = None,
+        deadline: float | None = None,
+        priority: int = 0,
+        tenant: str | None = None,
     ) -> None:
         if not isinstance(model, str) or not model or not model.isprintable():
             raise InputError(f"model must be a name of printable characters, not {shown(model)}")
@@ -40,6 +44,7 @@ class BaseDetector:
             url, tls=tls, headers=headers, token=token, keep_alive=keep_alive, abandoned_calls=abandoned_calls
         )
         self._retries = retries or Retries()
+        self._defaults = Options(deadline=deadline, priority=priority, tenant=tenant)
         self._model = model
         self._choice = self._checked(check_transport(transport))
         self._served: ServedModel | None = None
@@ -99,6 +104,16 @@ class BaseDetector:
 
     def _deadline(self, timeout: float | None = None) -> Deadline:
         return Deadline(self._timeout if timeout is None else seconds("timeout", timeout))
+
+    def _options(self, *, deadline: float | None, priority: int | None, tenant: str | None, **others: Any) -> Options:
+        """Of one call; what it leaves out is the detector's own."""
+        defaults = self._defaults
+        return Options(
+            deadline=defaults.deadline if deadline is None else deadline,
+            priority=defaults.priority if priority is None else priority,
+            tenant=defaults.tenant if tenant is None else tenant,
+            **others,
+        )
 
     def _check_open(self) -> None:
         if self._closed:

@@ -6,6 +6,7 @@ Every transport and every kind of detector sends the same `Request` and passes t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
 from dynamicdet.images import ImageSource, read_image
 from dynamicdet.letterbox import Fit, Letterboxed
-from dyndet_client.checks import shown
+from dyndet_client.checks import seconds, shown
 from dyndet_client.detections import Detections, Route
 from dyndet_client.errors import NotADetectorError, ServerError
 from dyndet_client.results.showing import Picture
@@ -26,10 +27,13 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 OUTPUTS = ("num_detections", "boxes", "scores", "classes", "difficulty", "route")
 OPERATING_POINT = "dyndet_operating_point"
+DEADLINE, PRIORITY, TENANT = "dyndet_deadline_ms", "dyndet_priority", "dyndet_tenant"
 OPERATING_POINTS = "operating_points"
 """the output with all operating points, for requests that want nothing else"""
 _CLASS_NAMES, _INPUT_SIZE, _FIT = "dyndet_class_names", "dyndet_input_size", "dyndet_fit"
-_EASY, _HARD = 1, 2
+_EASY, _HARD, _DEGRADED = 1, 2, -3
+_HIGHEST_PRIORITY = 9
+_TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LEAST_SIDE = 0.01
 """pixels; `Detections.to_dict` rounds to it"""
 _NO_BOXES = np.zeros((0, 4), np.float32)
@@ -62,6 +66,12 @@ class Options:
     """objects below this score are dropped"""
     request_id: str = ""
     """shown in the server's logs and traces"""
+    deadline: float | None = None
+    """seconds after sending for which the answer is of use; None: as the server's operating point promises"""
+    priority: int = 0
+    """0 to 9; requests with a higher one are taken up first"""
+    tenant: str | None = None
+    """for whom the request is, where the server divides its time between tenants"""
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
@@ -74,6 +84,29 @@ class Options:
         _check_share("min_score", self.min_score)
         if not isinstance(self.request_id, str) or not self.request_id.isprintable():
             raise InputError(f"request_id must be printable text, not {shown(self.request_id)}")
+        if self.deadline is not None:
+            seconds("deadline", self.deadline)
+        number = isinstance(self.priority, int) and not isinstance(self.priority, bool)
+        if not number or not 0 <= self.priority <= _HIGHEST_PRIORITY:
+            raise InputError(
+                f"priority must be a whole number from 0 to {_HIGHEST_PRIORITY}, not {shown(self.priority)}"
+            )
+        if self.tenant is not None and not (isinstance(self.tenant, str) and _TENANT.fullmatch(self.tenant)):
+            raise InputError(
+                f"tenant must be a name of 1 to 64 letters, digits, '-', '_' and '.' of ASCII, not {shown(self.tenant)}"
+            )
+
+    @property
+    def parameters(self) -> dict[str, str | int]:
+        """Of the request; the server's defaults are left out. How long the answer is of use changes as time passes."""
+        found: dict[str, str | int] = {}
+        if self.operating_point is not None:
+            found[OPERATING_POINT] = self.operating_point
+        if self.priority:
+            found[PRIORITY] = self.priority
+        if self.tenant is not None:
+            found[TENANT] = self.tenant
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +115,7 @@ class Request:
 
     tensors: Tensors
     """inputs with their batch dimension"""
-    parameters: Mapping[str, str]
+    parameters: Mapping[str, str | int]
     letterboxed: Letterboxed
     min_score: float
     request_id: str = ""
@@ -143,10 +176,9 @@ def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
     tensors: dict[str, npt.NDArray[Any]] = {"image": letterboxed.image[None]}  # (1, H, W, 3)
     if options.threshold is not None:
         tensors["threshold"] = np.array([[options.threshold]], np.float32)  # (1, 1)
-    named = options.operating_point
     return Request(
         tensors=tensors,
-        parameters={} if named is None else {OPERATING_POINT: named},
+        parameters=options.parameters,
         letterboxed=letterboxed,
         min_score=options.min_score,
         request_id=options.request_id,
@@ -224,7 +256,7 @@ def _fit(pixels: UInt8Array, fit: Fit) -> Letterboxed:
 
 def _route(value: int) -> Route:
     if value < 0:
-        return "fallback"
+        return "degraded" if value == _DEGRADED else "fallback"
     if value == _EASY:
         return "easy"
     if value == _HARD:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas
     import supervision
 
-Route: TypeAlias = Literal["easy", "hard", "fallback"]
+Route: TypeAlias = Literal["easy", "hard", "fallback", "degraded"]
 _ROUTES = get_args(Route)
 _ARRAYS = ("boxes", "scores", "classes")
 _FLOAT, _INT = np.dtype(np.float32), np.dtype(np.int32)
@@ -89,7 +89,8 @@ class Detections:
     difficulty: float
     """the router's output, 0 to 1; NaN if the router gave none, which counts as hard"""
     route: Route
-    """easy: detector 1; hard: detector 2; fallback: detector 2 was due but failed, so detector 1 answered"""
+    """easy: detector 1; hard: detector 2; fallback, degraded: detector 2 was due, but it failed or there was no time or
+    budget for it, so detector 1 answered"""
     image_size: tuple[int, int]
     """(width, height) of the original image"""
 

@@ -15,13 +15,15 @@ from tenacity import Retrying, sleep_using_event
 from dynamicdet.errors import InputError, ServerError
 from dynamicdet.images import ImageSource
 from dyndet_client import many
-from dyndet_client.balancing.replicas import AWAY, Replica, Replicas
+from dyndet_client.balancing.replicas import Replica, Replicas
+from dyndet_client.balancing.turns import Turns
 from dyndet_client.balancing.watching import join_all, watch
 from dyndet_client.base import BaseDetector
 from dyndet_client.codec import Options, ServedModel, decode, encode, encode_question
 from dyndet_client.detections import Detections
+from dyndet_client.errors import OverloadedError
 from dyndet_client.results.operating_points import OperatingPoint, default_of
-from dyndet_client.retrying import Deadline, policy
+from dyndet_client.retrying import Deadline, Overload, policy
 from dyndet_client.senders.connect import make_sender
 from dyndet_client.senders.run import Flow, InFlight, Sender, run
 from dyndet_client.session import Session
@@ -50,6 +52,9 @@ class Detector(BaseDetector):
         retries: how often a call is tried while the server cannot be reached.
         keep_alive: when gRPC checks whether a silent connection is still alive.
         abandoned_calls: how many calls that were given up may end on a server that must not be cancelled.
+        deadline: for calls that give none; see `detect`.
+        priority: likewise.
+        tenant: likewise.
 
     Raises InputError for a malformed address or setting, and on connecting ServerUnreachableError, ModelNotReadyError
     or NotADetectorError (`dyndet_client.errors` shows the tree).
@@ -101,6 +106,9 @@ class Detector(BaseDetector):
         min_score: float = 0.25,
         timeout: float | None = None,
         request_id: str = "",
+        deadline: float | None = None,
+        priority: int | None = None,
+        tenant: str | None = None,
     ) -> Detections:
         """Detect the objects in one image.
 
@@ -111,12 +119,23 @@ class Detector(BaseDetector):
             min_score: objects below this score are dropped.
             timeout: the most seconds for this call, retries included, instead of the detector's value.
             request_id: a text for the server's logs and traces.
+            deadline: how many seconds after sending the answer is of use. A server without that much time answers by
+                the easy route (`route` is `degraded`) or refuses. A late answer is returned all the same.
+            priority: 0 to 9; requests that wait on the server are taken up by it, the highest first.
+            tenant: for whom the call is, where the server has a budget for each tenant.
 
         Raises InputError for an image that cannot be read or an option out of range, ServerUnreachableError,
-        BadRequestError (such as an unknown operating point), DeadlineExceededError, or another ServerError.
+        BadRequestError (such as an unknown operating point), OverloadedError, DeadlineExceededError, or another
+        ServerError.
         """
-        options = Options(
-            threshold=threshold, operating_point=operating_point, min_score=min_score, request_id=request_id
+        options = self._options(
+            threshold=threshold,
+            operating_point=operating_point,
+            min_score=min_score,
+            request_id=request_id,
+            deadline=deadline,
+            priority=priority,
+            tenant=tenant,
         )
         return self._detect(image, options, self._deadline(timeout))
 
@@ -131,6 +150,9 @@ class Detector(BaseDetector):
         operating_point: str | None = ...,
         min_score: float = ...,
         timeout: float | None = ...,
+        deadline: float | None = ...,
+        priority: int | None = ...,
+        tenant: str | None = ...,
     ) -> Iterator[Detections]: ...
 
     @overload
@@ -144,7 +166,10 @@ class Detector(BaseDetector):
         operating_point: str | None = ...,
         min_score: float = ...,
         timeout: float | None = ...,
-    ) -> Iterator[Detections | InputError]: ...
+        deadline: float | None = ...,
+        priority: int | None = ...,
+        tenant: str | None = ...,
+    ) -> Iterator[Detections | InputError | OverloadedError]: ...
 
     def detect_many(
         self,
@@ -156,7 +181,10 @@ class Detector(BaseDetector):
         operating_point: str | None = None,
         min_score: float = 0.25,
         timeout: float | None = None,
-    ) -> Iterator[Detections | InputError]:
+        deadline: float | None = None,
+        priority: int | None = None,
+        tenant: str | None = None,
+    ) -> Iterator[Detections | InputError | OverloadedError]:
         """Detect the objects in many images; the answers come one by one, in the order of the images.
 
         At most `concurrency` requests are in flight, and at most `2 * concurrency` images are read ahead of the answers
@@ -166,23 +194,33 @@ class Detector(BaseDetector):
         Args:
             images: a list or a generator of images as `detect` takes them.
             concurrency: requests in flight.
-            errors: `raise` stops at an image that cannot be read; `return` yields its InputError in its place and
-                continues. A server error is raised in both cases.
+            errors: `raise` stops at an image that cannot be read or that an overloaded server refuses; `return` yields
+                its InputError or OverloadedError in its place and continues. Other errors are raised in both cases.
             threshold: see `detect`, as the other options.
             operating_point: likewise.
             min_score: likewise.
             timeout: the most seconds for each image, from the time when its turn comes.
+            deadline: see `detect`; each image has its own.
+            priority: likewise.
+            tenant: likewise.
         """
         many.check(images, concurrency, errors)
-        options = Options(threshold=threshold, operating_point=operating_point, min_score=min_score)
+        options = self._options(
+            threshold=threshold,
+            operating_point=operating_point,
+            min_score=min_score,
+            deadline=deadline,
+            priority=priority,
+            tenant=tenant,
+        )
         self._deadline(timeout)
         self._check_open()
         in_flight = InFlight()
 
-        def answer(image: ImageSource) -> Detections | InputError:
+        def answer(image: ImageSource) -> Detections | InputError | OverloadedError:
             try:
                 return self._detect(image, options, self._deadline(timeout), in_flight)
-            except InputError as error:
+            except (InputError, OverloadedError) as error:
                 if errors == "raise":
                     raise
                 return error
@@ -212,6 +250,7 @@ class Detector(BaseDetector):
     ) -> Detections:
         served = self._connect(deadline)
         request = encode(served, image, options)
+        deadline.sends(options.deadline)
         tensors = self._try(lambda session: session.infer(request, deadline), deadline, in_flight)
         return decode(served, request, tensors)
 
@@ -235,35 +274,34 @@ class Detector(BaseDetector):
         return self._connect(self._deadline())
 
     def _try(self, flow: Callable[[Session], Flow[T]], deadline: Deadline, in_flight: InFlight | None = None) -> T:
-        only = self._replicas.only
+        only, overload = self._replicas.only, Overload()
         if only is not None:
-            return self._retry(lambda: run(flow(only.session), only.sender, in_flight), deadline, in_flight)
-        return self._retry(lambda: self._ask_in_turn(flow, in_flight), deadline, in_flight)
+            return self._retry(lambda: run(flow(only.session), only.sender, in_flight), deadline, overload, in_flight)
+        return self._retry(
+            lambda: self._ask_in_turn(flow, deadline, overload, in_flight), deadline, overload, in_flight
+        )
 
-    def _ask_in_turn(self, flow: Callable[[Session], Flow[T]], in_flight: InFlight | None) -> T:
-        """Ask the replica whose turn it is, and while it is away the next ones at once."""
-        tried: list[Replica[Sender]] = []
-        error: ServerError | None = None
-        while (replica := self._replicas.pick(tried)) is not None:
-            tried.append(replica)
-            try:
-                answer = run(flow(replica.session), replica.sender, in_flight)
-            except AWAY as away:
-                error = away
-                self._replicas.failed(replica, away)
-            else:
-                self._replicas.answered(replica)
-                return answer
-            finally:
-                self._replicas.done(replica)
-        raise error or self._replicas.nobody()
+    def _ask_in_turn(
+        self, flow: Callable[[Session], Flow[T]], deadline: Deadline, overload: Overload, in_flight: InFlight | None
+    ) -> T:
+        turns = Turns(self._replicas, self._retries, deadline, overload)
+        for replica in turns:
+            with turns.asking(replica):
+                return run(flow(replica.session), replica.sender, in_flight)
+        raise turns.problem()
 
-    def _retry(self, attempt: Callable[[], T], deadline: Deadline, in_flight: InFlight | None = None) -> T:
+    def _retry(
+        self,
+        attempt: Callable[[], T],
+        deadline: Deadline,
+        overload: Overload | None = None,
+        in_flight: InFlight | None = None,
+    ) -> T:
         try:  # the first attempt is made without tenacity, which costs as much as everything else here
             return attempt()
         except ServerError as error:
             failures = [error]
-        rules = policy(self._retries, deadline)
+        rules = policy(self._retries, deadline, overload)
         if in_flight is not None:
             rules["sleep"] = sleep_using_event(in_flight.cancelled)
 

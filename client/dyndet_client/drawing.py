@@ -29,6 +29,7 @@ _ROUTES: dict[str, tuple[str, Colour]] = {
     "easy": ("easy route", (46, 170, 96)),
     "hard": ("hard route", (226, 104, 40)),
     "fallback": ("fallback: detector 2 failed", (214, 60, 72)),
+    "degraded": ("degraded: no time for detector 2", (150, 98, 196)),
 }
 # Okabe and Ito's colours: people who see fewer colours can tell them apart. Missed objects are dashed, too.
 RIGHT: Colour = (0, 158, 115)

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from dynamicdet.text import printable
 from dyndet_client.address import DEFAULT_PORTS, Protocol
-from dyndet_client.codec import OUTPUTS, Request
+from dyndet_client.codec import DEADLINE, OUTPUTS, Request
 from dyndet_client.codes import CODES, split_code
 from dyndet_client.errors import (
     AccessDeniedError,
@@ -111,11 +111,14 @@ class Dialect:
             "or start one with `dyndet serve`"
         )
 
-    def infer_arguments(self, model: str, request: Request, slot: Slot | None, left_s: float) -> dict[str, Any]:
+    def infer_arguments(
+        self, model: str, request: Request, slot: Slot | None, left_s: float, use_s: float | None = None
+    ) -> dict[str, Any]:
         """Arguments of `infer`; with a slot, the image is not sent but lies there.
 
         The server learns how long the client still waits, and when the request was sent by a clock of this process:
         Triton does not tell a model how long a request has waited in its queue. So it computes nothing for nobody.
+        `use_s` is how long the answer is of use: the server decides by it what it has time for.
         """
         inputs = []
         for name, array in request.tensors.items():
@@ -129,6 +132,8 @@ class Dialect:
         arguments: dict[str, Any] = {"model_name": model, "inputs": inputs, "outputs": wanted}
         arguments["timeout"] = max(1, int(1e6 * left_s))  # microseconds
         arguments["parameters"] = {**request.parameters, _SENT: f"{_CLOCK}:{time.monotonic_ns() // 1000}"}
+        if use_s is not None:  # as text: Triton passes no decimals on to a model that another model calls
+            arguments["parameters"][DEADLINE] = f"{max(1e3 * use_s, 0.001):.3f}"
         if request.request_id:
             arguments["request_id"] = request.request_id
         return arguments

@@ -151,10 +151,13 @@ class Session:
     def _infer(self, request: Request, deadline: Deadline) -> Flow[Tensors]:
         """`infer` with Triton's own errors."""
         for may_register in (True, False):
+            use_s = deadline.use_s()
+            if use_s is not None and use_s <= 0:
+                raise deadline.out_of_use(self.address)
             pool = self.pool
             slot = None if pool is None else pool.put(request.image)
             ended = _nothing if pool is None or slot is None else partial(pool.release, slot)
-            arguments = self._dialect.infer_arguments(self._model, request, slot, deadline.left_s())
+            arguments = self._dialect.infer_arguments(self._model, request, slot, deadline.left_s(), use_s)
             try:
                 answer = yield self._call("infer", deadline, ended=ended, **arguments)
                 return self._dialect.tensors(answer, request.outputs)

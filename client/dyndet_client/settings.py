@@ -76,7 +76,8 @@ class Retries:
 
     The wait before attempt n + 1 is drawn evenly between 0 and `first_wait_s` * 2^(n - 1), at most `longest_wait_s`. So
     clients that lost a server together do not come back together. A detection has no side effects, so it may be sent
-    twice. A request that the server refused is never sent again.
+    twice. A request that the server refused is never sent again, except once where the server is overloaded: after the
+    wait that it names, or at once to another replica.
     """
 
     attempts: int = 3

@@ -89,16 +89,17 @@ class Replicas(Generic[S]):
         """The time for one of several to answer, so that one that hangs does not use up all of it."""
         return Deadline(min(deadline.left_s(), self.balancing.answer_s))
 
-    def pick(self, tried: Iterable[Replica[S]]) -> Replica[S] | None:
+    def pick(self, tried: Iterable[Replica[S]], *, only_up: bool = False) -> Replica[S] | None:
         """The next one that was not tried. It counts as busy until `done`.
 
-        Those that are left out are picked only when there is no other: all may have been away for a moment.
+        Those that are left out are picked only when there is no other, because all may have been away for a moment;
+        with `only_up`, never.
         """
         excluded = set(tried)
         with self._lock:
             served = [each for each in self._known.values() if each.served is not None and each not in excluded]
             up = [each for each in served if each.is_up]
-            choice = [each for each in up if not each.sender.is_full] or up or served
+            choice = [each for each in up if not each.sender.is_full] or up or ([] if only_up else served)
             if not choice:
                 return None
             self._turn += 1

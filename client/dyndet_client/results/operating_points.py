@@ -21,7 +21,7 @@ _LARGEST = 4 << 20
 _MOST_POINTS, _MOST_PERCENTILES = 1000, 20
 _LONGEST_NAME, _LONGEST_TEXT = 100, 200
 _TEXTS = ("target", "statistic", "unit", "load", "date")
-_NUMBERS = ("goal", "reached", "mean_ms", "throughput_per_s", "easy_share")
+_NUMBERS = ("goal", "reached", "mean_ms", "throughput_per_s", "easy_share", "promise_ms")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -58,6 +58,8 @@ class OperatingPoint:
     """images per second at the load"""
     easy_share: float | None = None
     """share of images that stayed with detector 1, 0 to 1"""
+    promise_ms: float | None = None
+    """latency that 95 % of the requests keep under load, because the threshold follows the load; None: it is fixed"""
     load: str | None = None
     """what all of this is for, such as one request at a time"""
     date: str | None = None
@@ -87,6 +89,11 @@ class OperatingPoint:
         self.__post_init__()
 
     @property
+    def follow_load(self) -> bool:
+        """Whether the server raises the threshold while there is more to do than the promise allows."""
+        return self.promise_ms is not None
+
+    @property
     def is_calibrated(self) -> bool:
         """Whether it keeps a promise that was measured."""
         return self.goal is not None and self.reached is not None
@@ -101,6 +108,8 @@ class OperatingPoint:
             words.append(f"mean {self.mean_ms:.4g} ms")
         else:
             words.append("not measured")
+        if self.promise_ms is not None:
+            words.append(f"follows the load (p95 {self.promise_ms:.4g} ms)")
         return printable(f"{self.name}: {', '.join(words)}{', default' if self.is_default else ''}")
 
 
