@@ -9,15 +9,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import TypeAlias, get_args
 
 import click
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from dynamicdet.aliases import UInt8Array
-from dynamicdet.errors import DyndetError, InputError
+from dynamicdet.errors import DyndetError, InputError, ServerError
 from dynamicdet.text import printable
+from dyndet_client.cli.durations import read_duration
 from dyndet_client.cli.headers import read_headers
 from dyndet_client.cli.output import OutputFiles, Summary
 from dyndet_client.cli.sources import Picture, Source, expected_count, find_sources, read_pictures
@@ -26,11 +27,14 @@ from dyndet_client.cli.terminal import Bars, Console
 from dyndet_client.codec import Options
 from dyndet_client.detections import Detections
 from dyndet_client.detector import Detector
+from dyndet_client.errors import OverloadedError
 from dyndet_client.session import NAME_ONE
 from dyndet_client.settings import Tls, TransportChoice
 
 BAD_PICTURES = 2
 """Exit status where at least one picture or video could not be read; the others were answered."""
+REFUSED = ServerError.exit_code
+"""Exit status where the overloaded server refused at least one picture or frame; the others were answered."""
 
 _EXAMPLES = """
 \b
@@ -39,9 +43,10 @@ Examples:
   dyndet detect photos/ --recursive --url 127.0.0.1:8001 --output annotated
   dyndet detect clip.mp4 --every 5 --concurrency 8
   dyndet detect street.jpg --threshold 0.3 --json | jq .route
+  dyndet detect clip.mp4 --deadline 70ms --priority 5 --tenant camera-3
 
 If a file cannot be read, the command names it on the error output, continues with the other files, and exits with
-status 2.
+status 2. It does the same with status 6 for an image that an overloaded server refuses.
 """
 
 
@@ -61,6 +66,21 @@ status 2.
 @click.option("--operating-point", metavar="NAME", help="Name of a calibrated threshold.")
 @click.option("--min-score", type=float, default=0.25, show_default=True, help="Drop objects below this score.")
 @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds to wait for each answer.")
+@click.option(
+    "--deadline",
+    metavar="DURATION",
+    help="How long after sending an answer is of use, such as 70ms. A server without that much time answers by the "
+    "easy route, or refuses.  [default: the promise of the operating point, if it follows the load]",
+)
+@click.option(
+    "--priority",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="0 to 9; of the requests that wait, the server takes up those with the highest first.",
+)
+@click.option("--tenant", metavar="NAME", help="For whom the requests are, where the server has budgets for tenants.")
 @click.option("--concurrency", type=int, default=4, show_default=True, help="Requests in flight.")
 @click.option("--recursive", is_flag=True, help="Also read subfolders.")
 @click.option("--every", type=int, default=1, show_default=True, metavar="N", help="Use every N-th frame of a video.")
@@ -102,6 +122,9 @@ def command(
     operating_point: str | None,
     min_score: float,
     timeout: float,
+    deadline: str | None,
+    priority: int,
+    tenant: str | None,
     concurrency: int,
     recursive: bool,
     every: int,
@@ -117,6 +140,7 @@ def command(
     folder = Path("detections") if output is None and not as_json else output
     with _printable_errors():
         # Everything that can be refused is refused before any work.
+        use_s = None if deadline is None else read_duration("--deadline", deadline)
         Options(threshold=threshold, operating_point=operating_point, min_score=min_score)
         sources = find_sources(paths, recursive=recursive, every=every)
         detector = Detector(
@@ -127,11 +151,15 @@ def command(
             tls=None if ca_file is None else Tls(ca_file=ca_file),
             headers=read_headers(headers),
             token=token,
+            deadline=use_s,
+            priority=priority,
+            tenant=tenant,
         )
         pictures = _Pictures(sources, every)
         answers = detector.detect_many(
             pictures,
             concurrency=concurrency,
+            errors="return",
             threshold=threshold,
             operating_point=operating_point,
             min_score=min_score,
@@ -139,10 +167,12 @@ def command(
         with detector:
             files = None if folder is None else OutputFiles(folder, [source.path for source in sources])
             summary = _run(pictures, answers, files, as_json=as_json)
-        if not as_json:
-            summary.print()
-    if pictures.unreadable:
-        context.exit(BAD_PICTURES)
+        summary.print(pictures.console if as_json else Console(), with_answers=not as_json)
+    if pictures.unreadable or summary.refused:
+        context.exit(REFUSED if summary.refused else BAD_PICTURES)
+
+
+_Answered: TypeAlias = Detections | InputError | OverloadedError
 
 
 class _Pictures:
@@ -166,13 +196,20 @@ class _Pictures:
                 self.console.print(f"Error: {printable(error)}", soft_wrap=True)
 
 
-def _run(pictures: _Pictures, answers: Iterator[Detections], files: OutputFiles | None, *, as_json: bool) -> Summary:
+def _run(pictures: _Pictures, answers: Iterator[_Answered], files: OutputFiles | None, *, as_json: bool) -> Summary:
     summary = Summary(with_files=files is not None)
     with _progress(pictures) as step, ExitStack() as at_end:
         if files is not None:
             at_end.callback(files.discard)  # half a video, where this does not come to its end
         for found in answers:
             picture = pictures.waiting.popleft()
+            if isinstance(found, InputError):
+                raise found
+            if isinstance(found, OverloadedError):
+                if summary.refuse(picture):
+                    pictures.console.print(f"Error: {printable(picture.source.path)}: {found}", soft_wrap=True)
+                step()
+                continue
             saved = None if files is None else files.save(picture, found)
             summary.add(picture, found, saved)
             if as_json:

@@ -101,6 +101,16 @@ class Summary:
         for name in ("image", "route", "difficulty", "objects", *(("saved as",) if with_files else ())):
             self._table.add_column(name, justify="right" if name == "difficulty" else "left", overflow="fold")
         self._routes: Counter[str] = Counter()
+        self.refused = 0
+        """pictures and frames that the overloaded server did not answer"""
+        self._refused_of: set[Path] = set()
+
+    def refuse(self, picture: Picture) -> bool:
+        """Count a picture or frame that the overloaded server refused; whether it is the first one of its file."""
+        self.refused += 1
+        is_first = picture.source.path not in self._refused_of
+        self._refused_of.add(picture.source.path)
+        return is_first
 
     def add(self, picture: Picture, found: Detections, saved: Path | None) -> None:
         """Count an answer."""
@@ -113,16 +123,15 @@ class Summary:
         row.names.update(found.names)
         self._routes[found.route] += 1
 
-    def print(self) -> None:
-        """Print the table and the sum of it; nothing where nothing was answered."""
+    def print(self, console: Console, *, with_answers: bool = True) -> None:
+        """Print the table and the sum of it, and how many were refused; nothing where that is none."""
         self._end_row()
-        if not self._routes:
-            return
-        console = Console()
-        console.print(self._table)
-        total = self._routes.total()
-        pictures = "1 image" if total == 1 else f"{total} images"
-        console.print(f"{pictures} answered: {_counts(self._routes, sort=True)}", highlight=False)
+        if self._routes and with_answers:
+            console.print(self._table)
+            answered = f"{_images(self._routes.total())} answered: {_counts(self._routes, sort=True)}"
+            console.print(answered, highlight=False)
+        if self.refused:
+            console.print(f"{_images(self.refused)} refused: the server was overloaded", highlight=False)
 
     def _end_row(self) -> None:
         if self._last is None:
@@ -143,6 +152,10 @@ class Summary:
 def _counts(counter: Counter[str], *, sort: bool = False) -> str:
     items = sorted(counter.items()) if sort else counter.most_common()
     return ", ".join(f"{count} {name}" for name, count in items)
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _identity(path: Path) -> str:
