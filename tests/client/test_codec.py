@@ -287,9 +287,13 @@ def test_a_threshold_that_is_hardly_out_of_range_is_named_as_it_is(value: float)
     assert str(caught.value).endswith(f"not {value!r}")
 
 
-@pytest.mark.parametrize(("value", "route"), [(1, "easy"), (2, "hard"), (-1, "fallback")])
+@pytest.mark.parametrize(
+    ("value", "route"), [(1, "easy"), (2, "hard"), (-1, "fallback"), (-2, "fallback"), (-3, "degraded")]
+)
 def test_routes_have_names(value: int, route: str) -> None:
-    assert decode(MODEL, encode(MODEL, PICTURE, Options()), answer(route=[[value]])).route == route
+    found = decode(MODEL, encode(MODEL, PICTURE, Options()), answer(route=[[value]]))
+    assert found.route == found.to_dict()["route"] == route and str(found).startswith(f"{route} route, ")
+    assert found.draw(PICTURE).height > found.image_size[1]  # with the route above the picture
 
 
 def test_a_missing_difficulty_stays_visible_and_gives_valid_json() -> None:

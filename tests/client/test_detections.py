@@ -130,6 +130,7 @@ GOOD = b'{"default": "a", "points": {"a": ' + _POINT + b"}}"
         b'{"default": "a", "points": {"a": {"threshold": 0, "percentiles_ms": [1]}}}',
         b'{"default": "\\u001b", "points": {"\\u001b": {"threshold": 0}}}',
         GOOD.replace(b'"ms"', b'"' + b"m" * 300 + b'"'),
+        GOOD.replace(b'"goal"', b'"promise_ms": "70", "goal"'),
     ],
 )
 def test_malformed_operating_points_are_one_sentence(text: bytes) -> None:
@@ -143,3 +144,12 @@ def test_operating_points_read_well_and_can_be_pickled() -> None:
     assert str(point) == "a: threshold 0, p95 11.5 ms (promise 12 ms), default" and point.is_calibrated
     assert repr(point).startswith("OperatingPoint(name='a', threshold=0.0, is_default=True, statistic='p95'")
     assert pickle.loads(pickle.dumps(points)) == points and len({point, point}) == 1
+
+
+def test_an_operating_point_says_whether_it_follows_the_load() -> None:
+    told = GOOD.replace(b'"goal"', b'"promise_ms": 70.5, "goal"')
+    (following,) = parse_operating_points({"operating_points": np.array([[told]], object)}, "street").values()
+    (fixed,) = parse_operating_points({"operating_points": np.array([[GOOD]], object)}, "street").values()
+    assert (following.follow_load, following.promise_ms) == (True, 70.5)
+    assert str(following) == "a: threshold 0, p95 11.5 ms (promise 12 ms), follows the load (p95 70.5 ms), default"
+    assert (fixed.follow_load, fixed.promise_ms) == (False, None) and "follow" not in str(fixed) + repr(fixed)

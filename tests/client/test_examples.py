@@ -12,6 +12,7 @@ import pytest
         "dynamicdet.images",
         "dynamicdet.letterbox",
         "dyndet_client.address",
+        "dyndet_client.cli.durations",
         "dyndet_client.detections",
         "dyndet_client.results.operating_points",
         "dyndet_client.transport",

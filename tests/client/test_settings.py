@@ -18,6 +18,7 @@ from dyndet_client import (
     InputError,
     KeepAlive,
     ModelNotReadyError,
+    OverloadedError,
     Retries,
     ServerUnreachableError,
     Tls,
@@ -222,15 +223,43 @@ def test_only_what_may_help_is_tried_again_and_only_while_there_is_time() -> Non
     assert count(ServerUnreachableError("gone"), Retries(attempts=4), total_s=1e-9) == 1
     assert count(BadRequestError("no"), Retries(attempts=4)) == 1
     assert count(InputError("no"), Retries(attempts=4)) == 1
+    overloaded = OverloadedError("full", retry_after_s=2.0)
+    assert count(overloaded, Retries(attempts=4)) == 2
+    assert count(overloaded, Retries(attempts=1)) == 1
+    assert count(overloaded, Retries(attempts=4), total_s=2) == 1  # the wait is at least as long
+    assert count(OverloadedError("full"), Retries(attempts=4)) == 1
     assert count(ModelNotReadyError("loading"), Retries(attempts=4)) == 1
     assert count(ModelNotReadyError("loading"), Retries(attempts=4, on_not_ready=True)) == 4
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"deadline": value} for value in (0, -1, float("nan"), float("inf"), True, "70ms", _VAST)),
+        *({"priority": value} for value in (-1, 10, 2.0, True, "high", _VAST)),
+        *({"tenant": value} for value in ("", "a b", "a/b", "Größe", "a" * 65, "a\n", 5)),
+    ],
+)
+def test_terms_of_a_call_that_the_server_would_refuse_are_named(wrong) -> None:
+    (name,) = wrong
+    detector = Detector("127.0.0.1:9")
+    for make in (
+        lambda: Detector("host", **wrong),
+        lambda: AsyncDetector("host", **wrong),
+        lambda: detector.detect(b"", **wrong),
+        lambda: detector.detect_many([], **wrong),
+    ):
+        with pytest.raises(InputError, match=rf"^{name} must be .*, not "):
+            make()
+
+
 SIGNATURES = {
-    "__init__": "url, model, timeout, transport, tls, headers, token, retries, keep_alive, abandoned_calls",
+    "__init__": "url, model, timeout, transport, tls, headers, token, retries, keep_alive, abandoned_calls, "
+    "deadline, priority, tenant",
     "connect": "",
-    "detect": "image, threshold, operating_point, min_score, timeout, request_id",
-    "detect_many": "images, concurrency, errors, threshold, operating_point, min_score, timeout",
+    "detect": "image, threshold, operating_point, min_score, timeout, request_id, deadline, priority, tenant",
+    "detect_many": "images, concurrency, errors, threshold, operating_point, min_score, timeout, "
+    "deadline, priority, tenant",
     "close": "",
 }
 
