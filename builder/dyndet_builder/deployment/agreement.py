@@ -23,7 +23,7 @@ from dyndet_builder.server.probe import PARAMETER
 from dyndet_builder.server.remote import Candidate
 
 _OUTPUTS = (*DETECTION_OUTPUTS, "route")
-_ROUTES = {1: "easy", 2: "hard"}
+_ROUTES = {1: "easy", 2: "hard", -3: "degraded"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
