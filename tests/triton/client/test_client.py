@@ -274,7 +274,7 @@ def test_the_shell_examples_of_the_documentation_run(server, in_folder, capsys) 
     lines = [line for block in _blocks("console") for line in block.splitlines() if line.startswith("dyndet ")]
     for line in lines:
         assert run(dyndet, shlex.split(line.replace("127.0.0.1:8001", server.grpc_url))[1:]) == 0, line
-    assert len(lines) == 5
+    assert len(lines) == 6
     for folder in ("detections", "annotated"):
         assert (in_folder / folder / "street-detected.jpg").stat().st_size > 1000
 
