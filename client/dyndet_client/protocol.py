@@ -275,7 +275,7 @@ def translate(
 def _wait_named_in(reason: str) -> float | None:
     """Seconds; None where a server names no wait, or one that nobody would keep."""
     named = re.search(r"try again in (\d{1,7}) ms$", reason)
-    return None if named is None else 1e-3 * int(named[1])
+    return None if named is None else int(named[1]) / 1000
 
 
 _REJECTED_LATE = "Request timeout expired"
