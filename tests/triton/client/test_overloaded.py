@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamicdet.files import whole_file
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.ports import free_ports
@@ -58,8 +59,8 @@ class TritonPythonModel(_Served):
 class Toy:
     """A running toy detector that refuses on command."""
 
-    def __init__(self, server: TritonServer, folder: Path) -> None:
-        self.server, self._folder = server, folder
+    def __init__(self, server: TritonServer, repository: Path, folder: Path) -> None:
+        self.server, self.repository, self._folder = server, repository, folder
 
     def refuse(self, *waits_ms: int) -> None:
         """Refuse the next requests, and forget those before."""
@@ -84,7 +85,7 @@ def toy(tmp_path_factory):
     model.write_text(model.read_text() + REFUSING.replace("FOLDER", f"Path({str(folder)!r})"))
     (folder / "waits").write_text("[]")
     with TritonServer(repository) as server:
-        yield Toy(server, folder)
+        yield Toy(server, repository, folder)
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
@@ -222,3 +223,28 @@ def test_the_command_names_a_refused_image_answers_the_others_and_ends_with_stat
     told = capsys.readouterr()
     assert [json.loads(line)["image"] for line in told.out.splitlines()] == ["a.png", "c.png"]
     assert told.err.endswith("\n1 image refused: the server was overloaded\n")
+
+
+def test_the_detector_itself_refuses_what_it_has_no_time_for(toy, detect) -> None:
+    toy.refuse()
+    for _ in range(5):  # it knows no times before it has answered
+        detect(toy.server.grpc_url)
+    with pytest.raises(OverloadedError) as caught:
+        for _ in range(20):
+            detect(toy.server.grpc_url, deadline=1e-4)
+    assert caught.value.retry_after_s is not None and caught.value.retry_after_s > 0
+
+
+def test_the_client_sees_which_operating_points_follow_the_load(toy) -> None:
+    file = toy.repository / "toy" / "1" / "operating_points.json"
+    content = json.loads(file.read_text())
+    follow = {"promise_ms": 70.5, "statistic": "p95", "floor": 0.5, "ceiling": 1.0}
+    switches = {"on": follow, "off": {**follow, "enabled": False}, "fixed": None}
+    for name, switch in switches.items():
+        content["points"][name] = {"threshold": 0.5, **({} if switch is None else {"follow_load": switch})}
+    with whole_file(file) as temporary:
+        temporary.write_text(json.dumps(content))
+    with Detector(toy.server.grpc_url, "toy") as detector:
+        points = detector.operating_points
+        assert {name: points[name].follow_load for name in switches} == {"on": True, "off": False, "fixed": False}
+        assert points["on"].promise_ms == pytest.approx(70.5)
