@@ -13,6 +13,7 @@ import yaml
 from dyndet_builder.operating_points import (
     FILE_NAME,
     Evidence,
+    FollowLoad,
     OperatingPoint,
     OperatingPoints,
     Reach,
@@ -106,6 +107,14 @@ def points(*, statistic: str = "p99", goal: float = 20.0, unit: str = "ms", conc
             date="2026-01-01T00:00:00+00:00",
         ),
     )
+
+
+def following() -> OperatingPoints:
+    """As `points`, with a promise under load of which no other point has the percentile: p97:30ms."""
+    measured = points()
+    follow = FollowLoad(promise_ms=30, statistic="p97")
+    point = measured.points[measured.default].model_copy(update={"follow_load": follow})
+    return measured.model_copy(update={"points": {measured.default: point}})
 
 
 def calibrate(repository: Path, model: str, measured: OperatingPoints) -> Path:

@@ -65,6 +65,11 @@ command.add_command(rollback_command)
     help="Average queueing time above which replicas are added.  [default: half the calibrated mean latency]",
 )
 @click.option(
+    "--hard-share-floor",
+    type=float,
+    help="Hard share below which replicas are added, if the threshold follows the load.  [default: the calibrated one]",
+)
+@click.option(
     "--gpu-resource",
     default=_DEFAULTS.gpu_resource,
     show_default=True,

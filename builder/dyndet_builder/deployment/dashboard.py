@@ -4,36 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dyndet_builder.deployment.alerts import failures, promise_of, queue_ms, queue_target_ms
 from dyndet_builder.deployment.options import DeployOptions
+from dyndet_builder.deployment.panel import RATE, Panel, Query
+from dyndet_builder.deployment.promise_alerts import promise_of
+from dyndet_builder.deployment.scaling import scaling
+from dyndet_builder.deployment.series import failures, queue_ms
+from dyndet_builder.deployment.under_load_panels import under_load_panels
 from dyndet_builder.quoting import grafana, pattern, promql
 from dyndet_builder.repository.rendered import Rendered
 
-_RATE = "[$__rate_interval]"
 _COLUMNS = 24
 _SERVERS = 'instance=~"$instance"'  # the dashboard's variable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Query:
-    """PromQL and the legend of its lines, in which Grafana replaces {{label}}."""
-
-    expr: str
-    legend: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """A panel of the grid."""
-
-    title: str
-    queries: tuple[Query, ...]
-    unit: str
-    kind: str = "timeseries"
-    width: int = 8
-    height: int = 8
-    needs_gpu: bool = False
-    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +32,8 @@ def panels(deployed: Rendered, options: DeployOptions, *, job: str) -> tuple[Pla
     mine = f"job={promql(job)},{_SERVERS},model={promql(deployed.model)}"
     promise = _promise(deployed, options)
     found = [*_overview(mine, job, promise), *_latency(mine, promise), *_routing(deployed, mine)]
-    found += [*_load(deployed, options, job), *_server(deployed, mine, job)]
+    found += [*under_load_panels(deployed, options, mine), *_load(deployed, options, job)]
+    found += _server(deployed, mine, job)
     placed: list[Placed] = []
     x = y = row_height = 0
     for number, panel in enumerate(found, 1):
@@ -73,10 +55,10 @@ def _promise(deployed: Rendered, options: DeployOptions) -> tuple[Query, ...]:
 
 
 def _overview(mine: str, job: str, promise: tuple[Query, ...]) -> list[Panel]:
-    answered = f"sum(rate(nv_inference_request_success{{{mine}}}{_RATE}))"
-    spent = f"sum(rate(nv_inference_request_duration_us{{{mine}}}{_RATE}))"
-    routed = f"sum(increase(dyndet_routed_total{{{mine}}}{_RATE}))"
-    hard = f'sum(increase(dyndet_routed_total{{{mine},route!="easy"}}{_RATE}))'
+    answered = f"sum(rate(nv_inference_request_success{{{mine}}}{RATE}))"
+    spent = f"sum(rate(nv_inference_request_duration_us{{{mine}}}{RATE}))"
+    routed = f"sum(increase(dyndet_routed_total{{{mine}}}{RATE}))"
+    hard = f'sum(increase(dyndet_routed_total{{{mine},route!="easy"}}{RATE}))'
     return [
         _stat("Requests a second", answered, "reqps"),
         _stat("Mean latency, with the queue", f"{spent} / ({answered} > 0) / 1000", "ms", *promise),
@@ -91,7 +73,7 @@ def _stat(title: str, expr: str, unit: str, *more: Query) -> Panel:
 
 
 def _latency(mine: str, promise: tuple[Query, ...]) -> list[Panel]:
-    buckets = f"sum by (le) (rate(dyndet_latency_ms_bucket{{{mine}}}{_RATE}))"
+    buckets = f"sum by (le) (rate(dyndet_latency_ms_bucket{{{mine}}}{RATE}))"
     return [
         Panel(
             title="Latency inside the detector",
@@ -103,7 +85,7 @@ def _latency(mine: str, promise: tuple[Query, ...]) -> list[Panel]:
                 *promise,
             ),
             unit="ms",
-            note="From the start of a request to its answer, without the queue; all servers together.",
+            note="From the arrival of a request in the detector to its answer; all servers together.",
         ),
         Panel(
             title="Latency with the queue, slowest server",
@@ -118,9 +100,7 @@ def _latency(mine: str, promise: tuple[Query, ...]) -> list[Panel]:
         ),
         Panel(
             title="Requests by latency",
-            queries=(
-                Query(expr=f"sum by (le) (increase(dyndet_latency_ms_bucket{{{mine}}}{_RATE}))", legend="{{le}}"),
-            ),
+            queries=(Query(expr=f"sum by (le) (increase(dyndet_latency_ms_bucket{{{mine}}}{RATE}))", legend="{{le}}"),),
             unit="ms",
             kind="heatmap",
         ),
@@ -137,15 +117,13 @@ def _routing(deployed: Rendered, mine: str) -> list[Panel]:
     return [
         Panel(
             title="Images a second by route",
-            queries=(Query(expr=f"sum by (route) (rate(dyndet_routed_total{{{mine}}}{_RATE}))", legend="{{route}}"),),
+            queries=(Query(expr=f"sum by (route) (rate(dyndet_routed_total{{{mine}}}{RATE}))", legend="{{route}}"),),
             unit="short",
         ),
         Panel(title="Hard share", queries=tuple(shares), unit="percentunit"),
         Panel(
             title="Difficulties of the images",
-            queries=(
-                Query(expr=f"sum by (le) (increase(dyndet_difficulty_bucket{{{mine}}}{_RATE}))", legend="{{le}}"),
-            ),
+            queries=(Query(expr=f"sum by (le) (increase(dyndet_difficulty_bucket{{{mine}}}{RATE}))", legend="{{le}}"),),
             unit="short",
             kind="heatmap",
         ),
@@ -161,16 +139,21 @@ def _routing(deployed: Rendered, mine: str) -> list[Panel]:
 def _load(deployed: Rendered, options: DeployOptions, job: str) -> list[Panel]:
     """What waits, and what the autoscaler makes of it, by its own formula."""
     mine = f"job={promql(job)}"
-    waits = queue_ms(deployed, where=f"{mine},{_SERVERS}", by="instance", window="1m")
-    average = f"avg({queue_ms(deployed, where=mine, by='instance', window='1m')})"
-    servers, target = f"sum(up{{{mine}}})", queue_target_ms(deployed, options)
-    wanted = f"ceil({servers} * {average} / {target:g})"
+    scaled = scaling(deployed, options)
+    waits = [
+        Query(expr=queue_ms(deployed, where=f"{mine},{_SERVERS}", by="instance", window="1m"), legend="{{instance}}")
+    ]
+    if not scaled.follows_load:
+        waits.append(Query(expr=f"vector({scaled.target:g})", legend="target"))
+    servers = f"sum(up{{{mine}}})"
+    wanted = f"ceil({servers} * avg({scaled.query(where=mine, by='instance')}) / {scaled.target:g})"
     found = [
         Panel(
             title="Wait for an instance now",
-            queries=(Query(expr=waits, legend="{{instance}}"), Query(expr=f"vector({target:g})", legend="target")),
+            queries=tuple(waits),
             unit="ms",
-            note="What waits, divided by what is answered a second. Autoscaling follows this.",
+            note="What waits, divided by what is answered a second."
+            + ("" if scaled.follows_load else " Autoscaling follows this."),
         )
     ]
     replicas = [Query(expr=servers, legend="answering")]
@@ -195,13 +178,13 @@ def _server(deployed: Rendered, mine: str, job: str) -> list[Panel]:
 
     def per_request(metric: str) -> str:
         return (
-            f"sum by (model) (rate({metric}{{{models}}}{_RATE})) / "
-            f"(sum by (model) (rate(nv_inference_request_success{{{models}}}{_RATE})) > 0) / 1000"
+            f"sum by (model) (rate({metric}{{{models}}}{RATE})) / "
+            f"(sum by (model) (rate(nv_inference_request_success{{{models}}}{RATE})) > 0) / 1000"
         )
 
-    errors = f"sum by (stage) (rate(dyndet_stage_errors_total{{{mine}}}{_RATE}))"
-    asked = " + ".join(f"sum(rate(nv_inference_request_{how}{{{mine}}}{_RATE}))" for how in ("success", "failure"))
-    ratio = f"{failures(mine, _RATE, by='reason')} / scalar(({asked}) > 0)"
+    errors = f"sum by (stage) (rate(dyndet_stage_errors_total{{{mine}}}{RATE}))"
+    asked = " + ".join(f"sum(rate(nv_inference_request_{how}{{{mine}}}{RATE}))" for how in ("success", "failure"))
+    ratio = f"{failures(mine, RATE, by='reason')} / scalar(({asked}) > 0)"
     found = [
         Panel(
             title="Requests that fail, by reason",

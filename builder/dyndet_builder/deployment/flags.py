@@ -70,7 +70,9 @@ def _metrics_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str,
     """Flags for percentiles with the queue: Triton 2.51 offers them only as summaries, and only if a flag asks."""
     levels = {0.5, 0.9, 0.95, 0.99}
     promised = options.promised()
-    names = [point.statistic for point in deployed.points.points.values()]
+    points = deployed.points.points.values()
+    names = [point.statistic for point in points]
+    names += [point.follow_load.statistic for point in points if point.follow_load is not None]
     for statistic in (*names, None if promised is None else promised.statistic.name):
         level = None if statistic is None else Statistic(statistic).level
         if level is not None:

@@ -61,6 +61,8 @@ class DeployOptions:
     """largest number for autoscaling; equal to `replicas`: no autoscaling"""
     queue_target_ms: float | None = None
     """mean wait of a request above which replicas are added; None: half the calibrated mean latency"""
+    hard_share_floor: float | None = None
+    """hard share below which replicas are added where the threshold follows the load; None: the calibrated one"""
     gpu_resource: str = "nvidia.com/gpu"
     """the cluster's name for a GPU, or a share of one: nvidia.com/mig-1g.10gb (MIG), nvidia.com/gpu.shared (time)"""
     cpu: str = "4"
@@ -121,6 +123,8 @@ class DeployOptions:
                 f"queue_target_ms must be a positive number of milliseconds, from 0.001 to {_MOST_MS:,}, not "
                 f"{self.queue_target_ms}"
             )
+        if self.hard_share_floor is not None and not 0 <= self.hard_share_floor <= 1:
+            raise InputError(f"hard_share_floor must be a share from 0 to 1, not {self.hard_share_floor}")
         for target in self.metrics_targets:
             if not _is_address(target):
                 raise InputError(

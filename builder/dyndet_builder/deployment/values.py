@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import InputError
-from dyndet_builder.deployment.alerts import queue_ms, queue_target_ms
 from dyndet_builder.deployment.flags import MODELS, in_pod, restricted, server_flags, shell_command
 from dyndet_builder.deployment.options import DeployOptions
+from dyndet_builder.deployment.scaling import scaling
 from dyndet_builder.engines.record import Target
 from dyndet_builder.pins import GRAFANA_IMAGE, PROMETHEUS_IMAGE
 from dyndet_builder.quoting import image, promql
@@ -79,8 +79,12 @@ class Values:
     replicas: int
     max_replicas: int
     autoscales: bool
-    queue_metric: str
-    queue_target: str
+    follows_load: bool
+    """whether the autoscaler follows the accuracy that gives way, instead of the requests that wait"""
+    scaling_metric: str
+    scaling_target: str
+    adapter_metric: str
+    """metric of the server by which prometheus-adapter finds the pods"""
     adapter_series: str
     adapter_query: str
     engine_cache: str
@@ -116,6 +120,7 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
     startup_s = options.startup_s or (_STARTUP_WITH_ENGINES_S if deployed.builds_engines else _STARTUP_S)
     in_image = options.storage == "image"
     tracing = options.tracing(name)
+    scaled = scaling(deployed, options)
     flags = server_flags(deployed, options, tracing)
     kserve_flags = flags if in_image else server_flags(deployed, options, tracing, repository=_KSERVE_MODELS)
     # Relative, so that the folders can be moved together; resolved, since `..` after a link leads elsewhere.
@@ -162,10 +167,12 @@ def values(deployed: Rendered, options: DeployOptions, *, output: Path) -> Value
         replicas=options.replicas,
         max_replicas=options.max_replicas,
         autoscales=options.max_replicas > options.replicas,
-        queue_metric="dyndet_queue_ms",
-        queue_target=f"{round(1000 * queue_target_ms(deployed, options))}m",
-        adapter_series=f'nv_inference_pending_request_count{{namespace!="",pod!="",job={promql(name)}}}',
-        adapter_query=_adapter_query(deployed),
+        follows_load=scaled.follows_load,
+        scaling_metric=scaled.metric,
+        scaling_target=f"{round(1000 * scaled.target)}m",
+        adapter_metric=scaled.series,
+        adapter_series=f'{scaled.series}{{namespace!="",pod!="",job={promql(name)}}}',
+        adapter_query=scaled.query(where="<<.LabelMatchers>>", by="<<.GroupBy>>"),
         engine_cache=deployed.engine_cache,
         probes={
             kind: ("python3", PROBE_FILE, kind, *_public_models(deployed), f"--within={within_s}")
@@ -265,8 +272,3 @@ def _memory_mib(deployed: Rendered, shm_mib: int) -> int:
     needed = _SERVER_MIB + _PER_PROCESS_MIB * deployed.python_instances + graphs + shm_mib
     needed += _CUDA_MIB * len(deployed.gpus)
     return -(-needed // 256) * 256
-
-
-def _adapter_query(deployed: Rendered) -> str:
-    """How long a request waits in a pod, milliseconds; prometheus-adapter fills in <<...>>."""
-    return queue_ms(deployed, where="<<.LabelMatchers>>", by="<<.GroupBy>>", window="1m")

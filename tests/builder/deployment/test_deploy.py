@@ -21,7 +21,7 @@ from dyndet_builder.pins import CURRENT
 from dyndet_builder.repository.backends import ENGINE_CACHE
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_repository
-from tests.support.deployments import KINDS, PROBE, calibrate, documents, pod_of, points, render_kinds
+from tests.support.deployments import KINDS, PROBE, calibrate, documents, following, pod_of, points, render_kinds
 from tests.support.toy_bundle import write_toy_bundle
 
 STORAGES = ("image", "pvc://claim/street/models", "s3://bucket/street", "gs://bucket/street")
@@ -238,6 +238,27 @@ def test_autoscaling_follows_the_queue_or_is_left_out(calibrated: Path, tmp_path
     deploy(calibrated, tmp_path / "out", DeployOptions(replicas=3, max_replicas=3))
     assert not (tmp_path / "out" / "kubernetes" / "hpa.yaml").exists()
     assert documents(tmp_path / "out", "kubernetes/deployment.yaml")[0]["spec"]["replicas"] == 3
+
+
+def test_autoscaling_of_a_threshold_that_follows_the_load_follows_the_accuracy(
+    calibrated: Path, tmp_path: Path
+) -> None:
+    calibrated = shutil.copytree(calibrated, tmp_path / "models")
+    with pytest.raises(InputError, match="'p99:20ms' does not"):
+        deploy(calibrated, tmp_path / "out", DeployOptions(hard_share_floor=0.1))
+    calibrate(calibrated, "toy", following())
+    with pytest.raises(InputError, match="above the calibrated hard share"):
+        deploy(calibrated, tmp_path / "out", DeployOptions(hard_share_floor=0.5))
+    queries = []
+    for floor in (None, 0.1):
+        deploy(calibrated, tmp_path / "out", DeployOptions(hard_share_floor=floor))
+        (scaler,) = documents(tmp_path / "out", "kubernetes/hpa.yaml")
+        (metric,) = scaler["spec"]["metrics"]
+        (rule,) = documents(tmp_path / "out", "prometheus/adapter-values.yml")[0]["rules"]["custom"]
+        assert metric["pods"]["metric"]["name"] == rule["name"]["as"] == "dyndet_pressure"
+        assert metric["pods"]["target"]["averageValue"] == "900m"
+        queries.append(rule["metricsQuery"])
+    assert "1.15 /" in queries[0] and "1.05 /" in queries[1]
 
 
 def test_rendering_again_replaces_and_is_the_same(repositories: dict[str, Path], tmp_path: Path) -> None:

@@ -13,10 +13,16 @@ import yaml
 from dyndet_builder.deployment.deploy import DeployOptions, deploy
 from dyndet_builder.operating_points import OperatingPoints
 from dyndet_builder.repository.render import RenderOptions, render
-from tests.support.deployments import calibrate, points, program
+from tests.support.deployments import calibrate, following, points, program
 from tests.support.toy_bundle import write_toy_bundle
 
-MEASURED = {"calibrated": points(), "mean": points(statistic="mean", goal=9.2), "uncalibrated": None}
+FOLLOWING = following()
+MEASURED = {
+    "calibrated": points(),
+    "mean": points(statistic="mean", goal=9.2),
+    "following": FOLLOWING,
+    "uncalibrated": None,
+}
 MINUTES = 60
 _JOB = 'job="toy",model="toy"'
 
@@ -67,7 +73,7 @@ def test_promtool_takes_rules_and_configurations(measured: str, gpu: bool, bundl
 def test_limits_come_from_the_calibration(bundle: Path, tmp_path: Path) -> None:
     alerts = _alerts(_deployed(bundle, tmp_path / "one", points()))
     assert alerts["DyndetPromiseBroken"]["expr"].endswith('quantile="0.99"}) / 1000 > 22')
-    assert alerts["DyndetTailSlow"]["expr"].endswith("> 24")
+    assert "> 24 and dyndet:queue_ms" in alerts["DyndetTailSlow"]["expr"]
     assert "- 0.3)" in alerts["DyndetHardShareDrift"]["expr"]
     assert alerts["DyndetQueueing"]["expr"].endswith("> 18.4")
     assert "DyndetGpuMemory" not in alerts
@@ -92,6 +98,20 @@ def test_what_was_not_calibrated_is_not_watched_and_said(bundle: Path, tmp_path:
     assert any("promises a throughput" in note for note in result.notes)
 
 
+def test_a_point_that_follows_the_load_is_watched_by_what_it_promises_under_load(bundle: Path, tmp_path: Path) -> None:
+    folder = _deployed(bundle, tmp_path / "one", FOLLOWING)
+    alerts = _alerts(folder)
+    assert alerts["DyndetPromiseBroken"]["expr"].endswith('quantile="0.97"}) / 1000 > 33')
+    assert alerts["DyndetQueueing"]["expr"].endswith("> 18.4")  # above half of the promise of 30 ms
+    arguments = (folder / "kubernetes" / "deployment.yaml").read_text()
+    assert "0.97:" in arguments
+    # A fifth of the 30 % hard images less: the 76 % quantile of difficulties that are spread from 0 to 1.
+    assert alerts["DyndetThresholdRaised"]["expr"].endswith("> 0.761")
+    switched_off = FOLLOWING.points["p99:20ms"].model_copy(update={"follow_load": None})
+    off = FOLLOWING.model_copy(update={"points": {"p99:20ms": switched_off}})
+    assert "DyndetThresholdRaised" not in _alerts(_deployed(bundle, tmp_path / "two", off))
+
+
 def _series(
     *,
     p99_ms: float,
@@ -103,6 +123,10 @@ def _series(
     failed: dict[str, int],
     up: int,
     gpu_used: float,
+    degraded: int,
+    late: int,
+    queued: int,
+    threshold: float,
 ) -> Any:
     """An hour of a server that answers 600 requests a minute; counters by the minute."""
     spent_us, latency = answered * p99_ms * 1e3, answered if p99_ms < 25 else 0
@@ -115,9 +139,12 @@ def _series(
             for reason in ("BACKEND", "OTHER", "REJECTED", "CANCELED")
         },
         **{f'dyndet_requests_failed_total{{{_JOB},reason="{reason}"}}': count for reason, count in own.items()},
-        f'dyndet_routed_total{{{_JOB},route="easy"}}': answered - hard - fallbacks,
+        f'dyndet_routed_total{{{_JOB},route="easy"}}': answered - hard - fallbacks - degraded,
         f'dyndet_routed_total{{{_JOB},route="hard"}}': hard,
         f'dyndet_routed_total{{{_JOB},route="fallback"}}': fallbacks,
+        f'dyndet_routed_total{{{_JOB},route="degraded"}}': degraded,
+        f"dyndet_arrivals_total{{{_JOB}}}": answered,
+        f"dyndet_deadline_missed_total{{{_JOB}}}": late,
         f'dyndet_stage_errors_total{{{_JOB},stage="head1"}}': errors,
         f'dyndet_latency_ms_bucket{{{_JOB},le="10"}}': answered // 2,
         f'dyndet_latency_ms_bucket{{{_JOB},le="20"}}': answered // 2 + latency // 2,
@@ -126,8 +153,10 @@ def _series(
     }
     counters = [{"series": name, "values": f"0+{value:g}x{MINUTES}"} for name, value in values.items()]
     gauges = {
-        f'nv_inference_request_summary_us{{{_JOB},quantile="0.99"}}': p99_ms * 1e3,
+        f'nv_inference_request_summary_us{{{_JOB},quantile="0.97"}}': p99_ms * 1e3,
         f"nv_inference_pending_request_count{{{_JOB}}}": waiting,
+        f"dyndet_queue{{{_JOB}}}": queued,
+        f"dyndet_threshold{{{_JOB}}}": threshold,
         'up{job="toy",instance="a"}': up,
         'nv_gpu_memory_used_bytes{job="toy",instance="a"}': gpu_used,
         'nv_gpu_memory_total_bytes{job="toy",instance="a"}': 1,
@@ -145,13 +174,22 @@ _GOOD: dict[str, Any] = {
     "failed": {},
     "up": 1,
     "gpu_used": 0.5,
+    "degraded": 0,
+    "late": 6,
+    "queued": 0,
+    "threshold": 0.4,
 }
 _BAD: dict[str, tuple[dict[str, Any], ...]] = {
-    "DyndetPromiseBroken": ({"p99_ms": 23.0},),
+    "DyndetPromiseBroken": ({"p99_ms": 34.0},),
     "DyndetTailSlow": ({"p99_ms": 40.0},),
     "DyndetHardShareDrift": ({"hard": 400},),
+    "DyndetThresholdRaised": ({"threshold": 0.9, "hard": 20},),
+    "DyndetDegraded": ({"degraded": 40},),
+    "DyndetOverloaded": ({"failed": {"overloaded": 30}},),
+    "DyndetDeadlinesMissed": ({"late": 60},),
+    "DyndetQueueNearlyFull": ({"queued": 900},),
     # Also if nothing is answered any more: no request leaves the queue, so Triton's queueing time stands still.
-    "DyndetQueueing": ({"waiting": 2}, {"waiting": 5, "answered": 0, "hard": 0}),
+    "DyndetQueueing": ({"waiting": 2}, {"waiting": 5, "answered": 0, "hard": 0}, {"queued": 2}),
     "DyndetFallback": ({"fallbacks": 30},),
     "DyndetStageErrors": ({"errors": 2},),
     "DyndetRequestsFail": tuple(
@@ -163,16 +201,27 @@ _BAD: dict[str, tuple[dict[str, Any], ...]] = {
     "DyndetNoScrape": ({"up": 0},),
     "DyndetGpuMemory": ({"gpu_used": 0.97},),
 }
-_FAILURES = {"DyndetRequestsFail", "DyndetRequestsRefused", "DyndetClientsGiveUp", "DyndetBadRequests"}
+_FAILURES = {
+    "DyndetRequestsFail",
+    "DyndetRequestsRefused",
+    "DyndetOverloaded",
+    "DyndetClientsGiveUp",
+    "DyndetBadRequests",
+}
+_QUIET = {
+    # A raised threshold makes fewer images hard, and p99 may be long while requests wait: neither is a fault.
+    "DyndetThresholdRaised": {"DyndetHardShareDrift"},
+    "DyndetDegraded": {"DyndetFallback"},
+}
 
 
 def test_every_alert_fires_for_its_cause_and_none_without(bundle: Path, tmp_path: Path) -> None:
     """By promtool's own unit tests of rules, on series as Triton and the detectors give them."""
-    folder = _deployed(bundle, tmp_path, points(), gpu=True) / "prometheus"
+    folder = _deployed(bundle, tmp_path, FOLLOWING, gpu=True) / "prometheus"
     assert set(_alerts(tmp_path / "out")) == set(_BAD)
     tests = [_test("all is well", _GOOD, dict.fromkeys(_BAD, False))]
     for name, causes in _BAD.items():
-        others = dict.fromkeys(_FAILURES - {name}, False)  # a reason has one alert
+        others = dict.fromkeys(_FAILURES - {name} | _QUIET.get(name, set()), False)  # a reason has one alert
         tests += [_test(f"{name} {cause}", {**_GOOD, **cause}, {**others, name: True}) for cause in causes]
     script = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
     (folder / "test.yml").write_text(yaml.safe_dump(script))
@@ -180,6 +229,54 @@ def test_every_alert_fires_for_its_cause_and_none_without(bundle: Path, tmp_path
         [_promtool(), "test", "rules", "test.yml"], cwd=folder, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_the_autoscaler_wants_the_replicas_that_keep_the_hard_share_at_its_floor(bundle: Path, tmp_path: Path) -> None:
+    """A hard image takes 1.5 times as long as an easy one, so a hard share of 30 % needs 1.15 of an easy one."""
+    folder = _deployed(bundle, tmp_path, FOLLOWING)
+    (rule,) = yaml.safe_load((folder / "prometheus" / "adapter-values.yml").read_text())["rules"]["custom"]
+    query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="toy"').replace("<<.GroupBy>>", "pod")
+    cases = {
+        "idle": (1.0, 600, 0, 1.15 * 0.008 / 0.7 * 10),  # 10 images a second, as calibrated, at most 70 % busy
+        "busier than calibrated": (1.0, 60_000, 0, 1.15 / 1.5),
+        "at the floor": (0.3, 600, 0, 1.0),
+        "below it": (0.1, 600, 0, 1.15 / 1.05),
+        "half of the requests refused": (0.0, 600, 600, 2.3),
+        "nothing comes": (1.0, 0, 0, 0.0),
+    }
+    tests = [
+        {
+            "name": name,
+            "interval": "15s",
+            "input_series": [
+                {"series": f'dyndet_gear{{{_JOB},pod="a"}}', "values": f"{gear}x20"},
+                *(
+                    {"series": f'{counter}{{{_JOB},pod="a"{more}}}', "values": f"0+{count / 4:g}x20"}
+                    for counter, more, count in (
+                        ("dyndet_arrivals_total", "", answered + refused),
+                        ("dyndet_routed_total", ',route="easy"', answered),
+                        ("dyndet_requests_failed_total", ',reason="overloaded"', refused),
+                    )
+                ),
+            ],
+            "promql_expr_test": [
+                {
+                    "expr": f"round({query}, 0.001)",
+                    "eval_time": "5m",
+                    "exp_samples": [{"labels": '{pod="a"}', "value": round(wanted, 3)}],
+                }
+            ],
+        }
+        for name, (gear, answered, refused, wanted) in cases.items()
+    ]
+    script = {"rule_files": [], "evaluation_interval": "15s", "tests": tests}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(script))
+    answer = subprocess.run(
+        [_promtool(), "test", "rules", tmp_path / "test.yml"], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    given = json.loads((folder / "grafana" / "dashboard.json").read_text())
+    assert any("dyndet_gear" in each["expr"] for panel in given["panels"] for each in panel["targets"])
 
 
 def _test(name: str, given: dict[str, Any], fires: dict[str, bool]) -> Any:
