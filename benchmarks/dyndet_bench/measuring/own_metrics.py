@@ -66,6 +66,10 @@ class OwnMetrics:
         """
         return self._read(name)[name]
 
+    def read_several(self, *names: str) -> Mapping[str, Mapping[str, float]]:
+        """`read` for several metrics, at the same moment, as quickly as possible: only their lines are parsed."""
+        return self._read(*names, only_their_lines=True)
+
     def routed(self, *, images: Callable[[], int]) -> tuple[Mapping[str, float], int]:
         """Images by route, and how many failed without one, as soon as all are counted that the server has taken.
 
@@ -92,10 +96,14 @@ class OwnMetrics:
                 )
             time.sleep(_POLL_S)
 
-    def _read(self, *names: str) -> Mapping[str, Mapping[str, float]]:
+    def _read(self, *names: str, only_their_lines: bool = False) -> Mapping[str, Mapping[str, float]]:
         """`read` for several metrics, at the same moment."""
         try:
-            return read_metrics(self._text(), names, model=self._model)
+            text = self._text()
+            if only_their_lines:
+                starts = tuple(name.encode() for name in names)
+                text = b"".join(line for line in text.splitlines(keepends=True) if line.startswith(starts))
+            return read_metrics(text, names, model=self._model)
         except (OSError, ValueError, http.client.HTTPException) as error:
             said = error.reason if isinstance(error, urllib.error.URLError) else error
             reason = printable(str(said) or type(said).__name__, limit=_LONGEST_REASON)

@@ -12,6 +12,7 @@ NEEDS = {
     "bench client": ("bench", "server"),
     "bench compare": (),
     "bench frontier": _ALL,
+    "bench load": ("bench", "server"),
     "bench overhead": ("bench", "server"),
     "bench paper": ("bench",),
     "bench plot": ("bench",),

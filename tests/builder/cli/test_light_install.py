@@ -35,6 +35,7 @@ _LINES = [
     ["bench", "plot", "swept", *_NEW],
     ["bench", "serving", "bundle", *_IMAGES],
     ["bench", "frontier", "bundle", "--static", "s", "--data", "val", *_NEW],
+    ["bench", "load", "models", *_IMAGES],
     ["bench", "overhead", "models", *_IMAGES],
     ["bench", "client", "models", *_IMAGES],
     ["pair", "a.onnx", "b.onnx", *_IMAGES],

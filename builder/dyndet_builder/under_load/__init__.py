@@ -1,0 +1,1 @@
+"""A repository that is served and measured under load."""
