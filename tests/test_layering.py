@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "builder (top)": "everything but cli",
     "builder.trying": "server repository client",
     "builder.under_load": "server repository load measuring dynamicdet.evaluation routing datasets",
-    "builder.deployment": "server repository engines bundle sweep measuring",
+    "builder.deployment": "server repository engines bundle load sweep measuring",
     "builder.calibration": "server repository engines bundle measuring",
     "builder.server": "repository engines bundle measuring client",
     "builder.repository": "engines bundle measuring templates",

@@ -13,6 +13,7 @@ from rich.table import Table
 from dynamicdet.text import printable
 from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import read_sweep
+from dyndet_builder.cli.deploy_plan import plain_table, show_absorbing
 from dyndet_builder.cli.deploy_push import push_command, rollback_command
 from dyndet_builder.cli.releases import release_options
 from dyndet_builder.defaults import MARGIN
@@ -147,6 +148,22 @@ def render_command(repository: Path, output: Path, model: str | None, **given: o
     show_default=True,
     help="Distance to keep from the promise, as a share of it.",
 )
+@click.option("--ap-floor", type=float, help="AP, in percent, that replicas are to keep as the threshold rises.")
+@click.option(
+    "--hard-share-floor",
+    type=float,
+    help="The same as a share of hard images, 0 to 1, where AP is not known.  [default: that of the operating point]",
+)
+@click.option(
+    "--evaluation",
+    type=click.Path(path_type=Path),
+    help="AP over the hard share: output of `dyndet evaluate --json`, or a sweep with AP.  [default: a sweep's own]",
+)
+@click.option(
+    "--load-record",
+    type=click.Path(path_type=Path),
+    help="A record of `dyndet bench load` on one such server, to compare with the estimate.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def plan_command(
     source: Path,
@@ -156,6 +173,10 @@ def plan_command(
     operating_point: str | None,
     hard_share: float | None,
     margin: float,
+    ap_floor: float | None,
+    hard_share_floor: float | None,
+    evaluation: Path | None,
+    load_record: Path | None,
     as_json: bool,
 ) -> None:
     """Estimate how many replicas a latency promise needs at a request rate.
@@ -163,12 +184,19 @@ def plan_command(
     SOURCE is a calibrated model repository or a sweep. A sweep also shows how requests overlap, and how much the
     estimate differs from the measured values. The output states the assumptions.
 
+    If the threshold follows the load, fewer replicas keep the promise, too, with fewer hard images. Then the output
+    also has the replicas that refuse nothing, and those that keep the hard share or AP from falling below a floor.
+
     \b
     Examples:
       dyndet deploy plan build/models --request-rate 400 --promise p95:40ms
       dyndet deploy plan build/sweep --request-rate 400 --promise p95:40ms --hard-share 0.5
+      dyndet deploy plan build/models --request-rate 400 --promise p95:90ms --hard-share-floor 0.1
+      dyndet deploy plan build/models --request-rate 400 --promise p95:90ms --evaluation ap.json --ap-floor 55
     """
+    from dyndet_bench.load.record import read_load_record
     from dyndet_builder.deployment.plan import plan
+    from dyndet_builder.deployment.plan_accuracy import read_accuracies
 
     result = plan(
         source,
@@ -178,6 +206,10 @@ def plan_command(
         operating_point=operating_point,
         hard_share=hard_share,
         margin=margin,
+        hard_share_floor=hard_share_floor,
+        ap_floor=ap_floor,
+        accuracies=None if evaluation is None else read_accuracies(evaluation),
+        measured=None if load_record is None else read_load_record(load_record),
     )
     sweep = source.is_file() or (source / SWEEP_FILE).is_file()
     checks = check_against(read_sweep(source)) if sweep else ()
@@ -192,6 +224,8 @@ def plan_command(
         f"{result.replicas} replicas{gpus} keep {result.promise} at {result.request_rate:g} requests/s with a margin "
         f"of {result.margin:.0%} ({result.limit_ms:.4g} ms), {result.hard_share:.0%} of the images hard"
     )
+    if result.absorbing is not None:
+        show_absorbing(console, result.absorbing, result.promise)
     if result.correction > 1:
         console.print(
             f"times are scaled by {result.correction:.2f}, the factor by which the sweep exceeded the estimate"
@@ -205,7 +239,7 @@ def plan_command(
 
 
 def _plan_table(result: Plan) -> Table:
-    table = _table("replicas", "in use", "mean, ms", "p50", "p95", "p99", "")
+    table = plain_table("replicas", "in use", "mean, ms", "p50", "p95", "p99", "")
     for row in result.rows:
         verdict = "too slow" if not row.holds else "<- enough" if row.replicas == result.replicas else "enough"
         times = (f"{value:.1f}" for value in (row.mean_ms, row.p50_ms, row.p95_ms, row.p99_ms))
@@ -214,7 +248,7 @@ def _plan_table(result: Plan) -> Table:
 
 
 def _check_table(checks: tuple[Check, ...]) -> Table:
-    table = _table("the sweep", "mean, ms: measured, estimated", "p95, ms: measured, estimated")
+    table = plain_table("the sweep", "mean, ms: measured, estimated", "p95, ms: measured, estimated")
     for cell in dict.fromkeys(check.cell for check in checks):
         known = {check.statistic: check for check in checks if check.cell == cell}
         figures = (known[name] for name in ("mean", "p95"))
@@ -229,11 +263,3 @@ def _check_summary(checks: tuple[Check, ...]) -> str:
         if some:
             parts.append(f"{kind} {typical_error(some):.0%}")
     return f"median error of all means and percentiles: {', '.join(parts)}"
-
-
-def _table(first: str, *headers: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(first)
-    for header in headers:
-        table.add_column(header, justify="right")
-    return table

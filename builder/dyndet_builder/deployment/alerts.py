@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dyndet_builder.deployment.alert import Alert, share_alert
 from dyndet_builder.deployment.load_alerts import load_alerts
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.deployment.promise_alerts import drift_alerts, promise_alerts, tail_alerts
 from dyndet_builder.deployment.scaling import queue_target_ms
-from dyndet_builder.deployment.series import WINDOW, Record, of_detector, recorded, records
+from dyndet_builder.deployment.series import WINDOW, Alert, Record, of_detector, recorded, records, share_alert
 from dyndet_builder.quoting import go_template, promql
 from dyndet_builder.repository.rendered import Rendered
 

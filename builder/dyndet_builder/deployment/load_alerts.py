@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dyndet_builder.deployment.alert import Alert, share_alert
-from dyndet_builder.deployment.series import recorded
+from dyndet_builder.deployment.series import Alert, recorded, share_alert
 from dyndet_builder.operating_points import OperatingPoint
 from dyndet_builder.quoting import go_template
 from dyndet_builder.repository.options import RenderOptions

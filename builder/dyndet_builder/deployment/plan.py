@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError, TargetOutOfReachError
 from dynamicdet.text import distinct
-from dyndet_bench.measuring.statistic import THROUGHPUT, Statistic
+from dyndet_bench.load.record import LoadRecord
+from dyndet_bench.measuring.statistic import THROUGHPUT
 from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import Sweep, read_sweep
 from dyndet_builder.defaults import MARGIN
-from dyndet_builder.deployment.plan_check import correction_of, of_latencies
+from dyndet_builder.deployment.plan_accuracy import Accuracies, accuracies_of_sweep
+from dyndet_builder.deployment.plan_check import correction_of
+from dyndet_builder.deployment.plan_following import Absorbing, absorbing, floor_of
+from dyndet_builder.deployment.plan_queue import Queue, Row, fewest
 from dyndet_builder.deployment.plan_replica import Replica, replica_of_points, replica_of_sweep
 from dyndet_builder.repository.marker import MARKER_FILE
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.targets import parse_target
-
-_MOST_REPLICAS = 10_000
 
 ASSUMPTIONS = (
     "requests arrive independently of each other (Poisson) at a steady rate, one image each",
@@ -29,21 +30,7 @@ ASSUMPTIONS = (
     "a replica runs requests in the order of their arrival; the network adds no more latency than in the measurement",
 )
 
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """The expected latencies of a number of replicas, milliseconds."""
-
-    replicas: int
-    utilisation: float
-    mean_ms: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    promised_ms: float
-    """the statistic of the promise"""
-    holds: bool
-    """whether it is below the promise by the margin"""
+FOLLOWING = "the threshold rises until the promise is kept; the images that lose detector 2 are those that gain least"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +53,8 @@ class Plan:
     gpus: int | None
     """of all replicas; None if the number in one replica is unknown"""
     rows: tuple[Row, ...]
+    absorbing: Absorbing | None
+    """what replicas do whose thresholds follow the load; None: these do not"""
     assumptions: tuple[str, ...]
 
 
@@ -78,11 +67,20 @@ def plan(
     operating_point: str | None = None,
     hard_share: float | None = None,
     margin: float = MARGIN,
+    hard_share_floor: float | None = None,
+    ap_floor: float | None = None,
+    accuracies: Accuracies | None = None,
+    measured: LoadRecord | None = None,
 ) -> Plan:
     """The fewest replicas that keep a promise, such as `p95:20ms`, with a margin, at so many requests a second.
 
     `source` is a calibrated model repository or a sweep (its folder or file); a sweep also shows how requests overlap.
     `model` names the detector if the repository holds several. `hard_share` overrides that of the operating point.
+
+    If the operating point follows the load, or a floor is given, the plan also says how many replicas refuse nothing at
+    this rate, and how many keep the hard share (`hard_share_floor`, by default that of the operating point) or the
+    average precision (`ap_floor`, percent) from falling below a floor. `accuracies` are AP over hard share; those of a
+    sweep are used by default. `measured`, a record of `dyndet bench load`, is compared with the estimate.
 
     Raises InputError for a source without measurements, TargetOutOfReachError if even idle replicas break the promise.
     """
@@ -94,8 +92,12 @@ def plan(
     if target.of_range or target.statistic == THROUGHPUT:
         raise InputError(f"promise {promise!r} is not a latency; give one such as p95:20ms or 12ms")
     given = _read(source, model, operating_point, hard_share)
+    floor, asked = None, (hard_share_floor, ap_floor, accuracies, measured)
+    accuracies = accuracies or given.accuracies
+    if given.follows or any(one is not None for one in asked):
+        floor = floor_of(given.replica.hard_share, hard_share_floor, ap_floor, accuracies)
     correction = 1.0 if given.sweep is None else correction_of(given.sweep, target.statistic)
-    queue = _Queue(given.replica, request_rate, target.statistic, correction)
+    queue = Queue(given.replica, request_rate, target.statistic, correction)
     limit = target.value * (1 - margin)
     idle = queue.idle_ms()
     if idle > limit:
@@ -105,7 +107,10 @@ def plan(
             f"{allowed} ms: more replicas do not help; promise at least {idle / (1 - margin):.4g} ms, or send fewer "
             "images to detector 2"
         )
-    replicas = _fewest(queue, limit)
+    replicas = fewest(queue, limit)
+    absorbed = None
+    if floor is not None:
+        absorbed = absorbing(queue, limit, floor=floor, ap_floor=ap_floor, accuracies=accuracies, measured=measured)
     shown = range(max(queue.least, replicas - 2), replicas + 2)
     rows = [queue.row(number, limit) for number in shown]
     return Plan(
@@ -121,7 +126,8 @@ def plan(
         replicas=replicas,
         gpus=None if given.gpus is None else given.gpus * replicas,
         rows=tuple(rows),
-        assumptions=(*ASSUMPTIONS, given.assumed),
+        absorbing=absorbed,
+        assumptions=(*ASSUMPTIONS, given.assumed, *(() if absorbed is None else (FOLLOWING,))),
     )
 
 
@@ -136,6 +142,13 @@ class _Given:
     assumed: str
     """what must be assumed for this kind of source"""
     sweep: Sweep | None = None
+    follows: bool = False
+    """whether the operating point follows the load"""
+
+    @property
+    def accuracies(self) -> Accuracies | None:
+        """AP over hard share, if the source knows it."""
+        return None if self.sweep is None else accuracies_of_sweep(self.sweep)
 
     @property
     def measured_on(self) -> str:
@@ -152,6 +165,7 @@ def _read(source: Path, model: str | None, operating_point: str | None, hard_sha
             replica=replica,
             gpus=len(deployed.gpus),
             machine=deployed.points.evidence.machine,
+            follows=deployed.point(name).followed is not None,
             assumed="a calibration does not show how requests overlap: each is assumed to occupy its replica alone",
         )
     elif source.is_file() or (source / SWEEP_FILE).is_file():
@@ -177,59 +191,3 @@ def _hard_share_of(sweep: Sweep, operating_point: str | None, hard_share: float 
         names = ", ".join(known) or "none"
         raise InputError(f"the sweep has no operating point {name or 'at all'} (it has {names}); give --hard-share")
     return known[name]
-
-
-@dataclass(frozen=True)
-class _Queue:
-    """Replicas at a request rate."""
-
-    replica: Replica
-    rate: float
-    statistic: Statistic
-    correction: float
-
-    @property
-    def least(self) -> int:
-        """The fewest replicas that can keep up with the rate."""
-        return math.floor(self.rate * self.replica.busy_ms / 1e3) + 1
-
-    def idle_ms(self) -> float:
-        """The statistic if no request waits."""
-        return self.correction * of_latencies(self.statistic, self.replica.alone_ms())
-
-    def latencies_ms(self, replicas: int) -> FloatArray:
-        return self.correction * self.replica.open_loop_ms(self.rate / replicas)
-
-    def promised_ms(self, replicas: int) -> float:
-        """The promised statistic."""
-        return of_latencies(self.statistic, self.latencies_ms(replicas))
-
-    def row(self, replicas: int, limit: float) -> Row:
-        latencies = self.latencies_ms(replicas)
-        p50, p95, p99 = (of_latencies(Statistic(name), latencies) for name in ("p50", "p95", "p99"))
-        promised = of_latencies(self.statistic, latencies)
-        return Row(
-            replicas=replicas,
-            utilisation=self.rate / replicas * self.replica.busy_ms / 1e3,
-            mean_ms=float(latencies.mean()),
-            p50_ms=p50,
-            p95_ms=p95,
-            p99_ms=p99,
-            promised_ms=promised,
-            holds=promised <= limit,
-        )
-
-
-def _fewest(queue: _Queue, limit: float) -> int:
-    """The fewest replicas within the limit. With more replicas, requests never wait longer, so bisection finds them."""
-    low, high = queue.least - 1, queue.least
-    while queue.promised_ms(high) > limit:
-        if high > _MOST_REPLICAS:
-            raise TargetOutOfReachError(
-                f"the promise needs more than {_MOST_REPLICAS} replicas; it leaves no time for requests to wait"
-            )
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if queue.promised_ms(middle) <= limit else (middle, high)
-    return high

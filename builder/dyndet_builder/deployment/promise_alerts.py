@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 
 from dyndet_bench.measuring.statistic import Statistic
-from dyndet_builder.deployment.alert import Alert
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.deployment.scaling import queue_target_ms
-from dyndet_builder.deployment.series import of_detector, recorded
+from dyndet_builder.deployment.series import Alert, of_detector, recorded
 from dyndet_builder.operating_points import OperatingPoint
 from dyndet_builder.quoting import go_template
 from dyndet_builder.repository.rendered import Rendered

@@ -19,7 +19,8 @@ from dyndet_builder.deployment.plan import plan
 from dyndet_builder.deployment.plan_check import check_against
 from dyndet_builder.deployment.plan_replica import Replica, Route, replica_of_points, replica_of_sweep
 from dyndet_builder.repository.render import RenderOptions, render
-from tests.support.deployments import EASY_SHARE, calibrate, points
+from tests.support.deployments import EASY_SHARE, calibrate, following, points
+from tests.support.loads import load_record
 from tests.support.toy_bundle import write_toy_bundle
 
 
@@ -157,6 +158,63 @@ def test_what_a_sweep_measured_above_the_estimate_counts(tmp_path: Path) -> None
     assert [found.correction for found in plans] == [pytest.approx(1.0, abs=0.05), pytest.approx(1.3, abs=0.05)]
     assert plans[1].replicas > plans[0].replicas
     assert plans[0].gpus is None
+
+
+def test_replicas_whose_thresholds_follow_the_load_absorb_it_with_accuracy_first(
+    repository: Path, tmp_path: Path
+) -> None:
+    """Easy images alone, 8 ms each, need the fewest replicas; the floor needs as many as its mix would."""
+    assert plan(repository, request_rate=500, promise="p95:30ms").absorbing is None
+    copy = calibrate(shutil.copytree(repository, tmp_path / "models"), "toy", following())
+    rate = {"request_rate": 500.0, "promise": "p95:30ms"}
+    found = plan(copy, **rate)
+    absorbed = found.absorbing
+    assert absorbed is not None and absorbed.replicas_at_floor == found.replicas
+    assert absorbed.replicas_without_refusals == plan(repository, **rate, hard_share=0).replicas < found.replicas
+    lower = plan(copy, **rate, hard_share_floor=0.1).absorbing
+    assert lower is not None and lower.replicas_at_floor == plan(repository, **rate, hard_share=0.1).replicas
+    rows = {row.replicas: row for row in absorbed.rows}
+    shares = [row.hard_share for row in absorbed.rows if row.hard_share is not None]
+    assert shares == sorted(shares) and rows[found.replicas].hard_share == pytest.approx(1 - EASY_SHARE)
+    refusing = rows[absorbed.replicas_without_refusals - 1]
+    assert refusing.hard_share is None and 0 < refusing.refused_share < 0.3
+    assert rows[absorbed.replicas_without_refusals].refused_share == 0
+
+
+def test_an_ap_floor_is_the_lowest_hard_share_that_has_it(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation, load = tmp_path / "ap.json", tmp_path / "load.json"
+    curve = [{"hard_share": share, "precision": {"ap": 40 + 20 * share, "ap50": 1}} for share in (0.0, 0.5, 1.0)]
+    evaluation.write_text(json.dumps({"images": 3, "curve": curve}))
+    load.write_text(load_record().model_dump_json())
+    words = ["deploy", "plan", str(repository), "--request-rate", "500", "--promise", "p95:30ms"]
+    words += ["--evaluation", str(evaluation), "--load-record", str(load)]
+    assert run(dyndet, [*words, "--ap-floor", "42", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["absorbing"]
+    assert found["hard_share_floor"] == pytest.approx(0.1) and found["ap_floor"] == 42
+    assert found["rows"][-1]["ap"] == pytest.approx(46)  # 30 % hard
+    slow, fast = found["checks"]  # 10 requests a second, all hard and none refused; 10 % refused
+    assert (slow["measured_hard_share"], slow["hard_share"]) == (1.0, pytest.approx(0.3))
+    assert (slow["refused_share"], fast["measured_refused_share"]) == (0.0, pytest.approx(0.1))
+    assert (slow["measured_ap"], slow["ap"]) == (pytest.approx(42.25), pytest.approx(46))
+    assert run(dyndet, [*words, "--ap-floor", "42"]) == 0
+    said = capsys.readouterr().out
+    assert "replicas keep an AP of 42 (a hard share of 10%)" in said and "refuse nothing" in said
+    for more, reason in (
+        (["--ap-floor", "70"], "no hard share reaches an AP of 70; the best is 60.0"),
+        (["--ap-floor", "55"], "needs a hard share of 0.75, above the one without load, 0.3"),
+        (["--ap-floor", "42", "--hard-share-floor", "0.1"], "give one of them"),
+        (["--hard-share-floor", "-1"], "from 0 to 1"),
+    ):
+        assert run(dyndet, [*words, *more]) == 2
+        told = capsys.readouterr().err
+        assert reason in told and told.count("\n") == 1
+    assert run(dyndet, [*words[:7], "--ap-floor", "42"]) == 2
+    assert "needs AP over the hard share" in capsys.readouterr().err
+    evaluation.write_text("{}")
+    assert run(dyndet, words) == 2
+    assert "is not an evaluation of both routes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
