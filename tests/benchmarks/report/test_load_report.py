@@ -25,8 +25,8 @@ def test_the_files_say_what_the_record_says_and_foreign_words_stay_inert(tmp_pat
     for text in (page, summary.replace("\\", "")):
         assert "p95 at most 100 ms" in text and "42.2" in text and "41.5" in text
         assert "10 % are refused" in text and "with plain queueing, 0 % of the requests are in time" in text
-        assert re.search(r"burst, 3 × capacity: with a threshold that follows the load.* normal again after 1.0 s", text,
-                         re.IGNORECASE)  # fmt: skip
+        burst = r"burst, 3 × capacity: with a threshold that follows the load.* normal again after 1.0 s"
+        assert re.search(burst, text, re.IGNORECASE)
     assert page.count("<svg") == 4 + 3 * 4
     assert "<script" not in page + summary and not re.search(r"(src|href)=.https?:", page)
     figure = written[4].read_text()

@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from dynamicdet.errors import InputError
-from dynamicdet.files import check_writable
+from dynamicdet.files import check_creatable
 from dynamicdet.text import printable
 from dyndet_bench.load.arrivals import BASE, PROFILES, ProfileName, read_trace
 from dyndet_bench.load.plan import LEVELS, LoadPlan
@@ -123,7 +123,7 @@ def command(
     from dyndet_builder.under_load.serving import measure_under_load, parse_promise
 
     promised = None if promise is None else parse_promise(promise)
-    check_writable(output / "load.json")
+    check_creatable(output)
     systems = (len({*thresholds}) or _SYSTEMS - 2) + 1 + following
     click.echo(f"This takes about {duration(60 * plan.minutes(systems))}.", err=True)
     with step_bars() as show:
