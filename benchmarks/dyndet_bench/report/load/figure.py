@@ -9,7 +9,7 @@ import numpy as np
 from dynamicdet.extras import missing_extra
 from dynamicdet.files import whole_file
 from dyndet_bench.load.record import Cell, LoadRecord
-from dyndet_bench.report.svg import GRID, INK, MUTED, SERIES
+from dyndet_bench.report.svg import GRID, INK, MUTED, SERIES, log_if_wide
 
 try:
     from matplotlib.axes import Axes
@@ -49,7 +49,9 @@ def draw_burst(record: LoadRecord) -> Figure:
         hard.plot(times, [100 * one for one in _known(cell.line.hard_share)], **style)
     latency.axhline(record.promise.ms, color=SERIES[2].colour, ls=(0, (4, 2)), lw=1.8,
                     label=f"promise: {record.promise.statistic} at most {record.promise.ms:.0f} ms")  # fmt: skip
-    latency.set_yscale("log")
+    shown = [one for cell in cells.values() for one in cell.line.p95_ms if one]
+    if not log_if_wide(latency.yaxis, [*shown, record.promise.ms]):
+        latency.set_ylim(bottom=0)
     hard.set_ylim(bottom=0)
     hard.set_xlabel("time (s)", color=INK, fontsize=_FONT_POINTS)
     for axes, label in ((load, "requests/s"), (latency, "p95 latency (ms)"), (hard, "hard images (%)")):

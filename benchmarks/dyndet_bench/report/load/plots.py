@@ -10,7 +10,7 @@ import numpy as np
 from dynamicdet.aliases import FloatArray
 from dyndet_bench.load.record import Cell, LoadRecord
 from dyndet_bench.report.load.text import run_title
-from dyndet_bench.report.svg import MUTED, SERIES, Plot, Series, add_legend, finish, new_axes
+from dyndet_bench.report.svg import MUTED, SERIES, Plot, Series, add_legend, finish, log_if_wide, new_axes
 from dyndet_bench.report.text import legend, milliseconds, percent
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def _over(
         _draw(axes, own, series, legend(system, _LONGEST_NAME))
     for line in lines:
         axes.axhline(line, color=MUTED, ls=":", lw=1.4)
-    if log:
-        axes.set_yscale("log")
-    else:
+    if not (log and log_if_wide(axes.yaxis, _drawn(axes))):
         axes.set_ylim(bottom=0)
     add_legend(figure)
     return finish(figure, name=f"load-{name}", title=title, finding=finding)
@@ -161,9 +159,7 @@ def _timed(
             _line(axes, _times(cell), getattr(cell.line, field), series, legend(cell.system, _LONGEST_NAME))
     if line is not None:
         axes.axhline(line, color=MUTED, ls=":", lw=1.4)
-    if log:
-        axes.set_yscale("log")
-    else:
+    if not (log and log_if_wide(axes.yaxis, _drawn(axes))):
         axes.set_ylim(bottom=0)
     add_legend(figure)
     return finish(figure, name=name, title=title, finding=finding)
@@ -181,6 +177,12 @@ def _sampled(record: LoadRecord, cells: Sequence[Cell], name: str) -> Plot:
     axes.set_ylim(-0.03, 1.03)
     add_legend(figure)
     return finish(figure, name=name, title="Threshold", finding="The threshold in force, by the server's metrics.")
+
+
+def _drawn(axes: Axes) -> list[float]:
+    """All values of the lines."""
+    values = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
+    return [float(value) for value in values[np.isfinite(values) & (values > 0)]]
 
 
 def _times(cell: Cell) -> FloatArray:
