@@ -77,7 +77,7 @@ def measure_load(
     if not images:
         raise InputError("a load needs at least one image")
     served = subject.served
-    target = Target(address=served.address, http_address=subject.http_address, model=served.name)
+    target = Target(address=subject.http_address, model=served.name)
     with Generators(target, images, processes=plan.processes) as generators:
         return _Measurement(subject, images, plan, accuracy, journals, generators, progress).record()
 

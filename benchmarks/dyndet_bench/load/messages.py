@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+import struct
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tritonclient.grpc import service_pb2
 
-from dynamicdet.aliases import Float32Array, IntArray, UInt8Array
+from dynamicdet.aliases import Float32Array, IntArray
 from dynamicdet.errors import ServerError
+from dynamicdet.text import printable
 from dyndet_client.codec import OPERATING_POINT, OUTPUTS
 
 EASY, HARD, DEGRADED = 1, 2, -3
 """values of the output `route`"""
 
 _TYPES: dict[str, Any] = {"FP32": np.float32, "INT32": np.int32}
+JSON_LENGTH = struct.Struct("<I")
+"""before an answer: how many of its bytes are JSON; the tensors follow"""
 _CODE = re.compile(r"dyndet/([a-z-]+):")
 _OVERLOADED = "overloaded"
+_LONGEST = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,37 +47,33 @@ class Found:
     route: int
 
 
-def image_message(model: str, image: UInt8Array) -> bytes:
-    """A request for one fitted image (H, W, 3), to which `system_message` is appended."""
-    request = service_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name="image", datatype="UINT8", shape=[1, *image.shape])
-    request.raw_input_contents.append(image.tobytes())
-    for name in OUTPUTS:
-        request.outputs.add(name=name)
-    encoded: bytes = request.SerializeToString()
-    return encoded
-
-
-def system_message(system: System) -> bytes:
-    """What a system adds to a request. Two encoded messages, one after the other, are one with the fields of both."""
-    request = service_pb2.ModelInferRequest()
+def request_head(system: System, *, model: str, address: str, shape: tuple[int, ...]) -> bytes:
+    """What stands before the pixels of one fitted image (H, W, 3) in a request of Triton's HTTP protocol."""
+    size = int(np.prod(shape))
+    inputs: list[dict[str, Any]] = [
+        {"name": "image", "datatype": "UINT8", "shape": [1, *shape], "parameters": {"binary_data_size": size}}
+    ]
     if system.threshold is not None:
-        request.inputs.add(name="threshold", datatype="FP32", shape=[1, 1])
-        request.raw_input_contents.append(np.float32(system.threshold).tobytes())
+        inputs.append({"name": "threshold", "datatype": "FP32", "shape": [1, 1], "data": [system.threshold]})
+    outputs = [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS]
+    content: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
     if system.operating_point is not None:
-        request.parameters[OPERATING_POINT].string_param = system.operating_point
-    encoded: bytes = request.SerializeToString()
-    return encoded
+        content["parameters"] = {OPERATING_POINT: system.operating_point}
+    encoded = json.dumps(content).encode()
+    lines = (
+        f"POST /v2/models/{model}/infer HTTP/1.1",
+        f"Host: {address}",
+        "Content-Type: application/octet-stream",
+        f"Inference-Header-Content-Length: {len(encoded)}",
+        f"Content-Length: {len(encoded) + size}",
+    )
+    return "\r\n".join((*lines, "", "")).encode() + encoded
 
 
 def read_answer(encoded: bytes, *, model: str) -> Found:
     """The detections of an answer. Raises ServerError if it is malformed."""
-    response = service_pb2.ModelInferResponse.FromString(encoded)
     try:
-        tensors = {
-            output.name: np.frombuffer(raw, _TYPES[output.datatype])
-            for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-        }
+        tensors = _tensors(encoded)
         count = int(tensors["num_detections"][0])
         boxes = tensors["boxes"].reshape(-1, 4)
         if not 0 <= count <= len(boxes):
@@ -84,8 +85,21 @@ def read_answer(encoded: bytes, *, model: str) -> Found:
             difficulty=float(tensors["difficulty"][0]),
             route=int(tensors["route"][0]),
         )
-    except (IndexError, KeyError, ValueError) as error:
-        raise ServerError(f"model {model!r} gave a malformed answer: {error}") from error
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, struct.error) as error:
+        said = printable(error, limit=_LONGEST)
+        raise ServerError(f"model {model!r} gave a malformed answer: {said}") from error
+
+
+def _tensors(encoded: bytes) -> dict[str, Any]:
+    """The outputs by name, flat. The tensors follow the JSON in their order."""
+    (of_json,) = JSON_LENGTH.unpack_from(encoded)
+    place = JSON_LENGTH.size + of_json
+    found = {}
+    for output in json.loads(encoded[JSON_LENGTH.size : place])["outputs"]:
+        size = output["parameters"]["binary_data_size"]
+        found[output["name"]] = np.frombuffer(encoded[place : place + size], _TYPES[output["datatype"]])
+        place += size
+    return found
 
 
 def is_refusal(sentence: str) -> bool:

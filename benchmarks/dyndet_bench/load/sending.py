@@ -1,48 +1,37 @@
 """Sends requests when they are due, whether or not earlier ones were answered; runs in processes of its own.
 
-Latency counts from the moment when a request was due. Calls always end on the server, because cancelled gRPC calls can
-end a tritonserver before release 25.06. So a run bounds what is outstanding: a request that is due while that many wait
-is not sent, and counts as late. Requests that a test wants to cancel go over HTTP, where cancelling does no harm.
+Latency counts from the moment when a request was due. What is outstanding is bounded: a request that is due while that
+many wait is not sent, and counts as late.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import selectors
+import resource
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
 from dynamicdet.aliases import FloatArray, IntArray, UInt8Array
 from dynamicdet.text import printable
-from dyndet_bench.load.messages import System, image_message, is_from_detector, is_refusal, system_message
-from dyndet_client.codec import OUTPUTS
+from dyndet_bench.load.connections import CallError, Connections, Message
+from dyndet_bench.load.messages import System, is_from_detector, is_refusal, request_head
 
 ANSWERED, REFUSED, FAILED, UNSENT, UNANSWERED, CANCELLED = range(6)
 """what became of a request"""
 
-_METHOD = "/inference.GRPCInferenceService/ModelInfer"
-_OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-)
-_WIRE_S = 900.0
-"""deadline on the wire, far behind every bound here"""
 _MOST_FAILURES = 50
 """calls that get no answer of the model before the server counts as gone"""
 _MOST_SENTENCES, _LONGEST = 5, 300
 _WARM_UP = 3
 
-_Send = Callable[..., Awaitable[bytes]]
+_GIVEN_UP_MS = 5
+"""longest time until a request is given up that is to be"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +39,7 @@ class Target:
     """The detector that gets the requests."""
 
     address: str
-    """host:port of gRPC"""
-    http_address: str
+    """host:port of HTTP"""
     model: str
 
 
@@ -97,16 +85,15 @@ class Sender:
     def __init__(self, target: Target, images: Sequence[UInt8Array], stop: Any) -> None:
         """`stop` is an event of multiprocessing: once it is set, nothing more is sent."""
         self._target, self._stop = target, stop
-        self._messages = [image_message(target.model, image) for image in images]
-        self._images = images
-        # epoll rounds timeouts up to whole milliseconds; select does not.
-        self._loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
-        self._channel: grpc.aio.Channel | None = None
-        self._send: _Send | None = None
+        self._shape = images[0].shape
+        self._pixels = [image.tobytes() for image in images]
+        self._loop = asyncio.new_event_loop()
+        self._connections = Connections(target.address)
+        allow_many_files()
 
     def open_loop(self, job: Job) -> Sent:
         """Send every request when it is due, and wait for the answers."""
-        return self._run(_OpenLoop(self._target, self._call, job, self._stop, self._images).run())
+        return self._run(_OpenLoop(self._connections, self._message(job.system), job, self._stop).run())
 
     def closed_loop(self, system: System, images: IntArray, concurrency: int, seconds: float) -> Sent:
         """Keep `concurrency` requests in flight for some seconds; `images` are sent in turn, each at least once.
@@ -118,19 +105,17 @@ class Sender:
     def _run(self, work: Coroutine[Any, Any, Sent]) -> Sent:
         return self._loop.run_until_complete(work)
 
-    async def _call(self, image: int, suffix: bytes) -> bytes:
-        if self._send is None:
-            self._channel = grpc.aio.insecure_channel(self._target.address, options=_OPTIONS)
-            self._send = self._channel.unary_unary(_METHOD, None, None)
-        assert self._send is not None
-        return await self._send(self._messages[image] + suffix, timeout=_WIRE_S)
+    def _message(self, system: System) -> Callable[[int], Message]:
+        """Makes the request of an image, by its number."""
+        target = self._target
+        head = request_head(system, model=target.model, address=target.address, shape=self._shape)
+        return lambda image: Message(head, self._pixels[image])
 
     async def _closed(self, system: System, images: IntArray, concurrency: int, seconds: float) -> Sent:
-        suffix = system_message(system)
-        log = _Log()
+        message, log = self._message(system), _Log()
         for _ in range(_WARM_UP):
-            with suppress(grpc.RpcError):
-                await self._call(int(images[0]), suffix)
+            with suppress(CallError):
+                await self._connections.call(message(int(images[0])))
         start = time.monotonic()
         sent: list[float] = []
         results: list[tuple[int, float, int]] = []
@@ -142,7 +127,7 @@ class Sender:
                 number = len(sent)
                 sent.append(time.monotonic() - start)
                 results.append((UNANSWERED, np.nan, -1))
-                outcome, answer = await log.outcome(self._call(int(images[number % len(images)]), suffix))
+                outcome, answer = await log.outcome(self._connections.call(message(int(images[number % len(images)]))))
                 results[number] = (outcome, time.monotonic() - start, answer)
 
         await asyncio.gather(*(one_after_another() for _ in range(concurrency)))
@@ -163,8 +148,8 @@ class _Log:
         """What became of a call, and the place of its answer."""
         try:
             encoded = await call
-        except grpc.RpcError as error:
-            details = str(error.details() if isinstance(error, grpc.aio.AioRpcError) else error)
+        except CallError as error:
+            details = str(error)
             if is_refusal(details):
                 return REFUSED, -1
             self.failed(details)
@@ -196,14 +181,12 @@ class _OpenLoop:
 
     def __init__(
         self,
-        target: Target,
-        call: Callable[[int, bytes], Awaitable[bytes]],
+        connections: Connections,
+        message: Callable[[int], Message],
         job: Job,
         stop: Any,
-        images: Sequence[UInt8Array],
     ) -> None:
-        self._target, self._call, self._job, self._stop, self._images = target, call, job, stop, images
-        self._suffix = system_message(job.system)
+        self._connections, self._message, self._job, self._stop = connections, message, job, stop
         self._log = _Log()
         requests = job.due_s.size
         self._sent_s, self._ended_s = np.full(requests, np.nan), np.full(requests, np.nan)
@@ -212,8 +195,8 @@ class _OpenLoop:
         self._outstanding = 0
 
     async def run(self) -> Sent:
-        with suppress(grpc.RpcError):
-            await self._call(0, self._suffix)  # the first request of a connection is slower
+        with suppress(CallError):
+            await self._connections.call(self._message(0))  # the first request of a connection is slower
         tasks: set[asyncio.Task[None]] = set()
         for number, due_s in enumerate(self._job.due_s):
             wait_s = float(due_s) - self._now()
@@ -244,27 +227,22 @@ class _OpenLoop:
             await asyncio.wait(tasks, timeout=0.2, return_when=asyncio.ALL_COMPLETED)
 
     async def _one(self, number: int) -> None:
-        image = int(self._job.images[number])
+        message = self._message(int(self._job.images[number]))
         try:
             if self._job.cancelled[number]:
-                outcome, answer = await self._given_up(image), -1
+                outcome, answer = await self._given_up(message, number), -1
             else:
-                outcome, answer = await self._log.outcome(self._call(image, self._suffix))
+                outcome, answer = await self._log.outcome(self._connections.call(message))
             self._outcome[number], self._answer[number] = outcome, answer
             self._ended_s[number] = self._now()
         finally:
             self._outstanding -= 1
 
-    async def _given_up(self, image: int) -> int:
-        """Send a request over HTTP, and close the connection before the answer can be there."""
-        host, _, port = self._target.http_address.rpartition(":")
+    async def _given_up(self, message: Message, number: int) -> int:
+        """Send a request, and give it up before the answer can be there."""
         try:
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-            writer.write(_http_request(self._target, self._images[image], self._job.system))
-            await writer.drain()
-            await asyncio.sleep(0.001 * (1 + image % 5))
-            writer.transport.abort()
-        except OSError as error:
+            await self._connections.give_up(message, 0.001 * (1 + number % _GIVEN_UP_MS))
+        except CallError as error:
             self._log.failed(str(error))
             return FAILED
         return CANCELLED
@@ -273,25 +251,8 @@ class _OpenLoop:
         return time.monotonic() - self._job.start
 
 
-def _http_request(target: Target, image: UInt8Array, system: System) -> bytes:
-    """The same request as one of Triton's HTTP protocol with binary data."""
-    pixels = image.tobytes()
-    size = {"binary_data_size": len(pixels)}
-    inputs: list[dict[str, Any]] = [
-        {"name": "image", "datatype": "UINT8", "shape": [1, *image.shape], "parameters": size}
-    ]
-    if system.threshold is not None:
-        inputs.append({"name": "threshold", "datatype": "FP32", "shape": [1, 1], "data": [system.threshold]})
-    content: dict[str, Any] = {"inputs": inputs, "outputs": [{"name": name} for name in OUTPUTS]}
-    if system.operating_point is not None:
-        content["parameters"] = {"dyndet_operating_point": system.operating_point}
-    head = json.dumps(content).encode()
-    lines = (
-        f"POST /v2/models/{target.model}/infer HTTP/1.1",
-        f"Host: {target.http_address}",
-        f"Inference-Header-Content-Length: {len(head)}",
-        f"Content-Length: {len(head) + len(pixels)}",
-        "",
-        "",
-    )
-    return "\r\n".join(lines).encode() + head + pixels
+def allow_many_files() -> None:
+    """Let this process, and those that it starts, hold as many connections as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

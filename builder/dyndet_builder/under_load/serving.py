@@ -22,6 +22,7 @@ from dyndet_bench.load.measure import Subject, measure_load
 from dyndet_bench.load.plan import LoadPlan
 from dyndet_bench.load.record import LoadRecord, Promise
 from dyndet_bench.load.scoring import Accuracy
+from dyndet_bench.load.sending import allow_many_files
 from dyndet_bench.load.watching import memory_of
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.served import Served
@@ -77,6 +78,7 @@ def measure_under_load(
         folder = stack.enter_context(scratch_folder("load")) / "repository"
         shutil.copytree(repository, folder, symlinks=True)
         progress("start the server", 0, 1)
+        allow_many_files()  # the server holds one for each request that waits
         server = stack.enter_context(TritonServer(folder))
         progress("start the server", 1, 1)
         served = stack.enter_context(Served(server.grpc_url, rendered.model, metrics_url=server.metrics_url))
