@@ -216,8 +216,8 @@ class _OpenLoop:
             task.add_done_callback(tasks.discard)
         await self._drain(tasks)
         result = self._log.result(self._sent_s, self._ended_s.copy(), self._outcome.copy(), self._answer.copy())
-        for task in tasks:  # what is late beyond the limit counts as unanswered; its end is awaited all the same
-            await asyncio.wait([task], timeout=self._job.drain_s)
+        if tasks:  # what is late beyond the limit counts as unanswered; its end is awaited all the same
+            await asyncio.wait(tasks, timeout=self._job.drain_s)
         result.gone = self._log.gone
         return result
 
