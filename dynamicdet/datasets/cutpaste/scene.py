@@ -1,4 +1,7 @@
-"""Makes one image: the places of the objects (`_plan`), their visible parts (`visible_masks`), pixels (`_render`)."""
+"""Makes one image: places of the objects (`_simple`, `_crowded`), visible parts (`visible_masks`), pixels (`_render`).
+
+Easy scenes and hard ones differ a lot, so that a router has something to see.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageStat
 
 from dynamicdet.datasets.cutpaste.assets import OPAQUE, Assets, Cutout
-from dynamicdet.datasets.cutpaste.catalogue import CLASSES, CLUTTER, ObjectClass
+from dynamicdet.datasets.cutpaste.catalogue import CLASSES, CLUTTER
 
 SMALLEST_VISIBLE_SHARE = 0.4  # of an object's own area; with less, the object is removed from the scene
 SMALLEST_SIDE = 8  # pixels of a visible box
 _SIZES = ((320, 320), (320, 240), (240, 320), (320, 214), (214, 320), (320, 180))
 _SIZE_ODDS = (0.3, 0.25, 0.15, 0.12, 0.08, 0.1)
-_EASY_BELOW = 0.5
+_EASY_BELOW = 0.55
 _LIGHT_SHARE = 0.2  # how far an object's mean colour goes towards that of its surroundings
 _GROUND_ODDS = 0.6  # how often the lower of two places is taken
 _OPAQUE_TABLE = [0] * OPAQUE + [255] * (256 - OPAQUE)
@@ -39,7 +42,7 @@ class Scene:
     image: Image.Image
     jpeg_quality: int
     difficulty: float  # 0 is the easiest scene, 1 the hardest; scenes are spread evenly
-    kind: str  # "easy" or "hard"
+    kind: str  # "easy": one or two large, clear objects; "hard": many small ones in poor light
     objects: tuple[Placed, ...]
     masks: tuple[npt.NDArray[np.bool_], ...]
 
@@ -47,18 +50,21 @@ class Scene:
 def make(assets: Assets, rng: np.random.Generator) -> Scene:
     """Make a scene of random difficulty with at least one visible object."""
     difficulty = float(rng.uniform())
+    crowd = _crowd(difficulty)
+    murk = 0.0 if crowd is None else 0.35 + 0.5 * crowd
     while True:
         size = _SIZES[rng.choice(len(_SIZES), p=_SIZE_ODDS)]
-        placed, masks = _drop_hidden(_plan(assets, size, difficulty, rng), size)
+        plan = _simple(assets, size, rng) if crowd is None else _crowded(assets, size, crowd, murk, rng)
+        placed, masks = _drop_hidden(plan, size)
         if any(thing.class_index >= 0 for thing in placed):
             break
-    image = _render(_background(assets, size, rng), placed, difficulty, rng)
+    image = _render(_background(assets, size, rng), placed, murk, rng)
     seen = [(thing, mask) for thing, mask in zip(placed, masks, strict=True) if thing.class_index >= 0]
     return Scene(
         image=image,
-        jpeg_quality=int(rng.integers(round(80 - 40 * difficulty), 93 - round(20 * difficulty))),
+        jpeg_quality=int(rng.integers(round(80 - 40 * murk), 93 - round(20 * murk))),
         difficulty=difficulty,
-        kind="easy" if difficulty < _EASY_BELOW else "hard",
+        kind="easy" if crowd is None else "hard",
         objects=tuple(thing for thing, _ in seen),
         masks=tuple(mask for _, mask in seen),
     )
@@ -86,48 +92,79 @@ def box_of(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)
 
 
-def _plan(assets: Assets, size: tuple[int, int], difficulty: float, rng: np.random.Generator) -> list[Placed]:
-    if difficulty < _EASY_BELOW:
-        count = 1 if rng.uniform() < 0.75 - 0.5 * difficulty else 2
-        clutter = int(rng.uniform() < 0.6 * difficulty)
-    else:
-        count = int(rng.integers(2, 4 + round(10 * (difficulty - _EASY_BELOW))))
-        clutter = int(rng.integers(0, 2 + round(7 * (difficulty - _EASY_BELOW))))
-    largest = 0.9 - 0.5 * difficulty
-    smallest = 0.5 - 0.36 * difficulty
-    things: list[Placed] = []
-    for _ in range(count):
-        class_index = int(rng.integers(len(CLASSES)))
-        kind = CLASSES[class_index]
-        cutouts = assets.cutouts[kind.name]
-        share = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
-        cutout = cutouts[rng.integers(len(cutouts))]
-        things.append(_place(cutout, kind, class_index, share, things, size, difficulty, rng))
-    for _ in range(clutter if assets.clutter else 0):
-        share = float(np.exp(rng.uniform(np.log(0.7 * smallest), np.log(0.8 * largest))))
-        cutout = assets.clutter[rng.integers(len(assets.clutter))]
-        things.append(_place(cutout, CLUTTER, -1, share, things, size, difficulty, rng))
+def _crowd(difficulty: float) -> float | None:
+    """How crowded a hard scene is, from 0 to 1; None for an easy scene."""
+    return None if difficulty < _EASY_BELOW else (difficulty - _EASY_BELOW) / (1 - _EASY_BELOW)
+
+
+def _simple(assets: Assets, size: tuple[int, int], rng: np.random.Generator) -> list[Placed]:
+    """One object that fills much of the scene; sometimes another one, or something of no class, beside it."""
+    things = [_place(*_draw(assets, rng), _share(0.7, 0.95, rng), [], size, rng)]
+    if rng.uniform() < 0.1:
+        things.append(_place(*_draw(assets, rng), _share(0.4, 0.6, rng), things, size, rng))
+    if assets.clutter and rng.uniform() < 0.3:
+        things.append(_place(*_draw_clutter(assets, rng), _share(0.4, 0.6, rng), things, size, rng))
     return [things[i] for i in rng.permutation(len(things))]
+
+
+def _crowded(
+    assets: Assets, size: tuple[int, int], crowd: float, murk: float, rng: np.random.Generator
+) -> list[Placed]:
+    """Many objects, the more the smaller, that overlap each other and the border.
+
+    Most scenes hold few objects and some hold many, as in pictures of streets and shelves.
+    """
+    smallest, largest = 0.26 - 0.13 * crowd, 0.5 - 0.2 * crowd
+    things: list[Placed] = []
+    for _ in range(3 + round(12 * crowd**2) + int(rng.integers(-1, 2))):
+        share = _share(smallest, largest, rng)
+        things.append(_place(*_draw(assets, rng), share, things, size, rng, murk=murk))
+    for _ in range(int(rng.integers(0, 2 + round(3 * crowd))) if assets.clutter else 0):
+        share = _share(0.7 * smallest, 0.8 * largest, rng)
+        things.append(_place(*_draw_clutter(assets, rng), share, things, size, rng, murk=murk))
+    return [things[i] for i in rng.permutation(len(things))]
+
+
+def _draw(assets: Assets, rng: np.random.Generator) -> tuple[Cutout, int]:
+    """A cut-out and its class.
+
+    Classes of many cut-outs come more often, because they take more pictures to learn; with odds in proportion to the
+    number of cut-outs, the small classes would be rare.
+    """
+    odds = np.sqrt([len(assets.cutouts[kind.name]) for kind in CLASSES])
+    class_index = int(rng.choice(len(CLASSES), p=odds / odds.sum()))
+    cutouts = assets.cutouts[CLASSES[class_index].name]
+    return cutouts[rng.integers(len(cutouts))], class_index
+
+
+def _draw_clutter(assets: Assets, rng: np.random.Generator) -> tuple[Cutout, int]:
+    return assets.clutter[rng.integers(len(assets.clutter))], -1
+
+
+def _share(smallest: float, largest: float, rng: np.random.Generator) -> float:
+    """The part of the scene that an object spans: each doubling is equally likely."""
+    return float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
 
 
 def _place(
     cutout: Cutout,
-    kind: ObjectClass,
     class_index: int,
     share: float,
     others: list[Placed],
     size: tuple[int, int],
-    difficulty: float,
     rng: np.random.Generator,
+    *,
+    murk: float = 0.0,
 ) -> Placed:
     """Rotate, flip, scale and tint a cut-out to span ``share`` of the scene, and find a place for it.
 
-    In easy scenes, objects are whole and apart; in hard scenes, they overlap each other and the border.
+    Without ``murk`` (0..1), objects are whole and apart; with it, they overlap each other and the border.
     """
     image = cutout.image
+    kind = CLUTTER if class_index < 0 else CLASSES[class_index]
     if kind.may_flip and rng.uniform() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image = _tint(image, rng)
+    image = _tint(image, 1.0 if murk else 0.4, rng)
     width, height = size
     scale = min(share * max(size) / max(image.size), 0.95 * width / image.width, 0.95 * height / image.height)
     image = image.resize(
@@ -135,7 +172,7 @@ def _place(
     )
     angle = float(np.clip(rng.normal(0, 0.5), -1, 1)) * kind.max_rotation
     image = image.rotate(angle, Image.Resampling.BICUBIC, expand=True)
-    over = difficulty * rng.uniform(0, 0.4)  # share of the object that may be outside the border
+    over = murk * rng.uniform(0, 0.4)  # share of the object that may be outside the border
     best, least = (0, 0), np.inf
     for _ in range(10):
         left = _coordinate(width, image.width, over, rng)
@@ -144,7 +181,7 @@ def _place(
         overlap = sum(_overlap(left, top, image, other) for other in others)
         if overlap < least:
             best, least = (left, top), overlap
-        if overlap <= 0.3 * difficulty * rng.uniform():
+        if overlap <= 0.3 * murk * rng.uniform():
             break
     return Placed(class_index, image, *best, unseen=cutout.unseen)
 
@@ -161,12 +198,15 @@ def _overlap(left: int, top: int, image: Image.Image, other: Placed) -> float:
     return max(width, 0) * max(height, 0) / smaller
 
 
-def _tint(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _tint(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
     alpha = image.getchannel("A")
     colour = image.convert("RGB")
-    colour = ImageEnhance.Color(colour).enhance(rng.uniform(0.6, 1.3))
-    colour = ImageEnhance.Contrast(colour).enhance(rng.uniform(0.8, 1.2))
-    colour = ImageEnhance.Brightness(colour).enhance(rng.uniform(0.7, 1.25))
+    for enhancer, low, high in (
+        (ImageEnhance.Color, 0.6, 1.3),
+        (ImageEnhance.Contrast, 0.8, 1.2),
+        (ImageEnhance.Brightness, 0.7, 1.25),
+    ):
+        colour = enhancer(colour).enhance(1 + strength * (rng.uniform(low, high) - 1))
     colour.putalpha(alpha)
     return colour
 
@@ -203,22 +243,22 @@ def _background(assets: Assets, size: tuple[int, int], rng: np.random.Generator)
     return ImageEnhance.Brightness(crop).enhance(rng.uniform(0.75, 1.2))
 
 
-def _render(background: Image.Image, placed: list[Placed], difficulty: float, rng: np.random.Generator) -> Image.Image:
+def _render(background: Image.Image, placed: list[Placed], murk: float, rng: np.random.Generator) -> Image.Image:
     image = background
     drift = rng.uniform(-0.06, 0.06)  # one light for the scene: all shadows fall to the same side
     for thing in placed:
         image = _paste(image, thing, drift, rng)
-    blur = difficulty * rng.uniform(0, 1.5)
+    blur = murk * rng.uniform(0, 1.5)
     if blur > 0.3:
         image = image.filter(ImageFilter.GaussianBlur(blur))
-    # As in poor light: the harder a scene, the darker, flatter and noisier. A router can see that.
+    # As in poor light: darker, flatter and noisier. A router can see that.
     pixels = np.asarray(image, dtype=np.float32)
     mean = pixels.mean(axis=(0, 1), keepdims=True)
-    contrast = 1 - difficulty * rng.uniform(0.15, 0.4)
-    light = 1 - difficulty * rng.uniform(0.1, 0.35) + rng.uniform(-0.05, 0.05)
+    contrast = 1 - murk * rng.uniform(0.15, 0.4)
+    light = 1 - murk * rng.uniform(0.1, 0.35) + rng.uniform(-0.05, 0.05)
     cast = 1 + 0.06 * rng.uniform(-1, 1, size=(1, 1, 3))
     pixels = ((pixels - mean) * contrast + mean) * light * cast
-    pixels = pixels + rng.normal(0, 1 + 10 * difficulty * rng.uniform(0.75, 1), size=pixels.shape)
+    pixels = pixels + rng.normal(0, 1 + 10 * murk * rng.uniform(0.75, 1), size=pixels.shape)
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
