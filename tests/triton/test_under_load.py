@@ -230,8 +230,9 @@ def test_a_gateway_can_set_parameters_by_headers(slow: Slow) -> None:
     data.set_data_from_numpy(image(240)[None])
     over_http = http.InferInput("image", [1, SIZE, SIZE, 3], "UINT8")
     over_http.set_data_from_numpy(image(240)[None])
-    headers = {"dyndet_deadline_ms": "200", "dyndet_priority": "1", "dyndet_tenant": "a"}
-    assert slow.client.infer("toy", [data], headers=headers).as_numpy("route").item() == DEGRADED
+    headers = {"Dyndet_Deadline_Ms": "200", "dyndet_priority": "1", "dyndet_tenant": "a"}
+    lower = {name.lower(): value for name, value in headers.items()}  # as gRPC wants them
+    assert slow.client.infer("toy", [data], headers=lower).as_numpy("route").item() == DEGRADED
     with http.InferenceServerClient(slow.server.http_url) as client:
         assert client.infer("toy", [over_http], headers=headers).as_numpy("route").item() == DEGRADED
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-_FORWARDED = "dyndet_(tenant|priority|deadline_ms)"
-FORWARDING = (
-    f"--grpc-header-forward-pattern={_FORWARDED}",
-    f"--http-header-forward-pattern=(?i){_FORWARDED}",  # HTTP leaves the case of a header open
-)
+_FORWARDED = "dyndet_"  # a part of the name
+FORWARDING = (f"--grpc-header-forward-pattern={_FORWARDED}", f"--http-header-forward-pattern={_FORWARDED}")
 """Triton's flags for these headers"""

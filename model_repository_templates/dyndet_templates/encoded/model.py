@@ -107,10 +107,10 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Answer a request, or let requests wait in a queue, whose workers answer each as soon as it is ready."""
-        waited_us = self._arrivals.enter()
+        self._arrivals.enter()
         self._promises.refresh()
         computed = False
-        for one in [one for one in (self._asked(request, waited_us) for request in requests) if one is not None]:
+        for one in [one for one in map(self._asked, requests) if one is not None]:
             if one.job is None:
                 self._answer(one)
             elif len(requests) == 1 and one.came_at_once and one.lane is self._ordinary and one.lane.load.idle():
@@ -128,17 +128,17 @@ class TritonPythonModel:
         self._counting.close()
         self.tracing.close()
 
-    def _asked(self, request: Any, waited_us: int) -> Asked | None:
+    def _asked(self, request: Any) -> Asked | None:
         """Read a request; None if it was refused."""
         asked = Asked(request, Waiting(request), self._ordinary)
         try:
             asked.parameters = read_parameters(request)
-            if SENT in asked.parameters:
-                waited_us = self._arrivals.waited_us(asked.parameters[SENT])
-                asked.waiting.has_waited(waited_us)
-            asked.came_at_once = self._arrivals.was_at_once(waited_us, asked.parameters)
+            sent = asked.parameters.get(SENT)
+            if sent is not None:
+                asked.waiting.has_waited(self._arrivals.waited_us(sent))
+            asked.came_at_once = self._arrivals.came_at_once(sent)
             asked.terms = read_terms(asked.parameters)
-            asked.arrived = asked.waiting.started - waited_us / 1e6 - asked.terms.waited_s
+            asked.arrived = asked.waiting.arrived - asked.terms.waited_s
             files = pb_utils.get_input_tensor_by_name(request, "image_bytes")
             if files is None:  # Triton accepts a request that has only the optional input
                 raise RequestError("missing-input", "the input image_bytes is missing")

@@ -35,8 +35,6 @@ class Asked:
 
     request: Any
     waiting: Waiting
-    arrived: float = 0.0
-    """when it came to the server, seconds of `time.monotonic`"""
     came_at_once: bool = False
     """whether it did not wait in Triton's queue, so that probably nothing waits there"""
     first: str = ""

@@ -28,18 +28,14 @@ class Reader:
         self._first: str = settings["first"]
         self._own: str | None = settings["own"]
 
-    def read(self, asked: Asked, waited_us: int) -> None:
-        """Read what a request wants. Without a stamp of its client it has waited `waited_us` microseconds.
-
-        A request that wants only the operating points gets no job.
-        """
+    def read(self, asked: Asked) -> None:
+        """Read what a request wants."""
         request = asked.request
         asked.parameters = read_parameters(request)
-        if SENT in asked.parameters:
-            waited_us = self._arrivals.waited_us(asked.parameters[SENT])
-            asked.waiting.has_waited(waited_us)
-        asked.arrived = asked.waiting.started - waited_us / 1e6
-        asked.came_at_once = self._arrivals.was_at_once(waited_us, asked.parameters)
+        sent = asked.parameters.get(SENT)
+        if sent is not None:
+            asked.waiting.has_waited(self._arrivals.waited_us(sent))
+        asked.came_at_once = self._arrivals.came_at_once(sent)
         asked.terms = read_terms(asked.parameters)
         asked.first, asked.image = self._first, pb_utils.get_input_tensor_by_name(request, IMAGE)
         if self._own is not None:
@@ -83,7 +79,7 @@ class Reader:
         Probes wait for no others, and nothing is promised to them. The second request for a picture has been admitted
         with the first, whose budget has paid for it.
         """
-        terms, arrived = asked.terms, asked.arrived - asked.terms.waited_s
+        terms, arrived = asked.terms, asked.waiting.arrived - asked.terms.waited_s
         follow = None
         if asked.counted and not asked.sets_threshold:
             follow = self._points.follow(asked.operating_point)

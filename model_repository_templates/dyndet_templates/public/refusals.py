@@ -115,10 +115,11 @@ def read_parameters(request: Any) -> dict[str, Any]:
     """The parameters of a request. Raises RequestError if they, or its id, are not text of Unicode."""
     try:
         request.request_id()
-        parameters: dict[str, Any] = json.loads(request.parameters() or "{}")
+        found: dict[str, Any] = json.loads(request.parameters() or "{}")
     except UnicodeDecodeError as error:
         raise RequestError("bad-parameter", "a parameter of the request, or its id, is not UTF-8") from error
-    return parameters
+    # Triton forwards headers as they were written, and their names have no case.
+    return {name.lower() if name[:7].lower() == "dyndet_" else name: value for name, value in found.items()}
 
 
 def error_of_call(called: str, text: str) -> RequestError:

@@ -79,13 +79,13 @@ class PublicModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer a request, or let requests wait in the queue, whose workers answer each as soon as it is ready."""
-        waited_us = self._arrivals.enter()
+        self._arrivals.enter()
         if self._points.refresh():
             self._set_tenants()
             self.metrics.show()
         alone = len(requests) == 1
         asked = [self._asked(request, alone=alone) for request in requests]
-        ready = [one for one in asked if self._read(one, waited_us)]
+        ready = [one for one in asked if self._read(one)]
         computes = alone and bool(ready) and ready[0].came_at_once and self.load.idle()
         if computes:
             self._answer_now(ready[0])
@@ -168,10 +168,10 @@ class PublicModel:
     def _asked(self, request: Any, *, alone: bool) -> Asked:
         return Asked(request, Waiting(request), returned=alone, trace=self.tracing.of(request))
 
-    def _read(self, asked: Asked, waited_us: int) -> bool:
+    def _read(self, asked: Asked) -> bool:
         """Read what a request wants; False if it has its answer, or was refused."""
         try:
-            self._reader.read(asked, waited_us)
+            self._reader.read(asked)
             if asked.wanted == {POINTS}:
                 told = np.full((asked.image.shape()[0], 1), self._points.told, np.object_)
                 self._respond(asked, pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(POINTS, told)]), [])

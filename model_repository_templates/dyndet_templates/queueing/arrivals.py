@@ -14,20 +14,17 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 
 SENT = "dyndet_sent"
 """the request's parameter"""
 _LONGEST_NAME = 64
 """characters of a clock's name; the names of many clocks are kept in memory"""
-_AT_ONCE_US = 1000
-"""If `execute` is entered so soon after it has ended, the request had probably waited for that.
+_SOON_US = 5000
+"""If `execute` is entered so soon after it has computed, the request has probably waited for that.
 
-Measured on two cores, in ms: 0.4 to 1.5 if requests wait, mostly less than 1; 1.1 to 6 if the only client sends one
+Measured on two cores that others used, too, in ms: 0.4 to 3 if requests wait; 1.1 to 6 if the only client sends one
 after the other.
 """
-
-
 _JITTER_US = 1000
 """by which the way of two requests may differ"""
 
@@ -41,32 +38,32 @@ class Arrivals:
         self._clocks: OrderedDict[str, _Clock] = OrderedDict()
         self._free_since_us = self._entered_us = 0
         self._computed_us = 0
-        """the middle of the time in which `execute` computed and what comes now had to wait; 0: it has not waited"""
+        """how long `execute` has computed before it was entered again and again; 0: not, or long ago"""
         self._own_name = secrets.token_hex(8)
 
     def stamp(self) -> str:
         """The parameter of a request that this process sends now."""
         return f"{self._own_name}:{_now_us()}"
 
-    def enter(self) -> int:
-        """Note that `execute` begins. Returns microseconds that a request without a stamp has probably waited.
-
-        They are 0 unless `execute` has just computed: otherwise it takes requests as soon as they come.
-        """
+    def enter(self) -> None:
+        """Note that `execute` begins."""
         self._entered_us = _now_us()
-        if self._entered_us - self._free_since_us > _AT_ONCE_US:
+        if self._entered_us - self._free_since_us > max(_SOON_US, self._computed_us // 4):
             self._computed_us = 0
-        return self._computed_us and self._entered_us - self._computed_us
 
-    def was_at_once(self, waited_us: int, parameters: Mapping[str, object]) -> bool:
-        """Whether a request came to `execute` at once; `waited_us` is how long it has waited, as far as is known."""
-        return waited_us <= (_JITTER_US if SENT in parameters else 0)
+    def came_at_once(self, sent: object) -> bool:
+        """Whether a request did not wait in Triton's queue, so that probably nothing waits there.
+
+        Without a stamp, `sent` is None. Then the request has probably waited if `execute` has just computed: otherwise
+        it takes requests as soon as they come.
+        """
+        return not self._computed_us if sent is None else self.waited_us(sent) <= _JITTER_US
 
     def free(self, *, computed: bool = False) -> None:
         """Note that `execute` ends: a request that comes long after did not wait. `computed`: it was busy until now."""
         self._free_since_us = _now_us()
         if computed:
-            self._computed_us = (self._entered_us + self._free_since_us) // 2
+            self._computed_us = self._free_since_us - self._entered_us
 
     def waited_us(self, sent: object) -> int:
         """Microseconds since a request was sent, by its parameter; 0 if there is none, or nothing to compare with."""
