@@ -52,12 +52,13 @@ class Margin:
 class Allowance:
     """Late answers that a promise of 95 % allows, so that a short queue need not refuse anybody.
 
-    Each request that is let in adds up to 0.04, and each that is let in although it will be late takes 1. At high load
-    a late answer only makes others late, so less is added, and nothing at all from a utilisation of 95 %.
+    Each request that is let in adds up to 0.04, and each that is let in although it will be late takes 1, which comes
+    back if it was in time after all. At high load a late answer only makes others late, so less is added, and nothing
+    at all from a utilisation of 91 %.
     """
 
-    _MOST = 100.0
-    _FULL_BELOW, _NONE_FROM = 0.85, 0.95
+    _MOST = 150.0
+    _FULL_BELOW, _NONE_FROM = 0.84, 0.91
 
     def __init__(self) -> None:
         self._left = self._MOST
@@ -65,8 +66,9 @@ class Allowance:
 
     def load_is(self, utilisation: float) -> None:
         """Set the utilisation that easy answers to all images would give."""
-        room = (self._NONE_FROM - utilisation) / (self._NONE_FROM - self._FULL_BELOW)
-        self._added = 0.04 * min(1.0, max(0.0, room))
+        room = min(1.0, max(0.0, (self._NONE_FROM - utilisation) / (self._NONE_FROM - self._FULL_BELOW)))
+        self._added = 0.04 * room
+        self._left = min(self._left, self._MOST * room)
 
     @property
     def is_open(self) -> bool:
@@ -83,3 +85,7 @@ class Allowance:
             return False
         self._left -= 1
         return True
+
+    def give_back(self) -> None:
+        """Count an answer that was in time after all."""
+        self._left = min(self._MOST, self._left + 1)

@@ -246,6 +246,8 @@ class Law:
             turn.images -= job.images
         elif job.due != math.inf:
             self._steering.correction.answered(late=now > job.due)
+            if job.slack_s is not None and job.slack_s < 0 and now <= job.due:
+                self._tenants[job.group].allowance.give_back()
             if job.slack_s is not None and 0 <= job.slack_s < 0.25 * (job.due - job.arrived):
                 self._margin.learn(late=now > job.due)
         if turn.jobs:
