@@ -60,7 +60,7 @@ requests = st.lists(
         st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.integers(1, 4)),  # a request: tenant, priority, images
         st.none(),  # a worker takes one
     ),
-    max_size=80,
+    max_size=40,
 )
 
 
@@ -92,7 +92,7 @@ def test_the_queue_is_bounded_and_loses_nothing_and_orders_each_tenant_by_priori
     assert queue.take() is None
 
 
-@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.randoms())
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), st.randoms())
 def test_tenants_that_wait_take_turns(names: list[str], order: random.Random) -> None:
     queue = backlog.Backlog(bound=1000)
     for name in names:
@@ -273,6 +273,29 @@ def test_a_budget_of_hard_images_degrades_the_others_and_belongs_to_one_tenant(c
     assert Counter(routes("a", 5)) == {load.HARD: 2, load.DEGRADED: 3}
 
 
+def test_the_margin_becomes_so_wide_that_about_2_in_100_are_late() -> None:
+    rng, margin, late = random.Random(1), deciding.Margin(), []
+    for _ in range(6000):
+        late.append(rng.uniform(0, 2) > margin.answers)  # the error of a prediction, in easy answers
+        margin.learn(late=late[-1])
+    assert sum(late[-4000:]) / 4000 == pytest.approx(0.02, abs=0.005)
+
+
+def test_few_answers_may_be_late_at_light_load_and_none_at_high_load() -> None:
+    allowance, taken = deciding.Allowance(), 0
+    for _ in range(10_000):
+        allowance.admitted()
+        taken += allowance.take()
+    assert 0.04 * 10_000 <= taken <= 0.04 * 10_000 + 150
+    assert not allowance.take()
+    allowance.give_back()
+    assert allowance.take()
+    allowance.load_is(1.0)
+    for _ in range(100):
+        allowance.admitted()
+    assert not allowance.take()
+
+
 def test_a_difficulty_that_is_no_number_is_hard_and_threshold_0_sends_all_to_detector_2() -> None:
     assert deciding.is_hard(math.nan, 0.9) and deciding.is_hard(0.0, 0.0)
     assert not deciding.is_hard(0.5, 0.5) and deciding.is_hard(0.51, 0.5)
@@ -314,6 +337,17 @@ def test_several_workers_answer_every_request_once_and_end_when_the_queue_is_clo
     assert not any(worker.is_alive() for worker in workers)
     assert sorted(answered) == list(range(2000))
     assert control.idle() and control.take() is None
+
+
+def test_a_worker_that_sleeps_is_woken_by_a_request() -> None:
+    control = load.Load(workers=1)
+    found: list[Any] = []
+    worker = threading.Thread(target=lambda: found.append(control.take()), daemon=True)
+    worker.start()
+    worker.join(timeout=0.05)  # it sleeps now
+    assert control.admit(load.Job(payload="wake up", arrived=0.0, threshold=0.5)) is None
+    worker.join(timeout=30)
+    assert [one.payload for one in found[0]] == ["wake up"]
 
 
 @pytest.fixture(autouse=True)

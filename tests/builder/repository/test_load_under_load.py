@@ -92,7 +92,7 @@ def best_static_gain(requests: Sequence[Request]) -> float:
     return 0.0
 
 
-@pytest.mark.parametrize("load", [0.3, 0.5, 0.6, 0.7, 0.8])
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_at_light_load_nobody_is_refused_and_few_are_late_for_as_many_hard_images_as_hindsight_allows(
     load: float,
 ) -> None:
@@ -105,7 +105,7 @@ def test_at_light_load_nobody_is_refused_and_few_are_late_for_as_many_hard_image
     assert between(run, 5).gain > best_static_gain(requests) - 0.05  # of 0.5; 0.5 AP of the 5.8 of the demo is 0.043
 
 
-@pytest.mark.parametrize("load", [0.9, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("load", [0.9, 1.0, 2.0])
 def test_in_overload_those_let_in_are_answered_in_time_and_the_server_does_all_it_can(load: float) -> None:
     run = simulate(traffic(load, until=30, seed=2), MACHINE, threshold=0.0, promise_s=PROMISE_S)
     seen = between(run, 2)
@@ -209,12 +209,12 @@ def test_requests_that_were_cancelled_cost_no_work() -> None:
 
 
 def test_own_deadlines_are_kept_or_refused_and_never_answered_late() -> None:
-    for deadline_s in (0.02, 0.2):
-        requests = [replace(one, deadline_s=deadline_s) for one in traffic(1.2, until=15)]
-        seen = between(simulate(requests, MACHINE, threshold=0.0, promise_s=PROMISE_S), 2)
+    for deadline_s, jitter in ((0.02, 0.2), (0.2, 0.2), (0.06, 0.8)):
+        requests = [replace(one, deadline_s=deadline_s) for one in traffic(1.2, until=10)]
+        seen = between(simulate(requests, replace(MACHINE, jitter=jitter), threshold=0.0, promise_s=PROMISE_S), 2)
         late = sum(one.latency_s > deadline_s for one in seen.answered)
         assert late <= 0.03 * len(seen.answered)
-        assert len(seen.answered) / 13 > 0.8 * MACHINE.easy_per_s
+        assert len(seen.answered) / 8 > 0.8 * MACHINE.easy_per_s
 
 
 def test_without_a_promise_nothing_changes() -> None:
