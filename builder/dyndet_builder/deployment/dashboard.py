@@ -56,12 +56,12 @@ def _promise(deployed: Rendered, options: DeployOptions) -> tuple[Query, ...]:
 
 def _overview(mine: str, job: str, promise: tuple[Query, ...]) -> list[Panel]:
     answered = f"sum(rate(nv_inference_request_success{{{mine}}}{RATE}))"
-    spent = f"sum(rate(nv_inference_request_duration_us{{{mine}}}{RATE}))"
+    spent, timed = (f"sum(rate(dyndet_latency_ms_{what}{{{mine}}}{RATE}))" for what in ("sum", "count"))
     routed = f"sum(increase(dyndet_routed_total{{{mine}}}{RATE}))"
     hard = f'sum(increase(dyndet_routed_total{{{mine},route!="easy"}}{RATE}))'
     return [
         _stat("Requests a second", answered, "reqps"),
-        _stat("Mean latency, with the queue", f"{spent} / ({answered} > 0) / 1000", "ms", *promise),
+        _stat("Mean latency, with the queue", f"{spent} / ({timed} > 0)", "ms", *promise),
         _stat("Hard share", f"{hard} / ({routed} > 0)", "percentunit"),
         _stat("Servers that answer", f"sum(up{{job={promql(job)}}})", "short"),
     ]
@@ -85,18 +85,19 @@ def _latency(mine: str, promise: tuple[Query, ...]) -> list[Panel]:
                 *promise,
             ),
             unit="ms",
-            note="From the arrival of a request in the detector to its answer; all servers together.",
+            note="From the arrival of a request at the detector, with its queue, to the answer; all servers together.",
         ),
         Panel(
-            title="Latency with the queue, slowest server",
+            title="Latency by server, p95",
             queries=(
                 Query(
-                    expr=f"max by (quantile) (nv_inference_request_summary_us{{{mine}}}) / 1000", legend="{{quantile}}"
+                    expr="histogram_quantile(0.95, "
+                    f"sum by (le, instance) (rate(dyndet_latency_ms_bucket{{{mine}}}{RATE})))",
+                    legend="{{instance}}",
                 ),
                 *promise,
             ),
             unit="ms",
-            note="Triton's own summary of the last minute.",
         ),
         Panel(
             title="Requests by latency",
@@ -193,12 +194,13 @@ def _server(deployed: Rendered, mine: str, job: str) -> list[Panel]:
             note="Small letters: counted by the detector. Capitals: counted by Triton before a request reached it.",
         ),
         Panel(
-            title="Time that answered requests waited",
+            title="Time that answered requests waited in Triton",
             queries=(Query(expr=per_request("nv_inference_queue_duration_us"), legend="{{model}}"),),
             unit="ms",
+            note="Until the detector takes them into its own queue, or a stage runs them.",
         ),
         Panel(
-            title="Requests waiting",
+            title="Requests waiting in Triton",
             queries=(
                 Query(expr=f"sum by (model) (nv_inference_pending_request_count{{{models}}})", legend="{{model}}"),
             ),
@@ -208,7 +210,7 @@ def _server(deployed: Rendered, mine: str, job: str) -> list[Panel]:
             title="Time in a model",
             queries=(Query(expr=per_request("nv_inference_compute_infer_duration_us"), legend="{{model}}"),),
             unit="ms",
-            note="The time of the public model includes the models that it calls.",
+            note="The public model's includes the models that it calls, but no requests that waited in its own queue.",
         ),
         Panel(
             title="Errors of stages a second",

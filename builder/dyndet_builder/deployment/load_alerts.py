@@ -63,8 +63,8 @@ def load_alerts(deployed: Rendered, point: OperatingPoint, job: str) -> tuple[Al
             severity="warning",
             summary="the queue of the detector is nearly full",
             description=(
-                f"{{{{ $value }}}} requests wait; an instance refuses those beyond {bound}. Add replicas, or promise a "
-                "latency, so that requests are refused before they wait too long."
+                f"{{{{ $value }}}} requests wait in a server; it refuses those beyond {bound}. Add replicas, or "
+                "promise a latency, so that requests are refused before they wait too long."
             ),
         ),
     )
@@ -97,6 +97,8 @@ def _raised(deployed: Rendered, point: OperatingPoint, job: str) -> tuple[Alert,
 
 
 def _queue_bound(deployed: Rendered) -> int:
-    """Requests that wait in an instance at most; an older rendering, which does not say it, has the default."""
+    """Requests that wait in a server at most; an older rendering, which does not say it, has the default."""
     written = deployed.written_options.get("queue_size")
-    return written if type(written) is int else RenderOptions.queue_size
+    (public,) = (config for config in deployed.configs if config.name == deployed.model)
+    instances: int = sum(max(1, group.count) * max(1, len(group.gpus)) for group in public.instance_group)
+    return max(1, instances) * (written if type(written) is int else RenderOptions.queue_size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dyndet_bench.measuring.statistic import Statistic
 from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.deployment.scaling import queue_target_ms
-from dyndet_builder.deployment.series import Alert, of_detector, recorded
+from dyndet_builder.deployment.series import WINDOW, Alert, larger, of_detector, quantile_ms, recorded
 from dyndet_builder.operating_points import OperatingPoint
 from dyndet_builder.quoting import go_template
 from dyndet_builder.repository.rendered import Rendered
@@ -64,7 +64,8 @@ def promise_alerts(
         value = recorded("mean_ms:rate5m", job)
     else:
         mine = f'{of_detector(deployed, job)},quantile="{level:.6g}"'
-        value = f"max by (job) (nv_inference_request_summary_us{{{mine}}}) / 1000"
+        summary = f"max by (job) (nv_inference_request_summary_us{{{mine}}}) / 1000"
+        value = larger(summary, quantile_ms(level, of_detector(deployed, job), WINDOW))
     alert = Alert(
         name="DyndetPromiseBroken",
         value=value,

@@ -55,15 +55,14 @@ def records(deployed: Rendered, job: str) -> tuple[Record, ...]:
     images = f"sum by (job) (rate(dyndet_routed_total{{{mine}}}[{WINDOW}]))"
     spent = f"sum by (job) (rate(nv_inference_request_duration_us{{{mine}}}[{WINDOW}]))"
     waits = queue_ms(deployed, where=f"job={promql(job)}", by="job", window=WINDOW)
-    buckets = f"sum by (job, le) (rate(dyndet_latency_ms_bucket{{{mine}}}[{WINDOW}]))"
     return (
         Record(name="dyndet:requests:rate5m", expr=answered),
         Record(name="dyndet:asked:rate5m", expr=asked),
         Record(name="dyndet:failures:rate5m", expr=failures(mine, f"[{WINDOW}]", by="job, reason")),
-        Record(name="dyndet:mean_ms:rate5m", expr=f"{spent} / ({answered} > 0) / 1000"),
+        Record(name="dyndet:mean_ms:rate5m", expr=larger(f"{spent} / ({answered} > 0) / 1000", mean_ms(mine, WINDOW))),
         Record(name="dyndet:queue_ms:avg5m", expr=waits),
-        Record(name="dyndet:inside_p50_ms:rate5m", expr=f"histogram_quantile(0.5, {buckets})"),
-        Record(name="dyndet:inside_p99_ms:rate5m", expr=f"histogram_quantile(0.99, {buckets})"),
+        Record(name="dyndet:inside_p50_ms:rate5m", expr=quantile_ms(0.5, mine, WINDOW)),
+        Record(name="dyndet:inside_p99_ms:rate5m", expr=quantile_ms(0.99, mine, WINDOW)),
         Record(name="dyndet:images:increase30m", expr=routed),
         Record(name="dyndet:hard_share:increase30m", expr=f"{hard} / ({routed} > 0)"),
         Record(name="dyndet:fallback_share:rate5m", expr=f"{fallback} / ({images} > 0)"),
@@ -104,6 +103,26 @@ def queue_ms(deployed: Rendered, *, where: str, by: str, window: str) -> str:
     answered = f"sum by ({by}) (rate(nv_inference_request_success{{{where},model={model}}}[{window}]))"
     own = f"sum by ({by}) (avg_over_time(dyndet_queue{{{where},model={model}}}[{window}]))"
     return f"1000 * ({waiting} + ({own} or 0 * {waiting})) / clamp_min({answered}, 0.001)"
+
+
+def mean_ms(mine: str, window: str) -> str:
+    """PromQL: mean time from the arrival of a request at the detector, with its queue, to its answer."""
+    spent, count = (f"sum by (job) (rate(dyndet_latency_ms_{what}{{{mine}}}[{window}]))" for what in ("sum", "count"))
+    return f"{spent} / ({count} > 0)"
+
+
+def quantile_ms(level: float, mine: str, window: str) -> str:
+    """PromQL: a percentile of the same time."""
+    buckets = f"sum by (job, le) (rate(dyndet_latency_ms_bucket{{{mine}}}[{window}]))"
+    return f"histogram_quantile({level:.6g}, {buckets})"
+
+
+def larger(one: str, other: str) -> str:
+    """PromQL: the larger of two values of the same labels.
+
+    Triton's own latencies end when the detector takes a request into its queue, and the detector's begin there.
+    """
+    return f"(({one}) > ({other}) or ({other}))"
 
 
 def _stages(deployed: Rendered) -> tuple[str, ...]:

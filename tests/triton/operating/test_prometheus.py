@@ -26,6 +26,8 @@ from tritonclient.utils import InferenceServerException
 from dyndet_builder.deployment.alerts import watched
 from dyndet_builder.deployment.dashboard import panels
 from dyndet_builder.deployment.deploy import DeployOptions, deploy
+from dyndet_builder.deployment.series import queue_ms
+from dyndet_builder.operating_points import FollowLoad, Tenant
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.options import ServerOptions
@@ -55,7 +57,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The server with the very flags of the rendered pod, answering requests for as long as the tests last."""
     folder = tmp_path_factory.mktemp("deployed")
     repository = render(write_toy_bundle(folder / "bundle"), folder / "models", RenderOptions())
-    calibrate(repository, "toy", points())
+    tenants = {"street": Tenant(hard_per_s=1, burst=1)}
+    patient = FollowLoad(promise_ms=60_000)  # on a machine that is busy with tests
+    measured = points()
+    point = measured.points[measured.default].model_copy(update={"follow_load": patient})
+    calibrate(repository, "toy", measured.model_copy(update={"points": {measured.default: point}, "tenants": tenants}))
     (metrics_port,) = free_ports(1)
     options = DeployOptions(scrape_interval_s=1, metrics_targets=(f"127.0.0.1:{metrics_port}",))
     deploy(repository, folder / "out", options)
@@ -88,7 +94,8 @@ def _ask(url: str, stop: threading.Event) -> None:
             number += 1
             with suppress(DyndetError):
                 wrong = {"operating_point": "unknown"} if number % 50 == 25 else {}
-                detector.detect(image((37 * number) % 250, FAIL_DETECTOR2 if number % 50 == 0 else 0), **wrong)
+                asked = wrong or ({"tenant": "street"} if number % 5 == 0 else {})
+                detector.detect(image((37 * number) % 250, FAIL_DETECTOR2 if number % 50 == 49 else 0), **asked)
             time.sleep(0.005)
 
 
@@ -177,7 +184,7 @@ def test_every_expression_has_data_under_load(running: Running, prometheus: str)
     assert 0.3 < found["dyndet:hard_share:increase30m"][0] < 0.9  # difficulties are even, the threshold is 0.4
     # The recorded series are what Prometheus has computed by the rendered rules itself.
     for record in watched(read_rendered(running.repository), running.options, job="toy").records:
-        reasons = 5 + 4 if record.name.startswith("dyndet:failures") else 1  # the detector's own and Triton's
+        reasons = 6 + 4 if record.name.startswith("dyndet:failures") else 1  # the detector's own and Triton's
         assert len(_values(prometheus, f'{record.name}{{job="toy"}}')) == reasons
 
 
@@ -189,10 +196,13 @@ def test_rules_are_loaded_and_healthy(running: Running, prometheus: str) -> None
     assert len(rules) == sum(len(group["rules"]) for group in written)
 
 
-def test_the_autoscalers_metric_is_the_wait_of_a_request(running: Running, prometheus: str) -> None:
+def test_the_autoscalers_metric_says_that_the_server_is_nearly_idle(running: Running, prometheus: str) -> None:
     (rule,) = yaml.safe_load((running.folder / "prometheus" / "adapter-values.yml").read_text())["rules"]["custom"]
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="toy"').replace("<<.GroupBy>>", "instance")
-    (waits_ms,) = _values(prometheus, query)
+    (pressure,) = _values(prometheus, query)
+    assert 0 < pressure < 0.9  # of a replica; above it, one more is wanted
+    waits = queue_ms(read_rendered(running.repository), where='job="toy"', by="instance", window="1m")
+    (waits_ms,) = _values(prometheus, waits)
     assert 0 <= waits_ms < 2000  # not in seconds or ns, and not a sum
 
 
