@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynamicdet.aliases import FloatArray
-from dyndet_bench.load.arrivals import Arrivals, Profile
+from dyndet_bench.load.arrivals import Arrivals, Kind, Profile
 from dyndet_bench.load.messages import Found
 from dyndet_bench.load.plan import Run
 from dyndet_bench.load.queueing import Service
-from dyndet_bench.load.record import Capacity, Cell, Hindsight, Kind, LoadRecord, Promise
+from dyndet_bench.load.record import Capacity, Cell, Hindsight, LoadRecord, Promise
 from dyndet_bench.load.scoring import Accuracy, Measured
 from dyndet_bench.load.sending import ANSWERED, CANCELLED, REFUSED, UNSENT, Sent
 from dyndet_bench.load.watching import Watched

@@ -23,6 +23,9 @@ from dynamicdet.text import printable
 
 ProfileName = Literal["steady", "step", "burst", "ramp", "sinus"]
 PROFILES: tuple[ProfileName, ...] = get_args(ProfileName)
+Kind = Literal["following", "plain", "static"]
+"""a threshold that follows the load; today's behaviour, the point's threshold and a queue; another fixed threshold"""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 TRACE = "trace"
 """name of a profile that was recorded"""
 

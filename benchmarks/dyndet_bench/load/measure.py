@@ -20,13 +20,13 @@ from pydantic import JsonValue
 from dynamicdet.aliases import FloatArray, Progress, UInt8Array, silent
 from dynamicdet.errors import InputError
 from dynamicdet.thresholds import is_hard
-from dyndet_bench.load.arrivals import Arrivals
+from dyndet_bench.load.arrivals import Arrivals, Kind
 from dyndet_bench.load.capacity import Base, ClosedLoop, not_answered
 from dyndet_bench.load.generators import Generators
 from dyndet_bench.load.hindsight import Looking
 from dyndet_bench.load.messages import Found, System, read_answer
 from dyndet_bench.load.plan import LoadPlan, Run, name_of
-from dyndet_bench.load.record import Capacity, Cell, Kind, LoadRecord, Promise
+from dyndet_bench.load.record import Capacity, Cell, LoadRecord, Promise
 from dyndet_bench.load.scoring import Accuracy, Measured
 from dyndet_bench.load.sending import Target
 from dyndet_bench.load.watching import GEAR, Watch
@@ -107,7 +107,7 @@ class _Measurement:
         easy, hard = self._every_image(ALL_EASY), self._every_image(ALL_HARD)
         base, replayed = self._base()
         promise = self._subject.promise or self._default_promise(base)
-        if self._subject.follow is not None and self._plan.following:
+        if self._subject.follow is not None and "following" in self._plan.kinds:
             self._subject.follow(promise)
             self._check_follows()
         systems = self._systems(np.array([one.difficulty for one in easy]))
@@ -192,7 +192,7 @@ class _Measurement:
         if not self._served.metrics.read(GEAR):
             raise InputError(
                 f"model {self._name!r} cannot follow the load: its server has no metric {GEAR}; render the repository "
-                "again with this version, or give --no-following"
+                "again with this version, or give --system plain --system static"
             )
 
     def _systems(self, difficulties: FloatArray) -> list[tuple[System, Kind]]:
@@ -201,11 +201,14 @@ class _Measurement:
         statics = self._plan.thresholds or (_middle(difficulties, own), ALL_EASY)
         others = [one for one in dict.fromkeys(statics) if one != own]
         found: list[tuple[System, Kind]] = []
-        if self._plan.following and self._subject.follow is not None:
+        if self._subject.follow is not None:
             found.append((System(name=FOLLOWING, operating_point=self._subject.operating_point), "following"))
         found.append((System(name=PLAIN, threshold=own), "plain"))
         found += [(System(name=name_of(one, others), threshold=one), "static") for one in others]
-        return found
+        chosen = [(system, kind) for system, kind in found if kind in self._plan.kinds]
+        if not chosen:
+            raise InputError("no system is left to measure: every fixed threshold is that of the operating point")
+        return chosen
 
     def _identity(self, part: str, **more: object) -> dict[str, object]:
         digest = hashlib.sha256()

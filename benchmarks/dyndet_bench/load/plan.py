@@ -9,7 +9,17 @@ import numpy as np
 
 from dynamicdet.aliases import FloatArray, IntArray
 from dynamicdet.errors import InputError
-from dyndet_bench.load.arrivals import BASE, MOST_PROCESSES, TRACE, Arrivals, Profile, ProfileName, arrivals_s
+from dyndet_bench.load.arrivals import (
+    BASE,
+    KINDS,
+    MOST_PROCESSES,
+    TRACE,
+    Arrivals,
+    Kind,
+    Profile,
+    ProfileName,
+    arrivals_s,
+)
 
 STEADY_LEVELS = (0.3, 0.5, 0.8, 0.9, 1.0, 1.5, 2.0)
 LEVELS: dict[ProfileName, tuple[float, ...]] = {
@@ -23,6 +33,8 @@ LEVELS: dict[ProfileName, tuple[float, ...]] = {
 MOST_OUTSTANDING = 2000
 _BACKLOG_BYTES = 2**29
 _MOST_LEVELS = 100
+_STATICS = 2
+"""fixed thresholds by default, beside that of the operating point"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +73,8 @@ class LoadPlan:
     """arrivals, seconds, in place of profiles"""
     thresholds: tuple[float, ...] = ()
     """of the static systems; empty: that of the operating point, one in the middle, and 1"""
-    following: bool = True
-    """whether a threshold that follows the load is measured"""
+    kinds: tuple[Kind, ...] = KINDS
+    """of systems that are measured"""
     cancel_share: float = 0.0
     """of the requests, given up soon after they were sent"""
     processes: int | None = None
@@ -90,8 +102,8 @@ class LoadPlan:
             raise InputError("a trace has its own rates; give --levels with a profile only")
         if len({*self.profiles}) < len(self.profiles) or len({*self.levels}) < len(self.levels):
             raise InputError("a profile or a level occurs twice; give each once")
-        if self.trace is None and not self.profiles:
-            raise InputError("give at least one profile, or a trace")
+        if (self.trace is None and not self.profiles) or not self.kinds:
+            raise InputError("give at least one profile or a trace, and at least one system")
         self.runs()
 
     def runs(self) -> tuple[Run, ...]:
@@ -120,9 +132,11 @@ class LoadPlan:
         """How many requests may wait at once; what is due beyond that is not sent."""
         return max(1, min(MOST_OUTSTANDING, _BACKLOG_BYTES // image_bytes))
 
-    def minutes(self, systems: int) -> float:
+    def minutes(self) -> float:
         """About how long everything takes, at most."""
         runs = self.runs()
+        statics = len({*self.thresholds}) or _STATICS
+        systems = sum(statics if kind == "static" else 1 for kind in {*self.kinds})
         return (systems * sum(run.seconds + self.settle_s + 3 for run in runs) + 8 * self.capacity_s + 10) / 60
 
 

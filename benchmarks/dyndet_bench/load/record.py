@@ -21,6 +21,7 @@ from dynamicdet.records import (
     Text,
     read_record,
 )
+from dyndet_bench.load.arrivals import Kind
 from dyndet_bench.measuring.attempts import Missing
 from dyndet_bench.measuring.journal import Replayed
 from dyndet_bench.measuring.machine import Circumstances
@@ -30,8 +31,6 @@ _LARGEST = 256 << 20
 _ADVICE = "write it again with `dyndet bench load`"
 _MOST_WINDOWS, _MOST_SAMPLES = 200_000, 400_000
 
-Kind = Literal["following", "plain", "static"]
-"""a threshold that follows the load; today's behaviour, the point's threshold and a queue; another fixed threshold"""
 Windows = Annotated[tuple[NotNegative | None, ...], Field(max_length=_MOST_WINDOWS)]
 Samples = Annotated[tuple[Finite | None, ...], Field(max_length=_MOST_SAMPLES)]
 

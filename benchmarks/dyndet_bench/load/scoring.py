@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from dynamicdet.aliases import BoolArray, FloatArray
 from dyndet_bench.load import windows
-from dyndet_bench.load.arrivals import Arrivals
+from dyndet_bench.load.arrivals import Arrivals, Kind
 from dyndet_bench.load.messages import DEGRADED, HARD, Found
 from dyndet_bench.load.plan import Run
 from dyndet_bench.load.queueing import Service, mean_ms, quantile_ms
-from dyndet_bench.load.record import Allowed, Cell, Kind, Promise, TimeLine
+from dyndet_bench.load.record import Allowed, Cell, Promise, TimeLine
 from dyndet_bench.load.sending import ANSWERED, CANCELLED, FAILED, REFUSED, UNANSWERED, UNSENT, Sent
 from dyndet_bench.load.watching import Watched
 

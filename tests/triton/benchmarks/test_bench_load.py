@@ -50,8 +50,8 @@ def test_systems_get_the_same_requests_and_a_second_run_continues(
 ) -> None:
     """Routes, AP and counts are those of the answers; the repository is not changed; finished cells are kept."""
     before = _files(repository)
-    words = ["bench", "load", repository, "--data", data, "--levels", "0.2", "--seconds", "1", "--no-following",
-             "--thresholds", "1", "--promise", "p95:500ms", "--cancel-share", "0.2"]  # fmt: skip
+    words = ["bench", "load", repository, "--data", data, "--levels", "0.2", "--seconds", "1", "--system", "plain",
+             "--system", "static", "--thresholds", "1", "--promise", "p95:500ms", "--cancel-share", "0.2"]  # fmt: skip
     both = [*words, "--measurements", tmp_path / "measurements", "-o", tmp_path / "out"]
     assert run(dyndet, [str(word) for word in both]) == 0
 

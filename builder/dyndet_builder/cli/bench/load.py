@@ -12,7 +12,7 @@ from rich.table import Table
 from dynamicdet.errors import InputError
 from dynamicdet.files import check_creatable
 from dynamicdet.text import printable
-from dyndet_bench.load.arrivals import BASE, PROFILES, ProfileName, read_trace
+from dyndet_bench.load.arrivals import BASE, KINDS, PROFILES, Kind, ProfileName, read_trace
 from dyndet_bench.load.plan import LEVELS, LoadPlan
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_builder.cli.measurements import check_complete, measurement_options, show_origin
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _CAPACITY_S, _SETTLE_S = 8.0, 2.0
 """of each loop that gives the capacity, and of the pause between two runs; less if the levels are short"""
-_SYSTEMS = 4
-"""by default: following, plain queueing, two more fixed thresholds"""
 
 
 @click.command("load")
@@ -51,8 +49,8 @@ _SYSTEMS = 4
 @click.option("--promise", help="Promised percentile, such as p95:90ms.  [default: that of the operating point, or p95 "
               "of 10 x the mean latency of the easy route]")  # fmt: skip
 @click.option("--operating-point", help="The point that follows the load.  [default: the default point]")
-@click.option("--following/--no-following", default=True, show_default=True,
-              help="Whether to measure a threshold that follows the load.")  # fmt: skip
+@click.option("--system", "systems", type=click.Choice(KINDS), multiple=True,
+              help="What to measure (repeatable).  [default: all]")  # fmt: skip
 @click.option("--thresholds", type=Numbers(float), default=(), help="Fixed thresholds to compare with.  [default: that "
               "of the operating point, one with half as many hard images, and 1]")  # fmt: skip
 @click.option("--model", help="Name of the detector, if REPOSITORY holds several.")
@@ -76,7 +74,7 @@ def command(
     seconds: float,
     promise: str | None,
     operating_point: str | None,
-    following: bool,
+    systems: tuple[Kind, ...],
     thresholds: tuple[float, ...],
     model: str | None,
     max_images: int,
@@ -99,7 +97,8 @@ def command(
     Examples:
       dyndet bench load build/demo/model_repository --data benchmarks/demo/val
       dyndet bench load build/demo/model_repository --data benchmarks/demo/val --profile burst --seconds 40
-      dyndet bench load build/demo/model_repository --images photos --levels 1.5 --seconds 600 --cancel-share 0.05
+      dyndet bench load build/demo/model_repository --images photos --system following --levels 1.5 --seconds 600 \\
+        --cancel-share 0.05
     """
     if trace is not None and profiles:
         raise InputError("give either --trace or --profile")
@@ -112,7 +111,7 @@ def command(
         base=base,
         trace=None if trace is None else read_trace(trace),
         thresholds=thresholds,
-        following=following,
+        kinds=tuple(dict.fromkeys(systems)) or KINDS,
         cancel_share=cancel_share,
         processes=generators,
         seed=seed,
@@ -124,8 +123,7 @@ def command(
 
     promised = None if promise is None else parse_promise(promise)
     check_creatable(output)
-    systems = (len({*thresholds}) or _SYSTEMS - 2) + 1 + following
-    click.echo(f"This takes about {duration(60 * plan.minutes(systems))}.", err=True)
+    click.echo(f"This takes about {duration(60 * plan.minutes())}.", err=True)
     with step_bars() as show:
         record = measure_under_load(
             repository,
