@@ -114,8 +114,7 @@ class TritonPythonModel:
             if one.job is None:
                 self._answer(one)
             elif len(requests) == 1 and one.came_at_once and one.lane is self._ordinary and one.lane.load.idle():
-                self._answer_now(one)
-                computed = True
+                computed = self._answer_now(one)
             else:
                 self._let_wait(one)
         self._arrivals.free(computed=computed)
@@ -152,13 +151,14 @@ class TritonPythonModel:
             return None
         return asked
 
-    def _answer_now(self, asked: Asked) -> None:
-        """Answer a request in this thread, which is faster; nothing waits."""
+    def _answer_now(self, asked: Asked) -> bool:
+        """Answer a request in this thread, which is faster, since nothing waits; False if it was refused."""
         refusal = asked.lane.load.enter(asked.job)
         if refusal is None:
             self._answer(asked)
         else:
             self._refuse(asked.job, refusal)
+        return refusal is None
 
     def _let_wait(self, asked: Asked) -> None:
         """Let a request wait for the workers, or refuse it at once, if it would wait for too long."""

@@ -86,12 +86,12 @@ class PublicModel:
         alone = len(requests) == 1
         asked = [self._asked(request, alone=alone) for request in requests]
         ready = [one for one in asked if self._read(one)]
-        computes = alone and bool(ready) and ready[0].came_at_once and self.load.idle()
-        if computes:
-            self._answer_now(ready[0])
+        computed = False
+        if alone and ready and ready[0].came_at_once and self.load.idle():
+            computed = self._answer_now(ready[0])
         elif ready:
             self._let_wait(ready)
-        self._arrivals.free(computed=computes)
+        self._arrivals.free(computed=computed)
         return [asked[0].response] if asked[0].response is not None else None
 
     def answer(self, asked: Sequence[Asked]) -> None:
@@ -182,13 +182,14 @@ class PublicModel:
             return False
         return True
 
-    def _answer_now(self, asked: Asked) -> None:
-        """Answer a request in this thread; nothing waits."""
+    def _answer_now(self, asked: Asked) -> bool:
+        """Answer a request in this thread, since nothing waits; False if it was refused."""
         refusal = self.load.enter(asked.job)
         if refusal is None:
             self._answer_all([asked])
         else:
             self._refuse(asked.job, refusal)
+        return refusal is None
 
     def _let_wait(self, asked: Sequence[Asked]) -> None:
         """Let requests wait for the workers, and refuse at once those that would wait for too long."""

@@ -192,6 +192,21 @@ def test_a_time_is_known_soon_after_it_has_changed_and_a_hiccup_moves_little() -
     assert one.mean < 5.5
 
 
+def test_an_estimate_that_became_wrong_is_corrected_though_it_refuses_everything(clock: Clock) -> None:
+    """Some of the requests that it refuses are tried while nobody waits."""
+    control, refused = measured(clock), []
+    for _ in range(200):
+        one = load.Job(payload=None, arrived=clock.now, threshold=1.0, deadline=clock.now + 0.008)
+        refused.append(control.enter(one) is not None)
+        if not refused[-1]:
+            clock.now += 0.002  # in place of 10 ms
+            control.route(one, 0.5)
+            control.done(one, routes=[1])
+        clock.now += 0.05
+    assert refused[:3] == [True] * 3
+    assert not any(refused[-50:])
+
+
 def test_a_request_is_refused_at_once_if_it_cannot_be_answered_before_its_deadline(clock: Clock) -> None:
     control = measured(clock)
     assert control.idle()
