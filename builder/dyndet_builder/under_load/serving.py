@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,7 @@ def measure_under_load(
     promise: Promise | None = None,
     max_images: int = 200,
     journals: JournalFolder | None = None,
+    ready: Callable[[], None] = lambda: None,
     progress: Progress = silent,
 ) -> LoadRecord:
     """Measure a detector of a repository under load, on an embedded server that serves a copy of it.
@@ -61,7 +62,8 @@ def measure_under_load(
     `images` is a folder of pictures to send. With the COCO data set `data`, its images are sent, `images` is their
     folder if it is elsewhere, and every answer is scored with the truth. `operating_point` is the one that follows the
     load, by default the default one; `promise` is what it promises, by default its own, else 10 x the mean latency of
-    the easy route. At most `max_images` are sent in turn.
+    the easy route. At most `max_images` are sent in turn. `ready` is called once all that is
+    given was read.
 
     Raises InputError, ServerError.
     """
@@ -74,6 +76,7 @@ def measure_under_load(
     threshold = rendered.point(name).threshold
     chosen = _images(images, data, rendered, max_images=max_images, progress=progress)
     known = promise or _own_promise(rendered, name)
+    ready()
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder("load")) / "repository"
         shutil.copytree(repository, folder, symlinks=True)

@@ -123,7 +123,6 @@ def command(
 
     promised = None if promise is None else parse_promise(promise)
     check_creatable(output)
-    click.echo(f"This takes about {duration(60 * plan.minutes())}.", err=True)
     with step_bars() as show:
         record = measure_under_load(
             repository,
@@ -135,6 +134,7 @@ def command(
             promise=promised,
             max_images=max_images,
             journals=journals,
+            ready=lambda: click.echo(f"This takes about {duration(60 * plan.minutes())}.", err=True),
             progress=show,
         )
     written = write_load_report(record, output)
