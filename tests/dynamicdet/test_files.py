@@ -59,9 +59,10 @@ def test_an_error_or_ctrl_c_inside_leaves_the_old_content_and_nothing_else(
 
 def test_a_process_that_ctrl_c_interrupts_leaves_nothing(tmp_path: Path) -> None:
     program = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from dynamicdet.files import whole_file, whole_folder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore the signal
 with whole_folder(Path("folder"), marker=None) as folder, whole_file(folder / "in.txt"), whole_file(Path("out.txt")):
     print("ready", flush=True)
     time.sleep(60)
