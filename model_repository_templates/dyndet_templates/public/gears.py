@@ -47,11 +47,14 @@ def capacity(*, all_easy: float, all_hard: float, per_s: float, easy_s: float, h
 def hard_share(*, utilisation: float, per_s: float, easy_s: float, hard_s: float) -> float:
     """Share of the images that may be hard, so that the server works only so much of its time.
 
-    Above 1: there is time to spare; below 0: there is too little even for easy answers.
+    Above 1: there is time to spare; 0 or below: there is too little even for easy answers, whatever a hard one takes.
     """
-    if per_s <= 0 or hard_s <= easy_s:
+    if per_s <= 0:
         return math.inf
-    return (utilisation / per_s - easy_s) / (hard_s - easy_s)
+    spare_s = utilisation / per_s - easy_s
+    if hard_s <= easy_s:
+        return math.copysign(math.inf, spare_s)
+    return spare_s / (hard_s - easy_s)
 
 
 class Correction:
@@ -135,10 +138,18 @@ class Gear:
     """The threshold in force, between 0 (the floor of each operating point) and 1 (the ceiling).
 
     It moves only if the share that it lets through differs from the allowed one by more than a dead band, and turns
-    round at most once in ten seconds, unless the load has changed.
+    round at most once in ten seconds, unless the load has changed. To fall is a risk, as hard images that do not fit
+    make requests late. So it falls only as far as was allowed all the time in the last seconds, and may rise again at
+    once if far more is let through than is allowed.
     """
 
     _TURNS_S = 10.0
+    _REMEMBERED = 30
+    """ticks"""
+    _UNSURE_S = 0.6
+    """after a change of the load, until its new rate is known well enough to fall"""
+    _URGENT = 3
+    """dead bands"""
 
     def __init__(self) -> None:
         self.threshold = 0.0
@@ -147,8 +158,9 @@ class Gear:
         self.due = 1.0
         """share of the recent images that are hard at the floor of their operating point"""
         self._seen = 0
+        self._allowed: deque[float] = deque(maxlen=self._REMEMBERED)
         self._direction = 0
-        self._turned = -math.inf
+        self._turned = self._changed = -math.inf
 
     def saw(self, is_due: bool) -> None:
         """Count an image, and whether it is hard at the floor."""
@@ -159,19 +171,32 @@ class Gear:
         """Allow a share of hard images, which may be outside 0 to 1; `changed` says whether the load has changed."""
         self.share = min(1.0, max(0.0, share))
         if changed:
-            self._turned = -math.inf
+            self._turned, self._changed = -math.inf, now
+            self._allowed.clear()
+        if now - self._changed >= self._UNSURE_S:
+            self._allowed.append(share)
+        if not len(difficulties):
+            return
+        through = min(self.due, difficulties.share_above(self.threshold))
+        least = min(self._allowed, default=0.0)
+        if through - share > band:
+            is_urgent = through - share > self._URGENT * band
+            self._move(self._threshold_for(share, difficulties), now, is_urgent=is_urgent)
+        elif least - through > band:
+            self._move(self._threshold_for(least, difficulties), now)
+
+    def _threshold_for(self, share: float, difficulties: Difficulties) -> float:
         if share >= self.due:
-            wanted = 0.0
-        elif share <= 0.0:
-            wanted = 1.0
-        else:
-            wanted = difficulties.threshold_for(share)
-        apart = abs(share - min(self.due, difficulties.share_above(self.threshold)))
-        if wanted == self.threshold or apart <= band or not len(difficulties):
+            return 0.0
+        return 1.0 if share <= 0 else difficulties.threshold_for(share)
+
+    def _move(self, wanted: float, now: float, *, is_urgent: bool = False) -> None:
+        """Put a threshold into force, unless it turned round not long ago and can wait."""
+        if wanted == self.threshold:
             return
         direction = 1 if wanted > self.threshold else -1
         if direction != self._direction:
-            if now - self._turned < self._TURNS_S:
+            if now - self._turned < self._TURNS_S and not is_urgent:
                 return
             self._turned = now
         self._direction = direction

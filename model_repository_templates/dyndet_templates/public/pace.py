@@ -18,11 +18,13 @@ class Estimate:
     values, of which each counts at most twice that mean, differs by more than chance allows, it is the new mean.
     """
 
-    __slots__ = ("_before", "_count", "_recent", "deviation", "mean")
+    __slots__ = ("_before", "_count", "_recent", "deviation", "mean", "passed")
 
     def __init__(self) -> None:
         self.mean = self.deviation = self._recent = self._before = 0.0
         self._count = 0
+        self.passed = 0
+        """answers of the other route since the last value"""
 
     def __bool__(self) -> bool:
         return self._count > 0
@@ -51,6 +53,13 @@ class Estimate:
             self._count = 10
             return True
         return False
+
+    def scale(self, factor: float) -> None:
+        """Let the estimate follow what is known of the speed."""
+        self.mean *= factor
+        self.deviation *= factor
+        self._recent *= factor
+        self._before *= factor
 
     @property
     def high(self) -> float:
@@ -82,17 +91,33 @@ class Pace:
         """
         one_easy, one_hard = self._easy.own(busy), self._hard.own(busy)
         if not hard:
-            self.jumps += one_easy.add(spent_s / easy)
+            self.jumps += _add(one_easy, spent_s / easy, beside=one_hard)
         elif not easy:
-            self.jumps += one_hard.add(spent_s / hard)
+            self.jumps += _add(one_hard, spent_s / hard, beside=one_easy)
         elif one_easy and one_hard:
             factor = spent_s / (easy * one_easy.mean + hard * one_hard.mean)
             self.jumps += one_easy.add(factor * one_easy.mean)
             self.jumps += one_hard.add(factor * one_hard.mean)
-        if easy:
-            self.server_easy_s = self._easy.server_s()
-        if hard:
-            self.server_hard_s = self._hard.server_s()
+        self.server_easy_s, self.server_hard_s = self._easy.server_s(), self._hard.server_s()
+
+
+_STALE = 10
+"""answers of one route after which the time of the other is out of date"""
+
+
+def _add(one: Estimate, value: float, *, beside: Estimate) -> bool:
+    """Count a time of one route; True if its mean has jumped.
+
+    While only one route answers, the time of the other follows its speed. Otherwise, a hard answer measured before an
+    overload could seem faster than the easy ones within it.
+    """
+    before = one.mean
+    jumped = one.add(value)
+    one.passed = 0
+    beside.passed += 1
+    if before and beside.passed > _STALE:
+        beside.scale(one.mean / before)
+    return jumped
 
 
 class _Times:

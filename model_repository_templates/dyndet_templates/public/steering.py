@@ -40,7 +40,7 @@ class Steering:
         """target utilisation if all are easy, and if all are hard"""
         self._ticked = self._refreshed = now
         self._every_s = _TICK_S
-        self._seen_changes = 0
+        self._seen_changes = self._seen_jumps = 0
 
     def configure(self, rules: Mapping[str, TenantRule], now: float) -> None:
         """Put the rules of tenants into force."""
@@ -71,15 +71,16 @@ class Steering:
         self._ticked = now
         self.tenants.roll(now)
         active = self.tenants.active
-        changes = self.pace.jumps + sum(tenant.rate.changes for tenant in active.values())
+        changes, jumps = sum(tenant.rate.changes for tenant in active.values()), self.pace.jumps
         changed, self._seen_changes = changes != self._seen_changes, changes
-        if changed:
+        jumped, self._seen_jumps = jumps != self._seen_jumps, jumps
+        if changed or jumped:
             self.correction.begin(now)
         easy_s = self.pace.server_easy_s
         if not easy_s:
             return
         hard_s = max(easy_s, self.pace.server_hard_s)
-        if changed or now - self._refreshed >= _REFRESH_S:
+        if changed or jumped or now - self._refreshed >= _REFRESH_S:
             self._refresh(now)
         per_s = sum(tenant.rate.per_s for tenant in active.values())
         self.utilisation = capacity(
