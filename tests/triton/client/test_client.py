@@ -81,6 +81,8 @@ def test_detections_are_those_of_the_bare_graphs(detector, bundle_folder, pictur
     assert detector.class_names == bare.class_names and detector.input_size == bare.size
     for path in pictures[:3]:
         boxes, scores, names, difficulty = bare.detect(path, stage)
+        seen = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))  # the client drops boxes outside the picture
+        boxes, scores, names = boxes[seen], scores[seen], [names[row] for row in seen]
         found = detector.detect(path, threshold=threshold, min_score=0.0)
         assert found.route == route and found.difficulty == pytest.approx(difficulty, abs=1e-3)
         missing = []
