@@ -19,6 +19,7 @@ PAIR_STAGES = ("detector1", "detector1_own", "detector2")
 STAGES_PARAMETER = "dyndet_stages"
 """parameter of the public model of a pair, and of one whose stage models have other names than NAME_STAGE: their names
 by stage, as JSON"""
+_LATENCY, _WAITED, _SECONDS = "dyndet_latency_ms_sum", "dyndet_waited_ms_total", "dyndet_stage_seconds_total"
 _COUNTED_S = 1.0
 _LARGEST_COUNT = 1 << 64
 _LONGEST_NAME, _LONGEST_REASON = 200, 300
@@ -49,7 +50,7 @@ class ServerTimes:
     inside_ms: float = 0.0
     """from arrival to answer"""
     queue_ms: float = 0.0
-    """waiting for an instance: of the public model, and of the stages for its calls"""
+    """waiting: in the queue of the public model, for an instance of it, and of the stages for its calls"""
     compute_ms: float = 0.0
     """in the stages' graphs"""
 
@@ -95,15 +96,18 @@ class ServerCounters:
         own_metrics: OwnMetrics | None = None,
         *,
         stages: Mapping[str, str] | None = None,
+        times_of: OwnMetrics | None = None,
     ) -> None:
         """`statistics` returns the entries of Triton's `model_stats` for a model.
 
         `stages` are the stage models by stage, by default NAME_STAGE. `own_metrics` are those of a detector without
-        stage models, of the topology `fused`.
+        stage models, of the topology `fused`. `times_of` are those of a detector with stage models: where they cannot
+        be read, the time in its own queue counts as outside the server.
         """
         self._detector = detector
         self._statistics = statistics
         self._own_metrics = own_metrics
+        self._times_of = own_metrics or times_of
         self._stages = dict(stages or {stage: f"{detector}_{stage}" for stage in STAGES})
 
     def counts(self) -> RouteCounts:
@@ -149,16 +153,33 @@ class ServerCounters:
     def times(self) -> ServerTimes:
         """Time spent in the public model and in the stages behind it."""
         public = self._times(self._detector)
-        if self._own_metrics is not None:
-            self._own_metrics.routed(images=self._taken)
-            stage_seconds = self._own_metrics.read("dyndet_stage_seconds_total")
-            return replace(public, compute_ms=1e3 * sum(stage_seconds.values()))
+        own = self._own_times()
+        if own is not None:  # Triton's time ends where the detector's own queue begins
+            public = replace(
+                public,
+                inside_ms=public.queue_ms + sum(own[_LATENCY].values()),
+                queue_ms=public.queue_ms + sum(own[_WAITED].values()),
+            )
+        if self._own_metrics is not None and own is not None:
+            return replace(public, compute_ms=1e3 * sum(own[_SECONDS].values()))
         stages = [self._times(name) for name in self._stages.values()]
         return replace(
             public,
             queue_ms=public.queue_ms + sum(stage.queue_ms for stage in stages),
             compute_ms=sum(stage.compute_ms for stage in stages),
         )
+
+    def _own_times(self) -> Mapping[str, Mapping[str, float]] | None:
+        """The detector's own times once all its requests are counted; None for one that can do without."""
+        if self._times_of is None:
+            return None
+        try:
+            self._times_of.routed(images=self._taken)
+            return self._times_of.read_several(_LATENCY, _WAITED, _SECONDS)
+        except ServerError:
+            if self._own_metrics is not None:
+                raise
+            return None
 
     def _taken(self) -> int:
         """Images that the public model has taken, of failed requests too."""

@@ -55,7 +55,9 @@ class Served:
             raise
         own_metrics = self.metrics if self.topology == "fused" else None
         self._stages = {} if self.topology == "fused" else stage_models(self._config)
-        self._counters = ServerCounters(self.name, self._statistics, own_metrics, stages=self._stages)
+        self._counters = ServerCounters(
+            self.name, self._statistics, own_metrics, stages=self._stages, times_of=self.metrics
+        )
 
     def __enter__(self) -> Served:
         return self

@@ -144,9 +144,11 @@ def _split(runs: Sequence[Run]) -> Split | None:
         for name in ("inside_ms", "queue_ms", "compute_ms")
     )
     mean = float(np.mean([run.mean_ms for run in middle]))
+    # Without the detector's own metrics, the time inside ends where its own queue begins.
+    inside = max(inside, queue + compute)
     return Split(
         queue_ms=queue,
         compute_ms=compute,
-        routing_ms=max(0.0, inside - queue - compute),
+        routing_ms=inside - queue - compute,
         network_ms=max(0.0, mean - inside),
     )

@@ -65,6 +65,8 @@ class Asked:
     is_answered: bool = False
     held: int | None = None
     """bytes of those for waiting requests that it takes; None: it does not wait, and `execute` answers it"""
+    waited_ms: float = 0.0
+    """in the queue"""
     trace: Trace | None = None
     """None: nobody traces the request"""
 

@@ -11,6 +11,7 @@
 | `dyndet_gear` | gauge | model | share of images that the load leaves to detector 2, 0 to 1 |
 | `dyndet_arrivals_total` | counter | model | requests offered |
 | `dyndet_deadline_missed_total` | counter | model | requests answered after their deadline |
+| `dyndet_waited_ms_total` | counter | model | time that answered requests waited in the detector's queue |
 | `dyndet_tenant_routed_total` | counter | model, tenant, route: also refused | images of the tenants of `operating_points.json`, all others as `other` |
 | `dyndet_probed_total` | counter | model, route | images of probes (request parameter `dyndet_probe`) |
 | `dyndet_due_total` | counter | model | images whose picture for detector 2 comes with another request |
@@ -74,6 +75,7 @@ class Metrics:
         self._seconds = by("dyndet_stage_seconds_total", "Time in a stage's graph", "stage", stages)
         self._arrivals = family("dyndet_arrivals_total", "Requests offered").Metric(labels=labels)
         self._missed = family("dyndet_deadline_missed_total", "Requests answered too late").Metric(labels=labels)
+        self._waited = family("dyndet_waited_ms_total", "Time of answered requests in the queue").Metric(labels=labels)
         self._tenants = family("dyndet_tenant_routed_total", "Images of tenants, by route")
         self._by_tenant: dict[tuple[str, str], Any] = {}
         if has_due:
@@ -106,8 +108,11 @@ class Metrics:
         *,
         tenant: str | None = None,
         late: bool = False,
+        waited_ms: float = 0.0,
     ) -> None:
         """Count an answered request: route and difficulty of its images, its latency, failed stages and lateness.
+
+        `waited_ms` is the part of the latency that it waited in the queue.
 
         `tenant` is the label under which its images are counted; None: they are counted under none.
         """
@@ -117,6 +122,8 @@ class Metrics:
             self._thread.add(self._arrivals)
             if late:
                 self._thread.add(self._missed)
+            if waited_ms:
+                self._thread.add(self._waited, waited_ms)
             for _, difficulty in routed:
                 if 0 <= difficulty <= 1:  # not NaN; a caller may have sent any number
                     self._difficulty.observe(difficulty)

@@ -205,8 +205,9 @@ class PublicModel:
 
     def _answer_waiting(self, jobs: Sequence[Job]) -> None:
         """Answer requests that have waited."""
-        asked = [job.payload for job in jobs]
+        asked, now = [job.payload for job in jobs], time.monotonic()
         for one in asked:
+            one.waited_ms = 1e3 * (now - one.waiting.started)
             self.tracing.waited(one.trace, one.waiting.started)
         self._answer_all(asked)
 
@@ -259,6 +260,7 @@ class PublicModel:
                 asked.failed_stages,
                 tenant=self._tenant(asked),
                 late=asked.job is not None and now > asked.job.due,
+                waited_ms=asked.waited_ms,
             )
 
     def _tenant(self, asked: Asked) -> str | None:
