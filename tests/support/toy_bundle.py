@@ -13,18 +13,21 @@ in the image. The other boxes are the same.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from dyndet_builder.bundle.manifest import FILE_NAME, Bundle, Nms, Parity, Source, Stage, StageName, Tensor, file_sha256
 
 SIZE, ROWS = 32, 4
 FAIL_DETECTOR2, FAIL_HEAD1, FAIL_BACKBONE1 = 200, 201, 202
 NAN = 255
+CLASSES = ("cat", 'quoted "dog"', "Größe")
 
 _OPSET = 17
 _IMAGE = Tensor(name="image", dtype="uint8", shape=(SIZE, SIZE, 3))
@@ -62,7 +65,7 @@ def write_toy_bundle(folder: Path, name: str = "toy") -> Path:
         name=name,
         architecture="toy",
         input_size=SIZE,
-        class_names=("cat", 'quoted "dog"', "Größe"),
+        class_names=CLASSES,
         precision="fp32",
         opset=_OPSET,
         exporter="dynamo",
@@ -73,6 +76,23 @@ def write_toy_bundle(folder: Path, name: str = "toy") -> Path:
         parity=Parity(images=0, batch_sizes=(1,), box_px=0, score=0, difficulty=0, route_flip_share=0),
     )
     (folder / FILE_NAME).write_text(bundle.model_dump_json(indent=2))
+    return folder
+
+
+def write_toy_data(folder: Path) -> Path:
+    """Four pictures that one object fills; the toy detector says that they are 20, 40, 60 and 80 % difficult."""
+    (folder / "images").mkdir(parents=True)
+    numbers = range(1, 5)
+    for number in numbers:
+        Image.fromarray(image(51 * number, blue=200, seed=number)).save(folder / "images" / f"{number}.png")
+    content = {
+        "images": [{"id": one, "file_name": f"{one}.png", "width": SIZE, "height": SIZE} for one in numbers],
+        "annotations": [
+            {"id": one, "image_id": one, "category_id": 1, "bbox": [0, 0, SIZE, SIZE], "iscrowd": 0} for one in numbers
+        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)],
+    }
+    (folder / "annotations.json").write_text(json.dumps(content))
     return folder
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from dyndet_bench.load.record import LoadRecord, read_load_record
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.repository.render import RenderOptions, render
-from tests.support.toy_bundle import SIZE, image, write_toy_bundle
-
-CLASSES = ("cat", 'quoted "dog"', "Größe")
+from tests.support.toy_bundle import write_toy_bundle, write_toy_data
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +21,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four pictures that one object fills, 20, 40, 60 and 80 % difficult."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "images").mkdir()
-    numbers = range(1, 5)
-    for number in numbers:
-        Image.fromarray(image(51 * number, blue=200, seed=number)).save(folder / "images" / f"{number}.png")
-    content = {
-        "images": [{"id": one, "file_name": f"{one}.png", "width": SIZE, "height": SIZE} for one in numbers],
-        "annotations": [
-            {"id": one, "image_id": one, "category_id": 1, "bbox": [0, 0, SIZE, SIZE], "iscrowd": 0} for one in numbers
-        ],
-        "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)],
-    }
-    (folder / "annotations.json").write_text(json.dumps(content))
-    return folder
+    return write_toy_data(tmp_path_factory.mktemp("data") / "set")
 
 
 def _files(folder: Path) -> dict[str, bytes]:

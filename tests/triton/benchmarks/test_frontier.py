@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from dyndet_bench.frontier.record import read_frontier_record
 from dyndet_builder.cli import dyndet, run
-from tests.support.toy_bundle import SIZE, image, write_toy_bundle
+from tests.support.toy_bundle import CLASSES, SIZE, write_toy_bundle, write_toy_data
 from tests.support.toy_static import write_toy_static
-
-CLASSES = ("cat", 'quoted "dog"', "Größe")
-
-
-def _data(folder: Path) -> Path:
-    """Four pictures that one object fills; the toy detector says that they are 20, 40, 60 and 80 % difficult."""
-    (folder / "images").mkdir(parents=True)
-    numbers = range(1, 5)
-    for number in numbers:
-        Image.fromarray(image(51 * number, blue=200, seed=number)).save(folder / "images" / f"{number}.png")
-    content = {
-        "images": [{"id": one, "file_name": f"{one}.png", "width": SIZE, "height": SIZE} for one in numbers],
-        "annotations": [
-            {"id": one, "image_id": one, "category_id": 1, "bbox": [0, 0, SIZE, SIZE], "iscrowd": 0} for one in numbers
-        ],
-        "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)],
-    }
-    (folder / "annotations.json").write_text(json.dumps(content))
-    return folder
 
 
 def test_a_dynamic_detector_is_measured_beside_static_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,7 +17,8 @@ def test_a_dynamic_detector_is_measured_beside_static_ones(tmp_path: Path, capsy
     bundle = write_toy_bundle(tmp_path / "bundle")
     whole = write_toy_static(tmp_path / "whole", CLASSES, (0, 0, SIZE, SIZE))
     corner = write_toy_static(tmp_path / "corner", CLASSES, (0, 0, 4, 4))
-    words = ["bench", "frontier", bundle, "--static", whole, "--static", corner, "--data", _data(tmp_path / "data")]
+    data = write_toy_data(tmp_path / "data")
+    words = ["bench", "frontier", bundle, "--static", whole, "--static", corner, "--data", data]
     output = tmp_path / "out"
     assert run(dyndet, [*map(str, words), "--hard-share", "0.5", "--rounds", "2", "-o", str(output)]) == 0
 
