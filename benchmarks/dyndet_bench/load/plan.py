@@ -137,7 +137,7 @@ class LoadPlan:
         runs = self.runs()
         statics = len({*self.thresholds}) or _STATICS
         systems = sum(statics if kind == "static" else 1 for kind in {*self.kinds})
-        return (systems * sum(run.seconds + self.settle_s + 3 for run in runs) + 8 * self.capacity_s + 10) / 60
+        return (systems * sum(run.seconds + self.settle_s + 3 for run in runs) + 11 * self.capacity_s + 10) / 60
 
 
 def _order(rng: np.random.Generator, requests: int, images: int) -> IntArray:
