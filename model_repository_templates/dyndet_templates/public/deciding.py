@@ -34,19 +34,23 @@ def is_hard(difficulty: float, threshold: float) -> bool:
 
 
 class Margin:
-    """Time that a prediction must leave, so that few of the predicted answers are late: learned from answers.
+    """Time that a prediction must leave, so that few answers are late: learned from answers.
 
-    Only answers that were predicted to be close count. Each late one raises the margin, each other one lowers it by a
-    fiftieth of that, so about 2 % of them are late.
+    Each late one raises the margin, and each other one lowers it by so much that the share of late ones is what it may
+    be.
     """
 
-    def __init__(self) -> None:
+    _STEP = 0.25
+
+    def __init__(self, *, late: float) -> None:
+        """`late` is the share of the counted answers that may be late."""
         self.answers = 0.5
         """in units of an easy answer"""
+        self._down = self._STEP * late / (1 - late)
 
     def learn(self, *, late: bool) -> None:
-        """Count an answer whose prediction left little time."""
-        self.answers = min(4.0, max(0.0, self.answers + (0.25 if late else -0.005)))
+        """Count an answer."""
+        self.answers = min(4.0, max(0.0, self.answers + (self._STEP if late else -self._down)))
 
 
 class Allowance:

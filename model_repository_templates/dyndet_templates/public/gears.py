@@ -139,17 +139,21 @@ class Gear:
 
     It moves only if the share that it lets through differs from the allowed one by more than a dead band, and turns
     round at most once in ten seconds, unless the load has changed. To fall is a risk, as hard images that do not fit
-    make requests late. So it falls only as far as was allowed all the time in the last seconds, and may rise again at
-    once if far more is let through than is allowed.
+    make requests late. So it falls only as far as was allowed all the time in the last seconds, in steps while the load
+    is steady, and may rise again at once if far more is let through than is allowed.
     """
 
     _TURNS_S = 10.0
-    _REMEMBERED = 30
+    _REMEMBERED = 100
     """ticks"""
     _UNSURE_S = 0.6
     """after a change of the load, until its new rate is known well enough to fall"""
-    _URGENT = 3
-    """dead bands"""
+    _URGENT_BANDS, _URGENT = 3, 0.2
+    """dead bands, and share of the images, by which more is let through than is allowed"""
+    _STEADY_S = 4.0
+    """after a change of the load"""
+    _STEP_S, _STEP, _STEP_PART = 1.0, 0.06, 0.25
+    """while the load is steady, the threshold falls once in so long, by this share of the images or part of the way"""
 
     def __init__(self) -> None:
         self.threshold = 0.0
@@ -160,7 +164,7 @@ class Gear:
         self._seen = 0
         self._allowed: deque[float] = deque(maxlen=self._REMEMBERED)
         self._direction = 0
-        self._turned = self._changed = -math.inf
+        self._turned = self._changed = self._fell = -math.inf
 
     def saw(self, is_due: bool) -> None:
         """Count an image, and whether it is hard at the floor."""
@@ -180,10 +184,19 @@ class Gear:
         through = min(self.due, difficulties.share_above(self.threshold))
         least = min(self._allowed, default=0.0)
         if through - share > band:
-            is_urgent = through - share > self._URGENT * band
+            is_urgent = through - share > max(self._URGENT, self._URGENT_BANDS * band)
             self._move(self._threshold_for(share, difficulties), now, is_urgent=is_urgent)
         elif least - through > band:
-            self._move(self._threshold_for(least, difficulties), now)
+            self._fall(least, through, difficulties, now)
+
+    def _fall(self, share: float, through: float, difficulties: Difficulties, now: float) -> None:
+        """Let more images through than now: at once after a change of the load, otherwise step by step."""
+        if now - self._changed > self._STEADY_S:
+            if now - self._fell < self._STEP_S:
+                return
+            share = min(share, through + max(self._STEP, self._STEP_PART * (share - through)))
+        self._fell = now
+        self._move(self._threshold_for(share, difficulties), now)
 
     def _threshold_for(self, share: float, difficulties: Difficulties) -> float:
         if share >= self.due:

@@ -15,6 +15,8 @@ from deciding import DEGRADED, EASY, FULL, HARD, LATE, Margin, Refusal, is_hard 
 from steering import Steering  # type: ignore[import-not-found]
 from tenants import TenantRule  # type: ignore[import-not-found]
 
+_PROMISED_LATE, _STRICT_LATE = 0.03, 0.02
+"""shares of answers that may be late: of all with a promise, and of those that were close to a deadline of their own"""
 _LATEST = 4.0
 """how late an answer may be that only its operating point has promised, in units of the promise"""
 
@@ -64,7 +66,7 @@ class Law:
         self._turns: set[_Turn] = set()
         self._steering = Steering(workers=workers, now=now)
         self._pace, self._tenants = self._steering.pace, self._steering.tenants
-        self._margin = Margin()
+        self._strict, self._promised = Margin(late=_STRICT_LATE), Margin(late=_PROMISED_LATE)
         self._refused_idle = 0
 
     @property
@@ -100,7 +102,7 @@ class Law:
         if not self.backlog.has_room(job.group):
             return Refusal(reason=FULL, retry_after_s=max(0.001, len(self.backlog) * easy_s / 2))
         if easy_s and job.due != math.inf:
-            job.slack_s = job.due - self._finish(job, now) - self._margin.answers * easy_s
+            job.slack_s = job.due - self._finish(job, now) - self._margin(job) * easy_s
             if job.slack_s < 0 and not self._may_be_late(job):
                 self._steering.correction.answered(late=True)
                 return Refusal(reason=LATE, retry_after_s=self._wait_s(job))
@@ -137,6 +139,23 @@ class Law:
                 left += needed
         return left
 
+    def _margin(self, job: Job) -> float:
+        """What a prediction for a request must leave, in easy answers."""
+        return (self._strict if job.is_strict else self._promised).answers
+
+    def _learn(self, job: Job, *, late: bool) -> None:
+        """Count whether a request that has waited was late.
+
+        A promise is about all answers, so all count but those that were let in as late. Deadlines differ, so only
+        answers that were predicted to be close say whether a prediction was good.
+        """
+        if job.slack_s is None or job.slack_s < 0:
+            return
+        if not job.is_strict:
+            self._promised.learn(late=late)
+        elif job.slack_s < 0.25 * (job.due - job.arrived):
+            self._strict.learn(late=late)
+
     def _wait_s(self, job: Job) -> float:
         """After which a request that would be late may come again: what is missing, or more where much is missing."""
         floods = job.group in self._steering.flooding
@@ -159,7 +178,7 @@ class Law:
             job = self.backlog.take()
             if self._is_too_late(job, now):
                 self.late.append((job, Refusal(reason=LATE, retry_after_s=self._pace.server_easy_s)))
-                self._margin.learn(late=True)
+                self._learn(job, late=True)
                 self._steering.correction.answered(late=True)
                 continue
             jobs.append(job)
@@ -242,7 +261,7 @@ class Law:
         extra = max(0.0, hard.mean - easy.mean) * images
         easy_s = self._pace.server_easy_s
         latest = (
-            self.backlog.latest_start(easy_s, but=self._steering.flooding - {job.group}) - self._margin.answers * easy_s
+            self.backlog.latest_start(easy_s, but=self._steering.flooding - {job.group}) - self._margin(job) * easy_s
         )
         return bool(now + (self._in_progress(now) + extra) / self._workers <= latest)
 
@@ -259,8 +278,7 @@ class Law:
             self._steering.correction.answered(late=now > job.due)
             if job.slack_s is not None and job.slack_s < 0 and now <= job.due:
                 self._tenants[job.group].allowance.give_back()
-            if job.slack_s is not None and 0 <= job.slack_s < 0.25 * (job.due - job.arrived):
-                self._margin.learn(late=now > job.due)
+            self._learn(job, late=now > job.due)
         if turn.jobs:
             return
         self._turns.discard(turn)

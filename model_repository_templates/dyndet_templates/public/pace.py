@@ -154,6 +154,8 @@ _TESTED = (5, 10, 20, 40, 80, 160)
 _LONGEST = 600
 """bins"""
 _SIGMAS = 4.0
+_CHANGED_FROM, _CHANGED_TO = 0.8, 1.25
+"""factors of the rate between which a change is too small to count"""
 
 
 class Rate:
@@ -228,9 +230,10 @@ class Rate:
             # If the rate has not changed: the variance of both counts.
             allowed = _SIGMAS * math.sqrt(scatter * max(expected, seen, 1) * (1 + recent / before)) + 1
             if abs(seen - expected) > allowed:
+                before_per_s = self.per_s
                 for _ in range(bins - self._likeliest(2 * recent)):
                     sums.popleft()
-                self.changes += 1
+                self.changes += not _CHANGED_FROM < self.per_s / before_per_s < _CHANGED_TO
                 return
 
     def _likeliest(self, most: int) -> int:

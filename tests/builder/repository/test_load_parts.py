@@ -288,12 +288,13 @@ def test_a_budget_of_hard_images_degrades_the_others_and_belongs_to_one_tenant(c
     assert Counter(routes("a", 5)) == {load.HARD: 2, load.DEGRADED: 3}
 
 
-def test_the_margin_becomes_so_wide_that_about_2_in_100_are_late() -> None:
-    rng, margin, late = random.Random(1), deciding.Margin(), []
+@pytest.mark.parametrize("allowed", [0.02, 0.05])
+def test_the_margin_becomes_so_wide_that_as_many_are_late_as_may_be(allowed: float) -> None:
+    rng, margin, late = random.Random(1), deciding.Margin(late=allowed), []
     for _ in range(6000):
         late.append(rng.uniform(0, 2) > margin.answers)  # the error of a prediction, in easy answers
         margin.learn(late=late[-1])
-    assert sum(late[-4000:]) / 4000 == pytest.approx(0.02, abs=0.005)
+    assert sum(late[-4000:]) / 4000 == pytest.approx(allowed, abs=0.005)
 
 
 def test_few_answers_may_be_late_at_light_load_and_none_at_high_load() -> None:
