@@ -140,7 +140,7 @@ class Gear:
     It moves only if the share that it lets through differs from the allowed one by more than a dead band, and turns
     round at most once in ten seconds, unless the load has changed. To fall is a risk, as hard images that do not fit
     make requests late. So it falls only as far as was allowed all the time in the last seconds, in steps while the load
-    is steady, and may rise again at once if far more is let through than is allowed.
+    is steady. If it fell too far, the time that is left decides for each image until it may rise again.
     """
 
     _TURNS_S = 10.0
@@ -148,8 +148,6 @@ class Gear:
     """ticks"""
     _UNSURE_S = 0.6
     """after a change of the load, until its new rate is known well enough to fall"""
-    _URGENT_BANDS, _URGENT = 3, 0.2
-    """dead bands, and share of the images, by which more is let through than is allowed"""
     _STEADY_S = 4.0
     """after a change of the load"""
     _STEP_S, _STEP, _STEP_PART = 1.0, 0.06, 0.25
@@ -184,8 +182,7 @@ class Gear:
         through = min(self.due, difficulties.share_above(self.threshold))
         least = min(self._allowed, default=0.0)
         if through - share > band:
-            is_urgent = through - share > max(self._URGENT, self._URGENT_BANDS * band)
-            self._move(self._threshold_for(share, difficulties), now, is_urgent=is_urgent)
+            self._move(self._threshold_for(share, difficulties), now)
         elif least - through > band:
             self._fall(least, through, difficulties, now)
 
@@ -203,13 +200,13 @@ class Gear:
             return 0.0
         return 1.0 if share <= 0 else difficulties.threshold_for(share)
 
-    def _move(self, wanted: float, now: float, *, is_urgent: bool = False) -> None:
-        """Put a threshold into force, unless it turned round not long ago and can wait."""
+    def _move(self, wanted: float, now: float) -> None:
+        """Put a threshold into force, unless it turned round not long ago."""
         if wanted == self.threshold:
             return
         direction = 1 if wanted > self.threshold else -1
         if direction != self._direction:
-            if now - self._turned < self._TURNS_S and not is_urgent:
+            if now - self._turned < self._TURNS_S:
                 return
             self._turned = now
         self._direction = direction

@@ -17,8 +17,9 @@ from tenants import TenantRule  # type: ignore[import-not-found]
 
 _PROMISED_LATE, _STRICT_LATE = 0.03, 0.02
 """shares of answers that may be late: of all with a promise, and of those that were close to a deadline of their own"""
-_LATEST = 4.0
-"""how late an answer may be that only its operating point has promised, in units of the promise"""
+_LATEST, _LATEST_TAKEN = 4.0, 1.0
+"""how late an answer may be that only its operating point has promised, in units of the promise: when it comes, and
+when its turn has come; a late answer is better than none for one that has waited"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,8 +193,8 @@ class Law:
         if job.due == math.inf or not easy:
             return False
         over = now + easy.mean * job.images - job.due
-        may_be_late = self._tenants[job.group].allowance.is_open and not job.is_strict
-        return bool(over > (_LATEST * (job.due - job.arrived) if may_be_late else 0.0))
+        floods = self.backlog.shared and job.group in self._steering.flooding
+        return bool(over > (0.0 if job.is_strict or floods else _LATEST_TAKEN * (job.due - job.arrived)))
 
     def _begin(self, jobs: Sequence[Job], now: float) -> None:
         turn = _Turn(now, jobs=len(jobs), images=sum(job.images for job in jobs), busy=self.busy + 1)

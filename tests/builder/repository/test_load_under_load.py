@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from dynamicdet.queueing import waits
 from dyndet_builder.repository.load_simulation import Machine, Outcome, Request, Run, load_control, poisson, simulate
 
 MACHINE = Machine()
+UNEVEN = replace(MACHINE, pace=lambda now: (3.0 if now % 1.5 < 0.05 else 1.0) * (1 + 0.08 * math.sin(now / 3)))
+"""stalls now and then, and becomes faster and slower, as a machine does that others use, too"""
 PROMISE_S = 10 * MACHINE.easy_s
 
 
@@ -133,6 +136,23 @@ def test_latency_and_threshold_are_normal_two_seconds_after_a_burst() -> None:
     assert after.p95_s < 1.2 * before.p95_s and after.refused == 0
     assert {moment.threshold for moment in run.moments if moment.at > 17} == {0.2}
     assert during.in_time >= 0.95 * len(during.answered) and during.in_time / 5 > 0.9 * MACHINE.easy_per_s
+
+
+@pytest.mark.parametrize("load", [0.6, 0.65])
+def test_at_a_steady_load_the_threshold_turns_round_at_most_once_in_10_s(load: float) -> None:
+    moments = simulate(traffic(load, until=60), UNEVEN, threshold=0.5, promise_s=PROMISE_S).moments
+    steps = [
+        (two.at, two.threshold > one.threshold) for one, two in pairwise(moments) if two.threshold != one.threshold
+    ]
+    turns = [at for (_, was_up), (at, is_up) in pairwise(steps) if is_up != was_up]
+    assert turns and all(two - one >= 10 for one, two in pairwise(turns))
+
+
+def test_refusals_come_at_once_though_the_machine_stalls_now_and_then() -> None:
+    seen = between(simulate(traffic(1.2, until=30), UNEVEN, threshold=0.0, promise_s=PROMISE_S), 3)
+    assert seen.refused > 100 and seen.in_time >= 0.95 * len(seen.answered)
+    waited_s = sorted(one.latency_s for one in seen.outcomes if one.route is None)
+    assert waited_s[int(0.95 * len(waited_s))] < 0.02
 
 
 def test_a_step_is_followed_within_a_second() -> None:
