@@ -142,7 +142,7 @@ class Law:
 
     def _margin(self, job: Job) -> float:
         """What a prediction for a request must leave, in easy answers."""
-        return (self._strict if job.is_strict else self._promised).answers
+        return float((self._strict if job.is_strict else self._promised).answers)
 
     def _learn(self, job: Job, *, late: bool) -> None:
         """Count whether a request that has waited was late.
