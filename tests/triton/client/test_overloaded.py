@@ -3,6 +3,7 @@ more. The toy detector refuses as often as a file beside it says, in the words o
 
 import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -231,7 +232,8 @@ def test_the_detector_itself_refuses_what_it_has_no_time_for(toy, detect) -> Non
         detect(toy.server.grpc_url)
     with pytest.raises(OverloadedError) as caught:
         for _ in range(20):
-            detect(toy.server.grpc_url, deadline=1e-4)
+            with suppress(DeadlineExceededError):  # on a busy machine, the client itself has no time to ask
+                detect(toy.server.grpc_url, deadline=1e-4)
     assert caught.value.retry_after_s is not None and caught.value.retry_after_s > 0
 
 
