@@ -157,7 +157,7 @@ def test_each_image_of_a_batch_is_answered_by_the_detector_of_its_route(pairs: P
 def test_detector_1_answers_where_detector_2_fails(pairs: Pairs, model: str) -> None:
     images = np.stack([pair_image(240, green, 50, seed=green) for green in (0, FAIL_DETECTOR2)])
     with pairs.served(model) as served:
-        before = served.metrics.read("dyndet_routed_total")
+        before = settled(lambda: served.metrics.read("dyndet_routed_total"))
         answer = pairs.infer(model, threshold=0.5, image=images)
         assert answer["route"].ravel().tolist() == [HARD, FALLBACK]
         _is_of(answer, 0, images[0], SQUARE, second=True)
@@ -211,7 +211,7 @@ def test_a_picture_of_detector_1_alone_is_answered_or_detector_2_is_due(pairs: P
     own = np.stack([pair_image(red, 0, 60, fit=SMALL, seed=red) for red in (20, 240)])
     image = pair_image(240, 0, 60, fit=STRETCHED)
     with pairs.served(model) as served:
-        before = settled(served.counts)
+        before, routed = settled(served.counts), settled(lambda: served.metrics.read("dyndet_routed_total"))
         answer = pairs.infer(model, threshold=0.5, own_image=own)
         assert answer["route"].ravel().tolist() == [EASY, DUE]
         for row in range(2):
@@ -221,10 +221,9 @@ def test_a_picture_of_detector_1_alone_is_answered_or_detector_2_is_due(pairs: P
         _is_of(second, 0, image, STRETCHED, second=True)
         counted = served.counts_after(before, 2).since(before)
         assert (counted.total, counted.hard) == (2, 1)
-        routed = served.metrics.read("dyndet_routed_total")
         failing = pair_image(240, FAIL_DETECTOR2, fit=STRETCHED)
         assert "dyndet/stage-failed" in pairs.error(model, image=failing[None], difficulty=answer["difficulty"][1:])
-        assert _grown(served, routed, {"fallback": 1})
+        assert _grown(served, routed, {"easy": 1, "hard": 1, "fallback": 1})
     assert "dyndet/bad-parameter: own_image comes" in pairs.error(model, own_image=own[:1], image=image[None])
     assert "dyndet/missing-input" in pairs.error(model, difficulty=answer["difficulty"][1:])
 
