@@ -1,11 +1,14 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-installs check setup lint format audit docs dist clean
+.PHONY: help demo test test-all test-installs check setup lint ruff format audit docs dist clean
 VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
 # Each process gets a third of the files; one that is done takes tests from the others. Tests of servers wait a lot, so
 # three processes keep two cores busy.
-PARALLEL = $(BIN)/python -m pytest -n 3 --dist worksteal --durations 25 --durations-min 4
+PROCESSES ?= 3
+PARALLEL = $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --durations 25 --durations-min 4
+# Only the files that have such tests, as to import all others takes longer than to search them.
+TIMING = $(BIN)/python -m pytest -m timing $$(grep -rl --include 'test_*.py' 'mark\.timing' tests)
 # Three processes and their servers on two cores can make an answer late. What failed runs once more with nothing beside
 # it; what fails again has failed.
 ALONE = echo "These tests failed. They run once more, alone:"; \
@@ -22,15 +25,20 @@ demo:  ## Set up, then build, calibrate and serve the demo model, and show what 
 check: setup lint  ## Set up, then run ruff, mypy and the quick tests that need no server
 	@$(PARALLEL) -m "not server and not slow and not installs"
 
-test: setup lint  ## Set up, then run ruff, mypy and all tests, or pytest $(PYTEST_ARGS)
+# mypy uses one core, for a minute if it has no cache: it runs beside the first tests. Nothing runs beside those of times.
+test: setup ruff  ## Set up, then run ruff, mypy and all tests, or pytest $(PYTEST_ARGS)
 ifdef PYTEST_ARGS
+	@$(BIN)/mypy
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; trap 'exit 130' INT TERM; \
-	export DYNDET_TEST_FOLDER="$$folder"; failed=; \
+	@folder=$$(mktemp -d); trap 'kill $$types 2> /dev/null; rm -rf "$$folder"' EXIT; trap 'exit 130' INT TERM; \
+	export DYNDET_TEST_FOLDER="$$folder"; failed=; again=; \
+	$(BIN)/mypy > "$$folder/mypy.txt" 2>&1 & types=$$!; \
 	$(PARALLEL) --cache-clear -m "not timing and not whole_line and not installs" || failed=1; \
-	$(BIN)/python -m pytest -m timing || failed=1; \
-	if [ $$failed ]; then $(ALONE); fi
+	wait $$types; typed=$$?; types=; \
+	$(TIMING) || failed=1; \
+	if [ $$failed ]; then $(ALONE) || again=1; fi; \
+	cat "$$folder/mypy.txt"; [ ! $$again ] && [ $$typed -eq 0 ]
 endif
 
 test-all: test  ## Everything of test, then the walk from own pictures to a served detector, which takes minutes
@@ -42,10 +50,12 @@ test-installs: setup  ## Install the wheel with one extra at a time, for minutes
 setup:  ## Create .venv with everything that the tests need
 	@builder/install.sh test
 
-lint: setup  ## Run ruff and mypy
+lint: setup ruff  ## Run ruff and mypy
+	@$(BIN)/mypy
+
+ruff: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
 
 format: setup  ## Let ruff fix and format the code
 	@$(BIN)/ruff check --fix .
