@@ -7,6 +7,9 @@ import io
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -181,6 +184,29 @@ def written(record: Sweep, folder: Path) -> tuple[str, str, str]:
     return tuple(path.read_text() for path in paths)  # type: ignore[return-value]
 
 
+@dataclass(frozen=True)
+class Reports:
+    """A full sweep, and its reports."""
+
+    record: Sweep
+    html: str
+    markdown: str
+    table: str
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reports]:
+    """Those of a full sweep with a word, written once for each word: a dozen plots take seconds."""
+
+    @cache
+    def of(word: str) -> Reports:
+        folder = tmp_path_factory.mktemp("reports")
+        record = full(folder, word)
+        return Reports(record, *written(record, folder))
+
+    return of
+
+
 def figures(value: object) -> list[float]:
     """All figures in a part of the record, as the tables print them: shares as percent."""
     if isinstance(value, dict):
@@ -196,10 +222,9 @@ def has(figure: float, printed: list[float]) -> bool:
     return any(shown == pytest.approx(scale * figure, rel=0.01, abs=0.006) for shown in printed for scale in (1, 100))
 
 
-def test_every_figure_reaches_the_page(tmp_path: Path) -> None:
-    record = full(tmp_path)
-    text, markdown, _ = written(record, tmp_path)
-    page = Page(text)
+def test_every_figure_reaches_the_page(reports: Callable[[str], Reports]) -> None:
+    made = reports("demo")
+    record, markdown, page = made.record, made.markdown, Page(made.html)
     printed = numbers(" ".join(page.texts))
     for part in (*record.accuracy, *record.points, *record.paper, *record.gallery):
         assert all(has(figure, printed) for figure in figures(part.model_dump())), part
@@ -260,8 +285,9 @@ def test_any_record_gives_a_report(tmp_path: Path, cells: list[Cell], data: st.D
     assert "<h1>" in text and markdown.startswith("## ")
 
 
-def test_foreign_words_stay_inert(tmp_path: Path) -> None:
-    text, markdown, table = written(full(tmp_path, HOSTILE), tmp_path)
+def test_foreign_words_stay_inert(reports: Callable[[str], Reports]) -> None:
+    made = reports(HOSTILE)
+    text, markdown, table = made.html, made.markdown, made.table
     page = Page(text)
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "iframe", "object", "link", "base"}
@@ -278,9 +304,9 @@ def test_foreign_words_stay_inert(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", [HOSTILE, PRINTABLE])
-def test_markdown_of_hostile_names_has_no_element_of_theirs(word: str, tmp_path: Path) -> None:
+def test_markdown_of_hostile_names_has_no_element_of_theirs(word: str, reports: Callable[[str], Reports]) -> None:
     markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    tokens = markdown.parse(written(full(tmp_path, word), tmp_path)[1])
+    tokens = markdown.parse(reports(word).markdown)
     blocks = {token.content.strip() for token in tokens if token.type == "html_block"}
     assert blocks == {
         "<details><summary>All other cells</summary>",
@@ -303,8 +329,8 @@ def test_names_of_points_stand_in_the_legend_also_if_matplotlib_would_hide_them(
     assert table.count("'") == 0
 
 
-def test_the_page_forbids_programs_and_foreign_addresses(tmp_path: Path) -> None:
-    page = Page(written(full(tmp_path, PRINTABLE), tmp_path)[0])
+def test_the_page_forbids_programs_and_foreign_addresses(reports: Callable[[str], Reports]) -> None:
+    page = Page(reports(PRINTABLE).html)
     policies = [attributes["content"] for tag, attributes in page.elements if "http-equiv" in attributes]
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
     assert any("$(touch canary)" in found for found in page.texts)
@@ -317,8 +343,8 @@ def test_markdown_cells_are_one_line_without_markup(text: str) -> None:
     assert not re.search(r"[<>]|(?<!\\)(?:\\\\)*[|`*]", cell_text)
 
 
-def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
-    text, _, _ = written(full(tmp_path), tmp_path)
+def test_the_page_needs_nothing_beside_it(reports: Callable[[str], Reports]) -> None:
+    text = reports("demo").html
     page = Page(text)
     references = [
         attributes[name]
@@ -337,8 +363,8 @@ def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert set(targets) <= set(identifiers)
 
 
-def test_plots_follow_the_scheme_and_can_be_read_aloud(tmp_path: Path) -> None:
-    page = Page(written(full(tmp_path), tmp_path)[0])
+def test_plots_follow_the_scheme_and_can_be_read_aloud(reports: Callable[[str], Reports]) -> None:
+    page = Page(reports("demo").html)
     plots = [attributes for tag, attributes in page.elements if tag == "svg"]
     assert len(plots) > 8 and all(plot["role"] == "img" and len(plot["aria-label"]) > 40 for plot in plots)
     styles = [attributes.get("style", "") for _, attributes in page.elements]
@@ -381,8 +407,8 @@ def test_without_an_extra_the_error_says_what_to_install(package: str) -> None:
     assert "MissingExtraError" in result.stderr and "[bench]'` installs it" in result.stderr
 
 
-def test_sentences_say_what_the_figures_say(tmp_path: Path) -> None:
-    _, markdown, _ = written(full(tmp_path), tmp_path)
+def test_sentences_say_what_the_figures_say(reports: Callable[[str], Reports]) -> None:
+    markdown = reports("demo").markdown
     for said in (
         "demo takes 13.5 ms on average if every image is easy (lat1)",
         "and 19.2 ms if every image is hard (lat2)",
