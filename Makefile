@@ -3,6 +3,8 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 export VENV
+# Some containers set it. Each of the test processes, and each command that a test starts, would compile all of dyndet.
+unexport PYTHONDONTWRITEBYTECODE
 # Each process gets a third of the files; one that is done takes tests from the others. Tests of servers wait a lot, so
 # three processes keep two cores busy.
 PROCESSES ?= 3
