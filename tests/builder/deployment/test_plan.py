@@ -144,7 +144,8 @@ def test_a_sweep_shows_how_requests_overlap(overlap: float) -> None:
     replica = replica_of_sweep(sweep, 0.5)
     assert replica.easy.busy_share == pytest.approx(overlap, rel=0.05)
     assert replica.hard.busy_share == pytest.approx(overlap, rel=0.05)
-    checks = check_against(sweep)
+    refused = Cell(threshold=0.5, concurrency=1, request_rate=None, batch=1, error="no answer")
+    checks = check_against(sweep.model_copy(update={"cells": (*sweep.cells, refused)}))
     assert len(checks) == 4 * len(sweep.cells)
     for check in checks:
         assert abs(check.error) < 0.08, check
