@@ -41,7 +41,7 @@ NEEDS = {
     "tune": _ALL,
 }
 """With these extras alone, a command runs. Some of its options need more: `dyndet bench sweep` needs `server` without
---url, and `train` with --data."""
+--url; with --data it needs `build` or `train`, and so does `dyndet bench load`."""
 
 
 def explained(error: Exception, words: Sequence[str]) -> Exception:
