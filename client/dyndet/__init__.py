@@ -10,11 +10,62 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dyndet_client import AsyncDetector, Detector
+    from dyndet_client import (
+        AbandonedCalls,
+        AccessDeniedError,
+        AsyncDetector,
+        BadRequestError,
+        DeadlineExceededError,
+        Detection,
+        Detections,
+        Detector,
+        DyndetError,
+        InputError,
+        KeepAlive,
+        MissingExtraError,
+        ModelNotReadyError,
+        NotADetectorError,
+        OperatingPoint,
+        OverloadedError,
+        Retries,
+        Route,
+        ServerError,
+        ServerUnreachableError,
+        SharedMemoryError,
+        Tls,
+        TransportChoice,
+        UnknownOperatingPointError,
+    )
 
     __version__: str
 
-__all__ = ["AsyncDetector", "Detector", "__version__"]
+__all__ = [
+    "AbandonedCalls",
+    "AccessDeniedError",
+    "AsyncDetector",
+    "BadRequestError",
+    "DeadlineExceededError",
+    "Detection",
+    "Detections",
+    "Detector",
+    "DyndetError",
+    "InputError",
+    "KeepAlive",
+    "MissingExtraError",
+    "ModelNotReadyError",
+    "NotADetectorError",
+    "OperatingPoint",
+    "OverloadedError",
+    "Retries",
+    "Route",
+    "ServerError",
+    "ServerUnreachableError",
+    "SharedMemoryError",
+    "Tls",
+    "TransportChoice",
+    "UnknownOperatingPointError",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

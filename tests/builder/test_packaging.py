@@ -98,11 +98,12 @@ def test_the_package_of_that_name_is_the_client_and_loads_it_when_it_is_used(ins
     code = (
         "import dyndet; print('dyndet_client' in sys.modules, dyndet.__version__)\n"
         "import dyndet_client; print(dyndet.Detector is dyndet_client.Detector)\n"
-        "print(dyndet.AsyncDetector is dyndet_client.AsyncDetector, {*dyndet.__all__} <= {*dir(dyndet)})\n"
+        "print(all(getattr(dyndet, name) is getattr(dyndet_client, name) for name in dyndet_client.__all__))\n"
+        "print({*dyndet.__all__} == {*dyndet_client.__all__, '__version__'}, {*dyndet.__all__} <= {*dir(dyndet)})\n"
         "print(hasattr(dyndet, 'torch'))"
     )
     version = next(installed.glob("dyndet-*.dist-info")).name.split("-")[1].removesuffix(".dist")
-    assert _asked(installed, code).split() == ["False", version, "True", "True", "True", "False"]
+    assert _asked(installed, code).split() == ["False", version, "True", "True", "True", "True", "False"]
 
 
 def test_both_commands_and_the_module_tell_their_version(installed: Path) -> None:
