@@ -42,8 +42,8 @@ def _range(facts: Facts, load: Load) -> str:
     line = f"At {load}, {plain(facts.sweep.model)} takes {milliseconds(easy.latency.mean_ms)} on average if every "
     line += f"image is easy (lat1) and {milliseconds(hard.latency.mean_ms)} if every image is hard (lat2)"
     if easy.accuracy and hard.accuracy:
-        gain = hard.accuracy.ap - easy.accuracy.ap
-        line += f"; AP goes from {easy.accuracy.ap:.1f} to {hard.accuracy.ap:.1f}, a gain of {gain:.1f}"
+        low, high = round(easy.accuracy.ap, 1), round(hard.accuracy.ap, 1)  # a gain that readers can compute, too
+        line += f"; AP goes from {low:.1f} to {high:.1f}, a gain of {high - low:.1f}"
     return f"{line}."
 
 
@@ -106,25 +106,29 @@ def omitted(count: int, shown: int, one: str) -> str:
 
 
 def routes(facts: Facts) -> str:
-    """Median and tail of each route."""
+    """Median and tail of each route. A cell has the median of its runs instead, so its p99 differs."""
     found = facts.sweep.routes
     parts = []
     for route, latencies in found.items():
         middle, tail = np.percentile(latencies.quantiles_ms, [50, 99])
         parts.append(f"{route} requests take {milliseconds(middle)} in the median and {milliseconds(tail)} at p99")
-    line = "; ".join(parts)
-    return f"{line[:1].upper()}{line[1:]}."
+    return f"Each route on its own, one request at a time, all runs together: {'; '.join(parts)}."
 
 
 def split(facts: Facts, cells: Sequence[Measured]) -> str:
-    """Where the fastest and the slowest of these cells spend most of their time."""
+    """Where the fastest and the slowest of these cells spend most of their time.
+
+    perf_analyzer measures the parts. At a request rate it counts from when it sent a request, in runs of its own, so
+    the sum differs from the latency of the cell.
+    """
     fastest = min(cells, key=lambda found: found.latency.mean_ms)
     slowest = max(cells, key=lambda found: found.latency.mean_ms)
     line = f"{_at_threshold(facts, fastest)}, {_largest_part(fastest)}"
     if slowest is not fastest:
         slow = _at_threshold(facts, slowest)
         line += f"; {slow[:1].lower()}{slow[1:]}, {_largest_part(slowest)}"
-    return f"{line}."
+    since = " (counted from when a request was sent, not from when it was due)" if cells[0].load.open else ""
+    return f"{line}{since}."
 
 
 def _largest_part(found: Measured) -> str:

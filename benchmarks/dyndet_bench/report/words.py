@@ -29,7 +29,8 @@ LEADS = {
     "routes": "Latency: every image went down each route, one request at a time; all requests together. Difficulty: of "
     "the same images.",
     "time": "Queue: waiting in the server. Compute: in the networks. Routing: all else in the server. Network: on the "
-    "way, and in the client. The parts add up to the mean latency, counted from when a request was sent.",
+    "way, and in the client. The parts add up to the mean latency, counted from when a request was sent. At a request "
+    "rate they are from runs of their own, so the sum differs from the latency in the tables.",
     "cells": "One row for each threshold at each load. AP is that of the threshold on the whole data set; all else was "
     "measured at the load.",
     "gallery": "Chosen by difficulty alone. Borderline images are nearest to the first operating point, or else to "
@@ -65,7 +66,9 @@ def measures(facts: Facts) -> dict[str, str]:
         "requests do not exceed. A cell has the median of its runs.",
         "95 % interval": "Where the mean or the throughput would lie in 95 of 100 such measurements, by the "
         "differences between the runs.",
-        "throughput": "Images answered per second, the median of the runs.",
+        "throughput": "Images answered per second, the median of the runs. At a request rate it can differ from the "
+        "rate: a run has few random arrivals and lasts until its last answer, and a server that has too much to do "
+        "answers fewer.",
         "hard share of a cell": "Counted by the server over all runs, which send the "
         f"{counted(sweep.image_count, 'image')} in turn. It differs a little from load to "
         "load, because runs have different lengths.",

@@ -419,6 +419,15 @@ def test_sentences_say_what_the_figures_say(reports: Callable[[str], Reports]) -
         "With 75 % hard images (threshold 0.250), it takes 17.8 ms for 39.1 AP: 75 % of the gain for 75 %" in markdown
     )
     assert "p99 grows from 26.5 ms to 40.5 ms between concurrency 1 and 4 (threshold 0.250)" in markdown
+    since = "(counted from when a request was sent, not from when it was due)."
+    parts = [line for line in markdown.splitlines() if line.startswith("- At threshold") and " % of " in line]
+    assert len(parts) >= 2 and all(line.endswith(since) == ("requests/s" in line) for line in parts)
+
+
+def test_a_gain_is_the_difference_of_the_numbers_beside_it(tmp_path: Path) -> None:
+    ends = tuple(Accuracy(threshold=t, hard_share=1 - t, ap=ap, ap50=60) for t, ap in ((1.0, 40.896), (0.0, 49.847)))
+    _, markdown, _ = written(sweep((cell(1.0, 1), cell(0.0, 1)), accuracy=ends), tmp_path)
+    assert "AP goes from 40.9 to 49.8, a gain of 8.9." in markdown
 
 
 def test_repeated_runs_are_told_in_both_reports(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def router_of(report: PairReport) -> list[str]:
     why = sentence(router.why)
     said = [f"{why[0].upper()}{why[1:]}"]
     if router.cost is not None:
-        added = f" ({1e3 * router.cost * report.small.latency.median_ms:.0f} µs)" if report.timed_here else ""
+        added_us = 1e3 * router.cost * report.small.latency.median_ms
+        added = f" ({added_us:.0f} µs at its median)" if report.timed_here else ""
         share = f"{100 * router.cost:.1f} %{added}" if router.cost >= _LEAST_COST else "less than can be measured"
         said.append(f"It adds {share} to the time of {plain(report.small.name)}, measured here on the CPU.")
     return said
