@@ -6,11 +6,14 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
+import numpy as np
 from pydantic import BeforeValidator, ValidationError, model_validator
 
+from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError
 from dynamicdet.extras import missing_extra
 from dynamicdet.files import whole_file
@@ -27,6 +30,8 @@ try:
     from matplotlib.container import ErrorbarContainer
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 except ImportError as error:
     raise missing_extra("a plot needs matplotlib", "matplotlib", among=("bench",)) from error
 
@@ -38,6 +43,17 @@ _LARGEST = 16 << 20
 """bytes of a table"""
 _COLUMNS = ("threshold", "concurrency", "batch", "mean_ms", "mean_low_ms", "mean_high_ms", "hard_share", "ap")
 _ROUTER, _RANDOM, _PROMISE = SERIES[0], SERIES[1], SERIES[2]
+_Place: TypeAlias = tuple[float, float, Literal["left", "center", "right"], Literal["top", "bottom"]]
+"""of a name beside its point: right and up in points, and which of its sides are there"""
+_BETWEEN: tuple[_Place, ...] = (
+    (-8, 4, "right", "bottom"),
+    (0, 7, "center", "bottom"),
+    (8, -5, "left", "top"),
+    (0, -7, "center", "top"),
+    (8, 5, "left", "bottom"),
+)
+_EASY_END: tuple[_Place, ...] = ((10, -3, "left", "top"), (10, 4, "left", "bottom"))
+_HARD_END: tuple[_Place, ...] = ((6, -5, "left", "top"), (6, 5, "left", "bottom"), (-6, 5, "right", "bottom"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +159,6 @@ def draw_frontier(points: Sequence[FrontierPoint], *, promise_ms: float | None =
     if promise_ms is not None:
         label = f"promised mean latency: {promise_ms:.2f} ms"
         handles.append(axes.axvline(promise_ms, color=_PROMISE.colour, ls=(0, (4, 2)), lw=2, label=label, zorder=1))
-    _name_points(axes, points, promise_ms)
     style_latency_axes(axes, font_points=_FONT_POINTS, margins=(0.06, 0.14))
     figure.legend(
         handles=handles,
@@ -153,6 +168,7 @@ def draw_frontier(points: Sequence[FrontierPoint], *, promise_ms: float | None =
         labelcolor=INK,
         handlelength=2.4,
     )
+    _name_points(figure, axes, points, promise_ms)
     return figure
 
 
@@ -189,28 +205,57 @@ def _draw_random(axes: Axes, easy: FrontierPoint, hard: FrontierPoint) -> Artist
     return line
 
 
-def _name_points(axes: Axes, points: Sequence[FrontierPoint], promise_ms: float | None) -> None:
-    """Name each point by its share of hard images; the ends by their routes, with their AP."""
+def _name_points(figure: Figure, axes: Axes, points: Sequence[FrontierPoint], promise_ms: float | None) -> None:
+    """Name each point by its share of hard images; the ends by their routes, with their AP.
+
+    A name stands where it hides least: it tries some places around its point.
+    """
+    figure.draw_without_rendering()  # before it, nothing in the axes has its place
+    drawn, taken = _drawn(axes, points, promise_ms), list[Bbox]()
     for point in points:
+        text, places = f"{percent(point.hard_share)} hard", _BETWEEN
         if point is points[0]:
-            text, offset, sides = f"all easy: {point.ap:.1f}", (10, -3), ("left", "top")
+            text, places = f"all easy: {point.ap:.1f}", _EASY_END
         elif point is points[-1]:
-            text, offset, sides = f"all hard: {point.ap:.1f}", (6, -5), ("left", "top")
-        elif promise_ms is not None and point.mean_ms > promise_ms:
-            text, offset, sides = f"{percent(point.hard_share)} hard", (6, 6), ("center", "bottom")
-        else:
-            text, offset, sides = f"{percent(point.hard_share)} hard", (-8, 4), ("right", "bottom")
-        axes.annotate(
+            text, places = f"all hard: {point.ap:.1f}", _HARD_END
+        name = axes.annotate(
             text,
             (point.mean_ms, point.ap),
-            xytext=offset,
+            xytext=(0, 0),
             textcoords="offset points",
-            ha=sides[0],
-            va=sides[1],
             color=INK,
             fontsize=_FONT_POINTS - 0.5,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
         )
+        boxes = [_placed(name, place) for place in places]
+        hidden = [_hidden(box, drawn, taken) for box in boxes]
+        best = hidden.index(min(hidden))
+        _placed(name, places[best])
+        taken.append(boxes[best])
+
+
+def _placed(name: Annotation, place: _Place) -> Bbox:
+    """Puts the name there; returns what it covers, in pixels."""
+    name.xyann, sides = place[:2], place[2:]
+    name.set(ha=sides[0], va=sides[1])
+    return name.get_window_extent().padded(4.0)
+
+
+def _hidden(box: Bbox, drawn: FloatArray, taken: Sequence[Bbox]) -> float:
+    """How much of the curves and of other names a name in this box would hide."""
+    inside = ((drawn > box.min) & (drawn < box.max)).all(axis=1)
+    return float(inside.sum()) + 1e6 * sum(box.overlaps(other) for other in taken)
+
+
+def _drawn(axes: Axes, points: Sequence[FrontierPoint], promise_ms: float | None) -> FloatArray:
+    """Places close together on the curve, on its intervals and on the other two lines, (N, 2) in pixels."""
+    low, high = axes.get_ylim()
+    pieces = [((one.mean_ms, one.ap), (other.mean_ms, other.ap)) for one, other in pairwise(points)]
+    pieces += [((point.low_ms, point.ap), (point.high_ms, point.ap)) for point in points]
+    pieces.append(((points[0].mean_ms, points[0].ap), (points[-1].mean_ms, points[-1].ap)))
+    pieces += [] if promise_ms is None else [((promise_ms, low), (promise_ms, high))]
+    ends = axes.transData.transform(np.array(pieces).reshape(-1, 2)).reshape(-1, 2, 2)
+    return np.concatenate([np.linspace(*pair, num=2 + int(np.hypot(*(pair[1] - pair[0])))) for pair in ends])
 
 
 def write_frontier(source: Path, path: Path, *, concurrency: int = 1, promise_ms: float | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.path import Path as Curve
 from PIL import Image
 
 from dyndet_bench.report.frontier import draw_frontier, read_frontier
@@ -32,6 +33,21 @@ def test_the_curve_holds_the_cells_of_the_load_and_random_routing_joins_its_ends
     assert list(drawn["random routing"].get_ydata()) == [30.0, 36.0]
     assert set(drawn["promised mean latency: 9.50 ms"].get_xdata()) == {9.5}
     assert {text.get_text() for text in axes.texts} == {"all easy: 30.0", "30 % hard", "all hard: 36.0"}
+
+
+@pytest.mark.parametrize("promise_ms", [None, 12.03, 13.0])
+def test_no_name_of_a_point_lies_on_the_curve_an_interval_or_another_name(promise_ms: float | None) -> None:
+    points = read_frontier(DEMO_REPORT)
+    figure = draw_frontier(points, promise_ms=promise_ms)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    (router,) = [container.lines[0] for container in axes.containers]
+    curve = Curve(axes.transData.transform(router.get_xydata()))
+    bars = [Curve(axes.transData.transform([(one.low_ms, one.ap), (one.high_ms, one.ap)])) for one in points]
+    for number, box in enumerate(boxes):
+        assert not any(path.intersects_bbox(box, filled=False) for path in (curve, *bars)), axes.texts[number]
+        assert not any(box.overlaps(other) for other in boxes[:number]), axes.texts[number]
 
 
 @pytest.mark.parametrize("name", ["plot.png", "plot.svg"])

@@ -24,7 +24,7 @@ def command(sweep: Path, output: Path, promise: str | None, concurrency: int) ->
 
     \b
     Example:
-      dyndet bench plot docs/demo-report --promise 9.42ms -o docs/ap-over-latency.png
+      dyndet bench plot docs/demo-report --promise 12.03ms -o docs/ap-over-latency.png
     """
     from dyndet_bench.report.frontier import write_frontier  # needs matplotlib, which the other commands do not
 
