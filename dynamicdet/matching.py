@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamicdet.aliases import BoolArray, FloatArray
+from dynamicdet.text import counted
 
 Boxes: TypeAlias = npt.NDArray[np.floating[Any]]
 
@@ -118,7 +119,7 @@ def verdict(first: Matches, second: Matches) -> str:
         return f"detector 1 finds {lost} more"
     fewer = first.errors - second.errors
     if fewer > 0:
-        return f"detector 2 draws {counted(fewer, 'wrong box', 'wrong boxes')} fewer"
+        return f"detector 2 draws {counted(fewer, 'fewer wrong box', 'fewer wrong boxes')}"
     if not first.objects:
         return "nothing to find"
     if not first.hits:
@@ -135,11 +136,6 @@ def added(first: Matches, second: Matches) -> tuple[str, ...]:
 def tally(names: Iterable[str]) -> str:
     """Names with how often each occurs, the most frequent first: `3 bird, 1 fish`; empty without names."""
     return ", ".join(f"{count} {name}" for name, count in Counter(names).most_common())
-
-
-def counted(count: int, one: str, many: str) -> str:
-    """A count with its noun."""
-    return f"{count:,} {one if count == 1 else many}"
 
 
 def _shared(boxes: Boxes, others: Boxes) -> FloatArray:

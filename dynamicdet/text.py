@@ -37,6 +37,11 @@ def distinct(*values: float, digits: int = 4) -> tuple[str, ...]:
     return texts
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """A count with its noun: `counted(1, "box", "boxes")` is `1 box`."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def markdown(text: object) -> str:
     """The text as Markdown shows it unchanged: in paragraphs, headings, lists and tables, on one line.
 

@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dynamicdet.files import whole_file
 from dynamicdet.images import read_image
-from dynamicdet.matching import Objects, added, counted, tally
-from dynamicdet.text import printable
-from dyndet_builder.demo_pictures import MIN_SCORE, REPEATS, Showing, Shown, Side
+from dynamicdet.matching import Objects, added, tally
+from dynamicdet.text import counted, printable
+from dyndet_builder.demo_pictures import MIN_SCORE, REPEATS, Showing, Shown, Side, Total, Totals
 from dyndet_client.drawing import (
     MISSED,
     RIGHT,
@@ -31,7 +31,7 @@ _CAPTION = 300
 _PANEL = (WIDTH - 2 * _MARGIN - _CAPTION - 3 * _GAP) // 3
 _PICTURE, _STRIP = 236, 32
 """height of a picture's place, and of the line above it"""
-_HEAD, _FOOT = 196, 124
+_HEAD, _FOOT = 196, 184
 
 _PAPER: Colour = (251, 251, 249)
 _PLACE: Colour = (233, 236, 238)
@@ -190,19 +190,30 @@ def _marks(side: Side, truth: Objects) -> list[Mark]:
     return compared_marks(side.detections, side.matches, truth)
 
 
+def _found(totals: Totals, one: Total) -> str:
+    return f"{100 * one.found / max(1, totals.objects):.0f} % found, {one.wrong:,} wrong"
+
+
 def _draw_foot(draw: ImageDraw.ImageDraw, showing: Showing, top: int) -> None:
     totals = showing.totals
     draw.line((_MARGIN, top - 6, WIDTH - _MARGIN, top - 6), fill=_LINE, width=2)
     draw.text((_MARGIN, top + 8), f"All {totals.pictures:,} pictures", font=_font(19, bold=True), fill=_INK)
-    routed = f"by route, {100 * totals.hard_share:.0f} % hard"
-    for column, (name, one) in enumerate(
-        (("detector 1 alone", totals.easy), ("both detectors", totals.hard), (routed, totals.routed))
-    ):
-        found = f"{100 * one.found / max(1, totals.objects):.0f} % found, {one.wrong:,} wrong"
-        draw.text((_column(column), top + 8), found, font=_font(19, bold=True), fill=_INK)
+    sums = (
+        ("detector 1 alone", _found(totals, totals.easy)),
+        ("both detectors", _found(totals, totals.hard)),
+        ("truth", counted(totals.objects, "object", "objects")),
+    )
+    for column, (name, text) in enumerate(sums):
+        draw.text((_column(column), top + 8), text, font=_font(19, bold=True), fill=_INK)
         draw.text((_column(column), top + 34), name, font=_font(16), fill=_MUTED)
+    draw.text((_MARGIN, top + 70), "Answers of the server", font=_font(19, bold=True), fill=_INK)
+    draw.text((_MARGIN, top + 96), f"by route, {100 * totals.hard_share:.0f} % hard", font=_font(16), fill=_MUTED)
+    draw.text((_column(0), top + 70), _found(totals, totals.routed), font=_font(19, bold=True), fill=_INK)
+    if totals.routed.wrong > max(totals.easy.wrong, totals.hard.wrong):  # follows from the three sums
+        reason = "Detector 1 draws more wrong boxes than detector 2 in easy pictures, and fewer in hard pictures."
+        draw.text((_column(0), top + 96), reason, font=_font(16), fill=_MUTED)
     definition = (
         "Found: a box of the same class overlaps the object by at least half (IoU 0.5); wrong: it overlaps none. "
         f"Times: median of {REPEATS} requests, one at a time."
     )
-    draw.text((_MARGIN, top + 68), definition, font=_font(16), fill=_MUTED)
+    draw.text((_MARGIN, top + 130), definition, font=_font(16), fill=_MUTED)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicdet.errors import InputError
-from dynamicdet.text import printable
+from dynamicdet.text import counted, printable
 
 EXAMPLES = 3
 _LONGEST = 300
@@ -161,10 +161,9 @@ class DataSummary:
 
     def sentences(self) -> list[str]:
         """One line for the content, and one per kind of note."""
-        return [
-            f"{self.images:,} images, {self.objects:,} objects of {self.classes:,} classes",
-            *map(sentence_of, self.notes),
-        ]
+        images, objects = counted(self.images, "image", "images"), counted(self.objects, "object", "objects")
+        content = f"{images}, {objects} of {counted(self.classes, 'class', 'classes')}"
+        return [content, *map(sentence_of, self.notes)]
 
 
 def sentence_of(note: Finding) -> str:

@@ -13,7 +13,7 @@ from dynamicdet.errors import CheckpointError, InputError
 from dynamicdet.networks.architectures import Model, StaticModel
 from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector, network_of
 from dynamicdet.networks.router.form import PUBLISHED_ROUTER, RouterForm
-from dynamicdet.text import printable
+from dynamicdet.text import counted, printable
 
 LARGEST_FILE = 4 << 30
 """bytes; the weights of the largest network, their average and an optimiser's state have 2.6 GB"""
@@ -99,13 +99,12 @@ def check_names(found: Collection[str], expected: Collection[str], complaint: st
     missing = [name for name in expected if name not in found]
     known = set(expected)
     unexpected = [printable(name, limit=100) for name in found if name not in known]
-    reasons = []
-    if missing:
-        reasons.append(f"{len(missing)} missing ({_first(missing)})")
-    if unexpected:
-        reasons.append(f"{len(unexpected)} unexpected ({_first(unexpected)})")
-    if reasons:
-        raise CheckpointError(f"{complaint}: weights {' and '.join(reasons)}")
+    different = [(names, how) for names, how in ((missing, "missing"), (unexpected, "unexpected")) if names]
+    if different:
+        (names, how), *others = different
+        reasons = [f"{counted(len(names), 'weight', 'weights')} {how} ({_first(names)})"]
+        reasons += [f"{len(names):,} {how} ({_first(names)})" for names, how in others]
+        raise CheckpointError(f"{complaint}: {' and '.join(reasons)}")
 
 
 def check_numbers(weights: Mapping[str, Tensor], source: Path) -> None:

@@ -52,8 +52,8 @@ def test_any_answer_about_any_names_gives_a_sheet(name: str, tmp_path: Path) -> 
         sides = {"easy": side(objects // 2, name, truth), "hard": side(objects + 2, name, truth)}
         place = {"picture": tmp_path / "a.png", "truth": truth, "level": 8, "difficulty": 0.5, "is_hard": objects > 0}
         shown.append(Shown(**place, **sides))  # type: ignore[arg-type]
-    some = Total(found=3, wrong=1)
-    totals = Totals(pictures=1, objects=0, hard_share=0.5, easy=some, routed=some, hard=some)
+    some, most = Total(found=3, wrong=1), Total(found=3, wrong=2)  # more wrong boxes by route, which the sheet explains
+    totals = Totals(pictures=1, objects=0, hard_share=0.5, easy=some, routed=most, hard=some)
     sheets = [draw_sheet(Showing(threshold=0.5, shown=tuple(shown[:count]), totals=totals)) for count in (1, 3)]
     assert {sheet.width for sheet in sheets} == {WIDTH} and sheets[0].height < sheets[1].height
     for sheet in sheets:  # nothing reaches the margin: the paper's colour is all around inside the edge

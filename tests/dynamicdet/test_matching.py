@@ -120,7 +120,7 @@ def matches(found: str, wrong: int = 0) -> Matches:
         (matches("Aa"), matches("aa"), "detector 1 finds 1 more"),
         (matches("AA"), matches("AA", 2), "both find all"),
         (matches("Aa", 1), matches("Aa", 1), "detector 1 is enough"),
-        (matches("AA", 3), matches("AA", 1), "detector 2 draws 2 wrong boxes fewer"),
+        (matches("AA", 3), matches("AA", 1), "detector 2 draws 2 fewer wrong boxes"),
         (matches("aa"), matches("aa"), "both find nothing"),
         (matches(""), matches(""), "nothing to find"),
     ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from dynamicdet.text import printable
+from dynamicdet.text import counted, printable
 from dyndet_bench.sweep.record import FILE_NAME as SWEEP_FILE
 from dyndet_bench.sweep.record import read_sweep
 from dyndet_builder.cli.deploy_plan import plain_table, show_absorbing
@@ -192,7 +192,7 @@ def plan_command(
       dyndet deploy plan build/models --request-rate 400 --promise p95:40ms
       dyndet deploy plan build/sweep --request-rate 400 --promise p95:40ms --hard-share 0.5
       dyndet deploy plan build/models --request-rate 400 --promise p95:90ms --hard-share-floor 0.1
-      dyndet deploy plan build/models --request-rate 400 --promise p95:90ms --evaluation ap.json --ap-floor 55
+      dyndet deploy plan build/models --request-rate 400 --promise p95:90ms --evaluation ap.json --ap-floor 45
     """
     from dyndet_bench.load.record import read_load_record
     from dyndet_builder.deployment.plan import plan
@@ -219,9 +219,11 @@ def plan_command(
         return
     console = Console()
     console.print(_plan_table(result))
-    gpus = "" if not result.gpus else f", {result.gpus} GPUs"
+    replicas = counted(result.replicas, "replica", "replicas")
+    gpus = "" if not result.gpus else f", {counted(result.gpus, 'GPU', 'GPUs')}"
+    keep = "keeps" if result.replicas == 1 else "keep"
     console.print(
-        f"{result.replicas} replicas{gpus} keep {result.promise} at {result.request_rate:g} requests/s with a margin "
+        f"{replicas}{gpus} {keep} {result.promise} at {result.request_rate:g} requests/s with a margin "
         f"of {result.margin:.0%} ({result.limit_ms:.4g} ms), {result.hard_share:.0%} of the images hard"
     )
     if result.absorbing is not None:

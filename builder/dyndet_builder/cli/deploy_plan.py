@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from dynamicdet.text import counted
 from dyndet_client.cli.terminal import Console
 
 if TYPE_CHECKING:
@@ -19,11 +20,14 @@ def show_absorbing(console: Console, found: Absorbing, promise: str) -> None:
         floor = f"an AP of {found.ap_floor:g} ({floor})"
     console.print(f"\nwith a threshold that follows the load and keeps {promise}:")
     console.print(_rows(found))
-    console.print(
-        f"{found.replicas_without_refusals} replicas refuse nothing; {found.replicas_at_floor} replicas keep {floor}"
-    )
+    refusing_nothing = _do(found.replicas_without_refusals, "refuses", "refuse")
+    console.print(f"{refusing_nothing} nothing; {_do(found.replicas_at_floor, 'keeps', 'keep')} {floor}")
     if found.checks:
         console.print(_checks(found.checks))
+
+
+def _do(replicas: int, one: str, many: str) -> str:
+    return counted(replicas, f"replica {one}", f"replicas {many}")
 
 
 def _rows(found: Absorbing) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -264,6 +265,8 @@ def test_the_command_says_what_it_assumes(repository: Path, tmp_path: Path, caps
     assert run(dyndet, ["deploy", "plan", str(repository), *words]) == 0
     said = capsys.readouterr().out
     assert "GPUs keep p95:40ms" in said and "Poisson" in said and "<- enough" in said
+    assert run(dyndet, ["deploy", "plan", str(repository), "--request-rate", "1", "--promise", "p95:40ms"]) == 0
+    assert re.search(r"^1 replica, \d GPUs? keeps p95:40ms", capsys.readouterr().out, re.MULTILINE)
     (tmp_path / FILE_NAME).write_text(_sweep(overlap=0.6).model_dump_json())
     assert run(dyndet, ["deploy", "plan", str(tmp_path), *words, "--hard-share", "0.5"]) == 0
     assert "request rates 0%, closed loops" in capsys.readouterr().out

@@ -15,6 +15,7 @@ import pytest
 from dynamicdet.datasets.annotations import LARGEST_FILE
 from dynamicdet.datasets.check import check_data
 from dynamicdet.datasets.dataset import read_dataset
+from dynamicdet.datasets.findings import DataSummary
 from dynamicdet.errors import InputError
 from tests.support.tiny_data import tiny_content, write_pictures, write_tiny_data
 
@@ -218,3 +219,9 @@ def test_changed_annotations_give_a_data_set_or_one_sentence(tmp_path: Path) -> 
         else:
             assert any(len(one.classes) for one in read.labels) and len(set(read.class_names)) == len(read.class_names)
     assert 200 < refused < 400
+
+
+def test_the_content_of_a_data_set_is_counted_in_words() -> None:
+    one, many = (DataSummary(images=n, objects=n, classes=n, notes=()) for n in (1, 1200))
+    assert one.sentences() == ["1 image, 1 object of 1 class"]
+    assert many.sentences() == ["1,200 images, 1,200 objects of 1,200 classes"]

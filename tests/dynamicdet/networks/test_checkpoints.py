@@ -127,7 +127,7 @@ def test_weights_that_do_not_fit_are_listed(saved: Path) -> None:
     del renamed["router.layer2.bias"]
     save_file(renamed, odd, metadata=HEADER)
     with pytest.raises(
-        CheckpointError, match=r"1 missing \(router.layer2.bias\) and 1 unexpected \(router.layer9.bias"
+        CheckpointError, match=r": 1 weight missing \(router.layer2.bias\) and 1 unexpected \(router.layer9.bias"
     ):
         dynamicdet.load(odd)
     save_file({**tensors, "router.layer2.bias": torch.zeros(4)}, odd, metadata=HEADER)

@@ -261,7 +261,7 @@ def test_missing_and_unexpected_names_are_listed(tmp_path: Path) -> None:
     weights["model_b.0.convolution.weight"] = weights.pop("model_b.0.conv.weight")
     torch.save({"model": weights}, tmp_path / "renamed.pt")
     with pytest.raises(
-        CheckpointError, match=r"1 missing \(model_b.0.conv.weight\) and 1 unexpected \(model_b.0.convo"
+        CheckpointError, match=r": 1 weight missing \(model_b.0.conv.weight\) and 1 unexpected \(model_b.0.convo"
     ):
         dynamicdet.load(tmp_path / "renamed.pt")
 
