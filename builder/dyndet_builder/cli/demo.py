@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
+from dynamicdet.pictures import pictures_in
 from dyndet_builder.cli.measured import show_measured
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import TargetsParameter, accept_option
@@ -35,7 +36,7 @@ def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: b
     Example:
       dyndet demo --target-latency 30%
     """
-    demo_images()  # first: where they are missing, no package helps
+    images = demo_images()  # first: where they are missing, no package helps
     from dyndet_builder.demo import SHEET_NAME, demo
 
     with step_bars() as show:
@@ -43,18 +44,24 @@ def command(targets: tuple[Target, ...], output: Path, accept_ill_conditioned: b
     console = Console()
     console.print()
     show_measured(console, result.points, result.evidence)
+    console.print()
+    console.print(_pictures_table(showing))
+    console.print(f"\nLook at these images, with both answers beside the truth: {output / SHEET_NAME}", soft_wrap=True)
     console.print(
         "\nNext steps:\n"
         "  source .venv/bin/activate\n"
+        f"  dyndet try {result.repository}     # your own pictures, in a browser\n"
         f"  dyndet serve {result.repository} --grpc-port 8001     # in another terminal\n"
-        "  dyndet detect YOUR.jpg --url 127.0.0.1:8001\n"
+        f"  dyndet detect {_typed(pictures_in(images)[0])} --url 127.0.0.1:8001\n"
         "  dyndet-build --target-latency 30% -o build/faster     # fewer images go to detector 2\n"
-        "  dyndet-build --help                                   # your own checkpoint and images\n",
+        "  dyndet-build --help                                   # your own checkpoint and images",
         soft_wrap=True,
     )
-    console.print(_pictures_table(showing))
-    console.print(f"\nLook at these images, with both answers beside the truth: {output / SHEET_NAME}", soft_wrap=True)
-    console.print(f"Try your own pictures in a browser: dyndet try {result.repository}", soft_wrap=True)
+
+
+def _typed(path: Path) -> Path:
+    """The path as one types it in this folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _pictures_table(showing: Showing) -> Table:
