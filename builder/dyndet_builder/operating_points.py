@@ -22,6 +22,9 @@ UNCALIBRATED = "uncalibrated"
 LARGEST = 4 << 20
 """bytes, here and in the public model's reader"""
 
+DAMAGED = "correct it, or delete the file, render the repository again and calibrate it again"
+"""what to do about a damaged file: nothing but the file has its measurements, so no command replaces it"""
+
 PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.+][A-Za-z0-9_.:/%+µ-]*$", max_length=100)]
 """a target without its spaces, or a name that its user gave; the public model's reader has the same pattern"""
 
@@ -211,7 +214,7 @@ def read_operating_points(path: Path) -> OperatingPoints:
         path,
         OperatingPoints,
         described="a file of operating points of schema version 2",
-        advice="render the repository again",
+        advice=DAMAGED,
         largest=LARGEST,
     )
 

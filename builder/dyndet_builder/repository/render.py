@@ -11,7 +11,6 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from dynamicdet.errors import InputError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import Fit
 from dynamicdet.pictures import pictures_in
@@ -60,12 +59,14 @@ def render(
     options, is stored in the repository's `dyndet.json`.
 
     Raises InputError for a damaged bundle, impossible options, and an `output` that dyndet did not render, that holds
-    other detectors although `add` is not set, or that has another use for the names of the models.
+    other detectors although `add` is not set, or that has another use for the names of the models; and for damaged
+    operating points of the detector that would be replaced.
     """
     options = options or RenderOptions()
     described = read_bundle(bundle)
     name = options.name or described.name
     check_place(output, name, add=add)
+    tenants = _tenants(output, name)
     warmups = {} if options.warmup_image is None else _warmups(options.warmup_image, described)
     engines = None if options.engines is None else engines_for(options.engines, described, options)
     with placed(output, name, add=add) as (folder, record):
@@ -75,7 +76,7 @@ def render(
             plan = None if engines is None else _plan(engines, model.stage, options.engines)
             graph = bundle / described.stages[model.stage].file
             _write_stage(folder, model, BACKENDS[options.backend], graph, warmups.get(model.stage), plan=plan)
-        version = _write_public(folder, detector, described, options, tenants=_tenants(output, name))
+        version = _write_public(folder, detector, described, options, tenants=tenants)
         if detector.topology == "fused":
             _write_graphs(version, bundle, described, warmups)
         if options.encoded:
@@ -96,7 +97,9 @@ def render(
 
 def check_destination(bundle: Path, output: Path, options: RenderOptions, *, add: bool = False) -> None:
     """Check, before anything is measured, that `render` can write there. Raises InputError."""
-    check_place(output, options.name or read_bundle(bundle).name, add=add)
+    name = options.name or read_bundle(bundle).name
+    check_place(output, name, add=add)
+    _tenants(output, name)
 
 
 def _plan(engines: Engines, stage: StageName, folder: Path | None) -> Path:
@@ -127,11 +130,12 @@ def _write_stage(
 
 
 def _tenants(repository: Path, name: str) -> Mapping[str, Tenant] | None:
-    """The tenants of the detector that is to be replaced."""
-    try:
-        return read_operating_points(points_file(repository, name)).tenants
-    except InputError:  # there is none, or it is damaged, which does not matter to the new one
-        return None
+    """The tenants of the detector that is to be replaced, None without one. Raises InputError for a damaged file.
+
+    A damaged file is somebody's slip while editing, and what was measured, promised and budgeted is only in there.
+    """
+    file = points_file(repository, name)
+    return read_operating_points(file).tenants if file.exists() else None
 
 
 def _write_public(

@@ -21,6 +21,7 @@ from tenants import TenantRule  # type: ignore[import-not-found]
 FILE_NAME = "operating_points.json"
 _LARGEST, _MOST_POINTS = 4 << 20, 1000
 _NAME = re.compile(r"[A-Za-z0-9_.+][A-Za-z0-9_.:/%+µ-]{0,99}")
+_ADVICE = "correct it, or delete the file, render the repository again and calibrate it again"
 _MOST_SHOWN = 20
 _LONGEST_SHOWN = 60
 """characters of a client's text that an error repeats"""
@@ -61,7 +62,7 @@ class OperatingPoints:
         except (OSError, ValueError) as error:
             if self._folder != -1:
                 os.close(self._folder)
-            raise ValueError(f"{path} is damaged ({error}); render the repository again, then calibrate it") from error
+            raise ValueError(f"{path} is damaged ({error}); {_ADVICE}") from error
 
     @property
     def told(self) -> bytes:

@@ -22,7 +22,7 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.encoded import CLIENT_CODE
 from dyndet_builder.repository.marker import MARKER_FILE
-from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.repository.render import RenderOptions, check_destination, render
 from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.triton import DEFAULT_PORTS
@@ -176,6 +176,19 @@ def test_rendering_again_replaces_and_starts_uncalibrated(bundle: Path, tmp_path
     assert sorted(path.name for path in output.iterdir()) == [MARKER_FILE, "toy"]
     assert not (output / "toy" / "stale").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["models"]  # nothing temporary is left
+
+
+@pytest.mark.parametrize("check", [render, check_destination])
+def test_a_damaged_file_of_operating_points_is_not_rendered_away(check: Any, bundle: Path, tmp_path: Path) -> None:
+    output = render(bundle, tmp_path / "models")
+    points = output / "toy" / "1" / "operating_points.json"
+    points.write_text(points.read_text().replace("0.5", "7"))
+    before = _files(output)
+    with pytest.raises(InputError, match="correct it, or delete the file"):
+        check(bundle, output, RenderOptions())
+    assert _files(output) == before
+    points.unlink()
+    check(bundle, output, RenderOptions())
 
 
 def test_a_folder_of_somebody_else_is_left_alone(bundle: Path, tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_damaged_models_are_named_with_the_first_line_of_the_reason(tmp_path: Pa
     assert "\n" not in said and "ONNXRuntimeError" not in said
     for name in damaged:
         points = rf"model {name} cannot be loaded: [^;]*/{name}/1/operating_points\.json is damaged \([^;]*\)"
-        assert re.search(rf"{points}; render the repository again", said), said
+        assert re.search(rf"{points}; correct it, or delete the file", said), said
 
 
 def test_a_model_without_code_is_refused_before_anything_starts(tmp_path: Path) -> None:
