@@ -33,7 +33,7 @@ from dyndet_builder.defaults import PRECISIONS
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import TOPOLOGIES
-from dyndet_builder.repository.options import RenderOptions
+from dyndet_builder.repository.options import MOST_INSTANCES, MOST_THREADS, RenderOptions
 from dyndet_builder.targets import Target
 from dyndet_client.cli.terminal import Console
 
@@ -59,9 +59,18 @@ def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--gpu", "gpus", type=int, multiple=True, help="Run the stages on this GPU (repeatable).  [default: CPU]"
     )
     @click.option(
-        "--instances", type=int, default=defaults.instances, show_default=True, help="Instances of each stage."
+        "--instances",
+        type=click.IntRange(1, MOST_INSTANCES),
+        default=defaults.instances,
+        show_default=True,
+        help="Instances of each stage.",
     )
-    @click.option("--threads", type=int, default=defaults.threads, help="CPU threads of one instance.  [default: all]")
+    @click.option(
+        "--threads",
+        type=click.IntRange(0, MOST_THREADS),
+        default=defaults.threads,
+        help="CPU threads of one instance.  [default: all]",
+    )
     @click.option("--encoded", is_flag=True, help=f"Add the model NAME_encoded, which takes files ({ACCEPTED}).")
     @click.option(
         "--max-file-mb",

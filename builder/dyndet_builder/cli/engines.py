@@ -12,7 +12,7 @@ from dynamicdet.text import printable
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.releases import release_given, release_options
 from dyndet_builder.cli.targeting import Numbers
-from dyndet_builder.engines.options import HARDWARE_COMPATIBILITIES, EngineOptions
+from dyndet_builder.engines.options import HARDWARE_COMPATIBILITIES, MOST_IN_BATCH, EngineOptions
 from dyndet_builder.engines.record import Engines
 from dyndet_builder.pins import Release
 from dyndet_builder.quoting import command as command_line
@@ -33,7 +33,13 @@ _DEFAULTS = EngineOptions()
 )
 @click.option("--repository", type=click.Path(path_type=Path), help="Use the batch sizes of this rendered repository.")
 @click.option("--model", help="With --repository: name of the detector, if it holds several.")
-@click.option("--max-batch", type=int, default=_DEFAULTS.max_batch, show_default=True, help="Most images per run.")
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1, MOST_IN_BATCH),
+    default=_DEFAULTS.max_batch,
+    show_default=True,
+    help="Most images per run.",
+)
 @click.option("--preferred-batches", type=Numbers(int), default=(), help="Tune for the largest of these, such as 4,8.")
 @click.option("--workspace-mib", type=int, help="Most memory for one layer.  [default: all]")
 @click.option("--optimization-level", type=int, help="0 (fast build) to 5 (fast engine).")

@@ -19,7 +19,14 @@ from dyndet_builder.demo_assets import demo_images, demo_picture
 from dyndet_builder.quoting import shell
 from dyndet_builder.repository.backends import BACKENDS, accelerators
 from dyndet_builder.repository.config import TOPOLOGIES
-from dyndet_builder.repository.options import MOST_WAITING, RenderOptions
+from dyndet_builder.repository.options import (
+    LONGEST_QUEUE_DELAY_US,
+    MOST_IN_BATCH,
+    MOST_INSTANCES,
+    MOST_THREADS,
+    MOST_WAITING,
+    RenderOptions,
+)
 
 if TYPE_CHECKING:
     from dyndet_builder.calibration.topology import TopologyChoice
@@ -59,25 +66,40 @@ _DEFAULTS = RenderOptions()
 @click.option(
     "--rounds", type=click.IntRange(1), help=f"Rounds that --topology auto measures.  [default: {TOPOLOGY_ROUNDS}]"
 )
-@click.option("--instances", type=int, default=_DEFAULTS.instances, show_default=True, help="Instances of each stage.")
+@click.option(
+    "--instances",
+    type=click.IntRange(1, MOST_INSTANCES),
+    default=_DEFAULTS.instances,
+    show_default=True,
+    help="Instances of each stage.",
+)
 @click.option(
     "--bls-instances",
-    type=int,
+    type=click.IntRange(1, MOST_INSTANCES),
     default=_DEFAULTS.bls_instances,
     show_default=True,
     help="Instances of the public model, which routes.",
 )
 @click.option(
-    "--threads", type=int, default=_DEFAULTS.threads, help="CPU threads of one stage instance.  [default: all]"
+    "--threads",
+    type=click.IntRange(0, MOST_THREADS),
+    default=_DEFAULTS.threads,
+    help="CPU threads of one stage instance.  [default: all]",
 )
 @click.option("--gpu", "gpus", type=int, multiple=True, help="Run the stages on this GPU (repeatable).  [default: CPU]")
-@click.option("--max-batch", type=int, default=_DEFAULTS.max_batch, show_default=True, help="Most images per run.")
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1, MOST_IN_BATCH),
+    default=_DEFAULTS.max_batch,
+    show_default=True,
+    help="Most images per run.",
+)
 @click.option(
     "--preferred-batches", type=Numbers(int), default=(), help="Batch sizes that stages wait for, such as 4,8."
 )
 @click.option(
     "--queue-delay-us",
-    type=int,
+    type=click.IntRange(0, LONGEST_QUEUE_DELAY_US),
     default=_DEFAULTS.queue_delay_us,
     show_default=True,
     help="Microseconds that a stage waits for a preferred batch.",

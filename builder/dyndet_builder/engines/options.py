@@ -11,6 +11,8 @@ from dyndet_builder.bundle.manifest import Stage
 from dyndet_builder.engines.record import HardwareCompatibility, Profile
 
 HARDWARE_COMPATIBILITIES: tuple[HardwareCompatibility, ...] = get_args(HardwareCompatibility)
+MOST_IN_BATCH = 1024
+"""images; more are memory for their tensors, in each instance, that no GPU has"""
 _CAPABILITY = re.compile(r"\d{1,2}\.\d")
 
 
@@ -39,8 +41,8 @@ class EngineOptions:
         return max(self.preferred_batches, default=self.max_batch)
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1:
-            raise InputError(f"max_batch must be at least 1, not {self.max_batch}")
+        if not 1 <= self.max_batch <= MOST_IN_BATCH:
+            raise InputError(f"max_batch must be from 1 to {MOST_IN_BATCH}, not {self.max_batch}")
         for batch in self.preferred_batches:
             if not 1 <= batch <= self.max_batch:
                 raise InputError(f"preferred batch {batch} must be from 1 to max_batch, which is {self.max_batch}")

@@ -12,10 +12,17 @@ from dynamicdet.errors import InputError
 from dynamicdet.picture_files import MAX_FILE_BYTES
 from dynamicdet.records import LONGEST_NAME, NAME
 from dynamicdet.text import printable
+from dyndet_builder.engines.options import MOST_IN_BATCH as MOST_IN_BATCH
 from dyndet_builder.repository.backends import BACKENDS, accelerators, names_of
 from dyndet_builder.repository.config import TOPOLOGIES, Topology
 
 _INT32_MAX = 2**31 - 1  # what Triton's configurations hold
+MOST_INSTANCES = 1000
+"""of each stage and of the public model: each is a process, or a copy of the graphs, and has memory of its own"""
+MOST_THREADS = 1024
+"""of one instance, as the largest machines have cores"""
+LONGEST_QUEUE_DELAY_US = 60_000_000
+"""one minute"""
 MOST_WAITING = 1_000_000
 """longest queue of an instance, requests"""
 _NAME = re.compile(NAME)
@@ -122,15 +129,15 @@ class RenderOptions:
                 f"the fused topology runs its stages with ONNX Runtime inside the python backend, not with "
                 f"{self.backend}; choose the topology bls, or the backend {names_of(lambda one: one.fused)}"
             )
-        for field, least in (
-            ("instances", 1),
-            ("bls_instances", 1),
-            ("threads", 0),
-            ("max_batch", 1),
-            ("queue_delay_us", 0),
+        for field, least, most in (
+            ("instances", 1, MOST_INSTANCES),
+            ("bls_instances", 1, MOST_INSTANCES),
+            ("threads", 0, MOST_THREADS),
+            ("max_batch", 1, MOST_IN_BATCH),
+            ("queue_delay_us", 0, LONGEST_QUEUE_DELAY_US),
+            ("queue_size", 1, MOST_WAITING),
         ):
-            _check_integer(field, getattr(self, field), least, _INT32_MAX)
-        _check_integer("queue_size", self.queue_size, 1, MOST_WAITING)
+            _check_integer(field, getattr(self, field), least, most)
         if self.follow_load is not None and not isinstance(self.follow_load, bool):
             raise InputError(f"follow_load must be true, false or none, not {self.follow_load!r}")
         _check_integer("max_file_mb", self.max_file_mb, 1, MAX_FILE_BYTES >> 20)

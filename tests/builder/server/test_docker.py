@@ -85,8 +85,8 @@ def test_a_server_that_is_started_again_on_its_models_lacks_nothing_that_it_had(
     """And it gains what models beyond the usual sizes ask for."""
     before = _explicit(empty, 0)
     bundle = write_toy_bundle(tmp_path / "bundle")
-    for max_batch in (8, 50_000):
-        options = RenderOptions(backend="onnxruntime", gpus=(0,), max_batch=max_batch)
+    for max_batch, instances in ((8, 1), (1024, 50)):
+        options = RenderOptions(backend="onnxruntime", gpus=(0,), max_batch=max_batch, instances=instances)
         repository = render(bundle, tmp_path / "models", options)
         after = _explicit(repository, 0)
         assert _names(after) == _names(before)
