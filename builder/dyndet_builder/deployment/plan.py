@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,9 @@ ASSUMPTIONS = (
 )
 
 FOLLOWING = "the threshold rises until the promise is kept; the images that lose detector 2 are those that gain least"
+
+LEAST_RATE, MOST_RATE = 0.001, 1_000_000
+"""requests a second: one in a quarter of an hour, and more than as many replicas as a plan counts can take"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +84,13 @@ def plan(
     average precision (`ap_floor`, percent) from falling below a floor. `accuracies` are AP over hard share; those of a
     sweep are used by default. `measured`, a record of `dyndet bench load`, is compared with the estimate.
 
-    Raises InputError for a source without measurements, TargetOutOfReachError if even idle replicas break the promise.
+    Raises InputError for a rate that is not from `LEAST_RATE` to `MOST_RATE` and for a source without measurements,
+    TargetOutOfReachError if even idle replicas break the promise.
     """
-    if not (math.isfinite(request_rate) and request_rate > 0):
-        raise InputError(f"the request rate must be a positive number of requests a second, got {request_rate}")
+    if not LEAST_RATE <= request_rate <= MOST_RATE:  # true for NaN
+        raise InputError(
+            f"the request rate must be from {LEAST_RATE} to {MOST_RATE:,} requests a second, not {request_rate:g}"
+        )
     if not 0 <= margin < 1:
         raise InputError(f"the margin must be from 0 to below 1, not {margin}")
     target = parse_target(promise)

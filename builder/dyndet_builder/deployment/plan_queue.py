@@ -87,12 +87,14 @@ def _mixed(replica: Replica, share: float) -> Replica:
 def fewest(queue: Queue, limit: float) -> int:
     """The fewest replicas within the limit. With more replicas, requests never wait longer, so bisection finds them."""
     low, high = queue.least - 1, queue.least
-    while queue.promised_ms(high) > limit:
-        if high > _MOST_REPLICAS:
+    while high > _MOST_REPLICAS or queue.promised_ms(high) > limit:
+        if high >= _MOST_REPLICAS:
             raise TargetOutOfReachError(
-                f"the promise needs more than {_MOST_REPLICAS} replicas; it leaves no time for requests to wait"
+                f"{queue.rate:g} requests a second within {limit:.4g} ms ({queue.statistic.name}) need more than "
+                f"{_MOST_REPLICAS:,} replicas, which is as far as a plan goes; give a lower request rate or a longer "
+                "promise, or send fewer images to detector 2"
             )
-        low, high = high, 2 * high
+        low, high = high, min(2 * high, _MOST_REPLICAS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if queue.promised_ms(middle) <= limit else (middle, high)

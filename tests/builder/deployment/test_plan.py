@@ -222,7 +222,10 @@ def test_an_ap_floor_is_the_lowest_hard_share_that_has_it(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"request_rate": 0.0}, "request rate"),
+        *(
+            ({"request_rate": rate}, "request rate must be from 0.001 to 1,000,000 requests a second, not")
+            for rate in (0.0, 1e-300, 1e30, float("inf"), float("nan"))
+        ),
         ({"promise": "50%"}, "not a latency"),
         ({"promise": "throughput:9/s"}, "not a latency"),
         ({"margin": 1.0}, "margin"),
@@ -258,6 +261,13 @@ def test_a_promise_that_idle_replicas_break_is_out_of_reach(
     words = ["deploy", "plan", str(repository), "--request-rate", "1", "--promise", "p99:12ms"]
     assert run(dyndet, words) == 3
     assert capsys.readouterr().err.startswith("Error: even idle replicas")
+
+
+def test_more_replicas_than_a_plan_counts_are_out_of_reach(repository: Path) -> None:
+    with pytest.raises(
+        TargetOutOfReachError, match=r"1e\+06 requests a second within .* need more than 10,000 replicas"
+    ):
+        plan(repository, request_rate=1e6, promise="p99:30ms")
 
 
 def test_the_command_says_what_it_assumes(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
