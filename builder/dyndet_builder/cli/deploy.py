@@ -83,6 +83,12 @@ command.add_command(rollback_command)
 @click.option(
     "--client-shm", "client_shared_memory", is_flag=True, help="Let clients on the same machine use shared memory."
 )
+@click.option(
+    "--http-inference/--no-http-inference",
+    default=_DEFAULTS.http_inference,
+    show_default=True,
+    help="Whether clients without the admin key get answers over HTTP; over gRPC they do.",
+)
 @click.option("--startup-s", type=int, help="Seconds to load the models.  [default: 180; 1200 if engines are built]")
 @click.option(
     "--exit-timeout-s",

@@ -75,6 +75,11 @@ _READABLE = (
     help="Require no key, though other machines can reach the --host: whoever reaches it can then load models.",
 )
 @click.option(
+    "--no-http-inference",
+    is_flag=True,
+    help="Answer no requests over HTTP, which a small request can end Triton 2.51 by; health and metadata stay open.",
+)
+@click.option(
     "--log-file",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Append the server's log to this file.  [default: no log]",
@@ -124,6 +129,7 @@ def command(
     expose: bool,
     admin_key_file: Path | None,
     open_admin: bool,
+    no_http_inference: bool,
     log_file: Path | None,
     log_verbose: int,
     model_control: ModelControl,
@@ -188,6 +194,7 @@ def command(
             ports=ports,
             host=host,
             open_admin=open_admin,
+            http_inference=not no_http_inference,
             log_verbose=log_verbose,
             model_control=model_control,
             gpus=gpus,
@@ -215,6 +222,7 @@ def command(
         expose=expose,
         admin_key=key,
         open_admin=open_admin,
+        http_inference=not no_http_inference,
         log_file=log_file,
         log_verbose=log_verbose,
         model_control=model_control,
@@ -237,7 +245,7 @@ def command(
         click.echo(
             f"Serving {repository}: {', '.join((*server.detectors, *encoded)) or 'no dyndet detector'}\n"
             f"  gRPC     {server.grpc_url}\n"
-            f"  HTTP     http://{server.http_url}\n"
+            f"  HTTP     http://{server.http_url}{' (no inference)' if no_http_inference else ''}\n"
             f"  metrics  {server.metrics_url}\n"
             f"{_admin(where)}Next: {_next(server, model_control, where)}"
         )

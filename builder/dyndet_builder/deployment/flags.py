@@ -11,6 +11,7 @@ from dyndet_builder.deployment.options import DeployOptions
 from dyndet_builder.quoting import dollars, shell
 from dyndet_builder.repository.rendered import Rendered
 from dyndet_builder.server.admin import (
+    INFERENCE,
     KEY_REFERENCE,
     RESTRICTED,
     SHARED_MEMORY,
@@ -50,7 +51,7 @@ def server_flags(
         *_client_shared_memory(options),
         *(tracing.arguments if tracing else ()),
     )
-    keyed = (argument.removesuffix(KEY_REFERENCE) for argument in restricting_arguments(restricted(options)))
+    keyed = (argument.removesuffix(KEY_REFERENCE) for argument in _restricting(options))
     return (*map(Flag, plain), *(Flag(text, keyed=True) for text in keyed))
 
 
@@ -64,6 +65,10 @@ def _loaded(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
 def restricted(options: DeployOptions) -> tuple[str, ...]:
     """Triton's names of the endpoints that need the admin key."""
     return RESTRICTED if options.client_shared_memory else (*RESTRICTED, SHARED_MEMORY)
+
+
+def _restricting(options: DeployOptions) -> tuple[str, str]:
+    return restricting_arguments(restricted(options), over_http=() if options.http_inference else (INFERENCE,))
 
 
 def _metrics_arguments(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:

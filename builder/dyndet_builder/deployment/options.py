@@ -74,6 +74,8 @@ class DeployOptions:
     """Kubernetes Secret whose `key` opens the administrative endpoints; None: `name` with -admin"""
     client_shared_memory: bool = False
     """whether clients on the same machine can pass images in shared memory"""
+    http_inference: bool = True
+    """whether clients get answers over HTTP without the admin key; gRPC stays open"""
     startup_s: int | None = None
     """time for a replica to load its models; None: 180 s, or 1200 s if it builds engines"""
     exit_timeout_s: int = 30

@@ -26,6 +26,10 @@ RESTRICTED = ("model-repository", "logging", "trace")
 """endpoints that no client needs; health, metadata, configuration, statistics and inference stay open"""
 SHARED_MEMORY = "shared-memory"
 """the endpoints with which clients let the server map their memory"""
+INFERENCE = "inference"
+"""the endpoints that answer requests, over HTTP: Triton 2.51 ends there on a request that claims a huge shape"""
+INFERENCE_HEADER = "dyndet-inference"
+"""header with the key for inference over HTTP of a server that has no administrative key"""
 KEY_REFERENCE = f"$({ADMIN_VARIABLE})"
 """stands for the key in `restricting_arguments`, as Kubernetes expands it"""
 
@@ -35,10 +39,22 @@ _KEY = re.compile(f"{_CHARACTERS}{{{_LEAST},{_MOST}}}")
 _MOST_BYTES = 4096
 
 
-def restricting_arguments(endpoints: Sequence[str]) -> tuple[str, str]:
-    """Triton's flags that make these endpoints require the key; `KEY_REFERENCE` stands for it."""
-    required = f"{','.join(endpoints)}:{ADMIN_HEADER}={KEY_REFERENCE}"
-    return f"--http-restricted-api={required}", f"--grpc-restricted-protocol={required}"
+def restricting_arguments(endpoints: Sequence[str], *, over_http: Sequence[str] = ()) -> tuple[str, str]:
+    """Triton's flags that make these endpoints require the key; `KEY_REFERENCE` stands for it.
+
+    `over_http` are further ones that need it over HTTP alone.
+    """
+    key = f"{ADMIN_HEADER}={KEY_REFERENCE}"
+    over_grpc = ",".join(endpoints)
+    return (
+        f"--http-restricted-api={','.join((*endpoints, *over_http))}:{key}",
+        f"--grpc-restricted-protocol={over_grpc}:{key}",
+    )
+
+
+def closing_argument(key: str) -> str:
+    """Triton's flag that closes inference over HTTP to all who do not know this key, before a request is read."""
+    return f"--http-restricted-api={INFERENCE}:{INFERENCE_HEADER}={key}"
 
 
 def with_key_from_shell(argument: str) -> str:

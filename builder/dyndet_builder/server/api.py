@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynamicdet.errors import ServerError
-from dyndet_builder.server.admin import http_headers
+from dyndet_builder.server.admin import INFERENCE_HEADER, http_headers
 
 _TIMEOUT_S = 2.0
 _LOAD_S = 1800.0
@@ -23,11 +23,12 @@ _LARGEST = 16 << 20
 class TritonApi:
     """A server at `host:port`, its HTTP endpoint. Every method but `ready` raises OSError if it does not answer.
 
-    `admin_key` opens the administrative endpoints of a server that restricts them.
+    `admin_key` opens the administrative endpoints of a server that restricts them, `inference_key` inference over HTTP.
     """
 
-    def __init__(self, address: str, *, admin_key: str | None = None) -> None:
+    def __init__(self, address: str, *, admin_key: str | None = None, inference_key: str | None = None) -> None:
         self._admin = http_headers(admin_key)
+        self._inference = {} if inference_key is None else {INFERENCE_HEADER: inference_key}
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
 
@@ -58,7 +59,7 @@ class TritonApi:
     def infer(self, model: str, request: Mapping[str, Any], tensors: bytes, *, timeout_s: float) -> tuple[int, str]:
         """Send a request, its tensors in binary form; the HTTP status and, unless it is 200, the reason."""
         header = json.dumps(request).encode()
-        headers = {"Inference-Header-Content-Length": str(len(header))}
+        headers = {"Inference-Header-Content-Length": str(len(header)), **self._inference}
         path = f"/v2/models/{model}/infer"
         status, answer = self.ask("POST", path, header + tensors, headers=headers, timeout_s=timeout_s)
         return status, "" if status == 200 else _reason(answer)

@@ -20,6 +20,7 @@ from dyndet_builder.server.admin import (
     ADMIN_VARIABLE,
     RESTRICTED,
     SHARED_MEMORY,
+    closing_argument,
     restricting_arguments,
     with_key_from_shell,
 )
@@ -28,6 +29,8 @@ from dyndet_builder.server.tracing import Tracing
 from dyndet_builder.server.triton import DEFAULT_PORTS
 
 _MIB = 1 << 20
+_RANDOM = "$(od -An -N24 -tx1 /dev/urandom | tr -dc 0-9a-f)"
+"""a new key, for the container's shell"""
 # Smallest sizes for an explicit server, whatever it loads later, for full batches of the default rendering. The pools
 # are reserved on the GPU and the host, so they fit the largest published network in half precision. /dev/shm is only a
 # limit, so it also fits that network in single precision.
@@ -40,6 +43,7 @@ def docker_command(
     ports: Mapping[str, int],
     host: str = "127.0.0.1",
     open_admin: bool = False,
+    http_inference: bool = True,
     log_verbose: int = 0,
     model_control: str = "none",
     gpus: Collection[int] = (),
@@ -55,6 +59,8 @@ def docker_command(
 
     If other machines can reach `host`, the administrative endpoints require the key that `ADMIN_VARIABLE` holds when
     the command runs, unless `open_admin` is true.
+
+    Without `http_inference`, nobody gets answers over HTTP: the container makes a key that it tells nobody.
 
     The collector of `tracing` must be one that the container reaches.
 
@@ -90,7 +96,9 @@ def docker_command(
     verbose = (f"--log-verbose={log_verbose}",) if log_verbose else ()
     traced = tracing.arguments if tracing else ()
     options = [*needs.arguments(used), *FORWARDING, *engines, *control, *verbose, *traced]
-    restricted = restricting_arguments((*RESTRICTED, SHARED_MEMORY)) if restricts else ()
+    restricted: tuple[str, ...] = restricting_arguments((*RESTRICTED, SHARED_MEMORY)) if restricts else ()
+    if not http_inference:
+        restricted = (*restricted, closing_argument(_RANDOM))
     with_key = (f'"{with_key_from_shell(argument)}"' for argument in restricted)
     serve = " ".join([quoted(["exec", "tritonserver", "--model-repository=/models", *options]), *with_key])
     installed = release.packages(

@@ -50,7 +50,7 @@ class Health:
 
     def __init__(self, server: TritonServer, patience: Patience) -> None:
         self._server, self._patience = server, patience
-        self._api = TritonApi(server.http_url, admin_key=server.options.admin_key)
+        self._api = TritonApi(server.http_url, admin_key=server.options.admin_key, inference_key=server.inference_key)
         metrics = urllib.parse.urlsplit(server.metrics_url)
         self._metrics = TritonApi(metrics.netloc)
         self._fixed = server.options.model_control == "none"

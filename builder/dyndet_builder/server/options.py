@@ -61,6 +61,8 @@ class ServerOptions:
     """what the administrative endpoints require; None: they are open, which a host on this machine alone can be"""
     open_admin: bool = False
     """consent to administrative endpoints that are open to other machines"""
+    http_inference: bool = True
+    """whether clients get answers over HTTP; False: only the health checks of dyndet do, and clients use gRPC"""
     log_file: Path | None = None
     """gets the log appended; None: the log goes to a file that is removed when the server stops"""
     log_verbose: int = 0

@@ -14,7 +14,14 @@ from dynamicdet.errors import DyndetError, ServerError
 from dyndet_bench.measuring.served import Served, served_detectors
 from dyndet_builder.engines.record import check_engines_here
 from dyndet_builder.repository.rendered import read_repository
-from dyndet_builder.server.admin import RESTRICTED, SHARED_MEMORY, grpc_headers, restricting_arguments
+from dyndet_builder.server.admin import (
+    RESTRICTED,
+    SHARED_MEMORY,
+    closing_argument,
+    grpc_headers,
+    new_key,
+    restricting_arguments,
+)
 from dyndet_builder.server.api import TritonApi
 from dyndet_builder.server.embedded import find_server
 from dyndet_builder.server.ending import signal_name
@@ -57,6 +64,8 @@ class TritonServer:
         self._killable: ServerProcess | None = None
         """also while it is being stopped"""
         self._was_ready = False
+        self.inference_key = None if self._options.http_inference else new_key()
+        """what inference over HTTP requires, if clients do not get it"""
         self.detectors: tuple[str, ...] = ()
         """names of the dyndet detectors that were warmed up"""
         self.answers_s: dict[str, float] = {}
@@ -249,6 +258,7 @@ class TritonServer:
             f"--log-verbose={options.log_verbose}",
             f"--model-control-mode={options.model_control}",
             *(() if options.admin_key is None else restricting_arguments((*RESTRICTED, SHARED_MEMORY))),
+            *(() if self.inference_key is None else (closing_argument(self.inference_key),)),
             *(() if options.tracing is None else options.tracing.arguments),
             *options.extra_arguments,
         ]

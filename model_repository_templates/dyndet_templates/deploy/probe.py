@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import re
 import struct
 import sys
@@ -36,6 +37,7 @@ _REASON = re.compile(r'reason="(\w+)"')
 _OVERLOAD = {"CANCELED", "REJECTED"}  # the caller gave up, or the queue was full: not the model's fault
 _REFUSED = {"bad_request", "cancelled", "refused", "overloaded"}  # errors of a detector that works
 _ENCODED = "_encoded"
+_KEY = "DYNDET_ADMIN_KEY"
 _STUB = b"triton_python_backend_stub"
 
 
@@ -87,6 +89,8 @@ class Server:
         }
         text = json.dumps(head).encode()
         headers = {"Inference-Header-Content-Length": str(len(text)), "Content-Type": "application/octet-stream"}
+        if key := os.environ.get(_KEY):  # a server may restrict inference over HTTP
+            headers["dyndet-admin"] = key
         path, about = f"/v2/models/{detector}/infer", f"the {_ROUTES[threshold]} route of {detector}"
         answer = _ask(self.http_port, path, text + data, headers, about=about, within_s=within_s)
         outputs = {output["name"]: output["data"] for output in json.loads(answer)["outputs"]}

@@ -275,16 +275,20 @@ def test_serve_command_says_where_and_stops_on_ctrl_c(tmp_path: Path) -> None:
 
 
 def test_a_key_opens_the_administrative_endpoints_and_only_the_server_shows_it(tmp_path: Path) -> None:
-    """Its pictures are for this user alone: the mode of all shared memory is 0600."""
+    """Its pictures are for this user alone: the mode of all shared memory is 0600.
+
+    Without inference over HTTP, a request that would end this server is refused before its shape is read.
+    """
     repository = _repository(tmp_path / "models", _DOUBLE)
     log, file, key, token = tmp_path / "log", tmp_path / "key", "0123456789+abc/DEF=", "token of a client"
     file.write_text(f"{key}\n")
     file.chmod(0o600)
-    options = ("--admin-key-file", str(file), "--log-file", str(log), "--log-verbose", "1")
+    options = ("--admin-key-file", str(file), "--log-file", str(log), "--log-verbose", "1", "--no-http-inference")
     with _serve(repository, *options, DYNDET_ADMIN_KEY="another-key-0123456789", DYNDET_TOKEN=token) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(6)]
-        address = lines[2].rpartition("//")[2].strip()
+        address, closed = lines[2].rpartition("//")[2].split(maxsplit=1)
+        assert closed == "(no inference)\n"
         with_key, without = TritonApi(address, admin_key=key), TritonApi(address)
         assert with_key.models() == {"double"}
         with pytest.raises(ServerError, match="restricted"):
@@ -292,6 +296,10 @@ def test_a_key_opens_the_administrative_endpoints_and_only_the_server_shows_it(t
         for path in ("logging", "trace/setting", "systemsharedmemory/status"):
             assert without.ask("GET", f"/v2/{path}")[0] == 403
             assert with_key.ask("GET", f"/v2/{path}", headers={"dyndet-admin": key})[0] == 200
+        huge = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[99999999999,320,320,3],"data":[]}]}'
+        for api in (with_key, without):
+            assert api.ask("POST", "/v2/models/double/infer", huge, headers={"dyndet-admin": key})[0] == 403
+        assert without.ask("GET", "/v2/models/double")[0] == 200
         serve = psutil.Process(process.pid)
         guard, *others = serve.children(recursive=True)
         assert [one.name() for one in (serve, guard, *others) if key in " ".join(one.cmdline())] == ["tritonserver"]

@@ -94,7 +94,8 @@ def _detector(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Watched]:
     repository = _detector(tmp_path_factory.mktemp("watched"))
-    options = ServerOptions(stop_timeout_s=0, log_file=repository.parent / "log")
+    # Health is asked over HTTP, also where clients get no answers there.
+    options = ServerOptions(stop_timeout_s=0, log_file=repository.parent / "log", http_inference=False)
     with TritonServer(repository, options) as server:
         one, stop = _Watched(server, repository / "toy" / "1"), threading.Event()
         supervisor = Supervisor(server=server, patience=_QUICK, restarts=_OFTEN, say=one.said.append)
