@@ -9,10 +9,9 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from backlog import Job  # type: ignore[import-not-found]
 from lanes import Lane, Promises  # type: ignore[import-not-found]
+from refusals import PROBE  # type: ignore[import-not-found]
 from terms import MOST_URGENT, Terms  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
-
-PROBE = "dyndet_probe"
 
 
 @dataclass(eq=False)

@@ -30,13 +30,14 @@ except ModuleNotFoundError as error:
     ) from error
 
 from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
-from asked import PROBE, Asked, job_of, threshold_of  # type: ignore[import-not-found]
+from asked import Asked, job_of, threshold_of  # type: ignore[import-not-found]
 from backlog import Job  # type: ignore[import-not-found]
 from counting import CountingThread, FailedRequests, QueueLength  # type: ignore[import-not-found]
 from lanes import Lane, Promises  # type: ignore[import-not-found]
 from load import Refusal  # type: ignore[import-not-found]
 from pictures import Fitted, bound_free_memory, is_slow, open_file, simplejpeg  # type: ignore[import-not-found]
 from refusals import (  # type: ignore[import-not-found]
+    PROBE,
     RequestError,
     error_of_call,
     overloaded_by,

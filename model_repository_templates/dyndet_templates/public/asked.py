@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backlog import Job  # type: ignore[import-not-found]
+from refusals import PROBE  # type: ignore[import-not-found]
 from terms import Terms  # type: ignore[import-not-found]
 from tracing import Trace  # type: ignore[import-not-found]
 from waiting import Waiting  # type: ignore[import-not-found]
@@ -17,7 +18,6 @@ DUE = 0
 """the value of the output `route` of an image that detector 1 has answered by its own picture, and that is hard: the
 caller sends the picture of detector 2 with the difficulty, and the answer to that call is what counts"""
 ROUTE_NAMES = {EASY: "easy", HARD: "hard", FALLBACK: "fallback", DEGRADED: "degraded"}
-PROBE = "dyndet_probe"
 
 
 @dataclass(frozen=True)

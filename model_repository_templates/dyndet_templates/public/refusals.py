@@ -45,6 +45,10 @@ STATUSES = {
 }
 """Every code, and the name of the status that Triton sends with it (`TritonError.INVALID_ARG`, ...)."""
 
+PROBE = "dyndet_probe"
+"""the parameter that marks a request as a probe"""
+_LONGEST_SHOWN = 60
+"""characters of a client's value that an error repeats"""
 _LONGEST_SENTENCE = 1000
 """Characters. gRPC sends it as metadata, of which clients accept 16 kB, and a character can take 12 bytes there."""
 _CODED = re.compile(r"dyndet/([a-z-]+): (.*)", re.DOTALL)
@@ -112,14 +116,29 @@ def overloaded_by(refusal: Any, within_s: float) -> RequestError:
 
 
 def read_parameters(request: Any) -> dict[str, Any]:
-    """The parameters of a request. Raises RequestError if they, or its id, are not text of Unicode."""
+    """The parameters of a request.
+
+    Raises RequestError if they, or its id, are not text of Unicode, or if its mark as a probe is not true or false.
+    """
     try:
         request.request_id()
         found: dict[str, Any] = json.loads(request.parameters() or "{}")
     except UnicodeDecodeError as error:
         raise RequestError("bad-parameter", "a parameter of the request, or its id, is not UTF-8") from error
     # Triton forwards headers as they were written, and their names have no case.
-    return {name.lower() if name[:7].lower() == "dyndet_" else name: value for name, value in found.items()}
+    found = {name.lower() if name[:7].lower() == "dyndet_" else name: value for name, value in found.items()}
+    if PROBE in found:
+        found[PROBE] = _switch(PROBE, found[PROBE])
+    return found
+
+
+def _switch(name: str, value: Any) -> bool:
+    """A parameter that is true or false; forwarded headers are text."""
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise RequestError("bad-parameter", f"{name} must be true or false, not {ascii(value)[:_LONGEST_SHOWN]}")
+    return value
 
 
 def error_of_call(called: str, text: str) -> RequestError:

@@ -22,8 +22,8 @@ from refusals import RequestError  # type: ignore[import-not-found]
 
 DEADLINE_MS, PRIORITY, TENANT, WAITED_US = "dyndet_deadline_ms", "dyndet_priority", "dyndet_tenant", "dyndet_waited_us"
 MOST_URGENT = 9
-_LONGEST_MS = 1e9
-_DECIMAL = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})?")
+_LONGEST_MS = 10**9
+_DECIMAL = re.compile(r"[0-9]{1,13}(\.[0-9]{1,10})?")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LONGEST_SHOWN = 60
 """characters of a client's text that an error repeats"""
@@ -49,10 +49,11 @@ def read_terms(parameters: Mapping[str, Any]) -> Terms:
     """The terms in a request's parameters. Raises RequestError for values that are not accepted."""
     if not (parameters.keys() & {DEADLINE_MS, PRIORITY, TENANT, WAITED_US}):
         return _NONE
-    deadline_ms = _number(parameters, DEADLINE_MS, "a number of milliseconds above 0")
+    accepted = f"a number of milliseconds above 0 and at most {_LONGEST_MS}"
+    deadline_ms = _number(parameters, DEADLINE_MS, accepted)
     if deadline_ms is not None and not 0 < deadline_ms <= _LONGEST_MS:
-        raise _refused(parameters, DEADLINE_MS, "a number of milliseconds above 0")
-    waited_us = _number(parameters, WAITED_US, "a whole number of microseconds")
+        raise _refused(parameters, DEADLINE_MS, accepted)
+    waited_us = _number(parameters, WAITED_US, f"a whole number of microseconds from 0 to {_LONGEST_MS * 1000}")
     return Terms(
         None if deadline_ms is None else deadline_ms / 1e3,
         _priority(parameters),
@@ -65,8 +66,9 @@ def _number(parameters: Mapping[str, Any], name: str, accepted: str) -> float | 
     value = parameters.get(name)
     if value is None:
         return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LONGEST_MS * 1e3
-    if not (is_number or (isinstance(value, str) and _DECIMAL.fullmatch(value))):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LONGEST_MS * 1000
+    is_text = isinstance(value, str) and _DECIMAL.fullmatch(value) and float(value) <= _LONGEST_MS * 1000
+    if not (is_number or is_text):
         raise _refused(parameters, name, accepted)
     return float(value)
 
