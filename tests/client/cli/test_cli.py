@@ -84,6 +84,28 @@ def test_bad_options_are_refused_before_the_server_is_asked(arguments, picture, 
     assert "Error: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("deadline", ["0ms", "1e30s", "100000000000s"])
+def test_a_deadline_out_of_range_is_not_called_one_without_a_unit(deadline, picture, capsys) -> None:
+    assert run(dyndet, ["detect", str(picture), "--deadline", deadline]) == 2
+    assert f"--deadline must be above 0 and at most 1000000s, not '{deadline}'" in capsys.readouterr().err
+
+
+def test_a_video_beside_pictures_does_not_stop_a_folder_where_videos_cannot_be_read(picture, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    folder, clip = tmp_path / "folder", tmp_path / "folder" / "clip.mp4"
+    folder.mkdir()
+    clip.touch()
+    for paths in ([folder], [clip, picture]):  # nothing else in it, or asked for by name
+        with pytest.raises(MissingExtraError, match="needs PyAV"):
+            find_sources(paths, recursive=False)
+    shutil.copy(picture, folder)
+    video, still = sorted(find_sources([folder], recursive=False), key=lambda source: not source.is_video)
+    assert expected_count([video, still], 1) == 2
+    with pytest.raises(MissingExtraError, match=r"clip\.mp4 needs PyAV"):
+        list(read_pictures(video, every=1))
+    assert len(list(read_pictures(still, every=1))) == 1
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5"])
 def test_timeouts_are_positive_numbers(timeout) -> None:
     with pytest.raises(InputError, match="timeout"):
