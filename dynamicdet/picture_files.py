@@ -114,6 +114,12 @@ def open_picture(data: bytes, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> 
     )
 
 
+def kind_of(start: bytes) -> str | None:
+    """The format of a file by its first bytes, for messages; None if dyndet accepts none that starts so."""
+    found = next((kind for kind, (pattern, _) in _FORMATS.items() if pattern.match(start)), None)
+    return None if found is None else _SHOWN.get(found, found)
+
+
 def check_bytes(size: int, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> None:
     """Raise PictureTooLargeError if a file has too many bytes."""
     if size > max_bytes:

@@ -139,7 +139,9 @@ def read_boxes(
     right &= (np.abs(boxes) <= LARGEST_COORDINATE).all(axis=1)  # False for NaN
     for index in np.flatnonzero(~right).tolist():
         findings.add(
-            "box", f"{name(index)} has the box {shown(column[index])}; a box is four numbers: x, y, width, height"
+            "box",
+            f"{name(index)} has the box {shown(column[index])}; a box is four numbers: x, y, width, height, each from "
+            f"-{LARGEST_COORDINATE:.0f} to {LARGEST_COORDINATE:.0f}",
         )
     return np.where(right[:, None], boxes, 0.0), right
 

@@ -27,7 +27,7 @@ FAULTS: Mapping[str, str] = {
     "size": "sizes that are not whole numbers above 0",
     "image": "objects of unknown images",
     "category": "objects of unknown categories",
-    "box": "boxes that are not four finite numbers",
+    "box": "boxes that are not four numbers of an accepted size",
     "crowd": "crowd flags that are not 0 or 1",
     "shares": "boxes in shares of the picture instead of pixels",
     "corners": "boxes with two corners instead of x, y, width, height",

@@ -7,6 +7,7 @@ user trusts the pictures. The file of a picture may also say (EXIF) that viewers
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +22,14 @@ from dynamicdet.datasets.annotations import CocoFiles
 from dynamicdet.datasets.objects import ObjectTable
 from dynamicdet.errors import InputError, PictureTooLargeError
 from dynamicdet.images import read_image
-from dynamicdet.picture_files import FORMATS
+from dynamicdet.picture_files import ACCEPTED, FORMATS, MAX_PIXELS, kind_of
 from dynamicdet.text import printable
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _MOST_THREADS = 8
+_START = 64
+"""bytes that tell the format of a file"""
+_PIXELS = re.compile(r"\((\d+) pixels\)")  # in Pillow's errors
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,33 @@ def read_frame(path: Path) -> Frame:
                 width, height = int(image.tag_v2[256]), int(image.tag_v2[257])  # type: ignore[attr-defined]
             orientation = _orientation(image, path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureTooLargeError(f"{printable(path)} has too many pixels") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise InputError(f"{printable(path)} cannot be read: {printable(error.strerror)}") from error
-        raise InputError(f"{printable(path)} is not a picture; accepted are {', '.join(FORMATS)}") from error
+        pixels = _PIXELS.search(str(error))
+        found = f"{int(pixels[1]):,} pixels, " if pixels else ""
+        raise PictureTooLargeError(
+            f"{printable(path)}: too large, {found}above the limit of {MAX_PIXELS:,} pixels; resize it"
+        ) from error
     except Exception as error:  # a damaged header may raise any error in Pillow's readers
-        raise InputError(f"{printable(path)} is not a picture; accepted are {', '.join(FORMATS)}") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"{printable(path)} cannot be read: {printable(error.strerror)}") from error
+        raise _of_content(path) from error
     shown = (height, width) if orientation in _TURNED else (width, height)
     return Frame(*shown, width, height, orientation)
+
+
+def _of_content(path: Path) -> InputError:
+    """Why Pillow found no picture: a damaged one is told from other files by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            kind = kind_of(file.read(_START))
+    except OSError as error:
+        return InputError(f"{printable(path)} cannot be read: {printable(error.strerror)}")
+    if kind is None:
+        return InputError(f"{printable(path)} is not a picture; accepted are {ACCEPTED}")
+    return _DamagedError(f"{printable(path)}: damaged or cut off; its first bytes are those of a {kind}")
+
+
+class _DamagedError(InputError):
+    """A picture that is damaged or cut off."""
 
 
 def _orientation(image: Image.Image, path: Path) -> int:
@@ -148,6 +170,8 @@ def look(
         frame = read_frame(path)
     except PictureTooLargeError as error:
         return NO_FRAME, Fault("large", str(error))
+    except _DamagedError as error:
+        return NO_FRAME, Fault("damaged", str(error))
     except InputError as error:
         return NO_FRAME, Fault("unreadable" if "cannot be read" in str(error) else "no picture", str(error))
     if not whole:

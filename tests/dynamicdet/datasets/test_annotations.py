@@ -42,6 +42,7 @@ def _all(entries: list[dict[str, Any]], **changes: Callable[[Any], Any]) -> None
         ("box", "a box is four numbers", lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 4, 0.9])),
         ("box", "a box is four numbers", lambda c: c["annotations"][0].update(bbox=["1", "2", "3", "4"])),
         ("box", "a box is four numbers", lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**400])),
+        ("box", "from -1000000000 to 1000000000", lambda c: c["annotations"][0].update(bbox=[1e308] * 4)),
         ("crowd", "iscrowd 2; it is 0 or 1", lambda c: c["annotations"][0].update(iscrowd=2)),
         ("size", "size 'wide' x 30; a size is two whole numbers", lambda c: c["images"][0].update(width="wide")),
         ("size", "has the size 40 x 0", lambda c: c["images"][0].update(height=0)),

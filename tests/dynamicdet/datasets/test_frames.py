@@ -155,6 +155,22 @@ def test_files_that_are_no_whole_pictures_are_told_apart(tmp_path: Path) -> None
             read_dataset(folder, 32)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_picture_without_its_end_or_with_too_many_pixels_is_named_as_in_a_detection(
+    fast: bool, tmp_path: Path
+) -> None:
+    folder = write_tiny_data(tmp_path)
+    picture = folder / "images" / "2.png"
+    picture.write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF")
+    (found,) = check_data(folder, fast=fast)[0].findings
+    said = "2.png: damaged or cut off; its first bytes are those of a JPEG"
+    assert found.kind == "damaged" and said in found.examples[0]
+    picture.write_bytes(b"P6 20000 20000 255\n")
+    (found,) = check_data(folder, fast=fast)[0].findings
+    said = "too large, 400,000,000 pixels, above the limit of 89,478,485 pixels"
+    assert found.kind == "large" and said in found.examples[0]
+
+
 def test_every_kind_of_picture_is_accepted(tmp_path: Path) -> None:
     """16 bits, CMYK, palettes, animations: as `read_image` reads them."""
     content = tiny_content()
