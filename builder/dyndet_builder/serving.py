@@ -12,6 +12,7 @@ from typing import Any
 from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.errors import InputError
 from dynamicdet.files import scratch_folder
+from dynamicdet.pictures import pictures_in
 from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import Eager, Mix, ServingRecord, measure_serving
 from dyndet_bench.measuring.journal import JournalFolder
@@ -62,6 +63,7 @@ def compare_serving(
     Raises InputError, ServerError, MissingExtraError.
     """
     described = read_bundle(bundle)
+    pictures_in(images)  # raises its error now, before anything is computed
     options = options or RenderOptions()
     accuracy: dict[Mix, float] = {}
     if data is not None:

@@ -85,6 +85,7 @@ def choose_topology(
     load = load or Load()
     perf_analyzer = find_perf_analyzer()
     detector = options.name or read_bundle(bundle).name
+    chosen = spread(pictures_in(images), _IMAGES)
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder("topology"))
         progress("serve both topologies", 0, 1)
@@ -99,7 +100,6 @@ def choose_topology(
             for topology, name in names.items()
         }
         progress("serve both topologies", 1, 1)
-        chosen = spread(pictures_in(images), _IMAGES)
         workload = stack.enter_context(Workload(read_letterboxed(chosen, served["bls"].detector.fit)))
         requests = max(load.concurrency, -(-len(workload) // load.batch))
         closed_loop = replace(load, request_rate=None)

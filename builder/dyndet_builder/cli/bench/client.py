@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from dynamicdet.errors import InputError
+from dynamicdet.pictures import pictures_in
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
 from dyndet_builder.cli.measurements import check_complete, measurement_options, rounds_of, show_origin
@@ -57,6 +58,7 @@ def command(
 
     if (repository is None) == (url is None):
         raise InputError("give either a model repository, which is then served, or the --url of a server")
+    pictures_in(images)  # raises its error now, before a server starts
     model = detector_of(repository, model)
     with ExitStack() as stack:
         show = stack.enter_context(step_bars())

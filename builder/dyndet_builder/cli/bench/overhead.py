@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
+from dynamicdet.pictures import pictures_in
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
 from dyndet_builder.cli.measurements import check_complete, measurement_options, rounds_of, show_origin
@@ -60,6 +61,7 @@ def command(
     from dyndet_builder.server.triton import TritonServer
 
     check_metrics_url(metrics_url, url)
+    pictures_in(images)  # raises its error now, before a server starts
     rendered = read_rendered(repository, model=model)
     with ExitStack() as stack:
         show = stack.enter_context(step_bars())

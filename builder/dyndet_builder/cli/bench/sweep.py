@@ -12,6 +12,7 @@ from rich.table import Table
 from dynamicdet.aliases import Progress
 from dynamicdet.cache import cache_folder
 from dynamicdet.errors import InputError
+from dynamicdet.pictures import pictures_in
 from dyndet_bench.measuring.attempts import Missing
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.report.facts import Facts
@@ -97,6 +98,7 @@ def command(
 
     if (repository is None) == (url is None):
         raise InputError("give either a model repository, which is then served, or the --url of a server")
+    pictures_in(images)  # raises its error now, before a server starts
     check_metrics_url(metrics_url, url)
     plan = SweepPlan(
         hard_shares=hard_shares,
