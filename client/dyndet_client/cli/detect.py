@@ -16,7 +16,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from dynamicdet.aliases import UInt8Array
-from dynamicdet.errors import DyndetError, InputError, ServerError
+from dynamicdet.errors import DyndetError, InputError, MissingExtraError, ServerError
 from dynamicdet.text import printable
 from dyndet_client.cli.durations import read_duration
 from dyndet_client.cli.headers import read_headers
@@ -191,7 +191,7 @@ class _Pictures:
                 for picture in read_pictures(source, every=self._every):
                     self.waiting.append(picture)
                     yield picture.pixels
-            except InputError as error:
+            except (InputError, MissingExtraError) as error:
                 self.unreadable += 1
                 self.console.print(f"Error: {printable(error)}", soft_wrap=True)
 

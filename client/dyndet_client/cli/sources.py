@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamicdet.aliases import UInt8Array
-from dynamicdet.errors import InputError
+from dynamicdet.errors import InputError, MissingExtraError
 from dynamicdet.images import SUFFIXES as PICTURE_SUFFIXES
 from dynamicdet.images import read_image
 from dyndet_client.cli import video
@@ -49,7 +49,7 @@ def find_sources(paths: Sequence[Path], *, recursive: bool, every: int = 1) -> l
 
     A file in a folder is known by its suffix; one that was named counts as a picture unless its suffix is a video's.
     Raises InputError for what does not exist and for folders without pictures, MissingExtraError for videos without
-    PyAV.
+    PyAV, unless a folder has them beside pictures: they are refused when it is their turn.
     """
     if every < 1:
         raise InputError(f"--every must be at least 1, not {every}")
@@ -61,8 +61,9 @@ def find_sources(paths: Sequence[Path], *, recursive: bool, every: int = 1) -> l
             raise InputError(f"{path} does not exist")
         else:
             sources.append(_source(path))
+    only_videos = all(source.is_video for source in sources)
     for source in sources:
-        if source.is_video:
+        if source.is_video and (only_videos or source.path in paths):
             video.check_installed(source.path)
             break
     return sources
@@ -86,7 +87,7 @@ def expected_count(sources: Sequence[Source], every: int) -> int | None:
     for source in sources:
         count: int | None = 1
         if source.is_video and source.path.is_file():
-            with suppress(InputError), video.VideoReader(source.path, every=every) as reader:
+            with suppress(InputError, MissingExtraError), video.VideoReader(source.path, every=every) as reader:
                 count = reader.expected_frames
         if count is None:
             return None

@@ -1,6 +1,7 @@
 """`dyndet detect` without a server, and what importing the client costs."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dynamicdet.errors import MissingExtraError
 from dynamicdet.letterbox import Fit
 from dyndet_builder.cli import dyndet, run
 from dyndet_client import DeadlineExceededError, Detector, InputError, ServerUnreachableError
-from dyndet_client.cli.sources import Source, read_pictures
+from dyndet_client.cli.sources import Source, expected_count, find_sources, read_pictures
 from dyndet_client.codec import Options, ServedModel, encode
 
 
