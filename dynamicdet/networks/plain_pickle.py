@@ -7,12 +7,15 @@ unpickler would also import and call what a pickle names, reserve memory for any
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, BinaryIO
 
 from dynamicdet.text import printable
 
 _MOST_OPERATIONS = 500_000  # a training state of the largest network has half as many
+_LONGEST_NAME = 200  # characters
 _LONGEST_INTEGER = 16  # bytes; larger ones cannot be printed
 
 _VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -40,14 +43,40 @@ def read_pickle(file: BinaryIO, *, known: Mapping[str, Any], persistent: Callabl
     `persistent` turns a persistent id into a value. Raises PickleError.
     """
     machine = _Machine(known, persistent)
+    operations = _operations(file)
     try:
-        for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
-            if number >= _MOST_OPERATIONS:
-                raise PickleError(f"has a pickle of more than {_MOST_OPERATIONS:,} operations")
-            machine.run(operation.name, argument)
+        for name, argument in operations:
+            try:
+                machine.run(name, argument)
+            except _OtherOperationError:
+                _refuse_code([(name, argument)], operations)
+                raise
         return machine.result()
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise PickleError("is damaged: its pickle cannot be read") from error
+
+
+def _operations(file: BinaryIO) -> Iterator[tuple[str, Any]]:
+    for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        if number >= _MOST_OPERATIONS:
+            raise PickleError(f"has a pickle of more than {_MOST_OPERATIONS:,} operations")
+        yield operation.name, argument
+
+
+def _refuse_code(first: Iterable[tuple[str, Any]], rest: Iterator[tuple[str, Any]]) -> None:
+    """Raise UnknownNameError for the first thing that the rest of a refused pickle names, if it names one."""
+    texts = deque[str](maxlen=2)
+    for name, argument in chain(first, rest):
+        if name in ("GLOBAL", "INST"):
+            raise UnknownNameError(printable(str(argument).replace(" ", "."), limit=100))
+        if name == "STACK_GLOBAL" and len(texts) == 2:
+            raise UnknownNameError(printable(".".join(texts), limit=100))
+        if isinstance(argument, str):
+            texts.append(argument[:_LONGEST_NAME])
+
+
+class _OtherOperationError(PickleError):
+    """An operation that torch.save does not write."""
 
 
 class _Machine:
@@ -100,7 +129,7 @@ class _Machine:
             pop()  # attributes of a dictionary, such as the versions of a state dict's layers
             _checked(self._stack[-1], dict)
         elif name not in ("PROTO", "STOP"):
-            raise PickleError("is not a file of plain tensors from torch.save")
+            raise _OtherOperationError("is not a file of plain tensors from torch.save")
 
     def _named(self, name: str) -> Any:
         if name not in self._known:

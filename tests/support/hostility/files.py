@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import struct
 import zipfile
@@ -140,6 +141,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "negative size": (lambda path: _tensor(path, (-4,), (1,), 16), "its pickle cannot be read"),
     "sparse": (_sparse, r"holds what is not a dense tensor \(torch._utils._rebuild_sparse_tensor\)"),
+    "raw pickle of code": (
+        lambda path: path.write_bytes(pickle.dumps(os.system)),
+        r"needs code to load \(posix\.system\) and is refused",
+    ),
     "memo number": (lambda path: _zip(path, b"\x80\x02}r\xff\xff\xff\x7f."), "holds no state dict"),
     "long number": (
         lambda path: _zip(path, b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + bytes([1]) * (1 << 20) + b"."),
