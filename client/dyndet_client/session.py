@@ -19,6 +19,7 @@ from dyndet_client.codec import Request, ServedModel, parse_model
 from dyndet_client.errors import (
     AccessDeniedError,
     BadRequestError,
+    DeadlineExceededError,
     ModelNotReadyError,
     ServerError,
     ServerUnreachableError,
@@ -125,8 +126,15 @@ class Session:
             if not (yield self._call("is_server_live", deadline)):
                 raise self._nobody("it reports that it is not live")
         except InferenceServerException as error:
-            denied = self._translate(error, deadline)
-            raise denied if isinstance(denied, AccessDeniedError) else self._nobody(cause_of(error)) from error
+            found = self._translate(error, deadline)
+            if isinstance(found, AccessDeniedError):
+                raise found from error
+            if isinstance(found, DeadlineExceededError):
+                raise ServerUnreachableError(
+                    f"no Triton server answers at {self.address} within {deadline.total_s:g} s; allow more time "
+                    f"(timeout), {self._dialect.hint}"
+                ) from error
+            raise self._nobody(cause_of(error)) from error
 
     @inference_span
     def infer(self, request: Request, deadline: Deadline) -> Flow[Tensors]:

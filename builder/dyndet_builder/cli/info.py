@@ -41,6 +41,8 @@ def command(source: str, num_classes: int | None, input_size: int | None, as_jso
     """
     from dynamicdet.networks.info import info
 
+    if not source:
+        raise click.UsageError("NAME, FILE or BUNDLE is empty")
     if Path(source).is_dir():
         if num_classes is not None or input_size is not None:
             raise click.UsageError("a bundle has its own classes and input size; leave out --classes and --input-size")

@@ -64,7 +64,8 @@ def read_configs(folder: Path, *, explicit: bool) -> tuple[tuple[pb.ModelConfig,
     """
     shown = printable(folder)
     if not folder.is_dir():
-        raise InputError(f"{shown} is not a model repository: no such folder; `dyndet render` writes one")
+        found = "it is a file" if folder.exists() else "no such folder"
+        raise InputError(f"{shown} is not a model repository: {found}; `dyndet render` writes one")
     paths = sorted(folder.glob(f"*/{CONFIG}"))
     if not paths and not (explicit and not any(folder.iterdir())):
         raise InputError(f"{shown} is not a model repository: it has no */config.pbtxt; `dyndet render` writes one")

@@ -100,7 +100,8 @@ class RemoteServer:
         """
         push, control = self._push(detector, progress)
         if not repository.is_dir():
-            raise InputError(f"{repository} is not a model repository: no such folder; `dyndet render` writes one")
+            found = "it is a file" if repository.exists() else "no such folder"
+            raise InputError(f"{repository} is not a model repository: {found}; `dyndet render` writes one")
         read_source(Folder(repository), detector)
         check_engines_there(repository, self.url, control.check_allowed())
         return push.build(repository, before_switch)
