@@ -19,7 +19,7 @@ from dynamicdet.errors import DyndetError, InputError, ServerError
 from dynamicdet.redaction import remember_words, without_secrets
 from dynamicdet.text import printable
 from dyndet_builder.cli.needs import explained
-from dyndet_builder.cli.usage import sentence_of, with_our_help
+from dyndet_builder.cli.usage import sentence_of, with_options_named, with_our_help
 from dyndet_client.cli.terminal import NobodyReadsError, printable_output
 
 # name -> (module with a click command named `command`, one line of help). Modules load only when their command runs,
@@ -142,6 +142,8 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
             error = explained(error, words if command is dyndet else ["build"])
             label = error.label if isinstance(error, DyndetError) else "Error"
             sentence, status = _told(error)
+            if isinstance(error, InputError):
+                sentence = with_options_named(sentence, command, words)
             _say(f"{label}: {printable(sentence)}")
             return status
 

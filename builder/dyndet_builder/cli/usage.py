@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import click
 
@@ -62,6 +63,26 @@ def sentence_of(error: click.ClickException) -> str:
         text = text[0].lower() + text[1:]
     if isinstance(error, click.UsageError) and error.ctx is not None:
         text += f"; see `{error.ctx.command_path} --help`"
+    return text
+
+
+def with_options_named(text: str, command: click.Command, words: Sequence[str]) -> str:
+    """The text of an error with options in place of the Python parameters that they set: --min-score for min_score.
+
+    A name of one word is an ordinary word, too, so it is replaced only where the sentence begins with it.
+    """
+    for word in words:
+        if isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), word) or command
+    for parameter in command.params:
+        flag = max(parameter.opts, key=len)
+        if not isinstance(parameter, click.Option) or not flag.startswith("--") or parameter.name is None:
+            continue
+        name = re.escape(parameter.name)
+        pattern = (
+            rf"(?<![\w./'\"`-]){name}(?![\w./='\"`(-])" if "_" in parameter.name else rf"^{name}(?= (?:must|and) )"
+        )
+        text = re.sub(pattern, flag, text)
     return text
 
 

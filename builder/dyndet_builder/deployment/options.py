@@ -119,7 +119,9 @@ class DeployOptions:
                 "would show; give it without, and the key in a Secret or with service_account"
             )
         if self.max_replicas < self.replicas:
-            raise InputError(f"max_replicas must be at least replicas ({self.replicas}), not {self.max_replicas}")
+            raise InputError(
+                f"max_replicas must be at least {self.replicas}, the smallest number, not {self.max_replicas}"
+            )
         if self.queue_target_ms is not None and not 0.001 <= self.queue_target_ms <= _MOST_MS:
             raise InputError(
                 f"queue_target_ms must be a positive number of milliseconds, from 0.001 to {_MOST_MS:,}, not "

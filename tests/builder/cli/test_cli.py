@@ -128,3 +128,33 @@ def test_doctor_shows_the_whole_command_that_installs_a_part(capsys: pytest.Capt
     remedy = f"pip install -c {'folder/' * 20}constraints.txt -e '.[train]'"
     _show([Finding(name=name, present=False, detail="not installed", remedy=remedy) for name in ("train", "all")])
     assert f"\n  train, all  {remedy}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["detect", "PICTURE", "--min-score", "-1"], "--min-score must be"),
+        (["detect", "PICTURE", "--operating-point", ""], "--operating-point must be"),
+        (["detect", "PICTURE", "--threshold", "7"], "--threshold must be"),
+        (["detect", "PICTURE", "--ca-file", "FOLDER"], "--ca-file"),
+        (["deploy", "render", "x", "y", "--replicas", "5", "--max-replicas", "3"], "--max-replicas must be at least 5"),
+        (["render", "x", "y", "--latency-buckets-ms", "5,2"], "latency buckets must ascend"),
+        (["serve", "PICTURE"], "is not a model repository: it is a file"),
+        (["info", ""], "NAME, FILE or BUNDLE is empty"),
+        (["bench", "sweep", "FOLDER", "--images", "nope"], "the image folder nope does not exist"),
+        (["bench", "client", "FOLDER", "--images", "nope", "--model", "m"], "the image folder nope does not exist"),
+    ],
+)
+def test_an_error_names_options_and_what_was_found_before_anything_starts(
+    words: list[str],
+    said: str,
+    demo_images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("dyndet_builder.server.triton.TritonServer.start", lambda _self: pytest.fail("it starts"))
+    named = {"PICTURE": str(demo_images / "000000.jpg"), "FOLDER": str(tmp_path)}
+    assert run(dyndet, [named.get(word, word) for word in words]) == 2
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1
