@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 _SHOWN_LINES = 6
 _LAST_LINES = 2
@@ -14,11 +16,40 @@ _HARMLESS = ("NVML", "DCGM", "CacheManager Init Failed", "CUDA memory pool disab
 _UNTOLD = ("model_config_content_name_ is empty", "failed to poll model")  # logged also when all is well
 _RECENT = timedelta(seconds=10)
 _ERROR = re.compile(r'^E(\d{4} \d\d:\d\d:\d\d)[^\]]*\] "?(.+?)\s*"?\s*$', re.MULTILINE)
+_WARNING = re.compile(r'^W\d{4} [^\]]*\] "?(.+?)\s*"?\s*$')
+_REFUSED_FILE = "so the earlier thresholds stay in force"  # as the public model says it
+_MOST_NEW = 4 << 20
 _THROWN = re.compile(r"^terminate called after throwing an instance of '(.+)'$", re.MULTILINE)
 _SIGNAL = re.compile(r"^Signal \((\d+)\) received", re.MULTILINE)
 _FRAME = re.compile(r"^ *[1-9]\d*# (.+) in (\S+)$", re.MULTILINE)  # the first frame is the one that prints them
 _UNHELPFUL_LIBRARIES = ("libc.so", "libc-", "libpthread", "libstdc++", "libgcc", "ld-linux")
 _SERVER = "tritonserver"
+
+
+class NewLines:
+    """The lines that are added to a log, each once; of many at a time, only the first megabytes are read."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self._path, self._place = path, start
+        self._rest = b""
+
+    def read(self) -> list[str]:
+        """The whole lines since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._place)
+                content = file.read(_MOST_NEW)
+        except OSError:
+            return []
+        self._place += len(content)
+        *lines, self._rest = (self._rest[-_MOST_NEW:] + content).split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
+
+
+def warnings_in(lines: Iterable[str]) -> list[str]:
+    """What models warn of that whoever runs the server can mend: a file that was changed and is damaged."""
+    found = (_WARNING.match(line) for line in lines)
+    return [match[1] for match in found if match and _REFUSED_FILE in match[1]]
 
 
 def error_lines(log: str) -> list[str]:

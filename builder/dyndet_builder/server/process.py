@@ -20,7 +20,7 @@ from dynamicdet.files import scratch_folder
 from dyndet_builder.server.admin import ADMIN_VARIABLE
 from dyndet_builder.server.embedded import EmbeddedServer, server_environment
 from dyndet_builder.server.ending import Ending, out_of_memory_kills
-from dyndet_builder.server.log import error_lines, start_words
+from dyndet_builder.server.log import NewLines, error_lines, start_words, warnings_in
 from dyndet_builder.server.stubs import end_processes, process_of, remove_shared_memory
 
 _GUARD = Path(__file__).with_name("guard.py")
@@ -61,6 +61,7 @@ class ServerProcess:
         self.log_file = log_file or self._run_folder / "server.log"
         try:
             self._log_start = _open_log(self.log_file)
+            self._new_lines = NewLines(self.log_file, self._log_start)
             self._prefix = f"dyndet_{os.getpid()}_{secrets.token_hex(4)}"
             (self._run_folder / _PREFIX_FILE).write_text(self._prefix)
             self._guard = subprocess.Popen(
@@ -137,6 +138,10 @@ class ServerProcess:
     def error_lines(self) -> list[str]:
         """Errors in the server's log, each once: why models failed to load, else all error messages."""
         return error_lines(self.read_log())
+
+    def warnings(self) -> list[str]:
+        """What its models warn of since the last call, and whoever runs the server can mend."""
+        return warnings_in(self._new_lines.read())
 
     def start_words(self) -> str:
         """Why the start failed: the first errors in the log, or its last lines if it has no errors, in one line."""

@@ -47,9 +47,10 @@ class Supervisor:
     patience: Patience = field(default_factory=Patience)
     restarts: Restarts = field(default_factory=Restarts)
     say: Callable[[str], None] = lambda _sentence: None
-    """gets one sentence for each fault and each restart"""
+    """gets one sentence for each fault, each restart, and each changed file that the server refused"""
     starting: bool = field(default=False, init=False)
     """whether a restart is in progress; `TritonServer.kill` ends it"""
+    _warned: set[str] = field(default_factory=set, init=False)
 
     def run(self, stop: threading.Event) -> None:
         """Watch until `stop` is set; does not stop the server then.
@@ -60,6 +61,7 @@ class Supervisor:
         wanted: tuple[str, ...] = ()
         health = Health(self.server, self.patience)
         while not stop.wait(self.patience.look_every_s):
+            self._pass_on_warnings()
             fault = health.look()
             if fault is None or stop.is_set():
                 continue
@@ -70,6 +72,13 @@ class Supervisor:
                 fault = None if stop.is_set() else self._start(wanted, stop)
             if not stop.is_set():
                 health = Health(self.server, self.patience)
+
+    def _pass_on_warnings(self) -> None:
+        """Say what models warn of; each of their instances does, so each sentence is said once."""
+        for warning in self.server.warnings():
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self.say(f"Warning: {warning}; correct the file, because a restarted server needs it")
 
     def _wait_before_restart(self, fault: str, times: list[float], stop: threading.Event) -> None:
         """Say what is wrong and wait for the next attempt. Raises ServerError if there is none."""

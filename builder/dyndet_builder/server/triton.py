@@ -233,6 +233,10 @@ class TritonServer:
         """Errors in the server's log."""
         return self._started().error_lines()
 
+    def warnings(self) -> list[str]:
+        """What its models warn of since the last call, and whoever runs the server can mend; none if it is stopped."""
+        return [] if self._process is None else self._process.warnings()
+
     def _api(self) -> TritonApi:
         return TritonApi(self.http_url, admin_key=self._options.admin_key)
 
