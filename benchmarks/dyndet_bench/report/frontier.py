@@ -255,7 +255,7 @@ def _drawn(axes: Axes, points: Sequence[FrontierPoint], promise_ms: float | None
     pieces.append(((points[0].mean_ms, points[0].ap), (points[-1].mean_ms, points[-1].ap)))
     pieces += [] if promise_ms is None else [((promise_ms, low), (promise_ms, high))]
     ends = axes.transData.transform(np.array(pieces).reshape(-1, 2)).reshape(-1, 2, 2)
-    return np.concatenate([np.linspace(*pair, num=2 + int(np.hypot(*(pair[1] - pair[0])))) for pair in ends])
+    return np.concatenate([np.linspace(first, last, num=2 + int(np.hypot(*(last - first)))) for first, last in ends])
 
 
 def write_frontier(source: Path, path: Path, *, concurrency: int = 1, promise_ms: float | None = None) -> None:
