@@ -9,10 +9,9 @@ from dyndet_bench.measuring.load import Load
 from dyndet_bench.sweep.plan import SweepPlan
 from dyndet_bench.sweep.record import Sweep
 
-LOADS = (Load(), Load(concurrency=3), Load(request_rate=20))
-TOO_LARGE = Load(batch=64)
-"""The server refuses it."""
-PLAN = SweepPlan(hard_shares=(0, 1), loads=(*LOADS, TOO_LARGE), repetitions=2, max_images=16)
+PLAN = SweepPlan(
+    hard_shares=(0, 1), loads=(Load(), Load(concurrency=3), Load(request_rate=20)), repetitions=2, max_images=16
+)
 
 
 @dataclass(frozen=True)

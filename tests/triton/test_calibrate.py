@@ -6,17 +6,16 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt
 
 from dynamicdet.aliases import Progress, silent
-from dynamicdet.errors import InputError, ServerError
+from dynamicdet.errors import InputError, ServerError, TargetOutOfReachError, TooNoisyError
 from dynamicdet.pictures import pictures_in
 from dynamicdet.thresholds import easy_share
 from dyndet_bench.measuring.load import Load
@@ -24,6 +23,7 @@ from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import read_letterboxed
 from dyndet_builder.calibration.calibrate import Calibration, calibrate
 from dyndet_builder.calibration.effort import Effort
+from dyndet_builder.cli import dyndet, run
 from dyndet_builder.operating_points import OperatingPoint, OperatingPoints, read_operating_points
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.targets import parse_targets
@@ -37,15 +37,23 @@ _EFFORT = Effort(
     extra_trial_rounds=0,
     tolerance=0.9,  # the machine is busy with tests
     time_budget_s=0,
+    accept_ill_conditioned=True,
 )
-_HALF = parse_targets("50%")
+_HALF = parse_targets("p50:50%")
+"""the median: one late answer among a dozen would make the mean of the easy route larger than that of the hard one"""
+_SPOILT = retry_if_exception_type((TargetOutOfReachError, TooNoisyError))
+"""a calibration that other programs made useless"""
 
 
 @pytest.fixture
 def repository(repository_folder: Path, tmp_path: Path) -> Path:
+    """See `_repository`."""
+    return _repository(repository_folder, tmp_path / "models")
+
+
+def _repository(served: Path, folder: Path) -> Path:
     """A copy of the served repository, with a point that was calibrated earlier."""
-    folder = tmp_path / "models"
-    shutil.copytree(repository_folder / "dyndet", folder / "dyndet")
+    shutil.copytree(served / "dyndet", folder / "dyndet")
     points = OperatingPoints(default="9ms", points={"9ms": OperatingPoint(threshold=0.9, target="9ms")})
     _points(folder).write_text(points.model_dump_json())
     return folder
@@ -55,18 +63,72 @@ def _points(repository: Path) -> Path:
     return repository / "dyndet" / "1" / "operating_points.json"
 
 
-@pytest.mark.timing
-def test_the_result_holds_together(server: TritonServer, repository: Path, demo_images: Path) -> None:
+_TARGETS = ("50%", "p75:60%", "throughput:30%")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Calibrated:
+    """A calibration for three targets that was interrupted, went on, and was repeated."""
+
+    repository: Path
+    steps: tuple[str, ...]
+    """until it was interrupted"""
+    rounds: int
+    """on record at that time"""
+    result: Calibration
+    again: Calibration
+
+
+@pytest.fixture(scope="module")
+def calibrated(
+    server: TritonServer, repository_folder: Path, demo_images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> _Calibrated:
+    """One that needed no correction.
+
+    The server shares two cores with its client. Where one of a dozen answers is late, detector 2 can seem to cost no
+    time, or a threshold to miss its target. Such a calibration is made again, up to two times.
+    """
+
+    def once() -> _Calibrated:
+        folder = tmp_path_factory.mktemp("calibrated")
+        return _calibrated(server, _repository(repository_folder, folder / "models"), demo_images, folder / "kept")
+
+    corrected = retry_if_result(lambda made: made.result.corrections > 0)
+    return Retrying(stop=stop_after_attempt(3), retry=_SPOILT | corrected, reraise=True)(once)
+
+
+def _calibrated(server: TritonServer, repository: Path, images: Path, kept: Path) -> _Calibrated:
     steps: list[str] = []
-    result = calibrate(
-        server.grpc_url,
-        images=demo_images,
-        targets=_HALF,
-        repository=repository,
-        effort=_EFFORT,
-        progress=lambda step, _done, _of: steps.append(step),
-    )
-    point, evidence = result.points["50%"], result.evidence
+
+    def calibrated(progress: Progress) -> Calibration:
+        return calibrate(
+            server.grpc_url,
+            images=images,
+            targets=parse_targets(",".join(_TARGETS)),
+            repository=repository,
+            effort=_EFFORT,
+            measurements=kept,
+            progress=progress,
+        )
+
+    def interrupt(step: str, done: int, of: int) -> None:
+        steps.append(step)
+        if step.startswith("verify") and done == of // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrated(interrupt)
+    (file,) = kept.glob("*.jsonl")
+    rounds = file.read_text().count('"runs"')
+    with file.open("a") as journal:
+        journal.write('{"time": 1e12, "runs": [{"thresh')  # what a power cut leaves
+    result, again = calibrated(silent), calibrated(silent)
+    return _Calibrated(repository=repository, steps=tuple(steps), rounds=rounds, result=result, again=again)
+
+
+@pytest.mark.timing
+def test_the_result_holds_together(server: TritonServer, calibrated: _Calibrated, demo_images: Path) -> None:
+    point, evidence = calibrated.result.points["50%"], calibrated.result.evidence
     assert evidence.easy.mean_ms < evidence.hard.mean_ms
     assert point.goal == pytest.approx((evidence.easy.mean_ms + evidence.hard.mean_ms) / 2)
     assert point.reached == pytest.approx(point.goal * (1 + point.error))
@@ -90,28 +152,28 @@ def test_the_result_holds_together(server: TritonServer, repository: Path, demo_
     expected = easy_share(difficulties, point.threshold)
     assert point.easy_share == pytest.approx(expected)
 
-    written = read_operating_points(_points(repository))
+    written = read_operating_points(_points(calibrated.repository))
     assert written.default == "50%"
-    assert written.points["50%"] == point
+    assert set(written.points) == {"9ms", *_TARGETS}
+    assert {name: written.points[name] for name in _TARGETS} == calibrated.again.points  # the last calibration
     assert written.points["9ms"].threshold == 0.9
     assert point.followed is not None
     assert point.followed.promise_ms == pytest.approx(10 * evidence.easy.mean_ms)
-    assert written.evidence == evidence
-    assert [path.name for path in _points(repository).parent.glob(".*")] == []
-    assert steps[0] == "read images"
-    assert "verify on held-out images" in steps
+    assert written.evidence == calibrated.again.evidence
+    assert [path.name for path in _points(calibrated.repository).parent.glob(".*")] == []
+    assert calibrated.steps[0] == "read images"
+    assert "verify on held-out images" in calibrated.steps
 
 
 @pytest.mark.parametrize("ms", [0.01, 60_000.0])
 def test_a_target_out_of_reach_states_the_range_and_overwrites_nothing(
-    server: TritonServer, repository: Path, demo_images: Path, ms: float
+    server: TritonServer, repository: Path, demo_images: Path, ms: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = _points(repository).read_bytes()
-    command = [str(Path(sys.executable).parent / "dyndet"), "calibrate", "--url", server.grpc_url, "--rounds", "1"]
-    command += ["--images", str(demo_images), "--repository", str(repository), "--max-images", "16", "--fresh"]
-    answer = subprocess.run([*command, "--target-latency", f"{ms}ms"], capture_output=True, text=True, check=False)
-    assert answer.returncode == 3
-    error = answer.stderr.strip().splitlines()[-1]
+    command = ["calibrate", "--url", server.grpc_url, "--images", str(demo_images), "--repository", str(repository)]
+    command += ["--rounds", "1", "--max-images", "16", "--fresh", "--target-latency", f"p50:{ms}ms"]
+    assert run(dyndet, command) == 3
+    error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("Error: ")
     assert "ask for" in error
     assert _points(repository).read_bytes() == before
@@ -139,72 +201,40 @@ def test_a_server_killed_in_the_middle_costs_nothing(
     assert _points(repository).read_bytes() == before
 
 
-@pytest.mark.timing
-def test_json_and_a_file_of_its_own(server: TritonServer, tmp_path: Path, demo_images: Path) -> None:
-    output = tmp_path / "points.json"
-    command = [str(Path(sys.executable).parent / "dyndet"), "calibrate", "--url", server.grpc_url, "--json"]
-    command += ["--images", str(demo_images), "--max-images", "16", "--requests", "8", "--rounds", "1"]
-    command += ["--tolerance", "0.9", "--target-latency", "40%", "-o", str(output)]
-    command += ["--measurements", str(tmp_path / "measurements")]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    printed = json.loads(answer.stdout)
-    assert printed["operating_points"]["40%"]["target"] == "40%"
-    assert printed["written"] == [str(output)]
-    assert read_operating_points(output).points["40%"].threshold == printed["operating_points"]["40%"]["threshold"]
-
-
-@pytest.mark.timing
-def test_several_targets_share_their_rounds_and_an_interruption_loses_nothing(
-    server: TritonServer, repository: Path, tmp_path: Path, demo_images: Path
+def test_json_and_a_file_of_its_own(
+    server: TritonServer, tmp_path: Path, demo_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    targets = parse_targets("30%,p95:60%,throughput:50%")
-    measured: list[str] = []
+    output = tmp_path / "points.json"
+    command = ["calibrate", "--url", server.grpc_url, "--images", str(demo_images), "--max-images", "16", "--json"]
+    command += ["--requests", "8", "--rounds", "1", "--tolerance", "0.9", "--accept-ill-conditioned"]
+    command += ["--target-latency", "p50:40%", "-o", str(output), "--measurements", str(tmp_path / "measurements")]
+    assert run(dyndet, command) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["operating_points"]["p50:40%"]["target"] == "p50:40%"
+    assert printed["written"] == [str(output)]
+    assert (
+        read_operating_points(output).points["p50:40%"].threshold == printed["operating_points"]["p50:40%"]["threshold"]
+    )
 
-    def calibrated(progress: Progress) -> Calibration:
-        return calibrate(
-            server.grpc_url,
-            images=demo_images,
-            targets=targets,
-            repository=repository,
-            effort=_EFFORT,
-            measurements=tmp_path / "kept",
-            progress=progress,
-        )
 
-    def interrupt(step: str, done: int, of: int) -> None:
-        measured.append(step)
-        if step.startswith("verify") and done == of // 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        calibrated(interrupt)
-    (kept,) = (tmp_path / "kept").glob("*.jsonl")
-    rounds = kept.read_text().count('"runs"')
-    assert rounds >= 3  # both routes; a trial; half of the verification
-    with kept.open("a") as file:
-        file.write('{"time": 1e12, "runs": [{"thresh')  # what a power cut leaves
-
-    result = calibrated(silent)
-    assert result.evidence.rounds_replayed >= rounds
-    assert list(result.points) == ["30%", "p95:60%", "throughput:50%"]
-    assert [point.statistic for point in result.points.values()] == ["mean", "p95", "throughput"]
+@pytest.mark.timing
+def test_several_targets_share_their_rounds_and_an_interruption_loses_nothing(calibrated: _Calibrated) -> None:
+    result, again = calibrated.result, calibrated.again
+    assert calibrated.rounds == 3  # both routes; a trial of all targets; half of the verification
+    assert result.evidence.rounds_replayed == 3
+    assert list(result.points) == list(_TARGETS)
+    assert [point.statistic for point in result.points.values()] == ["mean", "p75", "throughput"]
     for point in result.points.values():
         assert point.reached == pytest.approx(point.goal, rel=0.9)
         assert set(point.percentiles_ms or {}) == {"p50", "p90", "p95", "p99"}
-    assert result.points["p95:60%"].goodput is not None
-    assert result.points["throughput:50%"].goodput is None
+    assert result.points["p75:60%"].goodput is not None
+    assert result.points["throughput:30%"].goodput is None
 
     # The same again measures nothing, and gives the same.
-    again = calibrated(silent)
     assert [point.threshold for point in again.points.values()] == [point.threshold for point in result.points.values()]
-    assert again.evidence.rounds_replayed > result.evidence.rounds_replayed
-
-    written = read_operating_points(_points(repository))
-    assert written.default == "30%"
-    assert set(written.points) == {"9ms", "30%", "p95:60%", "throughput:50%"}
+    assert again.evidence.rounds_replayed == 4
 
 
-@pytest.mark.timing
 def test_an_open_loop_counts_from_when_requests_were_due(server: TritonServer, demo_images: Path) -> None:
     with pytest.raises(InputError, match="throughput is given"):
         calibrate(
@@ -213,16 +243,21 @@ def test_an_open_loop_counts_from_when_requests_were_due(server: TritonServer, d
             targets=parse_targets("throughput:5/s"),
             load=Load(request_rate=5),
         )
-    result = calibrate(
-        server.grpc_url,
-        images=demo_images,
-        targets=parse_targets("p90:50%"),
-        load=Load(request_rate=20),
-        effort=replace(_EFFORT, requests_per_run=20, verification_rounds=1),
-    )
-    assert (result.evidence.request_rate, result.evidence.concurrency) == (20, None)
-    assert result.evidence.load == "20 requests/s"
-    assert result.points["p90:50%"].goodput is not None
+
+    def once() -> Calibration:
+        return calibrate(
+            server.grpc_url,
+            images=demo_images,
+            targets=_HALF,
+            load=Load(request_rate=12),
+            effort=replace(_EFFORT, requests_per_run=12, verification_rounds=1),
+        )
+
+    # The routes are measured one after the other: where another test begins in between, detector 2 can seem faster.
+    result = Retrying(stop=stop_after_attempt(3), retry=_SPOILT, reraise=True)(once)
+    assert (result.evidence.request_rate, result.evidence.concurrency) == (12, None)
+    assert result.evidence.load == "12 requests/s"
+    assert result.points["p50:50%"].goodput is not None
 
 
 def _few(folder: Path, images: Path) -> None:

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from dyndet_bench.sweep.record import Cell, read_sweep
 from dyndet_bench.sweep.sweep import sweep
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.server.triton import TritonServer
-from tests.support.sweeps import LOADS, PLAN, Swept
+from tests.support.sweeps import PLAN, Swept
 
 
 @pytest.mark.timing
@@ -30,8 +29,8 @@ def test_cells_carry_what_the_server_counted_and_are_not_measured_twice(
     record = swept.record
     assert read_sweep(swept.folder) == record
     assert (record.image_count, len(record.difficulties), record.repetitions) == (16, 16, 2)
-    one, three, opened, failed = (record.cells[index : index + 2] for index in (0, 2, 4, 6))
-    for easy, hard in (one, three, opened):
+    assert len(record.cells) == 2 * len(PLAN.loads)
+    for easy, hard in (record.cells[index : index + 2] for index in (0, 2, 4)):
         assert (easy.threshold, hard.threshold) == (1, 0)
         assert (easy.hard_share, hard.hard_share) == (0, 1)
         assert _mean(easy) < _mean(hard) * 1.5
@@ -43,15 +42,13 @@ def test_cells_carry_what_the_server_counted_and_are_not_measured_twice(
             assert cell.mean_low_ms <= _mean(cell) <= cell.mean_high_ms
             assert all((swept.folder / name).stat().st_size > 0 for name in cell.raw)
             assert (cell.open_loop is not None) == (cell.request_rate is not None)
-    # 64 images in a request are more than the model takes.
-    assert all(cell.latency is None and cell.error and "batch-size" in cell.error for cell in failed)
     assert record.routes["easy"].requests == record.routes["hard"].requests == 32
     assert len(record.paper) == 3  # of a dynamic detector
     assert {picture.role for picture in record.gallery} == {"easiest", "borderline", "hardest"}
     assert all(picture.verdict and (swept.folder / str(picture.truth_file)).is_file() for picture in record.gallery)
 
-    again = sweep(server.grpc_url, swept.folder, images=demo_images, plan=replace(PLAN, loads=LOADS))
-    assert [cell.latency for cell in again.cells] == [cell.latency for cell in record.cells[:6]]
+    again = sweep(server.grpc_url, swept.folder, images=demo_images, plan=PLAN)
+    assert [cell.latency for cell in again.cells] == [cell.latency for cell in record.cells]
 
 
 def test_a_server_that_dies_leaves_what_was_measured(
@@ -76,12 +73,15 @@ def test_the_command_writes_reports_that_hold_the_figures(
 ) -> None:
     command = ["bench", "sweep", "--url", server.grpc_url, "--json", "--images", str(demo_images), "--max-images", "8"]
     command += ["--repetitions", "1", "--hard-shares", "0,1", "--concurrency", "2", "-o", str(tmp_path / "out")]
-    assert run(dyndet, command) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert [cell["concurrency"] for cell in printed["cells"]] == [2, 2]
+    assert run(dyndet, [*command, "--batch", "1,64"]) == 6
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [(cell["concurrency"], cell["batch"]) for cell in cells] == [(2, 1), (2, 1), (2, 64), (2, 64)]
+    # 64 images in a request are more than the model takes.
+    assert [cell["latency"] is None and "batch-size" in cell["error"] for cell in cells[2:]] == [True, True]
+    assert all(cell["latency"] and cell["error"] is None for cell in cells[:2])
     with (tmp_path / "out" / "cells.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["threshold"]) for row in rows] == [1.0, 0.0]
+    assert [float(row["threshold"]) for row in rows] == 2 * [1.0, 0.0]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "data:image/jpeg" in page and "<svg" in page
     assert "concurrency 2" in (tmp_path / "out" / "summary.md").read_text()
