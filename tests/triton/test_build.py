@@ -15,7 +15,8 @@ from dyndet_builder.repository.render import RenderOptions
 from dyndet_builder.steps import locked
 from dyndet_builder.targets import parse_targets
 
-# Short runs on a machine that is busy with tests: the arithmetic is proven here, not the precision.
+# Short runs on a machine that is busy with tests: the arithmetic is proven here, not the precision. A late answer, one
+# of a dozen, moves a mean by more than detector 2 costs. It does not move a median, so that is the target.
 _EFFORT = Effort(
     max_images=24,
     requests_per_run=12,
@@ -24,8 +25,9 @@ _EFFORT = Effort(
     verification_rounds=1,
     extra_trial_rounds=1,
     tolerance=0.9,
+    accept_ill_conditioned=True,
 )
-_HALF = "50%"
+_HALF = "p50:50%"
 
 
 @pytest.fixture
@@ -61,7 +63,6 @@ def _build(
     ).reused
 
 
-@pytest.mark.timing
 def test_a_second_run_repeats_only_what_changed(small_checkpoint: Path, demo_images: Path, tmp_path: Path) -> None:
     """A target out of reach repeats only the calibration, and the earlier result stays in force."""
     built = tmp_path / "out"
@@ -80,12 +81,12 @@ def test_a_second_run_repeats_only_what_changed(small_checkpoint: Path, demo_ima
     assert points.read_bytes() == first
 
     with pytest.raises(TargetOutOfReachError, match="ms"):
-        _build(built, small_checkpoint, demo_images, "0.01ms", told=told)
+        _build(built, small_checkpoint, demo_images, "p50:0.01ms", told=told)
     assert served in told and not told & {made, rendered}
     assert points.read_bytes() == first
 
-    assert _build(built, small_checkpoint, demo_images, "20%", threads=1) == ("export",)
-    assert set(json.loads(points.read_text())["points"]) == {"20%"}
+    assert _build(built, small_checkpoint, demo_images, "p50:20%", threads=1) == ("export",)
+    assert set(json.loads(points.read_text())["points"]) == {"p50:20%"}
 
 
 def test_two_builds_in_one_folder_are_refused(tmp_path: Path, demo_checkpoint: Path, demo_images: Path) -> None:

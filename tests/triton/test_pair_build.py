@@ -23,6 +23,8 @@ from tests.support.foreign.pair import write_pair
 
 _TOLERANCE = 0.9
 _FROM_SCORE = 0.05
+_HALF = "p50:50%"
+"""the median: other tests make an answer late, and one of a few moves a mean by more than a detector costs"""
 _EFFORT = Effort(
     max_images=16,
     requests_per_run=8,
@@ -31,10 +33,10 @@ _EFFORT = Effort(
     verification_rounds=1,
     extra_trial_rounds=1,
     tolerance=_TOLERANCE,
+    accept_ill_conditioned=True,
 )
 
 
-@pytest.mark.timing
 def test_a_pair_is_calibrated_and_answers_as_its_bundle_does(
     demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,11 +50,11 @@ def test_a_pair_is_calibrated_and_answers_as_its_bundle_does(
     specs = {f"{name}_spec": tmp_path / "files" / f"{name}.yaml" for name in files}
     pair = PairFiles(**files, **specs, cache=tmp_path / "answers")
     options = BuildOptions(topology="bls", effort=_EFFORT, parity_images=2)
-    result = build(pair, tmp_path / "out", images=photos, targets=parse_targets("50%"), options=options)
-    point = result.points["50%"]
+    result = build(pair, tmp_path / "out", images=photos, targets=parse_targets(_HALF), options=options)
+    point = result.points[_HALF]
     assert 0 < point.threshold < 1
     assert result.evidence.held_out_images > 0 and point.error is not None and abs(point.error) <= _TOLERANCE
-    again = build(pair, tmp_path / "out", images=photos, targets=parse_targets("50%"), options=options)
+    again = build(pair, tmp_path / "out", images=photos, targets=parse_targets(_HALF), options=options)
     assert again.reused == ("export", "render", "calibrate") and again.points == result.points
 
     runner = BundleRunner(result.bundle)

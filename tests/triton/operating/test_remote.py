@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamicdet import create, save
 from dynamicdet.errors import InputError, MissingExtraError, ServerError
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.build import BuildOptions, build
@@ -58,7 +59,6 @@ def remote(there: tuple[TritonServer, Path]) -> RemoteServer:
     )
 
 
-@pytest.mark.timing
 def test_a_build_calibrates_there_and_writes_back(
     there: tuple[TritonServer, Path],
     tmp_path: Path,
@@ -67,7 +67,10 @@ def test_a_build_calibrates_there_and_writes_back(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The key is in none of the files and messages of the build."""
+    """The key is in none of the files and messages of the build.
+
+    Its target is a median: other tests make an answer late, and one of a dozen moves a mean by more than a route does.
+    """
     server, folder = there
     monkeypatch.setattr(sys, "argv", ["dyndet-build", "--admin-header", f"{ADMIN_HEADER}: {_KEY}", "--url", "there"])
     options = BuildOptions(
@@ -75,16 +78,23 @@ def test_a_build_calibrates_there_and_writes_back(
         exporter="torchscript",
         parity_images=4,
         topology="fused",
-        effort=Effort(max_images=24, range_rounds=1, trial_rounds=1, verification_rounds=1, tolerance=0.5),
+        effort=Effort(
+            max_images=24,
+            range_rounds=1,
+            trial_rounds=1,
+            verification_rounds=1,
+            tolerance=0.9,
+            accept_ill_conditioned=True,
+        ),
         remote=RemoteServer(url=server.grpc_url, models=str(folder), metrics_url=server.metrics_url),
     )
     result = build(
-        demo_checkpoint, tmp_path / "build", images=demo_images, targets=parse_targets("50%"), options=options
+        demo_checkpoint, tmp_path / "build", images=demo_images, targets=parse_targets("p50:50%"), options=options
     )
     assert (result.topology, result.chosen_by) == ("fused", None)
     written = folder / "demo" / "1" / "operating_points.json"
     assert read_operating_points(written) == read_operating_points(result.repository / "demo" / "1" / written.name)
-    point = result.points["50%"]
+    point = result.points["p50:50%"]
     with Served(server.grpc_url, "demo", metrics_url=server.metrics_url) as served:
         served.warm_up(1)  # its requests are counted
         served.counts()  # all is counted
@@ -118,7 +128,8 @@ def test_without_the_key_nothing_is_written_and_with_the_header_it_is(
 ) -> None:
     server, folder = there
     monkeypatch.delenv(ADMIN_VARIABLE)
-    models = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions(name="guarded"))
+    options = RenderOptions(name="guarded", bls_instances=1)
+    models = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", options)
     with pytest.raises(ServerError, match=r"restricts who can load models .*DYNDET_ADMIN_KEY.*--admin-header"):
         RemoteServer(url=server.grpc_url, models=str(folder)).deploy(models, "guarded")
     assert not (folder / "guarded").exists()
@@ -181,10 +192,12 @@ def test_engines_are_pushed_where_they_can_run(there: tuple[TritonServer, Path],
 
 
 def test_a_build_with_engines_goes_on_when_the_script_has_run_elsewhere(
-    there: tuple[TritonServer, Path], tmp_path: Path, demo_checkpoint: Path, demo_images: Path
+    there: tuple[TritonServer, Path], tmp_path: Path, small_network: str, demo_images: Path
 ) -> None:
     """There is no GPU here: the first build leaves a script, the second one takes what the script would leave."""
     server, folder = there
+    checkpoint = tmp_path / "small.safetensors"
+    save(create(small_network, 3, input_size=320), checkpoint)
     options = BuildOptions(
         name="engined",
         exporter="torchscript",
@@ -194,7 +207,7 @@ def test_a_build_with_engines_goes_on_when_the_script_has_run_elsewhere(
     )
 
     def attempt() -> None:
-        build(demo_checkpoint, tmp_path / "build", images=demo_images, targets=parse_targets("50%"), options=options)
+        build(checkpoint, tmp_path / "build", images=demo_images, targets=parse_targets("50%"), options=options)
 
     with pytest.raises(MissingExtraError, match=r"build/engines\.sh does this inside NVIDIA's image"):
         attempt()
