@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
@@ -262,44 +263,51 @@ def test_a_small_training_says_what_it_will_be_and_what_came_of_it(
     assert "12 images: AP all easy 0." in said.out and "there is nothing to compare" in said.out
 
 
-def test_accumulated_parts_make_one_step(data: CocoDataset, tmp_path: Path) -> None:
+def test_accumulated_parts_make_one_step(data: CocoDataset, small_network: str, tmp_path: Path) -> None:
     """As many steps as with whole batches; a batch that cannot be split evenly is refused."""
     output = tmp_path / "network.safetensors"
     recipe = replace(RECIPE, epochs=2, batch=4)
     steps = []
     for parts in (1, 2):
-        _train(data, output, recipe=replace(recipe, accumulate=parts))
+        _train(data, output, architecture=small_network, recipe=replace(recipe, accumulate=parts))
         steps.append(torch.load(state_file(output), weights_only=True)["step"])
     assert steps == [6, 6]
     with pytest.raises(InputError, match="multiple of 3"):
-        _train(data, output, recipe=replace(recipe, accumulate=3))
+        _train(data, output, architecture=small_network, recipe=replace(recipe, accumulate=3))
 
 
-def test_training_starts_from_weights_that_are_given(data: CocoDataset, tmp_path: Path) -> None:
+def test_training_starts_from_weights_that_are_given(data: CocoDataset, small_network: str, tmp_path: Path) -> None:
     """All weights if the classes are the same, otherwise all except what predicts unknown classes."""
     start, output = tmp_path / "start.safetensors", tmp_path / "network.safetensors"
     frozen = replace(RECIPE, epochs=1, learning_rate=0.0, least_learning_rate=0.0)
+
+    def saved(classes: int, names: Sequence[str] | None) -> None:
+        save(create(small_network, classes, names, input_size=data.size), start)
+
+    def train() -> None:
+        _train(data, output, architecture=small_network, recipe=frozen, start=start)
+
     for classes, names in ((2, data.class_names), (5, None), (2, ("other", "names"))):
         torch.manual_seed(1)
-        save(create("dy-yolov7-pico", classes, names), start)
-        _train(data, output, recipe=frozen, start=start)
+        saved(classes, names)
+        train()
         given, trained = load(start).state_dict(), load(output).state_dict()
         learnt = [name for name in given if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
         other = {name for name in learnt if not torch.equal(given[name], trained[name])}
         assert all("predict.predict" in name.replace("1", "").replace("2", "") for name in other)
         assert bool(other) == (names != data.class_names)
-    save(create("dy-yolov7-pico", 3, ["other", "disc", "names"]), start)
-    _train(data, output, recipe=frozen, start=start)  # data.class_names are square, disc
+    saved(3, ["other", "disc", "names"])
+    train()  # data.class_names are square, disc
     for name in ("predict1.predict.0.conv.weight", "predict2.predict.2.conv.bias", "predict1.predict.1.scale"):
         given, trained = (load(path).state_dict()[name].flatten() for path in (start, output))
         given, trained = given.view(3, 5 + 3, -1), trained.view(3, 5 + 2, -1)  # by anchor
         assert torch.equal(given[:, :5], trained[:, :5]), "box and objectness belong to no class"
         assert torch.equal(given[:, 5 + 1], trained[:, 5 + 1])  # disc
         assert name.endswith("bias") or not torch.equal(given[:, 5 + 0], trained[:, 5 + 0])  # square is not "other"
-    save(create("dy-yolov7-pico", 2, ["disc", "square"]), start)
-    _train(data, output, recipe=frozen, start=start)
+    saved(2, ["disc", "square"])
+    train()
     assert load(output).class_names == ("disc", "square")  # matched by name
-    with pytest.raises(InputError, match="holds dy-yolov7-pico, not dy-yolov7"):
+    with pytest.raises(InputError, match=f"holds {small_network}, not dy-yolov7"):
         _train(data, output, recipe=frozen, start=start, architecture="dy-yolov7")
 
 
@@ -323,16 +331,20 @@ def test_sizes_vary_only_where_asked_and_the_same_for_all_processes(data: CocoDa
     assert all(size % 32 == 0 and 64 <= size <= 192 for size in varied[0])
 
 
-def test_resuming_what_cannot_be_is_one_sentence(data: CocoDataset, tmp_path: Path) -> None:
+def test_resuming_what_cannot_be_is_one_sentence(data: CocoDataset, small_network: str, tmp_path: Path) -> None:
     output = tmp_path / "network.safetensors"
+
+    def train(recipe: DetectorRecipe = RECIPE, *, resume: bool = True) -> None:
+        _train(data, output, architecture=small_network, recipe=recipe, resume=resume)
+
     with pytest.raises(InputError, match="nothing to resume"):
-        _train(data, output, recipe=RECIPE, resume=True)
+        train()
     state_file(output).write_bytes(b"PK no archive")
     with pytest.raises(InputError, match="not a training state"):
-        _train(data, output, recipe=RECIPE, resume=True)
-    _train(data, output, recipe=replace(RECIPE, epochs=1))
+        train()
+    train(replace(RECIPE, epochs=1), resume=False)
     with pytest.raises(InputError, match=r"trained with learning_rate 0\.002, not 0\.1"):
-        _train(data, output, recipe=replace(RECIPE, learning_rate=0.1), resume=True)
+        train(replace(RECIPE, learning_rate=0.1))
     stored = torch.load(state_file(output), weights_only=True)
     states = stored["optimizer"]["state"]
     hostile = {
@@ -350,7 +362,7 @@ def test_resuming_what_cannot_be_is_one_sentence(data: CocoDataset, tmp_path: Pa
     for complaint, change in hostile.items():
         torch.save(stored | change, state_file(output))
         with pytest.raises(InputError, match=complaint) as refused:
-            _train(data, output, recipe=RECIPE, resume=True)
+            train()
         assert str(refused.value).isprintable()
 
 
