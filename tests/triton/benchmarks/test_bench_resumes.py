@@ -36,7 +36,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
-    return render(write_toy_bundle(folder / "bundle"), folder / "models", RenderOptions())
+    return render(write_toy_bundle(folder / "bundle"), folder / "models", RenderOptions(bls_instances=1))
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tests.triton.client.test_abandoned import computed, wait_until
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
-    return render(write_toy_bundle(folder / "bundle"), folder / "models", RenderOptions())
+    return render(write_toy_bundle(folder / "bundle"), folder / "models", RenderOptions(bls_instances=1))
 
 
 def options() -> ServerOptions:
@@ -138,7 +138,7 @@ def test_a_name_stands_for_the_servers_that_it_is_looked_up_to(first, monkeypatc
 def test_replicas_serve_the_same_detector(first, tmp_path) -> None:
     """One of another detector is refused when the detector connects."""
     bundle = write_toy_bundle(tmp_path / "bundle")
-    other = render(bundle, tmp_path / "models", RenderOptions())
+    other = render(bundle, tmp_path / "models", RenderOptions(bls_instances=1))
     config = other / "toy" / "config.pbtxt"
     config.write_text(config.read_text().replace("cat", "dog"))
     with TritonServer(other, options()) as second:

@@ -49,7 +49,7 @@ def servers_end_at_once() -> None:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
-    return render(write_toy_bundle(folder / "bundle"), folder / "models", RenderOptions())
+    return render(write_toy_bundle(folder / "bundle"), folder / "models", RenderOptions(bls_instances=1))
 
 
 def regions(address: str) -> set[str]:
@@ -92,11 +92,12 @@ def test_a_server_that_restarts_and_clients_that_are_killed(repository) -> None:
 
 def test_a_stage_that_is_not_loaded_and_a_server_that_stops_have_codes(tmp_path) -> None:
     """To the SDK the one is a model that is not ready, the other a server that cannot be reached; never a failure."""
-    repository = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", RenderOptions(encoded=True))
+    options = RenderOptions(encoded=True, bls_instances=1)
+    repository = render(write_toy_bundle(tmp_path / "bundle"), tmp_path / "models", options)
     models = ("toy_backbone1", "toy_head1", "toy_detector2", "toy", "toy_encoded")
     loaded = tuple(f"--load-model={model}" for model in models)
-    options = ServerOptions(model_control="explicit", extra_arguments=loaded, warm_up=False)
-    with TritonServer(repository, options) as server:
+    explicit = ServerOptions(model_control="explicit", extra_arguments=loaded, warm_up=False)
+    with TritonServer(repository, explicit) as server:
         admin = triton.InferenceServerClient(server.grpc_url)
         admin.unload_model("toy_head1")
         while admin.is_model_ready("toy_head1"):
