@@ -255,7 +255,10 @@ def _drawn(axes: Axes, points: Sequence[FrontierPoint], promise_ms: float | None
     pieces.append(((points[0].mean_ms, points[0].ap), (points[-1].mean_ms, points[-1].ap)))
     pieces += [] if promise_ms is None else [((promise_ms, low), (promise_ms, high))]
     ends = axes.transData.transform(np.array(pieces).reshape(-1, 2)).reshape(-1, 2, 2)
-    return np.concatenate([np.linspace(first, last, num=2 + int(np.hypot(*(last - first)))) for first, last in ends])
+    lengths = np.hypot(*(ends[:, 1] - ends[:, 0]).T)
+    return np.concatenate(
+        [np.linspace(first, last, 2 + int(length)) for (first, last), length in zip(ends, lengths, strict=True)]
+    )
 
 
 def write_frontier(source: Path, path: Path, *, concurrency: int = 1, promise_ms: float | None = None) -> None:
