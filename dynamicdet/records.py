@@ -7,8 +7,9 @@ something to a shell, a path, a terminal or a template.
 from __future__ import annotations
 
 import json
+import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -21,6 +22,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
 )
+from pydantic.errors import PydanticInvalidForJsonSchema
 
 from dynamicdet.errors import InputError
 from dynamicdet.text import printable
@@ -35,12 +37,39 @@ LARGEST = 64 << 20
 """bytes; larger files are not read"""
 
 _LONGEST_TEXT = 20_000
+_LONGEST_PLACE, _LONGEST_VALUE, _LONGEST_REASON = 150, 60, 400
+"""characters"""
+_READ = 200
+"""characters of a text, which may have millions, that are looked at to show fewer"""
+_KEY = "[key]"
+"""ends pydantic's place of a fault in a key"""
 _WORDS = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_attributes_type": "an object",
+    "model_type": "an object",
+    "none_required": "null",
+    "string_type": "a text",
+    "tuple_type": "a list",
+}
+"""what is accepted, by pydantic's kind of fault"""
+_SENTENCES = {
     "extra_forbidden": "this key is not known",
     "missing": "this key is missing",
-    "string_pattern_mismatch": "the text has characters, or a form, that are not accepted here",
 }
-"""our words for pydantic's faults"""
+_BOUND = re.compile(r"Input should be ((?:greater|less) than .*)")
+_SPOT = re.compile(r"at line (\d+) column (\d+)")
+
+_Schema = Mapping[str, Any]
 _LARGEST_NUMBER = 1e18
 _DEEPEST, _MOST_VALUES = 10, 100_000
 
@@ -148,7 +177,7 @@ def record_of(content: bytes, kind: type[Read], title: object, *, described: str
         found = kind.model_validate_json(content, strict=True)
         plain_of(content)  # after the check of the schema, which bounds what this builds
     except UNREADABLE as error:
-        raise InputError(f"{printable(title)} is not {described}: {reason_of(error)}{_after(advice)}") from error
+        raise InputError(f"{printable(title)} is not {described}: {reason_of(error, kind)}{_after(advice)}") from error
     return found
 
 
@@ -217,17 +246,117 @@ def _reason(error: OSError | ValueError) -> str:
     return printable((error.strerror if isinstance(error, OSError) else None) or error, limit=300)
 
 
-def reason_of(error: Exception) -> str:
-    """Why content was refused, for a message: the first fault and its place, printable and short."""
+def reason_of(error: Exception, kind: type[BaseModel] | None = None) -> str:
+    """Why content was refused, for a message: the first fault, its place, and what is accepted; printable and short.
+
+    `kind`, the record that was expected, makes a range whole: pydantic names only the end of it that was passed.
+    """
     if isinstance(error, OverflowError):
         return "a number is too large"
     if not isinstance(error, ValidationError):
         text = str(error) or type(error).__name__
         return printable("it is nested too deep" if isinstance(error, RecursionError) else text, limit=300)
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    said = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
-    place = printable(".".join(str(part) for part in first["loc"]) or "the file", limit=150)
-    return printable(f"{place}: {said}", limit=300)
+    fault = error.errors(include_url=False)[0]
+    if fault["type"] == "json_invalid":
+        return _of_json(fault["msg"])
+    return printable(_sentence(fault["type"], fault["loc"], fault, kind), limit=_LONGEST_REASON)
+
+
+def _sentence(name: str, loc: Sequence[int | str], fault: Mapping[str, Any], kind: type[BaseModel] | None) -> str:
+    place, context = _place(loc), fault.get("ctx", {})
+    if name == "value_error":
+        return f"{place}: {fault['msg'].removeprefix('Value error, ')}"
+    if name in _SENTENCES:
+        return f"{place}: {_SENTENCES[name]}"
+    if name in ("too_long", "too_short"):
+        bound = f"at most {context['max_length']:,}" if name == "too_long" else f"at least {context['min_length']:,}"
+        found = context.get("actual_length")
+        return f"{place} has {'too many' if found is None else f'{found:,}'} entries; {bound} are accepted"
+    if name in ("string_too_long", "string_too_short"):
+        is_long = name == "string_too_long"
+        bound = f"more than {context['max_length']:,}" if is_long else f"fewer than {context['min_length']:,}"
+        return f"{place} has {bound} characters, which is not accepted"
+    return f"{place} is {_value(fault['input'])}; {_accepted(name, loc, fault, kind)} is accepted"
+
+
+def _accepted(name: str, loc: Sequence[int | str], fault: Mapping[str, Any], kind: type[BaseModel] | None) -> str:
+    context, message = fault.get("ctx", {}), str(fault["msg"])
+    bound = _BOUND.fullmatch(message)
+    if (bound or "number" in _WORDS.get(name, "")) and kind is not None and (found := _range(kind, loc)):
+        return found
+    if bound:
+        return f"a number {bound[1]}"
+    if name == "string_pattern_mismatch":
+        return f"a text of the form {context['pattern']}"
+    if name in ("literal_error", "enum"):
+        return str(context["expected"])
+    return _WORDS.get(name, message.removeprefix("Input should be "))
+
+
+def _place(loc: Sequence[int | str]) -> str:
+    if loc[-1:] == (_KEY,):
+        return f"a key of {_place(loc[:-2])}"
+    return printable(".".join(str(part)[:_READ] for part in loc) or "the file", limit=_LONGEST_PLACE)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    try:
+        text = json.dumps(value[:_READ] if isinstance(value, str) else value, ensure_ascii=False)
+    except (TypeError, ValueError):  # a whole number can have more digits than Python writes
+        text = f"of the type {type(value).__name__}"
+    return printable(text, limit=_LONGEST_VALUE)
+
+
+def _of_json(message: str) -> str:
+    if "recursion" in message:
+        return "it is nested too deep"
+    spot = _SPOT.search(message)
+    where = f" at line {spot[1]}, column {spot[2]}" if spot else ""
+    return f"it ends{where}, before it is complete" if "EOF" in message else f"it is not JSON{where}"
+
+
+def _range(kind: type[BaseModel], loc: Sequence[int | str]) -> str | None:
+    """What the schema of a record accepts as a number at a place; None if it has no range there."""
+    try:
+        root = kind.model_json_schema()
+    except PydanticInvalidForJsonSchema:  # it has a type that JSON Schema cannot say
+        return None
+    nodes = list(_options(root, root))
+    for part in loc:
+        nodes = [option for node in nodes for child in _inner(node, part) for option in _options(root, child)]
+    for node in nodes:
+        low, above, high = (node.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
+        if high is None or (low is None and above is None):
+            continue
+        noun = "a whole number" if node.get("type") == "integer" else "a number"
+        return f"{noun} {f'from {low:,.15g} to' if above is None else f'above {above:,.15g} and at most'} {high:,.15g}"
+    return None
+
+
+def _options(root: _Schema, node: _Schema) -> Iterator[_Schema]:
+    """A part of a JSON schema without references and alternatives."""
+    if "$ref" in node:
+        yield from _options(root, root["$defs"][node["$ref"].rpartition("/")[2]])
+    elif "anyOf" in node or "oneOf" in node:
+        for option in node.get("anyOf", node.get("oneOf")):
+            yield from _options(root, option)
+    else:
+        yield node
+
+
+def _inner(node: _Schema, part: int | str) -> Iterable[_Schema]:
+    if isinstance(part, int):
+        before = node.get("prefixItems", ())
+        found = (before[part] if part < len(before) else node.get("items"),)
+    elif part in node.get("properties", {}):
+        found = (node["properties"][part],)
+    else:
+        found = (node.get("additionalProperties"), *node.get("patternProperties", {}).values())
+    return [child for child in found if isinstance(child, Mapping)]
 
 
 def inside(folder: Path, name: str) -> Path:

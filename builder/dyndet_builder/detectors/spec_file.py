@@ -96,7 +96,7 @@ def read_spec(path: Path) -> DetectorSpec:
         return DetectorSpec.model_validate_json(json.dumps(found), strict=True)
     except (*UNREADABLE, TypeError) as error:
         raise InputError(
-            f"{printable(path)} is not a detector.yaml of schema version 1: {reason_of(error)}; {_ADVICE}"
+            f"{printable(path)} is not a detector.yaml of schema version 1: {reason_of(error, DetectorSpec)}; {_ADVICE}"
         ) from error
 
 

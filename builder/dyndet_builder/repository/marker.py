@@ -94,7 +94,7 @@ def read_marker(repository: Path) -> Marker:
         return Marker.model_validate_json(content, strict=True)
     except UNREADABLE as error:
         raise InputError(
-            f"{printable(path)} is damaged, or was written by another version: {reason_of(error)}"
+            f"{printable(path)} is damaged, or was written by another version: {reason_of(error, Marker)}"
         ) from error
 
 

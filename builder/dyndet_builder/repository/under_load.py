@@ -201,6 +201,6 @@ def _written(found: UnderLoad, **changed: object) -> UnderLoad:
     try:
         content = OperatingPoints.model_validate({**found.points.model_dump(), **changed})
     except ValidationError as error:
-        raise InputError(f"this is not accepted: {reason_of(error)}") from error
+        raise InputError(f"this is not accepted: {reason_of(error, OperatingPoints)}") from error
     write_operating_points(found.file, content)
     return UnderLoad(model=found.model, file=found.file, points=content)
