@@ -125,7 +125,10 @@ def test_following_is_shown_and_changed_on_the_command_line(
     ("words", "said"),
     [
         (["follow", "--on"], "promises no latency under load"),
-        (["follow", "--promise", "12ms"], "not a percentile"),
+        *(
+            (["follow", "--promise", wrong], "is not a percentile in milliseconds, which is what a detector can keep")
+            for wrong in ("12ms", "p95:1e-9ns", "p95:0ms", "throughput:80/s", "50%")
+        ),
         (["follow", "--promise", "p95:8ms"], "easy images alone take 8 ms"),
         (["follow", "--promise", "p95:90ms", "--floor", "0.9", "--ceiling", "0.5"], "above the ceiling 0.5"),
         (["follow", "--promise", "p95:90ms", "--ceiling", "0.1"], "the threshold 0.4"),

@@ -149,14 +149,21 @@ def _changed(point: OperatingPoint, changes: Changes, name: str, evidence: Evide
     return changed
 
 
+def _no_percentile(promise: str) -> InputError:
+    return InputError(
+        f"promise {printable(promise, limit=80)!r} is not a percentile in milliseconds, which is what a detector can "
+        "keep under load; give one such as p95:90ms, above 0 and below 1000000000ms"
+    )
+
+
 def _promised(promise: str, evidence: Evidence | None) -> dict[str, object]:
     """A promise as a file has it. Raises InputError if it is not a percentile, or if all easy images would break it."""
-    target = parse_target(promise)
+    try:
+        target = parse_target(promise)
+    except InputError as error:
+        raise _no_percentile(promise) from error  # which would name other targets, too
     if target.of_range or target.statistic == THROUGHPUT or target.statistic.level is None:
-        raise InputError(
-            f"promise {printable(promise, limit=80)!r} is not a percentile in milliseconds, which is what a detector "
-            "can keep under load; give one such as p95:90ms"
-        )
+        raise _no_percentile(promise)
     least = 0.0 if evidence is None else _least_ms(evidence.easy, target.statistic.level)
     if target.value <= least:
         raise InputError(
