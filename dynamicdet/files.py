@@ -51,7 +51,7 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     Raises InputError if `path` cannot be written or the disk is full.
     """
-    check_writable(path)
+    _check_place(path)
     target = _behind_links(path)
     with _named(path):
         temporary, lock = _locked_file(target)
@@ -76,7 +76,7 @@ def whole_folder(output: Path, *, marker: str | None) -> Iterator[Path]:
     """
     if marker is not None:
         check_replaceable(output, marker)
-    check_creatable(output.parent)
+    _check_folder(output.parent)
     target = _behind_links(output)
     with _named(output):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +129,11 @@ def exchange(one: Path, other: Path) -> bool:
 
 def check_writable(path: Path) -> None:
     """Raise InputError if no file can be written to `path`: a device or a pipe would be replaced, so it is refused."""
+    _try_to_create(_check_place(path), path)
+
+
+def _check_place(path: Path) -> Path:
+    """The folder of a file. Raises InputError as `check_writable` does, by what the system says of it."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; name the file to write")
     if path.exists() and not path.is_file():
@@ -140,15 +145,30 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path} cannot be written: the folder {folder} {found}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path} cannot be written: the folder {folder} is not writable")
+    return folder
 
 
 def check_creatable(output: Path) -> None:
     """Raise InputError if `output` is a file, or if the folder cannot be created in the existing part of its path."""
+    _try_to_create(_check_folder(output), output)
+
+
+def _check_folder(output: Path) -> Path:
+    """The existing part of its path. Raises InputError as `check_creatable` does, by what the system says of it."""
     existing = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise InputError(f"{output} cannot be an output folder: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{output} cannot be written: {existing} is not writable")
+    return existing
+
+
+def _try_to_create(folder: Path, output: Path) -> None:
+    """Create and remove an empty folder where root may write and the file system, such as /proc, still refuses."""
+    if os.geteuid() == 0:
+        with _named(output):
+            (probe := folder / f".dyndet-{secrets.token_hex(6)}").mkdir()
+            probe.rmdir()
 
 
 def check_replaceable(output: Path, marker: str) -> None:

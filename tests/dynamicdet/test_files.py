@@ -174,6 +174,9 @@ def test_a_path_that_cannot_be_written_is_one_sentence_before_the_block_runs(tmp
         fill(tmp_path / "a file" / "deeper" / "folder", "new", AssertionError("the block runs"))
     with pytest.raises(InputError, match="/proc/x cannot be written: "):
         fill(Path("/proc/x"), "new", AssertionError("the block runs"))
+    for check in (check_writable, check_creatable):  # before work whose result could not be written
+        with pytest.raises(InputError, match="/proc/x cannot be written: "):
+            check(Path("/proc/x"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
