@@ -13,6 +13,8 @@ from dynamicdet.errors import InputError
 from dyndet_builder.cli.deploy import render_command
 from dyndet_builder.deployment.deploy import MARKER_FILE, DeployOptions, deploy
 from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.server.docker import docker_command
+from dyndet_builder.server.triton import DEFAULT_PORTS
 from tests.support.deployments import pod_of, render_kinds
 from tests.support.toy_bundle import write_toy_bundle
 
@@ -43,6 +45,15 @@ def test_shared_memory_of_clients_is_allowed_where_the_release_wants_it(
     restricted = next(argument for argument in arguments if argument.startswith("--http-restricted-api"))
     assert ("shared-memory" in restricted) != options.client_shared_memory
     assert "model-repository" in restricted
+
+
+def test_inference_without_the_key_can_be_closed_over_http_alone(repositories: dict[str, Path], tmp_path: Path) -> None:
+    deploy(repositories["cpu"], tmp_path / "out", DeployOptions(http_inference=False))
+    arguments = pod_of(tmp_path / "out")["containers"][0]["args"]
+    over_http, over_grpc = (next(one for one in arguments if kind in one) for kind in ("http-restr", "grpc-restr"))
+    assert ",inference:" in over_http and "inference" not in over_grpc
+    command = docker_command(repositories["cpu"], ports=DEFAULT_PORTS, http_inference=False)
+    assert "--http-restricted-api=inference:dyndet-inference=$(" in command[-1]
 
 
 @pytest.mark.parametrize(
