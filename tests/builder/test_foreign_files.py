@@ -506,7 +506,10 @@ def test_what_is_pushed_is_the_detectors_own(files: _Files, tmp_path: Path) -> N
     remote = RemoteServer(url="127.0.0.1:9", models=str(store))
     path = repository / "toy" / "1" / "dyndet.json"
     settings_text = path.read_text()
-    for model, said in (("../../etc", "not accepted here"), ("stranger", "not a stage model of 'toy'")):
+    for model, said in (
+        ("../../etc", r'model is "../../etc"; a text of the form'),
+        ("stranger", "not a stage model of 'toy'"),
+    ):
         path.write_text(settings_text.replace('"toy_head1"', json.dumps(model)))
         with pytest.raises(InputError, match=said):
             remote.deploy(repository, "toy")

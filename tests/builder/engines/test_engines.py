@@ -212,7 +212,7 @@ def test_what_engines_are_bound_to(
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"max_batch": 0}, "max_batch must be at least 1"),
+        ({"max_batch": 0}, "max_batch must be from 1 to 1024, not 0"),
         ({"preferred_batches": (9,)}, "preferred batch 9"),
         ({"workspace_mib": 0}, "at least 1 MiB"),
         ({"optimization_level": 6}, "from 0 to 5"),

@@ -164,21 +164,22 @@ def test_a_repository_of_an_earlier_version_is_read_and_extended(bundle: Path, t
 @pytest.mark.parametrize(
     "words",
     [
-        ["tune", "REPOSITORY", "--images", "."],
-        ["calibrate", "--repository", "REPOSITORY", "--images", ".", "--target-latency", "50%"],
+        ["tune", "REPOSITORY", "--images", "IMAGES"],
+        ["calibrate", "--repository", "REPOSITORY", "--images", "IMAGES", "--target-latency", "50%"],
         ["deploy", "render", "REPOSITORY", "deployment"],
         ["deploy", "plan", "REPOSITORY", "--request-rate", "1", "--promise", "12ms"],
-        ["bench", "overhead", "REPOSITORY", "--images", "."],
-        ["bench", "sweep", "REPOSITORY", "--images", "."],
-        ["bench", "client", "REPOSITORY", "--images", "."],
+        ["bench", "overhead", "REPOSITORY", "--images", "IMAGES"],
+        ["bench", "sweep", "REPOSITORY", "--images", "IMAGES"],
+        ["bench", "client", "REPOSITORY", "--images", "IMAGES"],
         ["engines", "bundle", "--repository", "REPOSITORY"],
     ],
     ids=lambda words: " ".join(words[:2]),
 )
 def test_a_command_that_needs_one_detector_asks_for_its_name(
-    words: list[str], both: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], both: Path, demo_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(dyndet, [str(both) if word == "REPOSITORY" else word for word in words]) == 2
+    named = {"REPOSITORY": str(both), "IMAGES": str(demo_images)}
+    assert run(dyndet, [named.get(word, word) for word in words]) == 2
     text = " ".join(capsys.readouterr().err.split())
     assert f"{both} holds the detectors 'whole' and 'split'; name one of them with --model" in text
 
