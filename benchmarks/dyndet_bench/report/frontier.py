@@ -51,6 +51,10 @@ _BETWEEN: tuple[_Place, ...] = (
     (8, -5, "left", "top"),
     (0, -7, "center", "top"),
     (8, 5, "left", "bottom"),
+    (-8, 14, "right", "bottom"),
+    (0, 17, "center", "bottom"),
+    (8, -15, "left", "top"),
+    (0, -17, "center", "top"),
 )
 _EASY_END: tuple[_Place, ...] = ((10, -3, "left", "top"), (10, 4, "left", "bottom"))
 _HARD_END: tuple[_Place, ...] = ((6, -5, "left", "top"), (6, 5, "left", "bottom"), (-6, 5, "right", "bottom"))
