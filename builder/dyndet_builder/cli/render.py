@@ -105,6 +105,11 @@ _DEFAULTS = RenderOptions()
     help="Microseconds that a stage waits for a preferred batch.",
 )
 @click.option(
+    "--cuda-graphs",
+    is_flag=True,
+    help="Capture each stage as a CUDA graph for one image, each preferred batch and a full batch; only for TensorRT.",
+)
+@click.option(
     "--warmup-image",
     type=click.Path(path_type=Path),
     help="Image, or folder of images, that warms up the stages.  [default: one of the demo's, if present]",

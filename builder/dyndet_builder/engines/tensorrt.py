@@ -59,6 +59,7 @@ def build_stage(
     """
     log = _log(trt)
     log.lines.clear()
+    _register_plugins(trt, log)
     builder = trt.Builder(log)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, log)
@@ -89,6 +90,13 @@ def build_stage(
         inspected=seen is not None,
         timing_cache=kept,
     )
+
+
+def _register_plugins(trt: Any, log: Any) -> None:
+    """Make TensorRT's own plugins known to the parser, which needs one for RoiAlign; TensorRT-RTX has none."""
+    initialise = getattr(trt, "init_libnvinfer_plugins", None)
+    if initialise is not None and not initialise(log, ""):
+        raise DyndetError(f"TensorRT cannot load its plugins: {'; '.join(log.lines[:3]) or 'no reason given'}")
 
 
 def _network_flags(trt: Any) -> int:

@@ -44,6 +44,8 @@ class Backend:
     """whether Triton may batch for it; otherwise the batch is the first dimension of every tensor"""
     needs_plan: bool = False
     """whether it runs the TensorRT engines that `dyndet engines` builds, not the graphs"""
+    cuda_graphs: bool = False
+    """whether it can run a stage as a captured CUDA graph"""
     embedded: bool = False
     """whether the embedded server includes it"""
     fused: bool = False
@@ -114,7 +116,9 @@ BACKENDS: dict[str, Backend] = {
         parameters=_onnxruntime,
         accelerators={"cuda": _cuda, "tensorrt": _tensorrt},
     ),
-    "tensorrt": Backend(triton="tensorrt", template=_STAGES / "tensorrt", devices=("gpu",), needs_plan=True),
+    "tensorrt": Backend(
+        triton="tensorrt", template=_STAGES / "tensorrt", devices=("gpu",), needs_plan=True, cuda_graphs=True
+    ),
     # With Triton's batching, it would fix the batch to the largest and pad every smaller request to it.
     "openvino": Backend(
         triton="openvino",
@@ -145,6 +149,7 @@ def _unbatched(stage: StageModel, *, batch: int) -> StageModel:
         max_batch=0,
         merges=False,
         preferred_batches=(),
+        graph_batches=(0,) if stage.graph_batches else (),
         inputs=tuple(_with_batch(tensor, batch) for tensor in stage.inputs),
         outputs=tuple(_with_batch(tensor, batch) for tensor in stage.outputs),
         warmups=tuple(_one_image(warmup) for warmup in stage.warmups[:1]),

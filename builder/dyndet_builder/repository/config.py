@@ -100,6 +100,8 @@ class StageModel(Model):
     accelerator: Accelerator | None = None
     takes_one: bool = False
     """whether its graph takes one image at a time"""
+    graph_batches: tuple[int, ...] = ()
+    """batch sizes at which it is captured as a CUDA graph; 0: the only one, of a model without Triton's batching"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,7 @@ def _stage_model(bundle: Bundle, stage: StageName, detector: str, options: Rende
         precision=bundle.precision_of(stage),
         threads=options.threads,
         takes_one=described.batch == "one",
+        graph_batches=_usual_batches(options) if options.cuda_graphs else (),
     )
     return backend.configured(model, accelerator=options.accelerator)
 
@@ -155,5 +156,10 @@ def _warmups(inputs: tuple[Tensor, ...], options: RenderOptions) -> tuple[Warmup
         )
         for tensor in inputs
     )
-    batches = sorted({1, options.max_batch, *options.preferred_batches} if options.stages_merge else {1})
+    batches = _usual_batches(options)
     return tuple(Warmup(name=f"batch {batch}", batch=batch, inputs=tensors) for batch in batches)
+
+
+def _usual_batches(options: RenderOptions) -> tuple[int, ...]:
+    """The batch sizes of a stage that come often: one image, the preferred ones, a full batch."""
+    return tuple(sorted({1, options.max_batch, *options.preferred_batches})) if options.stages_merge else (1,)

@@ -57,6 +57,8 @@ class RenderOptions:
     """batch sizes that the stages' dynamic batching waits for; empty: see `stages_merge`"""
     queue_delay_us: int = 0
     """how long a stage waits for a preferred batch, microseconds"""
+    cuda_graphs: bool = False
+    """whether the stages run as CUDA graphs, captured for one image, each preferred batch and a full one; TensorRT"""
     warmup_image: Path | None = None
     """an image, or a folder of images, that warms up the stages as they load; None: no warm-up"""
     latency_buckets_ms: tuple[float, ...] = (
@@ -147,8 +149,9 @@ class RenderOptions:
             _check_integer("a GPU's id", gpu, 0, _INT32_MAX)
         if len(set(self.gpus)) != len(self.gpus):
             raise InputError(f"GPU ids must be different, not {', '.join(map(str, self.gpus))}")
-        if not isinstance(self.encoded, bool):
-            raise InputError(f"encoded must be true or false, not {self.encoded!r}")
+        for field in ("encoded", "cuda_graphs"):
+            if not isinstance(getattr(self, field), bool):
+                raise InputError(f"{field} must be true or false, not {getattr(self, field)!r}")
         self._check_backend()
         buckets = self.latency_buckets_ms
         if not buckets or any(not (math.isfinite(bound) and bound > 0) for bound in buckets):
@@ -175,6 +178,11 @@ class RenderOptions:
         if self.engines is not None and not backend.needs_plan:
             raise InputError(
                 f"only the backend {names_of(lambda one: one.needs_plan)} runs engines, not the backend {self.backend}"
+            )
+        if self.cuda_graphs and not backend.cuda_graphs:
+            raise InputError(
+                f"only the backend {names_of(lambda one: one.cuda_graphs)} captures CUDA graphs, not the backend "
+                f"{self.backend}"
             )
 
 

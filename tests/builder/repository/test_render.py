@@ -23,7 +23,7 @@ from dyndet_builder.operating_points import read_operating_points
 from dyndet_builder.repository.encoded import CLIENT_CODE
 from dyndet_builder.repository.marker import MARKER_FILE
 from dyndet_builder.repository.render import RenderOptions, check_destination, render
-from dyndet_builder.repository.rendered import read_repository
+from dyndet_builder.repository.rendered import read_rendered, read_repository
 from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.triton import DEFAULT_PORTS
 from dyndet_client.codec import parse_model
@@ -131,6 +131,23 @@ def test_gpu_variants_are_complete_configurations(
             assert config.default_model_filename == "model.plan"
             note = (repository / model / "1" / "PUT_MODEL_PLAN_HERE.txt").read_text()
             assert "dyndet engines BUNDLE -o ENGINES --max-batch 8\n" in note
+
+
+def test_cuda_graphs_have_the_batch_sizes_that_come_often(bundle: Path, tmp_path: Path) -> None:
+    """One image, the preferred batches and a full batch, each with the shape of every input; none unless asked for."""
+    graphs = RenderOptions(backend="tensorrt", gpus=(0,), max_batch=6, preferred_batches=(4,), cuda_graphs=True)
+    repository = render(bundle, tmp_path / "models", graphs)
+    for model in STAGE_MODELS:
+        config = _config(repository, model)
+        cuda = config.optimization.cuda
+        assert cuda.graphs
+        assert [spec.batch_size for spec in cuda.graph_spec] == [1, 4, 6]
+        shapes = {each.name: list(each.dims) for each in config.input}
+        for spec in cuda.graph_spec:
+            assert {name: list(shape.dim) for name, shape in spec.input.items()} == shapes
+    assert read_rendered(repository).options.cuda_graphs
+    usual = render(bundle, tmp_path / "usual", replace(graphs, cuda_graphs=False))
+    assert not any(_config(usual, model).HasField("optimization") for model in STAGE_MODELS)
 
 
 @pytest.mark.parametrize("accelerator", ["cuda", "tensorrt"])
@@ -243,6 +260,8 @@ def test_stages_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
         ({"accelerator": "tensorrt"}, "belongs to the backend onnxruntime on a GPU"),
         ({"backend": "onnxruntime", "gpus": (0,), "accelerator": "coral"}, "choose one of cuda, tensorrt"),
         ({"engines": Path("engines")}, "only the backend tensorrt runs engines"),
+        ({"cuda_graphs": True}, "only the backend tensorrt captures CUDA graphs, not the backend python"),
+        ({"backend": "tensorrt", "gpus": (0,), "cuda_graphs": 1}, "cuda_graphs must be true or false, not 1"),
         ({"instances": 0}, "instances must be a whole number from 1 to 1000, not 0"),
         ({"bls_instances": 10**5}, "bls_instances must be a whole number from 1 to 1000, not 100000"),
         ({"threads": 10**5}, "threads must be a whole number from 0 to 1024, not 100000"),
