@@ -38,6 +38,7 @@ _COMMANDS = {
     "follow": ("dyndet_builder.cli.follow", "Show or change how thresholds follow the load."),
     "tenant": ("dyndet_builder.cli.tenant", "Set what each tenant may use of detector 2."),
     "tune": ("dyndet_builder.cli.tune", "Find the fastest instances, threads and batching for a load."),
+    "verify": ("dyndet_builder.cli.verify", "Check a detector on this machine before traffic comes."),
     "bench": ("dyndet_builder.cli.bench.group", "Measure a served detector."),
     "detect": ("dyndet_client.cli.detect", "Detect objects in images through a server."),
     "try": ("dyndet_builder.cli.try_", "Open a page to try a detector with your own pictures."),

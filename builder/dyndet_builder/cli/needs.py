@@ -39,6 +39,7 @@ NEEDS = {
     "train": ("train",),
     "try": ("server", "ui"),
     "tune": _ALL,
+    "verify": ("bench", "build"),
 }
 """With these extras alone, a command runs. Some of its options need more: `dyndet bench sweep` needs `server` without
 --url; with --data it needs `build` or `train`, and so does `dyndet bench load`."""

@@ -33,15 +33,15 @@ def compare(before: StageRunner, after: StageRunner, images: Iterable[UInt8Array
     """Run both routes of both bundles on letterboxed images (S, S, 3) and match their detections."""
     boxes: list[float] = []
     scores: list[float] = []
-    counted = matched = 0
+    counted = found_again = 0
     expected: list[float] = []
     measured: list[float] = []
     for image in images:
         batch = image[None]
         for route in ("easy", "hard"):
             old, new = getattr(before, route)(batch), getattr(after, route)(batch)
-            pairs, count = _matched(old.detector, new.detector)
-            counted, matched = counted + count, matched + len(pairs)
+            pairs, count = matched(old.detector, new.detector)
+            counted, found_again = counted + count, found_again + len(pairs)
             for box_px, score in pairs:
                 boxes.append(box_px)
                 scores.append(score)
@@ -53,13 +53,13 @@ def compare(before: StageRunner, after: StageRunner, images: Iterable[UInt8Array
         box_px=max(boxes, default=0.0),
         box_px_median=float(np.median(boxes)) if boxes else 0.0,
         score=max(scores, default=0.0),
-        unmatched_share=(counted - matched) / counted if counted else 0.0,
+        unmatched_share=(counted - found_again) / counted if counted else 0.0,
         difficulty=float(np.abs(found - truth).max(initial=0.0)),
         route_flip_share=route_flip_share(truth, found, tie=BARS["fp32"].tie),
     )
 
 
-def _matched(old: Tensors, new: Tensors) -> tuple[list[tuple[float, float]], int]:
+def matched(old: Tensors, new: Tensors) -> tuple[list[tuple[float, float]], int]:
     """Differences (pixels, score) of the detections that overlap by half or more, and the number of detections."""
     likely = old["scores"][0] >= FROM_SCORE
     pairs = []

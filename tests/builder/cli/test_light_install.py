@@ -31,6 +31,7 @@ _LINES = [
     ["follow", "models"],
     ["tenant", "list", "models"],
     ["tune", "models", *_IMAGES],
+    ["verify", "bundle", *_IMAGES],
     ["bench", "sweep", "models", *_IMAGES],
     ["bench", "plot", "swept", *_NEW],
     ["bench", "serving", "bundle", *_IMAGES],
