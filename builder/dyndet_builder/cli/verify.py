@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of TensorRT engines to run on the GPU.  [default: those of the repository]",
 )
+@click.option(
+    "--without",
+    type=click.Choice(["CUDA", "TensorRT"]),
+    multiple=True,
+    help="Leave out a provider of ONNX Runtime (repeatable).",
+)
 @click.option("--url", help="gRPC address of a server that serves REPOSITORY.  [default: one is started]")
 @metrics_url_option
 @click.option("--no-serve", is_flag=True, help="Do not start a server.")
@@ -42,6 +48,7 @@ def command(
     model: str | None,
     gpu: int | None,
     engines: Path | None,
+    without: tuple[str, ...],
     url: str | None,
     metrics_url: str | None,
     no_serve: bool,
@@ -84,6 +91,7 @@ def command(
             model=model,
             gpu=gpu,
             engines=engines,
+            without=without,
             url=url,
             metrics_url=metrics_url,
             serve=not no_serve,

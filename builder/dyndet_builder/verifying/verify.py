@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ from dyndet_builder.verifying.timing import memory_mib, route_times, sizes_of, s
 
 CPU = "CPU"
 BATCHES = (1, 2, 4, 8)
+_FEW = 5
+"""runs of the CPU beside a GPU, where it is only the reference"""
 _DEVICES = {"CUDA": "CUDAExecutionProvider", "TensorRT": "TensorrtExecutionProvider"}
 
 
@@ -51,6 +53,7 @@ def verify(
     model: str | None = None,
     gpu: int | None = None,
     engines: Path | None = None,
+    without: Collection[str] = (),
     url: str | None = None,
     metrics_url: str | None = None,
     serve: bool = True,
@@ -64,7 +67,8 @@ def verify(
 
     `images` is a folder; at most `max_images` of them are used. The reference is ONNX Runtime on the CPU. With `gpu`,
     the stages also run with ONNX Runtime's CUDA and TensorRT providers there, and with the TensorRT engines in the
-    folder `engines` (of a repository: its own). Stages and routes are timed at the batch sizes `batches`, as the median
+    folder `engines` (of a repository: its own), `without` some of these providers. The CPU is then timed only at its
+    smallest batch size and in few runs. Stages and routes are timed at the batch sizes `batches`, as the median
     of `repeats` runs. With `serve`, the embedded server serves the detector, or the server at `url` is asked, in so
     many `rounds`. What cannot be done here is in the record's `skipped`; what does not agree is in its `failed`.
 
@@ -79,8 +83,10 @@ def verify(
     checks: list[Check] = []
     reference = StageRunner(dict(read.graphs))
     ways = []
-    for name, stages in _ways(read, target, gpu=gpu, engines=engines, skipped=skipped):
-        way = _run_way(name, stages, reference, fitted, read, batches, repeats, None if name == CPU else gpu, progress)
+    for name, stages in _ways(read, target, gpu=gpu, engines=engines, without=without, skipped=skipped):
+        aside = name == CPU and gpu is not None
+        effort = (batches[:1], min(repeats, _FEW)) if aside else (batches, repeats)
+        way = _run_way(name, stages, reference, fitted, read, *effort, None if name == CPU else gpu, progress)
         if isinstance(way, Check):
             checks.append(way)
             continue
@@ -143,7 +149,7 @@ def _read(target: Path, model: str | None) -> _Target:
 
 
 def _ways(
-    read: _Target, target: Path, *, gpu: int | None, engines: Path | None, skipped: list[str]
+    read: _Target, target: Path, *, gpu: int | None, engines: Path | None, without: Collection[str], skipped: list[str]
 ) -> list[tuple[str, DeviceStages]]:
     """The ways to run the stages here; what there is not goes to `skipped`."""
     bundle, graphs = read.bundle, read.graphs
@@ -153,6 +159,9 @@ def _ways(
         return found
     here = providers()
     for name, provider in _DEVICES.items():
+        if name in without:
+            skipped.append(f"{name}: it was left out")
+            continue
         if provider not in here:
             skipped.append(f"{name}: this ONNX Runtime has no {provider}; onnxruntime-gpu has it")
             continue
