@@ -109,8 +109,8 @@ def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 def load(path: str | os.PathLike[str], architecture: str | None = None) -> DynamicDetector | TwoStageDetector:
     """A dynamic detector in evaluation mode from one of our files or a published checkpoint.
 
-    Public static Faster and Mask R-CNNs (mmdetection's, torchvision's) become two-stage dynamic ones: both backbones get
-    their weights, the links stay silent, and the router is random.
+    Public static Faster and Mask R-CNNs (mmdetection's, torchvision's) become two-stage dynamic ones: both backbones
+    get their weights, the links stay silent, and the router is random.
 
     Without `architecture`, our own file names it, and a published file is recognised by the names of its weights. No
     tensor is read before names, shapes and bytes were compared with the network's.

@@ -1,5 +1,8 @@
-"""Reads published checkpoints by explicit maps of names: DynamicDet's, `{"model": state dict}`, and static detectors of
-others, from which a two-stage dynamic one starts."""
+"""Reads published checkpoints by explicit maps of names.
+
+They are DynamicDet's, `{"model": state dict}`, and static detectors of others, from which a two-stage dynamic one
+starts.
+"""
 
 from __future__ import annotations
 

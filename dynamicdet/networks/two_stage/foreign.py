@@ -1,7 +1,7 @@
 """Starts a two-stage dynamic detector from a public static one, or its backbones from a public ImageNet classifier.
 
-Both backbones get the public one's weights, the links stay silent, and the router is random: on a ResNet-50, both routes
-then answer as the public detector. A Swin's identity links are never silent, so its hard route needs training.
+Both backbones get the public one's weights, the links stay silent, and the router is random: on a ResNet-50, both
+routes then answer as the public detector. A Swin's identity links are never silent, so its hard route needs training.
 """
 
 from __future__ import annotations
