@@ -180,7 +180,7 @@ class TwoStageDetector(RoutedNetwork):
 
         Every level is sampled for all boxes, and each box keeps its own: so shapes are static.
         """
-        strides = self.spec.strides
+        strides = self.spec.strides[: self.spec.roi_levels]
         boxes = boxes.float()
         left, top, right, bottom = torch.split(boxes, 1, dim=-1)
         area = ((right - left) * (bottom - top)).squeeze(-1)  # (B, K)
