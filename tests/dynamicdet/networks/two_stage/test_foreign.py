@@ -146,6 +146,7 @@ def loaded(tmp_path: Path) -> Callable[..., TwoStageDetector]:
     return load
 
 
+@torch.no_grad()
 def check_equal_routes(model: TwoStageDetector) -> None:
     """Maps of both routes, from which everything else follows."""
     features = model.features(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
