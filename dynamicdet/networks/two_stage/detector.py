@@ -142,7 +142,7 @@ class TwoStageDetector(RoutedNetwork):
         """
         size = self.image_size(pyramid)
         return [
-            level_anchors(self.spec, level, *maps.shape[-2:], size).to(maps.device)
+            level_anchors(self.spec, level, maps.shape[-2], maps.shape[-1], size).to(maps.device)
             for level, maps in enumerate(pyramid)
         ]
 
