@@ -34,7 +34,8 @@ def session_of(graph: Path | bytes, *, name: str = "", threads: int | None = Non
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = not frugal
     options.log_severity_level = _FATAL
-    options.intra_op_num_threads = graph_threads(threads or 0)
+    if count := graph_threads(threads or 0):
+        options.intra_op_num_threads = count
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # a graph that has the right tensors can still be no graph

@@ -53,6 +53,8 @@ class Backend:
     """whether the embedded server includes it"""
     fused: bool = False
     """whether the public model can run the same graphs in its own process, in the topology `fused`"""
+    isolates: bool = False
+    """whether one image that fails harms no other that Triton has merged with it; otherwise such calls are repeated"""
     prepare: Callable[[Path, Path], None] | None = None
     """writes what the backend runs instead of a stage's `model.onnx`: takes that file and the folder of the version"""
 
@@ -124,6 +126,7 @@ BACKENDS: dict[str, Backend] = {
         parameters=_python,
         embedded=True,
         fused=True,
+        isolates=True,
     ),
     "onnxruntime": Backend(
         triton="onnxruntime",

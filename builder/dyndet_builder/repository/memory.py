@@ -82,10 +82,10 @@ def memory_needs(configs: Sequence[pb.ModelConfig]) -> MemoryNeeds:
 def pool_arguments(configs: Iterable[pb.ModelConfig]) -> tuple[str, ...]:
     """The flag with which all graphs of Triton's onnxruntime backend share one pool of threads, if that is faster.
 
-    It is for one instance of each graph with all cores. A request runs one graph after the other; with a pool per graph,
-    the threads of one spin for a while after its turn, and so take the cores from the next. One request in flight took
-    0.7 x the time with the flag (2 cores). It overrides every graph's own number of threads, so it is left out if a
-    model has one, several instances, or a GPU. ONNX Runtime chooses the size of the pool: one thread per physical core.
+    It is for one instance of each graph with all cores. A request runs one graph after the other. With a pool per
+    graph, the threads of one spin for a while after its turn, and so take the cores from the next; with the flag, a
+    request took 0.70 to 0.75 x the time (2 cores, one in flight). It overrides every graph's own number of threads, so
+    it is left out if a model has one, several instances, or a GPU. ONNX Runtime chooses the size of the pool.
     """
     graphs = [config for config in configs if _ONNXRUNTIME in (config.backend, config.platform.partition("_")[0])]
     return (_SHARED_POOL,) if graphs and all(map(_has_all_cores, graphs)) else ()

@@ -153,6 +153,7 @@ def _write_public(
     sources = [source for part in ("public", "queueing", model.topology) for source in (TEMPLATES / part).glob("*.py")]
     for source in (*sources, *((CORES,) if model.topology == "fused" else ())):
         shutil.copyfile(source, version / source.name)
+    shared = {stage.stage for stage in model.stages if stage.merges and not BACKENDS[options.backend].isolates}
     settings: dict[str, object] = {
         "first": bundle.first,
         "easy": bundle.easy,
@@ -168,6 +169,7 @@ def _write_public(
                 "inputs": [tensor.name for tensor in stage.inputs],
                 "outputs": [tensor.name for tensor in stage.outputs],
                 "batch": stage.batch,
+                "shares_failures": name in shared,
             }
             for name, stage in bundle.stages.items()
         },
