@@ -83,8 +83,8 @@ def test_one_failing_image_in_four_harms_no_other(server: TritonServer, model: s
             assert _routes(client, model, failing) == [FALLBACK, HARD, HARD, HARD]
             assert together(alone) == [[FALLBACK], [HARD], [HARD], [HARD]]
             assert together([broken, *alone[1:]]) == [[FAILED], [HARD], [HARD], [HARD]]
-        for stage, images in (("backbone1", 12), ("detector2", 11)):
+        for stage in ("backbone1", "detector2"):
             found = client.get_inference_statistics(f"{model}_{stage}").model_stats[0]
-            assert found.execution_count < 0.8 * images * _ROUNDS, "nothing was merged, and this test proved nothing"
+            assert found.execution_count < 0.9 * found.inference_count, "nothing was merged; this test proved nothing"
     for stage, errors in (("detector2", 2), ("backbone1", 1)):  # calls that were repeated with success are no errors
         assert metric(server, "dyndet_stage_errors_total", model=model, stage=stage) == errors * _ROUNDS
