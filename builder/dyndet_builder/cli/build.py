@@ -17,6 +17,7 @@ from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import read_manifest
 from dyndet_builder.cli.deploy_push import show_agreement
 from dyndet_builder.cli.measured import show_measured, topology_sentence
+from dyndet_builder.cli.next_steps import serve_command
 from dyndet_builder.cli.pair_bundle import pair_lines
 from dyndet_builder.cli.pair_options import pair_source_options, refuse_options_of_a_checkpoint
 from dyndet_builder.cli.progress import step_bars
@@ -237,7 +238,7 @@ def command(
     url = "127.0.0.1:8001"
     if options.remote is None:
         console.print(f"The repository is {result.repository}. Next:", soft_wrap=True)
-        console.print(f"  dyndet serve {result.repository} --grpc-port 8001", soft_wrap=True)
+        console.print(f"  {serve_command(result.repository, '--grpc-port', '8001')}", markup=False, soft_wrap=True)
     else:
         url = options.remote.url
         console.print(f"The repository is {result.repository}; {url} serves it. Next:", soft_wrap=True)

@@ -77,6 +77,12 @@ class Repository:
         return memory_needs(self.configs)
 
     @property
+    def runs_embedded(self) -> bool:
+        """Whether the embedded server has every backend that the models need; those of ensembles are no backend."""
+        embedded = {backend.triton for backend in BACKENDS.values() if backend.embedded}
+        return all(config.backend in embedded or config.platform == "ensemble" for config in self.configs)
+
+    @property
     def pool_arguments(self) -> tuple[str, ...]:
         """The flag with which the graphs of the onnxruntime backend share their threads, where that is faster."""
         return pool_arguments(self.configs)
