@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,7 +187,7 @@ def command(
     check_destination(bundle, output, options, add=add)
     choice = _choose(bundle, images, options, rounds=rounds or TOPOLOGY_ROUNDS, journals=journals) if auto else None
     if choice is not None:
-        options = replace(options, topology=choice.topology)
+        options = choice.applied(options)
     folder = render(bundle, output, options, add=add, chosen_by=None if choice is None else asdict(choice))
     following = serve_command(folder)
     if BACKENDS[options.backend].needs_plan and options.engines is None:  # no server loads it yet
