@@ -176,12 +176,11 @@ def test_render_auto_keeps_the_faster_topology_and_says_why(
     assert (output / "toy" / "1" / "backbone1.onnx").exists() == (topology == "fused")
 
 
-@pytest.mark.parametrize("load", [Load(concurrency=4), Load(request_rate=40)], ids=str)
 def test_a_load_with_several_images_in_flight_also_decides_instances_and_threads(
-    bundle: Path, pictures: Path, tmp_path: Path, load: Load
+    bundle: Path, pictures: Path, tmp_path: Path
 ) -> None:
     """All four ways are served at once; what is rendered is the fastest of them, and all are on record."""
-    options = RenderOptions(name="street", queue_size=99)
+    options, load = RenderOptions(name="street", queue_size=99), Load(request_rate=40)
     choice = choose_topology(bundle, pictures, options, load=load, divide=True, rounds=1)
     assert choice is not None and choice.load == str(load)
     cores = usable_cores()
