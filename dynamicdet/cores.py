@@ -81,8 +81,8 @@ def _groups(root: Path) -> Iterator[Path]:
         fields, _, kind = (part.split(" ") for part in line.partition(" - "))
         if len(fields) < 5 or kind[0] not in ("cgroup", "cgroup2"):
             continue
-        controllers = ("",) if kind[0] == "cgroup2" else ("cpu", "cpuset")
-        named = next((name for name in controllers if name in own and (not name or name in kind[-1].split(","))), None)
+        names = ("",) if kind[0] == "cgroup2" else tuple({"cpu", "cpuset"}.intersection(kind[-1].split(",")))
+        named = next((name for name in names if name in own), None)
         if named is not None:
             inside = Path(os.path.relpath(own[named], fields[3])).parts
             inside = () if _OUTSIDE in inside else inside  # what is mounted is as near as a container can see

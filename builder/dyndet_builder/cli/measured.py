@@ -38,8 +38,8 @@ def topology_sentence(topology: str, chosen_by: Mapping[str, Any] | None) -> str
     if len(found.get("compared", ())) > len(measured):  # instances and threads were compared as well
         best, *others = (f"{_way(one)} ({_means(one['means'])})" for one in found["compared"])
         return f"Topology: {best}, faster at {found['load']} than {', '.join(others)}."
-    others = (f", faster than {name} ({_means(one)})" for name, one in measured.items() if name != topology)
-    return f"Topology: {topology} ({_means(measured[topology])}){''.join(others)}."
+    slower = (f", faster than {name} ({_means(one)})" for name, one in measured.items() if name != topology)
+    return f"Topology: {topology} ({_means(measured[topology])}){''.join(slower)}."
 
 
 def _way(compared: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ dynamic batching merges them. Needs numpy and Triton's own module; all other fil
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import math
@@ -105,11 +106,10 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         if not stage.shares_failures:
             response, error = self._call(stage, asked, tensors, outputs)
         else:
-            with self._turns.together():
-                response, error = self._call(stage, asked, tensors, outputs)
+            call = functools.partial(self._call, stage, asked, tensors, outputs)
+            response, error = self._turns.together(call)
             if error is not None and error.code == "stage-failed":  # perhaps another image of the batch is to blame
-                with self._turns.alone():
-                    response, error = self._call(stage, asked, tensors, outputs)
+                response, error = self._turns.alone(call)
         if error is not None:
             if error.code in STAGE_ERRORS:
                 asked.failed_stages.append(stage.role)

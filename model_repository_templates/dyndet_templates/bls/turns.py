@@ -9,10 +9,13 @@ Python.
 from __future__ import annotations
 
 import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import IO, TypeVar
+
+T = TypeVar("T")
 
 
 class Turns:
@@ -24,34 +27,38 @@ class Turns:
     """
 
     def __init__(self, gate: Path, room: Path) -> None:
-        self._gate, self._room = gate, room
+        self._paths = gate, room
+        self._opened = threading.local()  # a lock belongs to what was opened, so each thread opens the files itself
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """A call among others; it begins when nobody is alone."""
-        with _locked(self._gate, fcntl.LOCK_SH) as gate:
-            with _locked(self._room, fcntl.LOCK_SH):
-                _unlock(gate)
-                yield
+    def together(self, call: Callable[[], T]) -> T:
+        """The result of a call among others; it begins when nobody is alone."""
+        gate, room = self._files()
+        _lock(gate, fcntl.LOCK_SH)
+        _lock(room, fcntl.LOCK_SH)
+        _lock(gate, fcntl.LOCK_UN)
+        try:
+            return call()
+        finally:
+            _lock(room, fcntl.LOCK_UN)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """A call that begins when all others have ended, and during which no other begins."""
-        with _locked(self._gate, fcntl.LOCK_EX), _locked(self._room, fcntl.LOCK_EX):
-            yield
+    def alone(self, call: Callable[[], T]) -> T:
+        """The result of a call that begins when all others have ended, and during which no other begins."""
+        gate, room = self._files()
+        _lock(gate, fcntl.LOCK_EX)
+        try:
+            _lock(room, fcntl.LOCK_EX)
+            return call()
+        finally:
+            _lock(room, fcntl.LOCK_UN)
+            _lock(gate, fcntl.LOCK_UN)
+
+    def _files(self) -> tuple[IO[bytes], IO[bytes]]:
+        if not hasattr(self._opened, "files"):
+            self._opened.files = tuple(path.open("rb") for path in self._paths)
+        files: tuple[IO[bytes], IO[bytes]] = self._opened.files
+        return files
 
 
-@contextmanager
-def _locked(path: Path, how: int) -> Iterator[int]:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a lock belongs to what was opened, so each thread opens its own
-    try:
-        with suppress(OSError):  # such as NFS, where an exclusive lock needs a file that can be written
-            fcntl.flock(file, how)
-        yield file
-    finally:
-        os.close(file)  # gives the lock back
-
-
-def _unlock(file: int) -> None:
-    with suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_UN)
+def _lock(file: IO[bytes], how: int) -> None:
+    with suppress(OSError):  # such as NFS, where an exclusive lock needs a file that can be written
+        fcntl.flock(file, how)
