@@ -323,3 +323,8 @@ def _is_full(folder: Path) -> bool:
         return shutil.disk_usage(folder).free < _ALMOST_NOTHING
     except OSError:
         return False
+
+
+def cache_folder(name: str) -> Path:
+    """Default folder of this name for files that can be made again: in `dyndet` in $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dyndet" / name

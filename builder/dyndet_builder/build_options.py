@@ -43,6 +43,9 @@ class BuildOptions:
     """the most images that prove that the graphs match the network"""
     topology: Topology | Literal["auto"] = "auto"
     """`auto`: measure both and use the faster one if `measures_topology`, otherwise `bls`"""
+    division: Literal["auto", "given"] = "auto"
+    """of the cores into instances and threads; `auto`: measure and use the fastest if `measures_division`, otherwise
+    that of `rendering`"""
     rendering: RenderOptions = field(default_factory=RenderOptions)
     load: Load = field(default_factory=Load)
     effort: Effort = field(default_factory=Effort)
@@ -69,8 +72,21 @@ class BuildOptions:
 
         They are measured on the embedded server, which has no GPU; its speed says nothing about another server.
         """
-        can_be_fused = BACKENDS[self.rendering.backend].fused and not self.rendering.gpus
-        return self.topology == "auto" and self.remote is None and can_be_fused
+        return self.topology == "auto" and self._can_be_measured
+
+    @property
+    def measures_division(self) -> bool:
+        """Whether one instance with all cores is compared with one instance per core.
+
+        They are compared for a load with several images in flight, unless the rendering has either setting.
+        """
+        free = self.rendering.instances == RenderOptions.instances and self.rendering.threads == RenderOptions.threads
+        return self.division == "auto" and free and self.load.overlaps and self._can_be_measured
+
+    @property
+    def _can_be_measured(self) -> bool:
+        """Whether the embedded server, which has no GPU, is the one that serves, and both topologies are possible."""
+        return self.remote is None and BACKENDS[self.rendering.backend].fused and not self.rendering.gpus
 
     def rendering_with(self, images: Path, *, engines: Path) -> RenderOptions:
         """The whole rendering: `images` warm the stages; `engines` is the folder of engines, unless one is given."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from dyndet_builder.operating_points import OperatingPoints, points_file, read_o
 from dyndet_builder.pairing.export import PairFiles, export_pair
 from dyndet_builder.quoting import shell
 from dyndet_builder.repository.backends import BACKENDS
+from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.engines import engines_fit, provide_engines
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
@@ -175,7 +176,7 @@ def _engines(job: Job, folder: Path) -> Step:
 
 
 def _render(job: Job) -> Step:
-    """A measured topology is the faster one on this machine at this load, so the step depends on both."""
+    """What is measured is the fastest on this machine at this load, so the step then depends on both."""
     options, rendering = job.options, job.rendering
 
     def depends_on() -> Mapping[str, object]:
@@ -185,24 +186,26 @@ def _render(job: Job) -> Step:
             "bundle": file_sha256(job.bundle / BUNDLE_FILE),
             "engines": file_sha256(engines) if engines is not None and engines.is_file() else None,
             "options": asdict(rendering),
-            "topology": measured if options.measures_topology else "given",
+            "topology": measured if options.measures_topology or options.measures_division else "given",
         }
 
     def act() -> None:
         choice = None
-        if options.measures_topology:
+        if options.measures_topology or options.measures_division:
             choice = choose_topology(
                 job.bundle,
                 job.images,
                 rendering,
                 load=options.load,
+                topologies=TOPOLOGIES if options.measures_topology else (rendering.topology,),
+                divide=options.measures_division,
                 journals=JournalFolder(
                     folder=job.output / "measurements", newest_s=REPLAYED_S, fresh=job.options.fresh
                 ),
                 progress=job.progress,
             )
         job.progress("render the repository", 0, 1)
-        chosen = rendering if choice is None else replace(rendering, topology=choice.topology)
+        chosen = rendering if choice is None else choice.applied(rendering)
         render(job.bundle, job.repository, chosen, chosen_by=None if choice is None else asdict(choice))
         job.progress("render the repository", 1, 1)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from dynamicdet.cores import find_cores
 from dynamicdet.errors import MissingExtraError
 from dynamicdet.extras import NOT_FOR_USERS, extras, install_command, missing
 from dynamicdet.text import printable
@@ -106,6 +107,13 @@ def _perf_analyzer() -> Finding:
     return Finding(name="perf_analyzer", present=True, detail=find_perf_analyzer().version)
 
 
+def _cores() -> Finding:
+    found = find_cores()
+    quota = "no quota" if found.quota is None else f"quota {found.quota:g}"
+    limits = f"of {found.machine}: affinity {found.affinity}, {quota}"
+    return Finding(name="cores", present=True, detail=f"{found.usable} used {limits}", needed=False)
+
+
 def _gpu() -> Finding:
     return Finding(name="GPU", present=True, detail=describe_gpus(), needed=False)
 
@@ -146,6 +154,7 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "libpython": _libpython,
     "tritonserver": _server,
     "perf_analyzer": _perf_analyzer,
+    "cores": _cores,
     "GPU": _gpu,
     "TensorRT": _tensorrt,
     "docker": _docker,

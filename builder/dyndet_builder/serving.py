@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamicdet.aliases import Progress, UInt8Array, silent
+from dynamicdet.cores import usable_cores
 from dynamicdet.errors import InputError
 from dynamicdet.files import scratch_folder
 from dynamicdet.pictures import pictures_in
@@ -78,7 +78,7 @@ def compare_serving(
     eager = None if checkpoint is None else eager_detector(checkpoint, described.architecture or "")
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder("serving"))
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         detectors = {}
         for topology in TOPOLOGIES:
             for label, instances, threads in ((topology, 1, 0), (f"{topology}, {cores} x 1 thread", cores, 1)):

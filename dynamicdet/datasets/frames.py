@@ -18,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from dynamicdet.aliases import FloatArray, IntArray, Progress, UInt8Array, silent
+from dynamicdet.cores import usable_cores
 from dynamicdet.datasets.annotations import CocoFiles
 from dynamicdet.datasets.objects import ObjectTable
 from dynamicdet.errors import InputError, PictureTooLargeError
@@ -153,7 +154,7 @@ def each_picture(
         return work(index, paths[index]) if files.openable[index] else (NO_FRAME, None)
 
     paths = files.paths
-    pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(_MOST_THREADS, usable_cores()))
     try:
         for done, result in enumerate(pool.map(one, range(len(paths))), 1):
             progress(step, done, len(paths))

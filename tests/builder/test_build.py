@@ -14,7 +14,7 @@ from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_builder.build import BuildOptions, build
 from dyndet_builder.build_steps import Job, steps_of
-from dyndet_builder.calibration.topology import RouteMeans, TopologyChoice
+from dyndet_builder.calibration.topology import Compared, RouteMeans, TopologyChoice
 from dyndet_builder.cli.measured import topology_sentence
 from dyndet_builder.repository.marker import read_marker
 from dyndet_builder.repository.options import RenderOptions
@@ -38,6 +38,50 @@ def test_the_topology_is_named_with_the_measurements_that_chose_it() -> None:
         "Topology: fused (easy 7.00 ms, hard 11.60 ms), faster than bls (easy 10.31 ms, hard 17.41 ms)."
     )
     assert topology_sentence("bls", None) == "Topology: bls."
+
+
+def test_instances_and_threads_are_named_with_the_measurements_that_chose_them() -> None:
+    means = RouteMeans(easy_ms=20, hard_ms=31.25), RouteMeans(easy_ms=24.5, hard_ms=40)
+    choice = TopologyChoice(
+        topology="fused",
+        instances=4,
+        threads=1,
+        measured={"fused": means[0]},
+        compared=(
+            Compared(topology="fused", instances=4, threads=1, means=means[0]),
+            Compared(topology="fused", instances=1, threads=0, means=means[1]),
+        ),
+        load="concurrency 8",
+        rounds=5,
+    )
+    assert topology_sentence("fused", asdict(choice)) == (
+        "Topology: fused 4 x 1 threads (easy 20.00 ms, hard 31.25 ms), faster at concurrency 8 than "
+        "fused 1 x all threads (easy 24.50 ms, hard 40.00 ms)."
+    )
+    assert choice.applied(RenderOptions(max_batch=2)) == RenderOptions(
+        topology="fused", instances=4, threads=1, max_batch=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "topology", "division"),
+    [
+        (BuildOptions(), True, False),
+        (BuildOptions(load=Load(concurrency=8)), True, True),
+        (BuildOptions(load=Load(request_rate=20)), True, True),
+        (BuildOptions(load=Load(batch=4)), True, True),
+        (BuildOptions(load=Load(concurrency=8), topology="fused"), False, True),
+        (BuildOptions(load=Load(concurrency=8), rendering=RenderOptions(threads=1)), True, False),
+        (BuildOptions(load=Load(concurrency=8), division="given"), True, False),
+        (BuildOptions(load=Load(concurrency=8), rendering=RenderOptions(backend="onnxruntime")), False, False),
+        (BuildOptions(load=Load(concurrency=8), rendering=RenderOptions(gpus=(0,))), False, False),
+        (BuildOptions(load=Load(concurrency=8), remote=REMOTE), False, False),
+    ],
+)
+def test_a_build_measures_what_the_load_can_decide_and_the_embedded_server_can_show(
+    options: BuildOptions, topology: bool, division: bool
+) -> None:
+    assert (options.measures_topology, options.measures_division) == (topology, division)
 
 
 @pytest.fixture
@@ -120,15 +164,13 @@ def test_another_machine_calibrates_anew_and_chooses_the_topology_anew_where_it_
         (BuildOptions(topology="fused"), ["render", "calibrate"]),
         (BuildOptions(rendering=RenderOptions(threads=1)), ["render", "calibrate"]),
         (BuildOptions(load=Load(concurrency=4)), ["render", "calibrate"]),
-        (BuildOptions(topology="bls", load=Load(concurrency=4)), ["calibrate"]),
+        (BuildOptions(topology="bls", load=Load(concurrency=4)), ["render", "calibrate"]),
+        (BuildOptions(topology="bls", division="given", load=Load(request_rate=4)), ["calibrate"]),
     ],
 )
 def test_an_option_repeats_the_steps_that_depend_on_it(job: Job, options: BuildOptions, repeated: list[str]) -> None:
-    """The load decides which topology is faster, if that is measured."""
-    if repeated == ["calibrate"]:
-        done_in(with_options(job, BuildOptions(topology=options.topology)))
-    else:
-        done_in(job)
+    """The load decides which topology, instances and threads are the fastest, if they are measured."""
+    done_in(with_options(job, BuildOptions(topology="bls")) if options.topology == "bls" else job)
     assert done_in(with_options(job, options)) == repeated
 
 

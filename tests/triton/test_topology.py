@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,16 @@ import pytest
 import tritonclient.grpc as triton
 from PIL import Image
 
+from dynamicdet.cores import usable_cores
 from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.comparisons.bare import BareStages
 from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import FLOOR, MIXES, measure_serving
+from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.calibration.topology import choose_topology
 from dyndet_builder.cli import dyndet, run
+from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.marker import read_marker
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_rendered
@@ -170,6 +174,29 @@ def test_render_auto_keeps_the_faster_topology_and_says_why(
     assert topology == min(sums, key=lambda name: sums[name])
     assert f"{topology:5}" in capsys.readouterr().out.split("<- faster")[0].splitlines()[-1]
     assert (output / "toy" / "1" / "backbone1.onnx").exists() == (topology == "fused")
+
+
+def test_a_load_with_several_images_in_flight_also_decides_instances_and_threads(
+    bundle: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """All four ways are served at once; what is rendered is the fastest of them, and all are on record."""
+    options, load = RenderOptions(name="street", queue_size=99), Load(request_rate=40)
+    choice = choose_topology(bundle, pictures, options, load=load, divide=True, rounds=1)
+    assert choice is not None and choice.load == str(load)
+    cores = usable_cores()
+    divisions = [(1, 0), (cores, 1)] if cores > 1 else [(1, 0)]
+    served = [(way.topology, way.instances, way.threads) for way in choice.compared]
+    assert sorted(served) == sorted((topology, *division) for topology in TOPOLOGIES for division in divisions)
+    sums = [way.means.easy_ms + way.means.hard_ms for way in choice.compared]
+    assert sums == sorted(sums) and (choice.topology, choice.instances, choice.threads) == served[0]
+    assert choice.measured[choice.topology] == choice.compared[0].means
+    render(bundle, tmp_path / "models", choice.applied(options), chosen_by=asdict(choice))
+    found = read_marker(tmp_path / "models").detectors["street"]
+    assert (found.options["instances"], found.options["threads"]) == (choice.instances, choice.threads)
+    assert found.options["queue_size"] == 99 and found.chosen_by is not None
+    assert [way["means"]["easy_ms"] for way in found.chosen_by["compared"]] == [
+        way.means.easy_ms for way in choice.compared
+    ]
 
 
 def test_auto_says_that_it_needs_the_gpu_here(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamicdet.aliases import FloatArray
+from dynamicdet.cores import graph_threads, usable_cores
 from dynamicdet.extras import missing_extra
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD
 
@@ -22,13 +23,13 @@ DETECTIONS = ("num_detections", "boxes", "scores", "classes")
 class BareStages:
     """Sessions of the stages' ONNX files on the CPU, with ONNX Runtime's defaults.
 
-    `threads` is the number per graph; 0: one per core. With `shared_pool`, all graphs of this process take turns with
-    the same threads, one per core.
+    `threads` is the number per graph; 0: one per core that this process may use. With `shared_pool`, all graphs of this
+    process take turns with the same threads, one per core.
     """
 
     def __init__(self, graphs: Mapping[str, Path], *, threads: int = 0, shared_pool: bool = False) -> None:
         if shared_pool:
-            _onnxruntime().set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
+            _onnxruntime().set_global_thread_pool_sizes(usable_cores(), 1)
         served = {stage: graph for stage, graph in graphs.items() if stage != "detector1_own"}  # for image files
         self._sessions = {stage: _session(graph, threads, shared_pool) for stage, graph in served.items()}
         names = {
@@ -68,7 +69,7 @@ def _session(graph: Path, threads: int, shared_pool: bool) -> Any:
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised; printed as well, they would show names from the files
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = graph_threads(threads)
     if shared_pool:
         options.use_per_session_threads = False
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

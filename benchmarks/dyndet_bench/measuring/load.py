@@ -39,6 +39,11 @@ class Load:
         return self.request_rate is not None
 
     @property
+    def overlaps(self) -> bool:
+        """Whether several images can be in flight, so that instances can answer them at the same time."""
+        return self.open or self.concurrency * self.batch > 1
+
+    @property
     def amount(self) -> float:
         """Requests in flight, or requests a second."""
         return self.concurrency if self.request_rate is None else self.request_rate

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import ClassVar
 
+from dynamicdet.cores import usable_cores
 from dynamicdet.errors import MissingExtraError
 from dynamicdet.redaction import public_words
 from dynamicdet.text import printable
@@ -54,7 +55,7 @@ def describe_machine() -> dict[str, str]:
     """CPU model, usable cores, memory, GPU if there is one, operating system and kernel of this machine."""
     found = {
         "cpu": _cpu_model(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(usable_cores()),
         "memory": _memory(),
         "os": _operating_system(),
         "kernel": platform.release(),

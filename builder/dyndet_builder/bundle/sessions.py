@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from dynamicdet.cores import graph_threads
 from dynamicdet.errors import InputError
 from dynamicdet.text import printable
 
@@ -25,7 +26,7 @@ onnxruntime.set_default_logger_severity(_FATAL)
 
 
 def session_of(graph: Path | bytes, *, name: str = "", threads: int | None = None, frugal: bool = False) -> Any:
-    """A session of a file or of a serialized model; `threads` None: ONNX Runtime chooses.
+    """A session of a file or of a serialized model; `threads` None: as many as it may use.
 
     By default it holds on to the memory that it once needed, which is faster. `frugal` gives it back. `name` stands for
     the graph in messages; by default that is the file. Raises InputError for a graph that ONNX Runtime does not load.
@@ -33,8 +34,8 @@ def session_of(graph: Path | bytes, *, name: str = "", threads: int | None = Non
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = not frugal
     options.log_severity_level = _FATAL
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    if count := graph_threads(threads or 0):
+        options.intra_op_num_threads = count
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # a graph that has the right tensors can still be no graph

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dynamicdet.aliases import Progress, silent
+from dynamicdet.cores import usable_cores
 from dynamicdet.errors import InputError
 from dynamicdet.files import scratch_folder
 from dynamicdet.pictures import pictures_in, spread
@@ -144,7 +144,7 @@ def tune(
             preferred_batch=max(options.preferred_batches, default=0),
             queue_delay_us=options.queue_delay_us,
         )
-        best = heats.winner([own, default, *_divisions(os.cpu_count() or 1, on_gpu=bool(options.gpus))])
+        best = heats.winner([own, default, *_divisions(usable_cores(), on_gpu=bool(options.gpus))])
         if options.gpus:
             best = heats.winner([best, *_batchings(best, options.max_batch)])
         final = {tried.setting: tried for tried in heats.run([best] if best == default else [best, default])}

@@ -15,6 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, shell_complete
 
+from dynamicdet.cores import find_cores
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dynamicdet.redaction import remember_words, without_secrets
 from dynamicdet.text import printable
@@ -201,9 +202,20 @@ def _complete(command: click.Command, name: str) -> None:
         sys.exit(shell_complete(command, {}, name, variable, instruction))
 
 
+def _keep_to_quota() -> None:
+    """Let numerical libraries start no more threads than this process may use: they know its affinity, not its quota.
+
+    They read the variable when they are loaded, as PyTorch does; so do those of a server that is started.
+    """
+    cores = find_cores()
+    if cores.usable < cores.affinity:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores.usable))
+
+
 def main() -> None:
     """Entry point of `dyndet`."""
     _complete(dyndet, "dyndet")
+    _keep_to_quota()
     sys.exit(run(dyndet))
 
 
@@ -214,4 +226,5 @@ def build_main() -> None:
     command.context_settings = _SETTINGS
     click.version_option(package_name="dyndet", prog_name="dyndet-build")(command)
     _complete(command, "dyndet-build")
+    _keep_to_quota()
     sys.exit(run(command))

@@ -17,6 +17,7 @@ from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import read_manifest
 from dyndet_builder.cli.deploy_push import show_agreement
 from dyndet_builder.cli.measured import show_measured, topology_sentence
+from dyndet_builder.cli.next_steps import serve_command
 from dyndet_builder.cli.pair_bundle import pair_lines
 from dyndet_builder.cli.pair_options import pair_source_options, refuse_options_of_a_checkpoint
 from dyndet_builder.cli.progress import step_bars
@@ -45,7 +46,7 @@ _DEFAULTS = BuildOptions()
 
 
 def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what a repository is rendered with; the command gets it as one `rendering`."""
+    """Add what a repository is rendered with; the command gets it as one `rendering`, and who divides the cores."""
     defaults = _DEFAULTS.rendering
 
     @click.option("--backend", type=click.Choice(tuple(BACKENDS)), default=defaults.backend, show_default=True)
@@ -61,15 +62,12 @@ def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--instances",
         type=click.IntRange(1, MOST_INSTANCES),
-        default=defaults.instances,
-        show_default=True,
-        help="Instances of each stage.",
+        help="Instances of each stage.  [default: 1, or by measurement if several images are in flight]",
     )
     @click.option(
         "--threads",
         type=click.IntRange(0, MOST_THREADS),
-        default=defaults.threads,
-        help="CPU threads of one instance.  [default: all]",
+        help="CPU threads of one instance.  [default: all, or by measurement if several images are in flight]",
     )
     @click.option("--encoded", is_flag=True, help=f"Add the model NAME_encoded, which takes files ({ACCEPTED}).")
     @click.option(
@@ -86,8 +84,8 @@ def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
         backend: str,
         engines: Path | None,
         gpus: tuple[int, ...],
-        instances: int,
-        threads: int,
+        instances: int | None,
+        threads: int | None,
         encoded: bool,
         max_file_mb: int,
         follow_load: bool | None,
@@ -97,13 +95,14 @@ def _rendering_options(command: Callable[..., Any]) -> Callable[..., Any]:
             backend=backend,
             engines=engines,
             gpus=gpus,
-            instances=instances,
-            threads=threads,
+            instances=defaults.instances if instances is None else instances,
+            threads=defaults.threads if threads is None else threads,
             encoded=encoded,
             max_file_mb=max_file_mb,
             follow_load=follow_load,
         )
-        return command(rendering=rendering, **options)
+        division = "auto" if instances is None and threads is None else "given"
+        return command(rendering=rendering, division=division, **options)
 
     return with_rendering
 
@@ -201,6 +200,7 @@ def command(
       dyndet-build --target-latency 10ms,12ms,p95:15ms
       dyndet-build --target-latency 50% --checkpoint dy-yolov7.pt --images photos -o build/street
       dyndet-build --target-latency 12ms --small yolo11n.onnx --large yolo11x.onnx --images photos --data val
+      dyndet-build --target-latency 40ms --concurrency 8
       dyndet-build --target-latency 12ms --url gpu-host:8001 --models /mnt/models --backend tensorrt --gpu 0
     """
     from dyndet_builder.build import build
@@ -237,7 +237,7 @@ def command(
     url = "127.0.0.1:8001"
     if options.remote is None:
         console.print(f"The repository is {result.repository}. Next:", soft_wrap=True)
-        console.print(f"  dyndet serve {result.repository} --grpc-port 8001", soft_wrap=True)
+        console.print(f"  {serve_command(result.repository, '--grpc-port', '8001')}", markup=False, soft_wrap=True)
     else:
         url = options.remote.url
         console.print(f"The repository is {result.repository}; {url} serves it. Next:", soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dynamicdet.cache import cache_folder
+from dynamicdet.files import cache_folder
 from dyndet_bench.measuring.load import Load
 from dyndet_builder.calibration.effort import FEWEST_IMAGES, Effort
 from dyndet_builder.cli.measured import show_measured

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from dynamicdet.cache import cache_folder
+from dynamicdet.cores import usable_cores
 from dynamicdet.datasets.check import CheckedData, check_data
 from dynamicdet.datasets.cutpaste import Summary, build, check_output, download, locate
+from dynamicdet.files import cache_folder
 from dynamicdet.text import printable
 from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars
@@ -39,7 +39,7 @@ def command() -> None:
 @click.option(
     "--sources", type=click.Path(path_type=Path), help="Folder with the unpacked packages; nothing is downloaded."
 )
-@click.option("--workers", type=click.IntRange(min=1), default=min(2, os.cpu_count() or 1), help="Number of processes.")
+@click.option("--workers", type=click.IntRange(min=1), default=min(2, usable_cores()), help="Number of processes.")
 @click.option("--overwrite", is_flag=True, help="Replace the data set in OUTPUT.")
 def cutpaste(
     output: Path,

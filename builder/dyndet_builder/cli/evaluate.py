@@ -10,8 +10,8 @@ import click
 from click.core import ParameterSource
 from rich.table import Table
 
-from dynamicdet.cache import cache_folder
 from dynamicdet.errors import NotUsableError
+from dynamicdet.files import cache_folder
 from dynamicdet.networks.architectures import ARCHITECTURES
 from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars

@@ -31,12 +31,23 @@ def show_measured(console: Console, points: Mapping[str, OperatingPoint], eviden
 
 def topology_sentence(topology: str, chosen_by: Mapping[str, Any] | None) -> str:
     """Which topology a repository has, and the measurements that led to it, if it was measured."""
-    measured = (chosen_by or {}).get("measured", {})
-    means = {name: f"easy {one['easy_ms']:.2f} ms, hard {one['hard_ms']:.2f} ms" for name, one in measured.items()}
-    if topology not in means:
+    found = chosen_by or {}
+    measured = found.get("measured", {})
+    if topology not in measured:
         return f"Topology: {topology}."
-    others = "".join(f", faster than {name} ({text})" for name, text in means.items() if name != topology)
-    return f"Topology: {topology} ({means[topology]}){others}."
+    if len(found.get("compared", ())) > len(measured):  # instances and threads were compared as well
+        best, *others = (f"{_way(one)} ({_means(one['means'])})" for one in found["compared"])
+        return f"Topology: {best}, faster at {found['load']} than {', '.join(others)}."
+    slower = (f", faster than {name} ({_means(one)})" for name, one in measured.items() if name != topology)
+    return f"Topology: {topology} ({_means(measured[topology])}){''.join(slower)}."
+
+
+def _way(compared: Mapping[str, Any]) -> str:
+    return f"{compared['topology']} {compared['instances']} x {compared['threads'] or 'all'} threads"
+
+
+def _means(means: Mapping[str, Any]) -> str:
+    return f"easy {means['easy_ms']:.2f} ms, hard {means['hard_ms']:.2f} ms"
 
 
 def _one(point: OperatingPoint, evidence: Evidence) -> Table:

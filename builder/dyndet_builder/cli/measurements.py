@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from dynamicdet.cache import cache_folder
 from dynamicdet.errors import ServerError
+from dynamicdet.files import cache_folder
 from dyndet_bench.measuring.attempts import Missing
 from dyndet_bench.measuring.journal import RESUMED_S, JournalFolder, Replayed
 from dyndet_client.cli.terminal import Console

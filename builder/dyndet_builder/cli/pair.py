@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from dynamicdet.cache import cache_folder
 from dynamicdet.errors import NotUsableError, TargetOutOfReachError
-from dynamicdet.files import check_creatable, check_replaceable
+from dynamicdet.files import cache_folder, check_creatable, check_replaceable
 from dynamicdet.text import printable
 from dyndet_builder.cli.data_options import trust_option
 from dyndet_builder.cli.pair_options import pair_options

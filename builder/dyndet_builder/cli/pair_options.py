@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dynamicdet.cache import cache_folder
+from dynamicdet.files import cache_folder
 from dyndet_builder.cli.data_options import trust_option
 
 if TYPE_CHECKING:  # pydantic takes time to load, and most calls have no class map

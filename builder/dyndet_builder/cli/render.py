@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,12 @@ from dynamicdet.picture_files import ACCEPTED, MAX_FILE_BYTES
 from dynamicdet.text import printable
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_builder.cli.measurements import measurement_options
+from dyndet_builder.cli.next_steps import serve_command
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.cli.targeting import Numbers, follow_load_option
 from dyndet_builder.defaults import REPLAYED_S, TOPOLOGY_ROUNDS
 from dyndet_builder.demo_assets import demo_images, demo_picture
-from dyndet_builder.quoting import shell
+from dyndet_builder.quoting import command as command_line
 from dyndet_builder.repository.backends import BACKENDS, accelerators
 from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.options import (
@@ -191,9 +192,20 @@ def command(
     check_destination(bundle, output, options, add=add)
     choice = _choose(bundle, images, options, rounds=rounds or TOPOLOGY_ROUNDS, journals=journals) if auto else None
     if choice is not None:
-        options = replace(options, topology=choice.topology)
+        options = choice.applied(options)
     folder = render(bundle, output, options, add=add, chosen_by=None if choice is None else asdict(choice))
-    click.echo(f"Rendered {printable(folder)}; next: dyndet serve {shell(folder)}")
+    following = serve_command(folder)
+    if BACKENDS[options.backend].needs_plan and options.engines is None:  # no server loads it yet
+        following = command_line(["dyndet", "engines", bundle, "--repository", folder, *_named(folder, options)])
+    click.echo(f"Rendered {printable(folder)}; next: {following}")
+
+
+def _named(repository: Path, options: RenderOptions) -> list[str]:
+    """The option that names the detector, if the repository has several."""
+    from dyndet_builder.repository.marker import read_marker
+
+    detectors = read_marker(repository).detectors
+    return ["--model", options.name] if len(detectors) > 1 and options.name is not None else []
 
 
 def _was_given(option: str) -> bool:

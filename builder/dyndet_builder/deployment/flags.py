@@ -45,6 +45,7 @@ def server_flags(
         f"--exit-timeout-secs={options.exit_timeout_s}",
         *_metrics_arguments(deployed, options),
         *deployed.memory.arguments(deployed.gpus),
+        *deployed.pool_arguments,
         *FORWARDING,
         *deployed.engine_arguments,
         *_loaded(deployed, options),

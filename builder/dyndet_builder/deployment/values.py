@@ -213,9 +213,11 @@ def notes(deployed: Rendered, options: DeployOptions) -> tuple[str, ...]:
             "ends; with engines that `dyndet engines` built before, a replica starts in seconds"
         )
     if deployed.all_cores:
+        limited = deployed.runs_onnx_in_python
+        count = "a pod may use cores, without a CPU limit all of the node's" if limited else "the node has cores"
         found.append(
-            "the stages start as many threads as the node has cores, even if a pod gets fewer; render the repository "
-            f"with `--threads` no larger than the {options.cpu} cores that a pod requests"
+            f"the stages start as many threads as {count}, even if a pod gets fewer; render the repository with "
+            f"`--threads` no larger than the {options.cpu} cores that a pod requests"
         )
     if options.memory is None:
         found.append(

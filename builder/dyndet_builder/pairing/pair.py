@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dynamicdet.aliases import Progress, silent
+from dynamicdet.cores import usable_cores
 from dynamicdet.text import printable
 from dyndet_bench.measuring.machine import circumstances
 from dyndet_bench.report.text import percent
@@ -160,7 +160,7 @@ def _assumptions(found: Found, options: PairOptions) -> Iterator[str]:
     if options.latencies is None:
         yield (
             "The latencies are those of ONNX Runtime on the CPU of this machine, one picture at a time, with ONNX "
-            f"Runtime's own choice of threads on {len(os.sched_getaffinity(0))} cores; the detectors took turns. "
+            f"Runtime's own choice of threads on {usable_cores()} cores; the detectors took turns. "
             "Elsewhere they differ: --latency takes those of another machine, `dyndet calibrate` measures the server."
         )
     else:

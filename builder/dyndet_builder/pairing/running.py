@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamicdet.aliases import Progress, UInt8Array, silent
+from dynamicdet.cores import usable_cores
 from dynamicdet.errors import InputError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import Fit
@@ -138,7 +138,7 @@ def _batches(
         )
 
     waiting: deque[Future[_Prepared]] = deque()
-    pool = ThreadPoolExecutor(min(2, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(2, usable_cores()))
     try:
         batch: list[_Prepared] = []
         for path in pictures:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import dynamicdet.cores
 from dyndet_builder.repository.config import Accelerator, ModelTensor, StageModel, Warmup
 from dyndet_builder.repository.openvino_graph import write_precise
 from dyndet_templates import TEMPLATES
@@ -19,6 +20,8 @@ ENGINE_CACHE = "/engine-cache"
 """where ONNX Runtime stores the engines that it builds; `dyndet serve --docker` mounts a volume there"""
 
 _STAGES = TEMPLATES / "stages"
+CORES = Path(dynamicdet.cores.__file__)
+"""the file that models read which start threads in Python; it goes beside them"""
 _WORKSPACE = 1 << 30  # bytes
 
 
@@ -35,6 +38,8 @@ class Backend:
     template: Path
     """folder of `config.pbtxt.jinja`, which renders a `StageModel` and may include `_model.pbtxt.jinja`, and of the
     `*.py` files that go beside each stage's `model.onnx`; with `needs_plan` also of `PUT_MODEL_PLAN_HERE.txt.jinja`"""
+    files: tuple[Path, ...] = ()
+    """other Python files that go beside each graph"""
     parameters: Parameters = _no_parameters
     """of a stage, in addition to those that every stage has"""
     devices: tuple[Device, ...] = ("cpu", "gpu")
@@ -50,8 +55,15 @@ class Backend:
     """whether the embedded server includes it"""
     fused: bool = False
     """whether the public model can run the same graphs in its own process, in the topology `fused`"""
+    isolates: bool = False
+    """whether one image that fails harms no other that Triton has merged with it; otherwise such calls are repeated"""
     prepare: Callable[[Path, Path], None] | None = None
     """writes what the backend runs instead of a stage's `model.onnx`: takes that file and the folder of the version"""
+
+    @property
+    def code(self) -> tuple[Path, ...]:
+        """The Python files that go beside each stage's graph."""
+        return (*sorted(self.template.glob("*.py")), *self.files)
 
     def configured(self, stage: StageModel, *, accelerator: str | None = None) -> StageModel:
         """A stage as this backend needs it."""
@@ -109,7 +121,15 @@ def _openvino(stage: StageModel) -> dict[str, str]:
 
 BACKENDS: dict[str, Backend] = {
     # ONNX Runtime inside Triton's Python backend
-    "python": Backend(triton="python", template=_STAGES / "python", parameters=_python, embedded=True, fused=True),
+    "python": Backend(
+        triton="python",
+        template=_STAGES / "python",
+        files=(CORES,),
+        parameters=_python,
+        embedded=True,
+        fused=True,
+        isolates=True,
+    ),
     "onnxruntime": Backend(
         triton="onnxruntime",
         template=_STAGES / "onnxruntime",

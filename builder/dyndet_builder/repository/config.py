@@ -96,7 +96,7 @@ class StageModel(Model):
     detector: str
     precision: Precision
     threads: int
-    """of one instance on the CPU; 0: as many as the machine has cores"""
+    """of one instance on the CPU; 0: as many as the process may use cores"""
     accelerator: Accelerator | None = None
     takes_one: bool = False
     """whether its graph takes one image at a time"""

@@ -25,6 +25,7 @@ SUFFIX = "_encoded"
 CLIENT_CODE = (
     "__init__.py",
     "aliases.py",
+    "cores.py",
     "errors.py",
     "images.py",
     "letterbox.py",

@@ -48,7 +48,7 @@ class RenderOptions:
     bls_instances: int = 2
     """instances of the public model if it calls stage models; each handles one call at a time"""
     threads: int = 0
-    """threads of one instance's graph on the CPU; 0: as many as the machine has cores"""
+    """threads of one instance's graph on the CPU; 0: as many as the process may use cores"""
     gpus: tuple[int, ...] = ()
     """ids of the GPUs that run the stages; empty: the CPU runs them"""
     max_batch: int = 8

@@ -24,7 +24,7 @@ from dyndet_builder.operating_points import (
     read_operating_points,
     uncalibrated,
 )
-from dyndet_builder.repository.backends import BACKENDS, Backend
+from dyndet_builder.repository.backends import BACKENDS, CORES, Backend
 from dyndet_builder.repository.config import DETECTION_OUTPUTS, PublicModel, StageModel
 from dyndet_builder.repository.encoded import encoded_model, write_encoded
 from dyndet_builder.repository.engines import engines_for
@@ -116,7 +116,7 @@ def _write_stage(
     shutil.copyfile(graph, version / "model.onnx")
     if backend.prepare is not None:
         backend.prepare(graph, version)
-    for source in backend.template.glob("*.py"):
+    for source in backend.code:
         shutil.copyfile(source, version / source.name)
     if plan is not None:
         shutil.copyfile(plan, version / PLAN)
@@ -150,9 +150,10 @@ def _write_public(
     folder = repository / model.name
     version = folder / "1"
     version.mkdir(parents=True)
-    for part in ("public", "queueing", model.topology):
-        for source in (TEMPLATES / part).glob("*.py"):
-            shutil.copyfile(source, version / source.name)
+    sources = [source for part in ("public", "queueing", model.topology) for source in (TEMPLATES / part).glob("*.py")]
+    for source in (*sources, *((CORES,) if model.topology == "fused" else ())):
+        shutil.copyfile(source, version / source.name)
+    shared = {stage.stage for stage in model.stages if stage.merges and not BACKENDS[options.backend].isolates}
     settings: dict[str, object] = {
         "first": bundle.first,
         "easy": bundle.easy,
@@ -168,6 +169,7 @@ def _write_public(
                 "inputs": [tensor.name for tensor in stage.inputs],
                 "outputs": [tensor.name for tensor in stage.outputs],
                 "batch": stage.batch,
+                "shares_failures": name in shared,
             }
             for name, stage in bundle.stages.items()
         },

@@ -32,7 +32,7 @@ from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import DETECTOR_PARAMETER, TOPOLOGY_PARAMETER
 from dyndet_builder.repository.config_files import read_configs
 from dyndet_builder.repository.marker import MARKER_FILE, DetectorRecord, Marker, read_marker
-from dyndet_builder.repository.memory import MemoryNeeds, memory_needs
+from dyndet_builder.repository.memory import MemoryNeeds, memory_needs, pool_arguments
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.whole import check_whole
 
@@ -75,6 +75,17 @@ class Repository:
     def memory(self) -> MemoryNeeds:
         """Sizes of shared memory and pools that the models need."""
         return memory_needs(self.configs)
+
+    @property
+    def runs_embedded(self) -> bool:
+        """Whether the embedded server has every backend that the models need; those of ensembles are no backend."""
+        embedded = {backend.triton for backend in BACKENDS.values() if backend.embedded}
+        return all(config.backend in embedded or config.platform == "ensemble" for config in self.configs)
+
+    @property
+    def pool_arguments(self) -> tuple[str, ...]:
+        """The flag with which the graphs of the onnxruntime backend share their threads, where that is faster."""
+        return pool_arguments(self.configs)
 
     @property
     def engine_folders(self) -> tuple[Path, ...]:

@@ -47,7 +47,7 @@ def render_static(static: Path, repository: Path, name: str, options: RenderOpti
     shutil.copyfile(static / described.graph.file, version / "model.onnx")
     if backend.prepare is not None:
         backend.prepare(version / "model.onnx", version)
-    for source in backend.template.glob("*.py"):
+    for source in backend.code:
         shutil.copyfile(source, version / source.name)
     (version.parent / "config.pbtxt").write_text(config_text(backend.template / "config.pbtxt.jinja", model))
     return described

@@ -95,7 +95,7 @@ def docker_command(
     control = () if model_control == "none" else (f"--model-control-mode={model_control}",)
     verbose = (f"--log-verbose={log_verbose}",) if log_verbose else ()
     traced = tracing.arguments if tracing else ()
-    options = [*needs.arguments(used), *FORWARDING, *engines, *control, *verbose, *traced]
+    options = [*needs.arguments(used), *contents.pool_arguments, *FORWARDING, *engines, *control, *verbose, *traced]
     restricted: tuple[str, ...] = restricting_arguments((*RESTRICTED, SHARED_MEMORY)) if restricts else ()
     if not http_inference:
         restricted = (*restricted, closing_argument(_RANDOM))

@@ -13,6 +13,8 @@ from types import TracebackType
 from dynamicdet.errors import DyndetError, ServerError
 from dyndet_bench.measuring.served import Served, served_detectors
 from dyndet_builder.engines.record import check_engines_here
+from dyndet_builder.repository.config_files import read_configs
+from dyndet_builder.repository.memory import pool_arguments
 from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.admin import (
     RESTRICTED,
@@ -35,6 +37,7 @@ from dyndet_client.errors import ServerUnreachableError
 
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 
+_REPOSITORY = "--model-repository"
 _POLL_S = 0.1
 _WARM_UP_ROUNDS = 3
 _LOAD_ATTEMPTS = 2  # of a model whose process died while it was loaded, and Triton noticed
@@ -254,10 +257,11 @@ class TritonServer:
     def _arguments(self) -> list[str]:
         options = self._options
         return [
-            f"--model-repository={self._repository}",
+            f"{_REPOSITORY}={self._repository}",
             *(f"--{kind}-address={options.host}" for kind in self._ports),
             *(f"--{kind}-port={port}" for kind, port in self._ports.items()),
             *self._contents.memory.arguments(self._contents.gpus),
+            *self._pool_arguments(),
             *FORWARDING,
             f"--log-verbose={options.log_verbose}",
             f"--model-control-mode={options.model_control}",
@@ -266,6 +270,13 @@ class TritonServer:
             *(() if options.tracing is None else options.tracing.arguments),
             *options.extra_arguments,
         ]
+
+    def _pool_arguments(self) -> tuple[str, ...]:
+        """The flag for graphs that share their threads; it is for those of all repositories that the server has."""
+        given = (argument.partition("=") for argument in self._options.extra_arguments)
+        beside = [Path(folder) for name, _, folder in given if name == _REPOSITORY]
+        others = (config for folder in beside for config in read_configs(folder, explicit=True)[0])
+        return self._contents.pool_arguments and pool_arguments((*self._contents.configs, *others))
 
     def _start_once(self, *, warm_up: bool) -> None:
         try:

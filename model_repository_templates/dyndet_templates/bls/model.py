@@ -7,6 +7,7 @@ dynamic batching merges them. Needs numpy and Triton's own module; all other fil
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import math
@@ -27,6 +28,7 @@ from refusals import RequestError, error_of_call  # type: ignore[import-not-foun
 from serving import STAGE_ERRORS, PublicModel, array_of, first_number  # type: ignore[import-not-found]
 from threads import map_all  # type: ignore[import-not-found]
 from tracing import image_span, stage_span  # type: ignore[import-not-found]
+from turns import Turns  # type: ignore[import-not-found]
 
 
 class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside this one once both are rendered
@@ -37,6 +39,8 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
         super().initialize(args)
         self._stages = {role: _Stage(**stage) for role, stage in self.settings["stages"].items()}
         self._features = self._stages[self.first].outputs
+        folder = Path(__file__).parent
+        self._turns = Turns(folder / "dyndet.json", folder / "model.py")
         self._memory = _preferred_memory(self.settings["stage_memory"])
         # The images of a request wait for their stages in threads. Requests wait in those of the queue: a request that
         # waits for its images must not take the threads that the images need.
@@ -99,6 +103,21 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
     @stage_span  # type: ignore[untyped-decorator]
     def _run(self, stage: _Stage, asked: Asked, tensors: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         """Call a stage with tensors from earlier stages; they do not pass through numpy."""
+        if not stage.shares_failures:
+            response, error = self._call(stage, asked, tensors, outputs)
+        else:
+            call = functools.partial(self._call, stage, asked, tensors, outputs)
+            response, error = self._turns.together(call)
+            if error is not None and error.code == "stage-failed":  # perhaps another image of the batch is to blame
+                response, error = self._turns.alone(call)
+        if error is not None:
+            if error.code in STAGE_ERRORS:
+                asked.failed_stages.append(stage.role)
+            raise error
+        return {tensor.name(): tensor for tensor in response.output_tensors()}
+
+    def _call(self, stage: _Stage, asked: Asked, tensors: Mapping[str, Any], outputs: Sequence[str]) -> tuple[Any, Any]:
+        """The response of a stage, and its error or None. Raises RequestError if nobody waits for the answer."""
         asked.waiting.check()
         response = pb_utils.InferenceRequest(
             model_name=stage.model,
@@ -109,12 +128,8 @@ class TritonPythonModel(PublicModel):  # type: ignore[misc] # its file is beside
             timeout=asked.waiting.left_us,
             **self._memory,
         ).exec()
-        if response.has_error():
-            error = error_of_call(f"stage {stage.model}", response.error().message())
-            if error.code in STAGE_ERRORS:
-                asked.failed_stages.append(stage.role)
-            raise error
-        return {tensor.name(): tensor for tensor in response.output_tensors()}
+        failed = response.has_error()
+        return response, error_of_call(f"stage {stage.model}", response.error().message()) if failed else None
 
 
 @dataclass(frozen=True)
@@ -127,6 +142,8 @@ class _Stage:
     outputs: tuple[str, ...]
     batch: str
     """`one`: a call takes one image, as all calls here"""
+    shares_failures: bool
+    """whether an image that fails can harm others, because Triton merges calls and the backend does not part them"""
 
 
 def _map(pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:

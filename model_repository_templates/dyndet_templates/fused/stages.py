@@ -15,6 +15,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is 
 
 import numpy as np
 import onnxruntime as ort
+from cores import graph_threads, usable_cores  # type: ignore[import-not-found]
 from tracing import stage_span  # type: ignore[import-not-found]
 
 DIFFICULTY, IMAGE, ROWS = "difficulty", "image", "rows"
@@ -35,7 +36,8 @@ class Stages:
 
     With a `shared_pool`, the graphs take turns with the same threads, which spin while they wait: this takes 0.8 to
     0.85 x the time of one pool per graph (2 cores). Several instances would take each other's cores that way, so
-    without it each graph has its own threads, which sleep while they wait. `threads` 0: one per core.
+    without it each graph has its own threads, which sleep while they wait. `threads` 0: one
+    per core that this process may use.
     """
 
     def __init__(
@@ -45,10 +47,10 @@ class Stages:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         if shared_pool and hasattr(ort, "set_global_thread_pool_sizes"):
-            ort.set_global_thread_pool_sizes(threads or len(os.sched_getaffinity(0)), 1)
+            ort.set_global_thread_pool_sizes(threads or usable_cores(), 1)
             options.use_per_session_threads = False
         else:
-            options.intra_op_num_threads = threads
+            options.intra_op_num_threads = graph_threads(threads)
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._device = ("cpu", 0) if gpu is None else ("cuda", gpu)
         providers = ["CPUExecutionProvider"] if gpu is None else _cuda(gpu)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from dyndet_builder.cli import _COMMANDS, dyndet, run
 from dyndet_builder.doctor import _CHECKS
+from tests.support.toy_bundle import write_toy_bundle
 
 
 @pytest.mark.parametrize("name", sorted(_COMMANDS))
@@ -106,6 +109,7 @@ def test_doctor_finds_what_the_tests_run_on(capsys: pytest.CaptureFixture[str]) 
     assert found["perf_analyzer"]["present"]
     lacking = [part for part in found.values() if not part["present"]]
     assert all(part["remedy"] and not part["needed"] for part in lacking)
+    assert re.fullmatch(r"\d+ used of \d+: affinity \d+, (no quota|quota [\d.]+)", found["cores"]["detail"])
 
 
 def test_doctor_shows_the_other_parts_where_one_cannot_be_looked_for(
@@ -158,3 +162,24 @@ def test_an_error_names_options_and_what_was_found_before_anything_starts(
     assert run(dyndet, [named.get(word, word) for word in words]) == 2
     told = capsys.readouterr().err
     assert said in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "next_words"),
+    [
+        ([], ["serve"]),
+        (["--backend", "onnxruntime"], ["serve", "--docker"]),
+        (["--backend", "openvino"], ["serve", "--docker"]),
+        (["--backend", "tensorrt", "--gpu", "0"], ["engines", "--repository"]),
+    ],
+)
+def test_render_says_a_next_command_that_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], next_words: list[str]
+) -> None:
+    """The embedded server lacks most backends, and no server loads a repository before it has its engines."""
+    bundle, models = write_toy_bundle(tmp_path / "bundle"), tmp_path / "own models"
+    assert run(dyndet, ["render", str(bundle), str(models), *options]) == 0
+    program, *words = shlex.split(capsys.readouterr().out.rpartition("; next: ")[2])
+    assert program == "dyndet" and [word for word in words if "/" not in word] == next_words
+    if words != ["serve", str(models)]:  # which would serve until Ctrl-C
+        assert run(dyndet, words) == 0

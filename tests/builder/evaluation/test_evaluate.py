@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import dynamicdet
-from dynamicdet.cache import cache_folder
 from dynamicdet.datasets.dataset import read_dataset
 from dynamicdet.errors import MissingExtraError
+from dynamicdet.files import cache_folder
 from dynamicdet.routing.cache import read_results
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.evaluation.evaluate import EvaluationReport

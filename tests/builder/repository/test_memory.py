@@ -1,18 +1,24 @@
-"""Sizes of shared memory and of CUDA's pool follow from tensors, batches and instances."""
+"""Server flags that follow from the models: sizes of shared memory and of CUDA's pool, and one pool of threads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
+from dyndet_builder.deployment.deploy import deploy
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_repository
 from dyndet_builder.server.docker import docker_command
+from dyndet_builder.server.options import ServerOptions
+from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
 from tests.support.toy_bundle import SIZE, write_toy_bundle
 
 _MIB = 1 << 20
 _FREE = "--grpc-infer-allocation-pool-size=0"
+_POOL = "--backend-config=onnxruntime,enable-global-threadpool=1"
+MANIFESTS = ("kubernetes/deployment.yaml", "kserve/inference-service.yaml")
 _IMAGE, _FEATURES = 3 * SIZE**2, 4 * 3 * SIZE**2
 
 
@@ -54,3 +60,45 @@ def test_gpus_get_a_pool_for_what_stages_hand_over(bundle: Path, tmp_path: Path)
     assert command[command.index("--gpus") + 1] == "all"
     fused = render(bundle, tmp_path / "fused", RenderOptions(topology="fused", gpus=(0,)))
     assert "onnxruntime-gpu==" in docker_command(fused, ports={"grpc": 8001})[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "shared"),
+    [
+        (RenderOptions(backend="onnxruntime"), True),
+        (RenderOptions(backend="onnxruntime", preferred_batches=(4,)), True),
+        (RenderOptions(backend="onnxruntime", threads=2), False),
+        (RenderOptions(backend="onnxruntime", instances=2), False),
+        (RenderOptions(backend="onnxruntime", gpus=(0,)), False),
+        (RenderOptions(backend="onnxruntime", accelerator="tensorrt", gpus=(0,)), False),
+        (RenderOptions(backend="openvino"), False),
+        (RenderOptions(backend="python"), False),
+    ],
+)
+def test_graphs_share_their_threads_in_every_launch_of_one_instance_with_all_cores(
+    bundle: Path, tmp_path: Path, options: RenderOptions, shared: bool
+) -> None:
+    """The flag overrides each graph's own threads, so any other setting must do without it."""
+    repository = render(bundle, tmp_path / "models", options)
+    deploy(repository, tmp_path / "deployed")
+    starts = [
+        docker_command(repository, ports=DEFAULT_PORTS)[-1],
+        *((tmp_path / "deployed" / name).read_text() for name in (*MANIFESTS, "Dockerfile")),
+    ]
+    assert [_POOL in start for start in starts] == [shared] * len(starts)
+
+
+def test_one_model_with_threads_of_its_own_keeps_all_others_from_sharing(bundle: Path, tmp_path: Path) -> None:
+    """A server has one pool or none, whatever the repositories from which it takes its models."""
+    options = RenderOptions(backend="onnxruntime")
+    repository = render(bundle, tmp_path / "models", options)
+    render(bundle, repository, RenderOptions(name="python", threads=1), add=True)
+    assert read_repository(repository).pool_arguments == (_POOL,)  # other backends have nothing to do with it
+    other = render(bundle, tmp_path / "other", RenderOptions(name="other", backend="onnxruntime", threads=1))
+    for beside, shared in ((), True), ((f"--model-repository={other}",), False):
+        # The embedded server lacks this backend, and in this mode it starts without its models.
+        given = ServerOptions(model_control="explicit", warm_up=False, extra_arguments=beside)
+        with TritonServer(repository, given) as server:
+            assert (_POOL in psutil.Process(server.pid).cmdline()) == shared
+    render(bundle, repository, RenderOptions(name="other", backend="onnxruntime", threads=1), add=True)
+    assert read_repository(repository).pool_arguments == ()

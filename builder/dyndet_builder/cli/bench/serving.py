@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from dynamicdet.cache import cache_folder
+from dynamicdet.files import cache_folder
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_bench.measuring.machine import summary
 from dyndet_builder.cli.measurements import check_complete, measurement_options, rounds_of, show_origin

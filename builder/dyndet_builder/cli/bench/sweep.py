@@ -10,8 +10,8 @@ import click
 from rich.table import Table
 
 from dynamicdet.aliases import Progress
-from dynamicdet.cache import cache_folder
 from dynamicdet.errors import InputError
+from dynamicdet.files import cache_folder
 from dynamicdet.pictures import pictures_in
 from dyndet_bench.measuring.attempts import Missing
 from dyndet_bench.measuring.load import Load

@@ -1,12 +1,14 @@
 """One stage of a detector: an ONNX graph in ONNX Runtime, inside Triton's Python backend.
 
-Runs on any Triton server with a Python backend. Needs numpy, onnxruntime and Triton's own module.
+Runs on any Triton server with a Python backend. Needs numpy, onnxruntime and Triton's own module; `cores.py` is
+beside it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is 
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cores import graph_threads  # type: ignore[import-not-found]
 
 
 class TritonPythonModel:
@@ -77,7 +83,7 @@ class TritonPythonModel:
 
 def _session_options(threads: int, *, spins: bool) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = graph_threads(threads)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     if not spins:
