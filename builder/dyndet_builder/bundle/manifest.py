@@ -288,7 +288,10 @@ def _check_masks(bundle: Bundle) -> None:
     rows = bundle.nms.max_detections
     wanted = Tensor(name=MASKS, dtype="uint8", shape=(rows, MASK_SIDE, MASK_SIDE))
     found = {
-        stage: tensor for stage in ("head1", "detector2") for tensor in bundle.stages[stage].outputs if tensor.name == MASKS
+        stage: tensor
+        for stage in ("head1", "detector2")
+        for tensor in bundle.stages[stage].outputs
+        if tensor.name == MASKS
     }
     for stage, tensor in found.items():
         if tensor != wanted:

@@ -1,9 +1,8 @@
 """A stage's graph in two files: boxes, and the masks that follow from them.
 
 A request that wants no masks is not to wait for them. ONNX Runtime computes a whole graph, whatever outputs are asked
-for: `RunOptions.only_execute_path_to_fetches` has no effect in its releases (measured with 1.20 to 1.32), only in builds
-for training. So the nodes that only masks need become a graph of their own. It reads what the other one has computed,
-in the same process; no weight is in both.
+for: `RunOptions.only_execute_path_to_fetches` changes nothing (measured with release 1.32). So the nodes that only
+masks need become a graph of their own, which reads what the other one has computed, in the same process.
 """
 
 from __future__ import annotations
@@ -123,9 +122,7 @@ def _part(
     return part
 
 
-def _tensors_of(
-    model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto]
-) -> dict[str, onnx.ValueInfoProto] | None:
+def _tensors_of(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto]) -> dict[str, onnx.ValueInfoProto] | None:
     """Type and shape of a model's inputs and outputs, as ONNX Runtime finds them; None if one is of another kind."""
     session = session_of(model.SerializeToString(), name="a graph without its masks")
     known = {value.name: value for value in (*inputs, *model.graph.output) if value.type.HasField("tensor_type")}
