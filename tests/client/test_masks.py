@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from dynamicdet.letterbox import Fit
 from dynamicdet.masks import paste
-from dyndet_client import BadRequestError, Detection, Detections, InputError, Masks, MissingExtraError, ServerError
+from dyndet_client import Detection, Detections, InputError, Masks, MissingExtraError, NoMasksError, ServerError
 from dyndet_client.codec import OUTPUTS_WITH_MASKS, Options, ServedModel, decode, encode
 from dyndet_client.drawing import Mark, draw_marks, label_font
 
@@ -176,7 +176,7 @@ def test_masks_in_boxes_beyond_all_numbers_are_refused_and_others_are_left_out()
 
 def test_who_asks_a_detector_without_masks_is_told_so() -> None:
     plain = ServedModel(name="dyndet", fit=MODEL.fit, class_names=MODEL.class_names)
-    with pytest.raises(BadRequestError, match="model 'dyndet' gives boxes but no masks"):
+    with pytest.raises(NoMasksError, match="model 'dyndet' gives boxes but no masks"):
         encode(plain, np.zeros((8, 8, 3), np.uint8), Options(masks=True))
     with pytest.raises(InputError, match="masks must be True or False, not 'yes'"):
         Options(masks="yes")  # type: ignore[arg-type]

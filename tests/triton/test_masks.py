@@ -21,7 +21,7 @@ from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.remote.probe import probe
 from dyndet_builder.server.triton import TritonServer
-from dyndet_client import AsyncDetector, BadRequestError, Detector, Masks, ServerError
+from dyndet_client import AsyncDetector, Detector, Masks, NoMasksError, ServerError
 from tests.support.toy_bundle import FAIL_DETECTOR2, FAIL_MASKS, ROWS, SIZE, image, toy_mask, write_toy_bundle
 
 MODELS = ("bls", "fused", "merging")
@@ -146,13 +146,13 @@ def test_a_detector_without_masks_says_so_in_one_sentence(server: TritonServer, 
     said = r"^model 'plain' gives boxes but no masks: ask without masks, or serve a detector that has them"
     with Detector(server.grpc_url, "plain") as detector:
         assert not detector.has_masks
-        with pytest.raises(BadRequestError, match=said):
+        with pytest.raises(NoMasksError, match=said):
             detector.detect(image(100), masks=True)
-        with pytest.raises(BadRequestError, match=said):
+        with pytest.raises(NoMasksError, match=said):
             [*detector.detect_many([image(100)] * 3, errors="return", masks=True)]
         served = detector._connect(detector._deadline())
         detector._served = type(served)(name="plain", fit=served.fit, class_names=served.class_names, has_masks=True)
-        with pytest.raises(BadRequestError, match=said):
+        with pytest.raises(NoMasksError, match=said):
             detector.detect(image(100), masks=True)
 
 
@@ -178,6 +178,19 @@ def test_image_files_get_masks_that_fit_their_own_pixels(server: TritonServer) -
     assert (tensors["mask_boxes"][0] != tensors["boxes"][0]).any()  # this object is far larger than the picture
 
 
+def test_the_example_of_the_documentation_shows_masks(
+    server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(image(250, blue=200)).save("street.jpg", quality=100)
+    text = (Path(__file__).parents[2] / "docs" / "client.md").read_text().partition("## Masks")[2]
+    code = text.partition("```python\n")[2].partition("```")[0].replace("127.0.0.1:8001", server.grpc_url)
+    names: dict[str, Any] = {}
+    exec(code.replace(f'Detector("{server.grpc_url}")', f'Detector("{server.grpc_url}", "bls")'), names)
+    assert names["everything"].shape == (len(names["found"]), SIZE, SIZE)
+    assert f"{int(names['everything'][0].sum())} pixels" in capsys.readouterr().out
+
+
 def test_the_command_draws_masks_and_writes_run_lengths(
     server: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,7 +210,7 @@ def test_the_command_draws_masks_and_writes_run_lengths(
     assert "segmentation" not in json.loads(capsys.readouterr().out)["detections"][0]
     plain = np.asarray(Image.open(tmp_path / "drawn" / "street-detected.jpg")).astype(int)
     assert abs(masked - plain)[-SIZE:][8:-8, 8:-8].mean() > 10  # the mask shines through
-    assert run(dyndet, [*words, "--model", "plain", "--masks"]) == 6
+    assert run(dyndet, [*words, "--model", "plain", "--masks"]) == 2
     assert "model 'plain' gives boxes but no masks" in capsys.readouterr().err
 
 

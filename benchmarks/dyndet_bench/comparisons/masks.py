@@ -89,7 +89,7 @@ def measure_mask_cost(
     """Ask for each image of a folder with and without masks on both routes, `rounds` times, one request at a time.
 
     `url` is a server's gRPC address. With `journals`, each round is stored, and those of an earlier run are used. A
-    round that fails twice is in the record's `missing`. Raises BadRequestError if the model has no masks, ServerError
+    round that fails twice is in the record's `missing`. Raises NoMasksError if the model has no masks, ServerError
     if no round could be measured; InputError.
     """
     if rounds < 1 or max_images < 1:

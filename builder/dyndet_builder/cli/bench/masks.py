@@ -44,8 +44,8 @@ def command(
 
     Both are sent alternately on both routes. The result shows what masks cost in time and in bytes.
 
-    Each round is stored. If you repeat the command within a day, it measures only what is missing. Exit status 6: some
-    rounds failed twice, or the detector has no masks.
+    Each round is stored. If you repeat the command within a day, it measures only what is missing. Exit status 2: the
+    detector has no masks. Exit status 6: some rounds failed twice.
 
     \b
     Example:
