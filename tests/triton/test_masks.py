@@ -16,6 +16,11 @@ import tritonclient.grpc as triton
 from PIL import Image
 from pycocotools import mask as coco
 
+from dyndet_bench.comparisons.masks import measure_mask_cost
+from dyndet_bench.measuring.measure import measure
+from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
+from dyndet_bench.measuring.served import Served
+from dyndet_bench.measuring.workload import Workload
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
@@ -82,6 +87,22 @@ def test_masks_that_nobody_wants_are_neither_sent_nor_computed(server: TritonSer
         sizes[outputs] = sum(map(len, answer.raw_output_contents))
     client.close()
     assert sizes[(*BOXES, "masks")] == sizes[BOXES] + sizes[("masks",)] == sizes[BOXES] + ROWS * 28 * 28
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_who_names_all_outputs_can_do_without_masks(server: TritonServer, model: str) -> None:
+    """As perf_analyzer names them: what it measures is what most clients ask for."""
+    with Served(server.grpc_url, model, metrics_url=server.metrics_url) as served:
+        picture = image(100, FAIL_MASKS, 200)
+        with pytest.raises(ServerError, match=r"stage .*failed"):
+            served.infer(picture, threshold=1.0, outputs=(*BOXES, "masks"))
+        with pytest.raises(ServerError, match="answered without masks"):
+            served.infer(picture, threshold=1.0, outputs=(*BOXES, "masks"), parameters={"dyndet_masks": False})
+        with pytest.raises(ServerError, match="dyndet_masks must be true or false, not 'no'"):
+            served.infer(picture, threshold=1.0, outputs=BOXES, parameters={"dyndet_masks": "no"})
+        if model == "fused":
+            with Workload([picture]) as workload:
+                assert measure(served, find_perf_analyzer(), workload, threshold=1.0, requests=8).requests == 8
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -212,6 +233,19 @@ def test_the_command_draws_masks_and_writes_run_lengths(
     assert abs(masked - plain)[-SIZE:][8:-8, 8:-8].mean() > 10  # the mask shines through
     assert run(dyndet, [*words, "--model", "plain", "--masks"]) == 2
     assert "model 'plain' gives boxes but no masks" in capsys.readouterr().err
+
+
+def test_what_masks_cost_is_measured(server: TritonServer, tmp_path: Path) -> None:
+    for number in range(2):
+        Image.fromarray(image(100, seed=number)).save(tmp_path / f"{number}.png")
+    record = measure_mask_cost(server.grpc_url, model="fused", images=tmp_path, rounds=2)
+    assert (record.images, record.rounds, record.topology) == (2, 2, "fused")
+    for cost in (record.easy, record.hard):
+        assert 0 < cost.ratio_low <= cost.ratio <= cost.ratio_high
+        assert ROWS * 784 <= cost.with_bytes - cost.without_bytes < ROWS * 784 + 100
+    assert record.paste_ms is not None and record.paste_ms > 0
+    with pytest.raises(NoMasksError):
+        measure_mask_cost(server.grpc_url, model="plain", images=tmp_path)
 
 
 def test_a_build_with_masks_is_probed_with_them(server: TritonServer) -> None:
