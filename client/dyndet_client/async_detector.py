@@ -215,7 +215,7 @@ class AsyncDetector(BaseDetector):
         if self._served is None:
             async with self._connecting:
                 if self._served is None:
-                    self._served = await self._join(deadline)
+                    self._served = self._accepted(await self._join(deadline))
         return self._served
 
     async def _join(self, deadline: Deadline) -> ServedModel:

@@ -162,7 +162,7 @@ def test_every_way_to_ask_brings_the_same_masks(server: TritonServer) -> None:
         asyncio.run(ask(url))
 
 
-def test_a_detector_without_masks_says_so_in_one_sentence(server: TritonServer, tmp_path: Path) -> None:
+def test_a_detector_without_masks_says_so_in_one_sentence(server: TritonServer) -> None:
     """Before anything is sent, and not once for each picture; also where masks are gone since the client connected."""
     said = r"^model 'plain' gives boxes but no masks: ask without masks, or serve a detector that has them"
     with Detector(server.grpc_url, "plain") as detector:
@@ -175,6 +175,15 @@ def test_a_detector_without_masks_says_so_in_one_sentence(server: TritonServer, 
         detector._served = type(served)(name="plain", fit=served.fit, class_names=served.class_names, has_masks=True)
         with pytest.raises(NoMasksError, match=said):
             detector.detect(image(100), masks=True)
+    with pytest.raises(NoMasksError, match=said), Detector(server.grpc_url, "plain", masks=True):
+        pass
+
+    async def connect() -> None:
+        async with AsyncDetector(server.grpc_url, "plain", masks=True):
+            pass
+
+    with pytest.raises(NoMasksError, match=said):
+        asyncio.run(connect())
 
 
 def test_image_files_get_masks_that_fit_their_own_pixels(server: TritonServer) -> None:
