@@ -14,6 +14,7 @@ from dyndet_client.errors import (
     InputError,
     MissingExtraError,
     ModelNotReadyError,
+    NoMasksError,
     NotADetectorError,
     OverloadedError,
     ServerError,
@@ -21,6 +22,7 @@ from dyndet_client.errors import (
     SharedMemoryError,
     UnknownOperatingPointError,
 )
+from dyndet_client.results.masks import Masks
 from dyndet_client.results.operating_points import OperatingPoint
 from dyndet_client.settings import AbandonedCalls, KeepAlive, Retries, Tls, TransportChoice
 
@@ -36,8 +38,10 @@ __all__ = [
     "DyndetError",
     "InputError",
     "KeepAlive",
+    "Masks",
     "MissingExtraError",
     "ModelNotReadyError",
+    "NoMasksError",
     "NotADetectorError",
     "OperatingPoint",
     "OverloadedError",

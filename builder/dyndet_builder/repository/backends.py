@@ -58,7 +58,8 @@ class Backend:
     isolates: bool = False
     """whether one image that fails harms no other that Triton has merged with it; otherwise such calls are repeated"""
     prepare: Callable[[Path, Path], None] | None = None
-    """writes what the backend runs instead of a stage's `model.onnx`: takes that file and the folder of the version"""
+    """writes what the backend runs instead of a stage's `model.onnx`, if that is not the file itself: takes it and the
+    folder of the version"""
 
     @property
     def code(self) -> tuple[Path, ...]:
@@ -119,6 +120,13 @@ def _openvino(stage: StageModel) -> dict[str, str]:
     return parameters
 
 
+def _masks_apart(graph: Path, folder: Path) -> None:
+    """Masks as a graph of their own, which runs only for those who want them."""
+    from dyndet_builder.repository.mask_head import write_apart  # onnx takes time to load
+
+    write_apart(graph, folder)
+
+
 BACKENDS: dict[str, Backend] = {
     # ONNX Runtime inside Triton's Python backend
     "python": Backend(
@@ -129,6 +137,7 @@ BACKENDS: dict[str, Backend] = {
         embedded=True,
         fused=True,
         isolates=True,
+        prepare=_masks_apart,
     ),
     "onnxruntime": Backend(
         triton="onnxruntime",
