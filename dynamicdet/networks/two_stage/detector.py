@@ -26,7 +26,7 @@ from dynamicdet.networks.two_stage.heads import Heads
 from dynamicdet.networks.two_stage.operators import Operators
 from dynamicdet.networks.two_stage.regions import level_anchors
 from dynamicdet.networks.two_stage.residual import LinkedResidual, ResidualBackbone, ResidualLinks
-from dynamicdet.networks.two_stage.selection import Answers, Chosen, Pairs, Proposals
+from dynamicdet.networks.two_stage.selection import Answers, Chosen, Pairs, Proposals, Regions
 from dynamicdet.networks.two_stage.swin import LinkedSwin, SwinBackbone, SwinLinks
 
 TOKENS = "tokens"
@@ -152,6 +152,24 @@ class TwoStageDetector(RoutedNetwork):
             torch.cat([selection.flatten_deltas(level) for level in deltas], dim=1),
         )
 
+    def regions(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor] | None = None,
+        *,
+        limits: ProposalLimits | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Regions:
+        """The best regions of each level, which enter the suppression; for the arguments see `proposals`."""
+        return selection.best_regions(
+            logits,
+            deltas,
+            self.anchors_of(logits) if anchors is None else anchors,
+            limits=limits or self.spec.limits.proposals,
+            size=size or self.image_size(logits),
+        )
+
     @torch.no_grad()
     def proposals(
         self,
@@ -166,14 +184,9 @@ class TwoStageDetector(RoutedNetwork):
 
         `size` is the image's height and width, by default as the maps say.
         """
-        return selection.propose(
-            logits,
-            deltas,
-            self.anchors_of(logits) if anchors is None else anchors,
-            limits=limits or self.spec.limits.proposals,
-            size=size or self.image_size(logits),
-            operators=self.operators,
-        )
+        limits, size = limits or self.spec.limits.proposals, size or self.image_size(logits)
+        regions = self.regions(logits, deltas, anchors, limits=limits, size=size)
+        return selection.propose(regions, limits=limits, size=size, operators=self.operators)
 
     def roi_features(self, pyramid: Sequence[Tensor], boxes: Tensor, output: int) -> Tensor:
         """Features (B, K, C, output, output) of boxes (B, K, 4), each from the level that fits its size."""
