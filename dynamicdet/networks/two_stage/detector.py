@@ -190,13 +190,14 @@ class TwoStageDetector(RoutedNetwork):
 
     def roi_features(self, pyramid: Sequence[Tensor], boxes: Tensor, output: int) -> Tensor:
         """Features (B, K, C, output, output) of boxes (B, K, 4), each from the level that fits its size."""
-        strides = self.spec.strides
+        strides = self.spec.strides[: self.spec.roi_levels]
         boxes = boxes.float()
         left, top, right, bottom = torch.split(boxes, 1, dim=-1)
-        area = (right - left) * (bottom - top)  # (B, K, 1)
-        # sqrt(area) >= 2^level x finest, without the logarithm, whose rounding differs between programs
-        least = torch.tensor([(self.spec.roi_finest * 2.0**level) ** 2 for level in range(1, len(strides))])
-        levels = (area >= least.to(area.device)).sum(dim=-1)  # (B, K)
+        area = ((right - left) * (bottom - top)).squeeze(-1)  # (B, K)
+        levels = torch.zeros_like(area, dtype=torch.int64)
+        for level in range(1, len(strides)):
+            # sqrt(area) >= 2^level x finest, without the logarithm, whose rounding differs between programs
+            levels = levels + (area >= (self.spec.roi_finest * 2.0**level) ** 2).to(torch.int64)
         return self.operators.rois(pyramid[: len(strides)], boxes, levels, strides, output, self.spec.aligned)
 
     def class_outputs(self, route: Route, pyramid: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
