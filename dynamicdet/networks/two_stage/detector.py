@@ -78,7 +78,8 @@ class TwoStageDetector(RoutedNetwork):
         self.heads1 = Heads(spec, num_classes)
         self.heads2 = None if spec.shared_heads else Heads(spec, num_classes)
         for name, values in (("mean", _MEAN), ("spread", _SPREAD)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+            # On the CPU even where weights get no memory yet: a checkpoint does not fill it.
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(1, 3, 1, 1), persistent=False)
         self.freeze()
 
     def fresh_router(self, form: RouterForm) -> Router:
