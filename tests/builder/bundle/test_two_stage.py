@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,28 +17,28 @@ import dynamicdet
 from dynamicdet.errors import InputError, ParityError
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
-from dynamicdet.networks.architectures import ARCHITECTURES
+from dynamicdet.networks.two_stage.detector import TwoStageDetector
 from dyndet_builder.bundle import export as export_module
 from dyndet_builder.bundle.bars import BARS
 from dyndet_builder.bundle.export import export
 from dyndet_builder.bundle.graphs import Exporter, StageGraph, export_graphs
-from dyndet_builder.bundle.manifest import STAGES, StageName, read_bundle
+from dyndet_builder.bundle.manifest import FILE_NAME, STAGES, Nms, StageName, read_bundle
 from dyndet_builder.bundle.parts import Parity
 from dyndet_builder.bundle.runner import BundleRunner
 from dyndet_builder.engines.create import write_engines_script
 from dyndet_builder.quantization.quantize import quantize
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
-from tests.support.small_two_stage import RESIDUAL, SWIN, save_decided
+from tests.support.small_two_stage import RESIDUAL, known, save_decided
 
 Graphs = dict[StageName, StageGraph]
 
 
 @pytest.fixture(autouse=True)
-def small_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_architectures() -> Iterator[None]:
     """Checkpoints of the small detectors can be read."""
-    for spec in (RESIDUAL, SWIN):
-        monkeypatch.setitem(ARCHITECTURES, spec.name, spec)
+    with known():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -48,30 +50,21 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def swin_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("two_stage") / "swin.safetensors"
-    save_decided(SWIN, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def graphs_of() -> dict[str, tuple[Graphs, Exporter]]:
-    """What was exported, by target: the tests below need the same graphs again and again."""
-    return {}
+def known_graphs() -> list[tuple[Graphs, Exporter]]:
+    """What `quick` has exported."""
+    return []
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, graphs_of: dict[str, tuple[Graphs, Exporter]]) -> Iterator[None]:
-    """Exports of the small detector with masks reuse its graphs."""
+def quick(known_graphs: list[tuple[Graphs, Exporter]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graphs with masks, by the faster exporter, once for all tests of what `export` does with them."""
 
-    def once(network, nms, **_):  # type: ignore[no-untyped-def]
-        form = str(network.operators.rois)
-        if form not in graphs_of:
-            graphs_of[form] = export_graphs(network, nms, exporter="torchscript")
-        return graphs_of[form]
+    def once(network: TwoStageDetector, nms: Nms, **_: object) -> tuple[Graphs, Exporter]:
+        if not known_graphs:
+            known_graphs.append(export_graphs(network, nms, exporter="torchscript"))
+        return known_graphs[0]
 
     monkeypatch.setattr(export_module, "export_graphs", once)
-    yield
 
 
 @pytest.mark.usefixtures("quick")
@@ -151,7 +144,8 @@ def test_each_step_of_parity_sees_what_it_is_for(
 
     def damaged(network, nms, **options):  # type: ignore[no-untyped-def]
         graphs, used = original(network, nms, **options)
-        models = (_moved(graph, weight) for graph in (graphs["detector2"].model, graphs["detector2"].probe))
+        values = network.get_parameter(f"heads1.{weight}").numpy()
+        models = (_moved(graph, values) for graph in (graphs["detector2"].model, graphs["detector2"].probe))
         return {**graphs, "detector2": StageGraph(*models)}, used
 
     monkeypatch.setattr(export_module, "export_graphs", damaged)
@@ -160,33 +154,26 @@ def test_each_step_of_parity_sees_what_it_is_for(
     assert not list(tmp_path.iterdir())
 
 
-def _moved(model: onnx.ModelProto, weight: str) -> onnx.ModelProto:
+def _moved(model: onnx.ModelProto, values: Any) -> onnx.ModelProto:
+    """The graph with one of its weights, known by its values, changed."""
     moved = onnx.ModelProto()
     moved.CopyFrom(model)
-    (tensor,) = (each for each in moved.graph.initializer if each.name.endswith(weight))
-    values = onnx.numpy_helper.to_array(tensor)
-    tensor.CopyFrom(
-        onnx.numpy_helper.from_array(values + np.linspace(0.1, 0.3, values.size, dtype=values.dtype), tensor.name)
-    )
+    arrays = {each.name: onnx.numpy_helper.to_array(each) for each in moved.graph.initializer}
+    (name,) = (name for name, array in arrays.items() if np.array_equal(array, values))
+    (tensor,) = (each for each in moved.graph.initializer if each.name == name)
+    other = values + np.linspace(0.1, 0.3, values.size, dtype=np.float32)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(other, name))
     return moved
 
 
-def test_half_precision_keeps_single_where_it_matters(swin_checkpoint: Path, demo_images: Path, tmp_path: Path) -> None:
+def test_half_precision_keeps_single_where_it_matters(half_two_stage_folder: Path) -> None:
     """torch's current exporter: weights are half; layer norms, softmax, coordinates and sampling are not."""
-    bundle = export(
-        swin_checkpoint,
-        tmp_path / "half",
-        images=demo_images,
-        precision="fp16",
-        target="tensorrt",
-        parity_images=3,
-        route_images=3,
-    )
-    assert bundle.exporter == "dynamo"
+    bundle = read_bundle(half_two_stage_folder)
+    assert (bundle.exporter, bundle.precision) == ("dynamo", "fp16")
     assert [t.name for t in bundle.stages["detector2"].inputs] == ["tokens", "features_4", "features_8"]
     kinds = set()
     for name, stage in bundle.stages.items():
-        model = onnx.load(tmp_path / "half" / stage.file)
+        model = onnx.load(half_two_stage_folder / stage.file)
         onnx.checker.check_model(model, full_check=True)
         types = _types_of(model)
         for node in model.graph.node:
@@ -212,8 +199,11 @@ def _types_of(model: onnx.ModelProto) -> dict[str, int]:
 
 @pytest.mark.usefixtures("quick")
 def test_what_a_bundle_was_not_exported_for_is_refused(checkpoint: Path, demo_images: Path, tmp_path: Path) -> None:
-    for target, parity_images in (("onnxruntime", 1), ("tensorrt", 3)):
-        export(checkpoint, tmp_path / target, images=demo_images, target=target, parity_images=parity_images)
+    export(checkpoint, tmp_path / "onnxruntime", images=demo_images, parity_images=1)
+    shutil.copytree(tmp_path / "onnxruntime", tmp_path / "tensorrt")
+    described = (tmp_path / "tensorrt" / FILE_NAME).read_text()
+    (tmp_path / "tensorrt" / FILE_NAME).write_text(described.replace('"onnxruntime",', '"tensorrt",', 1))
+    assert read_bundle(tmp_path / "tensorrt").two_stage != read_bundle(tmp_path / "onnxruntime").two_stage
     with pytest.raises(InputError, match=r"exported for tensorrt, but the backend python .* --target onnxruntime"):
         render(tmp_path / "tensorrt", tmp_path / "models", RenderOptions())
     with pytest.raises(InputError, match=r"exported for onnxruntime, but the backend tensorrt .* --target tensorrt"):
