@@ -53,13 +53,13 @@ RESIDUAL = TwoStageModel(
 SWIN = TwoStageModel(
     name="small-two-stage-swin",
     input_size=64,
-    first=Swin(embed=12, depths=(2, 1), heads=(1, 2), window=4),
-    strides=(4, 8),
+    first=Swin(embed=12, depths=(2,), heads=(2,), window=4),
+    strides=(4,),
     pyramid=16,
     anchor_scale=4.0,
     box=BoxHead(hidden=16),
     roi_finest=16.0,
-    roi_levels=2,
+    roi_levels=1,
     limits=_LIMITS,
 )
 
@@ -92,6 +92,9 @@ def save_decided(spec: TwoStageModel, checkpoint: Path) -> None:
             (network.router.layer2, 0.5),
         ]:
             nn.init.normal_(layer.weight, std=spread)
+        for name, parameter in network.named_parameters():
+            if name.startswith("heads") and name.endswith("bias"):
+                nn.init.normal_(parameter, std=0.05)
         for module in network.links.modules():
             if isinstance(module, nn.BatchNorm2d | nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.2)
