@@ -143,7 +143,8 @@ def half_two_stage_folder(demo_images: Path, once: Once, tmp_path_factory: pytes
         save_decided(SWIN, checkpoint)
         few = {"parity_images": 3, "route_images": 3}
         with known():
-            export(checkpoint, folder, images=demo_images, precision="fp16", target="tensorrt", **few)
+            options = {"precision": "fp16", "target": "tensorrt", "exporter": "torchscript"}
+            export(checkpoint, folder, images=demo_images, **options, **few)
 
     return once("two_stage_half", make)
 

@@ -24,7 +24,9 @@ from dyndet_builder.bundle.export import export
 from dyndet_builder.bundle.graphs import Exporter, StageGraph, export_graphs
 from dyndet_builder.bundle.manifest import FILE_NAME, STAGES, Nms, StageName, read_bundle
 from dyndet_builder.bundle.parts import Parity
-from dyndet_builder.bundle.runner import BundleRunner
+from dyndet_builder.bundle.runner import BundleRunner, StageRunner
+from dyndet_builder.bundle.stages import at_precision
+from dyndet_builder.bundle.two_stage import for_target, settings_of
 from dyndet_builder.engines.create import write_engines_script
 from dyndet_builder.quantization.quantize import quantize
 from dyndet_builder.repository.options import RenderOptions
@@ -125,6 +127,29 @@ def test_an_image_without_objects(checkpoint: Path, demo_images: Path, tmp_path:
         assert np.isfinite(answer["boxes"]).all() and answer["boxes"].min() >= 0 and answer["boxes"].max() <= 64
 
 
+def test_both_exporters_write_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    """torch's current exporter, which is the default, and its older one; one stage, since the current one is slow."""
+    network = dynamicdet.load(checkpoint)
+    assert isinstance(network, TwoStageDetector)
+    nms, _ = settings_of(network, None, "onnxruntime")
+    prepared = for_target(at_precision(network, "fp32"), "onnxruntime")
+    answers = []
+    for exporter in ("dynamo", "torchscript"):
+        graphs, used = export_graphs(prepared, nms, exporter=exporter, stages=["head1"])
+        assert used == exporter and {*graphs} == {"head1"}
+        onnx.save(graphs["head1"].model, tmp_path / f"{exporter}.onnx")
+        runner = StageRunner({"head1": tmp_path / f"{exporter}.onnx"})
+        noise = np.random.default_rng(0)
+        features = {
+            value.name: noise.normal(size=(3, *(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])))
+            for value in graphs["head1"].model.graph.input
+        }
+        answers.append(runner.run("head1", {name: each.astype(np.float32) for name, each in features.items()}))
+    assert answers[0]["num_detections"].sum() > 3
+    for name, found in answers[0].items():
+        np.testing.assert_allclose(found, answers[1][name], atol=1 if name == "masks" else 1e-3, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("weight", "said"),
     [
@@ -167,9 +192,9 @@ def _moved(model: onnx.ModelProto, values: Any) -> onnx.ModelProto:
 
 
 def test_half_precision_keeps_single_where_it_matters(half_two_stage_folder: Path) -> None:
-    """torch's current exporter: weights are half; layer norms, softmax, coordinates and sampling are not."""
+    """Weights are half; layer norms, softmax, coordinates and sampling are not."""
     bundle = read_bundle(half_two_stage_folder)
-    assert (bundle.exporter, bundle.precision) == ("dynamo", "fp16")
+    assert bundle.precision == "fp16" and bundle.two_stage is not None and bundle.two_stage.target == "tensorrt"
     assert [t.name for t in bundle.stages["detector2"].inputs] == ["tokens", "features_4"]
     kinds = set()
     for name, stage in bundle.stages.items():
