@@ -179,6 +179,25 @@ def test_each_step_of_parity_sees_what_it_is_for(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("output", ["num_detections", "classes", "boxes", "proposal_boxes", "proposal_scores"])
+@pytest.mark.usefixtures("quick")
+def test_another_suppression_is_seen(
+    output: str, checkpoint: Path, demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What leaves either suppression must be exactly what the plain one leaves of the same rows."""
+    original = StageRunner.run
+
+    def other(runner, stage, tensors):  # type: ignore[no-untyped-def]
+        found = original(runner, stage, tensors)
+        if output in found:
+            found[output] = found[output] + found[output].dtype.type(1)
+        return found
+
+    monkeypatch.setattr(StageRunner, "run", other)
+    with pytest.raises(ParityError, match="suppression_differences is"):
+        export(checkpoint, tmp_path / "bundle", images=demo_images, parity_images=1)
+
+
 def _moved(model: onnx.ModelProto, values: Any) -> onnx.ModelProto:
     """The graph with one of its weights, known by its values, changed."""
     moved = onnx.ModelProto()
