@@ -25,7 +25,7 @@ from dynamicdet.networks.two_stage.architectures import (
 from dynamicdet.networks.two_stage.detector import TwoStageDetector
 from dynamicdet.networks.two_stage.selection import Answers, Proposals
 from dyndet_builder.cli.info import command
-from tests.support.small_two_stage import SMALL_R50, SMALL_SWIN
+from tests.support.two_stage.small import SMALL_R50, SMALL_SWIN
 
 PICO = "dy-mask-rcnn-pico"
 # Millions of parameters, and GMACs of an image of 800 x 1280: easy, hard.

@@ -22,7 +22,7 @@ from dynamicdet.networks.published import start_backbones
 from dynamicdet.networks.two_stage.architectures import TWO_STAGE_ARCHITECTURES
 from dynamicdet.networks.two_stage.detector import TwoStageDetector
 from dynamicdet.networks.two_stage.swin import Merging
-from tests.support.small_two_stage import SMALL_R50, SMALL_SWIN
+from tests.support.two_stage.small import SMALL_R50, SMALL_SWIN
 
 Weights = dict[str, Tensor]
 OUTS, WIDTH, HIDDEN = (16, 24, 32, 40), 8, 12  # of the small ResNet; of the pyramid and the box head
