@@ -136,7 +136,7 @@ def half_bundle_folder(demo_checkpoint: Path, demo_images: Path, once: Once) -> 
 def half_two_stage_folder(demo_images: Path, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small two-stage detector of two Swin transformers, exported in half precision for TensorRT."""
     from dyndet_builder.bundle.export import export
-    from tests.support.tiny_two_stage import SWIN, known, save_decided
+    from tests.support.two_stage.tiny import SWIN, known, save_decided
 
     def make(folder: Path) -> None:
         checkpoint = tmp_path_factory.mktemp("swin") / "swin.safetensors"

@@ -31,7 +31,7 @@ from dyndet_builder.engines.create import write_engines_script
 from dyndet_builder.quantization.quantize import quantize
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
-from tests.support.tiny_two_stage import RESIDUAL, known, save_decided
+from tests.support.two_stage.tiny import RESIDUAL, known, save_decided
 
 Graphs = dict[StageName, StageGraph]
 
