@@ -26,7 +26,7 @@ from dynamicdet.networks.two_stage.heads import Heads
 from dynamicdet.networks.two_stage.operators import Operators
 from dynamicdet.networks.two_stage.regions import level_anchors
 from dynamicdet.networks.two_stage.residual import LinkedResidual, ResidualBackbone, ResidualLinks
-from dynamicdet.networks.two_stage.selection import Answers, Chosen, Pairs, Proposals
+from dynamicdet.networks.two_stage.selection import Answers, Chosen, Pairs, Proposals, Regions
 from dynamicdet.networks.two_stage.swin import LinkedSwin, SwinBackbone, SwinLinks, WindowAttention
 
 TOKENS = "tokens"
@@ -159,6 +159,24 @@ class TwoStageDetector(RoutedNetwork):
             torch.cat([selection.flatten_deltas(level) for level in deltas], dim=1),
         )
 
+    def regions(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor] | None = None,
+        *,
+        limits: ProposalLimits | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Regions:
+        """The best regions of each level, which enter the suppression; for the arguments see `proposals`."""
+        return selection.best_regions(
+            logits,
+            deltas,
+            self.anchors_of(logits) if anchors is None else anchors,
+            limits=limits or self.spec.limits.proposals,
+            size=size or self.image_size(logits),
+        )
+
     @torch.no_grad()
     def proposals(
         self,
@@ -173,31 +191,21 @@ class TwoStageDetector(RoutedNetwork):
 
         `size` is the image's height and width, by default as the maps say.
         """
-        return selection.propose(
-            logits,
-            deltas,
-            self.anchors_of(logits) if anchors is None else anchors,
-            limits=limits or self.spec.limits.proposals,
-            size=size or self.image_size(logits),
-            operators=self.operators,
-        )
+        limits, size = limits or self.spec.limits.proposals, size or self.image_size(logits)
+        regions = self.regions(logits, deltas, anchors, limits=limits, size=size)
+        return selection.propose(regions, limits=limits, size=size, operators=self.operators)
 
     def roi_features(self, pyramid: Sequence[Tensor], boxes: Tensor, output: int) -> Tensor:
-        """Features (B, K, C, output, output) of boxes (B, K, 4), each from the level that fits its size.
-
-        Every level is sampled for all boxes, and each box keeps its own: so shapes are static.
-        """
+        """Features (B, K, C, output, output) of boxes (B, K, 4), each from the level that fits its size."""
         strides = self.spec.strides[: self.spec.roi_levels]
         boxes = boxes.float()
         left, top, right, bottom = torch.split(boxes, 1, dim=-1)
         area = ((right - left) * (bottom - top)).squeeze(-1)  # (B, K)
-        rois = self.operators.roi(pyramid[0], boxes, strides[0], output, self.spec.aligned)
-        for level, stride in enumerate(strides[1:], 1):
+        levels = torch.zeros_like(area, dtype=torch.int64)
+        for level in range(1, len(strides)):
             # sqrt(area) >= 2^level x finest, without the logarithm, whose rounding differs between programs
-            reaches = area >= (self.spec.roi_finest * 2.0**level) ** 2
-            found = self.operators.roi(pyramid[level], boxes, stride, output, self.spec.aligned)
-            rois = torch.where(reaches[:, :, None, None, None], found, rois)
-        return rois
+            levels = levels + (area >= (self.spec.roi_finest * 2.0**level) ** 2).to(torch.int64)
+        return self.operators.rois(pyramid[: len(strides)], boxes, levels, strides, output, self.spec.aligned)
 
     def class_outputs(self, route: Route, pyramid: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, K, C + 1), background last, and deltas (B, K, C, 4) of boxes (B, K, 4) in pixels."""
