@@ -21,6 +21,7 @@ from dyndet_client.errors import (
     SharedMemoryError,
     UnknownOperatingPointError,
 )
+from dyndet_client.results.masks import Masks
 from dyndet_client.results.operating_points import OperatingPoint
 from dyndet_client.settings import AbandonedCalls, KeepAlive, Retries, Tls, TransportChoice
 
@@ -36,6 +37,7 @@ __all__ = [
     "DyndetError",
     "InputError",
     "KeepAlive",
+    "Masks",
     "MissingExtraError",
     "ModelNotReadyError",
     "NotADetectorError",

@@ -84,6 +84,7 @@ class AsyncDetector(BaseDetector):
         deadline: float | None = None,
         priority: int | None = None,
         tenant: str | None = None,
+        masks: bool | None = None,
     ) -> Detections:
         """Detect the objects in one image; `Detector.detect` describes the arguments and errors."""
         options = self._options(
@@ -94,6 +95,7 @@ class AsyncDetector(BaseDetector):
             deadline=deadline,
             priority=priority,
             tenant=tenant,
+            masks=masks,
         )
         return await self._detect(image, options, self._deadline(timeout))
 
@@ -111,6 +113,7 @@ class AsyncDetector(BaseDetector):
         deadline: float | None = ...,
         priority: int | None = ...,
         tenant: str | None = ...,
+        masks: bool | None = ...,
     ) -> AsyncIterator[Detections]: ...
 
     @overload
@@ -127,6 +130,7 @@ class AsyncDetector(BaseDetector):
         deadline: float | None = ...,
         priority: int | None = ...,
         tenant: str | None = ...,
+        masks: bool | None = ...,
     ) -> AsyncIterator[Detections | InputError | OverloadedError]: ...
 
     def detect_many(
@@ -142,6 +146,7 @@ class AsyncDetector(BaseDetector):
         deadline: float | None = None,
         priority: int | None = None,
         tenant: str | None = None,
+        masks: bool | None = None,
     ) -> AsyncIterator[Detections | InputError | OverloadedError]:
         """Detect the objects in many images; `Detector.detect_many` describes the arguments.
 
@@ -155,6 +160,7 @@ class AsyncDetector(BaseDetector):
             deadline=deadline,
             priority=priority,
             tenant=tenant,
+            masks=masks,
         )
         self._deadline(timeout)
         self._check_open()

@@ -35,6 +35,7 @@ class BaseDetector:
         deadline: float | None = None,
         priority: int = 0,
         tenant: str | None = None,
+        masks: bool = False,
     ) -> None:
         if not isinstance(model, str) or not model or not model.isprintable():
             raise InputError(f"model must be a name of printable characters, not {shown(model)}")
@@ -44,7 +45,7 @@ class BaseDetector:
             url, tls=tls, headers=headers, token=token, keep_alive=keep_alive, abandoned_calls=abandoned_calls
         )
         self._retries = retries or Retries()
-        self._defaults = Options(deadline=deadline, priority=priority, tenant=tenant)
+        self._defaults = Options(deadline=deadline, priority=priority, tenant=tenant, masks=masks)
         self._model = model
         self._choice = self._checked(check_transport(transport))
         self._served: ServedModel | None = None
@@ -85,6 +86,11 @@ class BaseDetector:
         return self._known().fit
 
     @property
+    def has_masks(self) -> bool:
+        """Whether the model gives a mask of each object to calls with `masks=True`."""
+        return self._known().has_masks
+
+    @property
     def transport(self) -> TransportChoice:
         """How images reach the server: `network`, `shared-memory` or `cuda-shared-memory`."""
         self._known()
@@ -105,13 +111,16 @@ class BaseDetector:
     def _deadline(self, timeout: float | None = None) -> Deadline:
         return Deadline(self._timeout if timeout is None else seconds("timeout", timeout))
 
-    def _options(self, *, deadline: float | None, priority: int | None, tenant: str | None, **others: Any) -> Options:
+    def _options(
+        self, *, deadline: float | None, priority: int | None, tenant: str | None, masks: bool | None, **others: Any
+    ) -> Options:
         """Of one call; what it leaves out is the detector's own."""
         defaults = self._defaults
         return Options(
             deadline=defaults.deadline if deadline is None else deadline,
             priority=defaults.priority if priority is None else priority,
             tenant=defaults.tenant if tenant is None else tenant,
+            masks=defaults.masks if masks is None else masks,
             **others,
         )
 

@@ -18,14 +18,18 @@ from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
 from dynamicdet.images import ImageSource, read_image
 from dynamicdet.letterbox import Fit, Letterboxed
+from dynamicdet.text import printable
 from dyndet_client.checks import seconds, shown
 from dyndet_client.detections import Detections, Route
-from dyndet_client.errors import NotADetectorError, ServerError
+from dyndet_client.errors import BadRequestError, NotADetectorError, ServerError
+from dyndet_client.results.masks import Masks, mask_values
 from dyndet_client.results.showing import Picture
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 OUTPUTS = ("num_detections", "boxes", "scores", "classes", "difficulty", "route")
+MASKS = "masks"
+OUTPUTS_WITH_MASKS = (*OUTPUTS, MASKS)
 OPERATING_POINT = "dyndet_operating_point"
 DEADLINE, PRIORITY, TENANT = "dyndet_deadline_ms", "dyndet_priority", "dyndet_tenant"
 OPERATING_POINTS = "operating_points"
@@ -47,6 +51,8 @@ class ServedModel:
     fit: Fit
     """how images become its input"""
     class_names: tuple[str, ...]
+    has_masks: bool = False
+    """whether it gives a mask of each object to those who ask for it"""
 
     @property
     def input_size(self) -> int:
@@ -72,6 +78,8 @@ class Options:
     """0 to 9; requests with a higher one are taken up first"""
     tenant: str | None = None
     """for whom the request is, where the server divides its time between tenants"""
+    masks: bool = False
+    """whether to ask for a mask of each object"""
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
@@ -84,6 +92,8 @@ class Options:
         _check_share("min_score", self.min_score)
         if not isinstance(self.request_id, str) or not self.request_id.isprintable():
             raise InputError(f"request_id must be printable text, not {shown(self.request_id)}")
+        if not isinstance(self.masks, bool):
+            raise InputError(f"masks must be True or False, not {shown(self.masks)}")
         if self.deadline is not None:
             seconds("deadline", self.deadline)
         number = isinstance(self.priority, int) and not isinstance(self.priority, bool)
@@ -167,11 +177,17 @@ def _parse(config: Mapping[str, Any]) -> ServedModel:
             f"model {name!r} takes images as {found[0]} {found[1]} with max_batch_size "
             f"{config.get('max_batch_size', 0)}; a dyndet detector takes TYPE_UINT8 {list(fit.shape)} with at least 1"
         )
-    return ServedModel(name=name, fit=fit, class_names=tuple(class_names))
+    return ServedModel(name=name, fit=fit, class_names=tuple(class_names), has_masks=MASKS in outputs)
 
 
 def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
-    """Read an image and fit it into a request. Raises InputError if the image cannot be read."""
+    """Read an image and fit it into a request.
+
+    Raises InputError if the image cannot be read, and BadRequestError if the model does not give the masks that are
+    asked for.
+    """
+    if options.masks and not model.has_masks:
+        raise no_masks(model.name)
     letterboxed = _fit(read_image(image), model.fit)
     tensors: dict[str, npt.NDArray[Any]] = {"image": letterboxed.image[None]}  # (1, H, W, 3)
     if options.threshold is not None:
@@ -183,6 +199,15 @@ def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
         min_score=options.min_score,
         request_id=options.request_id,
         picture=Picture.of(image),
+        outputs=OUTPUTS_WITH_MASKS if options.masks else OUTPUTS,
+    )
+
+
+def no_masks(model: str) -> BadRequestError:
+    """The error for a detector that was asked for masks and has none."""
+    return BadRequestError(
+        f"model {printable(model)!r} gives boxes but no masks: ask without masks, or serve a detector that has them, "
+        "such as dy-mask-rcnn-swin-t"
     )
 
 
@@ -207,6 +232,7 @@ def decode(model: ServedModel, request: Request, response: Tensors) -> Detection
         boxes = response["boxes"].reshape(-1, 4)
         scores = response["scores"].reshape(-1)
         classes = response["classes"].reshape(-1)
+        values = mask_values(response[MASKS], rows=len(boxes)) if MASKS in request.outputs else None
         difficulty, route = float(response["difficulty"].item()), int(response["route"].item())
     except (KeyError, ValueError) as error:
         raise ServerError(f"model {model.name!r} returned a malformed answer: {error}") from error
@@ -234,6 +260,7 @@ def decode(model: ServedModel, request: Request, response: Tensors) -> Detection
             difficulty=difficulty,
             route=_route(route),
             image_size=(boxed.original_width, boxed.original_height),
+            masks=None if values is None else Masks.of(values[kept], boxes[kept], boxed),
         )
         return found if request.picture is None else found.remembering(request.picture)
     except InputError as error:

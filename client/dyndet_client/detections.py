@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dynamicdet.aliases import UInt8Array
+from dynamicdet.aliases import BoolArray, UInt8Array
 from dynamicdet.errors import InputError, MissingExtraError
 from dynamicdet.extras import missing_extra
 from dynamicdet.images import ImageSource
 from dynamicdet.text import printable
-from dyndet_client.checks import shown
 from dyndet_client.drawing import draw_detections
+from dyndet_client.results.exporting import coco_entries, segmentations
+from dyndet_client.results.masks import Masks
+from dyndet_client.results.rows import Rows, picked_rows
 from dyndet_client.results.showing import Picture, html_table, number_text, object_text, png_bytes, text_lines, words
 
 if TYPE_CHECKING:
@@ -30,10 +32,6 @@ Route: TypeAlias = Literal["easy", "hard", "fallback", "degraded"]
 _ROUTES = get_args(Route)
 _ARRAYS = ("boxes", "scores", "classes")
 _FLOAT, _INT = np.dtype(np.float32), np.dtype(np.int32)
-
-
-Rows: TypeAlias = slice | Sequence[bool] | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
-"""Several objects: a slice, a mask, or row numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -51,6 +49,12 @@ class Detection:
     box: tuple[float, float, float, float]
     """x1 y1 x2 y2 in pixels of the original image"""
     class_number: int
+    _masks: Masks | None = None
+
+    @property
+    def mask(self) -> BoolArray | None:
+        """Its pixels in the original image, (H, W), computed at each access; None if masks were not asked for."""
+        return None if self._masks is None else self._masks[0]
 
     def __repr__(self) -> str:
         box = ", ".join(f"{side:.1f}" for side in self.box)
@@ -93,6 +97,8 @@ class Detections:
     budget for it, so detector 1 answered"""
     image_size: tuple[int, int]
     """(width, height) of the original image"""
+    masks: Masks | None = None
+    """N masks, whose pixels are computed when they are looked at; None if they were not asked for"""
 
     _picture: ClassVar[Picture | None] = None  # each object may have its own, for notebooks; it is no field
 
@@ -119,6 +125,8 @@ class Detections:
             raise InputError(f"route must be one of {', '.join(_ROUTES)}, not {self.route!r}")
         if min(self.image_size) < 1:
             raise InputError(f"image_size must be at least (1, 1), not {self.image_size}")
+        if self.masks is not None and (len(self.masks), (*self.masks.image_size,)) != (count, (*self.image_size,)):
+            raise InputError(f"masks must be {count} of the image's size, not {self.masks!r}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -136,11 +144,14 @@ class Detections:
         if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
             x1, y1, x2, y2 = self.boxes[rows].tolist()  # IndexError for a row that is not there
             score, number = float(self.scores[rows]), int(self.classes[rows])
-            return Detection(name=self.names[rows], score=score, box=(x1, y1, x2, y2), class_number=number)
-        picked = np.arange(len(self))[rows if isinstance(rows, slice) else _rows(rows)]
+            mask = None if self.masks is None else self.masks[[int(rows)]]
+            box = (x1, y1, x2, y2)
+            return Detection(name=self.names[rows], score=score, box=box, class_number=number, _masks=mask)
+        picked = picked_rows(len(self), rows)
         arrays: Any = {name: getattr(self, name)[picked] for name in _ARRAYS}
         names = tuple(self.names[row] for row in picked.tolist())
-        return replace(self, **arrays, names=names).remembering(self._picture)
+        masks = None if self.masks is None else self.masks[picked]
+        return replace(self, **arrays, names=names, masks=masks).remembering(self._picture)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):
@@ -148,7 +159,7 @@ class Detections:
         arrays = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in _ARRAYS)
         unknown = math.isnan(self.difficulty) and math.isnan(other.difficulty)
         same = self.difficulty == other.difficulty or unknown
-        return arrays and same and self._fixed == other._fixed
+        return arrays and same and self._fixed == other._fixed and self.masks == other.masks
 
     @property
     def _fixed(self) -> tuple[object, ...]:
@@ -168,7 +179,7 @@ class Detections:
         return "\n  ".join([self._summary(), *text_lines([*self])])
 
     def _summary(self) -> str:
-        objects = f"{len(self)} object{'' if len(self) == 1 else 's'}"
+        objects = f"{len(self)} object{'' if len(self) == 1 else 's'}{'' if self.masks is None else ' with masks'}"
         width, height = self.image_size
         return f"{self.route} route, difficulty {number_text(self.difficulty)}, {objects} in {width} x {height} pixels"
 
@@ -197,15 +208,21 @@ class Detections:
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, ready for `json.dumps`: boxes to 0.01 pixels, scores and difficulty to 1e-6."""
+        """Plain numbers and strings, ready for `json.dumps`: boxes to 0.01 pixels, scores and difficulty to 1e-6.
+
+        Where there are masks, each object has its `segmentation` as COCO writes it (`Masks.to_rle`). Raises
+        MissingExtraError if there are masks, but pycocotools is not installed.
+        """
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.classes.tolist(), self.names, strict=True)
+        found = segmentations(self.masks, len(self))
         return {
             "image_size": list(self.image_size),
             "route": self.route,
             "difficulty": None if math.isnan(self.difficulty) else round(self.difficulty, 6),
             "detections": [
                 {"box": [round(side, 2) for side in box], "score": round(score, 6), "class": number, "name": name}
-                for box, score, number, name in rows
+                | segmentation
+                for (box, score, number, name), segmentation in zip(rows, found, strict=True)
             ],
         }
 
@@ -215,29 +232,23 @@ class Detections:
         `category_ids` has the category of each class number. Without it, the class number itself is written. This is
         correct if the data set counts its categories from 0 in the order of the model's classes.
 
-        Raises InputError if a class number has no entry in `category_ids`.
+        Where there are masks, each entry has its `segmentation`, too. Raises InputError if a class number has no entry
+        in `category_ids`, and MissingExtraError if there are masks, but pycocotools is not installed.
         """
-        numbers = self.classes.tolist()
-        if category_ids is not None and any(number >= len(category_ids) for number in numbers):
-            raise InputError(
-                f"category_ids has {len(category_ids)} entries, too few for the class number {max(numbers)}"
-            )
-        corners = self.boxes.astype(np.float64)
-        sides = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(3).tolist()
-        return [
-            {
-                "image_id": image_id,
-                "category_id": int(number if category_ids is None else category_ids[number]),
-                "bbox": box,
-                "score": round(score, 6),
-            }
-            for number, box, score in zip(numbers, sides, self.scores.tolist(), strict=True)
-        ]
+        return coco_entries(
+            image_id,
+            boxes=self.boxes,
+            scores=self.scores,
+            classes=self.classes,
+            masks=self.masks,
+            category_ids=category_ids,
+        )
 
     def to_pandas(self) -> pandas.DataFrame:
         """A table with a row per object: x1, y1, x2, y2, score, class and name; route and difficulty in its `attrs`.
 
-        Raises MissingExtraError if pandas is not installed.
+        Where there are masks, `mask_area` is their number of pixels. Raises MissingExtraError if pandas is not
+        installed.
         """
         try:
             module = importlib.import_module("pandas")
@@ -245,12 +256,14 @@ class Detections:
             raise MissingExtraError("pandas is not installed: pip install pandas") from error
         columns: dict[str, Any] = {name: self.boxes[:, side] for side, name in enumerate(("x1", "y1", "x2", "y2"))}
         columns |= {"score": self.scores, "class": self.classes, "name": np.array(self.names, dtype=object)}
+        if self.masks is not None:
+            columns["mask_area"] = self.masks.areas
         frame: pandas.DataFrame = module.DataFrame(columns)
         frame.attrs.update(route=self.route, difficulty=self.difficulty, image_size=self.image_size)
         return frame
 
     def to_supervision(self) -> supervision.Detections:
-        """The same objects as `supervision.Detections`, with the class names in `data["class_name"]`.
+        """The same objects as `supervision.Detections`, masks included, with the class names in `data["class_name"]`.
 
         Route and difficulty are in its `metadata`. Raises MissingExtraError if supervision is not installed.
         """
@@ -262,13 +275,14 @@ class Detections:
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
             class_id=self.classes.astype(int),
+            mask=None if self.masks is None else np.asarray(self.masks),
             data={"class_name": np.array(self.names, dtype=str)},
             metadata={"route": self.route, "difficulty": self.difficulty},
         )
         return found
 
     def draw(self, image: ImageSource, *, header: bool = True) -> Image.Image:
-        """A copy of the image with boxes and labels, and above it a strip with the route and the difficulty.
+        """A copy of the image with boxes, masks and labels, and above it a strip with the route and the difficulty.
 
         Without `header`, the result has the size of the image. Raises InputError if the image cannot be read, or if its
         size differs from that of the image with these objects.
@@ -280,15 +294,6 @@ class Detections:
             scores=self.scores,
             classes=self.classes,
             names=self.names,
+            masks=self.masks,
             header=(self.route, self.difficulty) if header else None,
         )
-
-
-def _rows(rows: object) -> npt.NDArray[Any]:
-    """A mask or row numbers as an array. Raises IndexError for anything else."""
-    picked = np.asarray(rows)
-    if isinstance(rows, Sequence) and not picked.size:
-        return picked.astype(np.intp)  # of an empty list, which numpy takes for floats
-    if picked.ndim != 1 or picked.dtype.kind not in "biu":
-        raise IndexError(f"detections are picked by a row number, a slice, a mask or row numbers, not {shown(rows)}")
-    return picked

@@ -55,6 +55,7 @@ class Detector(BaseDetector):
         deadline: for calls that give none; see `detect`.
         priority: likewise.
         tenant: likewise.
+        masks: likewise.
 
     Raises InputError for a malformed address or setting, and on connecting ServerUnreachableError, ModelNotReadyError
     or NotADetectorError (`dyndet_client.errors` shows the tree).
@@ -109,6 +110,7 @@ class Detector(BaseDetector):
         deadline: float | None = None,
         priority: int | None = None,
         tenant: str | None = None,
+        masks: bool | None = None,
     ) -> Detections:
         """Detect the objects in one image.
 
@@ -123,10 +125,12 @@ class Detector(BaseDetector):
                 the easy route (`route` is `degraded`) or refuses. A late answer is returned all the same.
             priority: 0 to 9; requests that wait on the server are taken up by it, the highest first.
             tenant: for whom the call is, where the server has a budget for each tenant.
+            masks: whether to ask for a mask of each object (`Detections.masks`); by default they are neither computed
+                nor sent. `has_masks` says whether the model has them.
 
         Raises InputError for an image that cannot be read or an option out of range, ServerUnreachableError,
-        BadRequestError (such as an unknown operating point), OverloadedError, DeadlineExceededError, or another
-        ServerError.
+        BadRequestError (such as an unknown operating point, or a model without masks), OverloadedError,
+        DeadlineExceededError, or another ServerError.
         """
         options = self._options(
             threshold=threshold,
@@ -136,6 +140,7 @@ class Detector(BaseDetector):
             deadline=deadline,
             priority=priority,
             tenant=tenant,
+            masks=masks,
         )
         return self._detect(image, options, self._deadline(timeout))
 
@@ -153,6 +158,7 @@ class Detector(BaseDetector):
         deadline: float | None = ...,
         priority: int | None = ...,
         tenant: str | None = ...,
+        masks: bool | None = ...,
     ) -> Iterator[Detections]: ...
 
     @overload
@@ -169,6 +175,7 @@ class Detector(BaseDetector):
         deadline: float | None = ...,
         priority: int | None = ...,
         tenant: str | None = ...,
+        masks: bool | None = ...,
     ) -> Iterator[Detections | InputError | OverloadedError]: ...
 
     def detect_many(
@@ -184,6 +191,7 @@ class Detector(BaseDetector):
         deadline: float | None = None,
         priority: int | None = None,
         tenant: str | None = None,
+        masks: bool | None = None,
     ) -> Iterator[Detections | InputError | OverloadedError]:
         """Detect the objects in many images; the answers come one by one, in the order of the images.
 
@@ -203,6 +211,7 @@ class Detector(BaseDetector):
             deadline: see `detect`; each image has its own.
             priority: likewise.
             tenant: likewise.
+            masks: likewise.
         """
         many.check(images, concurrency, errors)
         options = self._options(
@@ -212,6 +221,7 @@ class Detector(BaseDetector):
             deadline=deadline,
             priority=priority,
             tenant=tenant,
+            masks=masks,
         )
         self._deadline(timeout)
         self._check_open()

@@ -6,16 +6,19 @@ import colorsys
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import InputError
 from dynamicdet.images import ImageSource, read_image
+from dynamicdet.masks import parts
 from dynamicdet.matching import Detected, Matches, Objects
 from dynamicdet.text import printable
+from dyndet_client.results.masks import Masks
 
 Colour: TypeAlias = tuple[int, int, int]
 _Box: TypeAlias = tuple[float, float, float, float]
@@ -39,6 +42,8 @@ TRUTH: Colour = (86, 180, 233)
 """boxes that show an object, boxes that show none, objects without a box, objects as labelled"""
 _LONGEST_NAME = 24
 _SMALLEST_FONT, _LARGEST_FONT = 10, 64
+_OPACITY = 110
+"""of masks, of 255"""
 _DASH = 3
 """lengths of a dash and of a gap, in line widths"""
 _STEPS = 4
@@ -54,10 +59,15 @@ class Mark:
     colour: Colour
     label: str = ""
     is_dashed: bool = False
+    mask: UInt8Array | None = None
+    """(28, 28): what to colour; see `Masks`"""
+    mask_box: Sequence[float] = ()
+    """the box that the mask spans"""
 
     def scaled(self, factor: float) -> Mark:
         """The same mark in a picture of another size."""
-        return replace(self, box=[factor * side for side in self.box])
+        box, mask_box = ([factor * side for side in each] for each in (self.box, self.mask_box))
+        return replace(self, box=box, mask_box=mask_box)
 
 
 def draw_detections(
@@ -68,9 +78,12 @@ def draw_detections(
     scores: npt.NDArray[np.float32],
     classes: npt.NDArray[np.int32],
     names: Sequence[str],
+    masks: Masks | None = None,
     header: tuple[str, float] | None,
 ) -> Image.Image:
     """A copy of the image with (N, 4) boxes in its pixels and, given (route, difficulty), a strip above it.
+
+    Masks are painted over the image, which shows through.
 
     Raises InputError if the image cannot be read or if its size is not `image_size` (width, height).
     """
@@ -87,6 +100,7 @@ def draw_detections(
             box=boxes[row].tolist(),
             colour=class_colour(int(classes[row])),
             label=f"{names[row]} {scores[row]:.2f}",
+            **_mask_of(masks, row),
         )
         for row in order
     ]
@@ -98,10 +112,12 @@ def draw_detections(
 
 
 def draw_marks(picture: Image.Image, marks: Sequence[Mark], *, font: Font, line: int, covers: bool = True) -> None:
-    """Draw boxes and labels into an RGB picture; the first mark is the most important, and lies on top.
+    """Draw masks, boxes and labels into an RGB picture; the first mark is the most important, and lies on top.
 
     `line` is the width of a box's line in pixels. Without `covers`, a label is left out where it would cover another.
     """
+    for mark in reversed(marks):
+        _draw_mask(picture, mark)
     draw = ImageDraw.Draw(picture)
     for mark in reversed(marks):
         _draw_box(draw, _inside(mark.box, picture.size), mark.colour, line, is_dashed=mark.is_dashed)
@@ -118,7 +134,8 @@ def compared_marks(found: Detected, matches: Matches, truth: Objects) -> list[Ma
     for row in np.argsort(-found.scores.astype(np.float64), kind="stable").tolist():
         colour = RIGHT if matches.right[row] else WRONG if matches.wrong[row] else TRUTH
         label = f"{printable(found.names[row], limit=_LONGEST_NAME)} {found.scores[row]:.2f}"
-        marks.append(Mark(box=found.boxes[row].tolist(), colour=colour, label=label))
+        mask = _mask_of(getattr(found, "masks", None), row)
+        marks.append(Mark(box=found.boxes[row].tolist(), colour=colour, label=label, **mask))
     missed = truth.boxes[matches.to_find & ~matches.found].tolist()
     return marks + [Mark(box=box, colour=MISSED, is_dashed=True) for box in missed]
 
@@ -142,6 +159,21 @@ def class_colour(number: int) -> Colour:
     lightness = (0.50, 0.42, 0.60)[number % 3]
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.78)
     return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _mask_of(masks: object, row: int) -> dict[str, Any]:
+    """The mask of an object, as a `Mark` has it; nothing if there are no masks."""
+    if not isinstance(masks, Masks):
+        return {}
+    return {"mask": masks.values[row], "mask_box": masks.boxes[row].tolist()}
+
+
+def _draw_mask(picture: Image.Image, mark: Mark) -> None:
+    if mark.mask is None:
+        return
+    for left, top, mask in parts(mark.mask[None], [mark.mask_box], *picture.size):
+        if mask.any():
+            picture.paste(mark.colour, (left, top), Image.fromarray(mask.astype(np.uint8) * _OPACITY))
 
 
 def _inside(box: Sequence[float], size: tuple[int, int]) -> _Box:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tritonclient.utils import InferenceServerException
 
 from dyndet_client.address import Address
-from dyndet_client.codec import Request, ServedModel, parse_model
+from dyndet_client.codec import MASKS, Request, ServedModel, no_masks, parse_model
 from dyndet_client.errors import (
     AccessDeniedError,
     BadRequestError,
@@ -142,6 +142,8 @@ class Session:
         try:
             return (yield from self._infer(request, deadline))
         except InferenceServerException as error:
+            if MASKS in request.outputs and lacks_output(error):  # it was replaced since this client connected
+                raise no_masks(self._model) from error
             raise self._translate(error, deadline) from error
 
     def operating_points(self, request: Request, deadline: Deadline) -> Flow[dict[str, OperatingPoint]]:

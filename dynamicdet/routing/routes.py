@@ -171,5 +171,5 @@ def in_original(data: CocoDataset, first: int, found: Sequence[Detections]) -> l
 
 def _in_original(place: Letterboxed, found: Detections) -> Detections:
     boxes = found.boxes.numpy()
-    frames = None if found.masks is None else torch.from_numpy(place.to_original(boxes, clip=False))
+    frames = None if found.masks is None else torch.from_numpy(place.to_original(boxes, clipped=False))
     return replace(found, boxes=torch.from_numpy(place.to_original(boxes)), frames=frames)

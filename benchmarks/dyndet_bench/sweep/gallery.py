@@ -1,4 +1,7 @@
-"""Draws the easiest, the hardest and the borderline images of a sweep with the objects that each detector found."""
+"""Draws the easiest, the hardest and the borderline images of a sweep with the objects that each detector found.
+
+Where the detector has masks, they are drawn, too.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def make_gallery(
     folder.mkdir(parents=True, exist_ok=True)
     known = truth or {}
     pictures = []
-    with Detector(served.address, served.name) as detector:
+    with Detector(served.address, served.name, masks=served.detector.has_masks) as detector:
         for number, (role, index) in enumerate(chosen_pictures(difficulties, middle), start=1):
             easy, hard = (
                 detector.detect(files[index], threshold=threshold, min_score=_MIN_SCORE)

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 from dynamicdet.class_names import check_class_names
 from dynamicdet.errors import InputError
 from dynamicdet.letterbox import Fit
+from dynamicdet.masks import SIDE as MASK_SIDE
 from dynamicdet.records import (
     Name,
     Record,
@@ -32,6 +33,7 @@ from dyndet_builder.bundle.parts import (
     DIFFICULTY,
     IMAGE,
     LARGEST_SIDE,
+    MASKS,
     OWN,
     PAIR_STAGES,
     STAGES,
@@ -62,6 +64,7 @@ __all__ = [
     "IMAGE",
     "LARGEST_GRAPH",
     "LARGEST_SIDE",
+    "MASKS",
     "OWN",
     "PAIR_STAGES",
     "STAGES",
@@ -101,7 +104,10 @@ _ADVICE = "export the bundle again with `dyndet export`"
 
 
 class Bundle(Record):
-    """Contents of `bundle.json`. Version 1 knew dynamic detectors alone."""
+    """Contents of `bundle.json`. Version 1 knew dynamic detectors alone.
+
+    Masks need no version of their own: readers that do not know them serve the boxes, which are the same.
+    """
 
     schema_version: Literal[1, 2] = 2
     kind: Literal["dynamic", "pair"] = "dynamic"
@@ -146,6 +152,16 @@ class Bundle(Record):
     def served(self) -> tuple[StageName, ...]:
         """The stages of a request, in their order. The others, `detector1_own`, serve image files."""
         return STAGES if self.kind == "dynamic" else PAIR_STAGES
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether both detectors also give a mask of each object."""
+        return any(tensor.name == MASKS for tensor in self.stages["detector2"].outputs)
+
+    @property
+    def detection_outputs(self) -> tuple[str, ...]:
+        """Names of what a detector of the bundle answers to an image."""
+        return (*DETECTION_OUTPUTS, MASKS) if self.has_masks else DETECTION_OUTPUTS
 
     def opset_of(self, stage: StageName) -> int:
         """The opset of a stage's graph."""
@@ -216,6 +232,8 @@ def _check_pair(bundle: Bundle) -> None:
         if name != "detector2" and outputs.get(DIFFICULTY) != Tensor(name=DIFFICULTY, dtype="float32", shape=(1,)):
             raise ValueError(f"stage {name} has no output {DIFFICULTY!r} of type float32 and shape [1]")
         check_detections(outputs, name, rows)
+        if MASKS in outputs:
+            raise ValueError(f"stage {name} gives {MASKS!r}, which a pair has not")
 
 
 def _check_rules(bundle: Bundle) -> None:
@@ -262,6 +280,27 @@ def _check_wiring(bundle: Bundle) -> None:
             if tensor != given.get(tensor.name):
                 raise ValueError(f"stage {stage} reads {tensor}, which backbone1 does not produce")
         check_detections({tensor.name: tensor for tensor in bundle.stages[stage].outputs}, stage, rows)
+    _check_masks(bundle)
+
+
+def _check_masks(bundle: Bundle) -> None:
+    """Raise ValueError unless both detectors give masks, one for each box, or none does."""
+    rows = bundle.nms.max_detections
+    wanted = Tensor(name=MASKS, dtype="uint8", shape=(rows, MASK_SIDE, MASK_SIDE))
+    found = {
+        stage: tensor
+        for stage in ("head1", "detector2")
+        for tensor in bundle.stages[stage].outputs
+        if tensor.name == MASKS
+    }
+    for stage, tensor in found.items():
+        if tensor != wanted:
+            raise ValueError(f"stage {stage} gives {tensor} instead of {wanted}")
+    if len(found) == 1:
+        (only,) = found
+        raise ValueError(f"only stage {only} gives {MASKS!r}: both detectors must give it, or none")
+    if any(tensor.name == MASKS for tensor in bundle.stages["backbone1"].outputs):
+        raise ValueError(f"stage backbone1 gives {MASKS!r}, which only a detector can give")
 
 
 def check_detections(outputs: Mapping[str, Tensor], stage: str, rows: int) -> None:

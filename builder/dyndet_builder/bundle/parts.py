@@ -23,6 +23,8 @@ ALL_STAGES: tuple[StageName, ...] = ("backbone1", "head1", "detector1", OWN, "de
 
 IMAGE, DIFFICULTY = "image", "difficulty"
 DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")
+MASKS = "masks"
+"""one more output of detectors that give the shape of each object: uint8 [max_detections, 28, 28], rows as `boxes`"""
 
 LARGEST_SIDE = 4096
 """of an input, pixels"""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from dyndet_builder.repository.config import Accelerator, ModelTensor, StageModel, Warmup
+from dyndet_builder.repository.mask_head import write_apart
 from dyndet_builder.repository.openvino_graph import write_precise
 from dyndet_templates import TEMPLATES
 
@@ -49,7 +50,8 @@ class Backend:
     fused: bool = False
     """whether the public model can run the same graphs in its own process, in the topology `fused`"""
     prepare: Callable[[Path, Path], None] | None = None
-    """writes what the backend runs instead of a stage's `model.onnx`: takes that file and the folder of the version"""
+    """writes what the backend runs instead of a stage's `model.onnx`, if that is not the file itself: takes it and the
+    folder of the version"""
 
     def configured(self, stage: StageModel, *, accelerator: str | None = None) -> StageModel:
         """A stage as this backend needs it."""
@@ -107,7 +109,14 @@ def _openvino(stage: StageModel) -> dict[str, str]:
 
 BACKENDS: dict[str, Backend] = {
     # ONNX Runtime inside Triton's Python backend
-    "python": Backend(triton="python", template=_STAGES / "python", parameters=_python, embedded=True, fused=True),
+    "python": Backend(
+        triton="python",
+        template=_STAGES / "python",
+        parameters=_python,
+        embedded=True,
+        fused=True,
+        prepare=write_apart,
+    ),
     "onnxruntime": Backend(
         triton="onnxruntime",
         template=_STAGES / "onnxruntime",

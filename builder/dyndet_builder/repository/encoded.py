@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dynamicdet
-from dyndet_builder.bundle.manifest import OWN, Bundle
+from dyndet_builder.bundle.manifest import MASKS, OWN, Bundle
 from dyndet_builder.repository.config import (
     DETECTOR_PARAMETER,
     FIT_PARAMETER,
@@ -75,7 +75,11 @@ def encoded_model(detector: PublicModel, bundle: Bundle, options: RenderOptions)
         backend="python",
         max_batch=detector.max_batch,
         inputs=(ModelTensor(name="image_bytes", data_type="TYPE_STRING", dims=(1,)), threshold),
-        outputs=(*detector.outputs, ModelTensor(name="image_size", data_type="TYPE_INT32", dims=(2,))),
+        outputs=(
+            *detector.outputs,
+            *_mask_boxes(detector),
+            ModelTensor(name="image_size", data_type="TYPE_INT32", dims=(2,)),
+        ),
         kind="KIND_CPU",
         instances=options.bls_instances,
         gpus=(),
@@ -90,6 +94,12 @@ def encoded_model(detector: PublicModel, bundle: Bundle, options: RenderOptions)
             **({} if own is None else {OWN_FIT_PARAMETER: own.spec.input.fit.as_json()}),
         },
     )
+
+
+def _mask_boxes(detector: PublicModel) -> tuple[ModelTensor, ...]:
+    """One more output of a detector with masks: the boxes that they span, which may leave the image."""
+    outputs = {tensor.name: tensor for tensor in detector.outputs}
+    return (replace(outputs["boxes"], name="mask_boxes"),) if MASKS in outputs else ()
 
 
 def write_encoded(repository: Path, model: EncodedModel) -> None:

@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2
 
 from dynamicdet.errors import DyndetError
 from dyndet_bench.measuring.counters import STAGES_PARAMETER
-from dyndet_builder.bundle.manifest import DETECTION_OUTPUTS, DIFFICULTY, IMAGE, OWN, Bundle, StageName, Tensor
+from dyndet_builder.bundle.manifest import DIFFICULTY, IMAGE, OWN, Bundle, StageName, Tensor
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import (
     DATA_TYPES,
@@ -48,7 +48,7 @@ def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha25
             *_own_inputs(bundle),
         ),
         outputs=(
-            *(ModelTensor.of(outputs[output]) for output in DETECTION_OUTPUTS),
+            *(ModelTensor.of(outputs[output]) for output in bundle.detection_outputs),
             ModelTensor(name=DIFFICULTY, data_type="TYPE_FP32", dims=(1,)),
             ModelTensor(name="route", data_type="TYPE_INT32", dims=(1,)),
             ModelTensor(name="operating_points", data_type="TYPE_STRING", dims=(1,)),

@@ -25,10 +25,11 @@ from dyndet_builder.operating_points import (
     uncalibrated,
 )
 from dyndet_builder.repository.backends import BACKENDS, Backend
-from dyndet_builder.repository.config import DETECTION_OUTPUTS, PublicModel, StageModel
+from dyndet_builder.repository.config import PublicModel, StageModel
 from dyndet_builder.repository.encoded import encoded_model, write_encoded
 from dyndet_builder.repository.engines import engines_for
 from dyndet_builder.repository.marker import DetectorRecord
+from dyndet_builder.repository.mask_head import write_apart
 from dyndet_builder.repository.models import config_text, public_model
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.place import check_place, placed
@@ -171,7 +172,7 @@ def _write_public(
             }
             for name, stage in bundle.stages.items()
         },
-        "detection_outputs": list(DETECTION_OUTPUTS),
+        "detection_outputs": list(bundle.detection_outputs),
         "latency_buckets_ms": list(options.latency_buckets_ms),
         "queue": options.queue_size,
     }
@@ -200,6 +201,8 @@ def _write_graphs(version: Path, bundle: Path, described: Bundle, warmups: Mappi
     """Write the graphs that a fused model runs itself."""
     for name, stage in described.stages.items():
         shutil.copyfile(bundle / stage.file, version / f"{name}.onnx")
+        if described.has_masks:
+            write_apart(bundle / stage.file, version, prefix=f"{name}_")
     onnx.save(_select_graph(described), version / "select.onnx")
     for first in _first_stages(described) if warmups else ():
         (version / f"warmup_{first}.raw").write_bytes(warmups[first])

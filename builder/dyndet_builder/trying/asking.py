@@ -26,6 +26,7 @@ from dyndet_client.errors import (
     NotADetectorError,
     ServerUnreachableError,
 )
+from dyndet_client.results.masks import Masks
 from dyndet_client.session import NAME_ONE
 from dyndet_client.settings import Connection, Retries, Tls
 
@@ -79,7 +80,8 @@ class Asker:
 
         Raises one of `AWAY`, which is also in `problem`, or another DyndetError that concerns this picture alone.
 
-        The picture is fitted into the detector's input first, so that the times are those of request and answer.
+        The picture is fitted into the detector's input first, so that the times are those of request and answer. Those
+        of a detector with masks are for answers with masks.
         """
         async with self._turn:
             try:
@@ -156,7 +158,7 @@ async def _both(detector: AsyncDetector, fitted: Letterboxed) -> Answers:
     found, times_ms = [], []
     for threshold in (_ALL_EASY, _ALL_HARD):
         began = time.perf_counter()
-        answer = await detector.detect(fitted.image, threshold=threshold, min_score=MIN_SCORE)
+        answer = await detector.detect(fitted.image, threshold=threshold, min_score=MIN_SCORE, masks=detector.has_masks)
         times_ms.append((time.perf_counter() - began) * 1e3)
         found.append(_in_original(answer, fitted))
     easy, hard = found
@@ -178,6 +180,7 @@ def _in_original(found: Detections, fitted: Letterboxed) -> Detections:
         scores=found.scores[rows],
         classes=found.classes[rows],
         names=tuple(found.names[row] for row in rows),
+        masks=None if found.masks is None else Masks.of(found.masks.values[rows], found.masks.boxes[rows], fitted),
         image_size=(fitted.original_width, fitted.original_height),
     )
 

@@ -9,6 +9,7 @@ from html import escape
 
 from dynamicdet.text import printable
 from dyndet_builder.trying.history import BINS, Numbers
+from dyndet_builder.trying.overlay import masks
 from dyndet_builder.trying.points import Calibration, Promise
 from dyndet_builder.trying.tab import MOST_SEEN, Shot, Tab
 from dyndet_client.detections import Detections
@@ -25,9 +26,12 @@ def text(words: object, *, limit: int | None = None) -> str:
 
 
 def boxes(found: Detections, rows: Sequence[int], more: Collection[int] = ()) -> str:
-    """The objects in these rows over the picture; those in `more` stand out. Sizes are shares of the picture."""
+    """The objects in these rows over the picture, masks below; those in `more` stand out.
+
+    Sizes are shares of the picture.
+    """
     width, height = found.image_size
-    parts = []
+    parts = [masks(found, rows)]
     for row in reversed(rows):  # the surest lies on top
         left, top, right, bottom = found.boxes[row].tolist()
         red, green, blue = class_colour(int(found.classes[row]))

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import DyndetError, InputError, MissingExtraError, ServerError
+from dynamicdet.masks import pycocotools_mask
 from dynamicdet.text import printable
 from dyndet_client.cli.durations import read_duration
 from dyndet_client.cli.headers import read_headers
@@ -43,6 +44,7 @@ Examples:
   dyndet detect photos/ --recursive --url 127.0.0.1:8001 --output annotated
   dyndet detect clip.mp4 --every 5 --concurrency 8
   dyndet detect street.jpg --threshold 0.3 --json | jq .route
+  dyndet detect photos/ --masks
   dyndet detect clip.mp4 --deadline 70ms --priority 5 --tenant camera-3
 
 If a file cannot be read, the command names it on the error output, continues with the other files, and exits with
@@ -65,6 +67,11 @@ status 2. It does the same with status 6 for an image that an overloaded server 
 @click.option("--threshold", type=float, help="Images with a larger difficulty (0 to 1) take the hard route.")
 @click.option("--operating-point", metavar="NAME", help="Name of a calibrated threshold.")
 @click.option("--min-score", type=float, default=0.25, show_default=True, help="Drop objects below this score.")
+@click.option(
+    "--masks",
+    is_flag=True,
+    help="Ask for a mask of each object, and draw it; JSON has it as COCO's run lengths. The model must have masks.",
+)
 @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds to wait for each answer.")
 @click.option(
     "--deadline",
@@ -121,6 +128,7 @@ def command(
     threshold: float | None,
     operating_point: str | None,
     min_score: float,
+    masks: bool,
     timeout: float,
     deadline: str | None,
     priority: int,
@@ -142,6 +150,8 @@ def command(
         # Everything that can be refused is refused before any work.
         use_s = None if deadline is None else read_duration("--deadline", deadline)
         Options(threshold=threshold, operating_point=operating_point, min_score=min_score)
+        if masks and as_json:
+            pycocotools_mask()
         sources = find_sources(paths, recursive=recursive, every=every)
         detector = Detector(
             urls,
@@ -154,6 +164,7 @@ def command(
             deadline=use_s,
             priority=priority,
             tenant=tenant,
+            masks=masks,
         )
         pictures = _Pictures(sources, every)
         answers = detector.detect_many(

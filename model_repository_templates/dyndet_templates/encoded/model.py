@@ -53,6 +53,8 @@ from dynamicdet.errors import InputError, PictureTooLargeError
 from dynamicdet.letterbox import Fit, Letterboxed
 
 _COUNT, _BOXES, _IMAGE_SIZE = "num_detections", "boxes", "image_size"
+_MASK_BOXES = "mask_boxes"
+"""the boxes that masks span, which may leave the image; `boxes` are clipped to it"""
 _IMAGE, _OWN_IMAGE, _DIFFICULTY, _ROUTE = "image", "own_image", "difficulty", "route"
 _DUE, _FALLBACK, _DEGRADED = 0, -2, -3  # values of `route`: detector 2 is due; it could not answer; it had no time
 _POINTS = "operating_points"  # only a request that wants nothing else gets this output
@@ -222,12 +224,15 @@ class TritonPythonModel:
             return list(self._call(asked, [self._no_pictures(len(asked.files))], wanted).values())
         pictures = self._pictures(asked)
         boxed, tensors = [one.first for one in pictures], {}
-        if answered := wanted - {_IMAGE_SIZE}:
+        placed = wanted & {_BOXES, _MASK_BOXES}
+        if answered := wanted - {_IMAGE_SIZE, _MASK_BOXES} | ({_BOXES, _COUNT} if placed else set()):
             detect = self._detect if self._second_fit is None else self._detect_twice
-            tensors = detect(asked, pictures, boxed, answered | {_COUNT} if _BOXES in answered else answered)
-        if _BOXES in wanted:
-            counts = tensors[_COUNT].as_numpy().reshape(-1)
-            tensors[_BOXES] = pb_utils.Tensor(_BOXES, _to_original(tensors[_BOXES].as_numpy(), counts, boxed))
+            tensors = detect(asked, pictures, boxed, answered)
+        if placed:
+            counts, boxes = tensors[_COUNT].as_numpy().reshape(-1), tensors[_BOXES].as_numpy()
+            for name in placed:
+                mapped = _to_original(boxes, counts, boxed, clipped=name == _BOXES)
+                tensors[name] = pb_utils.Tensor(name, mapped)
         if _IMAGE_SIZE in wanted:
             sizes = [(one.original_width, one.original_height) for one in boxed]
             tensors[_IMAGE_SIZE] = pb_utils.Tensor(_IMAGE_SIZE, np.array(sizes, np.int32))
@@ -345,11 +350,11 @@ def _forget_frames(error: BaseException | None) -> None:
         error.__traceback__, error = None, error.__cause__ or error.__context__
 
 
-def _to_original(boxes: Any, counts: Any, boxed: Sequence[Letterboxed]) -> Any:
+def _to_original(boxes: Any, counts: Any, boxed: Sequence[Letterboxed], *, clipped: bool) -> Any:
     """Boxes (B, N, 4) in pixels of the images; rows without a detection stay zero."""
     mapped = np.zeros_like(boxes)
     for row, (count, one) in enumerate(zip(counts, boxed, strict=True)):
-        mapped[row, :count] = one.to_original(boxes[row, :count])
+        mapped[row, :count] = one.to_original(boxes[row, :count], clipped=clipped)
     return mapped
 
 

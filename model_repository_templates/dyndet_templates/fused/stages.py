@@ -17,7 +17,9 @@ import numpy as np
 import onnxruntime as ort
 from tracing import stage_span  # type: ignore[import-not-found]
 
-DIFFICULTY, IMAGE, ROWS = "difficulty", "image", "rows"
+DIFFICULTY, IMAGE, MASKS, ROWS = "difficulty", "image", "masks", "rows"
+_MASKS_OF = "{}_masks"
+"""name of the graph that computes the masks of a stage"""
 
 
 class StageError(Exception):
@@ -32,6 +34,8 @@ class StageError(Exception):
 
 class Stages:
     """Sessions of the stages; two threads must not use them at the same time. `seconds` adds up the time in each.
+
+    Of a stage whose masks are a graph of their own, that graph runs only if masks are wanted.
 
     With a `shared_pool`, the graphs take turns with the same threads, which spin while they wait: this takes 0.8 to
     0.85 x the time of one pool per graph (2 cores). Several instances would take each other's cores that way, so
@@ -55,11 +59,15 @@ class Stages:
         self._inputs = {name: tuple(stage["inputs"]) for name, stage in stages.items()}
         self._features = {name for inputs in self._inputs.values() for name in inputs} - {IMAGE}
         self._one_by_one = {name for name, stage in stages.items() if stage["batch"] == "one"}
+        self._apart = {name for name in stages if (folder / f"{name}_masks.onnx").exists()}
+        files = {name: f"{name}_boxes" if name in self._apart else name for name in (*stages, "select")}
+        files |= {_MASKS_OF.format(name): f"{name}_masks" for name in self._apart}
         self._sessions = {
-            name: ort.InferenceSession(folder / f"{name}.onnx", options, providers=providers)
-            for name in (*stages, "select")
+            name: ort.InferenceSession(folder / f"{file}.onnx", options, providers=providers)
+            for name, file in files.items()
         }
-        self._inputs["select"] = tuple(tensor.name for tensor in self._sessions["select"].get_inputs())
+        for name in ("select", *map(_MASKS_OF.format, self._apart)):
+            self._inputs[name] = tuple(tensor.name for tensor in self._sessions[name].get_inputs())
         self._bindings = {name: session.io_binding() for name, session in self._sessions.items()}
         self.seconds = dict.fromkeys(stages, 0.0)
 
@@ -98,11 +106,22 @@ class Stages:
         started = time.perf_counter()
         try:
             inputs = {name: given[name] for name in self._inputs[stage]}
+            if MASKS in wanted and stage in self._apart:
+                return self._run_apart(stage, inputs, wanted)
             return dict(zip(wanted, self._run_session(stage, inputs, wanted, kept), strict=True))
         except Exception as error:
             raise StageError(stage, error) from error
         finally:
             self.seconds[stage] += time.perf_counter() - started
+
+    def _run_apart(self, stage: str, inputs: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+        """Boxes, then masks from what they were computed from, which stays on the device."""
+        others, head = [name for name in wanted if name != MASKS], _MASKS_OF.format(stage)
+        passed = [name for name in self._inputs[head] if name not in inputs and name not in others]
+        found = dict(zip([*others, *passed], self._run_session(stage, inputs, [*others, *passed], passed), strict=True))
+        known = {**inputs, **found}
+        (masks,) = self._run_session(head, {name: known[name] for name in self._inputs[head]}, [MASKS], ())
+        return {name: masks if name == MASKS else found[name] for name in wanted}
 
     def _run_session(
         self, session: str, inputs: Mapping[str, Any], outputs: Sequence[str], kept: Sequence[str]

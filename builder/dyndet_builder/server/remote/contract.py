@@ -1,4 +1,4 @@
-"""What clients of a detector depend on: its input and its class names. A client reads them when it connects."""
+"""What clients of a detector depend on: its input, its class names and its masks. A client reads them on connecting."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def check_contract(detector: str, *, live: ServedModel | None, new: ServedModel 
         difference = f"takes images of {new.fit}, and the one in use takes {live.fit}"
     elif live.class_names != new.class_names:
         difference = "has other class names than the one in use: " + _difference(live.class_names, new.class_names)
+    elif live.has_masks and not new.has_masks:
+        difference = "gives no masks, and the one in use gives them"
     else:
         return
     raise InputError(

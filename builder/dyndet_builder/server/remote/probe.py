@@ -14,7 +14,8 @@ from dynamicdet.aliases import UInt8Array
 from dynamicdet.errors import ServerError
 from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served
 from dyndet_builder.server.probe import PARAMETER
-from dyndet_client.codec import OUTPUTS
+from dyndet_client.codec import MASKS, OUTPUTS, OUTPUTS_WITH_MASKS
+from dyndet_client.results.masks import mask_values
 from dyndet_client.transport import triton_client
 
 _ROUTES = {ALL_EASY: 1, ALL_HARD: 2}
@@ -25,7 +26,8 @@ _TIMEOUT_S = 60.0
 def probe(url: str, model: str, *, metrics_url: str | None) -> float:
     """Warm both routes of a detector and check its answers; returns the slowest answer of the last round, seconds.
 
-    Raises ServerError if it gives no answer, another route than the forced one, or numbers that are not finite.
+    Raises ServerError if it gives no answer, another route than the forced one, numbers that are not finite, or masks
+    that are none although its configuration has them.
     """
     slowest = 0.0
     with Served(url, model, metrics_url=metrics_url) as served:
@@ -51,7 +53,8 @@ def probe_encoded(url: str, model: str) -> None:
 
 def _ask(served: Served, picture: UInt8Array, threshold: float) -> float:
     started = time.perf_counter()
-    answer = served.infer(picture, threshold=threshold, outputs=OUTPUTS, parameters={PARAMETER: True})
+    outputs = OUTPUTS_WITH_MASKS if served.detector.has_masks else OUTPUTS
+    answer = served.infer(picture, threshold=threshold, outputs=outputs, parameters={PARAMETER: True})
     passed = time.perf_counter() - started
     route, wanted = int(answer["route"].item()), _ROUTES[threshold]
     if route != wanted:
@@ -62,4 +65,9 @@ def _ask(served: Served, picture: UInt8Array, threshold: float) -> float:
     for name in ("boxes", "scores", "difficulty"):
         if not np.isfinite(answer[name]).all():
             raise ServerError(f"model {served.name!r} at {served.address} answers with {name} that are not finite")
+    if served.detector.has_masks:
+        try:
+            mask_values(answer[MASKS], rows=len(answer["boxes"]))
+        except ValueError as error:
+            raise ServerError(f"model {served.name!r} at {served.address} gives no proper masks: {error}") from error
     return passed

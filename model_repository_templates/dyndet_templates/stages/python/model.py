@@ -6,16 +6,17 @@ Runs on any Triton server with a Python backend. Needs numpy, onnxruntime and Tr
 from __future__ import annotations
 
 import json
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
-
 import numpy as np
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from graph import Graph  # type: ignore[import-not-found]
 
 
 class TritonPythonModel:
@@ -25,15 +26,14 @@ class TritonPythonModel:
         """Load the graph on the instance's device."""
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         self._name = args["model_name"]
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
-        on_gpu = args["model_instance_kind"] == "GPU"
-        self._session = ort.InferenceSession(
-            graph,
-            _session_options(int(parameters["dyndet_threads"]), spins="dyndet_spins" in parameters),
-            providers=_providers(int(args["model_instance_device_id"])) if on_gpu else ["CPUExecutionProvider"],
+        self._graph = Graph(
+            Path(args["model_repository"]) / args["model_version"],
+            threads=int(parameters["dyndet_threads"]),
+            spins="dyndet_spins" in parameters,
+            gpu=int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None,
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -48,7 +48,7 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         try:
             wanted = self._wanted(request)
-            return _response(wanted, self._session.run(wanted, self._arrays(request)))
+            return _response(wanted, self._graph.run(wanted, self._arrays(request)))
         except Exception as error:
             pb_utils.Logger.log_warn(f"{self._name} failed: {type(error).__name__}: {' '.join(str(error).split())}")
             told = f"ONNX Runtime failed ({type(error).__name__}); the server's log says more"  # no paths for clients
@@ -59,7 +59,7 @@ class TritonPythonModel:
         wanted = [self._wanted(request) for request in requests]
         computed = [name for name in self._outputs if any(name in names for names in wanted)]
         merged = {name: np.concatenate([each[name] for each in arrays]) for name in self._inputs}
-        results = dict(zip(computed, self._session.run(computed, merged), strict=True))
+        results = dict(zip(computed, self._graph.run(computed, merged), strict=True))
         ends = np.cumsum([len(each[self._inputs[0]]) for each in arrays])
         return [
             _response(names, [results[name][end - len(each[self._inputs[0]]) : end] for name in names])
@@ -73,26 +73,6 @@ class TritonPythonModel:
     def _wanted(self, request: Any) -> list[str]:
         requested = set(request.requested_output_names())
         return [name for name in self._outputs if name in requested]
-
-
-def _session_options(threads: int, *, spins: bool) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if not spins:
-        # Threads that spin while they wait take the cores that Triton and the other stages need.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-def _providers(device: int) -> list[Any]:
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise RuntimeError(
-            "this stage is configured for a GPU, but the server's onnxruntime has no CUDA provider; install "
-            "onnxruntime-gpu for the server, or render the repository without --gpu"
-        )
-    return [("CUDAExecutionProvider", {"device_id": device}), "CPUExecutionProvider"]
 
 
 def _response(names: Sequence[str], arrays: Sequence[Any]) -> Any:
