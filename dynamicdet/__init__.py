@@ -10,13 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dynamicdet.networks.checkpoints import load, load_static, save
-    from dynamicdet.networks.network import DynamicDetector, StaticDetector, create, create_static
+    from dynamicdet.networks.network import (
+        DynamicDetector,
+        StaticDetector,
+        TwoStageDetector,
+        create,
+        create_static,
+    )
 
-__all__ = ["DynamicDetector", "StaticDetector", "create", "create_static", "load", "load_static", "save"]
+__all__ = [
+    "DynamicDetector",
+    "StaticDetector",
+    "TwoStageDetector",
+    "create",
+    "create_static",
+    "load",
+    "load_static",
+    "save",
+]
 
 _HOMES = {
     "DynamicDetector": "dynamicdet.networks.network",
     "StaticDetector": "dynamicdet.networks.network",
+    "TwoStageDetector": "dynamicdet.networks.network",
     "create": "dynamicdet.networks.network",
     "create_static": "dynamicdet.networks.network",
     "load": "dynamicdet.networks.checkpoints",

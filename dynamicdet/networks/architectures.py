@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from dynamicdet.errors import InputError
+from dynamicdet.networks.two_stage.architectures import TWO_STAGE_ARCHITECTURES, TwoStageModel
 
 Activation = Literal["silu", "relu"]
 
@@ -346,11 +347,17 @@ YOLOV7_PICO_L = StaticModel(
     activation="relu",
 )
 
-ARCHITECTURES = {model.name: model for model in (DY_YOLOV7, DY_YOLOV7_X, DY_YOLOV7_W6, DY_YOLOV7_PICO)}
+Spec = Model | StaticModel | TwoStageModel
+
+ARCHITECTURES: dict[str, Model | TwoStageModel] = {
+    **{model.name: model for model in (DY_YOLOV7, DY_YOLOV7_X, DY_YOLOV7_W6, DY_YOLOV7_PICO)},
+    **TWO_STAGE_ARCHITECTURES,
+}
+"""dynamic detectors"""
 STATIC_ARCHITECTURES = {model.name: model for model in (YOLOV7_PICO_S, YOLOV7_PICO_M, YOLOV7_PICO_L)}
 
 
-def architecture(name: str) -> Model:
+def architecture(name: str) -> Model | TwoStageModel:
     """The dynamic detector of this name. Raises InputError for an unknown one."""
     try:
         return ARCHITECTURES[name]
@@ -366,7 +373,7 @@ def known_architectures() -> tuple[str, ...]:
     return (*ARCHITECTURES, *STATIC_ARCHITECTURES)
 
 
-def any_architecture(name: str) -> Model | StaticModel:
+def any_architecture(name: str) -> Spec:
     """The network of this name, dynamic or static. Raises InputError for an unknown one."""
     if name in STATIC_ARCHITECTURES:
         return STATIC_ARCHITECTURES[name]

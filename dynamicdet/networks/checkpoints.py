@@ -20,17 +20,21 @@ from dynamicdet.files import check_writable, whole_file
 from dynamicdet.networks.architectures import (
     ARCHITECTURES,
     STATIC_ARCHITECTURES,
+    Spec,
     any_architecture,
     architecture,
     known_architectures,
 )
-from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector
+from dynamicdet.networks.network import DynamicDetector, Network, RoutedNetwork, StaticDetector, TwoStageDetector
 from dynamicdet.networks.origin import TrainedOn
 from dynamicdet.networks.published import read_published
 from dynamicdet.networks.router.form import PUBLISHED_ROUTER, RouterForm
 from dynamicdet.networks.safetensors_header import DescribedTensor, read_header
+from dynamicdet.networks.two_stage.architectures import TwoStageModel
 from dynamicdet.networks.weights import check_weights, empty_network, fill
 from dynamicdet.text import printable
+
+AnyDetector = DynamicDetector | StaticDetector | TwoStageDetector
 
 FORMAT = "dyndet"
 FORMAT_VERSIONS = ("1", "2")
@@ -74,7 +78,7 @@ def save(model: Network, path: str | os.PathLike[str], *, half: bool = False) ->
 def _newer_entries(model: Network) -> dict[str, str]:
     """What version 2 has; without any of it, a file is of version 1, which older releases read too."""
     entries = {}
-    if isinstance(model, DynamicDetector) and model.router.form != PUBLISHED_ROUTER:
+    if isinstance(model, RoutedNetwork) and model.router.form != PUBLISHED_ROUTER:
         entries["router"] = model.router.form.as_text()
     if model.trained_on is not None:
         entries["trained_on"] = model.trained_on.as_text()
@@ -97,7 +101,7 @@ def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load(path: str | os.PathLike[str], architecture: str | None = None) -> DynamicDetector:
+def load(path: str | os.PathLike[str], architecture: str | None = None) -> DynamicDetector | TwoStageDetector:
     """A dynamic detector in evaluation mode from one of our files or a published checkpoint.
 
     Without `architecture`, our own file names it, and a published file is recognised by the names of its weights. No
@@ -115,7 +119,7 @@ def load(path: str | os.PathLike[str], architecture: str | None = None) -> Dynam
             f"{', '.join(ARCHITECTURES)}"
         )
     network = load_network(source, expected)
-    assert isinstance(network, DynamicDetector)
+    assert isinstance(network, DynamicDetector | TwoStageDetector)
     return network
 
 
@@ -139,8 +143,8 @@ def static_name(path: str | os.PathLike[str]) -> str | None:
     return name if name in STATIC_ARCHITECTURES else None
 
 
-def load_network(path: str | os.PathLike[str], architecture: str | None = None) -> DynamicDetector | StaticDetector:
-    """A network of either kind; for the rest see `load`."""
+def load_network(path: str | os.PathLike[str], architecture: str | None = None) -> AnyDetector:
+    """A network of any kind; for the rest see `load`."""
     source = Path(path)
     expected = None if architecture is None else any_architecture(architecture).name
     start = _first_bytes(source)
@@ -178,14 +182,14 @@ def _first_bytes(path: Path) -> bytes:
     return start
 
 
-def _read_own(path: Path, expected: str | None) -> DynamicDetector | StaticDetector:
+def _read_own(path: Path, expected: str | None) -> AnyDetector:
     header, described = read_header(path)
     name, class_names, input_size = _checked_header(path, header)
     form, trained_on = _router_form(path, header), _trained_on(path, header)
     if expected not in (None, name):
         raise CheckpointError(f"{printable(path)} holds {name}, not {expected}")
     spec = any_architecture(name)
-    _check_classes(path, described, len(spec.anchors[0]), len(class_names))
+    _check_classes(path, described, spec, len(class_names))
     model = empty_network(spec, class_names=class_names, input_size=input_size, router=form, source=path)
     check_weights(described, model.state_dict(), f"{printable(path)} does not fit {name}")
     try:
@@ -258,10 +262,11 @@ def _trained_on(path: Path, header: Mapping[str, str]) -> TrainedOn | None:
         ) from error
 
 
-def _check_classes(path: Path, weights: Mapping[str, DescribedTensor], anchors: int, named: int) -> None:
-    bias = weights.get("predict1.predict.0.conv.bias")
+def _check_classes(path: Path, weights: Mapping[str, DescribedTensor], spec: Spec, named: int) -> None:
+    two_stage = isinstance(spec, TwoStageModel)
+    bias = weights.get("heads1.box.logits.bias" if two_stage else "predict1.predict.0.conv.bias")
     if bias is None or len(bias.shape) != 1:
         return  # reported with the other weights that do not fit
-    predicted = bias.shape[0] // anchors - 5
+    predicted = bias.shape[0] - 1 if isinstance(spec, TwoStageModel) else bias.shape[0] // len(spec.anchors[0]) - 5
     if predicted != named:
         raise CheckpointError(f"{printable(path)} names {named} classes but its weights predict {predicted}")

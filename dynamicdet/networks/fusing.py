@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from dynamicdet.networks.blocks import Conv, RepConv
 from dynamicdet.networks.heads import Predict, split_anchors
+from dynamicdet.networks.two_stage.layers import ConvNorm
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -20,7 +21,7 @@ def fuse(network: Network) -> Network:
     """A copy in evaluation mode with every block merged; the given network does not change."""
     fused = copy.deepcopy(network).eval()
     for module in list(fused.modules()):
-        if isinstance(module, Conv) and isinstance(module.norm, nn.BatchNorm2d):
+        if isinstance(module, Conv | ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
             module.conv = _convolution(module.conv, *_merged(module.conv, module.norm))
             module.norm = nn.Identity()
     for module in list(fused.modules()):

@@ -1,39 +1,49 @@
-"""The networks: a dynamic detector, two detectors and a router, and a static one, with which it is compared."""
+"""The YOLO networks: a dynamic detector, two detectors and a router, and a static one, with which it is compared.
+
+The two-stage networks are in `two_stage`; the functions here create any kind.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dynamicdet.class_names import MOST_CLASSES, check_class_names, default_class_names
 from dynamicdet.errors import InputError
 from dynamicdet.networks.architectures import (
-    LARGEST_INPUT,
     STATIC_ARCHITECTURES,
-    Architecture,
     Model,
+    Spec,
     StaticModel,
     any_architecture,
     architecture,
 )
 from dynamicdet.networks.backbone import Backbone, Links
-from dynamicdet.networks.fusing import fuse
+from dynamicdet.networks.base import Network, Route, RoutedNetwork, feature_name
 from dynamicdet.networks.heads import Head, NeckLayers, decode
-from dynamicdet.networks.origin import TrainedOn
 from dynamicdet.networks.router.form import PUBLISHED_ROUTER, RouterForm
 from dynamicdet.networks.router.layers import Router
+from dynamicdet.networks.two_stage.architectures import TwoStageModel
+from dynamicdet.networks.two_stage.detector import TwoStageDetector
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+__all__ = [
+    "DynamicDetector",
+    "Network",
+    "Route",
+    "RoutedNetwork",
+    "StaticDetector",
+    "TwoStageDetector",
+    "YoloNetwork",
+    "create",
+    "create_static",
+    "feature_name",
+    "network_of",
+]
 
-Route = Literal["easy", "hard"]
 
-
-class Network(nn.Module):
-    """What the two kinds of networks share: classes, an input, anchors, and the form of the answers.
+class YoloNetwork(Network):
+    """What the YOLO networks share: anchors, and the form of the answers.
 
     Images are float (B, 3, S, S), RGB in 0..1, S a multiple of the largest stride. Raises InputError if class names or
     input size do not fit.
@@ -50,13 +60,7 @@ class Network(nn.Module):
         class_names: Sequence[str] | None = None,
         input_size: int | None = None,
     ) -> None:
-        super().__init__()
-        self.spec = spec
-        self.num_classes = num_classes
-        self.class_names = _checked_names(num_classes, class_names)
-        self.input_size = _checked_size(spec, spec.input_size if input_size is None else input_size)
-        self.deployed = False
-        self.trained_on: TrainedOn | None = None
+        super().__init__(spec, num_classes=num_classes, class_names=class_names, input_size=input_size)
         self.head1_reads = tuple(feature_name(stride) for stride in spec.strides)
         self.register_buffer("anchors", torch.tensor(spec.anchors, dtype=torch.float32))  # (levels, anchors, 2) pixels
 
@@ -71,18 +75,15 @@ class Network(nn.Module):
         """
         return decode(raw, self.anchors, self.spec.strides)
 
-    def deploy(self) -> Self:
-        """A copy for inference: batch norm, parallel branches and implicit terms merged into plain convolutions."""
-        return fuse(self)
 
-
-class DynamicDetector(Network):
+class DynamicDetector(YoloNetwork, RoutedNetwork):
     """Backbone 1 and router for every image, then head 1 (easy) or detector 2 (hard).
 
     Features are dictionaries with keys "features_<stride>", so a caller may run each stage where and when it wants.
     """
 
     spec: Model
+    reads_image = True
 
     def __init__(
         self,
@@ -120,15 +121,6 @@ class DynamicDetector(Network):
         read = {*self.router_reads, *self.head1_reads, *self.detector2_reads}
         return {name: feature for name, feature in named.items() if name in read}
 
-    def route_logits(self, features: Mapping[str, Tensor]) -> Tensor:
-        """What the router computes before the difficulty, (B,): larger is harder."""
-        logits: Tensor = self.router([features[name] for name in self.router_reads])
-        return logits
-
-    def route(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Difficulty phi in 0..1, (B,); an image is hard if phi exceeds the threshold."""
-        return self.router.difficulty(self.route_logits(features))
-
     def head1(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """Detector 1's raw maps (B, anchors, H, W, 5 + classes) per level, finest first, before the sigmoid."""
         maps: list[Tensor] = self.predict1(self.neck1([features[name] for name in self.head1_reads]))
@@ -146,10 +138,6 @@ class DynamicDetector(Network):
         features = self.features(x)
         return self.head1(features), self.detector2(x, features)
 
-    def difficulty(self, x: Tensor) -> Tensor:
-        """Difficulty phi of each image in 0..1, (B,)."""
-        return self.route(self.features(x))
-
     def forward_route(self, x: Tensor, route: Route) -> Tensor:
         """Decoded rows (see `decode`) of all images by one route. Raises InputError for another route's name."""
         if route not in ("easy", "hard"):
@@ -158,7 +146,7 @@ class DynamicDetector(Network):
         return self.decode(self.head1(features) if route == "easy" else self.detector2(x, features))
 
 
-class StaticDetector(Network):
+class StaticDetector(YoloNetwork):
     """One detector for every image. Its parts have the names of detector 1's in a `DynamicDetector`."""
 
     spec: StaticModel
@@ -191,19 +179,16 @@ class StaticDetector(Network):
         return self.decode(self.detect(x))
 
 
-def feature_name(stride: int) -> str:
-    """Name of a backbone 1 feature that goes from stage to stage."""
-    return f"features_{stride}"
-
-
 def create(
     name: str, num_classes: int = 80, class_names: Sequence[str] | None = None, *, input_size: int | None = None
-) -> DynamicDetector:
-    """A network with random weights, in training form.
+) -> DynamicDetector | TwoStageDetector:
+    """A dynamic detector with random weights, in training form.
 
     `input_size` (pixels) is by default that of the architecture. Raises InputError for an unknown name.
     """
-    return DynamicDetector(architecture(name), num_classes=num_classes, class_names=class_names, input_size=input_size)
+    network = network_of(architecture(name), num_classes=num_classes, class_names=class_names, input_size=input_size)
+    assert isinstance(network, DynamicDetector | TwoStageDetector)
+    return network
 
 
 def create_static(
@@ -211,44 +196,29 @@ def create_static(
 ) -> StaticDetector:
     """A static detector with random weights, in training form; for the rest see `create`."""
     spec = any_architecture(name)
-    if isinstance(spec, Model):
+    if not isinstance(spec, StaticModel):
         raise InputError(f"{name} is a dynamic detector; static ones are {', '.join(STATIC_ARCHITECTURES)}")
     return StaticDetector(spec, num_classes=num_classes, class_names=class_names, input_size=input_size)
 
 
 def network_of(
-    spec: Model | StaticModel,
+    spec: Spec,
     *,
     num_classes: int = 80,
     class_names: Sequence[str] | None = None,
     input_size: int | None = None,
     router: RouterForm = PUBLISHED_ROUTER,
-) -> DynamicDetector | StaticDetector:
-    """A network of either kind with random weights; a static one has no router.
+) -> DynamicDetector | StaticDetector | TwoStageDetector:
+    """A network of any kind with random weights; a static one has no router.
 
     Raises InputError if class names or input size do not fit.
     """
+    if isinstance(spec, TwoStageModel):
+        return TwoStageDetector(
+            spec, num_classes=num_classes, class_names=class_names, input_size=input_size, router=router
+        )
     if isinstance(spec, Model):
         return DynamicDetector(
             spec, num_classes=num_classes, class_names=class_names, input_size=input_size, router=router
         )
     return StaticDetector(spec, num_classes=num_classes, class_names=class_names, input_size=input_size)
-
-
-def _checked_names(num_classes: int, class_names: Sequence[str] | None) -> tuple[str, ...]:
-    if not 1 <= num_classes <= MOST_CLASSES:
-        raise InputError(f"a detector needs at least one class and has at most {MOST_CLASSES:,}, got {num_classes:,}")
-    names = default_class_names(num_classes) if class_names is None else check_class_names(class_names)
-    if len(names) != num_classes:
-        raise InputError(f"{len(names)} class names were given for {num_classes} classes")
-    return names
-
-
-def _checked_size(spec: Architecture, size: int) -> int:
-    coarsest = spec.strides[-1]
-    if not coarsest <= size <= LARGEST_INPUT or size % coarsest:
-        raise InputError(
-            f"input size {size} does not fit {spec.name}: it must be a positive multiple of {coarsest}, at most "
-            f"{LARGEST_INPUT}"
-        )
-    return size

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dynamicdet.errors import CheckpointError, InputError
-from dynamicdet.networks.architectures import Model, StaticModel
-from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector, network_of
+from dynamicdet.networks.architectures import Model, Spec
+from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector, TwoStageDetector, network_of
 from dynamicdet.networks.router.form import PUBLISHED_ROUTER, RouterForm
 from dynamicdet.text import counted, printable
 
@@ -48,23 +48,23 @@ def empty_network(
 ) -> DynamicDetector: ...
 @overload
 def empty_network(
-    spec: Model | StaticModel,
+    spec: Spec,
     *,
     class_names: Sequence[str] | None = None,
     num_classes: int = 80,
     input_size: int | None = None,
     router: RouterForm = PUBLISHED_ROUTER,
     source: Path,
-) -> DynamicDetector | StaticDetector: ...
+) -> DynamicDetector | StaticDetector | TwoStageDetector: ...
 def empty_network(
-    spec: Model | StaticModel,
+    spec: Spec,
     *,
     class_names: Sequence[str] | None = None,
     num_classes: int = 80,
     input_size: int | None = None,
     router: RouterForm = PUBLISHED_ROUTER,
     source: Path,
-) -> DynamicDetector | StaticDetector:
+) -> DynamicDetector | StaticDetector | TwoStageDetector:
     """A network without memory for its weights, for `fill`. Raises CheckpointError if classes or size do not fit."""
     classes = num_classes if class_names is None else len(class_names)
     try:
@@ -134,6 +134,7 @@ def fill(model: AnyNetwork, weights: Mapping[str, Tensor], source: Path) -> AnyN
     check_numbers(single, source)
     model.load_state_dict(single, assign=True)
     model.requires_grad_(True)
+    model.freeze()
     return model.eval()
 
 

@@ -21,7 +21,7 @@ def _run(code: str) -> str:
 def test_the_public_names_are_these() -> None:
     """Removing or renaming one breaks programs of users."""
     functions = ("create", "create_static", "load", "load_static", "save")
-    assert sorted(dynamicdet.__all__) == ["DynamicDetector", "StaticDetector", *functions]
+    assert sorted(dynamicdet.__all__) == ["DynamicDetector", "StaticDetector", "TwoStageDetector", *functions]
     assert set(dynamicdet.__all__) <= set(dir(dynamicdet))
     assert inspect.isclass(dynamicdet.DynamicDetector)
     assert all(inspect.isfunction(getattr(dynamicdet, name)) for name in functions)
