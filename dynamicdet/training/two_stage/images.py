@@ -15,13 +15,15 @@ from torch import Tensor
 from dynamicdet.networks.network import Route
 from dynamicdet.networks.two_stage.detector import TwoStageDetector
 from dynamicdet.training.assignment import Objects
-from dynamicdet.training.two_stage.losses import Gains, PerImage, detector_losses
+from dynamicdet.training.two_stage.losses import PerImage, detector_losses
 from dynamicdet.training.two_stage.matching import PROPOSALS
 from dynamicdet.training.two_stage.rows import class_rows, draw_anchors, draw_proposals, mask_rows, region_rows
-from dynamicdet.training.two_stage.sampling import Sampling, draw, everything
+from dynamicdet.training.two_stage.sampling import draw, everything
+from dynamicdet.training.two_stage.settings import Gains, Sampling
 from dynamicdet.training.two_stage.targets import targets_of
 
 _ANCHORS = Sampling(count=256, positives=0.5)
+_MASKS = 32  # boxes of an image; each costs a mask head
 
 
 @torch.no_grad()
@@ -52,7 +54,7 @@ def image_losses(
         losses = detector_losses(
             region_rows(*network.flatten_regions(*regions[route]), drawn, targets),
             class_rows(network, route, pyramid, rois, targets),
-            None if targets.masks is None else mask_rows(network, route, pyramid, rois, targets),
+            None if targets.masks is None else mask_rows(network, route, pyramid, rois, targets, limit=_MASKS),
             gains or Gains(),
             reduce,
         )

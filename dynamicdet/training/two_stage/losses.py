@@ -8,7 +8,6 @@ weighted by the number of its objects.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -16,25 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dynamicdet.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gains:
-    """Weights of the parts of the loss. Raises InputError if one is not a finite number of at least 0."""
-
-    objectness: float = 1.0
-    regions: float = 1.0
-    classes: float = 1.0
-    boxes: float = 1.0
-    masks: float = 1.0
-    beta: float = 0.0
-    """error of a box's number below which its loss is a parabola; 0: L1"""
-
-    def __post_init__(self) -> None:
-        for name, gain in vars(self).items():
-            if not (math.isfinite(gain) and gain >= 0):
-                raise InputError(f"the gain of {name} must be a finite number of at least 0, got {gain}")
+from dynamicdet.training.two_stage.settings import Gains
 
 
 class Losses(NamedTuple):

@@ -86,9 +86,7 @@ class _BothLosses(nn.Module):
             losses.append(self._losses(route, pyramid, anchors, seeds, targets).total)
         return torch.cat(losses)
 
-    def _losses(
-        self, route: Route, pyramid: list[Tensor], anchors: Drawn, seeds: Tensor, targets: Targets
-    ) -> Losses:
+    def _losses(self, route: Route, pyramid: list[Tensor], anchors: Drawn, seeds: Tensor, targets: Targets) -> Losses:
         network = self.network
         logits, deltas = network.region_outputs(route, pyramid)
         proposals = network.proposals(logits, deltas, network.anchors_of(pyramid))

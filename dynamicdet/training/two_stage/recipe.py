@@ -9,12 +9,11 @@ from typing import Literal, get_args
 from dynamicdet.errors import InputError
 from dynamicdet.training.augment import Augmentation
 from dynamicdet.training.recipe import DetectorRecipe
-from dynamicdet.training.two_stage.losses import Gains
-from dynamicdet.training.two_stage.sampling import Sampling
+from dynamicdet.training.two_stage.settings import Gains, Sampling
 
 Optimizer = Literal["adamw", "sgd"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
-Frozen = Literal["nothing", "norms", "stem"]
+Frozen = Literal["usual", "norms", "stem"]
 FROZEN: tuple[Frozen, ...] = get_args(Frozen)
 
 
@@ -29,8 +28,9 @@ class TwoStageRecipe(DetectorRecipe):
     optimizer: Optimizer = "adamw"
     momentum: float = 0.9
     """of the optimiser `sgd`"""
-    frozen: Frozen = "nothing"
-    """`norms`: batch norms keep their means and variances; `stem`: so they do, and the first layers are not trained"""
+    frozen: Frozen = "usual"
+    """`usual`: what the architecture says, which is something for a ResNet-50 only; `norms`: beside that, batch norms
+    keep their means and variances; `stem`: so they do, and stem and first stage (of a Swin, its patches) keep all"""
     detector_weights: tuple[float, float] = (1.0, 1.0)
     """of the losses of detector 1 and detector 2"""
     gains: Gains = field(default_factory=lambda: Gains(beta=1 / 9))
@@ -59,7 +59,7 @@ _FLIPPED = Augmentation(scale=(1.0, 1.0), hue=0.0, saturation=0.0, value=0.0, on
 _USUAL = {
     "dy-faster-rcnn-r50": TwoStageRecipe(
         optimizer="sgd", learning_rate=0.02, least_learning_rate=0.0002, weight_decay=1e-4, warmup_steps=500,
-        size=800, epochs=12, final_epochs=1, batch=16, frozen="stem", clip_norm=35.0, gains=Gains(),
+        size=800, epochs=12, final_epochs=1, batch=16, clip_norm=35.0, gains=Gains(),
         rois=Sampling(count=512, positives=0.25), augmentation=_FLIPPED,
     ),
     "dy-mask-rcnn-swin-t": TwoStageRecipe(

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from dynamicdet.networks.network import Route
 from dynamicdet.networks.two_stage.detector import TwoStageDetector
+from dynamicdet.networks.two_stage.regions import BOX_SPREADS, encode
 from dynamicdet.training.two_stage.losses import ClassRows, MaskRows, RegionRows
 from dynamicdet.training.two_stage.matching import ANCHORS, Matches, MatchRule, match
 from dynamicdet.training.two_stage.sampling import Sample
-from dynamicdet.training.two_stage.targets import Targets, cropped_masks, encode, rows_at
+from dynamicdet.training.two_stage.targets import Targets, cropped_masks, rows_at
 
 Drawing = Callable[[Tensor, Tensor], Sample]
 """which of the boxes that are positive or negative (B, N) are drawn"""
@@ -23,7 +24,7 @@ class Drawn(NamedTuple):
     """R boxes of each image, and the objects that they learn."""
 
     boxes: Tensor
-    """(B, R, 4) x1 y1 x2 y2 in pixels"""
+    """(B, R, 4) x1 y1 x2 y2 in pixels; one pixel where a row is not used"""
     target: Tensor
     """(B, R) row of the image's object"""
     sample: Sample
@@ -49,7 +50,7 @@ def region_rows(logits: Tensor, deltas: Tensor, drawn: Drawn, targets: Targets) 
     return RegionRows(
         logits=rows_at(logits, sample.row),
         deltas=rows_at(deltas, sample.row),
-        wanted=encode(drawn.boxes, rows_at(targets.box, drawn.target)),
+        wanted=encode(drawn.boxes, _objects(drawn, targets)),
         used=sample.used,
         positive=sample.positive,
     )
@@ -67,18 +68,27 @@ def class_rows(
         logits=logits,
         label=torch.where(sample.positive, label, logits.shape[-1] - 1),
         deltas=deltas.gather(2, own[..., None, None].expand(-1, -1, 1, 4)).squeeze(2),
-        wanted=encode(drawn.boxes, rows_at(targets.box, drawn.target), network.spec.box.deviations),
+        wanted=encode(drawn.boxes, _objects(drawn, targets), BOX_SPREADS),
         used=sample.used,
         positive=sample.positive,
     )
 
 
 def mask_rows(
-    network: TwoStageDetector, route: Route, pyramid: Sequence[Tensor], drawn: Drawn, targets: Targets
+    network: TwoStageDetector,
+    route: Route,
+    pyramid: Sequence[Tensor],
+    drawn: Drawn,
+    targets: Targets,
+    *,
+    limit: int | None = None,
 ) -> MaskRows:
-    """Of the mask head, for the boxes that are objects': as many of each image as any image has, but at least one."""
+    """Of the mask head, for the boxes that are objects', at most `limit` of each image.
+
+    There are as many rows for each image as any of them needs, but at least one.
+    """
     assert targets.masks is not None
-    positive = drawn.sample.positive
+    positive = drawn.sample.positive[:, :limit]
     most = max(1, int(positive.sum(dim=1).max()))
     boxes, target, positive = drawn.boxes[:, :most], drawn.target[:, :most], positive[:, :most]
     logits = network.mask_outputs(route, pyramid, boxes)  # (B, M, C or 1, 28, 28)
@@ -91,10 +101,16 @@ def mask_rows(
     return MaskRows(logits=logits.gather(2, index).squeeze(2), wanted=wanted, positive=positive)
 
 
+def _objects(drawn: Drawn, targets: Targets) -> Tensor:
+    """The object's box of each row (B, R, 4), the row's own if it learns no object."""
+    return torch.where(drawn.sample.positive.unsqueeze(-1), rows_at(targets.box, drawn.target), drawn.boxes)
+
+
 def _drawn(boxes: Tensor, matches: Matches, drawing: Drawing) -> Drawn:
     sample = drawing(matches.positive, matches.negative)
+    chosen = rows_at(boxes.expand(len(sample.row), -1, -1), sample.row)
     return Drawn(
-        boxes=rows_at(boxes.expand(len(sample.row), -1, -1), sample.row),
+        boxes=torch.where(sample.used.unsqueeze(-1), chosen, chosen.new_tensor([0.0, 0.0, 1.0, 1.0])),
         target=rows_at(matches.target, sample.row),
         sample=sample,
     )

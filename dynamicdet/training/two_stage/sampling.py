@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dynamicdet.errors import InputError
+from dynamicdet.training.two_stage.settings import Sampling
 
 _BITS32 = 0xFFFFFFFF
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How many boxes of an image are drawn. Raises InputError for fewer than one, or a share outside 0..1."""
-
-    count: int
-    positives: float
-    """share of them that are objects', at most; the others are background"""
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or not 0 < self.positives <= 1:
-            raise InputError(
-                "at least one box of an image must be drawn, and the share of positive ones must be above 0 and at "
-                f"most 1, got {self.count} and {self.positives}"
-            )
 
 
 class Sample(NamedTuple):

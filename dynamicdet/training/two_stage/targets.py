@@ -1,4 +1,4 @@
-"""The objects of a batch in one table, and what a box, a class row and a mask row shall say of an object."""
+"""The objects of a batch in one table, and what a box sees of their masks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dynamicdet.boxes import corners
 from dynamicdet.training.assignment import Objects
-
-_LEAST_SIDE = 1e-3  # pixels; keeps the logarithm of a side finite
 
 
 class Targets(NamedTuple):
@@ -56,17 +54,6 @@ def rows_at(table: Tensor, index: Tensor) -> Tensor:
     """Rows (B, R, ...) of a table (B, N, ...) at the places (B, R) of each image."""
     image = torch.arange(len(index), device=index.device).unsqueeze(1)
     return table[image, index]
-
-
-def encode(boxes: Tensor, objects: Tensor, deviations: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """What rows with these boxes must say to give the objects' boxes, (..., 4): x1 y1 x2 y2 in pixels.
-
-    It is the shift of the centre in sides of the box and the logarithm of the ratio of sides, divided by `deviations`.
-    """
-    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=_LEAST_SIDE)
-    wanted = (objects[..., 2:] - objects[..., :2]).clamp(min=_LEAST_SIDE)
-    shift = (objects[..., :2] + objects[..., 2:] - boxes[..., :2] - boxes[..., 2:]) / 2
-    return torch.cat([shift / sides, (wanted / sides).log()], dim=-1) / boxes.new_tensor(deviations)
 
 
 def cropped_masks(masks: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:

@@ -1,7 +1,5 @@
 """What anchors and proposals of two-stage detectors learn, and their losses, on plain tensors."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +10,6 @@ from dynamicdet.errors import InputError
 from dynamicdet.training.assignment import Objects
 from dynamicdet.training.two_stage.losses import (
     ClassRows,
-    Gains,
     Losses,
     MaskRows,
     OverBatch,
@@ -22,8 +19,9 @@ from dynamicdet.training.two_stage.losses import (
 )
 from dynamicdet.training.two_stage.matching import ANCHORS, PROPOSALS, MatchRule, match, overlaps
 from dynamicdet.training.two_stage.recipe import TwoStageRecipe
-from dynamicdet.training.two_stage.sampling import Sampling, draw, everything, random_keys
-from dynamicdet.training.two_stage.targets import Targets, cropped_masks, encode, targets_of
+from dynamicdet.training.two_stage.sampling import draw, everything, random_keys
+from dynamicdet.training.two_stage.settings import Gains, Sampling
+from dynamicdet.training.two_stage.targets import Targets, cropped_masks, targets_of
 
 
 def _objects(*rows: tuple[int, int, tuple[float, float, float, float]]) -> Objects:
@@ -135,13 +133,6 @@ def test_masks_are_cropped_to_what_a_box_sees_of_them() -> None:
     assert cropped.mean(dim=(1, 2)).tolist() == pytest.approx([0.5, 0.5, 1.0, 0.5, 0.0])
     assert cropped[0, :, :14].all() and not cropped[0, :, 14:].any()
     assert not cropped_masks(masks, torch.zeros(5, dtype=torch.long), boxes, 28).any()
-
-
-def test_deltas_of_a_box_itself_are_zero_and_scaled_otherwise() -> None:
-    box, other = torch.tensor([10.0, 20, 30, 60]), torch.tensor([20.0, 20, 60, 60])
-    assert encode(box, box).tolist() == [0, 0, 0, 0]
-    wanted = [20 / 20 / 0.1, 0, math.log(2) / 0.2, 0]
-    assert encode(box, other, (0.1, 0.1, 0.2, 0.2)).tolist() == pytest.approx(wanted)
 
 
 def _rows(images: int, *, positive: Tensor, seed: int = 0) -> tuple[RegionRows, ClassRows, MaskRows]:
