@@ -47,9 +47,11 @@ class Letterboxed:
     original_width: int
     original_height: int
 
-    def to_original(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Map (N, 4) boxes x1 y1 x2 y2 from the input to the original image, clipped to it."""
+    def to_original(self, boxes: npt.ArrayLike, *, clip: bool = True) -> npt.NDArray[np.float32]:
+        """Map (N, 4) boxes x1 y1 x2 y2 from the input to the original image, by default clipped to it."""
         mapped = (_boxes(boxes) - self._offset) / self._scale
+        if not clip:
+            return mapped.astype(np.float32)
         limits = np.array([self.original_width, self.original_height] * 2, np.float64)
         return np.clip(mapped, 0.0, limits).astype(np.float32)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from dynamicdet.aliases import FloatArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
-from dynamicdet.letterbox import Fit
+from dynamicdet.letterbox import Fit, Letterboxed
 from dynamicdet.networks.network import DynamicDetector, Network
 from dynamicdet.suppression import Detections, Suppression, suppress_rows, suppression_for
 from dynamicdet.text import printable
@@ -39,6 +39,11 @@ class RouteResults:
     """seconds that both routes took, suppression included"""
     loss_s: float = 0.0
     """additional seconds for the losses"""
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether all detections of both routes have masks."""
+        return all(one.masks is not None for one in (*self.easy, *self.hard))
 
 
 @dataclass(frozen=True)
@@ -157,8 +162,14 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def in_original(data: CocoDataset, first: int, found: Sequence[Detections]) -> list[Detections]:
-    """Detections in fitted images, of which the first has the number `first`, in pixels of the original images."""
-    return [
-        Detections(torch.from_numpy(data.placements[index].to_original(one.boxes.numpy())), one.scores, one.classes)
-        for index, one in enumerate(found, first)
-    ]
+    """Detections in fitted images, of which the first has the number `first`, in pixels of the original images.
+
+    Boxes are clipped to the images. A mask fills its box as it was before, which may reach into the borders.
+    """
+    return [_in_original(data.placements[index], one) for index, one in enumerate(found, first)]
+
+
+def _in_original(place: Letterboxed, found: Detections) -> Detections:
+    boxes = found.boxes.numpy()
+    frames = None if found.masks is None else torch.from_numpy(place.to_original(boxes, clip=False))
+    return replace(found, boxes=torch.from_numpy(place.to_original(boxes)), frames=frames)
