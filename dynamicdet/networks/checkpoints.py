@@ -31,6 +31,7 @@ from dynamicdet.networks.published import read_published
 from dynamicdet.networks.router.form import PUBLISHED_ROUTER, RouterForm
 from dynamicdet.networks.safetensors_header import DescribedTensor, read_header
 from dynamicdet.networks.two_stage.architectures import TwoStageModel
+from dynamicdet.networks.two_stage.variants import variant_text, with_variant
 from dynamicdet.networks.weights import check_weights, empty_network, fill
 from dynamicdet.text import printable
 
@@ -38,11 +39,12 @@ AnyDetector = DynamicDetector | StaticDetector | TwoStageDetector
 
 FORMAT = "dyndet"
 FORMAT_VERSIONS = ("1", "2")
-"""2 has entries that 1 has not: the form of a router that is not the published one, and what trained the detectors"""
+"""2 has entries that 1 has not: the form of a router that is not the published one, what trained the detectors, and how a
+two-stage network differs from others of its name"""
 CHECKSUM = "sha256"  # of the other entries and of all tensors; files of older releases have none
 
 _SAFETENSORS = b"\0\0\0\0{"  # bytes 4 to 8: the upper half of the header's length, then the header
-_CHECKED = ("format", "format_version", "architecture", "class_names", "input_size", "router", "trained_on")
+_CHECKED = ("format", "format_version", "architecture", "class_names", "input_size", "router", "trained_on", "variant")
 _SIZE = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 _ZIP, _PICKLE = b"PK", b"\x80"  # the first bytes of torch.save's files, since 1.6 and before
 
@@ -80,6 +82,9 @@ def _newer_entries(model: Network) -> dict[str, str]:
     entries = {}
     if isinstance(model, RoutedNetwork) and model.router.form != PUBLISHED_ROUTER:
         entries["router"] = model.router.form.as_text()
+    variant = variant_text(model.spec) if isinstance(model.spec, TwoStageModel) else None
+    if variant is not None:
+        entries["variant"] = variant
     if model.trained_on is not None:
         entries["trained_on"] = model.trained_on.as_text()
     return {**entries, "format_version": FORMAT_VERSIONS[1]} if entries else {}
@@ -188,7 +193,7 @@ def _read_own(path: Path, expected: str | None) -> AnyDetector:
     form, trained_on = _router_form(path, header), _trained_on(path, header)
     if expected not in (None, name):
         raise CheckpointError(f"{printable(path)} holds {name}, not {expected}")
-    spec = any_architecture(name)
+    spec = _variant(path, header, any_architecture(name))
     _check_classes(path, described, spec, len(class_names))
     model = empty_network(spec, class_names=class_names, input_size=input_size, router=form, source=path)
     check_weights(described, model.state_dict(), f"{printable(path)} does not fit {name}")
@@ -238,6 +243,20 @@ def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[str, tuple[s
         return name, check_class_names(names), int(header["input_size"])
     except InputError as error:
         raise CheckpointError(f"{shown} cannot be used: {error}") from error
+
+
+def _variant(path: Path, header: Mapping[str, str], spec: Spec) -> Spec:
+    if "variant" not in header:
+        return spec
+    try:
+        if not isinstance(spec, TwoStageModel):
+            raise ValueError("a network without variants")
+        return with_variant(spec, header["variant"])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{printable(path)} has a variant of {spec.name} that this dyndet does not know; it may be from a later "
+            "release"
+        ) from error
 
 
 def _router_form(path: Path, header: Mapping[str, str]) -> RouterForm:

@@ -6,6 +6,7 @@ The two-stage networks are in `two_stage`; the functions here create any kind.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -180,13 +181,25 @@ class StaticDetector(YoloNetwork):
 
 
 def create(
-    name: str, num_classes: int = 80, class_names: Sequence[str] | None = None, *, input_size: int | None = None
+    name: str,
+    num_classes: int = 80,
+    class_names: Sequence[str] | None = None,
+    *,
+    input_size: int | None = None,
+    shared_heads: bool | None = None,
 ) -> DynamicDetector | TwoStageDetector:
     """A dynamic detector with random weights, in training form.
 
-    `input_size` (pixels) is by default that of the architecture. Raises InputError for an unknown name.
+    `input_size` (pixels) is by default that of the architecture. `shared_heads` says whether pyramid, region proposals
+    and heads of a two-stage network serve both routes, by default as the architecture says. Raises InputError for an
+    unknown name, and for `shared_heads` of another network: each route of a YOLO network has a head of its own.
     """
-    network = network_of(architecture(name), num_classes=num_classes, class_names=class_names, input_size=input_size)
+    spec: Spec = architecture(name)
+    if shared_heads is not None:
+        if not isinstance(spec, TwoStageModel):
+            raise InputError(f"{name} has a head of its own for each route; only two-stage networks can share theirs")
+        spec = replace(spec, shared_heads=shared_heads)
+    network = network_of(spec, num_classes=num_classes, class_names=class_names, input_size=input_size)
     assert isinstance(network, DynamicDetector | TwoStageDetector)
     return network
 
