@@ -106,7 +106,7 @@ def read_dataset(
     cache: Path | str | None = None,
     split: Split = "train",
     trust_pictures: bool = False,
-    masks: bool = False,
+    masks: bool | None = False,
     progress: Progress = silent,
 ) -> CocoDataset:
     """Read a data set for a detector's input: a square's side in pixels, or a rule of fitting.
@@ -114,17 +114,19 @@ def read_dataset(
     `source`, `images` and `split` are those of `layout.locate`. With the folder `cache`, the fitted images are stored
     there in one file that later calls map into memory (its name depends on annotations, images and `size`).
     `trust_pictures` fits the boxes to pictures of another size than annotated. With `masks`, each object needs a
-    segmentation (and pycocotools is needed); without, they are not looked at.
+    segmentation (and pycocotools is needed); without, they are not looked at. None: with masks if each object has a
+    segmentation.
 
     Raises InputError for a data set that cannot be used: with the most important fault, and before the pictures are
     decoded if their headers show it.
     """
     rule = size if isinstance(size, Fit) else Fit.square(size)
-    files = read_annotations(source, images, split=split, masks=masks)
+    files = read_annotations(source, images, split=split, masks=masks is not False)
     files.findings.raise_any(files.place.annotations)
+    wanted = _all_segmented(files) if masks is None else masks
 
     def place(frames: IntArray) -> UsableFiles:
-        return _placed(files, frames, trust_pictures=trust_pictures, masks=masks)
+        return _placed(files, frames, trust_pictures=trust_pictures, masks=wanted)
 
     if cache is None:
         found = place(read_frames(files, whole=False, progress=progress))
@@ -213,6 +215,12 @@ def read_files(
     files.findings.raise_any(files.place.annotations)
     frames = read_frames(files, whole=False, progress=progress)
     return _placed(files, frames, trust_pictures=trust_pictures)
+
+
+def _all_segmented(files: CocoFiles) -> bool:
+    """Whether each object has a segmentation; crowd regions can do without."""
+    entries = files.table.entry[~files.table.crowd].tolist()
+    return all(files.segmentations[entry] not in (None, [], {}) for entry in entries)
 
 
 def _placed(files: CocoFiles, frames: IntArray, *, trust_pictures: bool, masks: bool = False) -> UsableFiles:

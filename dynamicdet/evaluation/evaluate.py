@@ -12,7 +12,6 @@ import numpy as np
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
-from dynamicdet.evaluation.matching import has_segmentations
 from dynamicdet.evaluation.points import (
     CURVE_HARD_SHARES,
     LEAST_AP,
@@ -24,7 +23,7 @@ from dynamicdet.evaluation.points import (
     threshold_of,
 )
 from dynamicdet.evaluation.precision import MixedPrecision
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.network import RoutedNetwork
 from dynamicdet.routing.routes import RouteResults, run_routes
 
 __all__ = [
@@ -153,7 +152,7 @@ class Evaluation(RoutePrecision):
 
 
 def evaluate(
-    model: DynamicDetector,
+    model: RoutedNetwork,
     data: CocoDataset,
     *,
     hard_shares: Sequence[float] = DEFAULT_HARD_SHARES,
@@ -194,7 +193,7 @@ def evaluate_results(
 ) -> Evaluation:
     """Average precision of both routes, of the router at each hard share and threshold, and of the references.
 
-    That of masks as well, if the results have masks and the objects segmentations. Raises InputError for shares and
+    That of masks as well, if results and data set have masks. Raises InputError for shares and
     thresholds outside 0..1, and for data without objects.
     """
     check_points(hard_shares, thresholds)
@@ -206,7 +205,7 @@ def evaluate_results(
     asked = [*(threshold_of(difficulties, share) for share in hard_shares), *thresholds]
     boxes = measure(MixedPrecision(results, data), difficulties, orders, thresholds=asked)
     masks = None
-    if results.has_masks and has_segmentations(data):
+    if results.has_masks and data.has_masks:
         masks = measure(MixedPrecision(results, data, "masks"), difficulties, orders, thresholds=asked)
     levels = (10, 25, 50, 75, 90)
     quantiles = np.nanpercentile(difficulties, levels)

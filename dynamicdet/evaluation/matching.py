@@ -50,11 +50,6 @@ class Labelled(Protocol):
         """COCO id of each class index."""
 
 
-def has_segmentations(data: Labelled) -> bool:
-    """Whether masks can be judged: every object has its own."""
-    return all("segmentation" in one for one in data.annotations["annotations"])
-
-
 def order_of(data: Labelled) -> npt.NDArray[np.intp]:
     """The images' numbers in the order of their ids, which is that of the matches."""
     return np.argsort(np.array(data.image_ids), kind="stable")
@@ -65,7 +60,7 @@ def objects_of(data: Labelled, kind: Kind = "boxes") -> COCO:
     annotations = data.annotations["annotations"]
     if all(one.get("iscrowd", 0) for one in annotations):
         raise InputError(f"{data.folder} has no objects to find, so there is no average precision")
-    if kind == "masks" and not has_segmentations(data):
+    if kind == "masks" and not all("segmentation" in one for one in annotations):
         raise InputError(f"{data.folder} has objects without a segmentation, so there is no average precision of masks")
     # Renumbered, because pycocotools takes a match with object id 0 for no match; areas, crowd flags may be absent.
     filled = [

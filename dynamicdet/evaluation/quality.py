@@ -8,7 +8,7 @@ from dynamicdet.aliases import BoolArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset, some_with_objects
 from dynamicdet.evaluation.precision import Precision, average_precision
 from dynamicdet.evaluation.static import run_static
-from dynamicdet.networks.network import DynamicDetector, StaticDetector
+from dynamicdet.networks.network import RoutedNetwork, StaticDetector
 from dynamicdet.routing.routes import run_routes
 
 IMAGES = 100
@@ -54,7 +54,7 @@ def _way_out(started: bool) -> str:
 
 
 def measure_quality(
-    model: DynamicDetector | StaticDetector,
+    model: RoutedNetwork | StaticDetector,
     data: CocoDataset,
     *,
     images: int = IMAGES,

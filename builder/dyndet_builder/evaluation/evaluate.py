@@ -12,7 +12,6 @@ from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset, in_class_order, read_dataset, read_files
 from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import DEFAULT_HARD_SHARES, Evaluation, check_points, evaluate_results
-from dynamicdet.evaluation.matching import has_segmentations
 from dynamicdet.files import check_writable
 from dynamicdet.routing.cache import data_sha256, read_results, results_file, write_results
 from dynamicdet.routing.routes import RouteResults, check_classes, check_contract
@@ -131,13 +130,19 @@ def read_truth(
 ) -> tuple[CocoDataset, tuple[str, ...]]:
     """The data set with its classes in the detector's order, and notes about it. Raises InputError if it has faults."""
     read = read_dataset(
-        data, detector.fit, images=images, split="valid", trust_pictures=trust_pictures, progress=progress
+        data,
+        detector.fit,
+        images=images,
+        split="valid",
+        trust_pictures=trust_pictures,
+        masks=None if detector.has_masks else False,
+        progress=progress,
     )
     ordered = in_class_order(read, detector.class_names)
     notes = read.summary.sentences()[1:]
     if ordered is not read:
         notes.append("the classes are in another order than the detector's; they were matched by name")
-    if detector.has_masks and not has_segmentations(ordered):
+    if detector.has_masks and not ordered.has_masks:
         notes.append("not all objects have a segmentation, so the AP is that of the boxes alone, not of the masks")
     return ordered, tuple(notes)
 

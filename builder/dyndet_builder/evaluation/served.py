@@ -78,13 +78,14 @@ class ServedSource:
     def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
         """Send two requests per image, a few at a time. Raises ServerError if an image takes the other route."""
         check_contract("the served detector", self.class_names, self.fit, data)
+        judged = self.has_masks and data.has_masks
         with (
             Detector(self._url, self._model, timeout=_TIMEOUT_S) as detector,
             ThreadPoolExecutor(_REQUESTS_IN_FLIGHT) as pool,
         ):
 
             def answer(images: slice) -> BatchAnswers:
-                pairs = list(pool.map(lambda image: self._both(detector, image), data.images[images]))
+                pairs = list(pool.map(lambda image: self._both(detector, image, masks=judged), data.images[images]))
                 return BatchAnswers(
                     easy=[_as_tensors(easy) for easy, _ in pairs],
                     hard=[_as_tensors(hard) for _, hard in pairs],
@@ -93,10 +94,10 @@ class ServedSource:
 
             return collect(data, answer, batch=_BATCH, progress=progress)
 
-    def _both(self, detector: Detector, image: UInt8Array) -> tuple[Answer, Answer]:
+    def _both(self, detector: Detector, image: UInt8Array, *, masks: bool) -> tuple[Answer, Answer]:
         """The answers of the easy and the hard route to a fitted image, boxes in pixels of that image."""
-        easy = detector.detect(image, threshold=ALL_EASY, min_score=0.0)
-        hard = detector.detect(image, threshold=ALL_HARD, min_score=0.0)
+        easy = detector.detect(image, threshold=ALL_EASY, min_score=0.0, masks=masks)
+        hard = detector.detect(image, threshold=ALL_HARD, min_score=0.0, masks=masks)
         for answer, forced in ((easy, "easy"), (hard, "hard")):
             if answer.route != forced:
                 raise ServerError(
@@ -136,4 +137,6 @@ def _config(url: str, model: str) -> dict[str, Any]:
 
 
 def _as_tensors(answer: Answer) -> Detections:
-    return Detections(*(torch.from_numpy(array) for array in (answer.boxes, answer.scores, answer.classes)))
+    boxes, scores, classes = (torch.from_numpy(one) for one in (answer.boxes, answer.scores, answer.classes))
+    masks = None if answer.masks is None else torch.from_numpy(answer.masks.values)
+    return Detections(boxes, scores, classes, masks)

@@ -19,10 +19,11 @@ from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.datasets.hold_out import fingerprint
 from dynamicdet.errors import InputError
-from dynamicdet.evaluation.matching import has_segmentations
 from dynamicdet.letterbox import Fit
 from dynamicdet.networks.checkpoints import load
+from dynamicdet.networks.network import TwoStageDetector
 from dynamicdet.networks.origin import TrainedOn
+from dynamicdet.routing.answers import detections_of
 from dynamicdet.routing.routes import BatchAnswers, RouteResults, check_contract, collect, run_routes
 from dynamicdet.suppression import Detections, suppression_for
 from dyndet_builder.bundle.manifest import FILE_NAME, OWN, file_sha256, read_bundle
@@ -31,7 +32,6 @@ from dyndet_builder.evaluation.served import ServedSource, notes_of
 
 __all__ = ["BundleSource", "CheckpointSource", "ServedSource", "Source", "open_source"]
 
-_DETECTIONS = ("boxes", "scores", "classes")
 _BATCH = 16
 
 
@@ -70,7 +70,7 @@ class CheckpointSource:
         self._path = path
         self._network = load(path, architecture)
         self.class_names, self.fit = self._network.class_names, Fit.square(self._network.input_size)
-        self.has_masks = bool(getattr(self._network, "has_masks", False))
+        self.has_masks = isinstance(self._network, TwoStageDetector) and self._network.has_masks
 
     def identity(self) -> Mapping[str, str]:
         """The content of the file, its architecture, the suppression, torch's version."""
@@ -108,7 +108,7 @@ class BundleSource:
         self.label = f"bundle {self.name}"
         self._folder = folder
         self._bundle = read_bundle(folder)
-        self.has_masks = any(one.name == "masks" for stage in self._bundle.stages.values() for one in stage.outputs)
+        self.has_masks = self._bundle.has_masks
         self.class_names, self.fit = self._bundle.class_names, self._bundle.fit
         self.notes = notes_of(self.fit, has_own=OWN in self._bundle.stages)
 
@@ -137,11 +137,11 @@ class BundleSource:
         """Run in batches, the first stage once for both routes."""
         check_contract("the bundle", self.class_names, self.fit, data)
         runner = BundleRunner(self._folder)
-        judged = self.has_masks and has_segmentations(data)
+        judged = self.has_masks and data.has_masks
 
         def answer(images: slice) -> BatchAnswers:
             easy, hard = runner.both(np.ascontiguousarray(data.images[images]))
-            found = (_unpacked(one.detector, masks=judged) for one in (easy, hard))
+            found = (_found(one.detector, masks=judged) for one in (easy, hard))
             return BatchAnswers(*found, easy.difficulty)
 
         return collect(data, answer, batch=_BATCH, progress=progress)
@@ -172,12 +172,10 @@ def _versions(*packages: str) -> dict[str, str]:
     return {package: metadata.version(package) for package in packages}
 
 
-def _unpacked(outputs: Tensors, *, masks: bool = False) -> list[Detections]:
-    """The used rows of a stage's outputs, for each image."""
-    counts = outputs["num_detections"].reshape(-1).tolist()
-    names = (*_DETECTIONS, *(("masks",) if masks else ()))
-    tensors = {name: torch.from_numpy(outputs[name]) for name in names}
-    return [Detections(**{name: each[row, :used] for name, each in tensors.items()}) for row, used in enumerate(counts)]
+def _found(outputs: Tensors, *, masks: bool) -> list[Detections]:
+    """The detections of a stage's outputs, for each image."""
+    names = ("num_detections", "boxes", "scores", "classes", *(("masks",) if masks else ()))
+    return detections_of({name: torch.from_numpy(outputs[name]) for name in names})
 
 
 def _megabytes(size: int) -> str:
