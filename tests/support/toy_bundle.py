@@ -3,12 +3,15 @@
 | pixel [0, 0] | meaning |
 | --- | --- |
 | red | difficulty = red / 255; red 255 gives NaN |
-| green | 200 makes detector 2 fail, 201 head 1, 202 backbone 1 |
+| green | 200 makes detector 2 fail, 201 head 1, 202 backbone 1, 203 the masks of both detectors |
 | blue | `scores[0]` = blue / 255 |
 
 Detector 1 answers `num_detections` 1, detector 2 answers 2. The lower right corner of `boxes[0]` is the mean of the
 features (the pixels of the image), plus 1000 for detector 2; the other corner is 2000 less, so that the box has an area
 in the image. The other boxes are the same.
+
+With masks, those of the first two rows are full from the left (detector 1) or from the top (detector 2) as far as
+red / 252 of their side. Detector 2 then reads the features alone.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from PIL import Image
 from dyndet_builder.bundle.manifest import FILE_NAME, Bundle, Nms, Parity, Source, Stage, StageName, Tensor, file_sha256
 
 SIZE, ROWS = 32, 4
-FAIL_DETECTOR2, FAIL_HEAD1, FAIL_BACKBONE1 = 200, 201, 202
+FAIL_DETECTOR2, FAIL_HEAD1, FAIL_BACKBONE1, FAIL_MASKS = 200, 201, 202, 203
 NAN = 255
 CLASSES = ("cat", 'quoted "dog"', "Größe")
 
@@ -38,6 +41,7 @@ _DETECTIONS = (
     Tensor(name="scores", dtype="float32", shape=(ROWS,)),
     Tensor(name="classes", dtype="int32", shape=(ROWS,)),
 )
+_MASKS = Tensor(name="masks", dtype="uint8", shape=(ROWS, 28, 28))
 _TYPES = {
     "uint8": TensorProto.UINT8,
     "int32": TensorProto.INT32,
@@ -53,13 +57,26 @@ def image(red: int, green: int = 0, blue: int = 0, *, seed: int = 0) -> np.ndarr
     return pixels
 
 
-def write_toy_bundle(folder: Path, name: str = "toy") -> Path:
+def toy_mask(red: int, *, detector: int) -> np.ndarray[Any, Any]:
+    """The mask of the first object in an image, (28, 28)."""
+    columns = np.where(np.arange(28) < red / 9, 255, 0).astype(np.uint8)
+    rows = np.broadcast_to(columns, (28, 28))
+    return rows if detector == 1 else rows.T
+
+
+def write_toy_bundle(folder: Path, name: str = "toy", *, masks: bool = False) -> Path:
     """Write the bundle and return its folder."""
     folder.mkdir(parents=True)
+    first, second = _detector(1, FAIL_HEAD1, 0.0), _detector(2, FAIL_DETECTOR2, 1e3, reads_image=not masks)
+    outputs, read = _DETECTIONS, (_IMAGE, _FEATURES)
+    if masks:
+        outputs, read = (*_DETECTIONS, _MASKS), (_FEATURES,)
+        _add_masks(first, axis=3)
+        _add_masks(second, axis=2)
     stages: dict[StageName, Stage] = {
         "backbone1": _stage(folder, "backbone1", _backbone1(), (_IMAGE,), _backbone1_outputs()),
-        "head1": _stage(folder, "head1", _detector(1, FAIL_HEAD1, 0.0), (_FEATURES,), _DETECTIONS),
-        "detector2": _stage(folder, "detector2", _detector(2, FAIL_DETECTOR2, 1e3), (_IMAGE, _FEATURES), _DETECTIONS),
+        "head1": _stage(folder, "head1", first, (_FEATURES,), outputs),
+        "detector2": _stage(folder, "detector2", second, read, outputs),
     }
     bundle = Bundle(
         name=name,
@@ -157,9 +174,9 @@ class _Graph:
 
     def fail_when(self, green: str, command: int, output: str) -> str:
         """Zeros (batch, 1); the graph fails when any image's green is the command: an index out of range."""
-        asked = self.op("Equal", [green, self.constant("command", float(command))], "asked")
-        index = self.op("Cast", [asked], "index", to=TensorProto.INT64)
-        return self.op("Gather", [self.constant("one_zero", [0.0]), index], output)
+        asked = self.op("Equal", [green, self.constant(f"{output}_command", float(command))], f"{output}_asked")
+        index = self.op("Cast", [asked], f"{output}_index", to=TensorProto.INT64)
+        return self.op("Gather", [self.constant(f"{output}_only", [0.0]), index], output)
 
 
 def _backbone1() -> _Graph:
@@ -175,7 +192,7 @@ def _backbone1() -> _Graph:
     return graph
 
 
-def _detector(count: int, command: int, offset: float) -> _Graph:
+def _detector(count: int, command: int, offset: float, *, reads_image: bool = True) -> _Graph:
     graph = _Graph()
     zero = graph.fail_when(graph.pixel("features_8", 1, "green"), command, "zero")
     counts = graph.op("Add", [zero, graph.constant("count", float(count))], "counts")
@@ -183,7 +200,7 @@ def _detector(count: int, command: int, offset: float) -> _Graph:
     mean = graph.op("ReduceMean", ["features_8"], "mean", axes=[1, 2, 3], keepdims=0)
     column = graph.op("Reshape", [mean, graph.constant("column_shape", [-1, 1, 1], np.int64)], "column")
     moved = graph.op("Add", [column, graph.constant("offset", offset)], "moved")
-    if command == FAIL_DETECTOR2:  # reads the image as well, as the W6 network does
+    if command == FAIL_DETECTOR2 and reads_image:  # reads the image as well, as the W6 network does
         first = graph.op("Cast", ["image"], "image_float", to=TensorProto.FLOAT)
         spread = graph.op("ReduceMean", [first], "image_mean", axes=[1, 2, 3], keepdims=0)
         again = graph.op("Reshape", [spread, "column_shape"], "image_column")
@@ -196,3 +213,18 @@ def _detector(count: int, command: int, offset: float) -> _Graph:
     classes = graph.op("Mul", [zero, graph.constant("class_row", np.zeros(ROWS))], "classes_float")
     graph.op("Cast", [classes], "classes", to=TensorProto.INT32)
     return graph
+
+
+def _add_masks(graph: _Graph, *, axis: int) -> None:
+    """Masks that are full as far along an axis as red tells; their failure is theirs alone."""
+    place = np.moveaxis(np.arange(28, dtype=np.float32).reshape(1, 1, 1, 28), 3, axis)
+    each = graph.constant("each_shape", [-1, 1, 1, 1], np.int64)
+    red = graph.op("Reshape", [graph.pixel("features_8", 0, "red"), each], "red_of_each")
+    far = graph.op("Div", [red, graph.constant("nine", 9.0)], "far")
+    full = graph.op("Less", [graph.constant("place", place), far], "is_full")
+    part = graph.op("Cast", [full], "part", to=TensorProto.FLOAT)
+    rows = np.zeros((1, ROWS, 28, 28), np.float32)
+    rows[:, :2] = 255
+    masks = graph.op("Mul", [part, graph.constant("full_rows", rows)], "masks_float")
+    zero = graph.op("Reshape", [graph.fail_when("green", FAIL_MASKS, "no_mask"), each], "zero_of_each")
+    graph.op("Cast", [graph.op("Add", [masks, zero], "masks_or_failure")], "masks", to=TensorProto.UINT8)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from dyndet_builder.repository.config import Accelerator, ModelTensor, StageModel, Warmup
-from dyndet_builder.repository.mask_head import write_apart
 from dyndet_builder.repository.openvino_graph import write_precise
 from dyndet_templates import TEMPLATES
 
@@ -107,6 +106,13 @@ def _openvino(stage: StageModel) -> dict[str, str]:
     return parameters
 
 
+def _masks_apart(graph: Path, folder: Path) -> None:
+    """Masks as a graph of their own, which runs only for those who want them."""
+    from dyndet_builder.repository.mask_head import write_apart  # onnx takes time to load
+
+    write_apart(graph, folder)
+
+
 BACKENDS: dict[str, Backend] = {
     # ONNX Runtime inside Triton's Python backend
     "python": Backend(
@@ -115,7 +121,7 @@ BACKENDS: dict[str, Backend] = {
         parameters=_python,
         embedded=True,
         fused=True,
-        prepare=write_apart,
+        prepare=_masks_apart,
     ),
     "onnxruntime": Backend(
         triton="onnxruntime",

@@ -22,6 +22,10 @@ OWN_FIT_PARAMETER = "dyndet_own_fit"
 OWN_IMAGE = "own_image"
 """input of a public model: the picture of detector 1, if that has its own rule"""
 
+BOXES_FILE, MASKS_FILE = "boxes.onnx", "masks.onnx"
+"""of a stage that gives masks, beside `model.onnx`, which has both; see `mask_head`. A fused detector has them for each
+stage, as `head1_boxes.onnx`"""
+
 DATA_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float16": "TYPE_FP16", "float32": "TYPE_FP32"}
 """Triton's names of a bundle's types"""
 

@@ -15,9 +15,7 @@ from onnx import helper
 
 from dyndet_builder.bundle.manifest import MASKS
 from dyndet_builder.bundle.sessions import session_of
-
-BOXES_FILE, MASKS_FILE = "boxes.onnx", "masks.onnx"
-"""beside `model.onnx`, which has both; a fused detector has them for each stage, as `head1_boxes.onnx`"""
+from dyndet_builder.repository.config import BOXES_FILE, MASKS_FILE
 
 _ELEMENT_TYPES = {
     "bool": onnx.TensorProto.BOOL,

@@ -13,7 +13,7 @@ from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import LARGEST_GRAPH, PAIR_STAGES, STAGES, StageName, read_manifest
 from dyndet_builder.operating_points import points_file, read_operating_points
-from dyndet_builder.repository.config import TOPOLOGY_PARAMETER
+from dyndet_builder.repository.config import BOXES_FILE, MASKS_FILE, TOPOLOGY_PARAMETER
 from dyndet_builder.repository.config_files import CONFIG, read_config
 from dyndet_builder.repository.encoded import SUFFIX
 from dyndet_builder.repository.marker import own_names
@@ -76,6 +76,7 @@ def check_whole(repository: Path, detector: str, *, described_in: str | None = N
     if config.parameters[TOPOLOGY_PARAMETER].string_value == "fused":
         for stage in (*settings.stages, "select"):
             _check_file(repository, public / "1" / f"{stage}.onnx")
+            _check_apart(repository, public / "1", prefix=f"{stage}_")
     else:
         for called in settings.stages.values():
             _check_stage(repository, called.model, _config(repository, called.model))
@@ -101,8 +102,16 @@ def _check_stage(repository: Path, name: str, config: pb.ModelConfig) -> None:
     version = repository / name / "1"
     if config.backend == "python":
         _check_file(repository, version / "model.py")
+        _check_apart(repository, version)
     if config.backend != "tensorrt":  # its engines are checked against the machine that runs them
         _check_file(repository, version / "model.onnx")
+
+
+def _check_apart(repository: Path, version: Path, *, prefix: str = "") -> None:
+    """Of a stage whose masks are a graph of their own, both graphs are needed."""
+    files = [version / f"{prefix}{name}" for name in (BOXES_FILE, MASKS_FILE)]
+    for file in files if any(file.exists() for file in files) else ():
+        _check_file(repository, file)
 
 
 def _check_entries(repository: Path, model: Path) -> None:

@@ -1,0 +1,206 @@
+"""Masks on the real server: given to those who ask for them, by both topologies and for image files."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from PIL import Image
+from pycocotools import mask as coco
+
+from dyndet_builder.cli import dyndet, run
+from dyndet_builder.repository.render import RenderOptions, render
+from dyndet_builder.server.options import ServerOptions
+from dyndet_builder.server.remote.probe import probe
+from dyndet_builder.server.triton import TritonServer
+from dyndet_client import AsyncDetector, BadRequestError, Detector, Masks, ServerError
+from tests.support.toy_bundle import FAIL_DETECTOR2, FAIL_MASKS, ROWS, SIZE, image, toy_mask, write_toy_bundle
+
+MODELS = ("bls", "fused", "merging")
+DETECTOR = {"easy": 1, "hard": 2}
+BOXES = ("num_detections", "boxes", "scores", "classes")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """Both topologies, one that merges requests, and a detector without masks."""
+    folder = tmp_path_factory.mktemp("masks")
+    bundle = write_toy_bundle(folder / "toy", masks=True)
+    one: dict[str, Any] = {"instances": 1, "bls_instances": 1, "threads": 1}
+    merging = RenderOptions(name="merging", topology="fused", preferred_batches=(4,), queue_delay_us=100_000, **one)
+    render(bundle, folder / "bls", RenderOptions(name="bls", encoded=True, **one))
+    render(bundle, folder / "fused", RenderOptions(name="fused", topology="fused", **one))
+    render(bundle, folder / "merging", merging)
+    render(
+        write_toy_bundle(folder / "plain_toy"), folder / "plain", RenderOptions(name="plain", topology="fused", **one)
+    )
+    others = tuple(f"--model-repository={folder / name}" for name in ("fused", "merging", "plain"))
+    with TritonServer(folder / "bls", ServerOptions(extra_arguments=others)) as running:
+        yield running
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("route", "threshold"), [("easy", 1.0), ("hard", 0.0)])
+def test_who_asks_for_masks_gets_those_of_the_detector_that_answered(
+    server: TritonServer, model: str, route: str, threshold: float
+) -> None:
+    with Detector(server.grpc_url, model) as detector:
+        assert detector.has_masks
+        plain = detector.detect(image(100, blue=200), threshold=threshold)
+        found = detector.detect(image(100, blue=200), threshold=threshold, masks=True)
+    assert plain.masks is None and found.masks is not None
+    assert (found.route, len(found), len(found.masks)) == (route, 1, 1)
+    np.testing.assert_array_equal(found.masks.values[0], toy_mask(100, detector=DETECTOR[route]))
+    np.testing.assert_array_equal(found.boxes, plain.boxes)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_masks_that_nobody_wants_are_neither_sent_nor_computed(server: TritonServer, model: str) -> None:
+    """These pictures make masks fail, and them alone: those who ask for boxes never notice."""
+    broken = image(100, FAIL_MASKS, 200)
+    with Detector(server.grpc_url, model) as detector:
+        for threshold, route in ((1.0, "easy"), (0.0, "hard")):
+            assert detector.detect(broken, threshold=threshold).route == route
+            with pytest.raises(ServerError, match=r"stage .*failed"):
+                detector.detect(broken, threshold=threshold, masks=True)
+    client = triton.InferenceServerClient(server.grpc_url)
+    given = triton.InferInput("image", [1, SIZE, SIZE, 3], "UINT8")
+    given.set_data_from_numpy(image(100)[None])
+    sizes = {}
+    for outputs in (BOXES, (*BOXES, "masks"), ("masks",)):
+        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        answer = client.infer(model, [given], outputs=wanted).get_response()
+        assert [output.name for output in answer.outputs] == list(outputs)
+        sizes[outputs] = sum(map(len, answer.raw_output_contents))
+    client.close()
+    assert sizes[(*BOXES, "masks")] == sizes[BOXES] + sizes[("masks",)] == sizes[BOXES] + ROWS * 28 * 28
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_requests_that_are_answered_together_get_each_their_own(server: TritonServer, model: str) -> None:
+    """Some want masks, others do not; images of both routes, also in one request."""
+    reds = [20 + 9 * number for number in range(24)]
+    with Detector(server.grpc_url, model, timeout=60) as detector, ThreadPoolExecutor(8) as pool:
+        pictures = [image(red, blue=200, seed=red) for red in reds]
+        answers = list(
+            pool.map(lambda row: detector.detect(pictures[row], threshold=0.4, masks=row % 3 > 0), range(24))
+        )
+    for row, (red, found) in enumerate(zip(reds, answers, strict=True)):
+        assert found.route == ("hard" if red > 0.4 * 255 else "easy")
+        assert (found.masks is None) == (row % 3 == 0)
+        if found.masks is not None:
+            np.testing.assert_array_equal(found.masks.values[0], toy_mask(red, detector=DETECTOR[found.route]))
+    client = triton.InferenceServerClient(server.grpc_url)
+    inputs = [
+        triton.InferInput("image", [3, SIZE, SIZE, 3], "UINT8"),
+        triton.InferInput("threshold", [3, 1], "FP32"),
+    ]
+    inputs[0].set_data_from_numpy(np.stack([image(red) for red in (50, 150, 250)]))
+    inputs[1].set_data_from_numpy(np.full((3, 1), 0.4, np.float32))
+    answer = client.infer(model, inputs, outputs=[triton.InferRequestedOutput("masks")])
+    client.close()
+    for row, (red, number) in enumerate(((50, 1), (150, 2), (250, 2))):
+        np.testing.assert_array_equal(answer.as_numpy("masks")[row, 0], toy_mask(red, detector=number))
+
+
+def test_detector_1_answers_with_its_masks_if_detector_2_fails(server: TritonServer) -> None:
+    for model in MODELS:
+        with Detector(server.grpc_url, model, masks=True) as detector:
+            found = detector.detect(image(100, FAIL_DETECTOR2, 200), threshold=0.0)
+        assert found.route == "fallback" and found.masks is not None
+        np.testing.assert_array_equal(found.masks.values[0], toy_mask(100, detector=1))
+
+
+def test_every_way_to_ask_brings_the_same_masks(server: TritonServer) -> None:
+    """gRPC and HTTP, shared memory, waiting and in an event loop, one image and many; a detector's own default."""
+    picture = Image.fromarray(image(100, blue=200)).resize((90, 40), Image.Resampling.NEAREST)
+    with Detector(server.grpc_url, "fused") as detector:
+        expected = detector.detect(picture, masks=True)
+    assert expected.masks is not None and expected.masks.image_size == (90, 40)
+    for url in (server.grpc_url, f"http://{server.http_url}"):
+        for transport in ("network", "shared-memory"):
+            with Detector(url, "fused", transport=transport, masks=True) as detector:  # type: ignore[arg-type]
+                assert detector.transport == transport
+                assert detector.detect(picture) == expected
+                assert [*detector.detect_many([picture] * 3)] == [expected] * 3
+                assert detector.detect(picture, masks=False).masks is None
+
+        async def ask(address: str) -> None:
+            async with AsyncDetector(address, "fused") as later:
+                assert await later.detect(picture, masks=True) == expected
+                assert [one async for one in later.detect_many([picture] * 3, masks=True)] == [expected] * 3
+
+        asyncio.run(ask(url))
+
+
+def test_a_detector_without_masks_says_so_in_one_sentence(server: TritonServer, tmp_path: Path) -> None:
+    """Before anything is sent, and not once for each picture; also where masks are gone since the client connected."""
+    said = r"^model 'plain' gives boxes but no masks: ask without masks, or serve a detector that has them"
+    with Detector(server.grpc_url, "plain") as detector:
+        assert not detector.has_masks
+        with pytest.raises(BadRequestError, match=said):
+            detector.detect(image(100), masks=True)
+        with pytest.raises(BadRequestError, match=said):
+            [*detector.detect_many([image(100)] * 3, errors="return", masks=True)]
+        served = detector._connect(detector._deadline())
+        detector._served = type(served)(name="plain", fit=served.fit, class_names=served.class_names, has_masks=True)
+        with pytest.raises(BadRequestError, match=said):
+            detector.detect(image(100), masks=True)
+
+
+def test_image_files_get_masks_that_fit_their_own_pixels(server: TritonServer) -> None:
+    """The variant for files says which boxes masks span; with these, they are what the client makes of its answer."""
+    file = io.BytesIO()
+    Image.fromarray(image(100, blue=200)).resize((60, 90)).save(file, "PNG")
+    client = triton.InferenceServerClient(server.grpc_url)
+    given = triton.InferInput("image_bytes", [1, 1], "BYTES")
+    given.set_data_from_numpy(np.array([[file.getvalue()]], np.object_))
+    outputs = ("num_detections", "boxes", "masks", "mask_boxes", "image_size")
+    answer = client.infer("bls_encoded", [given], outputs=[triton.InferRequestedOutput(name) for name in outputs])
+    tensors = {name: answer.as_numpy(name)[0] for name in outputs}
+    alone = client.infer("bls_encoded", [given], outputs=[triton.InferRequestedOutput("mask_boxes")])
+    client.close()
+    np.testing.assert_array_equal(alone.as_numpy("mask_boxes")[0], tensors["mask_boxes"])
+    count = int(tensors["num_detections"][0])
+    with Detector(server.grpc_url, "bls") as detector:
+        expected = detector.detect(file.getvalue(), masks=True, min_score=0)
+    size = (int(tensors["image_size"][0]), int(tensors["image_size"][1]))
+    found = Masks(values=tensors["masks"][:count], boxes=tensors["mask_boxes"][:count], image_size=size)
+    assert found == expected.masks and size == (60, 90)
+    assert (tensors["mask_boxes"][0] != tensors["boxes"][0]).any()  # this object is far larger than the picture
+
+
+def test_the_command_draws_masks_and_writes_run_lengths(
+    server: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "street.png"
+    Image.fromarray(image(250, blue=200)).save(picture)
+    words = ["detect", str(picture), "--url", server.grpc_url, "--threshold", "1", "--output", str(tmp_path / "drawn")]
+    assert run(dyndet, [*words, "--model", "bls", "--masks", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (one,) = told["detections"]
+    assert coco.decode(one["segmentation"]).shape == (SIZE, SIZE)
+    with Detector(server.grpc_url, "bls") as detector:
+        mask = detector.detect(picture, threshold=1.0, masks=True)[0].mask
+    assert mask is not None and mask.any()
+    np.testing.assert_array_equal(coco.decode(one["segmentation"]), mask)
+    masked = np.asarray(Image.open(tmp_path / "drawn" / "street-detected.jpg")).astype(int)
+    assert run(dyndet, [*words, "--model", "bls", "--json"]) == 0
+    assert "segmentation" not in json.loads(capsys.readouterr().out)["detections"][0]
+    plain = np.asarray(Image.open(tmp_path / "drawn" / "street-detected.jpg")).astype(int)
+    assert abs(masked - plain)[-SIZE:][8:-8, 8:-8].mean() > 10  # the mask shines through
+    assert run(dyndet, [*words, "--model", "plain", "--masks"]) == 6
+    assert "model 'plain' gives boxes but no masks" in capsys.readouterr().err
+
+
+def test_a_build_with_masks_is_probed_with_them(server: TritonServer) -> None:
+    for model in ("bls", "plain"):
+        assert probe(server.grpc_url, model, metrics_url=server.metrics_url) > 0
