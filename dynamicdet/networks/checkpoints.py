@@ -39,8 +39,8 @@ AnyDetector = DynamicDetector | StaticDetector | TwoStageDetector
 
 FORMAT = "dyndet"
 FORMAT_VERSIONS = ("1", "2")
-"""2 has entries that 1 has not: the form of a router that is not the published one, what trained the detectors, and how a
-two-stage network differs from others of its name"""
+"""2 has entries that 1 has not: the form of a router that is not the published one, what trained the detectors, and how
+a two-stage network differs from others of its name"""
 CHECKSUM = "sha256"  # of the other entries and of all tensors; files of older releases have none
 
 _SAFETENSORS = b"\0\0\0\0{"  # bytes 4 to 8: the upper half of the header's length, then the header
@@ -108,6 +108,9 @@ def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 
 def load(path: str | os.PathLike[str], architecture: str | None = None) -> DynamicDetector | TwoStageDetector:
     """A dynamic detector in evaluation mode from one of our files or a published checkpoint.
+
+    Public static Faster and Mask R-CNNs (mmdetection's, torchvision's) become two-stage dynamic ones: both backbones
+    get their weights, the links stay silent, and the router is random.
 
     Without `architecture`, our own file names it, and a published file is recognised by the names of its weights. No
     tensor is read before names, shapes and bytes were compared with the network's.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dynamicdet.networks.info import NetworkInfo
 
 _HARD_SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
+_TWICE = "2 FLOPs a MAC"  # papers of two-stage detectors call a MAC a FLOP
 
 
 @click.command("info")
@@ -29,9 +30,9 @@ _HARD_SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 def command(source: str, num_classes: int | None, input_size: int | None, as_json: bool) -> None:
     """Show parameters, GFLOPs of both routes and the features that cross stages; or what a bundle holds.
 
-    NAME is a dynamic network (dy-yolov7, dy-yolov7-x, dy-yolov7-w6, dy-yolov7-pico) or a static one (yolov7-pico-s,
-    yolov7-pico-m, yolov7-pico-l). FILE is a checkpoint. BUNDLE is the folder of a bundle: its stages, and of a pair
-    also its detectors and its router.
+    NAME is a dynamic network (dy-yolov7, dy-yolov7-x, dy-yolov7-w6, dy-yolov7-pico; of two stages: dy-faster-rcnn-r50,
+    dy-mask-rcnn-swin-t, dy-mask-rcnn-pico) or a static one (yolov7-pico-s, yolov7-pico-m, yolov7-pico-l). FILE is a
+    checkpoint. BUNDLE is the folder of a bundle: its stages, and of a pair also its detectors and its router.
 
     \b
     Examples:
@@ -61,7 +62,7 @@ def command(source: str, num_classes: int | None, input_size: int | None, as_jso
         )
     )
     if result.static:
-        console.print(f"{result.easy_gflops:.2f} GFLOPs; a static detector, without a router")
+        console.print(f"{result.easy_gflops:.2f} GFLOPs ({_TWICE}); a static detector, without a router")
         return
     console.print(_gflops_table(result))
     console.print()
@@ -97,10 +98,11 @@ def _tensor(tensor: Tensor) -> str:
 
 
 def _gflops_table(result: NetworkInfo) -> Table:
-    table = Table("hard images", "GFLOPs", box=None, header_style="bold", pad_edge=False)
+    table = Table("hard images", f"GFLOPs ({_TWICE})", "GMACs", box=None, header_style="bold", pad_edge=False)
     notes = {0.0: "  (easy route)", 1.0: "  (hard route)"}
     for share in _HARD_SHARES:
-        table.add_row(f"{share:.0%}", f"{result.gflops_at(share):.2f}{notes.get(share, '')}")
+        gflops = result.gflops_at(share)
+        table.add_row(f"{share:.0%}", f"{gflops:.2f}", f"{gflops / 2:.2f}{notes.get(share, '')}")
     return table
 
 
