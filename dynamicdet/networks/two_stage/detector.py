@@ -26,7 +26,7 @@ from dynamicdet.networks.two_stage.heads import Heads
 from dynamicdet.networks.two_stage.operators import Operators
 from dynamicdet.networks.two_stage.regions import level_anchors
 from dynamicdet.networks.two_stage.residual import LinkedResidual, ResidualBackbone, ResidualLinks
-from dynamicdet.networks.two_stage.selection import Answers, Chosen, Pairs, Proposals
+from dynamicdet.networks.two_stage.selection import Answers, Chosen, Pairs, Proposals, Regions
 from dynamicdet.networks.two_stage.swin import LinkedSwin, SwinBackbone, SwinLinks
 
 TOKENS = "tokens"
@@ -78,7 +78,8 @@ class TwoStageDetector(RoutedNetwork):
         self.heads1 = Heads(spec, num_classes)
         self.heads2 = None if spec.shared_heads else Heads(spec, num_classes)
         for name, values in (("mean", _MEAN), ("spread", _SPREAD)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+            # On the CPU even where weights get no memory yet: a checkpoint does not fill it.
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(1, 3, 1, 1), persistent=False)
         self.freeze()
 
     def fresh_router(self, form: RouterForm) -> Router:
@@ -152,6 +153,24 @@ class TwoStageDetector(RoutedNetwork):
             torch.cat([selection.flatten_deltas(level) for level in deltas], dim=1),
         )
 
+    def regions(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor] | None = None,
+        *,
+        limits: ProposalLimits | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Regions:
+        """The best regions of each level, which enter the suppression; for the arguments see `proposals`."""
+        return selection.best_regions(
+            logits,
+            deltas,
+            self.anchors_of(logits) if anchors is None else anchors,
+            limits=limits or self.spec.limits.proposals,
+            size=size or self.image_size(logits),
+        )
+
     @torch.no_grad()
     def proposals(
         self,
@@ -166,31 +185,21 @@ class TwoStageDetector(RoutedNetwork):
 
         `size` is the image's height and width, by default as the maps say.
         """
-        return selection.propose(
-            logits,
-            deltas,
-            self.anchors_of(logits) if anchors is None else anchors,
-            limits=limits or self.spec.limits.proposals,
-            size=size or self.image_size(logits),
-            operators=self.operators,
-        )
+        limits, size = limits or self.spec.limits.proposals, size or self.image_size(logits)
+        regions = self.regions(logits, deltas, anchors, limits=limits, size=size)
+        return selection.propose(regions, limits=limits, size=size, operators=self.operators)
 
     def roi_features(self, pyramid: Sequence[Tensor], boxes: Tensor, output: int) -> Tensor:
-        """Features (B, K, C, output, output) of boxes (B, K, 4), each from the level that fits its size.
-
-        Every level is sampled for all boxes, and each box keeps its own: so shapes are static.
-        """
-        strides = self.spec.strides
+        """Features (B, K, C, output, output) of boxes (B, K, 4), each from the level that fits its size."""
+        strides = self.spec.strides[: self.spec.roi_levels]
         boxes = boxes.float()
         left, top, right, bottom = torch.split(boxes, 1, dim=-1)
         area = ((right - left) * (bottom - top)).squeeze(-1)  # (B, K)
-        rois = self.operators.roi(pyramid[0], boxes, strides[0], output, self.spec.aligned)
-        for level, stride in enumerate(strides[1:], 1):
+        levels = torch.zeros_like(area, dtype=torch.int64)
+        for level in range(1, len(strides)):
             # sqrt(area) >= 2^level x finest, without the logarithm, whose rounding differs between programs
-            reaches = area >= (self.spec.roi_finest * 2.0**level) ** 2
-            found = self.operators.roi(pyramid[level], boxes, stride, output, self.spec.aligned)
-            rois = torch.where(reaches[:, :, None, None, None], found, rois)
-        return rois
+            levels = levels + (area >= (self.spec.roi_finest * 2.0**level) ** 2).to(torch.int64)
+        return self.operators.rois(pyramid[: len(strides)], boxes, levels, strides, output, self.spec.aligned)
 
     def class_outputs(self, route: Route, pyramid: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, K, C + 1), background last, and deltas (B, K, C, 4) of boxes (B, K, 4) in pixels."""

@@ -234,7 +234,7 @@ def shift_mask(height: int, width: int, size: int, shift: int, device: torch.dev
 
 def relative_position(size: int) -> Tensor:
     """For each pair of tokens of a window, (N, N): the row of the bias table."""
-    place = torch.arange(size)
+    place = torch.arange(size, device="cpu")  # a constant, also where weights get no memory yet
     rows, columns = place.repeat_interleave(size), place.repeat(size)
     down, right = rows[:, None] - rows, columns[:, None] - columns
     return (down + size - 1) * (2 * size - 1) + right + size - 1
