@@ -17,6 +17,8 @@ STAGES: tuple[StageName, ...] = ("backbone1", "head1", "detector2")
 """of a dynamic detector"""
 PAIR_STAGES: tuple[StageName, ...] = ("detector1", "detector2")
 """of a pair of detectors that share nothing"""
+Target = Literal["onnxruntime", "tensorrt"]
+"""what runs the graphs of a two-stage detector: the form in which they read features of boxes depends on it"""
 OWN: StageName = "detector1_own"
 """detector 1 for pictures that its own rule fitted; of a pair whose detectors fit pictures by different rules"""
 ALL_STAGES: tuple[StageName, ...] = ("backbone1", "head1", "detector1", OWN, "detector2")

@@ -176,21 +176,15 @@ class TwoStageDetector(RoutedNetwork):
         )
 
     def roi_features(self, pyramid: Sequence[Tensor], boxes: Tensor, output: int) -> Tensor:
-        """Features (B, K, C, output, output) of boxes (B, K, 4), each from the level that fits its size.
-
-        Every level is sampled for all boxes, and each box keeps its own: so shapes are static.
-        """
+        """Features (B, K, C, output, output) of boxes (B, K, 4), each from the level that fits its size."""
         strides = self.spec.strides
         boxes = boxes.float()
         left, top, right, bottom = torch.split(boxes, 1, dim=-1)
-        area = ((right - left) * (bottom - top)).squeeze(-1)  # (B, K)
-        rois = self.operators.roi(pyramid[0], boxes, strides[0], output, self.spec.aligned)
-        for level, stride in enumerate(strides[1:], 1):
-            # sqrt(area) >= 2^level x finest, without the logarithm, whose rounding differs between programs
-            reaches = area >= (self.spec.roi_finest * 2.0**level) ** 2
-            found = self.operators.roi(pyramid[level], boxes, stride, output, self.spec.aligned)
-            rois = torch.where(reaches[:, :, None, None, None], found, rois)
-        return rois
+        area = (right - left) * (bottom - top)  # (B, K, 1)
+        # sqrt(area) >= 2^level x finest, without the logarithm, whose rounding differs between programs
+        least = torch.tensor([(self.spec.roi_finest * 2.0**level) ** 2 for level in range(1, len(strides))])
+        levels = (area >= least.to(area.device)).sum(dim=-1)  # (B, K)
+        return self.operators.rois(pyramid[: len(strides)], boxes, levels, strides, output, self.spec.aligned)
 
     def class_outputs(self, route: Route, pyramid: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, K, C + 1), background last, and deltas (B, K, C, 4) of boxes (B, K, 4) in pixels."""

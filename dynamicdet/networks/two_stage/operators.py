@@ -1,8 +1,9 @@
-"""The two operations that exported graphs do in another form: suppression, and features of a region of a map."""
+"""The two operations that exported graphs do in another form: suppression, and features of boxes on maps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,36 +36,70 @@ def keep_best(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: floa
         stay = following
 
 
-def roi_features(feature: Tensor, boxes: Tensor, stride: int, output: int, aligned: bool) -> Tensor:
-    """RoIAlign, averaging 2 x 2 samples per bin: map (B, C, H, W) and boxes (B, K, 4) to (B, K, C, output, output).
+def roi_features(
+    maps: Sequence[Tensor], boxes: Tensor, levels: Tensor, strides: Sequence[int], output: int, aligned: bool
+) -> Tensor:
+    """RoIAlign, averaging 2 x 2 samples per bin, of boxes (B, K, 4) each on one of some maps (B, C, H, W).
 
-    Boxes are in pixels of the image and inside it, where this is exactly RoIAlign's result: its coordinates and
-    grid_sample's both end at the outermost pixel centres. `aligned` puts pixel centres at half pixels; without it, they
-    are at whole ones, and boxes are at least one pixel of the map wide and high. Coordinates are in single precision.
+    Gives (B, K, C, output, output). Boxes are in pixels of the image and inside it; `levels` (B, K) are the numbers of
+    their maps, and `strides` those of the maps. `aligned` puts pixel centres at half pixels; without it, they are at
+    whole ones, and boxes are at least one pixel of the map wide and high. Samples beyond the outermost pixel centres
+    take their values, which is exactly RoIAlign's result for boxes inside the image. Coordinates are in single
+    precision.
+
+    The maps lie side by side in one (see `side_by_side`), so each box is sampled on its own map alone.
     """
-    batch, channels, height, width = feature.shape
-    count, side = boxes.shape[1], SAMPLES * output
-    left, top, right, bottom = torch.split(boxes.float() * (1.0 / stride), 1, dim=-1)  # (B, K, 1) each
-    wide, high = right - left, bottom - top
-    if not aligned:
-        wide, high = wide.clamp(min=1.0), high.clamp(min=1.0)
-        left, top = left + 0.5, top + 0.5  # grid_sample has pixel centres at half pixels
-    step = (torch.arange(side, dtype=torch.float32, device=boxes.device) + 0.5) / side
-    x = (left + step * wide) * (2.0 / width) - 1.0  # (B, K, side), -1 to 1 from border to border
-    y = (top + step * high) * (2.0 / height) - 1.0
-    grid = torch.stack(
-        [x.unsqueeze(2).expand(-1, -1, side, -1), y.unsqueeze(3).expand(-1, -1, -1, side)], dim=-1
-    )  # (B, K, side, side, 2)
+    side = SAMPLES * output
+    whole, corners = side_by_side([level.float() for level in maps])
+    low, size = in_cells(boxes, levels, strides, aligned=aligned)
+    last = looked_up([(width - 1, height - 1) for height, width in map(sides, maps)], levels)
+    steps = (torch.arange(side, dtype=torch.float32, device=boxes.device) + 0.5) / side
+    points = low.unsqueeze(2) + steps[:, None] * size.unsqueeze(2)  # (B, K, side, 2) x and y of columns and rows
+    points = torch.minimum(points.clamp(min=0.0), last.unsqueeze(2)) + looked_up(corners, levels).unsqueeze(2)
+    height, width = sides(whole)
+    x, y = torch.split(points, 1, dim=-1)  # (B, K, side, 1); the centre of the first pixel is 0
+    x = (x.transpose(2, 3) + 0.5) * (2.0 / width) - 1.0  # -1 to 1 from border to border
+    y = (y + 0.5) * (2.0 / height) - 1.0
+    grid = torch.stack([x.expand(-1, -1, side, -1), y.expand(-1, -1, -1, side)], dim=-1)  # (B, K, side, side, 2)
     samples = functional.grid_sample(
-        feature.float(),
-        grid.reshape(batch, count * side, side, 2),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
+        whole, grid.flatten(1, 2), mode="bilinear", padding_mode="border", align_corners=False
     )
     bins = functional.avg_pool2d(samples, SAMPLES)  # (B, C, K * output, output)
-    rois = bins.reshape(batch, channels, count, output, output).transpose(1, 2)
-    return rois.to(feature.dtype)
+    return bins.unflatten(2, (boxes.shape[1], output)).transpose(1, 2).to(maps[0].dtype)
+
+
+def side_by_side(maps: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Maps in one: the first on the left, the others below each other on its right; and x, y of their corners."""
+    if len(maps) == 1:
+        return maps[0], [(0, 0)]
+    (first_height, first_width), *others = (sides(level) for level in maps)
+    width = max(own for _, own in others)
+    height = max(first_height, sum(own for own, _ in others))
+    tops = itertools.accumulate((own for own, _ in others[:-1]), initial=0)
+    column = torch.cat([functional.pad(level, [0, width - sides(level)[1]]) for level in maps[1:]], dim=2)
+    halves = [functional.pad(half, [0, 0, 0, height - sides(half)[0]]) for half in (maps[0], column)]
+    return torch.cat(halves, dim=3), [(0, 0), *((first_width, top) for top in tops)]
+
+
+def in_cells(boxes: Tensor, levels: Tensor, strides: Sequence[int], *, aligned: bool) -> tuple[Tensor, Tensor]:
+    """Top left corners and sizes (B, K, 2) of boxes in pixels of their maps; the centre of the first pixel is 0."""
+    low, high = torch.split(boxes.float() * looked_up([(1.0 / stride,) for stride in strides], levels), 2, dim=-1)
+    if aligned:
+        return low - 0.5, high - low
+    return low, (high - low).clamp(min=1.0)
+
+
+def looked_up(rows: Sequence[Sequence[float]], levels: Tensor) -> Tensor:
+    """For each box, (B, K, F), the row of numbers of its level (B, K)."""
+    return torch.tensor(rows, dtype=torch.float32, device=levels.device)[levels]
+
+
+def sides(level: Tensor) -> tuple[int, int]:
+    """Height and width of a map as plain numbers, which tracing makes tensors."""
+    return int(level.shape[2]), int(level.shape[3])
+
+
+RoiFeatures = Callable[[Sequence[Tensor], Tensor, Tensor, Sequence[int], int, bool], Tensor]
 
 
 @dataclass(frozen=True)
@@ -72,4 +107,4 @@ class Operators:
     """The forms that a network uses."""
 
     keep: Callable[[Tensor, Tensor, Tensor, float], Tensor] = keep_best
-    roi: Callable[[Tensor, Tensor, int, int, bool], Tensor] = roi_features
+    rois: RoiFeatures = roi_features
