@@ -117,7 +117,7 @@ def test_a_served_detector_has_the_mask_ap_of_its_bundle(server: TritonServer, t
 
     The boxes of both are right, and reach far out of the pictures, some of which are twice as large as the input.
     """
-    data = write_coloured(tmp_path / "data", reds=(252, 126, 126, 252), sizes=(SIZE, 2 * SIZE, SIZE, 2 * SIZE))
+    data = write_coloured(tmp_path / "data", reds=(252, 252, 126, 126), sizes=(SIZE, 2 * SIZE, SIZE, 2 * SIZE))
     served = [evaluate(url=server.grpc_url, model=model, data=data, random_draws=1) for model in MODELS[:2]]
     bundle = evaluate(server.repository.parent / "toy", data=data, random_draws=1)
     for report in (bundle, *served):
