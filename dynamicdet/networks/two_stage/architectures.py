@@ -210,7 +210,7 @@ DY_MASK_RCNN_PICO = TwoStageModel(
     second=ResidualSecond(
         start=8,
         stages=(
-            Residual(64, 5, stride=1, kind="basic"),
+            Residual(64, 4, stride=1, kind="basic"),
             Residual(128, 3, kind="basic"),
             Residual(192, 1, kind="basic"),
         ),
