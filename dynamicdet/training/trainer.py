@@ -15,12 +15,14 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from dynamicdet.files import whole_file
-from dynamicdet.networks.network import DynamicDetector, StaticDetector
+from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector, TwoStageDetector
 from dynamicdet.training.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.training.objectives import Objective, RawMapsObjective
 from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
 from dynamicdet.training.schedule import learning_rate
 from dynamicdet.training.state import read_state
+from dynamicdet.training.two_stage.objective import TwoStageObjective
+from dynamicdet.training.two_stage.recipe import TwoStageRecipe
 
 _STATE_VERSION = 2
 _MAY_CHANGE = ("epochs", "final_epochs")  # in a recipe, when a training is resumed
@@ -31,7 +33,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: DynamicDetector | StaticDetector,
+        model: Network,
         recipe: DetectorRecipe,
         fabric: Fabric,
         *,
@@ -176,6 +178,10 @@ class Trainer:
         return state.epochs_done
 
 
-def objective_of(model: DynamicDetector | StaticDetector, recipe: DetectorRecipe) -> Objective:
-    """What is computed for this kind of network."""
-    return RawMapsObjective(model, recipe)
+def objective_of(model: Network, recipe: DetectorRecipe) -> Objective:
+    """What is computed for this kind of network and recipe. Raises TypeError for others."""
+    if isinstance(model, TwoStageDetector) and isinstance(recipe, TwoStageRecipe):
+        return TwoStageObjective(model, recipe)
+    if isinstance(model, DynamicDetector | StaticDetector):
+        return RawMapsObjective(model, recipe)
+    raise TypeError(f"{type(model).__name__} is not trained with a {type(recipe).__name__}")

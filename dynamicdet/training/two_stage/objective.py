@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dynamicdet.errors import InputError
 from dynamicdet.networks.network import Route
 from dynamicdet.networks.two_stage.detector import TwoStageDetector
+from dynamicdet.networks.two_stage.residual import ResidualBackbone
 from dynamicdet.training.batches import Batch
 from dynamicdet.training.objectives import Objective, adamw, groups_of
 from dynamicdet.training.two_stage.losses import Losses, OverBatch, detector_losses
@@ -31,12 +32,20 @@ class TwoStageObjective(Objective):
         self.recipe = recipe
         self.detectors = len(_ROUTES)
         self.moments = ("momentum_buffer",) if recipe.optimizer == "sgd" else ("step", "exp_avg", "exp_avg_sq")
+        model.freeze()
         model.router.requires_grad_(False)
+        if recipe.frozen == "stem":
+            for part in _first_layers(model):
+                part.requires_grad_(False)
         self.module = _BothLosses(model, recipe)
 
     def begin_epoch(self, epoch: int) -> None:
         """The random numbers of an epoch do not depend on how many epochs ran before in this process."""
         self.model.router.eval()
+        if self.recipe.frozen != "usual":
+            for part in self.model.modules():
+                if isinstance(part, nn.BatchNorm2d):
+                    part.eval()
         torch.manual_seed(_number(self.recipe.seed, epoch))
 
     def losses(self, wrapped: nn.Module, x: Tensor, batch: Batch, place: tuple[int, ...]) -> Tensor:
@@ -99,6 +108,14 @@ class _BothLosses(nn.Module):
             self.recipe.gains,
             OverBatch(),
         )
+
+
+def _first_layers(model: TwoStageDetector) -> tuple[nn.Module, ...]:
+    """What a start from published weights may leave as it is."""
+    first = model.backbone1
+    if isinstance(first, ResidualBackbone):
+        return first.stem, first.stages[0]
+    return first.embed, first.embed_norm
 
 
 def _number(*parts: int) -> int:
