@@ -129,8 +129,8 @@ class Detector(BaseDetector):
                 nor sent. `has_masks` says whether the model has them.
 
         Raises InputError for an image that cannot be read or an option out of range, ServerUnreachableError,
-        BadRequestError (such as an unknown operating point, or a model without masks), OverloadedError,
-        DeadlineExceededError, or another ServerError.
+        BadRequestError (such as an unknown operating point, or NoMasksError), OverloadedError, DeadlineExceededError,
+        or another ServerError.
         """
         options = self._options(
             threshold=threshold,

@@ -16,13 +16,18 @@ import tritonclient.grpc as triton
 from PIL import Image
 from pycocotools import mask as coco
 
+from dyndet_bench.comparisons.masks import measure_mask_cost
+from dyndet_bench.measuring.measure import measure
+from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
+from dyndet_bench.measuring.served import Served
+from dyndet_bench.measuring.workload import Workload
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.evaluation.evaluate import evaluate
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.remote.probe import probe
 from dyndet_builder.server.triton import TritonServer
-from dyndet_client import AsyncDetector, BadRequestError, Detector, Masks, ServerError
+from dyndet_client import AsyncDetector, Detector, Masks, NoMasksError, ServerError
 from tests.support.toy_bundle import CLASSES, FAIL_DETECTOR2, FAIL_MASKS, ROWS, SIZE, image, toy_mask, write_toy_bundle
 
 MODELS = ("bls", "fused", "merging")
@@ -83,6 +88,22 @@ def test_masks_that_nobody_wants_are_neither_sent_nor_computed(server: TritonSer
         sizes[outputs] = sum(map(len, answer.raw_output_contents))
     client.close()
     assert sizes[(*BOXES, "masks")] == sizes[BOXES] + sizes[("masks",)] == sizes[BOXES] + ROWS * 28 * 28
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_who_names_all_outputs_can_do_without_masks(server: TritonServer, model: str) -> None:
+    """As perf_analyzer names them: what it measures is what most clients ask for."""
+    with Served(server.grpc_url, model, metrics_url=server.metrics_url) as served:
+        picture = image(100, FAIL_MASKS, 200)
+        with pytest.raises(ServerError, match=r"stage .*failed"):
+            served.infer(picture, threshold=1.0, outputs=(*BOXES, "masks"))
+        with pytest.raises(ServerError, match="answered without masks"):
+            served.infer(picture, threshold=1.0, outputs=(*BOXES, "masks"), parameters={"dyndet_masks": False})
+        with pytest.raises(ServerError, match="dyndet_masks must be true or false, not 'no'"):
+            served.infer(picture, threshold=1.0, outputs=BOXES, parameters={"dyndet_masks": "no"})
+        if model == "fused":
+            with Workload([picture]) as workload:
+                assert measure(served, find_perf_analyzer(), workload, threshold=1.0, requests=8).requests == 8
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -178,13 +199,13 @@ def test_a_detector_without_masks_says_so_in_one_sentence(server: TritonServer, 
     said = r"^model 'plain' gives boxes but no masks: ask without masks, or serve a detector that has them"
     with Detector(server.grpc_url, "plain") as detector:
         assert not detector.has_masks
-        with pytest.raises(BadRequestError, match=said):
+        with pytest.raises(NoMasksError, match=said):
             detector.detect(image(100), masks=True)
-        with pytest.raises(BadRequestError, match=said):
+        with pytest.raises(NoMasksError, match=said):
             [*detector.detect_many([image(100)] * 3, errors="return", masks=True)]
         served = detector._connect(detector._deadline())
         detector._served = type(served)(name="plain", fit=served.fit, class_names=served.class_names, has_masks=True)
-        with pytest.raises(BadRequestError, match=said):
+        with pytest.raises(NoMasksError, match=said):
             detector.detect(image(100), masks=True)
 
 
@@ -210,6 +231,19 @@ def test_image_files_get_masks_that_fit_their_own_pixels(server: TritonServer) -
     assert (tensors["mask_boxes"][0] != tensors["boxes"][0]).any()  # this object is far larger than the picture
 
 
+def test_the_example_of_the_documentation_shows_masks(
+    server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(image(250, blue=200)).save("street.jpg", quality=100)
+    text = (Path(__file__).parents[2] / "docs" / "client.md").read_text().partition("## Masks")[2]
+    code = text.partition("```python\n")[2].partition("```")[0].replace("127.0.0.1:8001", server.grpc_url)
+    names: dict[str, Any] = {}
+    exec(code.replace(f'Detector("{server.grpc_url}")', f'Detector("{server.grpc_url}", "bls")'), names)
+    assert names["everything"].shape == (len(names["found"]), SIZE, SIZE)
+    assert f"{int(names['everything'][0].sum())} pixels" in capsys.readouterr().out
+
+
 def test_the_command_draws_masks_and_writes_run_lengths(
     server: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,8 +263,21 @@ def test_the_command_draws_masks_and_writes_run_lengths(
     assert "segmentation" not in json.loads(capsys.readouterr().out)["detections"][0]
     plain = np.asarray(Image.open(tmp_path / "drawn" / "street-detected.jpg")).astype(int)
     assert abs(masked - plain)[-SIZE:][8:-8, 8:-8].mean() > 10  # the mask shines through
-    assert run(dyndet, [*words, "--model", "plain", "--masks"]) == 6
+    assert run(dyndet, [*words, "--model", "plain", "--masks"]) == 2
     assert "model 'plain' gives boxes but no masks" in capsys.readouterr().err
+
+
+def test_what_masks_cost_is_measured(server: TritonServer, tmp_path: Path) -> None:
+    for number in range(2):
+        Image.fromarray(image(100, seed=number)).save(tmp_path / f"{number}.png")
+    record = measure_mask_cost(server.grpc_url, model="fused", images=tmp_path, rounds=2)
+    assert (record.images, record.rounds, record.topology) == (2, 2, "fused")
+    for cost in (record.easy, record.hard):
+        assert 0 < cost.ratio_low <= cost.ratio <= cost.ratio_high
+        assert ROWS * 784 <= cost.with_bytes - cost.without_bytes < ROWS * 784 + 100
+    assert record.paste_ms is not None and record.paste_ms > 0
+    with pytest.raises(NoMasksError):
+        measure_mask_cost(server.grpc_url, model="plain", images=tmp_path)
 
 
 def test_a_build_with_masks_is_probed_with_them(server: TritonServer) -> None:
