@@ -41,6 +41,10 @@ class Detections:
     boxes: Tensor
     scores: Tensor
     classes: Tensor
+    masks: Tensor | None = None
+    """(n, 28, 28) uint8, how surely each part of the box belongs to the object, 0 to 255; None: no masks"""
+    frames: Tensor | None = None
+    """(n, 4) what the masks fill, where that is not the boxes: a box that was clipped has its mask from before"""
 
 
 @torch.no_grad()

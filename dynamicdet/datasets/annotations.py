@@ -58,6 +58,8 @@ class CocoFiles:
     """hash of the annotations and of the images' names, sizes and times"""
     annotation_ids: Sequence[object]
     """of the entries that have all fields, None where there is none"""
+    segmentations: Sequence[object]
+    """of the same entries, as they are in the file; empty unless read with `masks`"""
     findings: Findings
 
     @property
@@ -67,30 +69,32 @@ class CocoFiles:
 
     def settle(self, table: ObjectTable, sizes: IntArray) -> ObjectTable:
         """The objects that can be used, see `objects.settle`; what is unusual about them goes to the findings."""
-        return settle(table, sizes, self._name_object, self.class_names, self.findings)
+        return settle(table, sizes, self.name_object, self.class_names, self.findings)
 
-    def _name_object(self, image: int, entry: int) -> str:
+    def name_object(self, image: int, entry: int) -> str:
+        """How a message names an object."""
         name = name_annotation(entry, self.annotation_ids[entry])
         return f"{name} in {printable(self.file_names[image], limit=200)}"
 
-    def summary(self, usable: ObjectTable) -> DataSummary:
-        """What the data set has, given the objects that `settle` left."""
+    def summary(self, usable: ObjectTable, masks: int = 0) -> DataSummary:
+        """What the data set has, given the objects that `settle` left, and how many of them have masks."""
         return DataSummary(
             images=len(self.file_names),
             objects=int((~usable.crowd).sum()),
             classes=len(self.class_names),
+            masks=masks,
             notes=tuple(finding for finding in self.findings.all() if not finding.fatal),
         )
 
 
 def read_annotations(
-    source: Path | str | Place, images: Path | str | None = None, *, split: Split = "train"
+    source: Path | str | Place, images: Path | str | None = None, *, split: Split = "train", masks: bool = False
 ) -> CocoFiles:
     """Read a data set's annotations, look for its images, and collect all faults in `findings`.
 
     `source`, `images` and `split` are those of `layout.locate`. Raises InputError in one sentence if the file cannot be
     read, is larger than `LARGEST_FILE` or is not COCO JSON. Other faults are left to the caller:
-    `findings.raise_any(file)`.
+    `findings.raise_any(file)`. With `masks`, the segmentations are kept; `masks.read_masks` checks them.
     """
     place = source if isinstance(source, Place) else locate(source, images, split=split)
     content, digest = _parse(place.annotations)
@@ -122,6 +126,7 @@ def read_annotations(
         table=table,
         digest=hashlib.sha256((digest + stamps).encode(errors="backslashreplace")).hexdigest()[:16],
         annotation_ids=annotation_ids,
+        segmentations=[entry.get("segmentation") for entry in objects] if masks else (),
         findings=findings,
     )
     files.settle(table, sizes)

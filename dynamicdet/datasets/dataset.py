@@ -1,12 +1,10 @@
 """COCO data sets, fitted into a detector's input once and stored as uint8.
 
-Decoding costs more than training a small network. So each image is decoded once, into memory or into a memory-mapped
-file that later processes use again.
+Masks stay run-length codes in memory, and are decoded for one image at a time.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +15,14 @@ import numpy as np
 from dynamicdet.aliases import BoolArray, Float32Array, IntArray, Progress, UInt8Array, silent
 from dynamicdet.datasets.annotations import CocoFiles, read_annotations
 from dynamicdet.datasets.findings import DataSummary
-from dynamicdet.datasets.frames import Fault, Frame, each_picture, fit, look, read_frames
+from dynamicdet.datasets.fitting import decode, stored
+from dynamicdet.datasets.frames import read_frames
 from dynamicdet.datasets.layout import Split
+from dynamicdet.datasets.masks import fitted, read_masks
 from dynamicdet.datasets.objects import ObjectTable
+from dynamicdet.datasets.placing import fit
+from dynamicdet.datasets.segmentations import Rle
 from dynamicdet.errors import InputError
-from dynamicdet.files import whole_file
 from dynamicdet.letterbox import Fit, Letterboxed
 from dynamicdet.pictures import spread
 from dynamicdet.text import printable
@@ -33,6 +34,8 @@ class Labels:
 
     boxes: Float32Array
     classes: IntArray
+    masks: UInt8Array | None = None
+    """(n, H, W) of the fitted image, 0 or 1; only where they were asked for"""
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,26 @@ class CocoDataset:
     """COCO id of each class index"""
     class_names: tuple[str, ...]
     annotations: Mapping[str, Any]
-    """images, usable objects and categories in COCO's form, boxes in pixels of the images as they are"""
+    """images, usable objects and categories in COCO's form, boxes and masks in pixels of the images as they are"""
+    coded_masks: tuple[tuple[Rle, ...], ...] | None = None
+    """of the objects in `labels`, in pixels of the images as they are; None unless read with masks"""
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether it was read with masks."""
+        return self.coded_masks is not None
+
+    def masks(self, index: int) -> UInt8Array:
+        """Masks (n, H, W) of a fitted image, 0 or 1, in the order of `labels[index]`; each has a pixel at least.
+
+        Raises ValueError if the data set was read without masks.
+        """
+        if self.coded_masks is None:
+            raise ValueError(f"{printable(self.folder)} was read without masks")
+        return fitted(self.coded_masks[index], self.labels[index].boxes, self.placements[index], self.fit)
 
     @property
     def objects_per_image(self) -> float:
@@ -87,43 +106,50 @@ def read_dataset(
     cache: Path | str | None = None,
     split: Split = "train",
     trust_pictures: bool = False,
+    masks: bool | None = False,
     progress: Progress = silent,
 ) -> CocoDataset:
     """Read a data set for a detector's input: a square's side in pixels, or a rule of fitting.
 
     `source`, `images` and `split` are those of `layout.locate`. With the folder `cache`, the fitted images are stored
     there in one file that later calls map into memory (its name depends on annotations, images and `size`).
-    `trust_pictures` fits the boxes to pictures of another size than annotated.
+    `trust_pictures` fits the boxes to pictures of another size than annotated. With `masks`, each object needs a
+    segmentation (and pycocotools is needed); without, they are not looked at. None: with masks if each object has a
+    segmentation.
 
     Raises InputError for a data set that cannot be used: with the most important fault, and before the pictures are
     decoded if their headers show it.
     """
     rule = size if isinstance(size, Fit) else Fit.square(size)
+    files = read_annotations(source, images, split=split, masks=masks is not False)
+    files.findings.raise_any(files.place.annotations)
+    wanted = _all_segmented(files) if masks is None else masks
+
+    def place(frames: IntArray) -> UsableFiles:
+        return _placed(files, frames, trust_pictures=trust_pictures, masks=wanted)
+
     if cache is None:
-        found = read_files(source, images=images, split=split, trust_pictures=trust_pictures, progress=progress)
-        pictures = np.empty((len(found.frames), *rule.shape), np.uint8)
-        _decode(found.files, rule, pictures, progress)
+        found = place(read_frames(files, whole=False, progress=progress))
+        pictures = decode(files, rule, progress=progress)
     else:
-        files = read_annotations(source, images, split=split)
-        files.findings.raise_any(files.place.annotations)
-        stem = Path(cache) / f"{files.digest}-{_file_part(rule)}"
-        pictures, frames = _cached(files, rule, stem, progress, trust_pictures)
-        found = _fitted(files, frames, trust_pictures=trust_pictures)
-    files, frames, table = found.files, found.frames, found.table
+        pictures, found = stored(files, rule, Path(cache), place, progress=progress)
+    frames, table = found.frames, found.table
     placements = tuple(_placement(width, height, rule) for width, height in frames[:, :2].tolist())
+    labels, rows = _labels(files, table, placements, rule)
     return CocoDataset(
         folder=files.place.annotations.parent,
         image_folder=files.place.images,
         digest=files.digest,
-        summary=files.summary(table),
+        summary=files.summary(table, 0 if found.masks is None else int((~table.crowd).sum())),
         images=pictures,
         fit=rule,
-        labels=_labels(files, table, placements, rule),
+        labels=labels,
         placements=placements,
         image_ids=files.image_ids,
         category_ids=files.category_ids,
         class_names=files.class_names,
-        annotations=as_coco(files, table, frames),
+        annotations=as_coco(files, table, frames, found.masks),
+        coded_masks=None if found.masks is None else tuple(tuple(found.masks[row] for row in one) for one in rows),
     )
 
 
@@ -161,6 +187,7 @@ def only(data: CocoDataset, chosen: Sequence[int]) -> CocoDataset:
             "images": [one for one in data.annotations["images"] if one["id"] in ids],
             "annotations": [one for one in data.annotations["annotations"] if one["image_id"] in ids],
         },
+        coded_masks=None if data.coded_masks is None else tuple(data.coded_masks[index] for index in chosen),
     )
 
 
@@ -171,6 +198,8 @@ class UsableFiles:
     files: CocoFiles
     frames: IntArray
     table: ObjectTable
+    masks: tuple[Rle, ...] | None = None
+    """of the objects, in pixels of their pictures; None unless asked for"""
 
 
 def read_files(
@@ -185,39 +214,52 @@ def read_files(
     files = read_annotations(source, images, split=split)
     files.findings.raise_any(files.place.annotations)
     frames = read_frames(files, whole=False, progress=progress)
-    return _fitted(files, frames, trust_pictures=trust_pictures)
+    return _placed(files, frames, trust_pictures=trust_pictures)
 
 
-def _fitted(files: CocoFiles, frames: IntArray, *, trust_pictures: bool) -> UsableFiles:
+def _all_segmented(files: CocoFiles) -> bool:
+    """Whether each object has a segmentation; crowd regions can do without."""
+    entries = files.table.entry[~files.table.crowd].tolist()
+    return all(files.segmentations[entry] not in (None, [], {}) for entry in entries)
+
+
+def _placed(files: CocoFiles, frames: IntArray, *, trust_pictures: bool, masks: bool = False) -> UsableFiles:
     """The objects in the frames of the pictures. Raises InputError if there are faults."""
-    table, sizes = fit(files, frames, trust_pictures=trust_pictures)
-    table = files.settle(table, sizes)
+    placed = fit(files, frames, trust_pictures=trust_pictures)
+    table = files.settle(placed.table, placed.sizes)
     files.findings.raise_any(files.place.annotations)
-    return UsableFiles(files, frames, table)
+    coded = read_masks(files, table, frames, placed, files.findings) if masks else None
+    files.findings.raise_any(files.place.annotations)
+    return UsableFiles(files, frames, table, coded)
 
 
-def _labels(files: CocoFiles, table: ObjectTable, placements: tuple[Letterboxed, ...], rule: Fit) -> tuple[Labels, ...]:
-    """The objects of each fitted image, without those that are smaller than a pixel there."""
-    found = table.chosen(~table.crowd)
+def _labels(
+    files: CocoFiles, table: ObjectTable, placements: tuple[Letterboxed, ...], rule: Fit
+) -> tuple[tuple[Labels, ...], list[list[int]]]:
+    """The objects of each fitted image, without those that are smaller than a pixel there; and their table rows."""
+    found, places = table.chosen(~table.crowd), np.flatnonzero(~table.crowd)
     order = np.argsort(found.image, kind="stable")
     corners = np.concatenate([found.box[:, :2], found.box[:, :2] + found.box[:, 2:]], axis=1)
     rows = np.split(order, np.searchsorted(found.image[order], np.arange(1, len(placements))))
     limits = np.array([rule.width, rule.height] * 2, np.float32)
-    labels = []
+    labels, kept = [], []
     for placement, chosen in zip(placements, rows, strict=True):
         fitted = placement.from_original(corners[chosen]).clip(0, limits)
         usable = ((fitted[:, 2:] - fitted[:, :2]) > 1).all(axis=1)
         labels.append(Labels(boxes=fitted[usable], classes=found.category[chosen][usable]))
+        kept.append(places[chosen][usable].tolist())
     if not any(len(one.classes) for one in labels):
         raise InputError(
             f"{printable(files.place.annotations)} cannot be used: none of its {len(found)} objects is larger than a "
             f"pixel once the images fit {rule}"
         )
-    return tuple(labels)
+    return tuple(labels), kept
 
 
-def as_coco(files: CocoFiles, table: ObjectTable, frames: IntArray) -> dict[str, list[dict[str, Any]]]:
-    """Images, usable objects and categories in COCO's form, boxes in pixels of the images as they are."""
+def as_coco(
+    files: CocoFiles, table: ObjectTable, frames: IntArray, masks: Sequence[Rle] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Images, usable objects and categories in COCO's form, boxes and `masks` in pixels of the images as they are."""
     ids, classes = np.array(files.image_ids, np.int64), np.array(files.category_ids, np.int64)
     columns = zip(
         ids[table.image].tolist(),
@@ -225,6 +267,7 @@ def as_coco(files: CocoFiles, table: ObjectTable, frames: IntArray) -> dict[str,
         table.box.tolist(),
         table.area.tolist(),
         table.crowd.astype(int).tolist(),
+        [{}] * len(table) if masks is None else [{"segmentation": one} for one in masks],
         strict=True,
     )
     return {
@@ -236,7 +279,8 @@ def as_coco(files: CocoFiles, table: ObjectTable, frames: IntArray) -> dict[str,
         ],
         "annotations": [
             {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
-            for number, (image, category, box, area, crowd) in enumerate(columns, 1)
+            | mask
+            for number, (image, category, box, area, crowd, mask) in enumerate(columns, 1)
         ],
         "categories": [
             {"id": one, "name": name} for one, name in zip(files.category_ids, files.class_names, strict=True)
@@ -246,48 +290,3 @@ def as_coco(files: CocoFiles, table: ObjectTable, frames: IntArray) -> dict[str,
 
 def _placement(width: int, height: int, rule: Fit) -> Letterboxed:
     return replace(rule.place_of(width, height), image=np.empty((0, 0, 3), np.uint8))
-
-
-def _file_part(rule: Fit) -> str:
-    """What tells the files of this rule from those of others."""
-    if rule.is_own:
-        return str(rule.height)
-    return f"{rule.width}x{rule.height}-{hashlib.sha256(rule.as_json().encode()).hexdigest()[:12]}"
-
-
-def _decode(files: CocoFiles, rule: Fit, images: UInt8Array, progress: Progress) -> None:
-    """Fill `images` (N, H, W, 3), which may be mapped. Raises InputError if a picture is damaged."""
-
-    def decode(index: int, path: Path) -> tuple[Frame, Fault | None]:
-        def put(pixels: UInt8Array) -> None:
-            images[index] = rule(pixels).image
-
-        return look(path, use=put)
-
-    for _, fault in each_picture(files, decode, step="read images", progress=progress):
-        if fault is not None:
-            files.findings.add(fault.kind, fault.text)
-    files.findings.raise_any(files.place.annotations)
-
-
-def _cached(
-    files: CocoFiles, rule: Fit, stem: Path, progress: Progress, trust_pictures: bool
-) -> tuple[UInt8Array, IntArray]:
-    """Images and frames from the files of this stem, which are written first if they are missing."""
-    pixels, frames_file = stem.with_name(f"{stem.name}.images.npy"), stem.with_name(f"{stem.name}.frames.npy")
-    if not (pixels.exists() and frames_file.exists()):
-        frames = read_frames(files, whole=False, progress=progress)
-        _fitted(files, frames, trust_pictures=trust_pictures)
-        files.findings.clear("mirrored", "trusted")  # the caller finds them again
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(pixels, durable=False) as new_pixels, whole_file(frames_file, durable=False) as new_frames:
-            images = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-                new_pixels, "w+", np.uint8, (len(frames), *rule.shape)
-            )
-            _decode(files, rule, images, progress)
-            images.flush()
-            np.save(new_frames, frames)
-    try:
-        return np.load(pixels, mmap_mode="r"), np.load(frames_file)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{pixels} is damaged ({error}); delete it, and it will be written again") from error

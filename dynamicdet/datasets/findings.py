@@ -40,8 +40,13 @@ FAULTS: Mapping[str, str] = {
     "swapped": "pictures whose width and height are swapped",
     "resized": "pictures that were resized after they were annotated",
     "stretched": "pictures of another shape than annotated",
+    "no mask": "objects without a segmentation",
+    "segmentation": "segmentations that are neither polygons nor run-length codes",
+    "rle": "run-length codes that cannot be decoded",
+    "mask size": "masks of another size than their image, or too large",
+    "mask place": "masks outside their boxes",
 }
-"""kinds that make a data set unusable, the most important first; those of the pictures come last"""
+"""kinds that make a data set unusable, the most important first; those of the pictures and of the masks come last"""
 
 NOTES: Mapping[str, str] = {
     "negatives": "images without objects, used as negatives",
@@ -60,10 +65,16 @@ NOTES: Mapping[str, str] = {
     "crowd flag": "crowd flags that are text, read as numbers",
     "mirrored": "pictures that EXIF turns or mirrors without changing their shape: look whether their boxes fit",
     "trusted": "pictures whose boxes were scaled or turned to fit",
+    "few points": "objects with polygons of less than three points, which have no area",
+    "crowd box": "crowd regions without a segmentation, taken as their box",
+    "no pixels": "masks without a pixel in their image; the box stands for them in training",
+    "mask apart": "masks outside their box, used as they are",
+    "masks": "segmentations that cannot be used; detectors without masks do not need them",
+    "unchecked": "segmentations, not checked because pycocotools is not installed here",
 }
 """kinds that dyndet handles and counts"""
 
-_OF_ALL = ("shares", "corners", "nothing", "many classes")
+_OF_ALL = ("shares", "corners", "nothing", "many classes", "mask place")
 """kinds whose example speaks of all objects or classes, so that a number of others would be wrong"""
 
 
@@ -101,6 +112,16 @@ class Findings:
             self._counts.pop(kind, None)
             self._examples.pop(kind, None)
             self._ways_out.pop(kind, None)
+
+    def absorb(self, other: Findings, *, faults_as: str = "") -> None:
+        """Add what another one has; its faults count as this kind of note, if one is given."""
+        for found in other.all():
+            kind = faults_as if found.fatal and faults_as else found.kind
+            self._counts[kind] += found.count
+            examples = self._examples.setdefault(kind, [])
+            examples += found.examples[: EXAMPLES - len(examples)]
+            if found.kind in other._ways_out:
+                self._ways_out.setdefault(kind, other._ways_out[found.kind])
 
     def all(self) -> tuple[Finding, ...]:
         """All kinds that were found: the faults, the most important first, then the notes."""
@@ -154,6 +175,8 @@ class DataSummary:
     """boxes that are used in training"""
     classes: int
     notes: tuple[Finding, ...]
+    masks: int = 0
+    """objects whose masks can be used; 0 if masks were not asked for"""
 
     def count(self, kind: str) -> int:
         """How often a kind of note (see `NOTES`) occurs."""
@@ -163,6 +186,8 @@ class DataSummary:
         """One line for the content, and one per kind of note."""
         images, objects = counted(self.images, "image", "images"), counted(self.objects, "object", "objects")
         content = f"{images}, {objects} of {counted(self.classes, 'class', 'classes')}"
+        if self.masks:
+            content += f", {counted(self.masks, 'mask', 'masks')}"
         return [content, *map(sentence_of, self.notes)]
 
 

@@ -1,8 +1,4 @@
-"""COCO average precision of both routes and of any mix of them, from one pass over the images.
-
-The router is compared with two references that send equally many images to detector 2: random routing, and an oracle
-that knows which images gain most from it.
-"""
+"""COCO average precision of both routes and of any mix of them, from one pass over the images."""
 
 from __future__ import annotations
 
@@ -12,39 +8,42 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from dynamicdet.aliases import BoolArray, FloatArray, Progress, silent
+from dynamicdet.aliases import Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
-from dynamicdet.evaluation.precision import MixedPrecision, Precision
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.evaluation.points import (
+    CURVE_HARD_SHARES,
+    LEAST_AP,
+    LEAST_GAP,
+    OperatingPoint,
+    Orders,
+    RoutePrecision,
+    measure,
+    threshold_of,
+)
+from dynamicdet.evaluation.precision import MixedPrecision
+from dynamicdet.networks.network import RoutedNetwork
 from dynamicdet.routing.routes import RouteResults, run_routes
-from dynamicdet.thresholds import is_hard, threshold_for_easy_share
+
+__all__ = [
+    "CURVE_HARD_SHARES",
+    "DEFAULT_HARD_SHARES",
+    "LEAST_AP",
+    "LEAST_GAP",
+    "Evaluation",
+    "OperatingPoint",
+    "RoutePrecision",
+    "Seconds",
+    "check_points",
+    "evaluate",
+    "evaluate_results",
+]
 
 DEFAULT_HARD_SHARES = (0.0, 0.1, 0.2, 0.5, 0.9, 1.0)
-CURVE_HARD_SHARES = tuple(step / 20 for step in range(21))
-LEAST_AP = 1.0
-"""percent; below it, a detector is not usable"""
-LEAST_GAP = 0.1
-"""percent; a smaller gain of detector 2 is none"""
 SAME_DIFFICULTY = 1e-6
 LEAST_IMAGES = 50
 """fewer cannot show that a gap or a router is none"""
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """The results of one threshold, and of the two references with the same number of hard images."""
-
-    hard_share: float
-    """the real share at this threshold on these images"""
-    threshold: float
-    precision: Precision
-    random: Precision
-    """mean over draws of equally many random images"""
-    oracle: Precision | None
-    """with the images where detector 2 lowers the detection loss most; None if the losses are unknown"""
 
 
 @dataclass(frozen=True)
@@ -67,43 +66,18 @@ class Seconds:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Average precision of both routes and of mixes of them."""
+class Evaluation(RoutePrecision):
+    """Average precision of both routes and of mixes of them: of the boxes, and of the masks if there are any."""
 
     images: int
-    easy: Precision
-    hard: Precision
-    points: tuple[OperatingPoint, ...]
-    """the requested ones"""
-    curve: tuple[OperatingPoint, ...]
-    """at 21 hard shares from 0 to 1"""
+    masks: RoutePrecision | None
+    """at the same thresholds, with the same images sent to detector 2; None without masks or segmentations"""
     difficulty_quantiles: Mapping[str, float]
     """difficulties below which 10, 25, 50, 75 and 90 % of the images are"""
     random_draws: int
-    random_deviation: float
-    """standard deviation over the draws of the mean AP of random routing"""
     difficulty_range: float
     """largest difficulty minus the smallest"""
     seconds: Seconds
-
-    def recovered(self, precision: Precision | None) -> float | None:
-        """Share of the gain from all easy to all hard that a precision has.
-
-        None if there is no gain, or so little that the share of it would say nothing (`LEAST_GAP`, `LEAST_AP`).
-        """
-        gap = self.hard.ap - self.easy.ap
-        if precision is None or gap < LEAST_GAP or self.hard.ap < LEAST_AP:
-            return None
-        return (precision.ap - self.easy.ap) / gap
-
-    def mean_ap(self) -> dict[str, float | None]:
-        """AP of `router`, `random` and `oracle`, mean over the curve: one number for the quality of routing."""
-        oracles = [point.oracle.ap for point in self.curve if point.oracle is not None]
-        return {
-            "router": float(np.mean([point.precision.ap for point in self.curve])),
-            "random": float(np.mean([point.random.ap for point in self.curve])),
-            "oracle": float(np.mean(oracles)) if oracles else None,
-        }
 
     def shortcomings(self) -> list[str]:
         """Why the detectors or the router are not usable, the most important reason first; empty if they are."""
@@ -116,10 +90,16 @@ class Evaluation:
         return found
 
     def remarks(self) -> list[str]:
-        """What would be a shortcoming if more images showed it."""
-        if self.images >= LEAST_IMAGES or self.shortcomings():
-            return []
-        return [f"{one}; {self.images} images are too few to tell" for one in self._measured()]
+        """What would be a shortcoming if more images showed it, and masks that gain nothing."""
+        found = []
+        if self.images < LEAST_IMAGES and not self.shortcomings():
+            found = [f"{one}; {self.images} images are too few to tell" for one in self._measured()]
+        if self.masks is not None and self.masks.gap < LEAST_GAP <= self.gap:
+            found.append(
+                f"detector 2 finds boxes better than detector 1, but its masks are not better (mask AP all easy "
+                f"{self.masks.easy.ap:.1f}, all hard {self.masks.hard.ap:.1f})"
+            )
+        return found
 
     def _measured(self) -> list[str]:
         """Shortcomings that a few images can show by chance."""
@@ -138,14 +118,23 @@ class Evaluation:
         return []
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Plain data. What is about the masks has names that begin with `mask_`."""
+        masks = self.masks
+        of_masks: dict[str, Any] = {}
+        if masks is not None:
+            of_masks = {
+                "mask_ap": {"easy": asdict(masks.easy), "hard": asdict(masks.hard)},
+                "mask_mean_ap": masks.mean_ap(),
+                "mask_random_deviation": masks.random_deviation,
+            }
         return {
             "images": self.images,
             "ap": {"easy": asdict(self.easy), "hard": asdict(self.hard)},
-            "operating_points": [self._point(point) for point in self.points],
-            "curve": [self._point(point) for point in self.curve],
+            "operating_points": self._all(self.points, None if masks is None else masks.points),
+            "curve": self._all(self.curve, None if masks is None else masks.curve),
             "mean_ap": self.mean_ap(),
             "random_deviation": self.random_deviation,
+            **of_masks,
             "shortcomings": self.shortcomings(),
             "remarks": self.remarks(),
             "difficulty_quantiles": dict(self.difficulty_quantiles),
@@ -153,14 +142,17 @@ class Evaluation:
             "seconds": {**asdict(self.seconds), "ratio": self.seconds.ratio},
         }
 
-    def _point(self, point: OperatingPoint) -> dict[str, Any]:
-        choices = {"router": point.precision, "random": point.random, "oracle": point.oracle}
-        recovered = {name: self.recovered(precision) for name, precision in choices.items()}
-        return {**asdict(point), "gap_recovered": recovered}
+    def _all(self, points: Sequence[OperatingPoint], masks: Sequence[OperatingPoint] | None) -> list[dict[str, Any]]:
+        found = [self.as_point(point) for point in points]
+        for entry, point in zip(found, masks or (), strict=masks is not None):
+            assert self.masks is not None
+            values = self.masks.as_point(point)
+            entry |= {f"mask_{name}": values[name] for name in ("precision", "random", "oracle", "gap_recovered")}
+        return found
 
 
 def evaluate(
-    model: DynamicDetector,
+    model: RoutedNetwork,
     data: CocoDataset,
     *,
     hard_shares: Sequence[float] = DEFAULT_HARD_SHARES,
@@ -199,85 +191,39 @@ def evaluate_results(
     random_draws: int = 10,
     seed: int = 0,
 ) -> Evaluation:
-    """Average precision of both routes, of the router at each hard share and threshold, and of the references."""
+    """Average precision of both routes, of the router at each hard share and threshold, and of the references.
+
+    That of masks as well, if results and data set have masks. Raises InputError for shares and
+    thresholds outside 0..1, and for data without objects.
+    """
     check_points(hard_shares, thresholds)
     if random_draws < 1:
         raise InputError(f"random routing needs at least one draw, got {random_draws}")
     start = time.perf_counter()
-    score = MixedPrecision(results, data)
-    rank = _Ranks.of(results, draws=random_draws, seed=seed)
-    asked = [_threshold(results.difficulties, share) for share in hard_shares] + list(thresholds)
-    points = tuple(_point(score, results.difficulties, threshold, rank) for threshold in asked)
-    curve = tuple(
-        _point(score, results.difficulties, _threshold(results.difficulties, share), rank)
-        for share in CURVE_HARD_SHARES
-    )
-    none, every = np.zeros(len(data), np.bool_), np.ones(len(data), np.bool_)
+    difficulties = results.difficulties
+    orders = Orders.of(results, draws=random_draws, seed=seed)
+    asked = [*(threshold_of(difficulties, share) for share in hard_shares), *thresholds]
+    boxes = measure(MixedPrecision(results, data), difficulties, orders, thresholds=asked)
+    masks = None
+    if results.has_masks and data.has_masks:
+        masks = measure(MixedPrecision(results, data, "masks"), difficulties, orders, thresholds=asked)
     levels = (10, 25, 50, 75, 90)
-    quantiles = np.nanpercentile(results.difficulties, levels)
+    quantiles = np.nanpercentile(difficulties, levels)
     return Evaluation(
+        easy=boxes.easy,
+        hard=boxes.hard,
+        points=boxes.points,
+        curve=boxes.curve,
+        random_deviation=boxes.random_deviation,
         images=len(data),
-        easy=score(none),
-        hard=score(every),
-        points=points,
-        curve=curve,
+        masks=masks,
         difficulty_quantiles={f"{level}%": float(value) for level, value in zip(levels, quantiles, strict=True)},
         random_draws=random_draws,
-        random_deviation=_deviation(score, curve, rank),
-        difficulty_range=float(np.ptp(results.difficulties)),
+        difficulty_range=float(np.ptp(difficulties)),
         seconds=Seconds(
             passes=results.pass_s,
             losses=results.loss_s,
             scoring=time.perf_counter() - start,
-            thresholds=len(points) + len(curve),
+            thresholds=len(boxes.points) + len(boxes.curve),
         ),
     )
-
-
-@dataclass(frozen=True)
-class _Ranks:
-    """Orders (N,) in which images go to detector 2."""
-
-    random: tuple[npt.NDArray[np.int64], ...]
-    oracle: npt.NDArray[np.int64] | None
-
-    @classmethod
-    def of(cls, results: RouteResults, *, draws: int, seed: int) -> _Ranks:
-        rng = np.random.default_rng(seed)
-        gains = results.loss_gains
-        return cls(
-            random=tuple(rng.permutation(len(results.difficulties)) for _ in range(draws)),
-            oracle=None if gains is None else np.argsort(-gains, kind="stable"),
-        )
-
-
-def _threshold(difficulties: FloatArray, hard_share: float) -> float:
-    return threshold_for_easy_share(difficulties, 1 - hard_share)
-
-
-def _point(score: MixedPrecision, difficulties: FloatArray, threshold: float, ranks: _Ranks) -> OperatingPoint:
-    routed = is_hard(difficulties, threshold)
-    count = int(routed.sum())
-    return OperatingPoint(
-        hard_share=count / len(routed),
-        threshold=threshold,
-        precision=score(routed),
-        random=_mean([score(_first(order, count)) for order in ranks.random]),
-        oracle=None if ranks.oracle is None else score(_first(ranks.oracle, count)),
-    )
-
-
-def _deviation(score: MixedPrecision, curve: Sequence[OperatingPoint], ranks: _Ranks) -> float:
-    counts = [round(point.hard_share * len(ranks.random[0])) for point in curve]
-    means = [np.mean([score(_first(order, count)).ap for count in counts]) for order in ranks.random]
-    return float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
-
-
-def _first(order: npt.NDArray[np.int64], count: int) -> BoolArray:
-    chosen = np.zeros(len(order), np.bool_)
-    chosen[order[:count]] = True
-    return chosen
-
-
-def _mean(values: Sequence[Precision]) -> Precision:
-    return Precision(float(np.mean([one.ap for one in values])), float(np.mean([one.ap50 for one in values])))

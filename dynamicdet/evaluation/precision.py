@@ -1,4 +1,4 @@
-"""COCO average precision of one list of detections, and of any mix of two at little extra cost.
+"""COCO average precision of one list of detections, and of any mix of two at little extra cost: of boxes, or of masks.
 
 pycocotools works in two steps: it matches detections to objects, image by image (`evaluate`), then adds up the matches
 of all images (`accumulate`). A match depends only on its own image. So pycocotools matches each route once, and the
@@ -9,25 +9,19 @@ the last bit.
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval, Params
+from pycocotools.cocoeval import Params
 
 from dynamicdet.aliases import BoolArray, FloatArray, IntArray
-from dynamicdet.errors import InputError
+from dynamicdet.evaluation.matching import Kind, Labelled, Match, matches_of, objects_of, order_of
 from dynamicdet.suppression import Detections
 
-_Match = Mapping[str, Any] | None
-"""pycocotools' result for one image and class; None if there is neither object nor detection"""
 _IOUS, _RECALLS = Params(iouType="bbox").iouThrs, Params(iouType="bbox").recThrs
 
 
@@ -38,26 +32,6 @@ class Precision:
     ap: float
     """mean over IoU 0.50 to 0.95"""
     ap50: float
-
-
-class Labelled(Protocol):
-    """Images with objects in COCO's form, boxes in pixels of the images as they are; a `CocoDataset` is one."""
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the annotations."""
-
-    @property
-    def annotations(self) -> Mapping[str, Any]:
-        """`images`, `annotations` and `categories`."""
-
-    @property
-    def image_ids(self) -> tuple[int, ...]:
-        """COCO id of each image, in the order of the detections."""
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """COCO id of each class index."""
 
 
 class BothRoutes(Protocol):
@@ -73,11 +47,14 @@ class BothRoutes(Protocol):
 
 
 class MixedPrecision:
-    """Average precision of any mix of two routes. Raises InputError for a data set without objects."""
+    """Average precision of any mix of two routes, of boxes or of masks.
 
-    def __init__(self, results: BothRoutes, data: Labelled) -> None:
-        truth, order = _truth(data), _order(data)
-        easy, hard = (_matches(truth, found, data) for found in (results.easy, results.hard))
+    Raises InputError for a data set without objects; for masks, also if detections or objects have none.
+    """
+
+    def __init__(self, results: BothRoutes, data: Labelled, kind: Kind = "boxes") -> None:
+        objects, order = objects_of(data, kind), order_of(data)
+        easy, hard = (matches_of(objects, found, data, kind) for found in (results.easy, results.hard))
         self.classes = tuple(_sorted(pair, order) for pair in zip(easy, hard, strict=True))
         self._known: dict[bytes, Precision] = {}
 
@@ -95,10 +72,13 @@ class MixedPrecision:
         return self._known[key]
 
 
-def average_precision(detections: Sequence[Detections], data: Labelled) -> Precision:
-    """COCO average precision of one list of detections per image, boxes in pixels of the original images."""
-    order = _order(data)
-    classes = [_sorted((one,), order) for one in _matches(_truth(data), detections, data)]
+def average_precision(detections: Sequence[Detections], data: Labelled, kind: Kind = "boxes") -> Precision:
+    """COCO average precision of one list of detections per image, boxes in pixels of the original images.
+
+    Raises InputError as `MixedPrecision` does.
+    """
+    order = order_of(data)
+    classes = [_sorted((one,), order) for one in matches_of(objects_of(data, kind), detections, data, kind)]
     return _add_up(classes, np.zeros(len(order), np.bool_), np.ones(len(order)))
 
 
@@ -131,44 +111,7 @@ class ClassMatches:
         return tuple(None if row.all() else row for row in either)
 
 
-def _order(data: Labelled) -> npt.NDArray[np.intp]:
-    return np.argsort(np.array(data.image_ids), kind="stable")  # pycocotools sorts images by id
-
-
-def _truth(data: Labelled) -> COCO:
-    annotations = data.annotations["annotations"]
-    if all(one.get("iscrowd", 0) for one in annotations):
-        raise InputError(f"{data.folder} has no objects to find, so there is no average precision")
-    # Renumbered, because pycocotools takes a match with object id 0 for no match; areas, crowd flags may be absent.
-    filled = [
-        {"area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0, **one, "id": number}
-        for number, one in enumerate(annotations, 1)
-    ]
-    return _index({**data.annotations, "annotations": filled})
-
-
-def _matches(truth: COCO, detections: Sequence[Detections], data: Labelled) -> list[list[_Match]]:
-    """The matches of pycocotools, by class and image in the order of their ids.
-
-    AP and AP50 are for objects of all sizes and 100 detections; leaving out the single sizes saves 3/4 of the work.
-    """
-    entries: list[dict[str, Any]] = []
-    for image, one in zip(data.image_ids, detections, strict=True):
-        for box, score, label in zip(*_as_lists(one), strict=True):
-            category, area = data.category_ids[label], box[2] * box[3]
-            entry = {"image_id": image, "category_id": category, "bbox": box, "score": score, "area": area}
-            entries.append({**entry, "id": len(entries) + 1, "iscrowd": 0})
-    found = _index({**truth.dataset, "annotations": entries})
-    with _silence():
-        run = COCOeval(truth, found, "bbox")
-        run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], run.params.areaRngLbl[:1]
-        run.params.maxDets = [100]
-        run.evaluate()
-    images = len(run.params.imgIds)
-    return [run.evalImgs[first : first + images] for first in range(0, len(run.evalImgs), images)]
-
-
-def _sorted(routes: Sequence[Sequence[_Match]], order: npt.NDArray[np.intp]) -> ClassMatches:
+def _sorted(routes: Sequence[Sequence[Match]], order: npt.NDArray[np.intp]) -> ClassMatches:
     """One class's matches per route and image, as one list from the highest score to the lowest.
 
     Equal scores are in the order of the images' ids, as in `accumulate`: a mix has one route of each image.
@@ -223,21 +166,3 @@ def _at_recalls(found: ClassMatches, hard: BoolArray, counts: FloatArray) -> Flo
         inside = at < len(places)
         row[inside] = best_from[at[inside]]
     return result
-
-
-def _index(content: Mapping[str, Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = content
-    with _silence():
-        coco.createIndex()
-    return coco
-
-
-def _as_lists(found: Detections) -> tuple[list[list[float]], list[float], list[int]]:
-    boxes = found.boxes.clone()
-    boxes[:, 2:] -= boxes[:, :2]  # x y w h
-    return boxes.tolist(), found.scores.tolist(), found.classes.tolist()
-
-
-def _silence() -> contextlib.redirect_stdout[io.StringIO]:
-    return contextlib.redirect_stdout(io.StringIO())

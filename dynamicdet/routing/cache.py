@@ -21,6 +21,7 @@ from dynamicdet.suppression import Detections
 
 _FORMAT = 2
 _ROUTES = ("easy", "hard")
+_FIELDS = ("boxes", "scores", "classes", "masks", "frames")
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -55,7 +56,8 @@ def read_results(path: Path, images: int) -> RouteResults | None:
 def write_results(path: Path, results: RouteResults) -> None:
     """Store results; a reader sees all of them or none. Raises InputError if they cannot be written."""
     with whole_file(path, durable=False) as temporary:
-        np.savez(temporary, **_packed(results))
+        save = np.savez_compressed if results.has_masks else np.savez  # masks shrink to a few per cent
+        save(temporary, **_packed(results))
 
 
 def _packed(results: RouteResults) -> Arrays:
@@ -67,8 +69,9 @@ def _packed(results: RouteResults) -> Arrays:
         arrays["loss_gains"] = results.loss_gains
     for route, found in zip(_ROUTES, (results.easy, results.hard), strict=True):
         arrays[f"{route}_counts"] = np.array([len(one.scores) for one in found], np.int64)
-        for field in ("boxes", "scores", "classes"):
-            arrays[f"{route}_{field}"] = torch.cat([getattr(one, field) for one in found]).numpy()
+        for field in _FIELDS:
+            if all(getattr(one, field) is not None for one in found):
+                arrays[f"{route}_{field}"] = torch.cat([getattr(one, field) for one in found]).numpy()
     return arrays
 
 
@@ -84,7 +87,6 @@ def _unpacked(arrays: Arrays, images: int) -> RouteResults | None:
 
 def _detections(arrays: Arrays, route: str) -> Sequence[Detections]:
     counts = arrays[f"{route}_counts"].tolist()
-    boxes, scores, classes = (
-        torch.split(torch.from_numpy(arrays[f"{route}_{field}"]), counts) for field in ("boxes", "scores", "classes")
-    )
-    return [Detections(*one) for one in zip(boxes, scores, classes, strict=True)]
+    fields = [field for field in _FIELDS if f"{route}_{field}" in arrays]
+    columns = (torch.split(torch.from_numpy(arrays[f"{route}_{field}"]), counts) for field in fields)
+    return [Detections(**dict(zip(fields, one, strict=True))) for one in zip(*columns, strict=True)]

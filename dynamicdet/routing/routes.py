@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,12 @@ from torch import Tensor
 from dynamicdet.aliases import FloatArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
-from dynamicdet.letterbox import Fit
-from dynamicdet.networks.network import DynamicDetector, Network
-from dynamicdet.suppression import Detections, Suppression, suppress_rows, suppression_for
+from dynamicdet.letterbox import Fit, Letterboxed
+from dynamicdet.networks.network import DynamicDetector, Network, RoutedNetwork, TwoStageDetector
+from dynamicdet.routing.answers import Found, TwoStageRoutes, YoloRoutes
+from dynamicdet.suppression import Detections, Suppression
 from dynamicdet.text import printable
-from dynamicdet.training.batches import objects_of
 from dynamicdet.training.loss_weights import LossWeights
-from dynamicdet.training.losses import DetectionLoss
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,11 @@ class RouteResults:
     loss_s: float = 0.0
     """additional seconds for the losses"""
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether all detections of both routes have masks."""
+        return all(one.masks is not None for one in (*self.easy, *self.hard))
+
 
 @dataclass(frozen=True)
 class BatchAnswers:
@@ -52,8 +56,15 @@ class BatchAnswers:
     loss_s: float = 0.0
 
 
+class _Routes(Protocol):
+    """Both detectors of a network."""
+
+    def __call__(self, x: Tensor, features: Mapping[str, Tensor], data: CocoDataset, images: slice) -> Found:
+        """Their answers to some images of a data set, from backbone 1's features."""
+
+
 def run_routes(
-    model: DynamicDetector,
+    model: RoutedNetwork,
     data: CocoDataset,
     *,
     batch: int = 16,
@@ -64,15 +75,20 @@ def run_routes(
 ) -> RouteResults:
     """One pass of all images through both routes of a network, with the detection losses of both.
 
-    `watch` is called with the features of each batch, in the order of the images.
+    `settings` and `loss` are for YOLO networks; a two-stage one has its own limits. The results have masks if both
+    the network and the data set have. `watch` is called with the features of each batch, in the order of the images.
 
     Raises InputError if classes or size do not fit.
     """
     check_fits(model, data)
     network = model.deploy().eval()
-    losses = DetectionLoss(model.anchors, model.spec.strides, loss)
-    settings = settings or suppression_for(model.input_size)
-    usual = data.objects_per_image
+    routes: _Routes
+    if isinstance(network, TwoStageDetector):
+        routes = TwoStageRoutes(network)
+    elif isinstance(network, DynamicDetector):
+        routes = YoloRoutes(network, settings=settings, loss=loss)
+    else:
+        raise TypeError(f"{type(network).__name__} is no network with two routes")
 
     @torch.inference_mode()
     def answer(images: slice) -> BatchAnswers:
@@ -82,12 +98,8 @@ def run_routes(
         difficulties = network.route(features).numpy()
         if watch is not None:
             watch(features)
-        maps = (network.head1(features), network.detector2(x, features))
-        easy, hard = (suppress_rows(network.decode(one), settings, size=float(data.size)) for one in maps)
-        start = time.perf_counter()
-        objects = objects_of(list(data.labels[images]))
-        loss1, loss2 = (losses(one, objects, objects_per_image=usual).total.numpy() for one in maps)
-        return BatchAnswers(easy, hard, difficulties, loss1 - loss2, time.perf_counter() - start)
+        found = routes(x, features, data, images)
+        return BatchAnswers(found.easy, found.hard, difficulties, found.loss_gains, found.loss_s)
 
     return collect(data, answer, batch=batch, progress=progress)
 
@@ -157,8 +169,16 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def in_original(data: CocoDataset, first: int, found: Sequence[Detections]) -> list[Detections]:
-    """Detections in fitted images, of which the first has the number `first`, in pixels of the original images."""
-    return [
-        Detections(torch.from_numpy(data.placements[index].to_original(one.boxes.numpy())), one.scores, one.classes)
-        for index, one in enumerate(found, first)
-    ]
+    """Detections in fitted images, of which the first has the number `first`, in pixels of the original images.
+
+    Boxes are clipped to the images. A mask fills its box as it was before, which may reach into the borders.
+    """
+    return [_in_original(data.placements[index], one) for index, one in enumerate(found, first)]
+
+
+def _in_original(place: Letterboxed, found: Detections) -> Detections:
+    boxes = torch.from_numpy(place.to_original(found.boxes.numpy()))
+    if found.masks is None:
+        return replace(found, boxes=boxes)
+    frames = found.boxes if found.frames is None else found.frames
+    return replace(found, boxes=boxes, frames=torch.from_numpy(place.to_original(frames.numpy(), clipped=False)))

@@ -1,4 +1,8 @@
-"""Augmentation with numpy and Pillow: scale and translate, mosaic, flip, colour."""
+"""Augmentation with numpy and Pillow: scale and translate, mosaic, flip, colour.
+
+Masks go with their objects, if the samples have them. The random numbers do not depend on them, so the same seed gives
+the same pictures and boxes with masks and without, but for objects of whose mask nothing is left.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dynamicdet.aliases import Float32Array, IntArray, UInt8Array
+from dynamicdet.aliases import BoolArray, Float32Array, UInt8Array
 from dynamicdet.datasets.dataset import Labels
 from dynamicdet.images import BACKGROUND
 
@@ -48,8 +52,11 @@ def augment(draw: Draw, size: int, options: Augmentation, rng: np.random.Generat
     else:
         regions = [(0, 0, size, size)]
     parts = [_place(canvas, region, draw(), options, rng) for region in regions]
+    masks = [part.masks for part in parts if part.masks is not None]
     labels = Labels(
-        boxes=np.concatenate([part.boxes for part in parts]), classes=np.concatenate([part.classes for part in parts])
+        boxes=np.concatenate([part.boxes for part in parts]),
+        classes=np.concatenate([part.classes for part in parts]),
+        masks=np.concatenate(masks) if masks else None,
     )
     if rng.random() < options.flip:
         canvas, labels = flipped(canvas, labels)
@@ -61,7 +68,8 @@ def flipped(image: UInt8Array, labels: Labels) -> Sample:
     width = image.shape[1]
     boxes = labels.boxes.copy()
     boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
-    return np.ascontiguousarray(image[:, ::-1]), Labels(boxes=boxes, classes=labels.classes)
+    masks = None if labels.masks is None else np.ascontiguousarray(labels.masks[:, :, ::-1])
+    return np.ascontiguousarray(image[:, ::-1]), Labels(boxes=boxes, classes=labels.classes, masks=masks)
 
 
 def _place(
@@ -90,7 +98,11 @@ def _place(
     )
     canvas[into] = image[out_of]
     moved = boxes + np.array([x1 + left, y1 + top, x1 + left, y1 + top], np.float32)
-    return _visible(moved, labels.classes, region, options)
+    seen, clipped = _visible(moved, region, options)
+    shown = Labels(boxes=clipped[seen], classes=labels.classes[seen])
+    if labels.masks is None:
+        return shown
+    return _with_masks(shown, labels.masks[seen], canvas.shape[:2], into, out_of, (height, width))
 
 
 def _offset(room: int, length: int, focus: tuple[float, float] | None, rng: np.random.Generator) -> int:
@@ -106,15 +118,37 @@ def _offset(room: int, length: int, focus: tuple[float, float] | None, rng: np.r
 
 
 def _visible(
-    boxes: Float32Array, classes: IntArray, region: tuple[int, int, int, int], options: Augmentation
-) -> Labels:
+    boxes: Float32Array, region: tuple[int, int, int, int], options: Augmentation
+) -> tuple[BoolArray, Float32Array]:
+    """Of which boxes enough is inside a region, and all boxes clipped to it."""
     x1, y1, x2, y2 = region
     clipped = np.stack([boxes[:, 0].clip(x1, x2), boxes[:, 1].clip(y1, y2), boxes[:, 2].clip(x1, x2),
                         boxes[:, 3].clip(y1, y2)], axis=1)  # fmt: skip
     before, after = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
     shown = after.prod(axis=1) / np.maximum(before.prod(axis=1), 1e-6)
-    keep = (shown > options.least_visible) & (after >= options.least_side).all(axis=1)
-    return Labels(boxes=clipped[keep], classes=classes[keep])
+    return (shown > options.least_visible) & (after >= options.least_side).all(axis=1), clipped
+
+
+def _with_masks(
+    labels: Labels,
+    masks: UInt8Array,
+    canvas: tuple[int, ...],
+    into: tuple[slice, slice],
+    out_of: tuple[slice, ...],
+    scaled: tuple[int, int],
+) -> Labels:
+    """Objects with their masks (n, h, w) drawn as the image was: `out_of` its `scaled` size, `into` the canvas (H, W).
+
+    A pixel has the value of the one that its centre lies in. Objects of whose mask nothing is left are dropped.
+    """
+    rows, columns = (
+        ((np.arange(part.start, part.stop) + 0.5) * (own / side)).astype(np.int64).clip(0, own - 1)
+        for part, own, side in zip(out_of, masks.shape[1:], scaled, strict=True)
+    )
+    drawn = np.zeros((len(masks), *canvas), np.uint8)
+    drawn[(slice(None), *into)] = masks[:, rows[:, None], columns]
+    left = drawn.any(axis=(1, 2))
+    return Labels(boxes=labels.boxes[left], classes=labels.classes[left], masks=drawn[left])
 
 
 def _coloured(image: UInt8Array, options: Augmentation, rng: np.random.Generator) -> UInt8Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class Batch:
 
     images: Tensor
     objects: Objects
+    masks: tuple[Tensor, ...] | None = None
+    """of each image uint8 (n, S, S), 0 or 1, in the order of its objects in `objects`; None unless asked for"""
 
     def input(self) -> Tensor:
         """The network's input, (B, 3, S, S) in 0..1."""
@@ -35,18 +37,21 @@ class Batch:
         """At most so many images, the first ones."""
         kept = self.objects.image < count
         objects = Objects(*(one[kept] for one in (self.objects.image, self.objects.label, self.objects.box)))
-        return Batch(images=self.images[:count], objects=objects) if count < len(self.images) else self
+        masks = None if self.masks is None else self.masks[:count]
+        return Batch(self.images[:count], objects, masks) if count < len(self.images) else self
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
         objects = Objects(*(one.to(device) for one in (self.objects.image, self.objects.label, self.objects.box)))
-        return Batch(images=self.images.to(device, non_blocking=True), objects=objects)
+        masks = None if self.masks is None else tuple(one.to(device, non_blocking=True) for one in self.masks)
+        return Batch(self.images.to(device, non_blocking=True), objects, masks)
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Stack images and join their objects."""
+    """Stack images and join their objects; with masks if the samples have them."""
     images = torch.from_numpy(np.stack([image for image, _ in samples]))
-    return Batch(images=images, objects=objects_of([labels for _, labels in samples]))
+    masks = [torch.from_numpy(labels.masks) for _, labels in samples if labels.masks is not None]
+    return Batch(images, objects_of([labels for _, labels in samples]), tuple(masks) if masks else None)
 
 
 def objects_of(labels: list[Labels]) -> Objects:
@@ -65,8 +70,9 @@ class EpochBatches(Dataset[Batch]):
     """The batches of one epoch: all images in random order, augmented; an incomplete last batch is left out.
 
     `share` (part, of) gives one of several processes its part of every batch. `size_range` above 0 draws each batch's
-    size within that share of `size`, the same for all parts. `used` (N,) says which images there are; None: all. The
-    same seed, epoch and part give the same batches.
+    size within that share of `size`, the same for all parts. `used` (N,) says which images there are; None: all. With
+    `masks`, the batches have them; the data set was read with masks then. The same seed, epoch and part give the same
+    batches.
     """
 
     def __init__(
@@ -81,8 +87,10 @@ class EpochBatches(Dataset[Batch]):
         share: tuple[int, int] = (0, 1),
         size_range: float = 0.0,
         used: BoolArray | None = None,
+        masks: bool = False,
     ) -> None:
         self.data = data
+        self.masks = masks
         self.options = options
         self.size = size
         self.size_range = size_range
@@ -102,7 +110,7 @@ class EpochBatches(Dataset[Batch]):
         size = self._size(index)
         return collate(
             [
-                augment(_Draw(self.data, self.places, int(first), rng), size, self.options, rng)
+                augment(_Draw(self.data, self.places, int(first), rng, masks=self.masks), size, self.options, rng)
                 for first in self.order[start : start + self.batch]
             ]
         )
@@ -117,15 +125,19 @@ class EpochBatches(Dataset[Batch]):
 class _Draw:
     """Gives one image first, then random ones."""
 
-    def __init__(self, data: CocoDataset, places: IntArray, first: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, data: CocoDataset, places: IntArray, first: int, rng: np.random.Generator, *, masks: bool
+    ) -> None:
         self.data = data
+        self.masks = masks
         self.places = places
         self.next = first
         self.rng = rng
 
     def __call__(self) -> Sample:
         index, self.next = self.next, int(self.places[self.rng.integers(len(self.places))])
-        return self.data.images[index], self.data.labels[index]
+        labels = self.data.labels[index]
+        return self.data.images[index], replace(labels, masks=self.data.masks(index)) if self.masks else labels
 
 
 def load_ahead(batches: EpochBatches, *, workers: int = 1) -> Iterator[Batch]:

@@ -18,7 +18,6 @@ from dynamicdet.networks.torch_files import open_torch_file
 from dynamicdet.networks.weights import LARGEST_FILE, check_numbers, check_weights
 from dynamicdet.text import printable
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW stores of a parameter
 _MOST_STEPS = 10**12
 
 
@@ -42,10 +41,12 @@ def read_state(
     parameters: Mapping[int, Tensor],
     recipe: Mapping[str, Any],
     may_change: tuple[str, ...],
+    moments: tuple[str, ...],
 ) -> TrainingState:
     """The state in a file that `Trainer.store` wrote for this network, these `parameters` and this recipe.
 
     Raises InputError if it is missing, damaged, or of another network or recipe; what is in `may_change` may differ.
+    `moments` are the names of what the optimiser stores of a parameter.
     """
     if not path.is_file():
         raise InputError(f"there is nothing to resume: {printable(path)} does not exist")
@@ -70,9 +71,9 @@ def read_state(
             check_weights(stored, expected, complaint)
             read[part] = file.tensors(stored)
             check_numbers(read[part], path)
-        moments = _moments(path, content.get("optimizer"))
-        check_weights(moments, _expected_moments(moments, parameters), complaint)
-        numbers = file.tensors(moments)
+        stored_moments = _moments(path, content.get("optimizer"))
+        check_weights(stored_moments, _expected_moments(stored_moments, parameters, moments), complaint)
+        numbers = file.tensors(stored_moments)
         check_numbers(numbers, path)
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name, tensor in numbers.items():
@@ -137,13 +138,15 @@ def _moments(path: Path, optimizer: Any) -> dict[str, StoredTensor]:
     }
 
 
-def _expected_moments(found: Mapping[str, object], parameters: Mapping[int, Tensor]) -> dict[str, Tensor]:
+def _expected_moments(
+    found: Mapping[str, object], parameters: Mapping[int, Tensor], moments: tuple[str, ...]
+) -> dict[str, Tensor]:
     """Those of all parameters that have any: a parameter without a gradient has none."""
     numbers = {name.partition(".")[0] for name in found}
     return {
         f"{number}.{name}": parameter.flatten()[0] if name == "step" else parameter
         for number, parameter in parameters.items()
-        for name in _MOMENTS
+        for name in moments
         if str(number) in numbers
     }
 

@@ -12,29 +12,20 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynamicdet.files import whole_file
-from dynamicdet.networks.network import DynamicDetector, StaticDetector
+from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector, TwoStageDetector
 from dynamicdet.training.batches import Batch, EpochBatches, load_ahead
-from dynamicdet.training.losses import DetectionLoss
+from dynamicdet.training.objectives import Objective, RawMapsObjective
 from dynamicdet.training.recipe import DetectorRecipe, EpochReport, StepReport
 from dynamicdet.training.schedule import learning_rate
 from dynamicdet.training.state import read_state
+from dynamicdet.training.two_stage.objective import TwoStageObjective
+from dynamicdet.training.two_stage.recipe import TwoStageRecipe
 
 _STATE_VERSION = 2
 _MAY_CHANGE = ("epochs", "final_epochs")  # in a recipe, when a training is resumed
-
-
-class _Detectors(nn.Module):
-    """One forward pass through all detectors of a network: what Fabric wraps for precision and several processes."""
-
-    def __init__(self, network: DynamicDetector | StaticDetector) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> tuple[list[Tensor], ...]:
-        return self.network.raw_maps(x)
 
 
 class Trainer:
@@ -42,7 +33,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: DynamicDetector | StaticDetector,
+        model: Network,
         recipe: DetectorRecipe,
         fabric: Fabric,
         *,
@@ -52,14 +43,10 @@ class Trainer:
         self.fabric = fabric
         self.model = model
         self.average = deepcopy(model).to(fabric.device).eval().requires_grad_(False)
-        self._count = 1
-        if isinstance(model, DynamicDetector):
-            self._count = 2
-            model.router.requires_grad_(False)
+        self.objective = objective_of(model, recipe)
         # Convolutions are faster if the channels of a pixel are adjacent in memory.
-        detectors = _Detectors(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.detectors, self.optimizer = fabric.setup(detectors, _optimizer(model, recipe, fabric))
-        self.loss = DetectionLoss(model.anchors, model.spec.strides, recipe.loss)
+        module = self.objective.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.detectors, self.optimizer = fabric.setup(module, self.objective.optimizer(fabric.device))
         self.steps_per_epoch = steps_per_epoch
         self.step = 0
 
@@ -68,19 +55,18 @@ class Trainer:
     ) -> EpochReport:
         """Run one epoch, counted from 0; `on_step` is called after every step."""
         self.detectors.train()
-        if isinstance(self.model, DynamicDetector):
-            self.model.router.eval()
+        self.objective.begin_epoch(epoch)
         parts = self.recipe.accumulate
         steps = len(batches) // parts
         images = batches.batch * batches.parts * parts  # of one step
-        sums = torch.zeros(self._count, device=self.fabric.device)
+        sums = torch.zeros(self.objective.detectors, device=self.fabric.device)
         start = time.perf_counter()
         losses = torch.zeros_like(sums)
         for number, batch in enumerate(load_ahead(batches, workers=workers), 1):
             step, rest = divmod(number, parts)
             if step == steps and rest:
                 break  # an incomplete step is left out
-            losses += self._gradients(batch, whole=not rest)
+            losses += self._gradients(batch, part=(number - 1) % parts)
             if rest:
                 continue
             self._update()
@@ -102,13 +88,13 @@ class Trainer:
             seconds=seconds,
         )
 
-    def _gradients(self, batch: Batch, *, whole: bool) -> Tensor:
-        """Add a batch's gradients to the parameters; each detector's loss. Unless `whole`, the step has more parts."""
+    def _gradients(self, batch: Batch, *, part: int) -> Tensor:
+        """Add to the parameters the gradients of a part of a step, counted from 0; each detector's loss."""
         batch = batch.to(self.fabric.device)
         x = batch.input().contiguous(memory_format=torch.channels_last)
-        with self._without_exchange(not whole):
-            maps = self.detectors(x)
-            losses = torch.cat([self.loss(one, batch.objects).total for one in maps]) / self.recipe.accumulate
+        place = (self.step, part, self.fabric.global_rank)
+        with self._without_exchange(part < self.recipe.accumulate - 1):
+            losses = self.objective.losses(self.detectors, x, batch, place) / self.recipe.accumulate
             self.fabric.backward(losses.sum())
         return losses.detach()
 
@@ -181,6 +167,7 @@ class Trainer:
             parameters=dict(enumerate(parameters)),
             recipe={**asdict(self.recipe), "processes": self.fabric.world_size},
             may_change=_MAY_CHANGE,
+            moments=self.objective.moments,
         )
         self.model.load_state_dict(state.model)
         self.average.load_state_dict(state.average)
@@ -191,14 +178,10 @@ class Trainer:
         return state.epochs_done
 
 
-def _optimizer(
-    model: DynamicDetector | StaticDetector, recipe: DetectorRecipe, fabric: Fabric
-) -> torch.optim.Optimizer:
-    """AdamW for everything except the router; only kernels have weight decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kernels: list[Tensor] = [parameter for parameter in trained if parameter.ndim == 4 and parameter.shape[0] > 1]
-    chosen = {id(parameter) for parameter in kernels}
-    others: list[Tensor] = [parameter for parameter in trained if id(parameter) not in chosen]
-    groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    # A fused optimiser cannot clip scaled 16-bit gradients.
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fabric.device.type == "cpu")
+def objective_of(model: Network, recipe: DetectorRecipe) -> Objective:
+    """What is computed for this kind of network and recipe. Raises TypeError for others."""
+    if isinstance(model, TwoStageDetector) and isinstance(recipe, TwoStageRecipe):
+        return TwoStageObjective(model, recipe)
+    if isinstance(model, DynamicDetector | StaticDetector):
+        return RawMapsObjective(model, recipe)
+    raise TypeError(f"{type(model).__name__} is not trained with a {type(recipe).__name__}")

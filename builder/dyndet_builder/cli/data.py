@@ -53,9 +53,9 @@ def cutpaste(
 ) -> None:
     """Paste cut-outs of objects on photographs.
 
-    The result has COCO annotations. The photographs come from Debian packages (about 320 MB). apt-get downloads them
-    into a cache; nothing is installed. OUTPUT receives train/ and val/, each with images/ and annotations.json. The
-    backgrounds of val/ and a quarter of its cut-outs are in no training image.
+    The result has COCO annotations with boxes and masks. The photographs come from Debian packages (about 320 MB).
+    apt-get downloads them into a cache; nothing is installed. OUTPUT receives train/ and val/, each with images/ and
+    annotations.json. The backgrounds of val/ and a quarter of its cut-outs are in no training image.
 
     \b
     Example:
@@ -83,13 +83,14 @@ def cutpaste(
 @images_option
 @click.option("--fast", is_flag=True, help="Read only the headers of the images; damage further on is not found.")
 @trust_option
+@click.option("--masks", is_flag=True, help="Check for a detector with masks: each object needs a sound segmentation.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(data: Path, images: Path | None, fast: bool, trust_pictures: bool, as_json: bool) -> None:
+def check(data: Path, images: Path | None, fast: bool, trust_pictures: bool, masks: bool, as_json: bool) -> None:
     """Check COCO annotations and all their images.
 
     Exit status 2 means that they cannot be used. DATA is a folder with images/ and annotations.json, a Roboflow export
     in COCO format, or a COCO JSON file. All splits of an export are checked. The table lists all faults, which are
-    fatal, and what dyndet handles.
+    fatal, and what dyndet handles. Faults of masks are fatal only with --masks.
 
     \b
     Example:
@@ -97,7 +98,7 @@ def check(data: Path, images: Path | None, fast: bool, trust_pictures: bool, as_
       dyndet data check coco/annotations/instances_val2017.json --images coco/val2017 --fast
     """
     with step_bars() as show:
-        found = check_data(data, images, fast=fast, trust_pictures=trust_pictures, progress=show)
+        found = check_data(data, images, fast=fast, trust_pictures=trust_pictures, masks=masks, progress=show)
     errors = [one.error for one in found if one.error is not None]
     if as_json:
         click.echo(json.dumps({"usable": not errors, "data": [one.as_json() for one in found]}, indent=2))

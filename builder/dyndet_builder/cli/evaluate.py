@@ -18,7 +18,7 @@ from dyndet_builder.cli.progress import step_bars
 from dyndet_client.cli.terminal import Console
 
 if TYPE_CHECKING:
-    from dynamicdet.evaluation.evaluate import Evaluation
+    from dynamicdet.evaluation.points import RoutePrecision
     from dyndet_builder.evaluation.evaluate import EvaluationReport
     from dyndet_builder.evaluation.static import StaticReport
 
@@ -63,6 +63,9 @@ if TYPE_CHECKING:
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Draw AP over the hard share into this .png or .svg file."
 )
+@click.option(
+    "--card", type=click.Path(path_type=Path), help="Write a model card with these results into this Markdown file."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     source: Path | None,
@@ -79,6 +82,7 @@ def command(
     cache: Path | None,
     no_cache: bool,
     plot: Path | None,
+    card: Path | None,
     as_json: bool,
 ) -> None:
     """Measure COCO average precision of both routes and of mixes of them.
@@ -87,12 +91,13 @@ def command(
     Every image takes each route once, whatever the number of thresholds. The router is compared with random routing
     and, for checkpoints, with an oracle that knows both detectors' losses. If detector 2 gains nothing, or the router
     is not better than chance, the results are printed and the exit status is 9. A static checkpoint has one route and
-    one average precision.
+    one average precision. A detector that gives masks is judged by boxes and by masks, if the data set has
+    segmentations.
 
     \b
     Examples:
       dyndet evaluate build/pico.safetensors --data benchmarks/demo/val --plot ap.png
-      dyndet evaluate build/bundle --data benchmarks/demo/val --hard-share 0.3 --threshold 0.47
+      dyndet evaluate build/bundle --data benchmarks/demo/val --hard-share 0.3 --threshold 0.47 --card CARD.md
       dyndet evaluate --url 127.0.0.1:8001 --model dyndet --data benchmarks/demo/val --json
     """
     from dynamicdet.networks.checkpoints import static_name
@@ -120,6 +125,7 @@ def command(
             seed=seed,
             cache=None if no_cache else cache or cache_folder("detections"),
             plot=plot,
+            card=card,
             progress=show,
         )
     if as_json:
@@ -134,7 +140,7 @@ def command(
 def _refuse_options_of_routes() -> None:
     """Raise UsageError if the command has an option that only makes sense for two routes."""
     context = click.get_current_context()
-    names = ("url", "architecture", "hard_shares", "thresholds", "random_draws", "seed", "plot")
+    names = ("url", "architecture", "hard_shares", "thresholds", "random_draws", "seed", "plot", "card")
     given = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if given:
         option = next(one for one in context.command.params if one.name == given[0]).opts[0]
@@ -161,20 +167,31 @@ def _print(report: EvaluationReport) -> None:
     console.print(f"{report.source} on {report.data}, {result.images} images")
     for note in report.notes:
         console.print(note)
-    console.print(f"AP all easy {result.easy.ap:.1f}, all hard {result.hard.ap:.1f}\n")
-    console.print(_table(result))
-    means = ", ".join(f"{name} {ap:.1f}" for name, ap in result.mean_ap().items() if ap is not None)
-    console.print(f"\nmean AP over all hard shares: {means}")
+    if result.masks is None:
+        _print_precision(console, "AP", result)
+    else:
+        _print_precision(console, "box AP", result)
+        console.print()
+        _print_precision(console, "mask AP", result.masks)
     spread = ", ".join(f"{level} {value:.3f}" for level, value in result.difficulty_quantiles.items())
     console.print(f"difficulty quantiles: {spread}")
     for remark in result.remarks():
         console.print(remark)
     console.print(_times(report))
-    if report.plot is not None:
-        console.print(f"Wrote {report.plot}.", soft_wrap=True)
+    for path in (report.plot, report.card):
+        if path is not None:
+            console.print(f"Wrote {path}.", soft_wrap=True)
 
 
-def _table(result: Evaluation) -> Table:
+def _print_precision(console: Console, what: str, precision: RoutePrecision) -> None:
+    """Of the boxes or of the masks."""
+    console.print(f"{what} all easy {precision.easy.ap:.1f}, all hard {precision.hard.ap:.1f}\n")
+    console.print(_table(precision))
+    means = ", ".join(f"{name} {ap:.1f}" for name, ap in precision.mean_ap().items() if ap is not None)
+    console.print(f"\nmean {what} over all hard shares: {means}")
+
+
+def _table(result: RoutePrecision) -> Table:
     with_oracle = all(point.oracle is not None for point in result.points)
     choices = ("router", "random", *(("oracle",) if with_oracle else ()))
     table = Table(box=None, header_style="bold", pad_edge=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from dynamicdet.evaluation.evaluate import DEFAULT_HARD_SHARES, Evaluation, chec
 from dynamicdet.files import check_writable
 from dynamicdet.routing.cache import data_sha256, read_results, results_file, write_results
 from dynamicdet.routing.routes import RouteResults, check_classes, check_contract
+from dyndet_builder.evaluation.card import card_of, write_card
 from dyndet_builder.evaluation.sources import Source, open_source
 
 _PLOT_SUFFIXES = (".png", ".svg")
@@ -33,6 +34,7 @@ class EvaluationReport:
     cache_file: Path | None
     """the file that stores the detections; None if they are not stored"""
     plot: Path | None
+    card: Path | None
     notes: tuple[str, ...]
     """what is unusual in the detector or the data set, and how it was handled"""
 
@@ -46,6 +48,7 @@ class EvaluationReport:
             "from_cache": self.from_cache,
             "cache_file": None if self.cache_file is None else str(self.cache_file),
             "plot": None if self.plot is None else str(self.plot),
+            "card": None if self.card is None else str(self.card),
         }
 
 
@@ -64,18 +67,23 @@ def evaluate(
     seed: int = 0,
     cache: Path | None = None,
     plot: Path | None = None,
+    card: Path | None = None,
     progress: Progress = silent,
 ) -> EvaluationReport:
     """COCO average precision of a checkpoint file, a bundle folder, or (`url`, `model`) a served detector.
 
+    Of boxes; of masks as well, if the detector gives masks and the data set has segmentations.
+
     `data`, `images` and `trust_pictures` are those of `read_dataset`; of an export with splits, valid/ is used. Classes
     in another order than the detector's are matched by name. Without shares and thresholds, a few shares are used.
     Unless it is None, the folder `cache` stores the detections; the file name is a hash of the content of detector and
-    data set. `plot` is a .png or .svg file for AP over hard share. Raises InputError for bad input, before any image is
-    run, ServerError, and MissingExtraError for a plot without matplotlib.
+    data set. `plot` is a .png or .svg file for AP over hard share, `card` a file for a model card in Markdown. Raises
+    InputError for bad input, before any image is run, ServerError, and MissingExtraError for a plot without matplotlib.
     """
     check_points(hard_shares, thresholds)
     draw = None if plot is None else _drawing(plot)
+    if card is not None:
+        check_writable(card)
     detector = open_source(source, url=url, model=model, architecture=architecture)
     truth, notes = read_truth(detector, data, images=images, trust_pictures=trust_pictures, progress=progress)
     check_contract(f"the {detector.label}", detector.class_names, detector.fit, truth)
@@ -94,8 +102,12 @@ def evaluate(
         seed=seed,
     )
     name = "/".join(data.resolve().parts[-2:])
+    all_notes = (*detector.notes, *notes)
     if draw is not None:
         draw(evaluation, f"{name} ({len(truth)} images), {detector.label}")
+    if card is not None:
+        written = card_of(detector.name, detector.facts(truth), truth, evaluation, data=name, notes=all_notes)
+        write_card(replace(written, plot=plot), card)
     return EvaluationReport(
         source=detector.label,
         data=name,
@@ -103,7 +115,8 @@ def evaluate(
         from_cache=from_cache,
         cache_file=file,
         plot=plot,
-        notes=(*detector.notes, *notes),
+        card=card,
+        notes=all_notes,
     )
 
 
@@ -117,12 +130,20 @@ def read_truth(
 ) -> tuple[CocoDataset, tuple[str, ...]]:
     """The data set with its classes in the detector's order, and notes about it. Raises InputError if it has faults."""
     read = read_dataset(
-        data, detector.fit, images=images, split="valid", trust_pictures=trust_pictures, progress=progress
+        data,
+        detector.fit,
+        images=images,
+        split="valid",
+        trust_pictures=trust_pictures,
+        masks=None if detector.has_masks else False,
+        progress=progress,
     )
     ordered = in_class_order(read, detector.class_names)
     notes = read.summary.sentences()[1:]
     if ordered is not read:
         notes.append("the classes are in another order than the detector's; they were matched by name")
+    if detector.has_masks and not ordered.has_masks:
+        notes.append("not all objects have a segmentation, so the AP is that of the boxes alone, not of the masks")
     return ordered, tuple(notes)
 
 

@@ -17,6 +17,7 @@ from dynamicdet.datasets.cutpaste.catalogue import CLASSES
 from dynamicdet.datasets.cutpaste.scene import box_of, make
 from dynamicdet.datasets.cutpaste.sources import Sources
 from dynamicdet.datasets.cutpaste.splits import Split
+from dynamicdet.datasets.segmentations import encode
 from dynamicdet.errors import InputError
 from dynamicdet.files import whole_folder
 
@@ -49,6 +50,7 @@ def build(
 ) -> tuple[Summary, ...]:
     """Write ``output/train`` and ``output/val``, each ``images/*.jpg`` with ``annotations.json`` (COCO).
 
+    Boxes, areas and segmentations (run-length codes) are of what is visible of an object.
     The bytes depend on the seed and the sources (and Pillow's version), not on ``workers``. The folder appears when
     everything is written. Raises InputError if a count or the seed is below 0, if both counts are 0, or if the output
     is not empty (``overwrite`` replaces only a data set).
@@ -156,6 +158,7 @@ def _make_images(indices: range, seed: int, split_number: int) -> list[dict[str,
                 "category_id": thing.class_index + 1,
                 "bbox": [float(value) for value in box_of(mask)],
                 "area": float(mask.sum()),
+                "segmentation": encode(mask),
                 "iscrowd": 0,
                 "unseen": thing.unseen,
             }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from dynamicdet.datasets.dataset import read_dataset
 from dynamicdet.errors import MissingExtraError
 from dynamicdet.files import cache_folder
 from dynamicdet.routing.cache import read_results
+from dyndet_builder.bundle.manifest import file_sha256
 from dyndet_builder.cli import dyndet, run
+from dyndet_builder.evaluation.card import Card, card_markdown
 from dyndet_builder.evaluation.evaluate import EvaluationReport
 from dyndet_builder.evaluation.evaluate import evaluate as evaluate_with_draws
 from dyndet_builder.evaluation.sources import BundleSource, CheckpointSource
@@ -162,6 +166,51 @@ def test_the_command_prints_numbers_and_times_and_draws(
     text = capsys.readouterr().out
     assert "AP all easy" in text and "x the routes alone" in text and str(drawn) in text.replace("\n", "")
     assert drawn.read_text().lstrip().startswith("<?xml")
+
+
+def test_the_card_has_the_results_and_asks_for_the_rest(
+    report: EvaluationReport,
+    demo_checkpoint: Path,
+    data: Path,
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In Markdown whose tables are whole, with the plot beside it, and without any place of this machine."""
+    words = ["evaluate", str(demo_checkpoint), "--data", str(data), "--cache", str(cache)]
+    card = tmp_path / "CARD.md"
+    assert run(dyndet, [*words, "--plot", str(tmp_path / "ap.png"), "--card", str(card)]) == 0
+    assert f"Wrote {card}." in capsys.readouterr().out.replace("\n", "")
+    text = card.read_text()
+    assert f"| all easy (detector 1) | {report.evaluation.easy.ap:.1f} | {report.evaluation.easy.ap50:.1f} |" in text
+    assert file_sha256(demo_checkpoint) in text and f"{_IMAGES} images of {report.data} with" in text
+    assert "(<ap.png>)" in text and "- Weights: [licence]" in text and str(tmp_path) not in text
+    half = report.evaluation.curve[10]
+    assert f"| {half.hard_share:.0%} | {half.threshold:.4f} | {half.precision.ap:.1f} |" in text
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+    assert max(map(len, text.splitlines())) <= 160
+
+
+def test_a_card_shows_masks_and_names_as_they_are(report: EvaluationReport) -> None:
+    """What others named is text, also where it looks like Markdown; masks have columns and a table of their own."""
+    card = Card(
+        name="<b>*my* | detector",
+        facts={"checkpoint": "a|b"},
+        data="data",
+        images=10,
+        objects=1,
+        class_names=("[x](y)", "plain"),
+        notes=("# note",),
+        evaluation=replace(report.evaluation, masks=report.evaluation),
+        plot=None,
+    )
+    text = card_markdown(card)
+    assert "# Model card: &lt;b&gt;\\*my\\* \\| detector" in text and "| checkpoint | a\\|b |" in text
+    assert "10 images of data with 1 object of 2 classes: \\[x\\](y), plain." in text and "- \\# note" in text
+    assert "| route | box AP | box AP50 | mask AP | mask AP50 |" in text
+    boxes, masks = (text.index(f"### Routing by difficulty: {kind} AP") for kind in ("box", "mask"))
+    assert "| 100% |" in text[boxes:masks] and "| 100% |" in text[masks:]
 
 
 def test_without_matplotlib_a_plot_says_what_to_install(
