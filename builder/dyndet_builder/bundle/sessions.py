@@ -43,11 +43,14 @@ def session_of(graph: Path | bytes, *, name: str = "", threads: int | None = Non
 
 
 def run_session(session: Any, tensors: Mapping[str, Array], *, name: str) -> Tensors:
-    """All outputs by name; the inputs are taken from `tensors`. `name` stands for the graph in messages.
+    """All outputs by name; the inputs are taken from `tensors`, those with a default only if they are there. `name`
+    stands for the graph in messages.
 
     Raises InputError if ONNX Runtime cannot run the graph with them.
     """
     feed = {value.name: tensors[value.name] for value in session.get_inputs()}
+    defaults = (value.name for value in session.get_overridable_initializers())
+    feed |= {name: tensors[name] for name in defaults if name in tensors}
     names = [value.name for value in session.get_outputs()]
     try:
         answer = session.run(names, feed)
