@@ -17,7 +17,7 @@ from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import Eager, Mix, ServingRecord, measure_serving
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_builder.bundle.manifest import file_sha256, read_bundle
-from dyndet_builder.repository.config import TOPOLOGIES
+from dyndet_builder.repository.config import MEASURED_TOPOLOGIES
 from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
@@ -80,7 +80,7 @@ def compare_serving(
         folder = stack.enter_context(scratch_folder("serving"))
         cores = len(os.sched_getaffinity(0))
         detectors = {}
-        for topology in TOPOLOGIES:
+        for topology in MEASURED_TOPOLOGIES:
             for label, instances, threads in ((topology, 1, 0), (f"{topology}, {cores} x 1 thread", cores, 1)):
                 name = f"{topology}{instances}"
                 own = replace(options, name=name, topology=topology, instances=instances, threads=threads)

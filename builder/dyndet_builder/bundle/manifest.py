@@ -147,6 +147,13 @@ class Bundle(Record):
         """The stages of a request, in their order. The others, `detector1_own`, serve image files."""
         return STAGES if self.kind == "dynamic" else PAIR_STAGES
 
+    @property
+    def answers(self) -> tuple[Tensor, ...]:
+        """The outputs that both routes give: `DETECTION_OUTPUTS`, and what a detector adds to them."""
+        hard = {tensor.name: tensor for tensor in self.stages["detector2"].outputs}
+        easy = self.stages[self.easy or self.first].outputs
+        return tuple(tensor for tensor in easy if tensor.name != DIFFICULTY and hard.get(tensor.name) == tensor)
+
     def opset_of(self, stage: StageName) -> int:
         """The opset of a stage's graph."""
         return self.stages[stage].opset or self.opset

@@ -25,7 +25,7 @@ from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.defaults import TOPOLOGY_ROUNDS
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.repository.backends import BACKENDS
-from dyndet_builder.repository.config import TOPOLOGIES, Topology
+from dyndet_builder.repository.config import MEASURED_TOPOLOGIES, Topology
 from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
@@ -89,10 +89,10 @@ def choose_topology(
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder("topology"))
         progress("serve both topologies", 0, 1)
-        names = {topology: f"{detector}_{topology}" for topology in TOPOLOGIES}
+        names = {topology: f"{detector}_{topology}" for topology in MEASURED_TOPOLOGIES}
         for topology, name in names.items():
             render(bundle, folder / topology, replace(options, name=name, topology=topology))
-        first, *others = (folder / topology for topology in TOPOLOGIES)
+        first, *others = (folder / topology for topology in MEASURED_TOPOLOGIES)
         extra = tuple(f"--model-repository={other}" for other in others)
         server = stack.enter_context(TritonServer(first, ServerOptions(extra_arguments=extra)))
         served = {
@@ -104,7 +104,7 @@ def choose_topology(
         requests = max(load.concurrency, -(-len(workload) // load.batch))
         closed_loop = replace(load, request_rate=None)
         if journals is not None:
-            rendered = {topology: repository_sha256(folder / topology) for topology in TOPOLOGIES}
+            rendered = {topology: repository_sha256(folder / topology) for topology in MEASURED_TOPOLOGIES}
             journals = journals.about(bench="topology", repositories=rendered)
         measurers = {
             topology: Rounds(
@@ -112,9 +112,9 @@ def choose_topology(
             )
             for topology, connection in served.items()
         }
-        means: dict[Topology, list[list[float]]] = {topology: [] for topology in TOPOLOGIES}
+        means: dict[Topology, list[list[float]]] = {topology: [] for topology in MEASURED_TOPOLOGIES}
         for number in range(rounds):
-            for topology in TOPOLOGIES[:: -1 if number % 2 else 1]:
+            for topology in MEASURED_TOPOLOGIES[:: -1 if number % 2 else 1]:
                 progress("compare topologies", number, rounds)
                 runs = try_twice(functools.partial(measurers[topology].measure, (ALL_EASY, ALL_HARD)))
                 means[topology].append([run.mean_ms for run in runs])

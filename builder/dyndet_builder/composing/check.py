@@ -11,10 +11,9 @@ import numpy as np
 from dynamicdet.aliases import Float32Array, Progress, UInt8Array
 from dynamicdet.errors import ParityError
 from dyndet_builder.bundle.manifest import DIFFICULTY, IMAGE
+from dyndet_builder.bundle.parts import ROUTE, THRESHOLD
 from dyndet_builder.bundle.runner import Array, BundleRunner, Tensors
 from dyndet_builder.bundle.sessions import run_session, session_of
-from dyndet_builder.composing.forms import ROUTE, THRESHOLD
-from dyndet_builder.composing.stages import answers
 
 _GROUP = 4
 """images that are compared together: one by one, and then as a batch if the file takes batches"""
@@ -63,7 +62,7 @@ def expected(runner: BundleRunner, images: Array, threshold: Float32Array | floa
     difficulty = first[DIFFICULTY]
     given = np.broadcast_to(np.float32(threshold), difficulty.shape)
     hard = ~((given > 0) & (difficulty <= given))[:, 0]
-    names = [tensor.name for tensor in answers(runner.bundle)]
+    names = [tensor.name for tensor in runner.bundle.answers]
     found: Tensors = {}
     for is_hard in (False, True):
         rows = (hard == is_hard).nonzero()[0]

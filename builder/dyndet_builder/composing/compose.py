@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import onnx
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dynamicdet.files import whole_file
+from dynamicdet.images import read_image
 from dynamicdet.pictures import pictures_in, spread
 from dynamicdet.text import printable
-from dyndet_builder.bundle.export import letterboxed
-from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
-from dyndet_builder.bundle.manifest import LARGEST_GRAPH, Bundle, file_sha256, read_bundle
+from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.bundle.runner import BundleRunner
 from dyndet_builder.composing.check import check_bits
-from dyndet_builder.composing.forms import compose_graph
-from dyndet_builder.composing.stages import load_stages
+from dyndet_builder.composing.model import Batch, composed_model
 from dyndet_builder.defaults import COMPOSED_IMAGES
 from dyndet_builder.operating_points import read_operating_points
 
-Batch = Literal["one", "any"]
 _DEFAULT_THRESHOLD = 0.5
 _SUFFIX = ".onnx"
 
@@ -90,7 +84,7 @@ def compose(
         compared = check_bits(
             temporary,
             BundleRunner(bundle),
-            None if pictures is None else letterboxed(pictures, described.fit),
+            None if pictures is None else (described.fit(read_image(path)).image for path in pictures),
             one=batch == "one",
             default=value,
             count=compared_images if pictures is None else len(pictures),
@@ -126,42 +120,3 @@ def default_threshold(threshold: float | None, operating_points: Path | None, op
         known = ", ".join(content.points)
         raise InputError(f"operating point {printable(name)!r} is not known; {printable(operating_points)} has {known}")
     return content.points[name].threshold
-
-
-def composed_model(folder: Path, bundle: Bundle, *, threshold: float | None, batch: Batch) -> onnx.ModelProto:
-    """A bundle as one model; `threshold` None: every call must give it.
-
-    Raises InputError if its stages do not allow the form: for the batch `any`, each must take any batch.
-    """
-    for stage in bundle.served:
-        if batch == "any" and bundle.stages[stage].batch == "one":
-            raise InputError(
-                f"{stage} of {printable(folder)} takes one image at a time, so a file with it cannot take batches; "
-                "compose it for one image"
-            )
-    models = load_stages(folder, bundle)
-    opset = max(bundle.opset_of(stage) for stage in bundle.served)
-    model = onnx.helper.make_model(
-        compose_graph(bundle, models, threshold=threshold, one=batch == "one"),
-        opset_imports=[onnx.helper.make_opsetid("", opset)],
-        ir_version=max(each.ir_version for each in models.values()),
-        producer_name="dyndet",
-    )
-    onnx.helper.set_model_props(model, _facts(folder, bundle))
-    if model.ByteSize() >= LARGEST_GRAPH:
-        raise InputError(
-            f"the stages of {printable(folder)} have {model.ByteSize():,} bytes in all, and one ONNX file holds at most "
-            f"{LARGEST_GRAPH:,}; serve it as a model repository instead"
-        )
-    onnx.checker.check_model(model)
-    return model
-
-
-def _facts(folder: Path, bundle: Bundle) -> dict[str, str]:
-    """What a program must know that has nothing but the file, by the names of a served model's parameters."""
-    return {
-        "dyndet_class_names": json.dumps(bundle.class_names),
-        "dyndet_fit": bundle.fit.as_json(),
-        "dyndet_version": importlib.metadata.version("dyndet"),
-        "dyndet_bundle_sha256": file_sha256(folder / BUNDLE_FILE),
-    }

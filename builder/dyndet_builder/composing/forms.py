@@ -13,9 +13,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dyndet_builder.bundle.manifest import DIFFICULTY, IMAGE, Bundle, Stage, StageName, Tensor
-from dyndet_builder.composing.stages import answers, as_part
+from dyndet_builder.bundle.parts import ROUTE, THRESHOLD
+from dyndet_builder.composing.stages import as_part
 
-THRESHOLD, ROUTE = "threshold", "route"
 BATCH, THRESHOLDS = "batch", "thresholds"
 _EASY, _HARD = 1, 2
 _TYPES = {
@@ -38,7 +38,7 @@ def compose_graph(
     first = as_part(models[bundle.first], f"{bundle.first}/", {IMAGE: IMAGE, DIFFICULTY: DIFFICULTY})
     nodes = [*first.node, *_rule()]
     constants = [*first.initializer, *_constants(), numpy_helper.from_array(np.array([0.0], np.float32), "routing/zero")]
-    given = answers(bundle)
+    given = bundle.answers
     names = {tensor.name: IMAGE if tensor.name == IMAGE else f"{bundle.first}/{tensor.name}" for tensor in _known(bundle)}
     branches = {
         route: _branch(bundle, models, route, given, names, gathered=not one) for route in ("easy", "hard")

@@ -9,16 +9,7 @@ import onnx
 import onnx.version_converter
 
 from dynamicdet.errors import InputError
-from dyndet_builder.bundle.manifest import DIFFICULTY, Bundle, StageName, Tensor
-
-STANDARD = ("", "ai.onnx")
-
-
-def answers(bundle: Bundle) -> tuple[Tensor, ...]:
-    """The outputs that both routes give: `num_detections`, `boxes`, `scores`, `classes`, and what a detector adds."""
-    hard = {tensor.name: tensor for tensor in bundle.stages["detector2"].outputs}
-    easy = bundle.stages[bundle.easy or bundle.first].outputs
-    return tuple(tensor for tensor in easy if tensor.name != DIFFICULTY and hard.get(tensor.name) == tensor)
+from dyndet_builder.bundle.manifest import Bundle, StageName
 
 
 def load_stages(folder: Path, bundle: Bundle) -> dict[StageName, onnx.ModelProto]:
