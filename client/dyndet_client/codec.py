@@ -207,9 +207,7 @@ def threshold_of(model: ServedModel, operating_point: str | None) -> float | Non
     if operating_point not in model.thresholds:
         *others, last = [repr(point) for point in sorted(model.thresholds)[:_MOST_SHOWN]]
         known = f"operating points are {', '.join(others)} and {last}" if others else f"only operating point is {last}"
-        raise UnknownOperatingPointError(
-            f"operating point {shown(operating_point)} is not known; this model's {known}"
-        )
+        raise UnknownOperatingPointError(f"operating point {shown(operating_point)} is not known; this model's {known}")
     return model.thresholds[operating_point]
 
 

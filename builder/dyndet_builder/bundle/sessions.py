@@ -43,8 +43,9 @@ def session_of(graph: Path | bytes, *, name: str = "", threads: int | None = Non
 
 
 def run_session(session: Any, tensors: Mapping[str, Array], *, name: str) -> Tensors:
-    """All outputs by name; the inputs are taken from `tensors`, those with a default only if they are there. `name`
-    stands for the graph in messages.
+    """All outputs by name; `name` stands for the graph in messages.
+
+    The inputs are taken from `tensors`, those with a default only if they are there.
 
     Raises InputError if ONNX Runtime cannot run the graph with them.
     """

@@ -10,7 +10,7 @@ import onnx
 
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
-from dynamicdet.files import whole_file
+from dynamicdet.files import check_writable, whole_file
 from dynamicdet.images import read_image
 from dynamicdet.pictures import pictures_in, spread
 from dynamicdet.text import printable
@@ -68,8 +68,7 @@ def compose(
     Raises InputError for a damaged bundle, for options and pictures that cannot be used, for stages that do not allow
     the form, and for a place that cannot be written; ParityError if a bit differs.
     """
-    if output.suffix != _SUFFIX:
-        raise InputError(f"{printable(output)} must be the name of an ONNX file, such as detector{_SUFFIX}")
+    check_file(output)
     if compared_images < 1:
         raise InputError(f"at least one image must be compared, not {compared_images}")
     value = default_threshold(threshold, operating_points, operating_point)
@@ -101,6 +100,15 @@ def compose(
         size_bytes=size,
         compared_images=compared,
     )
+
+
+def check_file(output: Path | None) -> None:
+    """Raise InputError, before the work, if a file to be written has not the name of an ONNX file, or no place."""
+    if output is None:
+        return
+    if output.suffix != _SUFFIX:
+        raise InputError(f"{printable(output)} must be the name of an ONNX file, such as detector{_SUFFIX}")
+    check_writable(output)
 
 
 def default_threshold(threshold: float | None, operating_points: Path | None, operating_point: str | None) -> float:

@@ -37,12 +37,16 @@ def compose_graph(
     """
     first = as_part(models[bundle.first], f"{bundle.first}/", {IMAGE: IMAGE, DIFFICULTY: DIFFICULTY})
     nodes = [*first.node, *_rule()]
-    constants = [*first.initializer, *_constants(), numpy_helper.from_array(np.array([0.0], np.float32), "routing/zero")]
+    constants = [
+        *first.initializer,
+        *_constants(),
+        numpy_helper.from_array(np.array([0.0], np.float32), "routing/zero"),
+    ]
     given = bundle.answers
-    names = {tensor.name: IMAGE if tensor.name == IMAGE else f"{bundle.first}/{tensor.name}" for tensor in _known(bundle)}
-    branches = {
-        route: _branch(bundle, models, route, given, names, gathered=not one) for route in ("easy", "hard")
+    names = {
+        tensor.name: IMAGE if tensor.name == IMAGE else f"{bundle.first}/{tensor.name}" for tensor in _known(bundle)
     }
+    branches = {route: _branch(bundle, models, route, given, names, gathered=not one) for route in ("easy", "hard")}
     if one:
         nodes += _choice(branches, given)
     else:
@@ -164,7 +168,9 @@ def _split(branches: Mapping[str, onnx.GraphProto], given: Sequence[Tensor]) -> 
     nodes += [
         helper.make_node("Concat", ["easy/rows", "hard/rows"], ["routing/order"], "routing/order", axis=0),
         helper.make_node("Size", ["routing/order"], ["routing/size"], "routing/size"),
-        helper.make_node("Range", ["routing/none", "routing/size", "routing/step"], ["routing/numbers"], "routing/numbers"),
+        helper.make_node(
+            "Range", ["routing/none", "routing/size", "routing/step"], ["routing/numbers"], "routing/numbers"
+        ),
         helper.make_node(
             "ScatterElements",
             ["routing/order", "routing/order", "routing/numbers"],

@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dynamicdet.errors import DyndetError
-from dyndet_bench.measuring.counters import STAGES_PARAMETER
+from dyndet_bench.measuring.counters import KIND_PARAMETER, PAIR, STAGES_PARAMETER
 from dyndet_builder.bundle.manifest import DETECTION_OUTPUTS, DIFFICULTY, IMAGE, OWN, Bundle, StageName, Tensor
 from dyndet_builder.bundle.parts import ROUTE, THRESHOLD
 from dyndet_builder.operating_points import told_points, uncalibrated
@@ -103,6 +103,7 @@ def _graph_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha25
         warmups=() if options.warmup_image is None else _graph_warmups(image, options),
         parameters={
             **_contract_parameters(bundle, options, bundle_sha256),
+            **({KIND_PARAMETER: PAIR} if bundle.kind == "pair" else {}),
             POINTS_PARAMETER: told_points(uncalibrated(options.threshold)),
             **backend.graph(options.threads, bool(options.gpus)),
         },

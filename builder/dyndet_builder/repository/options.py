@@ -26,6 +26,8 @@ LONGEST_QUEUE_DELAY_US = 60_000_000
 MOST_WAITING = 1_000_000
 """longest queue of an instance, requests"""
 _NAME = re.compile(NAME)
+GRAPH_BACKEND = "onnxruntime"
+"""what the topology `graph` is for; `python` runs the same file in Triton's Python backend, also the embedded one"""
 GIVEN_UP = (
     "no fallback to detector 1 when detector 2 fails",
     "no metrics `dyndet_*`, so no alerts and dashboards of `dyndet deploy`",
