@@ -37,15 +37,10 @@ def compose_graph(
     """
     first = as_part(models[bundle.first], f"{bundle.first}/", {IMAGE: IMAGE, DIFFICULTY: DIFFICULTY})
     nodes = [*first.node, *_rule()]
-    constants = [
-        *first.initializer,
-        *_constants(),
-        numpy_helper.from_array(np.array([0.0], np.float32), "routing/zero"),
-    ]
+    constants = [*first.initializer, *_constants()]
     given = bundle.answers
-    names = {
-        tensor.name: IMAGE if tensor.name == IMAGE else f"{bundle.first}/{tensor.name}" for tensor in _known(bundle)
-    }
+    known = {tensor.name: f"{bundle.first}/{tensor.name}" for tensor in bundle.stages[bundle.first].outputs}
+    names = {**known, IMAGE: IMAGE}
     branches = {route: _branch(bundle, models, route, given, names, gathered=not one) for route in ("easy", "hard")}
     if one:
         nodes += _choice(branches, given)
@@ -68,12 +63,6 @@ def compose_graph(
     return graph
 
 
-def _known(bundle: Bundle) -> tuple[Tensor, ...]:
-    """The tensors that exist after the first stage."""
-    stage = bundle.stages[bundle.first]
-    return (*stage.inputs, *stage.outputs)
-
-
 def _info(tensor: Tensor, name: str, batch: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, _TYPES[tensor.dtype], [batch, *tensor.shape])
 
@@ -90,9 +79,10 @@ def _rule() -> list[onnx.NodeProto]:
 
 
 def _constants() -> list[onnx.TensorProto]:
+    routes = {"one": _EASY, "two": _HARD}
     return [
-        numpy_helper.from_array(np.array([value], np.int32), f"routing/{name}")
-        for name, value in (("one", _EASY), ("two", _HARD))
+        numpy_helper.from_array(np.array([0], np.float32), "routing/zero"),
+        *(numpy_helper.from_array(np.array([value], np.int32), f"routing/{name}") for name, value in routes.items()),
     ]
 
 

@@ -42,8 +42,8 @@ def composed_model(folder: Path, bundle: Bundle, *, threshold: float | None, bat
     onnx.helper.set_model_props(model, _facts(folder, bundle))
     if model.ByteSize() >= LARGEST_GRAPH:
         raise InputError(
-            f"the stages of {printable(folder)} have {model.ByteSize():,} bytes in all, and one ONNX file holds at most "
-            f"{LARGEST_GRAPH:,}; serve it as a model repository instead"
+            f"the stages of {printable(folder)} have {model.ByteSize():,} bytes in all, and one ONNX file holds less "
+            f"than {LARGEST_GRAPH:,}; serve it as a model repository instead"
         )
     onnx.checker.check_model(model)
     return model

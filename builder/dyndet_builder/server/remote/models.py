@@ -121,8 +121,8 @@ def read_source(storage: Folder, detector: str) -> Models:
     config = read_config(storage, detector)
     if config is not None and _parameter(config, TOPOLOGY_PARAMETER) == "graph":
         raise InputError(
-            f"{detector!r} in {storage.where} is one graph, without operating points on the server, so a push could not "
-            "switch it unnoticed; copy its folder to the server, or render it with the topology bls or fused"
+            f"{detector!r} in {storage.where} is one graph, without operating points on the server, so a push cannot "
+            "calibrate and switch it; copy its folder to the server, or render it with the topology bls or fused"
         )
     foreign = set(found.stages.values()) - _names_of(detector)
     if foreign:
