@@ -24,15 +24,20 @@ _FATAL = 4
 onnxruntime.set_default_logger_severity(_FATAL)
 
 
-def session_of(graph: Path | bytes, *, name: str = "", threads: int | None = None, frugal: bool = False) -> Any:
+def session_of(
+    graph: Path | bytes, *, name: str = "", threads: int | None = None, frugal: bool = False, plain: bool = False
+) -> Any:
     """A session of a file or of a serialized model; `threads` None: ONNX Runtime chooses.
 
-    By default it holds on to the memory that it once needed, which is faster. `frugal` gives it back. `name` stands for
+    By default it holds on to the memory that it once needed, which is faster. `frugal` gives it back. `plain`
+    leaves out what changes the layout of tensors for a processor. `name` stands for
     the graph in messages; by default that is the file. Raises InputError for a graph that ONNX Runtime does not load.
     """
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = not frugal
     options.log_severity_level = _FATAL
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -15,7 +15,7 @@ from dyndet_builder.defaults import COMPOSED_IMAGES
 from dyndet_builder.demo_assets import demo_picture
 
 if TYPE_CHECKING:
-    from dyndet_builder.composing.model import Batch
+    from dyndet_builder.composing.model import Batch, Routes
 
 
 @click.command("compose")
@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     type=click.Choice(("one", "any")),
     default="one",
     show_default=True,
-    help="one: one image at a time, with an `If`; any: a batch of any size, whose easy and hard images are gathered.",
+    help="one: one image at a time; any: a batch of any size, whose easy and hard images are gathered.",
+)
+@click.option(
+    "--routes",
+    type=click.Choice(("branches", "rows")),
+    help="How a route is left out: branches: with an `If`; rows: its tensors have no rows.  [default: branches, for a "
+    "bundle in half precision rows]",
 )
 @click.option("--threshold", type=float, help="In force where a call gives none.  [default: 0.5]")
 @click.option(
@@ -52,6 +58,7 @@ def command(
     bundle: Path,
     output: Path,
     batch: Batch,
+    routes: Routes | None,
     threshold: float | None,
     operating_points: Path | None,
     operating_point: str | None,
@@ -63,7 +70,8 @@ def command(
 
     Inputs are `image`, fitted as for the bundle, and `threshold`, which can be left out; outputs are those of a served
     detector with `difficulty` and `route`. Only the branch that an image takes is computed. ONNX Runtime must give the
-    same bits as with the graphs of the bundle; otherwise nothing is written.
+    same bits as with the graphs of the bundle; otherwise nothing is written. On a GPU, choose branches also for half
+    precision.
 
     \b
     Examples:
@@ -80,6 +88,7 @@ def command(
             bundle,
             output,
             batch=batch,
+            routes=routes,
             threshold=threshold,
             operating_points=operating_points,
             operating_point=operating_point,

@@ -26,16 +26,18 @@ def check_bits(
     images: Iterable[UInt8Array] | None,
     *,
     one: bool,
-    default: float | None,
+    default: float,
+    plain: bool,
     count: int,
     progress: Progress,
 ) -> int:
     """Compare all outputs of a file on `count` fitted images (H, W, 3), None: noise; returns how many were compared.
 
     Each image goes both ways, and once with the default threshold. A file for any batch also gets batches in which the
-    routes are mixed. Raises ParityError, which names the output, if a bit differs.
+    routes are mixed. `plain` leaves out optimisations of the layout, as in `runner`. Raises ParityError, which names
+    the output, if a bit differs.
     """
-    session, shape = session_of(file), runner.bundle.fit.shape
+    session, shape = session_of(file, plain=plain), runner.bundle.fit.shape
     noise = np.random.default_rng(0)
     given = iter(images) if images is not None else (noise.integers(0, 256, shape, np.uint8) for _ in range(count))
     done = 0
@@ -45,8 +47,7 @@ def check_bits(
         for batch in batches:
             for threshold in (0.0, 1.0):
                 _compare(runner, batch, _ask(session, batch, np.array([[threshold]], np.float32)), threshold)
-            if default is not None:
-                _compare(runner, batch, _ask(session, batch, None), default)
+            _compare(runner, batch, _ask(session, batch, None), default)
         if not one and len(group) > 1:
             batch = np.concatenate(batches)
             mixed = np.array([[index % 2] for index in range(len(group))], np.float32)

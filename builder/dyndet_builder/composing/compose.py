@@ -17,7 +17,7 @@ from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import read_bundle
 from dyndet_builder.bundle.runner import BundleRunner
 from dyndet_builder.composing.check import check_bits
-from dyndet_builder.composing.model import Batch, composed_model
+from dyndet_builder.composing.model import Batch, Routes, best_routes, composed_model
 from dyndet_builder.defaults import COMPOSED_IMAGES
 from dyndet_builder.operating_points import read_operating_points
 
@@ -32,8 +32,10 @@ class Composed:
     path: Path
     batch: Batch
     """`one`: it takes one image at a time; `any`: a batch of any size"""
-    threshold: float | None
-    """in force where a call gives none; None: every call must give it"""
+    routes: Routes
+    """`branches`: with an `If`; `rows`: with tensors that may have no rows"""
+    threshold: float
+    """in force where a call gives none"""
     operating_point: str | None
     """where the threshold came from"""
     size_bytes: int
@@ -46,6 +48,7 @@ def compose(
     output: Path,
     *,
     batch: Batch = "one",
+    routes: Routes | None = None,
     threshold: float | None = None,
     operating_points: Path | None = None,
     operating_point: str | None = None,
@@ -59,11 +62,13 @@ def compose(
     images; B is 1 with the batch `one`. The threshold can be left out. Then it is `threshold`, or that of
     `operating_point` in the file `operating_points` (None: the default one), or else 0.5. Outputs are those of a
     served detector: `num_detections`, `boxes`, `scores`, `classes`, whatever else both detectors give, `difficulty`
-    float32 (B, 1) and `route` int32 (B, 1), 1 easy, 2 hard. NaN is hard. Only the branch of a route that some image
-    takes is computed. Class names, the rule of fitting and the bundle's hash are in the file's metadata.
+    float32 (B, 1) and `route` int32 (B, 1), 1 easy, 2 hard. NaN is hard. A route that no image takes is not computed;
+    `routes` says how it is left out (None: `best_routes`). Class names, the rule of fitting and the bundle's hash are
+    in the file's metadata.
 
     At most `compared_images` pictures of `images`, spread over the folder (None: noise), prove that ONNX Runtime
-    computes the same bits as with the bundle's own graphs.
+    computes the same bits as with the bundle's own graphs: with its default options, or, for the other form than
+    `best_routes`, without its optimisations of the layout.
 
     Raises InputError for a damaged bundle, for options and pictures that cannot be used, for stages that do not allow
     the form, and for a place that cannot be written; ParityError if a bit differs.
@@ -75,17 +80,21 @@ def compose(
     pictures = None if images is None else spread(pictures_in(images), compared_images)
     progress("compose", 0, 1)
     described = read_bundle(bundle)
-    model = composed_model(bundle, described, threshold=value, batch=batch)
+    routes = routes or best_routes(described)
+    model = composed_model(bundle, described, threshold=value, batch=batch, routes=routes)
     progress("compose", 1, 1)
     with whole_file(output) as temporary:
         onnx.save(model, temporary)
         size = temporary.stat().st_size
+        same_layout = routes == best_routes(described)
+        runner = BundleRunner(bundle, plain=not same_layout)
         compared = check_bits(
             temporary,
-            BundleRunner(bundle),
+            runner,
             None if pictures is None else (described.fit(read_image(path)).image for path in pictures),
             one=batch == "one",
             default=value,
+            plain=not same_layout,
             count=compared_images if pictures is None else len(pictures),
             progress=progress,
         )
@@ -95,6 +104,7 @@ def compose(
     return Composed(
         path=output,
         batch=batch,
+        routes=routes,
         threshold=value,
         operating_point=named,
         size_bytes=size,

@@ -1,7 +1,9 @@
-"""The two forms of a graph that routes itself: one image with `If`, and any batch with rows gathered and scattered.
+"""The forms of a graph that routes itself: for one image or any batch, with branches or with rows.
 
-Weights of a route lie inside its branch. So ONNX Runtime optimises a branch exactly like the stage in a file of its
-own, and computes the same bits.
+With branches, a route that no image takes is not run at all. Its weights lie inside its branch, so ONNX Runtime
+optimises a branch like the stage in a file of its own, and computes the same bits. There is one exception: on a CPU,
+version 1.32 lays out half-precision weights for its faster convolutions only outside of branches. With rows, there are
+no branches: the stages of a route get the rows of its images, and if there are none, tensors without elements.
 """
 
 from __future__ import annotations
@@ -27,9 +29,14 @@ _TYPES = {
 
 
 def compose_graph(
-    bundle: Bundle, models: Mapping[StageName, onnx.ModelProto], *, threshold: float | None, one: bool
+    bundle: Bundle,
+    models: Mapping[StageName, onnx.ModelProto],
+    *,
+    threshold: float | None,
+    one: bool,
+    branched: bool,
 ) -> onnx.GraphProto:
-    """The graph, for one image at a time or any batch. `threshold` is its default; None: it has none.
+    """The graph, for one image at a time or any batch, with branches or rows. `threshold` None: it has no default.
 
     Inputs `image` uint8 (B, H, W, 3) and `threshold` float32 (B, 1) or (1, 1). Outputs those of both routes, then
     `difficulty` float32 (B, 1) and `route` int32 (B, 1), 1 easy, 2 hard. An image is hard if its difficulty exceeds the
@@ -41,12 +48,22 @@ def compose_graph(
     given = bundle.answers
     known = {tensor.name: f"{bundle.first}/{tensor.name}" for tensor in bundle.stages[bundle.first].outputs}
     names = {**known, IMAGE: IMAGE}
-    branches = {route: _branch(bundle, models, route, given, names, gathered=not one) for route in ("easy", "hard")}
-    if one:
-        nodes += _choice(branches, given)
+    gathered = not (one and branched)
+    routes = {route: _route(bundle, models, route, given, names, gathered=gathered) for route in ("easy", "hard")}
+    sparse = [*first.sparse_initializer]
+    if not gathered:
+        nodes += _choice(routes, given)
     else:
-        nodes += _split(branches, given)
-        constants += _split_constants()
+        nodes += _rows()
+        for route, body in routes.items():
+            if branched:
+                nodes += _if_any(route, body, given)
+            else:
+                nodes += body.node
+                constants += body.initializer
+                sparse += body.sparse_initializer
+        nodes += _back(given, branched=branched)
+        constants += _row_constants()
     batch: int | str = 1 if one else BATCH
     (image,) = bundle.stages[bundle.first].inputs
     inputs = [
@@ -59,7 +76,7 @@ def compose_graph(
     if threshold is not None:
         constants.append(numpy_helper.from_array(np.array([[threshold]], np.float32), THRESHOLD))
     graph = helper.make_graph(nodes, bundle.name, inputs, outputs, constants)
-    graph.sparse_initializer.extend(first.sparse_initializer)
+    graph.sparse_initializer.extend(sparse)
     return graph
 
 
@@ -86,7 +103,7 @@ def _constants() -> list[onnx.TensorProto]:
     ]
 
 
-def _branch(
+def _route(
     bundle: Bundle,
     models: Mapping[StageName, onnx.ModelProto],
     route: str,
@@ -119,7 +136,7 @@ def _branch(
     return body
 
 
-def _choice(branches: Mapping[str, onnx.GraphProto], given: Sequence[Tensor]) -> list[onnx.NodeProto]:
+def _choice(routes: Mapping[str, onnx.GraphProto], given: Sequence[Tensor]) -> list[onnx.NodeProto]:
     """One image: the branch of its route, and nothing of the other."""
     return [
         helper.make_node("Squeeze", ["routing/is_hard"], ["routing/condition"], "routing/condition"),
@@ -128,34 +145,45 @@ def _choice(branches: Mapping[str, onnx.GraphProto], given: Sequence[Tensor]) ->
             ["routing/condition"],
             [tensor.name for tensor in given],
             "routing/choice",
-            then_branch=branches["hard"],
-            else_branch=branches["easy"],
+            then_branch=routes["hard"],
+            else_branch=routes["easy"],
         ),
     ]
 
 
-def _split(branches: Mapping[str, onnx.GraphProto], given: Sequence[Tensor]) -> list[onnx.NodeProto]:
-    """A batch: each route answers its own rows, if there are any, and the answers go back to their places."""
+def _rows() -> list[onnx.NodeProto]:
+    """`easy/rows` and `hard/rows`: the numbers of the images that take a route, int64 (n,)."""
     nodes = [
         helper.make_node("Squeeze", ["routing/is_hard", "routing/columns"], ["hard/are"], "hard/are"),
         helper.make_node("Not", ["hard/are"], ["easy/are"], "easy/are"),
     ]
-    for route, branch in branches.items():
-        nodes += [
-            helper.make_node("NonZero", [f"{route}/are"], [f"{route}/found"], f"{route}/found"),
-            helper.make_node("Squeeze", [f"{route}/found", "routing/rows"], [f"{route}/rows"], f"{route}/rows"),
-            helper.make_node("Size", [f"{route}/rows"], [f"{route}/count"], f"{route}/count"),
-            helper.make_node("Greater", [f"{route}/count", "routing/none"], [f"{route}/any"], f"{route}/any"),
-            helper.make_node(
-                "If",
-                [f"{route}/any"],
-                [f"{route}/{tensor.name}/answer" for tensor in given],
-                f"{route}/answer",
-                then_branch=branch,
-                else_branch=_nothing(route, given),
-            ),
-        ]
-    nodes += [
+    for route in ("easy", "hard"):
+        found, rows = f"{route}/found", f"{route}/rows"
+        nodes.append(helper.make_node("NonZero", [f"{route}/are"], [found], found))
+        nodes.append(helper.make_node("Squeeze", [found, "routing/rows"], [rows], rows))
+    return nodes
+
+
+def _if_any(route: str, body: onnx.GraphProto, given: Sequence[Tensor]) -> list[onnx.NodeProto]:
+    """The answers to the images of a route, if there are any."""
+    count, some = f"{route}/count", f"{route}/any"
+    return [
+        helper.make_node("Size", [f"{route}/rows"], [count], count),
+        helper.make_node("Greater", [count, "routing/none"], [some], some),
+        helper.make_node(
+            "If",
+            [some],
+            [f"{route}/{tensor.name}/answer" for tensor in given],
+            f"{route}/answer",
+            then_branch=body,
+            else_branch=_nothing(route, given),
+        ),
+    ]
+
+
+def _back(given: Sequence[Tensor], *, branched: bool) -> list[onnx.NodeProto]:
+    """The answers of both routes, back at the places of their images."""
+    nodes = [
         helper.make_node("Concat", ["easy/rows", "hard/rows"], ["routing/order"], "routing/order", axis=0),
         helper.make_node("Size", ["routing/order"], ["routing/size"], "routing/size"),
         helper.make_node(
@@ -170,7 +198,8 @@ def _split(branches: Mapping[str, onnx.GraphProto], given: Sequence[Tensor]) -> 
         ),
     ]
     for tensor in given:
-        both, joined = [f"{route}/{tensor.name}/answer" for route in ("easy", "hard")], f"routing/{tensor.name}"
+        suffix = "/answer" if branched else ""
+        both, joined = [f"{route}/{tensor.name}{suffix}" for route in ("easy", "hard")], f"routing/{tensor.name}"
         nodes.append(helper.make_node("Concat", both, [joined], joined, axis=0))
         nodes.append(helper.make_node("Gather", [joined, "routing/places"], [tensor.name], tensor.name, axis=0))
     return nodes
@@ -187,6 +216,6 @@ def _nothing(route: str, given: Sequence[Tensor]) -> onnx.GraphProto:
     return helper.make_graph(nodes, f"{route}/nothing", [], outputs)
 
 
-def _split_constants() -> list[onnx.TensorProto]:
+def _row_constants() -> list[onnx.TensorProto]:
     numbers = {"columns": [1], "rows": [0], "none": 0, "step": 1}
     return [numpy_helper.from_array(np.array(value, np.int64), f"routing/{name}") for name, value in numbers.items()]

@@ -55,7 +55,7 @@ def deploy(
     if deployed.written_options.get("topology") == "graph":
         raise InputError(
             f"the detector {deployed.model!r} in {repository} is one graph, which has no metrics `dyndet_*` for "
-            "alerts, scaling and dashboards; render it with the topology bls or fused, or start it with `dyndet serve --docker`"
+            "alerts, scaling and dashboards; render it with the topology bls or fused, or serve it with --docker"
         )
     filled = values(deployed, options, output=output)
     watch = watched(deployed, options, job=filled.name)

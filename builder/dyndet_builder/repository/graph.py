@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from dyndet_builder.bundle.manifest import Bundle, StageName
-from dyndet_builder.composing.model import composed_model
+from dyndet_builder.composing.model import Routes, best_routes, composed_model
 from dyndet_builder.operating_points import points_file, uncalibrated
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import PublicModel
@@ -35,7 +35,8 @@ def write_graph(
     folder = repository / model.name
     version = folder / "1"
     version.mkdir(parents=True)
-    onnx.save(composed_model(bundle, described, threshold=None, batch="any"), version / GRAPH_FILE)
+    routes: Routes = "branches" if model.gpus else best_routes(described)
+    onnx.save(composed_model(bundle, described, threshold=None, batch="any", routes=routes), version / GRAPH_FILE)
     for source in BACKENDS[options.backend].template.glob("*.py"):
         shutil.copyfile(source, version / source.name)
     if model.warmups:
