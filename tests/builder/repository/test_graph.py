@@ -21,6 +21,7 @@ from dyndet_builder.repository.config_files import publish_points
 from dyndet_builder.repository.options import GIVEN_UP
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_rendered, read_repository
+from dyndet_builder.repository.under_load import Changes, follow_load
 from dyndet_builder.server.remote.folder import Folder
 from dyndet_builder.server.remote.models import read_source
 from dyndet_client.codec import Options, encode, parse_model
@@ -124,6 +125,8 @@ def test_what_stands_on_metrics_and_operating_points_is_refused(bundle: Path, tm
         read_source(Folder(folder), "toy")
     with pytest.raises(InputError, match="are one graph; give the bundle"):
         _ = read_rendered(folder).graphs
+    with pytest.raises(InputError, match="knows neither load nor tenants"):
+        follow_load(folder, Changes(promise="p95:90ms"))
     with pytest.raises(InputError, match="takes one image at a time"):
         render(write_toy_pair(tmp_path / "pair", variant=FIRST_ONE_BY_ONE), folder, RenderOptions(topology="graph"))
     assert json.loads((folder / "dyndet.json").read_text())["detectors"]["toy"]["models"] == ["toy"]
