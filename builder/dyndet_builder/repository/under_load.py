@@ -210,8 +210,8 @@ def _written(found: UnderLoad, **changed: object) -> UnderLoad:
     model = found.file.parent.parent
     if (model / CONFIG).is_file() and POINTS_PARAMETER in read_config(model).parameters:
         raise InputError(
-            f"{found.model!r} is one graph, whose server knows neither load nor tenants; render it with the topology bls "
-            "or fused"
+            f"{found.model!r} is one graph, whose server knows neither load nor tenants; render it with the topology "
+            "bls or fused"
         )
     try:
         content = OperatingPoints.model_validate({**found.points.model_dump(), **changed})
