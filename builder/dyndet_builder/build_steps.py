@@ -26,7 +26,7 @@ from dyndet_builder.operating_points import OperatingPoints, points_file, read_o
 from dyndet_builder.pairing.export import PairFiles, export_pair
 from dyndet_builder.quoting import shell
 from dyndet_builder.repository.backends import BACKENDS
-from dyndet_builder.repository.config import TOPOLOGIES
+from dyndet_builder.repository.config import MEASURED_TOPOLOGIES
 from dyndet_builder.repository.engines import engines_fit, provide_engines
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
@@ -198,7 +198,7 @@ def _render(job: Job) -> Step:
                 job.images,
                 rendering,
                 load=options.load,
-                topologies=TOPOLOGIES if options.measures_topology else (rendering.topology,),
+                topologies=MEASURED_TOPOLOGIES if options.measures_topology else (rendering.topology,),
                 divide=options.measures_division,
                 journals=JournalFolder(
                     folder=job.output / "measurements", newest_s=REPLAYED_S, fresh=job.options.fresh

@@ -17,6 +17,8 @@ PARITY_IMAGES = 36
 """the most images that prove that graphs match their network"""
 PAIR_IMAGES = 12
 """the most on which a merged graph is compared with the detector's own file"""
+COMPOSED_IMAGES = 8
+"""on which one file with all graphs must give the bits of the graphs"""
 CALIBRATION_IMAGES = 64
 """that set the ranges of an int8 bundle"""
 COMPARED_IMAGES = 36

@@ -6,6 +6,7 @@ The file is beside the BLS model's code (`<repository>/<name>/1/`). The reader t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,6 +25,22 @@ LARGEST = 4 << 20
 
 DAMAGED = "correct it, or delete the file, render the repository again and calibrate it again"
 """what to do about a damaged file: nothing but the file has its measurements, so no command replaces it"""
+
+_TOLD = {
+    "threshold",
+    "target",
+    "statistic",
+    "unit",
+    "load",
+    "date",
+    "goal",
+    "reached",
+    "mean_ms",
+    "throughput_per_s",
+    "easy_share",
+    "percentiles_ms",
+}
+"""fields that clients get; the public model's reader has the same"""
 
 PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.+][A-Za-z0-9_.:/%+µ-]*$", max_length=100)]
 """a target without its spaces, or a name that its user gave; the public model's reader has the same pattern"""
@@ -189,6 +206,12 @@ def uncalibrated(threshold: float = 0.5, *, tenants: Mapping[str, Tenant] | None
     """The points of a repository that was rendered but not measured yet."""
     points = {UNCALIBRATED: OperatingPoint(threshold=threshold)}
     return OperatingPoints(default=UNCALIBRATED, points=points, tenants=tenants_among(tenants, points))
+
+
+def told_points(content: OperatingPoints) -> str:
+    """What clients learn of the points, without the evidence, as JSON of one line: as a public model tells them."""
+    told = {name: point.model_dump(include=_TOLD, exclude_none=True) for name, point in content.points.items()}
+    return json.dumps({"default": content.default, "points": told})
 
 
 def tenants_among(tenants: Mapping[str, Tenant] | None, points: Collection[str]) -> dict[str, Tenant] | None:

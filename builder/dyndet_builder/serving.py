@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.cores import usable_cores
 from dynamicdet.errors import InputError
@@ -17,7 +19,8 @@ from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import Eager, Mix, ServingRecord, measure_serving
 from dyndet_bench.measuring.journal import JournalFolder
 from dyndet_builder.bundle.manifest import file_sha256, read_bundle
-from dyndet_builder.repository.config import TOPOLOGIES
+from dyndet_builder.composing.model import best_routes, composed_model
+from dyndet_builder.repository.config import MEASURED_TOPOLOGIES
 from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
@@ -80,7 +83,7 @@ def compare_serving(
         folder = stack.enter_context(scratch_folder("serving"))
         cores = usable_cores()
         detectors = {}
-        for topology in TOPOLOGIES:
+        for topology in MEASURED_TOPOLOGIES:
             for label, instances, threads in ((topology, 1, 0), (f"{topology}, {cores} x 1 thread", cores, 1)):
                 name = f"{topology}{instances}"
                 own = replace(options, name=name, topology=topology, instances=instances, threads=threads)
@@ -101,6 +104,7 @@ def compare_serving(
         record = measure_serving(
             server.grpc_url,
             graphs=rendered.cpu_graphs,
+            single_file=_single_file(bundle, folder / "one.onnx"),
             images=images,
             detectors=detectors,
             baselines=first,
@@ -114,6 +118,17 @@ def compare_serving(
             progress=progress,
         )
     return ServingComparison(record=record, accuracy=accuracy)
+
+
+def _single_file(bundle: Path, file: Path) -> Path | None:
+    """The bundle as one file for one image at a time; None if its stages do not allow that."""
+    described = read_bundle(bundle)
+    try:
+        model = composed_model(bundle, described, threshold=None, batch="one", routes=best_routes(described))
+    except InputError:
+        return None
+    onnx.save(model, file)
+    return file
 
 
 def eager_detector(checkpoint: Path, architecture: str) -> Eager:

@@ -18,7 +18,7 @@ from dyndet_client.balancing.replicas import Replica, Replicas
 from dyndet_client.balancing.turns import Turns
 from dyndet_client.balancing.watching import close_async, join_all_async, watch_async
 from dyndet_client.base import BaseDetector
-from dyndet_client.codec import Options, ServedModel, decode, encode, encode_question, is_ready_made
+from dyndet_client.codec import Options, ServedModel, decode, encode, is_ready_made
 from dyndet_client.detections import Detections
 from dyndet_client.errors import OverloadedError
 from dyndet_client.results.operating_points import OperatingPoint, default_of
@@ -60,8 +60,8 @@ class AsyncDetector(BaseDetector):
     async def operating_points(self) -> dict[str, OperatingPoint]:
         """`Detector.operating_points`, awaited: `await detector.operating_points`."""
         deadline = self._deadline()
-        request = encode_question(await self._connect(deadline))
-        return await self._try(lambda session: session.operating_points(request, deadline), deadline)
+        served = await self._connect(deadline)
+        return await self._try(lambda session: session.operating_points(served, deadline), deadline)
 
     @property
     async def default_threshold(self) -> float:

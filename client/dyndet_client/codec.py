@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from dynamicdet.letterbox import Fit, Letterboxed
 from dynamicdet.text import printable
 from dyndet_client.checks import seconds, shown
 from dyndet_client.detections import Detections, Route
-from dyndet_client.errors import NoMasksError, NotADetectorError, ServerError
+from dyndet_client.errors import NoMasksError, NotADetectorError, ServerError, UnknownOperatingPointError
 from dyndet_client.results.masks import Masks, mask_values
 from dyndet_client.results.showing import Picture
 
@@ -35,6 +35,8 @@ DEADLINE, PRIORITY, TENANT = "dyndet_deadline_ms", "dyndet_priority", "dyndet_te
 OPERATING_POINTS = "operating_points"
 """the output with all operating points, for requests that want nothing else"""
 _CLASS_NAMES, _INPUT_SIZE, _FIT = "dyndet_class_names", "dyndet_input_size", "dyndet_fit"
+_POINTS = "dyndet_operating_points"
+_LARGEST_POINTS, _MOST_SHOWN = 4 << 20, 20
 _EASY, _HARD, _DEGRADED = 1, 2, -3
 _HIGHEST_PRIORITY = 9
 _TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -53,6 +55,10 @@ class ServedModel:
     class_names: tuple[str, ...]
     has_masks: bool = False
     """whether it gives a mask of each object to those who ask for it"""
+    points: str | None = None
+    """operating points as JSON, of a detector that is one graph: whoever sends a request looks up its threshold"""
+    thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """those of `points` by name, the default one first"""
 
     @property
     def input_size(self) -> int:
@@ -177,7 +183,48 @@ def _parse(config: Mapping[str, Any]) -> ServedModel:
             f"model {name!r} takes images as {found[0]} {found[1]} with max_batch_size "
             f"{config.get('max_batch_size', 0)}; a dyndet detector takes TYPE_UINT8 {list(fit.shape)} with at least 1"
         )
-    return ServedModel(name=name, fit=fit, class_names=tuple(class_names), has_masks=MASKS in outputs)
+    points = parameters[_POINTS].get("string_value") if _POINTS in parameters else None
+    thresholds = {} if points is None else _thresholds(name, points)
+    return ServedModel(
+        name=name,
+        fit=fit,
+        class_names=tuple(class_names),
+        has_masks=MASKS in outputs,
+        points=points,
+        thresholds=thresholds,
+    )
+
+
+def _thresholds(name: str, points: object) -> dict[str, float]:
+    """The thresholds in the parameter of a detector that is one graph, the default one first."""
+    try:
+        if not isinstance(points, str) or len(points) > _LARGEST_POINTS:
+            raise ValueError(f"it is no text of at most {_LARGEST_POINTS:,} characters")
+        content = json.loads(points)
+        default, found = content["default"], content["points"]
+        names = [default, *(point for point in found if point != default)]
+        thresholds = {point: float(found[point]["threshold"]) for point in names}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise NotADetectorError(f"model {name!r} has a damaged {_POINTS} parameter: {printable(error)}") from error
+    if not all(0 <= threshold <= 1 for threshold in thresholds.values()):
+        raise NotADetectorError(f"model {name!r} has a {_POINTS} parameter with thresholds beyond 0 to 1")
+    return thresholds
+
+
+def threshold_of(model: ServedModel, operating_point: str | None) -> float | None:
+    """The threshold that a request must bring; None for a detector that looks it up itself.
+
+    Raises UnknownOperatingPointError for a name that a detector's own operating points do not have.
+    """
+    if model.points is None:
+        return None
+    if operating_point is None:
+        return next(iter(model.thresholds.values()))
+    if operating_point not in model.thresholds:
+        *others, last = [repr(point) for point in sorted(model.thresholds)[:_MOST_SHOWN]]
+        known = f"operating points are {', '.join(others)} and {last}" if others else f"only operating point is {last}"
+        raise UnknownOperatingPointError(f"operating point {shown(operating_point)} is not known; this model's {known}")
+    return model.thresholds[operating_point]
 
 
 def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
@@ -190,11 +237,14 @@ def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
         raise no_masks(model.name)
     letterboxed = _fit(read_image(image), model.fit)
     tensors: dict[str, npt.NDArray[Any]] = {"image": letterboxed.image[None]}  # (1, H, W, 3)
-    if options.threshold is not None:
-        tensors["threshold"] = np.array([[options.threshold]], np.float32)  # (1, 1)
+    threshold, parameters = options.threshold, options.parameters
+    if threshold is None and (threshold := threshold_of(model, options.operating_point)) is not None:
+        parameters.pop(OPERATING_POINT, None)
+    if threshold is not None:
+        tensors["threshold"] = np.array([[threshold]], np.float32)  # (1, 1)
     return Request(
         tensors=tensors,
-        parameters=options.parameters,
+        parameters=parameters,
         letterboxed=letterboxed,
         min_score=options.min_score,
         request_id=options.request_id,

@@ -19,7 +19,7 @@ from dyndet_client.balancing.replicas import Replica, Replicas
 from dyndet_client.balancing.turns import Turns
 from dyndet_client.balancing.watching import join_all, watch
 from dyndet_client.base import BaseDetector
-from dyndet_client.codec import Options, ServedModel, decode, encode, encode_question
+from dyndet_client.codec import Options, ServedModel, decode, encode
 from dyndet_client.detections import Detections
 from dyndet_client.errors import OverloadedError
 from dyndet_client.results.operating_points import OperatingPoint, default_of
@@ -81,13 +81,15 @@ class Detector(BaseDetector):
     def operating_points(self) -> dict[str, OperatingPoint]:
         """The operating points that are in force on the server now, by name.
 
-        The server rereads them when it is calibrated again, so each access asks it; nothing is detected or counted.
+        The server rereads them when it is calibrated again, so each access asks it; nothing is detected or counted. Of
+        a detector that is one graph (topology `graph`) they are in its configuration, and calls use those that were
+        there when this detector connected.
         Raises BadRequestError for a repository of an earlier version of dyndet, which does not give them, or another
         ServerError.
         """
         deadline = self._deadline()
-        request = encode_question(self._connect(deadline))
-        return self._try(lambda session: session.operating_points(request, deadline), deadline)
+        served = self._connect(deadline)
+        return self._try(lambda session: session.operating_points(served, deadline), deadline)
 
     @property
     def default_threshold(self) -> float:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tritonclient.utils import InferenceServerException
 
 from dyndet_client.address import Address
-from dyndet_client.codec import MASKS, Request, ServedModel, no_masks, parse_model
+from dyndet_client.codec import MASKS, Request, ServedModel, encode_question, no_masks, parse_model
 from dyndet_client.errors import (
     AccessDeniedError,
     BadRequestError,
@@ -36,7 +36,7 @@ from dyndet_client.protocol import (
     survives_cancelling,
     translate,
 )
-from dyndet_client.results.operating_points import OperatingPoint, parse_operating_points
+from dyndet_client.results.operating_points import OperatingPoint, parse_operating_points, read_points
 from dyndet_client.retrying import Deadline
 from dyndet_client.senders.run import Flow
 from dyndet_client.settings import TransportChoice
@@ -146,8 +146,15 @@ class Session:
                 raise no_masks(self._model) from error
             raise self._translate(error, deadline) from error
 
-    def operating_points(self, request: Request, deadline: Deadline) -> Flow[dict[str, OperatingPoint]]:
-        """The operating points in force, by name. Raises a ServerError."""
+    def operating_points(self, served: ServedModel, deadline: Deadline) -> Flow[dict[str, OperatingPoint]]:
+        """The operating points in force, by name: those of a detector that is one graph are in its configuration.
+
+        Raises a ServerError.
+        """
+        if served.points is not None:
+            now = parse_model((yield from self.model_config(deadline)))
+            return read_points(now.points or served.points, self._model)
+        request = encode_question(served)
         try:
             return parse_operating_points((yield from self._infer(request, deadline)), self._model)
         except InferenceServerException as error:

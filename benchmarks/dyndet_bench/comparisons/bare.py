@@ -65,6 +65,19 @@ class BareStages:
         return np.array(times, np.float64)
 
 
+class BareFile:
+    """A session of one file that routes itself (`dyndet compose`) on the CPU, with ONNX Runtime's defaults."""
+
+    def __init__(self, file: Path) -> None:
+        self._session = _session(file, 0, shared_pool=False)
+
+    def answer(self, image: Array, threshold: float) -> list[Array]:
+        """Detections in an image (H, W, 3), as those of `BareStages`."""
+        given = {"image": image[None], "threshold": np.array([[threshold]], np.float32)}
+        found: list[Array] = self._session.run(DETECTIONS, given)
+        return found
+
+
 def _session(graph: Path, threads: int, shared_pool: bool) -> Any:
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()

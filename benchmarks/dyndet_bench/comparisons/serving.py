@@ -17,11 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError
 from dynamicdet.pictures import pictures_in, spread
+from dyndet_bench.comparisons.bare import BareFile
 from dyndet_bench.comparisons.baselines import DETECTOR1, STATIC, TEXTBOOK
 from dyndet_bench.comparisons.systems import (
     FLOOR,
     MIXES,
     POOLED,
+    SINGLE,
     Eager,
     Figures,
     Harness,
@@ -101,6 +103,7 @@ def measure_serving(
     url: str,
     *,
     graphs: Mapping[str, Path],
+    single_file: Path | None = None,
     images: Path,
     detectors: Mapping[str, str],
     baselines: str | None = None,
@@ -117,8 +120,8 @@ def measure_serving(
 
     `graphs`, the stages' ONNX files, give the floor: a loop over bare calls of ONNX Runtime with its defaults. Above
     concurrency 1, the floor is the faster of this loop and one loop per core of `cores`, each with one thread. In a
-    second loop, the graphs share one pool of threads, which shows what more is possible. The server must run on this
-    machine.
+    second loop, the graphs share one pool of threads, which shows what more is possible. `single_file`, the same graphs
+    as one that routes itself, is a third. The server must run on this machine.
 
     With `journals`, each measurement is stored, and those of an earlier run are used. A measurement that fails twice is
     in the record's `missing`. Raises ServerError if nothing could be measured; InputError, MissingExtraError.
@@ -145,6 +148,8 @@ def measure_serving(
             pool = stack.enter_context(own_process(graphs, letterboxed))
             pooled = local(POOLED, lambda value, _: pool.submit(pooled_loop, value).result())
             systems = [floor(graphs, letterboxed, cores), pooled]
+            if single_file is not None:
+                systems.append(local(SINGLE, loop(BareFile(single_file).answer, letterboxed)))
             for label, name in detectors.items():
                 systems.append(harness.system(label, name, workload))
                 if label == "fused":

@@ -30,7 +30,7 @@ Eager = Callable[[UInt8Array, float], object]
 Mix = Literal["easy", "hard", "mixed"]
 MIXES: tuple[Mix, ...] = get_args(Mix)
 
-FLOOR, POOLED = "ONNX Runtime, bare", "ONNX Runtime, one pool"
+FLOOR, POOLED, SINGLE = "ONNX Runtime, bare", "ONNX Runtime, one pool", "ONNX Runtime, one file"
 _OUTPUT_BYTES = 1 << 16
 """space for one output in shared memory"""
 

@@ -19,6 +19,8 @@ PAIR_STAGES = ("detector1", "detector1_own", "detector2")
 STAGES_PARAMETER = "dyndet_stages"
 """parameter of the public model of a pair, and of one whose stage models have other names than NAME_STAGE: their names
 by stage, as JSON"""
+KIND_PARAMETER, PAIR = "dyndet_kind", "pair"
+"""parameter of a detector that is one graph, and its value for a pair; without stages, nothing else tells"""
 _LATENCY, _WAITED, _SECONDS = "dyndet_latency_ms_sum", "dyndet_waited_ms_total", "dyndet_stage_seconds_total"
 _COUNTED_S = 1.0
 _LARGEST_COUNT = 1 << 64
@@ -100,15 +102,16 @@ class ServerCounters:
     ) -> None:
         """`statistics` returns the entries of Triton's `model_stats` for a model.
 
-        `stages` are the stage models by stage, by default NAME_STAGE. `own_metrics` are those of a detector without
-        stage models, of the topology `fused`. `times_of` are those of a detector with stage models: where they cannot
-        be read, the time in its own queue counts as outside the server.
+        `stages` are the stage models by stage, by default NAME_STAGE. There is none for a detector that is one graph:
+        then nobody counts routes, and `hard` is always 0 (see `Served.hard_images`). `own_metrics` are those of a
+        detector without stage models, of the topology `fused`. `times_of` are those of a detector with stage models:
+        where they cannot be read, the time in its own queue counts as outside the server.
         """
         self._detector = detector
         self._statistics = statistics
         self._own_metrics = own_metrics
         self._times_of = own_metrics or times_of
-        self._stages = dict(stages or {stage: f"{detector}_{stage}" for stage in STAGES})
+        self._stages = {stage: f"{detector}_{stage}" for stage in STAGES} if stages is None else dict(stages)
 
     def counts(self) -> RouteCounts:
         """Images answered, and images that reached detector 2."""
@@ -119,6 +122,8 @@ class ServerCounters:
         if self._is_pair:
             return self._counts_of_pair()
         total = self._taken()
+        if not self._stages:
+            return RouteCounts(total=total, hard=0, answered=total)
         easy, hard = (self._images(self._stages[stage]) for stage in ("head1", "detector2"))
         return RouteCounts(total=total, hard=hard, answered=easy + hard)
 
@@ -162,6 +167,8 @@ class ServerCounters:
             )
         if self._own_metrics is not None and own is not None:
             return replace(public, compute_ms=1e3 * sum(own[_SECONDS].values()))
+        if not self._stages:
+            return public
         stages = [self._times(name) for name in self._stages.values()]
         return replace(
             public,

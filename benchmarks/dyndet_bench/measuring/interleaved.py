@@ -81,7 +81,10 @@ def _run(
     entries: Sequence[tuple[int, float]],
 ) -> PerfRun:
     """One process, with the latency of each entry, an image at a threshold."""
-    counters = Counters(served, len(entries) + warm_up_requests(Load()))
+    sent = (entries[0], *entries)  # the first entry is sent to warm up, too
+    known = {threshold: served.hard_images(workload, threshold) for _, threshold in entries}
+    asked = [bool(hard[picture]) for picture, threshold in sent if (hard := known[threshold]) is not None]
+    counters = Counters(served, len(entries) + warm_up_requests(Load()), hard=sum(asked) if asked else None)
     with workload.entries(entries) as input_data:
         run = perf_run(
             perf_analyzer,
@@ -97,8 +100,8 @@ def _run(
             before_try=counters.begin,
         )
     counted, _ = counters.end()
-    expected = sum(_is_hard(difficulties[picture], threshold) for picture, threshold in (entries[0], *entries))
-    if abs(counted.hard - expected) > 1 + _STRAY * len(entries):  # the first entry was sent to warm up, too
+    expected = sum(_is_hard(difficulties[picture], threshold) for picture, threshold in sent)
+    if abs(counted.hard - expected) > 1 + _STRAY * len(entries):
         raise ServerError(
             f"model {served.name!r} sent {counted.hard} of {counted.total} images to detector 2, but by their "
             f"difficulties it should be {expected}; does another program send requests to it?"

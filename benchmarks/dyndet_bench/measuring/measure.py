@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from dynamicdet.aliases import FloatArray
 from dyndet_bench.measuring.counters import RouteCounts, ServerTimes
@@ -43,13 +46,19 @@ def hard_share(runs: Sequence[Run]) -> float | None:
     return min(1.0, sum(run.counts.hard for run in runs) / total) if total else None
 
 
+def hard_among(hard: npt.NDArray[np.bool_], images: int) -> int:
+    """Hard images among the first `images` of a cycle through a workload, of which `hard` are (images,)."""
+    return int(hard[np.arange(images) % len(hard)].sum())
+
+
 class Counters:
     """The server's counters over the one try of perf_analyzer whose result counts."""
 
-    def __init__(self, served: Served, images: int) -> None:
-        """`images` are those that each try sends, warm-up too."""
+    def __init__(self, served: Served, images: int, *, hard: int | None = None) -> None:
+        """`images` are those that each try sends, warm-up too; `hard` of them are, if the server counts no routes."""
         self._served = served
         self._images = images
+        self._hard = hard
         self._counts: RouteCounts | None = None
         self._times = ServerTimes()
 
@@ -63,6 +72,8 @@ class Counters:
         """What was counted since `begin`, as soon as all images of the try are."""
         assert self._counts is not None
         counts = self._served.counts_after(self._counts, self._images).since(self._counts)
+        if self._hard is not None:
+            counts = replace(counts, hard=self._hard)
         return counts, self._served.times().since(self._times)
 
 
@@ -85,12 +96,14 @@ def measure(
     """
     load = load or Load()
     requests = -(-len(workload) // load.batch) if requests is None else requests
-    counters = Counters(served, load.batch * (requests + warm_up_requests(load)))
+    warm_up, hard = warm_up_requests(load), served.hard_images(workload, threshold)
+    sent = None if hard is None else sum(hard_among(hard, load.batch * count) for count in (warm_up, requests))
+    counters = Counters(served, load.batch * (requests + warm_up), hard=sent)
     found = perf_run(
         perf_analyzer,
         address=served.address,
         model=served.name,
-        input_data=workload.input_data(threshold),
+        input_data=workload.input_data(served.sent_threshold(threshold)),
         folder=workload.folder,
         load=load,
         requests=requests,

@@ -17,14 +17,26 @@ from dynamicdet.aliases import FloatArray, UInt8Array
 from dynamicdet.errors import DyndetError, ServerError
 from dynamicdet.records import NAME
 from dynamicdet.text import printable
-from dyndet_bench.measuring.counters import RouteCounts, ServerCounters, ServerTimes, stage_models
+from dyndet_bench.measuring.counters import (
+    KIND_PARAMETER,
+    PAIR,
+    RouteCounts,
+    ServerCounters,
+    ServerTimes,
+    stage_models,
+)
 from dyndet_bench.measuring.own_metrics import OwnMetrics, default_metrics_url
-from dyndet_client.codec import ServedModel, parse_model
+from dyndet_bench.measuring.workload import Workload
+from dyndet_client.codec import ServedModel, parse_model, threshold_of
 from dyndet_client.errors import ServerUnreachableError
 from dyndet_client.transport import GrpcTransport, parse_url, triton_client
 
 ALL_EASY, ALL_HARD = 1.0, 0.0
 """Thresholds that send every image down one route."""
+
+BoolArray = npt.NDArray[np.bool_]
+_HARD = 2
+"""value of the output `route`"""
 
 _TIMEOUT_S = 60.0
 _LONGEST_NAME, _LONGEST_REASON = 100, 1000
@@ -35,7 +47,8 @@ class Served:
     """A connection to one served detector; a context manager.
 
     A detector of the topology `fused` has no stage models for Triton to count. Its own counters are read from
-    `metrics_url`, by default Triton's metrics port 8002 on the same host.
+    `metrics_url`, by default Triton's metrics port 8002 on the same host. One of the topology `graph` counts no routes
+    at all: `hard_images` asks for them.
 
     Raises a ServerError if nothing answers at `url` or the model is not a dyndet detector.
     """
@@ -54,10 +67,12 @@ class Served:
             self.close()
             raise
         own_metrics = self.metrics if self.topology == "fused" else None
-        self._stages = {} if self.topology == "fused" else stage_models(self._config)
+        self._stages = {} if self.topology in ("fused", "graph") else stage_models(self._config)
+        times_of = None if self.topology == "graph" else self.metrics
         self._counters = ServerCounters(
-            self.name, self._statistics, own_metrics, stages=self._stages, times_of=self.metrics
+            self.name, self._statistics, own_metrics, stages=self._stages, times_of=times_of
         )
+        self._hard: dict[tuple[str, float], BoolArray] = {}
 
     def __enter__(self) -> Served:
         return self
@@ -82,7 +97,7 @@ class Served:
         """One request: `image` (H, W, 3) uint8, fitted. Only the named outputs are sent back."""
         inputs = [triton.InferInput("image", [1, *image.shape], "UINT8")]
         inputs[0].set_data_from_numpy(image[None])
-        if threshold is not None:
+        if (threshold := self.sent_threshold(threshold)) is not None:
             inputs.append(triton.InferInput("threshold", [1, 1], "FP32"))
             inputs[1].set_data_from_numpy(np.array([[threshold]], np.float32))
         names = list(outputs)
@@ -108,6 +123,27 @@ class Served:
             if progress is not None:
                 progress()
         return np.array(difficulties, np.float64)
+
+    def sent_threshold(self, threshold: float | None) -> float | None:
+        """What a request must bring: None leaves it to the server, but one graph knows no operating points."""
+        return threshold_of(self.detector, None) if threshold is None else threshold
+
+    def hard_images(self, workload: Workload, threshold: float | None) -> BoolArray | None:
+        """Which images of a workload are hard at a threshold, (images,), by the output `route`.
+
+        Each is asked for once. None if the server counts routes itself.
+        """
+        if self.topology != "graph":
+            return None
+        asked = self.sent_threshold(threshold)
+        assert asked is not None
+        key = (workload.sha256, asked)
+        if key not in self._hard:
+            found = [
+                self.infer(image, threshold=asked, outputs=("route",))["route"].item() for image in workload.images
+            ]
+            self._hard[key] = np.array(found) == _HARD
+        return self._hard[key]
 
     def warm_up(self, rounds: int = 3) -> None:
         """Send a few images down both routes, so that the first real request is not slower than the others."""
@@ -151,7 +187,7 @@ class Served:
 
         Raises ServerError if the metrics of a fused detector cannot be read.
         """
-        if "detector1" in self._stages or not self.detector.fit.is_own:
+        if "detector1" in self._stages or not self.detector.fit.is_own or self._parameter(KIND_PARAMETER) == PAIR:
             return True
         return self.topology == "fused" and "detector1" in self.metrics.read("dyndet_stage_seconds_total")
 

@@ -166,6 +166,13 @@ class Bundle(Record):
         """Names of what a detector of the bundle answers to an image."""
         return (*DETECTION_OUTPUTS, MASKS) if self.has_masks else DETECTION_OUTPUTS
 
+    @property
+    def answers(self) -> tuple[Tensor, ...]:
+        """The outputs that both routes give: `DETECTION_OUTPUTS`, and what a detector adds to them."""
+        hard = {tensor.name: tensor for tensor in self.stages["detector2"].outputs}
+        easy = self.stages[self.easy or self.first].outputs
+        return tuple(tensor for tensor in easy if tensor.name != DIFFICULTY and hard.get(tensor.name) == tensor)
+
     def opset_of(self, stage: StageName) -> int:
         """The opset of a stage's graph."""
         return self.stages[stage].opset or self.opset

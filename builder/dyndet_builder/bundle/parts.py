@@ -31,6 +31,8 @@ OWN: StageName = "detector1_own"
 ALL_STAGES: tuple[StageName, ...] = ("backbone1", "head1", "detector1", OWN, "detector2")
 
 IMAGE, DIFFICULTY = "image", "difficulty"
+THRESHOLD, ROUTE = "threshold", "route"
+"""an input and an output of a whole detector, beside those of its stages"""
 DETECTION_OUTPUTS = ("num_detections", "boxes", "scores", "classes")
 MASKS = "masks"
 """one more output of detectors that give the shape of each object: uint8 [max_detections, 28, 28], rows as `boxes`"""

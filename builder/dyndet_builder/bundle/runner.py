@@ -33,11 +33,20 @@ class StageRunner:
     """Sessions of the stage files on the CPU; `threads` per session, None: ONNX Runtime chooses.
 
     A stage that takes one image at a time runs once for each. By default each session holds on to the memory that it
-    once needed, which is faster. `frugal` gives it back.
+    once needed, which is faster. `frugal` gives it back. `plain` leaves out optimisations of the layout.
     """
 
-    def __init__(self, files: Mapping[StageName, Path], *, threads: int | None = None, frugal: bool = False) -> None:
-        self._sessions = {name: session_of(path, threads=threads, frugal=frugal) for name, path in files.items()}
+    def __init__(
+        self,
+        files: Mapping[StageName, Path],
+        *,
+        threads: int | None = None,
+        frugal: bool = False,
+        plain: bool = False,
+    ) -> None:
+        self._sessions = {
+            name: session_of(path, threads=threads, frugal=frugal, plain=plain) for name, path in files.items()
+        }
         self._first: StageName = "backbone1" if "backbone1" in files else "detector1"
 
     def first(self, images: Array) -> Tensors:
@@ -86,7 +95,7 @@ class BundleRunner(StageRunner):
     Images are fitted by the bundle's rule; `own` adds the stage that reads those fitted for detector 1 of a pair.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None, *, own: bool = False) -> None:
+    def __init__(self, folder: Path, threads: int | None = None, *, own: bool = False, plain: bool = False) -> None:
         self.bundle: Bundle = read_bundle(folder)
         files = {name: folder / stage.file for name, stage in self.bundle.stages.items() if own or name != OWN}
-        super().__init__(files, threads=threads)
+        super().__init__(files, threads=threads, plain=plain)

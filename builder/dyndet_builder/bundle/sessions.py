@@ -25,15 +25,20 @@ _FATAL = 4
 onnxruntime.set_default_logger_severity(_FATAL)
 
 
-def session_of(graph: Path | bytes, *, name: str = "", threads: int | None = None, frugal: bool = False) -> Any:
+def session_of(
+    graph: Path | bytes, *, name: str = "", threads: int | None = None, frugal: bool = False, plain: bool = False
+) -> Any:
     """A session of a file or of a serialized model; `threads` None: as many as it may use.
 
-    By default it holds on to the memory that it once needed, which is faster. `frugal` gives it back. `name` stands for
+    By default it holds on to the memory that it once needed, which is faster. `frugal` gives it back. `plain`
+    leaves out what changes the layout of tensors for a processor. `name` stands for
     the graph in messages; by default that is the file. Raises InputError for a graph that ONNX Runtime does not load.
     """
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = not frugal
     options.log_severity_level = _FATAL
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if count := graph_threads(threads or 0):
         options.intra_op_num_threads = count
     try:
@@ -44,11 +49,15 @@ def session_of(graph: Path | bytes, *, name: str = "", threads: int | None = Non
 
 
 def run_session(session: Any, tensors: Mapping[str, Array], *, name: str) -> Tensors:
-    """All outputs by name; the inputs are taken from `tensors`. `name` stands for the graph in messages.
+    """All outputs by name; `name` stands for the graph in messages.
+
+    The inputs are taken from `tensors`, those with a default only if they are there.
 
     Raises InputError if ONNX Runtime cannot run the graph with them.
     """
     feed = {value.name: tensors[value.name] for value in session.get_inputs()}
+    defaults = (value.name for value in session.get_overridable_initializers())
+    feed |= {name: tensors[name] for name in defaults if name in tensors}
     names = [value.name for value in session.get_outputs()]
     try:
         answer = session.run(names, feed)

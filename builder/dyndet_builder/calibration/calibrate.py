@@ -37,6 +37,7 @@ from dyndet_builder.operating_points import (
     read_operating_points,
     write_operating_points,
 )
+from dyndet_builder.repository.config_files import CONFIG, publish_points
 from dyndet_builder.repository.marker import MARKER_FILE, detector_of, read_marker
 from dyndet_builder.targets import Target
 
@@ -58,6 +59,8 @@ class Calibration:
     evidence: Evidence
     corrections: int
     written: tuple[Path, ...]
+    in_force: bool
+    """whether the server uses them from now on; a detector that is one graph must be loaded again"""
 
 
 def calibrate(
@@ -114,6 +117,11 @@ def calibrate(
     effort.check_images(images, len(found), load)
     perf_analyzer = find_perf_analyzer()
     with Served(url, model, metrics_url=metrics_url) as served:
+        if follow_load and served.topology == "graph":
+            raise InputError(
+                f"model {model!r} is one graph, whose threshold cannot follow the load; leave that out, or render it "
+                "with the topology bls or fused"
+            )
         pictures = _draw(found, effort.max_images, seed)
         _check_load(load, served, effort.requests_per_run or len(pictures) // 2 // load.batch)
         letterboxed = []
@@ -139,15 +147,20 @@ def calibrate(
             )
             search = ThresholdSearch(rounds, targets, difficulties[:half], len(held_out), effort, progress)
             verified = search.find()
+        is_graph = served.topology == "graph"
         described = circumstances(**served.versions(), perf_analyzer=perf_analyzer.version)
     warnings = [*search.warnings, *list(rounds.warnings.values())[-1:]]
     evidence = _evidence(verified, difficulties[:half], len(letterboxed) - half, rounds, described, warnings)
     points = {trial.target.text: _point(trial, difficulties[:half], load, described.date) for trial in verified}
     rendered = _rendered_to_follow(repository, model)
     earlier = [_earlier(path) for path in files] or [None]
-    contents = [recalibrated(one, points, evidence, switched=follow_load, rendered=rendered) for one in earlier]
+    switched = False if is_graph else follow_load
+    contents = [recalibrated(one, points, evidence, switched=switched, rendered=rendered) for one in earlier]
     for path, content in zip(files, contents, strict=False):
         write_operating_points(path, content)
+    in_force = not is_graph
+    if repository is not None and publish_points(repository, model, contents[0]):
+        files.append(repository / model / CONFIG)
     return Calibration(
         model=model,
         url=url,
@@ -155,6 +168,7 @@ def calibrate(
         evidence=evidence,
         corrections=search.corrections,
         written=tuple(files),
+        in_force=in_force,
     )
 
 

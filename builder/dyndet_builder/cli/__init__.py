@@ -30,6 +30,7 @@ _COMMANDS = {
     "inspect": ("dyndet_builder.cli.inspect", "Show what an ONNX file of a detector tells, and what it does not."),
     "info": ("dyndet_builder.cli.info", "Show parameters, GFLOPs and features of a network, or what a bundle holds."),
     "export": ("dyndet_builder.cli.export", "Export a checkpoint, or two ONNX detectors, as a bundle."),
+    "compose": ("dyndet_builder.cli.compose", "Write a bundle as one ONNX file that routes itself."),
     "quantize": ("dyndet_builder.cli.quantize", "Make an int8 bundle from an fp32 bundle, and measure the cost."),
     "engines": ("dyndet_builder.cli.engines", "Build TensorRT engines, or write a script that builds them."),
     "render": ("dyndet_builder.cli.render", "Render a bundle as a Triton model repository."),

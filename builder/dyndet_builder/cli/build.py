@@ -33,7 +33,7 @@ from dyndet_builder.cli.targeting import (
 from dyndet_builder.defaults import DETECTIONS, PRECISIONS
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.repository.backends import BACKENDS
-from dyndet_builder.repository.config import TOPOLOGIES
+from dyndet_builder.repository.config import MEASURED_TOPOLOGIES
 from dyndet_builder.repository.options import MOST_INSTANCES, MOST_THREADS, RenderOptions
 from dyndet_builder.targets import Target
 from dyndet_client.cli.terminal import Console
@@ -158,7 +158,7 @@ def _remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option(
     "--topology",
-    type=click.Choice(("auto", *TOPOLOGIES)),
+    type=click.Choice(("auto", *MEASURED_TOPOLOGIES)),
     default=_DEFAULTS.topology,
     show_default=True,
     help="bls: the public model calls stage models; fused: it runs their graphs in its own process; auto: the "

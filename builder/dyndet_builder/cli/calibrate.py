@@ -144,6 +144,8 @@ def command(
     if result.written:
         for path in result.written:
             console.print(f"Wrote {path}.", soft_wrap=True)
+        if not result.in_force:
+            console.print("Load the model again, or start the server anew: its clients read them when they connect.")
     else:
         console.print("Nothing was written; --repository or --output stores the result.")
     following = command_line(["dyndet", "detect", "PICTURE...", "--url", url, "--model", result.model])

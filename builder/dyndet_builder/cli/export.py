@@ -73,6 +73,11 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="operating_points.json with the thresholds for flipped routes.  [default: deciles of the images]",
 )
+@click.option(
+    "--single-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write this ONNX file for one image at a time, which routes itself; `dyndet compose` can do more.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print bundle.json instead of a table.")
 def command(
     checkpoint: Path | None,
@@ -87,6 +92,7 @@ def command(
     parity_images: int | None,
     route_images: int | None,
     operating_points: Path | None,
+    single_file: Path | None,
     as_json: bool,
 ) -> None:
     """Export a checkpoint, or two ONNX detectors, as a bundle: graphs with pre- and post-processing inside.
@@ -100,13 +106,16 @@ def command(
       dyndet export benchmarks/demo/dy-yolov7-pico-cutpaste.safetensors -o build/bundle
       dyndet export dy-yolov7.pt --architecture dy-yolov7 --images photos --precision fp16 -o bundle
       dyndet export masks.safetensors --images photos --target tensorrt -o bundle
+      dyndet export dynamic.safetensors --images photos -o bundle --single-file detector.onnx
       dyndet export --small yolo11n.onnx --large yolo11x.onnx --images photos --data val -o bundle
     """
     from dynamicdet.networks.checkpoints import static_name
     from dyndet_builder.bundle.export import export
+    from dyndet_builder.composing.compose import check_file
     from dyndet_builder.pairing.export import export_pair
     from dyndet_builder.static_export import export_static
 
+    check_file(single_file)
     if (checkpoint is None) == (pair is None):
         raise click.UsageError("give either a CHECKPOINT, or two detectors with --small and --large")
     if pair is not None:
@@ -123,7 +132,8 @@ def command(
                 checked_images=PAIR_IMAGES if parity_images is None else parity_images,
                 progress=show,
             )
-        _show(bundle, output, as_json=as_json)
+        _compose(output, single_file, images, None)
+        _show(bundle, output, as_json=as_json, single_file=single_file)
         return
     assert checkpoint is not None
     if checkpoint.is_file() and static_name(checkpoint) is not None:
@@ -156,10 +166,19 @@ def command(
             operating_points=operating_points,
             progress=show,
         )
-    _show(bundle, output, as_json=as_json)
+    _compose(output, single_file, demo_images() if images is None else images, operating_points)
+    _show(bundle, output, as_json=as_json, single_file=single_file)
 
 
-def _show(bundle: Bundle, output: Path, *, as_json: bool) -> None:
+def _compose(bundle: Path, single_file: Path | None, images: Path, operating_points: Path | None) -> None:
+    from dyndet_builder.composing.compose import compose
+
+    if single_file is not None:
+        with step_bars() as show:
+            compose(bundle, single_file, images=images, operating_points=operating_points, progress=show)
+
+
+def _show(bundle: Bundle, output: Path, *, as_json: bool, single_file: Path | None) -> None:
     if as_json:
         click.echo(bundle.model_dump_json(indent=2))
     else:
@@ -169,6 +188,8 @@ def _show(bundle: Bundle, output: Path, *, as_json: bool) -> None:
         else:
             assert bundle.parity is not None
             console.print(_table(bundle.parity, bundle.precision))
+        if single_file is not None:
+            console.print(f"Wrote {printable(single_file)}, which routes itself.", markup=False, soft_wrap=True)
         following = command_line(["dyndet", "render", output, "model_repository"])
         console.print(f"Wrote {printable(output)}. Next: {following}", markup=False, soft_wrap=True)
 
@@ -176,7 +197,7 @@ def _show(bundle: Bundle, output: Path, *, as_json: bool) -> None:
 def _refuse_options_of_routes() -> None:
     """Raise UsageError if the command has an option that a static detector has no use for."""
     source = click.get_current_context().get_parameter_source
-    for name in ("architecture", "route_images", "operating_points"):
+    for name in ("architecture", "route_images", "operating_points", "single_file"):
         if source(name) is ParameterSource.COMMANDLINE:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"a static detector has no routes, so {option} does not apply to it; leave it out")

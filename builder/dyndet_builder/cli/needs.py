@@ -21,6 +21,7 @@ NEEDS = {
     "bench sweep": ("bench",),
     "build": _ALL,
     "calibrate": ("bench",),
+    "compose": ("build",),
     "data": (),
     "demo": _ALL,
     "deploy": ("build",),

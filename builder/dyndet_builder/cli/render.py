@@ -21,6 +21,8 @@ from dyndet_builder.quoting import command as command_line
 from dyndet_builder.repository.backends import BACKENDS, accelerators
 from dyndet_builder.repository.config import TOPOLOGIES
 from dyndet_builder.repository.options import (
+    GIVEN_UP,
+    GRAPH_BACKEND,
     LONGEST_QUEUE_DELAY_US,
     MOST_IN_BATCH,
     MOST_INSTANCES,
@@ -40,7 +42,12 @@ _DEFAULTS = RenderOptions()
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", help="Name of the served model.  [default: the bundle's]")
 @click.option("--add", is_flag=True, help="Put the detector beside the other detectors of the repository OUTPUT.")
-@click.option("--backend", type=click.Choice(tuple(BACKENDS)), default=_DEFAULTS.backend, show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(tuple(BACKENDS)),
+    default=_DEFAULTS.backend,
+    help=f"What runs the graphs.  [default: {_DEFAULTS.backend}; with --topology graph {GRAPH_BACKEND}]",
+)
 @click.option(
     "--accelerator",
     type=click.Choice(accelerators()),
@@ -57,7 +64,7 @@ _DEFAULTS = RenderOptions()
     default=_DEFAULTS.topology,
     show_default=True,
     help="bls: the public model calls stage models; fused: it runs their graphs in its own process; auto: the "
-    "faster of both, measured here.",
+    "faster of both, measured here; graph: it is one ONNX file that routes itself, without Python.",
 )
 @click.option(
     "--images",
@@ -174,6 +181,7 @@ def command(
       dyndet render build/bundle build/models --backend onnxruntime --accelerator tensorrt --gpu 0
       dyndet render build/bundle build/models --backend openvino --threads 4
       dyndet render build/bundle build/models --encoded
+      dyndet render build/bundle build/models --topology graph
       dyndet render build/other build/models --add --name other
     """
     from dyndet_builder.repository.render import check_destination, render
@@ -184,6 +192,10 @@ def command(
     auto = topology == "auto"
     if not auto and (images is not None or rounds is not None or journals.fresh):
         raise click.UsageError("--images, --rounds and --fresh need --topology auto, which measures")
+    if topology == "graph":
+        _refuse_for_graph()
+        if not _was_given("backend"):
+            given["backend"] = GRAPH_BACKEND
     if topology == "fused" and not given["encoded"] and _was_given("bls_instances"):
         raise click.UsageError("--bls-instances needs the topology bls or --encoded; a fused detector has --instances")
     if _was_given("max_file_mb") and not given["encoded"]:
@@ -194,6 +206,10 @@ def command(
     if choice is not None:
         options = choice.applied(options)
     folder = render(bundle, output, options, add=add, chosen_by=None if choice is None else asdict(choice))
+    if topology == "graph":
+        click.echo("One graph routes each image. What that gives up:")
+        for phrase in GIVEN_UP:
+            click.echo(f"  {phrase}")
     following = serve_command(folder)
     if BACKENDS[options.backend].needs_plan and options.engines is None:  # no server loads it yet
         following = command_line(["dyndet", "engines", bundle, "--repository", folder, *_named(folder, options)])
@@ -206,6 +222,14 @@ def _named(repository: Path, options: RenderOptions) -> list[str]:
 
     detectors = read_marker(repository).detectors
     return ["--model", options.name] if len(detectors) > 1 and options.name is not None else []
+
+
+def _refuse_for_graph() -> None:
+    """Raise UsageError for options of the public model's code, which one graph does without."""
+    for name in ("bls_instances", "latency_buckets_ms", "queue_size"):
+        if _was_given(name):
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is about code of the topologies bls and fused; leave it out for graph")
 
 
 def _was_given(option: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from dynamicdet.errors import DyndetError
+from dynamicdet.errors import DyndetError, InputError
 from dynamicdet.files import check_replaceable, whole_folder
 from dyndet_builder.deployment.alerts import watched
 from dyndet_builder.deployment.dashboard import panels
@@ -52,6 +52,11 @@ def deploy(
     check_replaceable(output, MARKER_FILE)
     deployed = read_rendered(repository, model=model)
     deployed.check_whole()
+    if deployed.written_options.get("topology") == "graph":
+        raise InputError(
+            f"the detector {deployed.model!r} in {repository} is one graph, which has no metrics `dyndet_*` for "
+            "alerts, scaling and dashboards; render it with the topology bls or fused, or serve it with --docker"
+        )
     filled = values(deployed, options, output=output)
     watch = watched(deployed, options, job=filled.name)
     told = (*watch.notes, *notes(deployed, options))

@@ -19,6 +19,8 @@ from dyndet_templates import TEMPLATES
 Device = Literal["cpu", "gpu"]
 Parameters = Callable[[StageModel], Mapping[str, str]]
 """Computes parameters of a stage's configuration from the rest of it."""
+GraphParameters = Callable[[int, bool], Mapping[str, str]]
+"""Computes those of a detector in one graph from the threads of an instance, and whether a GPU runs it."""
 
 ENGINE_CACHE = "/engine-cache"
 """where ONNX Runtime stores the engines that it builds; `dyndet serve --docker` mounts a volume there"""
@@ -63,6 +65,8 @@ class Backend:
     """whether the public model can run the same graphs in its own process, in the topology `fused`"""
     isolates: bool = False
     """whether one image that fails harms no other that Triton has merged with it; otherwise such calls are repeated"""
+    graph: GraphParameters | None = None
+    """parameters of the public model in the topology `graph`; None: the backend does not run such a graph"""
     prepare: Callable[[Path, Path], None] | None = None
     """writes what the backend runs instead of a stage's `model.onnx`, if that is not the file itself: takes it and the
     folder of the version"""
@@ -83,12 +87,20 @@ class Backend:
         return stage if self.batched else _unbatched(stage, batch=-1)
 
 
+def _python_graph(threads: int, _on_gpu: bool) -> dict[str, str]:
+    return {"dyndet_threads": str(threads)}
+
+
 def _python(stage: StageModel) -> dict[str, str]:
-    return {"dyndet_threads": str(stage.threads)}
+    return _python_graph(stage.threads, bool(stage.gpus))
+
+
+def _onnxruntime_graph(threads: int, on_gpu: bool) -> dict[str, str]:
+    return {} if on_gpu else {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"}
 
 
 def _onnxruntime(stage: StageModel) -> dict[str, str]:
-    return {} if stage.gpus else {"intra_op_thread_count": str(stage.threads), "inter_op_thread_count": "1"}
+    return _onnxruntime_graph(stage.threads, bool(stage.gpus))
 
 
 def _cuda(_stage: StageModel) -> dict[str, str]:
@@ -142,6 +154,7 @@ BACKENDS: dict[str, Backend] = {
         parameters=_python,
         embedded=True,
         fused=True,
+        graph=_python_graph,
         isolates=True,
         prepare=_masks_apart,
     ),
@@ -150,6 +163,7 @@ BACKENDS: dict[str, Backend] = {
         template=_STAGES / "onnxruntime",
         parameters=_onnxruntime,
         accelerators={"cuda": _cuda, "tensorrt": _tensorrt},
+        graph=_onnxruntime_graph,
     ),
     "tensorrt": Backend(
         triton="tensorrt",

@@ -8,13 +8,17 @@ from typing import Literal, get_args
 from dyndet_builder.bundle.manifest import DETECTION_OUTPUTS as DETECTION_OUTPUTS
 from dyndet_builder.bundle.manifest import Precision, StageName, Tensor
 
-Topology = Literal["bls", "fused"]
+Topology = Literal["bls", "fused", "graph"]
 TOPOLOGIES: tuple[Topology, ...] = get_args(Topology)
+MEASURED_TOPOLOGIES: tuple[Topology, ...] = ("bls", "fused")
+"""those with one contract, so that the faster one can be taken"""
 
 DETECTOR_PARAMETER = "dyndet_detector"
 """parameter of a model that takes image files: the detector that it calls"""
 TOPOLOGY_PARAMETER = "dyndet_topology"
 """parameter of a public model: its topology"""
+POINTS_PARAMETER = "dyndet_operating_points"
+"""parameter of a public model that is one graph: its operating points as JSON, which clients resolve"""
 INPUT_SIZE_PARAMETER, FIT_PARAMETER = "dyndet_input_size", "dyndet_fit"
 """parameters of a public model, of which it has one: the side of its input, fitted by our own rule; another rule"""
 OWN_FIT_PARAMETER = "dyndet_own_fit"
@@ -114,11 +118,15 @@ class PublicModel(Model):
 
     topology: Topology
     stages: tuple[StageModel, ...]
-    """the stage models that it calls; empty if it is fused"""
+    """the stage models that it calls; empty if it has their graphs itself"""
+    file: str = ""
+    """what the backend loads, if not its default"""
 
     @property
     def described(self) -> str:
         """What it does, for the comment at the head of its configuration."""
+        if self.topology == "graph":
+            return "is one graph, which routes each image itself"
         if self.topology == "fused":
             return "routes each image through the stages' graphs, in one process"
         return f"routes each image through the stages {', '.join(stage.name for stage in self.stages)}"

@@ -9,8 +9,11 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from dynamicdet.errors import InputError
+from dynamicdet.files import whole_file
 from dynamicdet.records import NAME, read_bytes
 from dynamicdet.text import printable
+from dyndet_builder.operating_points import OperatingPoints, told_points
+from dyndet_builder.repository.config import POINTS_PARAMETER
 
 CONFIG = "config.pbtxt"
 LARGEST = 4 << 20
@@ -88,3 +91,23 @@ def _check_code(folder: Path) -> None:
             raise InputError(
                 f"{printable(version)} lacks model.py, the code of a Python model; render the repository again"
             )
+
+
+def publish_points(repository: Path, model: str, points: OperatingPoints) -> bool:
+    """Put operating points into the configuration of a detector that is one graph, where its clients find them.
+
+    They are in force once the server loads the model again. Returns False, and changes nothing, for a detector of
+    another topology, whose code reads them itself. Raises InputError if the configuration is damaged.
+    """
+    folder = repository / model
+    if not (folder / CONFIG).is_file():
+        return False
+    config = read_config(folder)
+    if POINTS_PARAMETER not in config.parameters:
+        return False
+    config.parameters[POINTS_PARAMETER].string_value = told_points(points)
+    lines = (folder / CONFIG).read_text().splitlines()
+    head = [line for line in lines if line.startswith("#")]
+    with whole_file(folder / CONFIG) as temporary:
+        temporary.write_text("\n".join([*head, text_format.MessageToString(config, as_utf8=True)]))
+    return True

@@ -10,14 +10,17 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dynamicdet.errors import DyndetError
-from dyndet_bench.measuring.counters import STAGES_PARAMETER
+from dyndet_bench.measuring.counters import KIND_PARAMETER, PAIR, STAGES_PARAMETER
 from dyndet_builder.bundle.manifest import DIFFICULTY, IMAGE, OWN, Bundle, StageName, Tensor
+from dyndet_builder.bundle.parts import ROUTE, THRESHOLD
+from dyndet_builder.operating_points import told_points, uncalibrated
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import (
     DATA_TYPES,
     FIT_PARAMETER,
     INPUT_SIZE_PARAMETER,
     OWN_IMAGE,
+    POINTS_PARAMETER,
     TOPOLOGY_PARAMETER,
     Model,
     ModelTensor,
@@ -29,11 +32,15 @@ from dyndet_builder.repository.config import (
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.templates import fill
 
-_WARMUP_FILE = "image_uint8.raw"
+WARMUP_FILE, EASY_FILE = "image_uint8.raw", "threshold_easy.raw"
+"""in a model's folder `warmup`: the pixels of an image; a threshold that every image meets"""
+GRAPH_FILE = "model.onnx"
 
 
 def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: str) -> PublicModel:
     """The configuration of the public detector."""
+    if options.topology == "graph":
+        return _graph_model(bundle, name, options, bundle_sha256)
     outputs = {tensor.name: tensor for tensor in bundle.stages[bundle.easy or bundle.first].outputs}
     fused = options.topology == "fused"
     stages = () if fused else tuple(_stage_model(bundle, stage, name, options) for stage in bundle.stages)
@@ -60,15 +67,75 @@ def public_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha25
         preferred_batches=_preferred_batches(options) if fused else (1,),
         queue_delay_us=options.queue_delay_us if fused else 0,
         parameters={
-            "dyndet_class_names": json.dumps(bundle.class_names),
-            **_fit_parameter(bundle),
-            "dyndet_version": importlib.metadata.version("dyndet"),
-            "dyndet_bundle_sha256": bundle_sha256,
-            TOPOLOGY_PARAMETER: options.topology,
+            **_contract_parameters(bundle, options, bundle_sha256),
             **_stages_parameter(bundle, stages),
         },
         stages=stages,
     )
+
+
+def _graph_model(bundle: Bundle, name: str, options: RenderOptions, bundle_sha256: str) -> PublicModel:
+    """The configuration of a detector that is one graph.
+
+    Its threshold is no optional input: Triton's onnxruntime backend refuses one beside batching.
+    """
+    backend = BACKENDS[options.backend]
+    assert backend.graph is not None
+    image = bundle.stages[bundle.first].inputs[0]
+    merging = options.stages_merge
+    return PublicModel(
+        name=name,
+        topology=options.topology,
+        backend=backend.triton,
+        max_batch=options.max_batch,
+        inputs=(ModelTensor.of(image), ModelTensor(name=THRESHOLD, data_type="TYPE_FP32", dims=(1,))),
+        outputs=(
+            *(ModelTensor.of(tensor) for tensor in bundle.answers),
+            ModelTensor(name=DIFFICULTY, data_type="TYPE_FP32", dims=(1,)),
+            ModelTensor(name=ROUTE, data_type="TYPE_INT32", dims=(1,)),
+        ),
+        kind=_kind(options),
+        instances=options.instances,
+        gpus=options.gpus,
+        merges=True,  # see `public_model`
+        preferred_batches=options.preferred_batches if merging else (1,),
+        queue_delay_us=options.queue_delay_us,
+        warmups=() if options.warmup_image is None else _graph_warmups(image, options),
+        parameters={
+            **_contract_parameters(bundle, options, bundle_sha256),
+            **({KIND_PARAMETER: PAIR} if bundle.kind == "pair" else {}),
+            POINTS_PARAMETER: told_points(uncalibrated(options.threshold)),
+            **backend.graph(options.threads, bool(options.gpus)),
+        },
+        stages=(),
+        file="" if backend.triton == "python" else GRAPH_FILE,
+    )
+
+
+def _graph_warmups(image: Tensor, options: RenderOptions) -> tuple[Warmup, ...]:
+    """Both routes: at a threshold of zero every image is hard, at that of the file, 1, easy."""
+    return tuple(
+        Warmup(
+            name=f"{route}, {warmup.name}",
+            batch=warmup.batch,
+            inputs=(
+                *warmup.inputs,
+                WarmupTensor(name=THRESHOLD, data_type="TYPE_FP32", dims=(1,), file=EASY_FILE if easy else ""),
+            ),
+        )
+        for route, easy in (("easy", True), ("hard", False))
+        for warmup in _warmups((image,), options)
+    )
+
+
+def _contract_parameters(bundle: Bundle, options: RenderOptions, bundle_sha256: str) -> dict[str, str]:
+    return {
+        "dyndet_class_names": json.dumps(bundle.class_names),
+        **_fit_parameter(bundle),
+        "dyndet_version": importlib.metadata.version("dyndet"),
+        "dyndet_bundle_sha256": bundle_sha256,
+        TOPOLOGY_PARAMETER: options.topology,
+    }
 
 
 def _own_inputs(bundle: Bundle) -> tuple[ModelTensor, ...]:
@@ -152,7 +219,7 @@ def _warmups(inputs: tuple[Tensor, ...], options: RenderOptions) -> tuple[Warmup
             name=tensor.name,
             data_type=DATA_TYPES[tensor.dtype],
             dims=tensor.shape,
-            file=_WARMUP_FILE if tensor.name == IMAGE else "",
+            file=WARMUP_FILE if tensor.name == IMAGE else "",
         )
         for tensor in inputs
     )

@@ -26,6 +26,16 @@ LONGEST_QUEUE_DELAY_US = 60_000_000
 MOST_WAITING = 1_000_000
 """longest queue of an instance, requests"""
 _NAME = re.compile(NAME)
+GRAPH_BACKEND = "onnxruntime"
+"""what the topology `graph` is for; `python` runs the same file in Triton's Python backend, also the embedded one"""
+GIVEN_UP = (
+    "no fallback to detector 1 when detector 2 fails",
+    "no metrics `dyndet_*`, so no alerts and dashboards of `dyndet deploy`",
+    "no operating points on the server: a request must bring its threshold (dyndet's client looks it up), and a new "
+    "calibration is in force once the model is loaded again",
+    "no queue that knows deadlines, priorities or tenants, and no threshold that follows the load",
+)
+"""what the topology `graph` does without, one phrase each"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +52,8 @@ class RenderOptions:
     engines: Path | None = None
     """folder that `dyndet engines` wrote, for the backend `tensorrt`; None: plans are put in place by hand"""
     topology: Topology = "bls"
-    """`bls`: the public model calls stage models; `fused`: it holds their graphs in its own process"""
+    """`bls`: the public model calls stage models; `fused`: it holds their graphs in its own process; `graph`: it is one
+    graph that routes itself, see `GIVEN_UP`"""
     instances: int = 1
     """instances of each stage (`fused`: of the public model), on each GPU if GPUs are given"""
     bls_instances: int = 2
@@ -113,7 +124,7 @@ class RenderOptions:
         A fused detector has its graphs once. With `bls`, six in all fill the stages of one instance: 8 clients got 3 to
         25 % less with 2 to 4. More would wait for the stages instead, where nobody knows how long.
         """
-        if self.topology == "fused":
+        if self.topology != "bls":
             return 1
         if self.stages_merge:
             return self.max_batch
@@ -131,6 +142,8 @@ class RenderOptions:
                 f"the fused topology runs its stages with ONNX Runtime inside the python backend, not with "
                 f"{self.backend}; choose the topology bls, or the backend {names_of(lambda one: one.fused)}"
             )
+        if self.topology == "graph":
+            self._check_graph()
         for field, least, most in (
             ("instances", 1, MOST_INSTANCES),
             ("bls_instances", 1, MOST_INSTANCES),
@@ -160,6 +173,22 @@ class RenderOptions:
             raise InputError("latency buckets must ascend")
         if not (math.isfinite(self.threshold) and 0 <= self.threshold <= 1):
             raise InputError(f"threshold must be a finite number from 0 to 1, not {self.threshold}")
+
+    def _check_graph(self) -> None:
+        if BACKENDS[self.backend].graph is None:
+            raise InputError(
+                f"the topology graph is one ONNX file with branches, which the backend {self.backend} does not run; "
+                f"choose the backend {names_of(lambda one: one.graph is not None)}"
+            )
+        if self.encoded:
+            raise InputError(
+                "the model that takes image files is code that calls a detector with its own queue; choose the "
+                "topology bls or fused for it"
+            )
+        if self.follow_load:
+            raise InputError("the topology graph has no queue to follow, so its thresholds are fixed; leave that out")
+        if self.accelerator is not None:
+            raise InputError("the topology graph runs with the default of its backend; leave out the accelerator")
 
     def _check_backend(self) -> None:
         backend = BACKENDS[self.backend]

@@ -28,6 +28,7 @@ from dyndet_builder.repository.backends import BACKENDS, CORES, Backend, check_t
 from dyndet_builder.repository.config import PublicModel, StageModel
 from dyndet_builder.repository.encoded import encoded_model, write_encoded
 from dyndet_builder.repository.engines import engines_for
+from dyndet_builder.repository.graph import write_graph
 from dyndet_builder.repository.marker import DetectorRecord
 from dyndet_builder.repository.mask_head import write_apart
 from dyndet_builder.repository.models import config_text, public_model
@@ -78,9 +79,12 @@ def render(
             plan = None if engines is None else _plan(engines, model.stage, options.engines)
             graph = bundle / described.stages[model.stage].file
             _write_stage(folder, model, BACKENDS[options.backend], graph, warmups.get(model.stage), plan=plan)
-        version = _write_public(folder, detector, described, options, tenants=tenants)
-        if detector.topology == "fused":
-            _write_graphs(version, bundle, described, warmups)
+        if detector.topology == "graph":
+            write_graph(folder, detector, bundle, described, options, warmups)
+        else:
+            version = _write_public(folder, detector, described, options, tenants=tenants)
+            if detector.topology == "fused":
+                _write_graphs(version, bundle, described, warmups)
         if options.encoded:
             write_encoded(folder, encoded_model(detector, described, options))
         _keep_bytecode_out(folder)

@@ -276,6 +276,11 @@ class Rendered(Repository):
     def graphs(self) -> Mapping[str, Path]:
         """The stages' ONNX files by stage. Raises InputError if one is missing, was changed, or is not its bundle's."""
         found: dict[str, Path] = {}
+        if self.written_options.get("topology") == "graph":
+            raise InputError(
+                f"the stages of {self.model!r} in {self.folder} are one graph; give the bundle that it was rendered "
+                "from, or render it with the topology bls or fused"
+            )
         for stage in self.bundle.stages:
             own = self.folder / f"{self.model}_{stage}" / "1" / "model.onnx"
             path = own if own.is_file() else self.folder / self.model / "1" / f"{stage}.onnx"

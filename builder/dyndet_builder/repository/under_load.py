@@ -29,6 +29,8 @@ from dyndet_builder.operating_points import (
     read_operating_points,
     write_operating_points,
 )
+from dyndet_builder.repository.config import POINTS_PARAMETER
+from dyndet_builder.repository.config_files import CONFIG, read_config
 from dyndet_builder.repository.marker import MARKER_FILE, read_marker
 from dyndet_builder.targets import parse_target
 
@@ -204,7 +206,13 @@ def _tenants(found: UnderLoad) -> dict[str, Any]:
 
 
 def _written(found: UnderLoad, **changed: object) -> UnderLoad:
-    """Check everything again, and replace the file."""
+    """Check everything again, and replace the file. Raises InputError for a detector whose server does not read it."""
+    model = found.file.parent.parent
+    if (model / CONFIG).is_file() and POINTS_PARAMETER in read_config(model).parameters:
+        raise InputError(
+            f"{found.model!r} is one graph, whose server knows neither load nor tenants; render it with the topology "
+            "bls or fused"
+        )
     try:
         content = OperatingPoints.model_validate({**found.points.model_dump(), **changed})
     except ValidationError as error:

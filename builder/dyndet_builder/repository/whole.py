@@ -66,6 +66,9 @@ def check_whole(repository: Path, detector: str, *, described_in: str | None = N
     if not public.is_dir():
         raise InputError(f"{printable(repository)} lacks the model {detector!r}, which its {SETTINGS} names; {_ADVICE}")
     config = _config(repository, detector)
+    if config.parameters[TOPOLOGY_PARAMETER].string_value == "graph":
+        _check_graph(repository, detector, config, described_in=described_in)
+        return
     settings = settings_of(
         read_bytes(public / "1" / SETTINGS, advice=_ADVICE, largest=_LARGEST), public / "1" / SETTINGS
     )
@@ -85,6 +88,15 @@ def check_whole(repository: Path, detector: str, *, described_in: str | None = N
         _check_file(repository, repository / f"{detector}{SUFFIX}" / "1" / "model.py")
     for name in {*own_names(detector), *(called.model for called in settings.stages.values())}:
         _check_entries(repository, repository / name)
+
+
+def _check_graph(repository: Path, detector: str, config: pb.ModelConfig, *, described_in: str | None) -> None:
+    """`check_whole` of a detector that is one graph."""
+    _check_stage(repository, detector, config)
+    read_operating_points(points_file(repository, detector))
+    if described_in is not None or (repository / detector / BUNDLE_FILE).exists():
+        read_manifest(repository / (described_in or detector) / BUNDLE_FILE)
+    _check_entries(repository, repository / detector)
 
 
 def _config(repository: Path, name: str) -> pb.ModelConfig:

@@ -122,6 +122,14 @@ def parse_operating_points(tensors: Mapping[str, npt.NDArray[Any]], model: str) 
     """Read the output `operating_points`. Raises ServerError if it is not what a detector sends."""
     try:
         (text,) = np.asarray(tensors[OPERATING_POINTS]).reshape(-1).tolist()
+    except (KeyError, TypeError, ValueError) as error:
+        raise _malformed(model, error) from error
+    return read_points(text, model)
+
+
+def read_points(text: str | bytes, model: str) -> dict[str, OperatingPoint]:
+    """Read operating points from JSON. Raises ServerError if it is not what a detector tells."""
+    try:
         if len(text) > _LARGEST:
             raise ValueError(f"more than {_LARGEST:,} bytes")
         content = json.loads(text, parse_constant=_no_constant)
@@ -130,9 +138,11 @@ def parse_operating_points(tensors: Mapping[str, npt.NDArray[Any]], model: str) 
             raise ValueError(f"{len(points):,} points, of which none is the default, or more than {_MOST_POINTS:,}")
         return {name: _point(name, values, is_default=name == default) for name, values in points.items()}
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        raise ServerError(
-            f"model {printable(model)!r} returned malformed operating points: {printable(error, limit=200)}"
-        ) from error
+        raise _malformed(model, error) from error
+
+
+def _malformed(model: str, error: Exception) -> ServerError:
+    return ServerError(f"model {printable(model)!r} returned malformed operating points: {printable(error, limit=200)}")
 
 
 def _point(name: str, values: Mapping[str, Any], *, is_default: bool) -> OperatingPoint:

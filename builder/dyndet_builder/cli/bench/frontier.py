@@ -13,7 +13,7 @@ from dyndet_builder.cli.bench.plot import promised_milliseconds
 from dyndet_builder.cli.data_options import images_option
 from dyndet_builder.cli.progress import step_bars
 from dyndet_builder.demo_assets import demo_picture
-from dyndet_builder.repository.config import TOPOLOGIES, Topology
+from dyndet_builder.repository.config import MEASURED_TOPOLOGIES, Topology
 
 PLOT_NAME, TABLE_NAME = "frontier.png", "frontier.md"
 
@@ -37,7 +37,7 @@ PLOT_NAME, TABLE_NAME = "frontier.png", "frontier.md"
     required=True,
     help=f"Folder for {FILE_NAME}, the table and the plot.",
 )
-@click.option("--topology", type=click.Choice(TOPOLOGIES), default="fused", show_default=True)
+@click.option("--topology", type=click.Choice(MEASURED_TOPOLOGIES), default="fused", show_default=True)
 @click.option(
     "--hard-share",
     "hard_shares",

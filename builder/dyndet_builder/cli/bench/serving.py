@@ -55,8 +55,8 @@ def command(
     """Compare the ways to serve one bundle.
 
     One embedded server serves the topologies bls and fused, a BLS model in the style of Triton's examples, an ensemble
-    of both detectors, and an ensemble of detector 1 alone. The reference is ONNX Runtime in a loop. All of them are
-    measured in turn, in rounds.
+    of both detectors, and an ensemble of detector 1 alone. The reference is ONNX Runtime in a loop: the three graphs,
+    the same with one pool of threads, and one file that routes itself. All of them are measured in turn, in rounds.
 
     Each measurement is stored. If you repeat the command within a day, it measures only what is missing. Exit status 6:
     some measurements failed twice; they are listed.

@@ -64,7 +64,7 @@ class Models:
     public: str
     """name of its public model: that of the detector, or `next_of` it"""
     stages: Mapping[str, str]
-    """stage models by stage; none for the topology `fused`"""
+    """stage models by stage; none for the topologies `fused` and `graph`"""
     encoded: str | None
     """the model that takes image files"""
     push: str
@@ -105,7 +105,7 @@ def read_models(storage: Storage, detector: str) -> Models | None:
     models = Models(
         detector=detector,
         public=detector,
-        stages=_stages(storage, detector, fused=_parameter(config, TOPOLOGY_PARAMETER) == "fused"),
+        stages=_stages(storage, detector, alone=_parameter(config, TOPOLOGY_PARAMETER) in ("fused", "graph")),
         encoded=encoded if calls in (detector, next_of(detector)) else None,
         push=_parameter(config, PUSH_PARAMETER),
     )
@@ -118,6 +118,12 @@ def read_source(storage: Folder, detector: str) -> Models:
     found = read_models(storage, detector)
     if found is None:
         raise InputError(f"{storage.where} holds no detector {detector!r}")
+    config = read_config(storage, detector)
+    if config is not None and _parameter(config, TOPOLOGY_PARAMETER) == "graph":
+        raise InputError(
+            f"{detector!r} in {storage.where} is one graph, without operating points on the server, so a push cannot "
+            "calibrate and switch it; copy its folder to the server, or render it with the topology bls or fused"
+        )
     foreign = set(found.stages.values()) - _names_of(detector)
     if foreign:
         raise InputError(
@@ -134,7 +140,7 @@ def read_source(storage: Folder, detector: str) -> Models:
 
 def stages_in(parameters: Mapping[str, str], detector: str) -> set[str]:
     """The stage models that a loaded public model calls, by the parameters of its configuration."""
-    if parameters.get(TOPOLOGY_PARAMETER) == "fused":
+    if parameters.get(TOPOLOGY_PARAMETER) in ("fused", "graph"):
         return set()
     named = parameters.get(STAGES_PARAMETER)
     try:
@@ -288,9 +294,9 @@ def _is_plain(member: tarfile.TarInfo) -> bool:
     return named and (member.isreg() or member.islnk()) and not member.issparse()
 
 
-def _stages(storage: Storage, detector: str, *, fused: bool) -> dict[str, str]:
+def _stages(storage: Storage, detector: str, *, alone: bool) -> dict[str, str]:
     content = storage.read(f"{detector}/{_SETTINGS}")
-    if fused or content is None:
+    if alone or content is None:
         return {}
     settings = settings_of(content, f"{storage.where}/{detector}/{_SETTINGS}")
     return {stage: one.model for stage, one in settings.stages.items()}
