@@ -92,7 +92,7 @@ class FrontierRecord(Record):
     schema_version: Literal[1] = 1
     model: Name
     architecture: Name | None
-    topology: Literal["bls", "fused"]
+    topology: Literal["bls", "fused", "graph"]
     bundle_sha256: Sha256
     data: Text
     images: Count = Field(description="whose answers give AP")

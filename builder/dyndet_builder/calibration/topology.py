@@ -26,7 +26,7 @@ from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_builder.defaults import TOPOLOGY_ROUNDS
 from dyndet_builder.engines.record import gpus_here
 from dyndet_builder.repository.backends import BACKENDS
-from dyndet_builder.repository.config import Topology
+from dyndet_builder.repository.config import MEASURED_TOPOLOGIES, Topology
 from dyndet_builder.repository.fingerprint import repository_sha256
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render

@@ -78,8 +78,7 @@ class CheckpointSource:
     def identity(self) -> Mapping[str, str]:
         """The content of the file, its architecture, the suppression, torch's version."""
         network = self._network
-        two_stage = isinstance(network, TwoStageDetector)
-        limits = network.spec.limits if two_stage else suppression_for(network.input_size)
+        limits = network.spec.limits if isinstance(network, TwoStageDetector) else suppression_for(network.input_size)
         return {
             "checkpoint": file_sha256(self._path),
             "architecture": network.spec.name,
@@ -148,8 +147,8 @@ class BundleSource:
 
         def answer(images: slice) -> BatchAnswers:
             easy, hard = runner.both(np.ascontiguousarray(data.images[images]))
-            found = (_found(one.detector, masks=judged) for one in (easy, hard))
-            return BatchAnswers(*found, easy.difficulty)
+            found = tuple(_found(one.detector, masks=judged) for one in (easy, hard))
+            return BatchAnswers(easy=found[0], hard=found[1], difficulties=easy.difficulty)
 
         batch = _batch(self._bundle.architecture, self._bundle.input_size)
         return collect(data, answer, batch=batch, progress=progress)
