@@ -40,7 +40,7 @@ def by_roi_align(
     low = low + looked_up(corners, levels) + (_MARGIN + 0.5)  # to the operator, the centre of the first pixel is 0.5
     rois = torch.cat([low, low + size], dim=-1)  # (B, K, 4)
     images = torch.ones_like(levels).cumsum(0) - 1
-    found = roi_align(whole, rois.flatten(0, 1), images.flatten(), output)  # (B * K, C, output, output)
+    found: Tensor = roi_align(whole, rois.flatten(0, 1), images.flatten(), output)  # (B * K, C, output, output)
     return found.reshape(-1, boxes.shape[1], int(whole.shape[1]), output, output).to(maps[0].dtype)
 
 
