@@ -11,7 +11,7 @@ import pytest
 
 import dynamicdet
 
-WITHOUT_TORCH = ("cache", "errors", "images", "latency", "letterbox", "queueing", "thresholds")
+WITHOUT_TORCH = ("cores", "errors", "images", "latency", "letterbox", "masks", "thresholds")
 
 
 def _run(code: str) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@click.argument("target", metavar="BUNDLE|REPOSITORY", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("target", metavar="BUNDLE|REPOSITORY", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of real images.  [default: the demo's]")
 @click.option("--model", help="Name of the detector, if the repository holds several.")
 @click.option("--gpu", type=click.IntRange(0), help="Also run the stages on this GPU.  [default: only on the CPU]")

@@ -13,7 +13,7 @@ from dyndet_builder.bundle.manifest import Bundle
 from dyndet_builder.bundle.parts import Target
 from dyndet_builder.defaults import TARGETS
 from dyndet_builder.repository.config import Accelerator, ModelTensor, StageModel, Warmup
-from dyndet_builder.repository.openvino_graph import write_precise
+from dyndet_builder.repository.graphs.openvino import write_precise
 from dyndet_templates import TEMPLATES
 
 Device = Literal["cpu", "gpu"]
@@ -126,7 +126,7 @@ def _tensorrt(stage: StageModel) -> dict[str, str]:
 def _openvino(stage: StageModel) -> dict[str, str]:
     """Each instance is one stream, which runs one request at a time.
 
-    Triton's backend ignores the precision today; see `openvino_graph`.
+    Triton's backend ignores the precision today; see `graphs.openvino`.
     """
     parameters = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -140,7 +140,7 @@ def _openvino(stage: StageModel) -> dict[str, str]:
 
 def _masks_apart(graph: Path, folder: Path) -> None:
     """Masks as a graph of their own, which runs only for those who want them."""
-    from dyndet_builder.repository.mask_head import write_apart  # onnx takes time to load
+    from dyndet_builder.repository.graphs.mask_head import write_apart  # onnx takes time to load
 
     write_apart(graph, folder)
 

@@ -29,8 +29,8 @@ from dyndet_builder.repository.config import PublicModel, StageModel
 from dyndet_builder.repository.encoded import encoded_model, write_encoded
 from dyndet_builder.repository.engines import engines_for
 from dyndet_builder.repository.graph import write_graph
+from dyndet_builder.repository.graphs.mask_head import write_apart
 from dyndet_builder.repository.marker import DetectorRecord
-from dyndet_builder.repository.mask_head import write_apart
 from dyndet_builder.repository.models import config_text, public_model
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.place import check_place, placed

@@ -17,7 +17,7 @@ from dynamicdet.errors import InputError
 from dyndet_builder.bundle.manifest import FILE_NAME, read_bundle, read_manifest
 from dyndet_builder.bundle.sessions import session_of
 from dyndet_builder.repository.config import BOXES_FILE, MASKS_FILE
-from dyndet_builder.repository.mask_head import apart
+from dyndet_builder.repository.graphs.mask_head import apart
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_repository
 from tests.support.toy_bundle import FAIL_MASKS, ROWS, image, toy_mask, write_toy_bundle

@@ -1,0 +1,1 @@
+"""Graphs that a repository has instead of a stage's own."""
