@@ -255,11 +255,11 @@ def test_terms_of_a_call_that_the_server_would_refuse_are_named(wrong) -> None:
 
 SIGNATURES = {
     "__init__": "url, model, timeout, transport, tls, headers, token, retries, keep_alive, abandoned_calls, "
-    "deadline, priority, tenant",
+    "deadline, priority, tenant, masks",
     "connect": "",
-    "detect": "image, threshold, operating_point, min_score, timeout, request_id, deadline, priority, tenant",
+    "detect": "image, threshold, operating_point, min_score, timeout, request_id, deadline, priority, tenant, masks",
     "detect_many": "images, concurrency, errors, threshold, operating_point, min_score, timeout, "
-    "deadline, priority, tenant",
+    "deadline, priority, tenant, masks",
     "close": "",
 }
 

@@ -32,6 +32,7 @@ _LINES = [
     ["tenant", "list", "models"],
     ["tune", "models", *_IMAGES],
     ["verify", "bundle", *_IMAGES],
+    ["compose", "bundle", "-o", "one.onnx"],
     ["bench", "sweep", "models", *_IMAGES],
     ["bench", "plot", "swept", *_NEW],
     ["bench", "serving", "bundle", *_IMAGES],
