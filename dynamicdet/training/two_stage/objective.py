@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from dynamicdet.training.objectives import Objective, adamw, groups_of
 from dynamicdet.training.two_stage.losses import Losses, OverBatch, detector_losses
 from dynamicdet.training.two_stage.matching import PROPOSALS, PROPOSALS_WITH_MASKS
 from dynamicdet.training.two_stage.recipe import TwoStageRecipe
+from dynamicdet.training.two_stage.rois import trained_roi_features
 from dynamicdet.training.two_stage.rows import Drawn, class_rows, draw_anchors, draw_proposals, mask_rows, region_rows
 from dynamicdet.training.two_stage.sampling import draw
 from dynamicdet.training.two_stage.targets import Targets, targets_of
@@ -78,6 +80,7 @@ class _BothLosses(nn.Module):
     def __init__(self, network: TwoStageDetector, recipe: TwoStageRecipe) -> None:
         super().__init__()
         self.network = network
+        network.operators = replace(network.operators, rois=trained_roi_features)
         self.recipe = recipe
         strict = not (network.has_masks if recipe.low_quality is None else recipe.low_quality)
         self.rule = PROPOSALS if strict else PROPOSALS_WITH_MASKS
@@ -104,7 +107,9 @@ class _BothLosses(nn.Module):
         return detector_losses(
             region_rows(*network.flatten_regions(logits, deltas), anchors, targets),
             class_rows(network, route, pyramid, rois, targets),
-            mask_rows(network, route, pyramid, rois, targets) if network.has_masks else None,
+            mask_rows(network, route, pyramid, rois, targets, limit=self.recipe.mask_rois)
+            if network.has_masks
+            else None,
             self.recipe.gains,
             OverBatch(),
         )

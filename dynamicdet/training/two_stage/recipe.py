@@ -38,6 +38,8 @@ class TwoStageRecipe(DetectorRecipe):
     """drawn in each image"""
     rois: Sampling = field(default_factory=lambda: Sampling(count=64, positives=0.25))
     """drawn in each image, for each detector, from its own proposals and the objects"""
+    mask_rois: int | None = 8
+    """at most so many of an image's positive `rois` train the masks, which cost most; None: all of them"""
     low_quality: bool | None = None
     """whether the proposal that overlaps an object most is that object's, if the IoU is at least 0.5; None: in networks
     with masks"""
@@ -51,6 +53,8 @@ class TwoStageRecipe(DetectorRecipe):
             raise InputError(
                 f"the weights of the detectors must be finite numbers of at least 0, got {self.detector_weights}"
             )
+        if self.mask_rois is not None and self.mask_rois < 1:
+            raise InputError(f"at least one box of an image must train the masks, got {self.mask_rois}")
         if not 0 <= self.momentum < 1:
             raise InputError(f"the momentum must be at least 0 and below 1, got {self.momentum}")
 
@@ -60,12 +64,12 @@ _USUAL = {
     "dy-faster-rcnn-r50": TwoStageRecipe(
         optimizer="sgd", learning_rate=0.02, least_learning_rate=0.0002, weight_decay=1e-4, warmup_steps=500,
         size=800, epochs=12, final_epochs=1, batch=16, clip_norm=35.0, gains=Gains(),
-        rois=Sampling(count=512, positives=0.25), augmentation=_FLIPPED,
+        rois=Sampling(count=512, positives=0.25), mask_rois=None, augmentation=_FLIPPED,
     ),
     "dy-mask-rcnn-swin-t": TwoStageRecipe(
         learning_rate=1e-4, least_learning_rate=1e-6, weight_decay=0.05, warmup_steps=1000,
         size=896, epochs=12, final_epochs=1, batch=16, clip_norm=35.0, gains=Gains(),
-        rois=Sampling(count=512, positives=0.25), augmentation=_FLIPPED,
+        rois=Sampling(count=512, positives=0.25), mask_rois=None, augmentation=_FLIPPED,
     ),
 }  # fmt: skip
 """the usual settings of these networks, 12 epochs on COCO"""
