@@ -13,9 +13,10 @@ from pycocotools import mask as coco
 
 from dynamicdet.letterbox import Fit
 from dynamicdet.masks import paste
+from dynamicdet.matching import Objects, match
 from dyndet_client import Detection, Detections, InputError, Masks, MissingExtraError, NoMasksError, ServerError
 from dyndet_client.codec import OUTPUTS_WITH_MASKS, Options, ServedModel, decode, encode
-from dyndet_client.drawing import Mark, draw_marks, label_font
+from dyndet_client.drawing import RIGHT, WRONG, Mark, compared_marks, draw_marks, label_font
 
 MODEL = ServedModel(name="dyndet", fit=Fit.square(64), class_names=("cat", "dog"), has_masks=True)
 WIDTH, HEIGHT = 64, 48
@@ -127,6 +128,14 @@ def test_masks_are_drawn_and_the_picture_shines_through() -> None:
     mark = Mark(box=(4, 5, 24, 35), colour=(255, 0, 0), mask=disc(), mask_box=(4, 5, 24, 35)).scaled(2)
     draw_marks(canvas, [mark], font=label_font(10), line=1)
     assert canvas.getpixel((28, 40)) == (110, 0, 0) and canvas.getpixel((1, 1)) == (0, 0, 0)
+
+
+def test_a_comparison_with_labels_paints_masks_in_the_colour_of_its_verdict() -> None:
+    truth = Objects(boxes=np.array([[0.0, 5, 20, 35]]), names=("cat0",), crowd=np.array([False]))
+    marks = compared_marks(found(2), match(truth, found(2)), truth)
+    assert [mark.colour for mark in marks] == [RIGHT, WRONG]
+    assert [mark.mask is not None and mark.mask_box == mark.box for mark in marks] == [True, True]
+    assert compared_marks(found(1, masks=None), match(truth, found(1)), truth)[0].mask is None
 
 
 def test_a_mask_lies_where_its_object_is_in_the_original() -> None:

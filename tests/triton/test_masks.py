@@ -21,12 +21,14 @@ from dyndet_bench.measuring.measure import measure
 from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
 from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import Workload
+from dyndet_bench.sweep.gallery import make_gallery
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.evaluation.evaluate import evaluate
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.remote.probe import probe
 from dyndet_builder.server.triton import TritonServer
+from dyndet_builder.trying.asking import Answers, Asker, maker
 from dyndet_client import AsyncDetector, Detector, Masks, NoMasksError, ServerError
 from tests.support.toy_bundle import CLASSES, FAIL_DETECTOR2, FAIL_MASKS, ROWS, SIZE, image, toy_mask, write_toy_bundle
 
@@ -194,7 +196,7 @@ def test_every_way_to_ask_brings_the_same_masks(server: TritonServer) -> None:
         asyncio.run(ask(url))
 
 
-def test_a_detector_without_masks_says_so_in_one_sentence(server: TritonServer, tmp_path: Path) -> None:
+def test_a_detector_without_masks_says_so_in_one_sentence(server: TritonServer) -> None:
     """Before anything is sent, and not once for each picture; also where masks are gone since the client connected."""
     said = r"^model 'plain' gives boxes but no masks: ask without masks, or serve a detector that has them"
     with Detector(server.grpc_url, "plain") as detector:
@@ -207,6 +209,15 @@ def test_a_detector_without_masks_says_so_in_one_sentence(server: TritonServer, 
         detector._served = type(served)(name="plain", fit=served.fit, class_names=served.class_names, has_masks=True)
         with pytest.raises(NoMasksError, match=said):
             detector.detect(image(100), masks=True)
+    with pytest.raises(NoMasksError, match=said), Detector(server.grpc_url, "plain", masks=True):
+        pass
+
+    async def connect() -> None:
+        async with AsyncDetector(server.grpc_url, "plain", masks=True):
+            pass
+
+    with pytest.raises(NoMasksError, match=said):
+        asyncio.run(connect())
 
 
 def test_image_files_get_masks_that_fit_their_own_pixels(server: TritonServer) -> None:
@@ -278,6 +289,36 @@ def test_what_masks_cost_is_measured(server: TritonServer, tmp_path: Path) -> No
     assert record.paste_ms is not None and record.paste_ms > 0
     with pytest.raises(NoMasksError):
         measure_mask_cost(server.grpc_url, model="plain", images=tmp_path)
+
+
+def test_the_page_that_tries_a_detector_gets_masks_in_pixels_of_the_picture(server: TritonServer) -> None:
+    pixels = np.asarray(Image.fromarray(image(100, blue=200)).resize((90, 40)))
+
+    async def ask() -> Answers:
+        asker = Asker(make=maker([server.grpc_url], "fused"))
+        try:
+            return await asker.ask(pixels)
+        finally:
+            await asker.close()
+
+    answers = asyncio.run(ask())
+    with Detector(server.grpc_url, "fused", masks=True) as detector:
+        for found, threshold in ((answers.easy, 1.0), (answers.hard, 0.0)):
+            assert found == detector.detect(pixels, threshold=threshold, min_score=0.05)
+            assert found.masks is not None and found.masks.image_size == (90, 40)
+
+
+def test_the_pictures_of_a_sweep_show_masks(server: TritonServer, tmp_path: Path) -> None:
+    """Both detectors find the same object; only one of them has masks."""
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, file in enumerate(files):
+        Image.fromarray(image(250, blue=200, seed=number)).save(file)
+    drawn = {}
+    for model in ("bls", "plain"):
+        with Served(server.grpc_url, model, metrics_url=server.metrics_url) as served:
+            shown = make_gallery(served, files, np.array([0.1, 0.5, 0.9]), tmp_path / model, middle=0.5)
+        drawn[model] = np.asarray(Image.open(tmp_path / model / shown[0].easy_file)).astype(int)
+    assert abs(drawn["bls"] - drawn["plain"])[8:-8, 8:-8].mean() > 10
 
 
 def test_a_build_with_masks_is_probed_with_them(server: TritonServer) -> None:

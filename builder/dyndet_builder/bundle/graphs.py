@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ from dynamicdet.networks.two_stage.detector import TwoStageDetector
 from dyndet_builder.bundle import nms as suppression
 from dyndet_builder.bundle import roi
 from dyndet_builder.bundle.graph_files import nodes_of
-from dyndet_builder.bundle.manifest import Nms, StageName
+from dyndet_builder.bundle.manifest import STAGES, Nms, StageName
 from dyndet_builder.bundle.stages import (
     CANDIDATES,
     DETECTIONS,
@@ -63,14 +63,20 @@ class _Plan:
 
 
 def export_graphs(
-    network: RoutedNetwork, nms: Nms, *, exporter: Exporter | None = None, report: Report = lambda _stage: None
+    network: RoutedNetwork,
+    nms: Nms,
+    *,
+    exporter: Exporter | None = None,
+    stages: Collection[StageName] = STAGES,
+    report: Report = lambda _stage: None,
 ) -> tuple[dict[StageName, StageGraph], Exporter]:
-    """All stages from one exporter, and its name; `exporter` forces one. `report` is called before each stage.
+    """The stages from one exporter, and its name; `exporter` forces one. `report` is called before each stage.
 
     A two-stage detector has the form for its target: see `for_target`. Raises ParityError if the shapes of a graph are
     not those of the contract, or if it leaves open how it samples features.
     """
-    return _exported(_plans(network, nms), exporter, report)
+    plans = {name: plan for name, plan in _plans(network, nms).items() if name in stages}
+    return _exported(plans, exporter, report)
 
 
 def export_static_graph(

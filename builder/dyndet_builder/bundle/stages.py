@@ -169,7 +169,7 @@ def normalise(image: Tensor, network: RoutedNetwork | StaticDetector) -> Tensor:
 
     The cast comes first: it is the only layer for which TensorRT accepts uint8.
     """
-    weight = next(network.backbone1.parameters())
+    weight = next(network.get_submodule("backbone1").parameters())
     return (image.to(torch.float32).permute(0, 3, 1, 2) / 255.0).to(weight.dtype)
 
 

@@ -14,7 +14,6 @@ for another's coin toss:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +114,7 @@ class TwoStageJudge:
         self._take_regions(found, truth)
         self._take_proposals(found, truth)
         self._take_pairs(found, truth)
-        self.suppressions += not _are_proposals(found, self.network) + (not _are_detections(found, self.nms))
+        self.suppressions += not (_are_proposals(found, self.network) and _are_detections(found, self.nms))
         if self.network.has_masks:
             self.mask_steps = max(self.mask_steps, self._mask_steps(found, truth))
 
@@ -196,7 +195,7 @@ def _are_proposals(found: Tensors, network: TwoStageDetector) -> bool:
     return np.array_equal(found["proposal_scores"], scores[order]) and np.array_equal(found["proposal_boxes"], boxes)
 
 
-def _are_detections(found: dict[str, Any], nms: Nms) -> bool:
+def _are_detections(found: Tensors, nms: Nms) -> bool:
     """Whether the detections are what the plain suppression leaves of the pairs."""
     boxes, scores, classes = (found[f"pair_{name}"] for name in ("boxes", "scores", "classes"))
     keep = suppress(boxes, scores, classes, iou_threshold=nms.iou_threshold)

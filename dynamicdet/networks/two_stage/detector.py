@@ -27,7 +27,7 @@ from dynamicdet.networks.two_stage.operators import Operators
 from dynamicdet.networks.two_stage.regions import level_anchors
 from dynamicdet.networks.two_stage.residual import LinkedResidual, ResidualBackbone, ResidualLinks
 from dynamicdet.networks.two_stage.selection import Answers, Chosen, Pairs, Proposals, Regions
-from dynamicdet.networks.two_stage.swin import LinkedSwin, SwinBackbone, SwinLinks
+from dynamicdet.networks.two_stage.swin import LinkedSwin, SwinBackbone, SwinLinks, WindowAttention
 
 TOKENS = "tokens"
 """name of a Swin's embedded patches among the features"""
@@ -77,14 +77,20 @@ class TwoStageDetector(RoutedNetwork):
         self.router = self.fresh_router(router)
         self.heads1 = Heads(spec, num_classes)
         self.heads2 = None if spec.shared_heads else Heads(spec, num_classes)
-        for name, values in (("mean", _MEAN), ("spread", _SPREAD)):
-            # On the CPU even where weights get no memory yet: a checkpoint does not fill it.
-            self.register_buffer(name, torch.tensor(values, device="cpu").view(1, 3, 1, 1), persistent=False)
+        self.compute_constants()
         self.freeze()
 
     def fresh_router(self, form: RouterForm) -> Router:
         """A router with random weights that reads this network's features; to use it, assign it to `router`."""
         return Router([self.spec.first.channels[stride] for stride in self.spec.first.strides], form=form)
+
+    def compute_constants(self) -> None:
+        """Compute the buffers that no checkpoint has: of the image's normalisation, and of windows."""
+        for name, values in (("mean", _MEAN), ("spread", _SPREAD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                module.compute_constants()
 
     def freeze(self) -> None:
         """Exclude from training what the architecture keeps as it is: stem and first stage of a ResNet-50."""
@@ -136,7 +142,7 @@ class TwoStageDetector(RoutedNetwork):
         """
         size = self.image_size(pyramid)
         return [
-            level_anchors(self.spec, level, *maps.shape[-2:], size).to(maps.device)
+            level_anchors(self.spec, level, maps.shape[-2], maps.shape[-1], size).to(maps.device)
             for level, maps in enumerate(pyramid)
         ]
 

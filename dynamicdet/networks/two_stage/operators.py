@@ -65,7 +65,8 @@ def roi_features(
         whole, grid.flatten(1, 2), mode="bilinear", padding_mode="border", align_corners=False
     )
     bins = functional.avg_pool2d(samples, SAMPLES)  # (B, C, K * output, output)
-    return bins.unflatten(2, (boxes.shape[1], output)).transpose(1, 2).to(maps[0].dtype)
+    rois = bins.reshape(boxes.shape[0], whole.shape[1], boxes.shape[1], output, output).transpose(1, 2)
+    return rois.to(maps[0].dtype)
 
 
 def side_by_side(maps: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:

@@ -25,7 +25,7 @@ from dynamicdet.networks.two_stage.architectures import (
 from dynamicdet.networks.two_stage.detector import TwoStageDetector
 from dynamicdet.networks.two_stage.selection import Answers, Proposals
 from dyndet_builder.cli.info import command
-from tests.support.small_two_stage import SMALL_R50, SMALL_SWIN
+from tests.support.two_stage.small import SMALL_R50, SMALL_SWIN
 
 PICO = "dy-mask-rcnn-pico"
 # Millions of parameters, and GMACs of an image of 800 x 1280: easy, hard.
@@ -215,6 +215,7 @@ def test_a_half_precision_file_of_the_small_one_is_at_most_8_mb(tmp_path: Path) 
     assert path.stat().st_size <= 8_000_000
     loaded = dynamicdet.load(path)
     assert isinstance(loaded, TwoStageDetector) and loaded.num_classes == 20
+    assert loaded.answer(pictures(1, 320), "hard").boxes.shape == (1, 20, 4)
     with pytest.raises(CheckpointError, match="holds dy-mask-rcnn-pico, not dy-faster-rcnn-r50"):
         dynamicdet.load(path, "dy-faster-rcnn-r50")
 

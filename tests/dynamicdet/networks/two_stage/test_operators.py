@@ -72,9 +72,10 @@ def test_roi_features_are_those_of_roi_align(
         numbers[:, :2] = np.minimum(numbers[:, :2], numbers[:, 2:] - STRIDE)
     feature = np.random.default_rng(0).normal(size=(3, HEIGHT, WIDTH))
     found = roi_features(
-        torch.tensor(feature[None], dtype=torch.float32),
+        [torch.tensor(feature[None], dtype=torch.float32)],
         torch.tensor(numbers[None], dtype=torch.float32),
-        STRIDE,
+        torch.zeros(1, len(boxes), dtype=torch.int64),
+        (STRIDE,),
         output,
         aligned,
     )
