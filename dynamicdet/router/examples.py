@@ -18,14 +18,14 @@ from dynamicdet.aliases import FloatArray, IntArray, Progress, silent
 from dynamicdet.datasets.clips import clips_of
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.evaluation.precision import MixedPrecision
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.network import RoutedNetwork
 from dynamicdet.networks.router.layers import Router
 from dynamicdet.router.recipe import RouterRecipe
-from dynamicdet.suppression import Detections, suppress_rows, suppression_for
+from dynamicdet.routing.answers import Asked, routes_of
+from dynamicdet.suppression import Detections
 from dynamicdet.training.assignment import Objects
 from dynamicdet.training.augment import NONE
 from dynamicdet.training.batches import Batch, EpochBatches, load_ahead
-from dynamicdet.training.losses import DetectionLoss
 
 _TOGETHER = 16  # images that run through both detectors together
 
@@ -101,7 +101,7 @@ def views(
 
 @torch.inference_mode()
 def collect_examples(
-    model: DynamicDetector,
+    model: RoutedNetwork,
     data: CocoDataset,
     recipe: RouterRecipe,
     *,
@@ -112,8 +112,7 @@ def collect_examples(
 ) -> RouterExamples:
     """Run both detectors in evaluation mode on a device, and collect the examples for a `router` on the CPU."""
     network = model.deploy().eval().to(device)
-    loss = DetectionLoss(network.anchors, model.spec.strides, recipe.loss)
-    settings = suppression_for(model.input_size)
+    routes = routes_of(network, loss=recipe.loss)
     pooled: list[Tensor] = []
     losses: tuple[list[Tensor], list[Tensor]] = ([], [])
     found: tuple[list[Detections], list[Detections]] = ([], [])
@@ -124,10 +123,10 @@ def collect_examples(
         x = batch.input()
         features = network.features(x)
         pooled.append(router.pool([features[name] for name in model.router_reads]).cpu())
-        for number, maps in enumerate((network.head1(features), network.detector2(x, features))):
-            losses[number].append(loss(maps, batch.objects, objects_per_image=data.objects_per_image).total.cpu())
-            rows = network.decode(maps).cpu()
-            found[number].extend(suppress_rows(rows, settings, size=float(model.input_size)))
+        answers = routes(x, features, Asked(batch.objects, None, data.objects_per_image))
+        for number, detections in enumerate((answers.easy, answers.hard)):
+            losses[number].append(answers.losses[number])
+            found[number].extend(detections)
         objects.append(view.batch.objects)
         places.append(view.places)
     # Clones made outside inference mode can take part in a backward pass.

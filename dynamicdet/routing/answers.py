@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dynamicdet.datasets.dataset import CocoDataset
-from dynamicdet.networks.network import DynamicDetector, Route, TwoStageDetector
+from dynamicdet.networks.network import DynamicDetector, Route, RoutedNetwork, TwoStageDetector
 from dynamicdet.suppression import Detections, Suppression, suppress_rows, suppression_for
+from dynamicdet.training.assignment import Objects
 from dynamicdet.training.batches import objects_of
 from dynamicdet.training.loss_weights import LossWeights
 from dynamicdet.training.losses import DetectionLoss
@@ -27,10 +28,45 @@ class Found(NamedTuple):
 
     easy: Sequence[Detections]
     hard: Sequence[Detections]
-    loss_gains: npt.NDArray[np.floating[Any]]
-    """(B,) loss of detector 1 minus that of detector 2"""
+    losses: tuple[Tensor, Tensor]
+    """(B,) of detector 1, and of detector 2; on the CPU"""
     loss_s: float
     """seconds for the losses"""
+
+    @property
+    def loss_gains(self) -> npt.NDArray[np.floating[Any]]:
+        """(B,) loss of detector 1 minus that of detector 2."""
+        gains: npt.NDArray[np.floating[Any]] = (self.losses[0] - self.losses[1]).numpy()
+        return gains
+
+
+class Asked(NamedTuple):
+    """The objects of some images, as a network's losses need them."""
+
+    objects: Objects
+    """on the network's device"""
+    masks: Sequence[Tensor] | None
+    """of each image, (n, S, S) 0 or 1, on the network's device; None: not known"""
+    usual: float
+    """mean number of objects in an image of the data set"""
+
+    @classmethod
+    def of(cls, data: CocoDataset, images: slice, *, masks: bool) -> Asked:
+        """Those of some images of a data set; with `masks`, if it has them."""
+        known = masks and data.has_masks
+        places = range(*images.indices(len(data)))
+        return cls(
+            objects=objects_of(list(data.labels[images])),
+            masks=[torch.from_numpy(data.masks(index)) for index in places] if known else None,
+            usual=data.objects_per_image,
+        )
+
+
+class Routes(Protocol):
+    """Both detectors of a network."""
+
+    def __call__(self, x: Tensor, features: Mapping[str, Tensor], asked: Asked) -> Found:
+        """Their answers to some images (B, 3, S, S), from backbone 1's features, and their losses."""
 
 
 class YoloRoutes:
@@ -43,15 +79,14 @@ class YoloRoutes:
         self.settings = settings or suppression_for(network.input_size)
         self.losses = DetectionLoss(network.anchors, network.spec.strides, loss)
 
-    def __call__(self, x: Tensor, features: Mapping[str, Tensor], data: CocoDataset, images: slice) -> Found:
-        """The answers to some images of a data set, from backbone 1's features."""
-        network, size = self.network, float(data.size)
+    def __call__(self, x: Tensor, features: Mapping[str, Tensor], asked: Asked) -> Found:
+        """See `Routes`."""
+        network, size = self.network, float(x.shape[-1])
         maps = (network.head1(features), network.detector2(x, features))
-        easy, hard = (suppress_rows(network.decode(one), self.settings, size=size) for one in maps)
+        easy, hard = (suppress_rows(network.decode(one).cpu(), self.settings, size=size) for one in maps)
         start = time.perf_counter()
-        objects, usual = objects_of(list(data.labels[images])), data.objects_per_image
-        loss1, loss2 = (self.losses(one, objects, objects_per_image=usual).total.numpy() for one in maps)
-        return Found(easy, hard, loss1 - loss2, time.perf_counter() - start)
+        loss1, loss2 = (self.losses(one, asked.objects, objects_per_image=asked.usual).total.cpu() for one in maps)
+        return Found(easy, hard, (loss1, loss2), time.perf_counter() - start)
 
 
 class TwoStageRoutes:
@@ -60,31 +95,31 @@ class TwoStageRoutes:
     def __init__(self, network: TwoStageDetector) -> None:
         self.network = network
 
-    def __call__(self, x: Tensor, features: Mapping[str, Tensor], data: CocoDataset, images: slice) -> Found:
-        """The answers to some images of a data set, from backbone 1's features.
-
-        With masks if the data set has them, too. The losses are of both detectors on the same boxes.
-        """
-        network, masks = self.network, None
+    def __call__(self, x: Tensor, features: Mapping[str, Tensor], asked: Asked) -> Found:
+        """See `Routes`. With masks if those of the objects are known. The losses are those on the same boxes."""
+        network = self.network
         pyramids = {route: network.pyramid(route, features) for route in _ROUTES}
-        easy, hard = (self._found(route, pyramids[route], masks=data.has_masks) for route in _ROUTES)
+        easy, hard = (self._found(route, pyramids[route], masks=asked.masks is not None) for route in _ROUTES)
         start = time.perf_counter()
-        if data.has_masks:
-            masks = [torch.from_numpy(data.masks(index)) for index in range(*images.indices(len(data)))]
-        losses = image_losses(
-            network,
-            pyramids,
-            objects_of(list(data.labels[images])),
-            masks=masks,
-            objects_per_image=data.objects_per_image,
-        )
-        gains = (losses["easy"] - losses["hard"]).numpy()
-        return Found(easy, hard, gains, time.perf_counter() - start)
+        losses = image_losses(network, pyramids, asked.objects, masks=asked.masks, objects_per_image=asked.usual)
+        return Found(easy, hard, (losses["easy"].cpu(), losses["hard"].cpu()), time.perf_counter() - start)
 
     def _found(self, route: Route, pyramid: Sequence[Tensor], *, masks: bool) -> list[Detections]:
         proposals = self.network.proposals(*self.network.region_outputs(route, pyramid))
         answers = self.network.finish(route, pyramid, proposals)._asdict()
-        return detections_of(answers if masks else {**answers, "masks": None})
+        outputs = {name: None if one is None else one.cpu() for name, one in answers.items()}
+        return detections_of(outputs if masks else {**outputs, "masks": None})
+
+
+def routes_of(
+    network: RoutedNetwork, *, settings: Suppression | None = None, loss: LossWeights | None = None
+) -> Routes:
+    """Both detectors of a network of any kind; `settings` and `loss` are for YOLO networks."""
+    if isinstance(network, TwoStageDetector):
+        return TwoStageRoutes(network)
+    if isinstance(network, DynamicDetector):
+        return YoloRoutes(network, settings=settings, loss=loss)
+    raise TypeError(f"{type(network).__name__} is no network with two routes")
 
 
 def detections_of(outputs: Mapping[str, Tensor | None]) -> list[Detections]:

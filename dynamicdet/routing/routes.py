@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ from dynamicdet.aliases import FloatArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.errors import InputError
 from dynamicdet.letterbox import Fit, Letterboxed
-from dynamicdet.networks.network import DynamicDetector, Network, RoutedNetwork, TwoStageDetector
-from dynamicdet.routing.answers import Found, TwoStageRoutes, YoloRoutes
+from dynamicdet.networks.network import Network, RoutedNetwork, TwoStageDetector
+from dynamicdet.routing.answers import Asked, routes_of
 from dynamicdet.suppression import Detections, Suppression
 from dynamicdet.text import printable
 from dynamicdet.training.loss_weights import LossWeights
@@ -56,13 +56,6 @@ class BatchAnswers:
     loss_s: float = 0.0
 
 
-class _Routes(Protocol):
-    """Both detectors of a network."""
-
-    def __call__(self, x: Tensor, features: Mapping[str, Tensor], data: CocoDataset, images: slice) -> Found:
-        """Their answers to some images of a data set, from backbone 1's features."""
-
-
 def run_routes(
     model: RoutedNetwork,
     data: CocoDataset,
@@ -82,13 +75,8 @@ def run_routes(
     """
     check_fits(model, data)
     network = model.deploy().eval()
-    routes: _Routes
-    if isinstance(network, TwoStageDetector):
-        routes = TwoStageRoutes(network)
-    elif isinstance(network, DynamicDetector):
-        routes = YoloRoutes(network, settings=settings, loss=loss)
-    else:
-        raise TypeError(f"{type(network).__name__} is no network with two routes")
+    routes = routes_of(network, settings=settings, loss=loss)
+    wants_masks = isinstance(network, TwoStageDetector) and network.has_masks
 
     @torch.inference_mode()
     def answer(images: slice) -> BatchAnswers:
@@ -98,7 +86,7 @@ def run_routes(
         difficulties = network.route(features).numpy()
         if watch is not None:
             watch(features)
-        found = routes(x, features, data, images)
+        found = routes(x, features, Asked.of(data, images, masks=wants_masks))
         return BatchAnswers(found.easy, found.hard, difficulties, found.loss_gains, found.loss_s)
 
     return collect(data, answer, batch=batch, progress=progress)

@@ -34,7 +34,7 @@ def trained_roi_features(
         # Rows first, for all boxes of an image in one product: (B, K * output, H) with (B, H, C * W).
         rows = across.flatten(1, 2) @ whole.transpose(1, 2).reshape(batch, height, channels * width)
         rows = rows.view(batch, -1, output * channels, width) @ down.mT  # (B, K, output * C, output)
-        found = rows.unflatten(2, (output, channels)).transpose(2, 3)
+        found: Tensor = rows.view(*rows.shape[:2], output, channels, output).transpose(2, 3)
     return found.to(maps[0].dtype)
 
 
@@ -42,4 +42,4 @@ def _weights(points: Tensor, side: int) -> Tensor:
     """Weight of each of `side` cells in each bin (B, K, output, side), from its samples' places (B, K, samples)."""
     cells = torch.arange(side, dtype=torch.float32, device=points.device)
     near = (1 - (points.unsqueeze(-1) - cells).abs_()).clamp_(min=0)  # as bilinear sampling weighs a cell
-    return near.unflatten(2, (-1, SAMPLES)).mean(dim=3)
+    return near.view(*near.shape[:2], -1, SAMPLES, side).mean(dim=3)
