@@ -18,8 +18,9 @@ from dynamicdet.datasets.hold_out import fingerprint, held_out
 from dynamicdet.errors import InputError
 from dynamicdet.files import check_writable
 from dynamicdet.networks.architectures import any_architecture
-from dynamicdet.networks.base import Network
+from dynamicdet.networks.base import RoutedNetwork
 from dynamicdet.networks.checkpoints import save
+from dynamicdet.networks.network import StaticDetector
 from dynamicdet.networks.origin import TrainedOn
 from dynamicdet.networks.two_stage.architectures import TwoStageModel
 from dynamicdet.text import printable
@@ -44,7 +45,7 @@ def train_detectors(
     workers: int = 1,
     on_epoch: Callable[[EpochReport], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
-) -> Network:
+) -> RoutedNetwork | StaticDetector:
     """Train both detectors, or a static one; write the averaged weights to `output` after every epoch.
 
     `start` is a checkpoint to begin with, your own or a published one. If its classes differ, everything is loaded from
@@ -95,6 +96,7 @@ def train_detectors(
             on_epoch(report)
     trained = trainer.average.cpu().eval().requires_grad_(True)
     trained.freeze()
+    assert isinstance(trained, RoutedNetwork | StaticDetector)
     return trained
 
 
