@@ -5,8 +5,9 @@ The detectors are frozen, so all of this is fixed for an image. It is computed o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from dynamicdet.aliases import FloatArray, IntArray, Progress, silent
 from dynamicdet.datasets.clips import clips_of
 from dynamicdet.datasets.dataset import CocoDataset
 from dynamicdet.evaluation.precision import MixedPrecision
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.network import DynamicDetector, Route, RoutedNetwork, TwoStageDetector
 from dynamicdet.networks.router.layers import Router
 from dynamicdet.router.recipe import RouterRecipe
+from dynamicdet.routing.answers import detections_of
 from dynamicdet.suppression import Detections, suppress_rows, suppression_for
 from dynamicdet.training.assignment import Objects
 from dynamicdet.training.augment import NONE
 from dynamicdet.training.batches import Batch, EpochBatches, load_ahead
 from dynamicdet.training.losses import DetectionLoss
+from dynamicdet.training.two_stage.images import image_losses
 
 _TOGETHER = 16  # images that run through both detectors together
 
@@ -87,7 +90,9 @@ def views(
     done = number = 0
     while done < recipe.examples:
         options = recipe.augmentation if number else NONE
-        batches = EpochBatches(data, options, size=size, batch=_TOGETHER, seed=recipe.seed, epoch=number)
+        batches = EpochBatches(
+            data, options, size=size, batch=_TOGETHER, seed=recipe.seed, epoch=number, masks=data.has_masks
+        )
         starts = range(0, len(batches) * batches.batch, batches.batch)
         for first, batch in zip(starts, load_ahead(batches, workers=workers), strict=True):
             wanted = batch.first(recipe.examples - done)
@@ -101,7 +106,7 @@ def views(
 
 @torch.inference_mode()
 def collect_examples(
-    model: DynamicDetector,
+    model: RoutedNetwork,
     data: CocoDataset,
     recipe: RouterRecipe,
     *,
@@ -112,8 +117,7 @@ def collect_examples(
 ) -> RouterExamples:
     """Run both detectors in evaluation mode on a device, and collect the examples for a `router` on the CPU."""
     network = model.deploy().eval().to(device)
-    loss = DetectionLoss(network.anchors, model.spec.strides, recipe.loss)
-    settings = suppression_for(model.input_size)
+    both = _both_of(network, recipe)
     pooled: list[Tensor] = []
     losses: tuple[list[Tensor], list[Tensor]] = ([], [])
     found: tuple[list[Detections], list[Detections]] = ([], [])
@@ -124,10 +128,9 @@ def collect_examples(
         x = batch.input()
         features = network.features(x)
         pooled.append(router.pool([features[name] for name in model.router_reads]).cpu())
-        for number, maps in enumerate((network.head1(features), network.detector2(x, features))):
-            losses[number].append(loss(maps, batch.objects, objects_per_image=data.objects_per_image).total.cpu())
-            rows = network.decode(maps).cpu()
-            found[number].extend(suppress_rows(rows, settings, size=float(model.input_size)))
+        for number, (answers, loss) in enumerate(both(x, features, batch, data.objects_per_image)):
+            losses[number].append(loss.cpu())
+            found[number].extend(answers)
         objects.append(view.batch.objects)
         places.append(view.places)
     # Clones made outside inference mode can take part in a backward pass.
@@ -143,6 +146,42 @@ def collect_examples(
         groups=clips[np.concatenate(places)],
         score=MixedPrecision(_Found(*found), truth) if truth.annotations["annotations"] else None,
     )
+
+
+_Both = Callable[[Tensor, Mapping[str, Tensor], Batch, float], Iterator[tuple[list[Detections], Tensor]]]
+"""images, features, their batch and the usual number of objects to what each detector finds, and its losses (B,)"""
+
+
+def _both_of(network: RoutedNetwork, recipe: RouterRecipe) -> _Both:
+    """What runs both detectors of this kind of network."""
+    if isinstance(network, TwoStageDetector):
+        return partial(_two_stage, network)
+    assert isinstance(network, DynamicDetector)
+    return partial(_yolo, network, DetectionLoss(network.anchors, network.spec.strides, recipe.loss))
+
+
+def _yolo(
+    network: DynamicDetector, loss: DetectionLoss, x: Tensor, features: Mapping[str, Tensor], batch: Batch, usual: float
+) -> Iterator[tuple[list[Detections], Tensor]]:
+    settings = suppression_for(network.input_size)
+    for maps in (network.head1(features), network.detector2(x, features)):
+        losses = loss(maps, batch.objects, objects_per_image=usual).total
+        rows = network.decode(maps).cpu()
+        yield suppress_rows(rows, settings, size=float(network.input_size)), losses
+
+
+def _two_stage(
+    network: TwoStageDetector, x: Tensor, features: Mapping[str, Tensor], batch: Batch, usual: float
+) -> Iterator[tuple[list[Detections], Tensor]]:
+    """The losses of both detectors are on the same boxes; the answers are without masks, as the AP is that of boxes."""
+    routes: tuple[Route, ...] = ("easy", "hard")
+    pyramids = {route: network.pyramid(route, features) for route in routes}
+    losses = image_losses(network, pyramids, batch.objects, masks=batch.masks, objects_per_image=usual)
+    for route in routes:
+        proposals = network.proposals(*network.region_outputs(route, pyramids[route]))
+        answers = network.finish(route, pyramids[route], proposals)._asdict()
+        answers["masks"] = None
+        yield detections_of({name: None if one is None else one.cpu() for name, one in answers.items()}), losses[route]
 
 
 def _truth(data: CocoDataset, objects: Iterable[Objects], counts: Sequence[int]) -> _Views:

@@ -14,7 +14,7 @@ from dynamicdet.aliases import FloatArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset, in_class_order, only
 from dynamicdet.datasets.hold_out import fingerprint, held_out
 from dynamicdet.errors import InputError
-from dynamicdet.networks.network import DynamicDetector
+from dynamicdet.networks.network import RoutedNetwork
 from dynamicdet.networks.router.form import PUBLISHED_ROUTER
 from dynamicdet.networks.router.layers import Router
 from dynamicdet.router.change_of_ap import ApFit
@@ -37,7 +37,7 @@ class RouterPictures:
     """one sentence: which part it is, or that the detectors have seen it"""
 
 
-def router_pictures(model: DynamicDetector, data: CocoDataset) -> RouterPictures:
+def router_pictures(model: RoutedNetwork, data: CocoDataset) -> RouterPictures:
     """The pictures that were held out of the detectors' training, or all if this is other data."""
     origin = model.trained_on
     if origin is None:
@@ -62,7 +62,7 @@ def router_pictures(model: DynamicDetector, data: CocoDataset) -> RouterPictures
 
 
 def train_router(
-    model: DynamicDetector,
+    model: RoutedNetwork,
     data: CocoDataset,
     *,
     recipe: RouterRecipe | None = None,
@@ -94,7 +94,7 @@ def train_router(
     return replace(report, comparisons=tuple(compared))
 
 
-def _paper_router(model: DynamicDetector, examples: RouterExamples, recipe: RouterRecipe) -> Router:
+def _paper_router(model: RoutedNetwork, examples: RouterExamples, recipe: RouterRecipe) -> Router:
     """The paper's router for the same examples: its inputs, the means, come first in all forms."""
     router = model.fresh_router(PUBLISHED_ROUTER)
     means = replace(examples, pooled=examples.pooled[:, : router.layer1.in_channels])
@@ -103,7 +103,7 @@ def _paper_router(model: DynamicDetector, examples: RouterExamples, recipe: Rout
 
 
 def _compared(
-    model: DynamicDetector, data: CocoDataset, routers: Mapping[str, Router], *, seed: int, progress: Progress
+    model: RoutedNetwork, data: CocoDataset, routers: Mapping[str, Router], *, seed: int, progress: Progress
 ) -> Comparison:
     found: dict[str, list[Tensor]] = {name: [] for name in routers}
 
@@ -118,7 +118,7 @@ def _compared(
 
 
 def examples_of(
-    model: DynamicDetector,
+    model: RoutedNetwork,
     data: CocoDataset,
     router: Router,
     *,
