@@ -87,7 +87,9 @@ def views(
     done = number = 0
     while done < recipe.examples:
         options = recipe.augmentation if number else NONE
-        batches = EpochBatches(data, options, size=size, batch=_TOGETHER, seed=recipe.seed, epoch=number)
+        batches = EpochBatches(
+            data, options, size=size, batch=_TOGETHER, seed=recipe.seed, epoch=number, masks=data.has_masks
+        )
         starts = range(0, len(batches) * batches.batch, batches.batch)
         for first, batch in zip(starts, load_ahead(batches, workers=workers), strict=True):
             wanted = batch.first(recipe.examples - done)
@@ -123,7 +125,7 @@ def collect_examples(
         x = batch.input()
         features = network.features(x)
         pooled.append(router.pool([features[name] for name in model.router_reads]).cpu())
-        answers = routes(x, features, Asked(batch.objects, None, data.objects_per_image))
+        answers = routes(x, features, Asked(batch.objects, batch.masks, data.objects_per_image))
         for number, detections in enumerate((answers.easy, answers.hard)):
             losses[number].append(answers.losses[number])
             found[number].extend(detections)

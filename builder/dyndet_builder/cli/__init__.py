@@ -45,7 +45,7 @@ _COMMANDS = {
     "detect": ("dyndet_client.cli.detect", "Detect objects in images through a server."),
     "try": ("dyndet_builder.cli.try_", "Open a page to try a detector with your own pictures."),
     "pair": ("dyndet_builder.cli.pair", "Measure whether routing between two ONNX detectors pays."),
-    "train": ("dyndet_builder.cli.train", "Train the detectors, then the router."),
+    "train": ("dyndet_builder.cli.train.group", "Train the detectors, then the router."),
     "evaluate": ("dyndet_builder.cli.evaluate", "Measure COCO average precision of both routes and of mixes."),
     "data": ("dyndet_builder.cli.data", "Build and check data sets of real images."),
     "doctor": ("dyndet_builder.cli.doctor", "Show what is installed here, and how to install what is missing."),

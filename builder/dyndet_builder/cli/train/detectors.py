@@ -1,4 +1,4 @@
-"""`dyndet train detectors`."""
+"""`dyndet train detectors`: both detectors of a network, or a static one, which has no router."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from dynamicdet.datasets.dataset import in_class_order
 from dynamicdet.datasets.hold_out import held_out
@@ -20,8 +21,7 @@ from dynamicdet.training.schedule import plan_training
 from dynamicdet.training.two_stage.recipe import FROZEN, OPTIMIZERS, Frozen, Optimizer, TwoStageRecipe
 from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars, training_bar
-from dyndet_builder.cli.targeting import Numbers
-from dyndet_builder.cli.train_options import PATH, accelerator_option, cache_option, read_shown, workers_option
+from dyndet_builder.cli.train.options import PATH, accelerator_option, cache_option, read_data, workers_option
 from dyndet_builder.quoting import command as command_line
 
 _DEFAULTS = DetectorRecipe()
@@ -86,18 +86,12 @@ _MULTI_SCALE = 0.25
     help="Share of the images that do not train the detectors, so that the router can learn from them.",
 )
 @click.option(
-    "--optimizer", type=click.Choice(OPTIMIZERS), help="Of a two-stage network.  [default: that of its recipe]"
+    "--optimizer", type=click.Choice(OPTIMIZERS), help="Of two-stage networks.  [default: that of the architecture]"
 )
 @click.option(
     "--frozen",
     type=click.Choice(FROZEN),
-    help="What a two-stage network keeps: usual, what its architecture says; norms, also means and variances; stem, "
-    "also the first layers.  [default: usual]",
-)
-@click.option(
-    "--detector-weights",
-    type=Numbers(float),
-    help="Weights of the losses of detector 1 and detector 2 of a two-stage network, such as 0.5,1.  [default: 1,1]",
+    help="Of two-stage networks: norms keeps the statistics of batch norms, stem also the first layers.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @cache_option
@@ -106,7 +100,7 @@ _MULTI_SCALE = 0.25
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True)
 @click.option("--logs", type=PATH, help="Folder for TensorBoard.  [default: OUTPUT.logs]")
 @click.option("--resume", is_flag=True, help="Continue an interrupted training.")
-def detectors(
+def command(
     data: Path,
     images: Path | None,
     trust_pictures: bool,
@@ -124,7 +118,6 @@ def detectors(
     hold_out: float,
     optimizer: Optimizer | None,
     frozen: Frozen | None,
-    detector_weights: tuple[float, ...] | None,
     seed: int,
     cache: Path | None,
     workers: int,
@@ -135,10 +128,11 @@ def detectors(
 ) -> None:
     """Train both detectors, or the only one of a static network.
 
-    Both are trained together. A network with masks learns from the segmentations of DATA. The defaults below are those
-    of YOLO networks; a two-stage network has its own recipe, of which the given options change a part. torchrun starts
-    several GPUs, or several processes on a CPU. If both detectors find next to nothing on the training images, the
-    checkpoint is written and the exit status is 9.
+    Both are trained together. Two-stage networks have defaults of their own for the options that are not given; those
+    with masks need a segmentation for each object.
+
+    torchrun starts several GPUs, or several processes on a CPU. If both detectors find next
+    to nothing on the training images, the checkpoint is written and the exit status is 9.
 
     \b
     Example:
@@ -146,40 +140,35 @@ def detectors(
       dyndet train detectors build/cutpaste/train -o build/pico.safetensors --epochs 30 --resume
       dyndet train detectors coco/annotations/instances_train2017.json --images coco/train2017 \\
         --architecture dy-yolov7 --start dy-yolov7.pt --size 640 -o street.safetensors
-      dyndet train detectors build/cutpaste/train --architecture dy-mask-rcnn-pico -o build/masks.safetensors
       torchrun --nproc-per-node 4 -m -- dyndet_builder.cli train detectors coco -o coco.safetensors
     """
     from dynamicdet.evaluation.quality import measure_quality
     from dynamicdet.networks.network import StaticDetector
-    from dynamicdet.training.detectors import learns_masks, train_detectors
+    from dynamicdet.training.detectors import default_recipe, learns_masks, train_detectors
     from dynamicdet.training.devices import make_fabric
 
-    if detector_weights is not None and len(detector_weights) != 2:
-        raise click.BadParameter("two numbers are needed, such as 0.5,1", param_hint="--detector-weights")
     if size % 32:
         raise click.BadParameter(f"{size} is not a multiple of 32", param_hint="--size")
     recipe = _recipe(
-        name,
-        {
-            "epochs": epochs,
-            "final_epochs": min(final_epochs, epochs),
-            "size": size,
-            "batch": batch,
-            "accumulate": accumulate,
-            "learning_rate": learning_rate,
-            "loss": LossWeights(classes=class_gain),
-            "hold_out": hold_out,
-            "seed": seed,
-        },
-        {"optimizer": optimizer, "frozen": frozen, "detector_weights": detector_weights},
+        default_recipe(name),
+        epochs=epochs,
+        final_epochs=final_epochs,
+        size=size,
+        size_range=_MULTI_SCALE if multi_scale else 0.0,
+        batch=batch,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        class_gain=class_gain,
+        hold_out=hold_out,
+        seed=seed,
+        optimizer=optimizer,
+        frozen=frozen,
     )
-    if multi_scale:
-        recipe = replace(recipe, size_range=_MULTI_SCALE)
     check_writable(output)
     folder = output.with_name(f"{output.name}.logs") if logs is None else logs
     fabric = make_fabric(accelerator=accelerator, precision=precision, log_folder=folder)
     with fabric.rank_zero_first():
-        read = read_shown(
+        read = read_data(
             data,
             any_architecture(name).input_size,
             images,
@@ -224,28 +213,24 @@ def detectors(
         click.echo(f"Trained {printable(output)}. Next: {command_line(following)}")
 
 
-def _recipe(name: str, given: dict[str, Any], of_two_stages: dict[str, Any]) -> DetectorRecipe:
-    """The recipe of an architecture, changed by what the command line gives.
-
-    `given` are the options that every network has, `of_two_stages` those of the others alone; None: not given.
-    """
-    from dynamicdet.training.detectors import default_recipe
-
-    usual = default_recipe(name)
-    own = {key: value for key, value in of_two_stages.items() if value is not None}
-    if not isinstance(usual, TwoStageRecipe):
-        if own:
-            option = f"--{next(iter(own)).replace('_', '-')}"
-            raise click.UsageError(f"{option} is for two-stage networks, and {name} is none")
-        return replace(usual, **given)
+def _recipe(
+    usual: DetectorRecipe, *, class_gain: float, optimizer: str | None, frozen: str | None, **options: Any
+) -> DetectorRecipe:
+    """The recipe that an architecture usually has, with what the user gave."""
     context = click.get_current_context()
-    if _was_given(context, "class_gain"):
-        raise click.UsageError(f"--class-gain is for YOLO networks, and {name} is none")
-    changed = {key: value for key, value in given.items() if _was_given(context, key)}
-    if "epochs" in changed and "final_epochs" not in changed:
-        changed["final_epochs"] = min(usual.final_epochs, changed["epochs"])
-    return replace(usual, **changed, **own)
 
+    def given(name: str) -> bool:
+        shown = {"size_range": "multi_scale"}.get(name, name)
+        return context.get_parameter_source(shown) is not ParameterSource.DEFAULT
 
-def _was_given(context: click.Context, option: str) -> bool:
-    return context.get_parameter_source(option) not in (None, click.core.ParameterSource.DEFAULT)
+    if not isinstance(usual, TwoStageRecipe):
+        if optimizer or frozen:
+            raise click.UsageError("--optimizer and --frozen are options of two-stage networks")
+        recipe = replace(usual, **options, loss=LossWeights(classes=class_gain))
+    else:
+        chosen = {name: value for name, value in options.items() if given(name)}
+        chosen |= {name: value for name, value in (("optimizer", optimizer), ("frozen", frozen)) if value}
+        recipe = replace(usual, **chosen)
+        if given("class_gain"):
+            recipe = replace(recipe, gains=replace(usual.gains, classes=class_gain))
+    return replace(recipe, final_epochs=min(recipe.final_epochs, recipe.epochs))

@@ -1,4 +1,4 @@
-"""What the commands of `dyndet train` share."""
+"""What both commands of `dyndet train` read: their common options, and the data set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ workers_option = click.option(
 )
 
 
-def read_shown(
+def read_data(
     data: Path,
     size: int,
     images: Path | None,
@@ -36,7 +36,7 @@ def read_shown(
     masks: bool = False,
     shown: bool = True,
 ) -> CocoDataset:
-    """The data set; its summary is printed."""
+    """The data set, with masks if a detector learns them; its summary is printed."""
     with step_bars() if shown else nullcontext(silent) as show:
         read = read_dataset(
             data,
@@ -44,8 +44,8 @@ def read_shown(
             images=images,
             cache=cache,
             split=split,
-            masks=masks,
             trust_pictures=trust_pictures,
+            masks=masks,
             progress=show,
         )
     if shown:

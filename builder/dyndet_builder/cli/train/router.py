@@ -15,7 +15,7 @@ from dynamicdet.training.loss_weights import LossWeights
 from dynamicdet.training.recipe import Accelerator
 from dyndet_builder.cli.data_options import images_option, trust_option
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.cli.train_options import PATH, accelerator_option, cache_option, read_shown, workers_option
+from dyndet_builder.cli.train.options import PATH, accelerator_option, cache_option, read_data, workers_option
 
 _ROUTER = RouterRecipe()
 
@@ -75,7 +75,7 @@ _ROUTER = RouterRecipe()
 @cache_option
 @workers_option
 @accelerator_option
-def router(
+def command(
     checkpoint: Path,
     data: Path,
     images: Path | None,
@@ -112,6 +112,7 @@ def router(
       dyndet train router build/pico.safetensors own/train --target loss --inputs mean -o build/paper.safetensors
     """
     from dynamicdet.networks.checkpoints import load, save
+    from dynamicdet.networks.network import TwoStageDetector
     from dynamicdet.router.train import router_pictures, train_router
     from dynamicdet.training.devices import make_fabric
     from dyndet_builder.cli.comparison import print_comparison
@@ -130,8 +131,11 @@ def router(
     check_writable(output or checkpoint)
     model = load(checkpoint)
     fabric = make_fabric(accelerator=accelerator, precision="32-true")
-    read = read_shown(data, model.input_size, images, cache, trust_pictures)
-    judged = [read_shown(one, model.input_size, None, cache, trust_pictures, split="valid") for one in compare]
+    masks = isinstance(model, TwoStageDetector) and model.has_masks
+    read = read_data(data, model.input_size, images, cache, trust_pictures, masks=masks)
+    judged = [
+        read_data(one, model.input_size, None, cache, trust_pictures, split="valid", masks=masks) for one in compare
+    ]
     chosen = router_pictures(model, read)
     click.echo(chosen.remark)
     with step_bars() as show:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dyndet_builder.cli.train_detectors import detectors
-from dyndet_builder.cli.train_router import router
+from dyndet_builder.cli.train import detectors, router
 
 
 @click.group("train")
@@ -17,5 +16,5 @@ def command() -> None:
     """
 
 
-command.add_command(detectors)
-command.add_command(router)
+for _one in (detectors, router):
+    command.add_command(_one.command)

@@ -1,0 +1,1 @@
+"""`dyndet train` and its commands."""
