@@ -129,7 +129,9 @@ def command(
     """Train both detectors, or the only one of a static network.
 
     Both are trained together. Two-stage networks have defaults of their own for the options that are not given; those
-    with masks need a segmentation for each object. torchrun starts several GPUs, or several processes on a CPU. If both detectors find next
+    with masks need a segmentation for each object.
+
+    torchrun starts several GPUs, or several processes on a CPU. If both detectors find next
     to nothing on the training images, the checkpoint is written and the exit status is 9.
 
     \b
