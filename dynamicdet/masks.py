@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dynamicdet.aliases import BoolArray, Float32Array, FloatArray, UInt8Array
 from dynamicdet.errors import InputError
+from dynamicdet.extras import missing_extra
 
 SIDE = 28
 """rows and columns of the masks that detectors give"""
@@ -106,8 +107,6 @@ def pycocotools_mask() -> Any:
     try:
         from pycocotools import mask
     except ImportError as error:
-        from dynamicdet.extras import missing_extra  # the server, which has this file, lacks that one
-
         raise missing_extra(
             "masks are encoded with pycocotools, which is not installed", "pycocotools", among=("masks",)
         ) from error

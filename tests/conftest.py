@@ -133,6 +133,23 @@ def half_bundle_folder(demo_checkpoint: Path, demo_images: Path, once: Once) -> 
 
 
 @pytest.fixture(scope="session")
+def half_two_stage_folder(demo_images: Path, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small two-stage detector of two Swin transformers, exported in half precision for TensorRT."""
+    from dyndet_builder.bundle.export import export
+    from tests.support.two_stage.tiny import SWIN, known, save_decided
+
+    def make(folder: Path) -> None:
+        checkpoint = tmp_path_factory.mktemp("swin") / "swin.safetensors"
+        save_decided(SWIN, checkpoint)
+        few = {"parity_images": 3, "route_images": 3}
+        with known():
+            options = {"precision": "fp16", "target": "tensorrt", "exporter": "torchscript"}
+            export(checkpoint, folder, images=demo_images, **options, **few)
+
+    return once("two_stage_half", make)
+
+
+@pytest.fixture(scope="session")
 def repository_folder(bundle_folder: Path, once: Once) -> Path:
     """The bundle rendered as a model repository. Tests that change it work on a copy."""
     from dyndet_builder.repository.render import RenderOptions, render

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from dynamicdet.errors import InputError
 from dyndet_bench.measuring.load import Load
 from dyndet_builder.bundle.manifest import Precision
+from dyndet_builder.bundle.parts import Target
 from dyndet_builder.calibration.effort import Effort
 from dyndet_builder.defaults import PARITY_IMAGES
 from dyndet_builder.repository.backends import BACKENDS
@@ -36,7 +37,8 @@ class BuildOptions:
     precision: Precision = "fp32"
     architecture: str | None = None
     """of a published checkpoint; None: the file names it"""
-    max_detections: int = 100
+    max_detections: int | None = None
+    """None: 100, or what the architecture of a two-stage detector says"""
     exporter: Exporter | None = None
     """None: torch's current one, or its older one if the current one fails"""
     parity_images: int = PARITY_IMAGES
@@ -62,6 +64,11 @@ class BuildOptions:
             raise InputError(
                 f"the detector takes batches of at most {most}, so it cannot be measured with {self.load.batch}"
             )
+
+    @property
+    def target(self) -> Target:
+        """What the graphs of a two-stage detector are exported for."""
+        return BACKENDS[self.rendering.backend].targets[0]
 
     @property
     def measures_topology(self) -> bool:

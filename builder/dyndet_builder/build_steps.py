@@ -18,7 +18,7 @@ from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import file_sha256, read_bundle
 from dyndet_builder.calibration.calibrate import calibrate
 from dyndet_builder.calibration.topology import choose_topology
-from dyndet_builder.defaults import PAIR_IMAGES, REPLAYED_S
+from dyndet_builder.defaults import DETECTIONS, PAIR_IMAGES, REPLAYED_S
 from dyndet_builder.detectors.facts import read_facts
 from dyndet_builder.engines.record import FILE_NAME as ENGINES_FILE
 from dyndet_builder.engines.record import gpus_here
@@ -94,7 +94,7 @@ def _export(job: Job, checkpoint: Path) -> Step:
         return {
             "checkpoint": file_sha256(checkpoint) if checkpoint.is_file() else "",
             "images": images_digest(job.images),
-            "options": [options.name, options.precision, options.architecture, options.max_detections],
+            "options": [options.name, options.precision, options.architecture, options.max_detections, options.target],
             "proof": [options.exporter, options.parity_images],
             "versions": describe_versions(),
         }
@@ -108,6 +108,7 @@ def _export(job: Job, checkpoint: Path) -> Step:
             name=options.name,
             architecture=options.architecture,
             max_detections=options.max_detections,
+            target=options.target,
             parity_images=options.parity_images,
             exporter=options.exporter,
             progress=job.progress,
@@ -139,7 +140,7 @@ def _export_pair(job: Job, pair: PairFiles) -> Step:
             output=job.bundle,
             images=job.images,
             name=options.name,
-            max_detections=options.max_detections,
+            max_detections=DETECTIONS if options.max_detections is None else options.max_detections,
             checked_images=min(options.parity_images, PAIR_IMAGES),
             progress=job.progress,
         )

@@ -9,6 +9,10 @@ from typing import Literal
 
 PRECISIONS: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
 """of an export"""
+TARGETS: tuple[Literal["onnxruntime", "tensorrt"], ...] = ("onnxruntime", "tensorrt")
+"""of the graphs of a two-stage detector"""
+DETECTIONS = 100
+"""the most per image, unless the architecture says its own number"""
 PARITY_IMAGES = 36
 """the most images that prove that graphs match their network"""
 PAIR_IMAGES = 12

@@ -142,12 +142,14 @@ def measure_routes(architecture: str, device: Any) -> RouteTimes:
     import torch
 
     from dynamicdet import create
+    from dynamicdet.networks.network import DynamicDetector
 
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True  # sizes never change
     try:
         with torch.inference_mode():
             model = create(architecture).eval().deploy().to(device, torch.float16)
+            assert isinstance(model, DynamicDetector)  # the paper's tables are of YOLO networks
             image = torch.rand(1, 3, model.input_size, model.input_size, device=device, dtype=torch.float16)
             for route in ("easy", "hard"):
                 _time_ms(model, image, route, _WARM_UP)

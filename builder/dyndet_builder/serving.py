@@ -121,16 +121,22 @@ def eager_detector(checkpoint: Path, architecture: str) -> Eager:
     import torch
 
     import dynamicdet
+    from dynamicdet.networks.two_stage.detector import TwoStageDetector
     from dyndet_builder.bundle.manifest import Nms
     from dyndet_builder.bundle.stages import Backbone1Stage, Detector2Stage, Head1Stage
+    from dyndet_builder.bundle.two_stage import RouteStage, settings_of
 
     network = dynamicdet.load(checkpoint, architecture=architecture).deploy()
-    nms = Nms()
-    backbone1, head1, detector2 = (
-        Backbone1Stage(network).eval(),
-        Head1Stage(network, nms).eval(),
-        Detector2Stage(network, nms).eval(),
-    )
+    backbone1 = Backbone1Stage(network).eval()
+    if isinstance(network, TwoStageDetector):
+        settings, _ = settings_of(network, None, "onnxruntime")
+        heads: list[torch.nn.Module] = [
+            RouteStage(network, "easy", settings).eval(),
+            RouteStage(network, "hard", settings).eval(),
+        ]
+    else:
+        heads = [Head1Stage(network, Nms()).eval(), Detector2Stage(network, Nms()).eval()]
+    head1, detector2 = heads
 
     @torch.inference_mode()
     def answer(image: UInt8Array, threshold: float) -> object:
@@ -139,6 +145,7 @@ def eager_detector(checkpoint: Path, architecture: str) -> Eager:
         named = dict(zip(backbone1.outputs, features, strict=True))
         if threshold > 0 and difficulty.item() <= threshold:
             return head1(*(named[name] for name in network.head1_reads))
-        return detector2(pixels, *(named[name] for name in network.detector2_reads))
+        read = (named[name] for name in network.detector2_reads)
+        return detector2(pixels, *read) if network.reads_image else detector2(*read)
 
     return answer

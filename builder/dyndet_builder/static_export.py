@@ -40,7 +40,7 @@ def export_static(
     images: Path,
     precision: Precision = "fp32",
     name: str = "dyndet",
-    max_detections: int = 100,
+    max_detections: int | None = None,
     parity_images: int = PARITY_IMAGES,
     exporter: Exporter | None = None,
     progress: Progress = silent,
@@ -51,8 +51,9 @@ def export_static(
     suppression. It is compared with the network on `images`, as a bundle's are. Beside it is a `detector.yaml`, so the
     file is also one for `dyndet pair` and `dyndet export --small --large`.
 
-    Raises InputError if options, images or the output folder cannot be used, CheckpointError if the checkpoint cannot
-    be loaded or is not static, ParityError if the graph differs too much from the network.
+    `max_detections` is by default 100. Raises InputError if options, images or the output folder cannot be used,
+    CheckpointError if the checkpoint cannot be loaded or is not static, ParityError if the graph differs too much from
+    the network.
     """
     check_options(name, precision, max_detections, parity_images)
     check_replaceable(output, FILE_NAME)

@@ -37,7 +37,7 @@ class AsyncDetector(BaseDetector):
     So are `operating_points` and `default_threshold`, which ask the server.
 
     It belongs to the event loop that uses it first. It decodes and resizes images in threads, so the loop is not
-    blocked. `class_names`, `fit`, `input_size` and `transport` are available once it is connected.
+    blocked. `class_names`, `fit`, `has_masks`, `input_size` and `transport` are available once it is connected.
 
     ::
 
@@ -215,7 +215,7 @@ class AsyncDetector(BaseDetector):
         if self._served is None:
             async with self._connecting:
                 if self._served is None:
-                    self._served = await self._join(deadline)
+                    self._served = self._accepted(await self._join(deadline))
         return self._served
 
     async def _join(self, deadline: Deadline) -> ServedModel:

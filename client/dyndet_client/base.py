@@ -10,7 +10,7 @@ from dynamicdet.errors import InputError
 from dynamicdet.letterbox import Fit
 from dynamicdet.text import printable
 from dyndet_client.checks import optional, seconds, shown
-from dyndet_client.codec import Options, ServedModel
+from dyndet_client.codec import Options, ServedModel, no_masks
 from dyndet_client.retrying import Deadline
 from dyndet_client.session import Session
 from dyndet_client.settings import AbandonedCalls, Connection, KeepAlive, Retries, Tls, TransportChoice, check_transport
@@ -107,6 +107,12 @@ class BaseDetector:
         if self._served is None:
             raise InputError("the detector is not connected yet; call connect() first, or use `with`")
         return self._served
+
+    def _accepted(self, served: ServedModel) -> ServedModel:
+        """The model that answers. Raises NoMasksError if every call would ask it for masks that it has not."""
+        if self._defaults.masks and not served.has_masks:
+            raise no_masks(served.name)
+        return served
 
     def _deadline(self, timeout: float | None = None) -> Deadline:
         return Deadline(self._timeout if timeout is None else seconds("timeout", timeout))

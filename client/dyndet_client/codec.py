@@ -21,7 +21,7 @@ from dynamicdet.letterbox import Fit, Letterboxed
 from dynamicdet.text import printable
 from dyndet_client.checks import seconds, shown
 from dyndet_client.detections import Detections, Route
-from dyndet_client.errors import BadRequestError, NotADetectorError, ServerError
+from dyndet_client.errors import NoMasksError, NotADetectorError, ServerError
 from dyndet_client.results.masks import Masks, mask_values
 from dyndet_client.results.showing import Picture
 
@@ -183,8 +183,8 @@ def _parse(config: Mapping[str, Any]) -> ServedModel:
 def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
     """Read an image and fit it into a request.
 
-    Raises InputError if the image cannot be read, and BadRequestError if the model does not give the masks that are
-    asked for.
+    Raises InputError if the image cannot be read, and NoMasksError if the model does not give the masks that are asked
+    for.
     """
     if options.masks and not model.has_masks:
         raise no_masks(model.name)
@@ -203,9 +203,9 @@ def encode(model: ServedModel, image: ImageSource, options: Options) -> Request:
     )
 
 
-def no_masks(model: str) -> BadRequestError:
+def no_masks(model: str) -> NoMasksError:
     """The error for a detector that was asked for masks and has none."""
-    return BadRequestError(
+    return NoMasksError(
         f"model {printable(model)!r} gives boxes but no masks: ask without masks, or serve a detector that has them, "
         "such as dy-mask-rcnn-swin-t"
     )

@@ -57,8 +57,8 @@ class Detector(BaseDetector):
         tenant: likewise.
         masks: likewise.
 
-    Raises InputError for a malformed address or setting, and on connecting ServerUnreachableError, ModelNotReadyError
-    or NotADetectorError (`dyndet_client.errors` shows the tree).
+    Raises InputError for a malformed address or setting, and on connecting ServerUnreachableError, ModelNotReadyError,
+    NotADetectorError or NoMasksError (`dyndet_client.errors` shows the tree).
 
     ::
 
@@ -129,8 +129,8 @@ class Detector(BaseDetector):
                 nor sent. `has_masks` says whether the model has them.
 
         Raises InputError for an image that cannot be read or an option out of range, ServerUnreachableError,
-        BadRequestError (such as an unknown operating point, or a model without masks), OverloadedError,
-        DeadlineExceededError, or another ServerError.
+        BadRequestError (such as an unknown operating point, or NoMasksError), OverloadedError, DeadlineExceededError,
+        or another ServerError.
         """
         options = self._options(
             threshold=threshold,
@@ -269,7 +269,7 @@ class Detector(BaseDetector):
         if self._served is None:
             with self._connecting:
                 if self._served is None:
-                    self._served = self._join(deadline)
+                    self._served = self._accepted(self._join(deadline))
         return self._served
 
     def _join(self, deadline: Deadline) -> ServedModel:

@@ -11,6 +11,7 @@
         ├── ModelNotReadyError            the server has no such model, or it is not ready
         ├── NotADetectorError             the model is served, but it is not a dyndet detector
         ├── BadRequestError               the server refused this request; it serves others
+        │   ├── NoMasksError              masks were asked for, and the detector has none
         │   └── UnknownOperatingPointError  the message names the known operating points
         ├── SharedMemoryError             shared memory was requested, but the server cannot use it
         ├── OverloadedError               the server cannot answer in time; it says when to try again
@@ -29,6 +30,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "ModelNotReadyError",
+    "NoMasksError",
     "NotADetectorError",
     "OverloadedError",
     "ServerError",
@@ -56,6 +58,12 @@ class NotADetectorError(ServerError):
 
 class BadRequestError(ServerError):
     """The server refused this request, such as a wrong shape or an unknown operating point. It serves others."""
+
+
+class NoMasksError(BadRequestError):
+    """The detector finds boxes alone, and masks were asked for."""
+
+    exit_code = 2
 
 
 class UnknownOperatingPointError(BadRequestError):

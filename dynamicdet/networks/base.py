@@ -49,6 +49,9 @@ class Network(nn.Module):
     def freeze(self) -> None:
         """Exclude from training what the architecture keeps as it is; most keep nothing."""
 
+    def compute_constants(self) -> None:
+        """Compute anew the buffers that no checkpoint has, for a network that was made without memory."""
+
     def deploy(self) -> Self:
         """A copy for inference: batch norm, parallel branches and implicit terms merged into plain convolutions."""
         return fuse(self)

@@ -77,6 +77,7 @@ def _read_foreign(
     classes, outputs = foreign.classes_of(layout, stored, path), foreign.outputs_of(layout, stored)
     spec = foreign.variant_of(layout)
     model = empty_network(spec, num_classes=classes, source=path)
+    assert isinstance(model, TwoStageDetector)
     shapes = foreign.foreign_shapes(layout, model, classes, outputs)
     wanted = {name: stored[name] for name in layout.names if name in stored}
     complaint = f"{printable(path)} does not fit {spec.name}"

@@ -133,6 +133,7 @@ def fill(model: AnyNetwork, weights: Mapping[str, Tensor], source: Path) -> AnyN
     single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     check_numbers(single, source)
     model.load_state_dict(single, assign=True)
+    model.compute_constants()
     model.requires_grad_(True)
     model.freeze()
     return model.eval()

@@ -14,6 +14,7 @@ import pytest
         "dyndet_client.address",
         "dyndet_client.cli.durations",
         "dyndet_client.detections",
+        "dyndet_client.results.masks",
         "dyndet_client.results.operating_points",
         "dyndet_client.transport",
     ],

@@ -16,12 +16,19 @@ import tritonclient.grpc as triton
 from PIL import Image
 from pycocotools import mask as coco
 
+from dyndet_bench.comparisons.masks import measure_mask_cost
+from dyndet_bench.measuring.measure import measure
+from dyndet_bench.measuring.perf_analyzer import find_perf_analyzer
+from dyndet_bench.measuring.served import Served
+from dyndet_bench.measuring.workload import Workload
+from dyndet_bench.sweep.gallery import make_gallery
 from dyndet_builder.cli import dyndet, run
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.remote.probe import probe
 from dyndet_builder.server.triton import TritonServer
-from dyndet_client import AsyncDetector, BadRequestError, Detector, Masks, ServerError
+from dyndet_builder.trying.asking import Answers, Asker, maker
+from dyndet_client import AsyncDetector, Detector, Masks, NoMasksError, ServerError
 from tests.support.toy_bundle import FAIL_DETECTOR2, FAIL_MASKS, ROWS, SIZE, image, toy_mask, write_toy_bundle
 
 MODELS = ("bls", "fused", "merging")
@@ -85,6 +92,22 @@ def test_masks_that_nobody_wants_are_neither_sent_nor_computed(server: TritonSer
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_who_names_all_outputs_can_do_without_masks(server: TritonServer, model: str) -> None:
+    """As perf_analyzer names them: what it measures is what most clients ask for."""
+    with Served(server.grpc_url, model, metrics_url=server.metrics_url) as served:
+        picture = image(100, FAIL_MASKS, 200)
+        with pytest.raises(ServerError, match=r"stage .*failed"):
+            served.infer(picture, threshold=1.0, outputs=(*BOXES, "masks"))
+        with pytest.raises(ServerError, match="answered without masks"):
+            served.infer(picture, threshold=1.0, outputs=(*BOXES, "masks"), parameters={"dyndet_masks": False})
+        with pytest.raises(ServerError, match="dyndet_masks must be true or false, not 'no'"):
+            served.infer(picture, threshold=1.0, outputs=BOXES, parameters={"dyndet_masks": "no"})
+        if model == "fused":
+            with Workload([picture]) as workload:
+                assert measure(served, find_perf_analyzer(), workload, threshold=1.0, requests=8).requests == 8
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_requests_that_are_answered_together_get_each_their_own(server: TritonServer, model: str) -> None:
     """Some want masks, others do not; images of both routes, also in one request."""
     reds = [20 + 9 * number for number in range(24)]
@@ -141,19 +164,28 @@ def test_every_way_to_ask_brings_the_same_masks(server: TritonServer) -> None:
         asyncio.run(ask(url))
 
 
-def test_a_detector_without_masks_says_so_in_one_sentence(server: TritonServer, tmp_path: Path) -> None:
+def test_a_detector_without_masks_says_so_in_one_sentence(server: TritonServer) -> None:
     """Before anything is sent, and not once for each picture; also where masks are gone since the client connected."""
     said = r"^model 'plain' gives boxes but no masks: ask without masks, or serve a detector that has them"
     with Detector(server.grpc_url, "plain") as detector:
         assert not detector.has_masks
-        with pytest.raises(BadRequestError, match=said):
+        with pytest.raises(NoMasksError, match=said):
             detector.detect(image(100), masks=True)
-        with pytest.raises(BadRequestError, match=said):
+        with pytest.raises(NoMasksError, match=said):
             [*detector.detect_many([image(100)] * 3, errors="return", masks=True)]
         served = detector._connect(detector._deadline())
         detector._served = type(served)(name="plain", fit=served.fit, class_names=served.class_names, has_masks=True)
-        with pytest.raises(BadRequestError, match=said):
+        with pytest.raises(NoMasksError, match=said):
             detector.detect(image(100), masks=True)
+    with pytest.raises(NoMasksError, match=said), Detector(server.grpc_url, "plain", masks=True):
+        pass
+
+    async def connect() -> None:
+        async with AsyncDetector(server.grpc_url, "plain", masks=True):
+            pass
+
+    with pytest.raises(NoMasksError, match=said):
+        asyncio.run(connect())
 
 
 def test_image_files_get_masks_that_fit_their_own_pixels(server: TritonServer) -> None:
@@ -178,6 +210,19 @@ def test_image_files_get_masks_that_fit_their_own_pixels(server: TritonServer) -
     assert (tensors["mask_boxes"][0] != tensors["boxes"][0]).any()  # this object is far larger than the picture
 
 
+def test_the_example_of_the_documentation_shows_masks(
+    server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(image(250, blue=200)).save("street.jpg", quality=100)
+    text = (Path(__file__).parents[2] / "docs" / "client.md").read_text().partition("## Masks")[2]
+    code = text.partition("```python\n")[2].partition("```")[0].replace("127.0.0.1:8001", server.grpc_url)
+    names: dict[str, Any] = {}
+    exec(code.replace(f'Detector("{server.grpc_url}")', f'Detector("{server.grpc_url}", "bls")'), names)
+    assert names["everything"].shape == (len(names["found"]), SIZE, SIZE)
+    assert f"{int(names['everything'][0].sum())} pixels" in capsys.readouterr().out
+
+
 def test_the_command_draws_masks_and_writes_run_lengths(
     server: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,8 +242,51 @@ def test_the_command_draws_masks_and_writes_run_lengths(
     assert "segmentation" not in json.loads(capsys.readouterr().out)["detections"][0]
     plain = np.asarray(Image.open(tmp_path / "drawn" / "street-detected.jpg")).astype(int)
     assert abs(masked - plain)[-SIZE:][8:-8, 8:-8].mean() > 10  # the mask shines through
-    assert run(dyndet, [*words, "--model", "plain", "--masks"]) == 6
+    assert run(dyndet, [*words, "--model", "plain", "--masks"]) == 2
     assert "model 'plain' gives boxes but no masks" in capsys.readouterr().err
+
+
+def test_what_masks_cost_is_measured(server: TritonServer, tmp_path: Path) -> None:
+    for number in range(2):
+        Image.fromarray(image(100, seed=number)).save(tmp_path / f"{number}.png")
+    record = measure_mask_cost(server.grpc_url, model="fused", images=tmp_path, rounds=2)
+    assert (record.images, record.rounds, record.topology) == (2, 2, "fused")
+    for cost in (record.easy, record.hard):
+        assert 0 < cost.ratio_low <= cost.ratio <= cost.ratio_high
+        assert ROWS * 784 <= cost.with_bytes - cost.without_bytes < ROWS * 784 + 100
+    assert record.paste_ms is not None and record.paste_ms > 0
+    with pytest.raises(NoMasksError):
+        measure_mask_cost(server.grpc_url, model="plain", images=tmp_path)
+
+
+def test_the_page_that_tries_a_detector_gets_masks_in_pixels_of_the_picture(server: TritonServer) -> None:
+    pixels = np.asarray(Image.fromarray(image(100, blue=200)).resize((90, 40)))
+
+    async def ask() -> Answers:
+        asker = Asker(make=maker([server.grpc_url], "fused"))
+        try:
+            return await asker.ask(pixels)
+        finally:
+            await asker.close()
+
+    answers = asyncio.run(ask())
+    with Detector(server.grpc_url, "fused", masks=True) as detector:
+        for found, threshold in ((answers.easy, 1.0), (answers.hard, 0.0)):
+            assert found == detector.detect(pixels, threshold=threshold, min_score=0.05)
+            assert found.masks is not None and found.masks.image_size == (90, 40)
+
+
+def test_the_pictures_of_a_sweep_show_masks(server: TritonServer, tmp_path: Path) -> None:
+    """Both detectors find the same object; only one of them has masks."""
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, file in enumerate(files):
+        Image.fromarray(image(250, blue=200, seed=number)).save(file)
+    drawn = {}
+    for model in ("bls", "plain"):
+        with Served(server.grpc_url, model, metrics_url=server.metrics_url) as served:
+            shown = make_gallery(served, files, np.array([0.1, 0.5, 0.9]), tmp_path / model, middle=0.5)
+        drawn[model] = np.asarray(Image.open(tmp_path / model / shown[0].easy_file)).astype(int)
+    assert abs(drawn["bls"] - drawn["plain"])[8:-8, 8:-8].mean() > 10
 
 
 def test_a_build_with_masks_is_probed_with_them(server: TritonServer) -> None:

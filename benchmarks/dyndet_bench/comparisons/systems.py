@@ -31,7 +31,7 @@ Mix = Literal["easy", "hard", "mixed"]
 MIXES: tuple[Mix, ...] = get_args(Mix)
 
 FLOOR, POOLED = "ONNX Runtime, bare", "ONNX Runtime, one pool"
-_OUTPUT_BYTES = 1 << 16
+_OUTPUT_BYTES = 1 << 18
 """space for one output in shared memory"""
 
 

@@ -92,6 +92,7 @@ def _run(
             load=Load(),
             requests=len(entries),
             export_latencies=True,
+            boxes_alone=served.detector.has_masks,
             check_alive=served.counts,
             before_try=counters.begin,
         )

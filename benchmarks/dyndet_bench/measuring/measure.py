@@ -97,6 +97,7 @@ def measure(
         export_latencies=export_latencies,
         keep=keep,
         timeout_s=timeout_s,
+        boxes_alone=served.detector.has_masks,
         check_alive=served.counts,
         before_try=counters.begin,
     )

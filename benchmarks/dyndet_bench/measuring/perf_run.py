@@ -63,6 +63,7 @@ def perf_run(
     keep: Path | None = None,
     timeout_s: float = 900.0,
     shared_memory_bytes: int | None = None,
+    boxes_alone: bool = False,
     check_alive: Callable[[], object] = lambda: None,
     before_try: Callable[[], object] = lambda: None,
 ) -> PerfRun:
@@ -72,6 +73,7 @@ def perf_run(
     sent, which `open_loop` shows. `export_latencies` also returns the latency of each request. perf_analyzer then
     writes every pixel that it sent into its export: some 60 ms and 17 MB of its memory per 320 x 320 image, after the
     measurement. `keep` is a path without suffix for copies of its table (.csv) and its printed output (.txt).
+    perf_analyzer asks for every output; with `boxes_alone`, a detector leaves out its masks, as for most clients.
     `shared_memory_bytes` sends inputs through system shared memory and reserves that many bytes for the outputs. If a
     run fails, `check_alive` is called and can raise the server's own error.
 
@@ -89,6 +91,8 @@ def perf_run(
     what = f"model {model!r} at {address}"
     arguments = ["-m", model, "-u", address, "-i", "grpc", "--input-data", str(input_data), *_load_options(load)]
     arguments += ["--request-count", str(requests), "--warmup-request-count", str(warm_up_requests(load))]
+    if boxes_alone:
+        arguments += ["--request-parameter", "dyndet_masks:false:bool"]
     if shared_memory_bytes is not None:
         arguments += ["--shared-memory", "system", "--output-shared-memory-size", str(shared_memory_bytes)]
 

@@ -15,7 +15,8 @@ from dynamicdet.errors import InputError
 from dynamicdet.files import check_creatable, check_replaceable, scratch_folder, whole_folder
 from dynamicdet.images import read_image
 from dynamicdet.letterbox import Fit
-from dynamicdet.networks.network import Network
+from dynamicdet.networks.network import YoloNetwork
+from dynamicdet.networks.two_stage.detector import TwoStageDetector
 from dynamicdet.pictures import pictures_in, spread
 from dynamicdet.records import LONGEST_NAME
 from dynamicdet.suppression import candidates_for
@@ -25,9 +26,11 @@ from dyndet_builder.bundle.graphs import OPSET, Exporter, StageGraph, export_gra
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import STAGES, Bundle, Nms, Precision, Source, Stage, StageName, Tensor, file_sha256
 from dyndet_builder.bundle.parity import BARS, check_parity, measure_flips, measure_parity
+from dyndet_builder.bundle.parts import Target
 from dyndet_builder.bundle.runner import StageRunner
 from dyndet_builder.bundle.stages import at_precision, rows_of
-from dyndet_builder.defaults import PARITY_IMAGES, PRECISIONS
+from dyndet_builder.bundle.two_stage import for_target, settings_of
+from dyndet_builder.defaults import DETECTIONS, PARITY_IMAGES, PRECISIONS
 from dyndet_builder.operating_points import read_operating_points
 
 ROUTE_IMAGES = 200  # with fewer images, a single flip would exceed the limit of half precision
@@ -44,7 +47,8 @@ def export(
     precision: Precision = "fp32",
     name: str = "dyndet",
     architecture: str | None = None,
-    max_detections: int = 100,
+    max_detections: int | None = None,
+    target: Target | None = None,
     parity_images: int = PARITY_IMAGES,
     route_images: int | None = None,
     operating_points: Path | None = None,
@@ -54,7 +58,9 @@ def export(
     """Export a checkpoint to the folder `output`, which appears whole or not at all; a bundle there is replaced.
 
     `images` is a folder of real images; at most `parity_images` of them, spread over the folder, prove that the graphs
-    match the network. By default, `exporter` is torch's current one, or its older one if the current one fails.
+    match the network. `max_detections` is by default that of the architecture, for most 100. `target` is what will run
+    the graphs of a two-stage detector, by default ONNX Runtime; other graphs run in both. By default, `exporter` is
+    torch's current one, or its older one if the current one fails.
 
     No route may flip (in half precision: at most one of 200 images). Flips are counted on `route_images` (half
     precision: 200 by default; otherwise the parity images), at the thresholds of `operating_points`, a file from a
@@ -72,7 +78,12 @@ def export(
         route_images = ROUTE_IMAGES
     progress("load checkpoint", 0, 1)
     network = dynamicdet.load(checkpoint, architecture)
-    nms, fit = suppression(network, max_detections), Fit.square(network.input_size)
+    two_stage = None
+    if isinstance(network, TwoStageDetector):
+        nms, two_stage = settings_of(network, max_detections, target or "onnxruntime")
+    else:
+        nms = suppression(network, max_detections)
+    fit = Fit.square(network.input_size)
     progress("load checkpoint", 1, 1)
     for _ in letterboxed(pictures, fit):
         pass  # an unreadable image raises its error now, before the export
@@ -83,7 +94,10 @@ def export(
         progress("export graphs", len(started), len(STAGES))
         started.append(stage)
 
-    graphs, used = export_graphs(at_precision(network, precision), nms, exporter=exporter, report=on_stage)
+    prepared = at_precision(network, precision)
+    if isinstance(prepared, TwoStageDetector) and two_stage is not None:
+        prepared = for_target(prepared, two_stage.target)
+    graphs, used = export_graphs(prepared, nms, exporter=exporter, report=on_stage)
     progress("export graphs", len(STAGES), len(STAGES))
 
     with whole_folder(output, marker=BUNDLE_FILE) as folder, scratch_folder("export") as probes:
@@ -125,6 +139,7 @@ def export(
             exporter=used,
             stages=stages,
             nms=nms,
+            two_stage=two_stage,
             source=Source(checkpoint=checkpoint.name, sha256=file_sha256(checkpoint)),
             tool_versions={tool: metadata.version(tool) for tool in TOOLS},
             parity=parity,
@@ -133,7 +148,7 @@ def export(
     return bundle
 
 
-def check_options(name: str, precision: str, max_detections: int, parity_images: int) -> None:
+def check_options(name: str, precision: str, max_detections: int | None, parity_images: int) -> None:
     """Raise InputError for options that no export accepts."""
     check_model(name, max_detections)
     if precision not in PRECISIONS:
@@ -142,14 +157,14 @@ def check_options(name: str, precision: str, max_detections: int, parity_images:
         raise InputError(f"the parity check needs at least one image, not {parity_images}")
 
 
-def check_model(name: str, max_detections: int) -> None:
+def check_model(name: str, max_detections: int | None) -> None:
     """Raise InputError unless a bundle can have this name, and its graphs can return so many detections."""
     if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         raise InputError(
             f"{printable(name, limit=60)!r} cannot be the name of a model; use letters, digits, '_', '-' and '.', at "
             f"most {LONGEST_NAME}"
         )
-    if not 1 <= max_detections <= _MOST_DETECTIONS:
+    if max_detections is not None and not 1 <= max_detections <= _MOST_DETECTIONS:
         raise InputError(f"the number of detections must be from 1 to {_MOST_DETECTIONS}, not {max_detections}")
 
 
@@ -164,8 +179,9 @@ def letterboxed(pictures: list[Path], fit: Fit) -> Iterator[UInt8Array]:
         yield fit(read_image(path)).image
 
 
-def suppression(network: Network, max_detections: int) -> Nms:
-    """The settings of a network's graphs; a small network gets a small top-k."""
+def suppression(network: YoloNetwork, max_detections: int | None) -> Nms:
+    """The settings of a network's graphs, by default for 100 detections; a small network gets a small top-k."""
+    max_detections = DETECTIONS if max_detections is None else max_detections
     rows = rows_of(network)
     if max_detections > rows:
         raise InputError(f"a network of {rows} rows cannot return {max_detections} detections")

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,9 +17,13 @@ from torch import Tensor, nn
 
 from dynamicdet.errors import ParityError
 from dynamicdet.files import scratch_folder
+from dynamicdet.networks.base import RoutedNetwork
 from dynamicdet.networks.network import DynamicDetector, StaticDetector
+from dynamicdet.networks.two_stage.detector import TwoStageDetector
 from dyndet_builder.bundle import nms as suppression
-from dyndet_builder.bundle.manifest import Nms, StageName
+from dyndet_builder.bundle import roi
+from dyndet_builder.bundle.graph_files import nodes_of
+from dyndet_builder.bundle.manifest import STAGES, Nms, StageName
 from dyndet_builder.bundle.stages import (
     CANDIDATES,
     DETECTIONS,
@@ -29,6 +33,7 @@ from dyndet_builder.bundle.stages import (
     StaticStage,
     feature_outputs,
 )
+from dyndet_builder.bundle.two_stage import RouteStage, outputs_of, probes_of
 
 Exporter = Literal["dynamo", "torchscript"]
 
@@ -58,13 +63,20 @@ class _Plan:
 
 
 def export_graphs(
-    network: DynamicDetector, nms: Nms, *, exporter: Exporter | None = None, report: Report = lambda _stage: None
+    network: RoutedNetwork,
+    nms: Nms,
+    *,
+    exporter: Exporter | None = None,
+    stages: Collection[StageName] = STAGES,
+    report: Report = lambda _stage: None,
 ) -> tuple[dict[StageName, StageGraph], Exporter]:
-    """All stages from one exporter, and its name; `exporter` forces one. `report` is called before each stage.
+    """The stages from one exporter, and its name; `exporter` forces one. `report` is called before each stage.
 
-    Raises ParityError if the shapes of a graph are not those of the contract.
+    A two-stage detector has the form for its target: see `for_target`. Raises ParityError if the shapes of a graph are
+    not those of the contract, or if it leaves open how it samples features.
     """
-    return _exported(_plans(network, nms), exporter, report)
+    plans = {name: plan for name, plan in _plans(network, nms).items() if name in stages}
+    return _exported(plans, exporter, report)
 
 
 def export_static_graph(
@@ -91,19 +103,26 @@ def _exported(
         return _export_all(plans, _by_torchscript, report), "torchscript"
 
 
-def _plans(network: DynamicDetector, nms: Nms) -> dict[StageName, _Plan]:
+def _plans(network: RoutedNetwork, nms: Nms) -> dict[StageName, _Plan]:
     size = network.input_size
     image = torch.zeros(_TRACED_BATCH, size, size, 3, dtype=torch.uint8)
     backbone1 = Backbone1Stage(network).eval()
     with torch.no_grad():
         features = dict(zip(feature_outputs(network), backbone1(image)[1:], strict=True))
     read1 = {name: features[name] for name in network.head1_reads}
-    read2 = {"image": image, **{name: features[name] for name in network.detector2_reads}}
-    return {
-        "backbone1": _Plan(backbone1, {"image": image}, ("difficulty", *features)),
-        "head1": _Plan(Head1Stage(network, nms).eval(), read1, DETECTIONS, CANDIDATES),
-        "detector2": _Plan(Detector2Stage(network, nms).eval(), read2, DETECTIONS, CANDIDATES),
-    }
+    read2 = {name: features[name] for name in network.detector2_reads}
+    if network.reads_image:
+        read2 = {"image": image, **read2}
+    if isinstance(network, TwoStageDetector):
+        named = outputs_of(network), probes_of(network)
+        head1 = _Plan(RouteStage(network, "easy", nms).eval(), read1, *named)
+        detector2 = _Plan(RouteStage(network, "hard", nms).eval(), read2, *named)
+    else:
+        assert isinstance(network, DynamicDetector)
+        head1 = _Plan(Head1Stage(network, nms).eval(), read1, DETECTIONS, CANDIDATES)
+        detector2 = _Plan(Detector2Stage(network, nms).eval(), read2, DETECTIONS, CANDIDATES)
+    plan = _Plan(backbone1, {"image": image}, ("difficulty", *features))
+    return {"backbone1": plan, "head1": head1, "detector2": detector2}
 
 
 def _export_all(
@@ -117,6 +136,8 @@ def _export_all(
         model = onnx.ModelProto()
         model.CopyFrom(probe)
         del model.graph.output[len(plan.outputs) :]
+        _drop_unused(model.graph)
+        roi.check_sampling(model)
         for graph in (model, probe):
             onnx.checker.check_model(graph, full_check=True)
             _check_shapes(name, graph)
@@ -134,7 +155,7 @@ def _by_dynamo(plan: _Plan) -> onnx.ModelProto:
         input_names=list(plan.inputs),
         output_names=[*plan.outputs, *plan.hidden],
         dynamic_shapes=_dynamic(plan, {0: batch}),
-        custom_translation_table=suppression.TRANSLATIONS,
+        custom_translation_table=suppression.TRANSLATIONS | roi.TRANSLATIONS,
         verbose=False,
     )
     assert program is not None
@@ -154,6 +175,7 @@ def _dynamic(plan: _Plan, axes: dict[int, torch.export.Dim]) -> dict[str, object
 
 def _by_torchscript(plan: _Plan) -> onnx.ModelProto:
     suppression.register_for_torchscript(OPSET)
+    roi.register_for_torchscript(OPSET)
     with scratch_folder("graph") as folder:
         path = folder / "stage.onnx"
         torch.onnx.export(
@@ -190,6 +212,29 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
         item.doc_string = ""
         del item.metadata_props[:]
     return model
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Drop the nodes and the weights that no output needs any more; a graph's nodes are in order."""
+    needed = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(name for each in (node, *_inner_nodes(node)) for name in each.input)
+    if len(kept) < len(graph.node):
+        nodes = [*reversed(kept)]
+        weights = [tensor for tensor in graph.initializer if tensor.name in needed]
+        made = {name for node in nodes for name in node.output}
+        values = [value for value in graph.value_info if value.name in made]
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend(weights)
+        graph.value_info.extend(values)
+
+
+def _inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    return (inner for each in node.attribute if each.HasField("g") for inner in nodes_of(each.g))
 
 
 def _check_shapes(stage: StageName, model: onnx.ModelProto) -> None:

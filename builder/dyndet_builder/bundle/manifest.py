@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from dynamicdet.class_names import check_class_names
 from dynamicdet.errors import InputError
@@ -53,6 +53,8 @@ from dyndet_builder.bundle.parts import (
     StageName,
     Tensor,
     Tensors,
+    TwoStage,
+    without_absent,
 )
 from dyndet_builder.bundle.spec import Precision
 
@@ -124,6 +126,7 @@ class Bundle(Record):
     exporter: Literal["dynamo", "torchscript"] | None = Field(default=None, description="of a dynamic detector")
     stages: dict[StageName, Stage]
     nms: Nms
+    two_stage: TwoStage | None = Field(default=None, description="of a two-stage dynamic detector")
     source: Source | None = Field(default=None, description="of a dynamic detector")
     tool_versions: Annotated[dict[Name, Version], Field(max_length=50)]
     parity: Parity | None = Field(default=None, description="of a dynamic detector, and of int8 stages")
@@ -171,6 +174,10 @@ class Bundle(Record):
         """The precision of a stage's graph; that of a pair's bundle is the lowest of its stages."""
         return self.stages[stage].precision or self.precision
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_absent(write(self), "two_stage")
+
     @model_validator(mode="after")
     def _check_kind(self) -> Bundle:
         if self.kind == "dynamic":
@@ -183,6 +190,8 @@ class Bundle(Record):
                 raise ValueError("a dynamic bundle describes a part of a pair")
         else:
             lacks = ["router"] if self.router is None else []
+            if self.two_stage is not None:
+                raise ValueError("a pair describes a part of a two-stage detector")
             if self.schema_version < 2:
                 raise ValueError("a pair needs schema version 2")
             if self.resizing is not None and OWN not in self.stages:

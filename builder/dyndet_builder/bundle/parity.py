@@ -25,39 +25,25 @@ import torch
 
 from dynamicdet.aliases import Float32Array, UInt8Array
 from dynamicdet.errors import ParityError
+from dynamicdet.networks.base import RoutedNetwork
 from dynamicdet.networks.network import DynamicDetector, StaticDetector
+from dynamicdet.networks.two_stage.detector import TwoStageDetector
 from dynamicdet.text import distinct
+from dyndet_builder.bundle.bars import BARS as BARS
+from dyndet_builder.bundle.bars import Bars as Bars
+from dyndet_builder.bundle.bars import Truth, larger, largest
 from dyndet_builder.bundle.manifest import Nms, Parity, Precision
 from dyndet_builder.bundle.nms import suppress
 from dyndet_builder.bundle.runner import StageRunner, Tensors
 from dyndet_builder.bundle.stages import CANDIDATES, DETECTIONS
+from dyndet_builder.bundle.two_stage_parity import TwoStageJudge
 
 BATCH_SIZES = (1, 3)
 _GROUP = 3  # images per batch of the network, all of whose features are in memory; a multiple of every batch size
 
 
-@dataclass(frozen=True)
-class Bars:
-    """The largest accepted differences."""
-
-    box_px: float
-    score: float
-    difficulty: float
-    route_flip_share: float
-    box_from_score: float
-    """boxes are compared if the network's score is at least this"""
-    tie: float = 1e-5
-
-
-BARS: dict[Precision, Bars] = {
-    "fp32": Bars(box_px=0.05, score=1e-3, difficulty=1e-3, route_flip_share=0.0, box_from_score=0.001),
-    # Half precision has 11 bits: a logit of 4 moves by 0.002 at each layer that it passes.
-    "fp16": Bars(box_px=2.0, score=0.03, difficulty=0.01, route_flip_share=0.005, box_from_score=0.05),
-}
-
-
 def measure_parity(
-    network: DynamicDetector,
+    network: RoutedNetwork,
     runner: StageRunner,
     images: Iterable[UInt8Array],
     *,
@@ -67,14 +53,18 @@ def measure_parity(
 ) -> Parity:
     """Compare `runner`, whose graphs show their candidates, with the fp32 network on letterboxed images (S, S, 3).
 
-    Stages are chained as in the server, for both routes, at every batch size of `BATCH_SIZES`. `report` is called with
-    the number of finished images.
+    Stages are chained as in the server, for both routes, at every batch size of `BATCH_SIZES`. What is compared of a
+    two-stage detector is in `two_stage_parity`. `report` is called with the number of finished images.
     """
-    worst = _Worst()
+    if isinstance(network, TwoStageDetector):
+        judge: TwoStageJudge | _Judge = TwoStageJudge(network, nms, bars)
+    else:
+        assert isinstance(network, DynamicDetector)
+        judge = _Judge(network, nms, bars)
     expected: list[float] = []
     measured: dict[int, list[float]] = {size: [] for size in BATCH_SIZES}
     for group in _groups(images, _GROUP):
-        truths = _ask_network(network, group)
+        truths = judge.ask(group)
         expected += [truth.difficulty for truth in truths]
         for size in BATCH_SIZES:
             for start in range(0, len(group), size):
@@ -83,7 +73,7 @@ def measure_parity(
                 for index, truth in enumerate(known):
                     for answer, rows in ((easy, truth.easy), (hard, truth.hard)):
                         one = {name: values[index] for name, values in answer.detector.items()}
-                        worst.take(one, rows, size=batch.shape[1], nms=nms, bars=bars)
+                        judge.take(one, rows)
                 measured[size] += hard.difficulty.tolist()
         report(len(expected))
     truth_array = np.array(expected, np.float32)
@@ -91,11 +81,12 @@ def measure_parity(
     return Parity(
         images=len(expected),
         batch_sizes=BATCH_SIZES,
-        box_px=worst.box_px,
-        score=worst.score,
-        difficulty=_larger(*(_largest(values - truth_array) for values in arrays)),
+        box_px=judge.box_px,
+        score=judge.score,
+        difficulty=larger(*(largest(values - truth_array) for values in arrays)),
         route_flip_share=max(route_flip_share(truth_array, values, tie=bars.tie) for values in arrays),
-        suppression_differences=worst.suppressions,
+        suppression_differences=judge.suppressions,
+        two_stage=judge.two_stage,
     )
 
 
@@ -112,7 +103,7 @@ def measure_static_parity(
 
     `run` answers a batch (B, S, S, 3).
     """
-    worst, done = _Worst(), 0
+    judge, done = _Judge(network, nms, bars), 0
     for group in _groups(images, _GROUP):
         x = torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
@@ -122,22 +113,22 @@ def measure_static_parity(
                 found = run(np.stack(group[start : start + size]))
                 for index, rows in enumerate(truths[start : start + size]):
                     one = {name: values[index] for name, values in found.items()}
-                    worst.take(one, rows, size=network.input_size, nms=nms, bars=bars)
+                    judge.take(one, rows)
         done += len(group)
         report(done)
     return Parity(
         images=done,
         batch_sizes=BATCH_SIZES,
-        box_px=worst.box_px,
-        score=worst.score,
+        box_px=judge.box_px,
+        score=judge.score,
         difficulty=0.0,
         route_flip_share=0.0,
-        suppression_differences=worst.suppressions,
+        suppression_differences=judge.suppressions,
     )
 
 
 def measure_flips(
-    network: DynamicDetector,
+    network: RoutedNetwork,
     runner: StageRunner,
     images: Iterable[UInt8Array],
     *,
@@ -164,6 +155,10 @@ def check_parity(parity: Parity, bars: Bars, precision: Precision) -> None:
     names = ("box_px", "score", "difficulty", "route_flip_share")
     limits = [(name, getattr(parity, name), getattr(bars, name)) for name in names]
     limits.append(("suppression_differences", parity.suppression_differences, 0))
+    if (steps := parity.two_stage) is not None:
+        limits += [(name, getattr(steps, name), bars.box_px) for name in ("region_box_px", "proposal_box_px")]
+        limits += [(name, getattr(steps, name), bars.score) for name in ("region_score", "proposal_score")]
+        limits.append(("mask_steps", steps.mask_steps, bars.mask_steps))
     over = [
         "{} is {} (at most {})".format(name, *distinct(value, limit))
         for name, value, limit in limits
@@ -197,44 +192,41 @@ def route_flip_share(
     return float(flips.mean()) if flips.size else 0.0
 
 
-@dataclass(frozen=True)
-class _Truth:
-    """The network's results for one image: difficulty, and decoded rows (N, 5 + classes) of both routes."""
+@dataclass
+class _Judge:
+    """The largest differences so far between the answers of graphs and a YOLO network."""
 
-    difficulty: float
-    easy: Float32Array
-    hard: Float32Array
+    network: DynamicDetector | StaticDetector
+    nms: Nms
+    bars: Bars
+    box_px: float = 0.0
+    score: float = 0.0
+    suppressions: int = 0
+    two_stage: None = None
 
-
-def _ask_network(network: DynamicDetector, images: list[UInt8Array]) -> list[_Truth]:
-    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-    with torch.no_grad():
+    @torch.no_grad()
+    def ask(self, images: list[UInt8Array]) -> list[Truth]:
+        """The network's difficulties, and its decoded rows (N, 5 + classes) of both routes."""
+        network = self.network
+        assert isinstance(network, DynamicDetector)
+        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
         features = network.features(x)
         difficulties = network.route(features).tolist()
         easy = network.decode(network.head1(features)).numpy()
         hard = network.decode(network.detector2(x, features)).numpy()
-    return [_Truth(*each) for each in zip(difficulties, easy, hard, strict=True)]
+        return [Truth(*each) for each in zip(difficulties, easy, hard, strict=True)]
 
-
-@dataclass
-class _Worst:
-    """The largest errors so far."""
-
-    box_px: float = 0.0
-    score: float = 0.0
-    suppressions: int = 0
-
-    def take(self, found: Tensors, rows: Float32Array, *, size: int, nms: Nms, bars: Bars) -> None:
+    def take(self, found: Tensors, rows: Float32Array) -> None:
         """Compare one image's outputs, candidates included, with the network's rows (N, 5 + classes)."""
         index, boxes, scores, classes = (found[name] for name in CANDIDATES)
         pairs = rows[:, 4:5] * rows[:, 5:]  # (N, classes)
         expected = pairs[index, classes]
         best = -np.partition(-pairs.ravel(), len(scores) - 1)[: len(scores)]
-        self.score = _larger(self.score, _largest(scores - expected), _largest(scores - np.sort(best)[::-1]))
+        self.score = larger(self.score, largest(scores - expected), largest(scores - np.sort(best)[::-1]))
         centre, half = rows[index, :2], rows[index, 2:4] / 2
-        likely = expected >= bars.box_from_score
-        self.box_px = _larger(self.box_px, _largest((boxes - np.hstack([centre - half, centre + half]))[likely]))
-        self.suppressions += not _is_suppressed(found, size, nms)
+        likely = expected >= self.bars.box_from_score
+        self.box_px = larger(self.box_px, largest((boxes - np.hstack([centre - half, centre + half]))[likely]))
+        self.suppressions += not _is_suppressed(found, self.network.input_size, self.nms)
 
 
 def _is_suppressed(found: Tensors, size: int, nms: Nms) -> bool:
@@ -257,13 +249,3 @@ def _groups(images: Iterable[UInt8Array], size: int) -> Iterator[list[UInt8Array
     iterator = iter(images)
     while group := list(itertools.islice(iterator, size)):
         yield group
-
-
-def _largest(differences: Float32Array) -> float:
-    """Largest absolute value, 0 without values; NaN stays NaN and thus exceeds every limit."""
-    return float(np.abs(differences).max()) if differences.size else 0.0
-
-
-def _larger(*values: float) -> float:
-    """The largest value, or NaN if there is one; the built-in max may lose it."""
-    return float(np.max(values))

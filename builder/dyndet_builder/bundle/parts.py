@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from dynamicdet.letterbox import Filter, Place, Resize
 from dynamicdet.records import Count, FileName, Finite, Name, NotNegative, Ordinal, Record, Sha256, Share, Text
@@ -31,6 +38,11 @@ MASKS = "masks"
 LARGEST_SIDE = 4096
 """of an input, pixels"""
 _MOST_ELEMENTS = 1 << 30
+
+
+def without_absent(content: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A record's content without these keys where they are None: files that need them not stay as they were."""
+    return {name: value for name, value in content.items() if value is not None or name not in names}
 
 
 def _checked_in_files(value: float, info: ValidationInfo) -> float:
@@ -154,6 +166,25 @@ class Nms(Record):
     max_detections: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
+class TwoStage(Record):
+    """How the graphs of a two-stage detector get their proposals: per level, then of all levels."""
+
+    target: Target = Field(description="what runs the graphs; TensorRT has no RoiAlign without a plugin")
+    per_level: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="best regions that enter the suppression")
+    proposals: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="most that stay")
+    iou_threshold: Share
+
+
+class TwoStageParity(Record):
+    """Largest differences in the steps of a two-stage detector before its boxes and scores, and those of its masks."""
+
+    region_box_px: Difference = Field(description="of all regions, pixels of the letterboxed image")
+    region_score: Difference
+    proposal_box_px: Difference = Field(description="of the graph's best regions and the network's of the same rows")
+    proposal_score: Difference
+    mask_steps: Count = Field(default=0, description="of the 255 of a mask's pixel, in the same box")
+
+
 class Parity(Record):
     """Largest differences between the exported graphs and the PyTorch network on real images.
 
@@ -173,6 +204,11 @@ class Parity(Record):
     suppression_differences: Count = Field(
         default=0, description="images where graph and plain suppression kept different candidates"
     )
+    two_stage: TwoStageParity | None = Field(default=None, description="of a two-stage detector")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_absent(write(self), "two_stage")
 
 
 class AveragePrecision(Record):

@@ -40,8 +40,8 @@ def by_roi_align(
     low = low + looked_up(corners, levels) + (_MARGIN + 0.5)  # to the operator, the centre of the first pixel is 0.5
     rois = torch.cat([low, low + size], dim=-1)  # (B, K, 4)
     images = torch.ones_like(levels).cumsum(0) - 1
-    found = roi_align(whole, rois.flatten(0, 1), images.flatten(), output)  # (B * K, C, output, output)
-    return found.unflatten(0, (-1, boxes.shape[1])).to(maps[0].dtype)
+    found: Tensor = roi_align(whole, rois.flatten(0, 1), images.flatten(), output)  # (B * K, C, output, output)
+    return found.reshape(-1, boxes.shape[1], int(whole.shape[1]), output, output).to(maps[0].dtype)
 
 
 ROI_FORMS: dict[Target, RoiFeatures] = {"onnxruntime": by_roi_align, "tensorrt": roi_features}
@@ -52,14 +52,15 @@ ROI_FORMS: dict[Target, RoiFeatures] = {"onnxruntime": by_roi_align, "tensorrt":
 def roi_align(features: Tensor, rois: Tensor, images: Tensor, side: int) -> Tensor:
     """ONNX's RoiAlign (half_pixel, average): rois (N, 4) in cells of features (B, C, H, W), image of each."""
     steps = (torch.arange(side * SAMPLES) + 0.5) / (side * SAMPLES)
-    low, high = rois.split(2, dim=-1)
+    low, high = torch.split(rois, 2, dim=-1)
     points = low[:, None] + steps[:, None] * (high - low)[:, None]  # (N, side * SAMPLES, 2)
     height, width = features.shape[2:]
     x, y = (2 * points / torch.tensor([width, height]) - 1).unbind(-1)
-    rows, columns = torch.broadcast_tensors(y[:, :, None], x[:, None, :])
+    count = side * SAMPLES
+    columns, rows = x[:, None, :].expand(-1, count, -1), y[:, :, None].expand(-1, -1, count)
     grid = torch.stack([columns, rows], dim=-1)  # (N, side * SAMPLES, side * SAMPLES, 2)
     sampled = rois.new_empty(len(rois), features.shape[1], side, side)
-    for image in images.unique().tolist():
+    for image in torch.unique(images).tolist():
         mine = images == image
         one = features[image : image + 1].expand(int(mine.sum()), -1, -1, -1)
         found = functional.grid_sample(one, grid[mine], mode="bilinear", padding_mode="border", align_corners=False)
@@ -86,7 +87,7 @@ def _for_dynamo(features: Any, rois: Any, images: Any, side: int) -> Any:
 
 
 def _for_torchscript(graph: Any, features: Any, rois: Any, images: Any, side: Any) -> Any:
-    size = torch.onnx.symbolic_helper._get_const(side, "i", "side")
+    size = torch.onnx.symbolic_helper._get_const(side, "i", "side")  # type: ignore[no-untyped-call]
     kinds = {str: "s", int: "i", float: "f"}
     attributes = {f"{name}_{kinds[type(value)]}": value for name, value in _ATTRIBUTES.items()}
     return graph.op("RoiAlign", features, rois, images, output_height_i=size, output_width_i=size, **attributes)

@@ -11,7 +11,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from dynamicdet.networks.network import DynamicDetector, Network, StaticDetector
+from dynamicdet.networks.base import Network, RoutedNetwork
+from dynamicdet.networks.network import DynamicDetector, StaticDetector, YoloNetwork
 from dyndet_builder.bundle.manifest import Nms, Precision
 from dyndet_builder.bundle.nms import keep_mask
 
@@ -23,20 +24,24 @@ AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 def at_precision(network: AnyNetwork, precision: Precision) -> AnyNetwork:
-    """A fused copy whose weights and features have this precision; a router stays in fp32."""
+    """A fused copy whose weights and features have this precision; a router and layer norms stay in fp32."""
     deployed = network.deploy()
     if precision == "fp16":
         deployed.half()
-        if isinstance(deployed, DynamicDetector):
+        for module in deployed.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.float()
+        if isinstance(deployed, RoutedNetwork):
             deployed.router.float()
-        deployed.anchors = deployed.anchors.float()
+        if isinstance(deployed, YoloNetwork):
+            deployed.anchors = deployed.anchors.float()
     return deployed
 
 
 class Backbone1Stage(nn.Module):
     """`image` to `difficulty` (B, 1) and the features that head 1 or detector 2 read."""
 
-    def __init__(self, network: DynamicDetector) -> None:
+    def __init__(self, network: RoutedNetwork) -> None:
         super().__init__()
         self.network = network
         self.outputs = feature_outputs(network)
@@ -100,7 +105,7 @@ class Finish(nn.Module):
     their best class contain every row of the K best pairs. Everything from the sigmoid on is fp32.
     """
 
-    def __init__(self, network: Network, nms: Nms) -> None:
+    def __init__(self, network: YoloNetwork, nms: Nms) -> None:
         super().__init__()
         self.nms = nms
         self.num_classes = network.num_classes
@@ -154,27 +159,27 @@ def _take(rows: Tensor, index: Tensor) -> Tensor:
     return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
 
-def feature_outputs(network: DynamicDetector) -> tuple[str, ...]:
+def feature_outputs(network: RoutedNetwork) -> tuple[str, ...]:
     """Names of the features that leave backbone 1's graph, in order."""
     return tuple(dict.fromkeys((*network.detector2_reads, *network.head1_reads)))
 
 
-def normalise(image: Tensor, network: DynamicDetector | StaticDetector) -> Tensor:
+def normalise(image: Tensor, network: RoutedNetwork | StaticDetector) -> Tensor:
     """uint8 (B, S, S, 3) to the network's (B, 3, S, S) in 0..1.
 
     The cast comes first: it is the only layer for which TensorRT accepts uint8.
     """
-    weight = next(network.backbone1.parameters())
+    weight = next(network.get_submodule("backbone1").parameters())
     return (image.to(torch.float32).permute(0, 3, 1, 2) / 255.0).to(weight.dtype)
 
 
-def rows_of(network: Network) -> int:
+def rows_of(network: YoloNetwork) -> int:
     """Number of boxes that the network predicts per image."""
     sides = (network.input_size // stride for stride in network.spec.strides)
     return sum(len(network.spec.anchors[0]) * side**2 for side in sides)
 
 
-def _rows_at_rest(network: Network) -> Tensor:
+def _rows_at_rest(network: YoloNetwork) -> Tensor:
     """Place and stride of each row, (N, 5): what the network decodes if all logits are 0, and the stride."""
     anchors = len(network.spec.anchors[0])
     sides = [network.input_size // stride for stride in network.spec.strides]

@@ -29,7 +29,7 @@ from dyndet_builder.cli.targeting import (
     metrics_url_option,
     targets_option,
 )
-from dyndet_builder.defaults import PRECISIONS
+from dyndet_builder.defaults import DETECTIONS, PRECISIONS
 from dyndet_builder.demo_assets import demo_checkpoint, demo_images
 from dyndet_builder.repository.backends import BACKENDS
 from dyndet_builder.repository.config import TOPOLOGIES
@@ -155,9 +155,7 @@ def _remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--max-detections",
     type=int,
-    default=_DEFAULTS.max_detections,
-    show_default=True,
-    help="Most detections per image.",
+    help=f"Most detections per image.  [default: {DETECTIONS}, of a two-stage checkpoint as its architecture says]",
 )
 @click.option(
     "--topology",

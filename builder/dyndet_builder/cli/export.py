@@ -12,10 +12,11 @@ from rich.table import Table
 from dynamicdet.networks.architectures import ARCHITECTURES
 from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import Bundle, Parity, Precision
+from dyndet_builder.bundle.parts import Target
 from dyndet_builder.cli.pair_bundle import show_pair
 from dyndet_builder.cli.pair_options import pair_source_options, refuse_options_of_a_checkpoint
 from dyndet_builder.cli.progress import step_bars
-from dyndet_builder.defaults import PAIR_IMAGES, PARITY_IMAGES, PRECISIONS
+from dyndet_builder.defaults import DETECTIONS, PAIR_IMAGES, PARITY_IMAGES, PRECISIONS, TARGETS
 from dyndet_builder.demo_assets import demo_images
 from dyndet_builder.quoting import command as command_line
 from dyndet_client.cli.terminal import Console
@@ -48,7 +49,17 @@ if TYPE_CHECKING:
     type=click.Choice(tuple(ARCHITECTURES)),
     help="Architecture of a published checkpoint; other files contain it.",
 )
-@click.option("--max-detections", type=int, default=100, show_default=True, help="Most detections per image.")
+@click.option(
+    "--max-detections",
+    type=int,
+    help=f"Most detections per image.  [default: {DETECTIONS}, of a two-stage checkpoint as its architecture says]",
+)
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    help="What will run the graphs of a two-stage checkpoint, whose form depends on it; other graphs run in both.  "
+    "[default: onnxruntime]",
+)
 @click.option(
     "--parity-images", type=int, help=f"Most images to compare.  [default: {PARITY_IMAGES}, of a pair {PAIR_IMAGES}]"
 )
@@ -71,7 +82,8 @@ def command(
     precision: Precision,
     name: str,
     architecture: str | None,
-    max_detections: int,
+    max_detections: int | None,
+    target: Target | None,
     parity_images: int | None,
     route_images: int | None,
     operating_points: Path | None,
@@ -87,6 +99,7 @@ def command(
     Examples:
       dyndet export benchmarks/demo/dy-yolov7-pico-cutpaste.safetensors -o build/bundle
       dyndet export dy-yolov7.pt --architecture dy-yolov7 --images photos --precision fp16 -o bundle
+      dyndet export masks.safetensors --images photos --target tensorrt -o bundle
       dyndet export --small yolo11n.onnx --large yolo11x.onnx --images photos --data val -o bundle
     """
     from dynamicdet.networks.checkpoints import static_name
@@ -97,7 +110,7 @@ def command(
     if (checkpoint is None) == (pair is None):
         raise click.UsageError("give either a CHECKPOINT, or two detectors with --small and --large")
     if pair is not None:
-        refuse_options_of_a_checkpoint("precision", "architecture", "route_images", "operating_points")
+        refuse_options_of_a_checkpoint("precision", "architecture", "target", "route_images", "operating_points")
         if images is None:
             raise click.UsageError("--small and --large need --images: a folder of pictures like those to be served")
         with step_bars() as show:
@@ -106,7 +119,7 @@ def command(
                 output=output,
                 images=images,
                 name=name,
-                max_detections=max_detections,
+                max_detections=DETECTIONS if max_detections is None else max_detections,
                 checked_images=PAIR_IMAGES if parity_images is None else parity_images,
                 progress=show,
             )
@@ -137,6 +150,7 @@ def command(
             name=name,
             architecture=architecture,
             max_detections=max_detections,
+            target=target,
             parity_images=PARITY_IMAGES if parity_images is None else parity_images,
             route_images=route_images,
             operating_points=operating_points,
@@ -190,6 +204,16 @@ def _table(parity: Parity, precision: Precision, *, routes: bool = True) -> Tabl
     title = f"{precision} graphs, {parity.images} images, batch {batches}"
     table = Table(title, "largest", "accepted", box=None, header_style="bold", pad_edge=False)
     flips = f"routes that flip, of {parity.route_images or parity.images} images"
+    steps = parity.two_stage
+    if steps is not None:
+        for text, found, bar in (
+            ("box error of all regions, pixels", steps.region_box_px, bars.box_px),
+            ("score error of all regions", steps.region_score, bars.score),
+            ("box error of the best regions, pixels", steps.proposal_box_px, bars.box_px),
+            ("score error of the best regions", steps.proposal_score, bars.score),
+            ("mask error, of 255 steps", steps.mask_steps, bars.mask_steps),
+        ):
+            table.add_row(text, f"{found:.2g}", f"{bar:g}")
     rows = [
         ("box error, pixels", parity.box_px, bars.box_px),
         ("score error", parity.score, bars.score),

@@ -13,6 +13,7 @@ NEEDS = {
     "bench compare": (),
     "bench frontier": _ALL,
     "bench load": ("bench", "server"),
+    "bench masks": ("bench", "server"),
     "bench overhead": ("bench", "server"),
     "bench paper": ("bench",),
     "bench plot": ("bench",),

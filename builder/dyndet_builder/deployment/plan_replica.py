@@ -11,7 +11,7 @@ import numpy as np
 
 from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError
-from dynamicdet.queueing import closed_loop, waits
+from dyndet_bench.measuring.queueing import closed_loop, waits
 from dyndet_bench.sweep.record import Cell, Sweep
 from dyndet_builder.operating_points import OperatingPoints, RouteLatency
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 from dynamicdet.aliases import Progress, silent
 from dynamicdet.errors import InputError, MissingExtraError
 from dynamicdet.files import check_creatable, whole_file, whole_folder
+from dynamicdet.text import printable
 from dyndet_builder.bundle.manifest import Bundle, StageName, read_bundle
 from dyndet_builder.engines.options import EngineOptions, profile_of
 from dyndet_builder.engines.precision import check_bundle_precision, check_precision
@@ -50,8 +51,7 @@ def engines(
     ParityError if a graph or an engine does not have the precision that the bundle claims.
     """
     options = options or EngineOptions()
-    described = read_bundle(bundle)
-    check_bundle_precision(bundle, described)
+    described = _checked(bundle)
     trt, gpus = _module(builder), gpus_here()
     if not gpus and not options.compute_capabilities:
         raise MissingExtraError(
@@ -131,6 +131,11 @@ def trtexec_lines(bundle: Path, output: Path, options: EngineOptions | None = No
 
 def _checked(bundle: Path) -> Bundle:
     described = read_bundle(bundle)
+    if described.two_stage is not None and described.two_stage.target != "tensorrt":
+        raise InputError(
+            f"the graphs in {printable(bundle)} have RoiAlign, for which TensorRT needs a plugin; export the "
+            "checkpoint again with `dyndet export --target tensorrt`"
+        )
     check_bundle_precision(bundle, described)
     return described
 

@@ -35,6 +35,8 @@ PERCENTILE = 99.99
 CHUNK = 2
 """images with activations in memory at the same time; the number of calibration images is a multiple of it"""
 _DIFFICULTY = "difficulty"
+_SAMPLING = {"RoiAlign", "GridSample"}
+"""operators that read their first input at the places that the others say"""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,10 @@ def _needed(model: onnx.ModelProto, tensors: set[str]) -> set[str]:
 
 
 def _last_convolutions(model: onnx.ModelProto) -> set[str]:
-    """In a graph that ends in detections: the convolutions that no other one reads, directly or indirectly."""
+    """In a graph that ends in detections: the convolutions that no other one reads, directly or indirectly.
+
+    Where features of boxes are read, the boxes do not count: what found them gave boxes and scores.
+    """
     if not any(node.op_type == "TopK" for node in model.graph.node):
         return set()
     read: set[str] = set()  # tensors that some convolution depends on
@@ -124,7 +129,7 @@ def _last_convolutions(model: onnx.ModelProto) -> set[str]:
         if node.op_type == "Conv" and not reaches:
             found.add(node.name)
         if reaches or node.op_type == "Conv":
-            read.update(node.input)
+            read.update(node.input[:1] if node.op_type in _SAMPLING else node.input)
     return found
 
 

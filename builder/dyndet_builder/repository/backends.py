@@ -7,6 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from dynamicdet.errors import InputError
+from dyndet_builder.bundle.manifest import Bundle
+from dyndet_builder.bundle.parts import Target
+from dyndet_builder.defaults import TARGETS
 from dyndet_builder.repository.config import Accelerator, ModelTensor, StageModel, Warmup
 from dyndet_builder.repository.openvino_graph import write_precise
 from dyndet_templates import TEMPLATES
@@ -42,6 +46,8 @@ class Backend:
     """what can run its graphs on a GPU instead of its default, with the parameters of each"""
     batched: bool = True
     """whether Triton may batch for it; otherwise the batch is the first dimension of every tensor"""
+    targets: tuple[Target, ...] = ("onnxruntime",)
+    """what the graphs of a two-stage detector must have been exported for"""
     needs_plan: bool = False
     """whether it runs the TensorRT engines that `dyndet engines` builds, not the graphs"""
     embedded: bool = False
@@ -129,7 +135,9 @@ BACKENDS: dict[str, Backend] = {
         parameters=_onnxruntime,
         accelerators={"cuda": _cuda, "tensorrt": _tensorrt},
     ),
-    "tensorrt": Backend(triton="tensorrt", template=_STAGES / "tensorrt", devices=("gpu",), needs_plan=True),
+    "tensorrt": Backend(
+        triton="tensorrt", template=_STAGES / "tensorrt", devices=("gpu",), targets=("tensorrt",), needs_plan=True
+    ),
     # With Triton's batching, it would fix the batch to the largest and pad every smaller request to it.
     "openvino": Backend(
         triton="openvino",
@@ -141,6 +149,20 @@ BACKENDS: dict[str, Backend] = {
     ),
 }
 """By the name that `RenderOptions.backend` and `--backend` accept. A program can add its own before it renders."""
+
+
+def check_target(bundle: Bundle, backend: str, *, on_gpu: bool) -> None:
+    """Raise InputError if a two-stage detector was exported for something else than what a backend runs.
+
+    On a GPU, ONNX Runtime takes both forms: before 2026, it runs RoiAlign of our opset on the CPU.
+    """
+    entry = BACKENDS[backend]
+    accepted = TARGETS if on_gpu and not entry.needs_plan else entry.targets
+    if bundle.two_stage is not None and bundle.two_stage.target not in accepted:
+        raise InputError(
+            f"the graphs of {bundle.name} were exported for {bundle.two_stage.target}, but the backend {backend} needs "
+            f"them for {accepted[0]}; export the checkpoint again with `dyndet export --target {accepted[0]}`"
+        )
 
 
 def accelerators() -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from dyndet_builder.operating_points import (
     read_operating_points,
     uncalibrated,
 )
-from dyndet_builder.repository.backends import BACKENDS, Backend
+from dyndet_builder.repository.backends import BACKENDS, Backend, check_target
 from dyndet_builder.repository.config import PublicModel, StageModel
 from dyndet_builder.repository.encoded import encoded_model, write_encoded
 from dyndet_builder.repository.engines import engines_for
@@ -65,6 +65,7 @@ def render(
     """
     options = options or RenderOptions()
     described = read_bundle(bundle)
+    check_target(described, options.backend, on_gpu=bool(options.gpus))
     name = options.name or described.name
     check_place(output, name, add=add)
     tenants = _tenants(output, name)
@@ -98,7 +99,9 @@ def render(
 
 def check_destination(bundle: Path, output: Path, options: RenderOptions, *, add: bool = False) -> None:
     """Check, before anything is measured, that `render` can write there. Raises InputError."""
-    name = options.name or read_bundle(bundle).name
+    described = read_bundle(bundle)
+    check_target(described, options.backend, on_gpu=bool(options.gpus))
+    name = options.name or described.name
     check_place(output, name, add=add)
     _tenants(output, name)
 

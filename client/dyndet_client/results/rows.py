@@ -14,8 +14,8 @@ Rows: TypeAlias = slice | Sequence[bool] | Sequence[int] | npt.NDArray[np.bool_]
 """Several objects: a slice, a mask, or row numbers."""
 
 
-def picked_rows(count: int, rows: Rows) -> npt.NDArray[np.intp]:
-    """The numbers of the chosen ones of so many rows. Raises IndexError for anything that chooses none or too many."""
+def picked_rows(count: int, rows: object) -> npt.NDArray[np.intp]:
+    """The numbers of the chosen ones of so many rows. Raises IndexError for what is none of `Rows`."""
     return np.arange(count)[rows if isinstance(rows, slice) else _array(rows)]
 
 

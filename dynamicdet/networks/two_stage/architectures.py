@@ -153,6 +153,8 @@ class TwoStageModel:
     mask: MaskHead | None = None
     roi_finest: float = 56.0
     """Boxes of twice this side (square root of the area, pixels) leave the finest level; each doubling is a level."""
+    roi_levels: int = 4
+    """How many levels, the finest ones, RoI features come from."""
     limits: TwoStageLimits
     shared_heads: bool = True
     """Pyramid, region proposals and heads serve both routes with one set of weights."""
@@ -208,7 +210,7 @@ DY_MASK_RCNN_PICO = TwoStageModel(
     second=ResidualSecond(
         start=8,
         stages=(
-            Residual(64, 3, stride=1, kind="basic"),
+            Residual(64, 4, stride=1, kind="basic"),
             Residual(128, 3, kind="basic"),
             Residual(192, 1, kind="basic"),
         ),
@@ -218,7 +220,7 @@ DY_MASK_RCNN_PICO = TwoStageModel(
     anchor_scale=4.0,
     box=BoxHead(hidden=256),
     mask=MaskHead(width=64, convs=2, per_class=False),
-    roi_finest=64.0,
+    roi_levels=1,
     limits=TwoStageLimits(
         proposals=ProposalLimits(per_level=100, proposals=100),
         detections=DetectionLimits(pairs=100, max_detections=20),

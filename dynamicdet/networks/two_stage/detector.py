@@ -26,8 +26,8 @@ from dynamicdet.networks.two_stage.heads import Heads
 from dynamicdet.networks.two_stage.operators import Operators
 from dynamicdet.networks.two_stage.regions import level_anchors
 from dynamicdet.networks.two_stage.residual import LinkedResidual, ResidualBackbone, ResidualLinks
-from dynamicdet.networks.two_stage.selection import Answers, Chosen, Pairs, Proposals
-from dynamicdet.networks.two_stage.swin import LinkedSwin, SwinBackbone, SwinLinks
+from dynamicdet.networks.two_stage.selection import Answers, Chosen, Pairs, Proposals, Regions
+from dynamicdet.networks.two_stage.swin import LinkedSwin, SwinBackbone, SwinLinks, WindowAttention
 
 TOKENS = "tokens"
 """name of a Swin's embedded patches among the features"""
@@ -77,13 +77,20 @@ class TwoStageDetector(RoutedNetwork):
         self.router = self.fresh_router(router)
         self.heads1 = Heads(spec, num_classes)
         self.heads2 = None if spec.shared_heads else Heads(spec, num_classes)
-        for name, values in (("mean", _MEAN), ("spread", _SPREAD)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.compute_constants()
         self.freeze()
 
     def fresh_router(self, form: RouterForm) -> Router:
         """A router with random weights that reads this network's features; to use it, assign it to `router`."""
         return Router([self.spec.first.channels[stride] for stride in self.spec.first.strides], form=form)
+
+    def compute_constants(self) -> None:
+        """Compute the buffers that no checkpoint has: of the image's normalisation, and of windows."""
+        for name, values in (("mean", _MEAN), ("spread", _SPREAD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                module.compute_constants()
 
     def freeze(self) -> None:
         """Exclude from training what the architecture keeps as it is: stem and first stage of a ResNet-50."""
@@ -135,7 +142,7 @@ class TwoStageDetector(RoutedNetwork):
         """
         size = self.image_size(pyramid)
         return [
-            level_anchors(self.spec, level, *maps.shape[-2:], size).to(maps.device)
+            level_anchors(self.spec, level, maps.shape[-2], maps.shape[-1], size).to(maps.device)
             for level, maps in enumerate(pyramid)
         ]
 
@@ -152,6 +159,24 @@ class TwoStageDetector(RoutedNetwork):
             torch.cat([selection.flatten_deltas(level) for level in deltas], dim=1),
         )
 
+    def regions(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor] | None = None,
+        *,
+        limits: ProposalLimits | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Regions:
+        """The best regions of each level, which enter the suppression; for the arguments see `proposals`."""
+        return selection.best_regions(
+            logits,
+            deltas,
+            self.anchors_of(logits) if anchors is None else anchors,
+            limits=limits or self.spec.limits.proposals,
+            size=size or self.image_size(logits),
+        )
+
     @torch.no_grad()
     def proposals(
         self,
@@ -166,24 +191,20 @@ class TwoStageDetector(RoutedNetwork):
 
         `size` is the image's height and width, by default as the maps say.
         """
-        return selection.propose(
-            logits,
-            deltas,
-            self.anchors_of(logits) if anchors is None else anchors,
-            limits=limits or self.spec.limits.proposals,
-            size=size or self.image_size(logits),
-            operators=self.operators,
-        )
+        limits, size = limits or self.spec.limits.proposals, size or self.image_size(logits)
+        regions = self.regions(logits, deltas, anchors, limits=limits, size=size)
+        return selection.propose(regions, limits=limits, size=size, operators=self.operators)
 
     def roi_features(self, pyramid: Sequence[Tensor], boxes: Tensor, output: int) -> Tensor:
         """Features (B, K, C, output, output) of boxes (B, K, 4), each from the level that fits its size."""
-        strides = self.spec.strides
+        strides = self.spec.strides[: self.spec.roi_levels]
         boxes = boxes.float()
         left, top, right, bottom = torch.split(boxes, 1, dim=-1)
-        area = (right - left) * (bottom - top)  # (B, K, 1)
-        # sqrt(area) >= 2^level x finest, without the logarithm, whose rounding differs between programs
-        least = torch.tensor([(self.spec.roi_finest * 2.0**level) ** 2 for level in range(1, len(strides))])
-        levels = (area >= least.to(area.device)).sum(dim=-1)  # (B, K)
+        area = ((right - left) * (bottom - top)).squeeze(-1)  # (B, K)
+        levels = torch.zeros_like(area, dtype=torch.int64)
+        for level in range(1, len(strides)):
+            # sqrt(area) >= 2^level x finest, without the logarithm, whose rounding differs between programs
+            levels = levels + (area >= (self.spec.roi_finest * 2.0**level) ** 2).to(torch.int64)
         return self.operators.rois(pyramid[: len(strides)], boxes, levels, strides, output, self.spec.aligned)
 
     def class_outputs(self, route: Route, pyramid: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -145,7 +145,7 @@ def _background_last(layout: Layout, ours: dict[str, Tensor]) -> None:
     for leaf in ("weight", "bias"):
         logits, deltas = f"{_LOGITS}.{leaf}", f"heads1.box.deltas.{leaf}"
         ours[logits] = ours[logits][[*kept, 0]]
-        by_class = ours[deltas].unflatten(0, (outputs, 4))
+        by_class = ours[deltas].view(outputs, 4, *ours[deltas].shape[1:])
         ours[deltas] = by_class[kept].flatten(0, 1)
 
 
@@ -155,7 +155,7 @@ def folded_merging(weight: Tensor) -> Tensor:
     Theirs are ordered by channel, then by (row, column) = (0,0) (0,1) (1,0) (1,1). Ours, as the Swin authors', by
     (0,0) (1,0) (0,1) (1,1), then by channel.
     """
-    by_channel = weight.unflatten(-1, (-1, 4))  # (..., C, 4)
+    by_channel = weight.reshape(*weight.shape[:-1], -1, 4)  # (..., C, 4)
     return by_channel[..., [0, 2, 1, 3]].transpose(-1, -2).flatten(-2)
 
 

@@ -68,7 +68,8 @@ class BoxLayers(nn.Module):
         """(B, K, C, 7, 7) to logits (B, K, classes + 1), background last, and deltas (B, K, classes, 4)."""
         x = functional.relu(self.hidden1(rois.flatten(2)))
         x = functional.relu(self.hidden2(x))
-        return self.logits(x), self.deltas(x).unflatten(2, (self.classes, 4))
+        batch, count, _ = x.shape
+        return self.logits(x), self.deltas(x).view(batch, count, self.classes, 4)
 
 
 class MaskLayers(nn.Module):
@@ -92,7 +93,7 @@ class MaskLayers(nn.Module):
         for conv in self.convs:
             x = functional.relu(conv(x))
         logits: Tensor = self.logits(functional.relu(self.upsample(x)))
-        return logits.unflatten(0, (batch, count))
+        return logits.view(batch, count, *logits.shape[1:])
 
 
 class Heads(nn.Module):

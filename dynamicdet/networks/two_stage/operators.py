@@ -55,7 +55,7 @@ def roi_features(
     last = looked_up([(width - 1, height - 1) for height, width in map(sides, maps)], levels)
     steps = (torch.arange(side, dtype=torch.float32, device=boxes.device) + 0.5) / side
     points = low.unsqueeze(2) + steps[:, None] * size.unsqueeze(2)  # (B, K, side, 2) x and y of columns and rows
-    points = torch.minimum(points.clamp(min=0.0), last.unsqueeze(2)) + looked_up(corners, levels).unsqueeze(2)
+    points = torch.minimum(points.clamp(min=0.0), last.unsqueeze(-2)) + looked_up(corners, levels).unsqueeze(-2)
     height, width = sides(whole)
     x, y = torch.split(points, 1, dim=-1)  # (B, K, side, 1); the centre of the first pixel is 0
     x = (x.transpose(2, 3) + 0.5) * (2.0 / width) - 1.0  # -1 to 1 from border to border
@@ -65,7 +65,8 @@ def roi_features(
         whole, grid.flatten(1, 2), mode="bilinear", padding_mode="border", align_corners=False
     )
     bins = functional.avg_pool2d(samples, SAMPLES)  # (B, C, K * output, output)
-    return bins.unflatten(2, (boxes.shape[1], output)).transpose(1, 2).to(maps[0].dtype)
+    rois = bins.reshape(boxes.shape[0], whole.shape[1], boxes.shape[1], output, output).transpose(1, 2)
+    return rois.to(maps[0].dtype)
 
 
 def side_by_side(maps: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -90,7 +91,9 @@ def in_cells(boxes: Tensor, levels: Tensor, strides: Sequence[int], *, aligned: 
 
 
 def looked_up(rows: Sequence[Sequence[float]], levels: Tensor) -> Tensor:
-    """For each box, (B, K, F), the row of numbers of its level (B, K)."""
+    """For each box, (B, K, F), the row of numbers of its level (B, K); (F,) if there is one level."""
+    if len(rows) == 1:
+        return torch.tensor(rows[0], dtype=torch.float32, device=levels.device)
     return torch.tensor(rows, dtype=torch.float32, device=levels.device)[levels]
 
 

@@ -18,6 +18,17 @@ from dynamicdet.networks.two_stage.operators import Operators
 from dynamicdet.networks.two_stage.regions import BOX_SPREADS, clip, decode
 
 
+class Regions(NamedTuple):
+    """The best regions of each level before suppression, k rows a level; a score of 0: unused, or of no area."""
+
+    boxes: Tensor
+    """(B, levels x k, 4) pixels, inside the image"""
+    scores: Tensor
+    """(B, levels x k), best first in each level"""
+    rows: Tensor
+    """(B, levels x k) int64, row of the level; 0 of an unused one"""
+
+
 class Proposals(NamedTuple):
     """Boxes (B, K, 4) in pixels and scores (B, K), best first; a score of 0: unused, its box is the whole image."""
 
@@ -76,54 +87,58 @@ def flatten_deltas(deltas: Tensor) -> Tensor:
     return deltas.permute(0, 3, 4, 1, 2).flatten(1, 3)
 
 
-def propose(
+def best_regions(
     logits: Sequence[Tensor],
     deltas: Sequence[Tensor],
     anchors: Sequence[Tensor],
     *,
     limits: ProposalLimits,
     size: tuple[int, int],
-    operators: Operators,
-) -> Proposals:
-    """The best regions of each level, after suppression within the level, as one list.
+) -> Regions:
+    """The best regions of each level.
 
     `logits` (B, A, H, W), `deltas` (B, A, 4, H, W) and `anchors` (H * W * A, 4) per level; `size` is the image's height
     and width. Levels with fewer regions than `limits.per_level` are filled up with unused rows.
     """
-    boxes, scores = [], []
+    found = []
     for level_logits, level_deltas, level in zip(logits, deltas, anchors, strict=True):
-        box, score = _best_regions(level_logits, level_deltas, level, limits.per_level, size)
-        missing = limits.per_level - score.shape[1]
-        boxes.append(functional.pad(box, [0, 0, 0, missing]) if missing else box)
-        scores.append(functional.pad(score, [0, missing]) if missing else score)
-    levels = len(boxes)
-    all_boxes, all_scores = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)  # (B, levels * k, ...)
+        box, score, row = _best_regions(level_logits, level_deltas, level, limits.per_level, size)
+        if missing := limits.per_level - score.shape[1]:
+            box = functional.pad(box, [0, 0, 0, missing])
+            score, row = functional.pad(score, [0, missing]), functional.pad(row, [0, missing])
+        found.append((box, score, row))
+    return Regions(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
+
+
+def propose(regions: Regions, *, limits: ProposalLimits, size: tuple[int, int], operators: Operators) -> Proposals:
+    """The best of regions, after suppression within each level, as one list."""
     # Levels do not compete with each other, so each is an image of its own: 5 k x k pairs, not 5 k x 5 k.
-    by_level = all_scores.reshape(-1, limits.per_level)
+    count = regions.scores.shape[1]
+    by_level = regions.scores.reshape(-1, limits.per_level)
     keep = operators.keep(
-        all_boxes.reshape(-1, limits.per_level, 4),
+        regions.boxes.reshape(-1, limits.per_level, 4),
         by_level,
         torch.zeros_like(by_level, dtype=torch.int64),
         limits.iou_threshold,
     )
-    kept = torch.where(keep.reshape(-1, levels * limits.per_level), all_scores, 0.0)
-    best, order = kept.topk(min(limits.proposals, levels * limits.per_level), dim=1)
+    kept = torch.where(keep.reshape(-1, count), regions.scores, 0.0)
+    best, order = kept.topk(min(limits.proposals, count), dim=1)
     height, width = size
     whole = torch.tensor([0.0, 0.0, float(width), float(height)], device=best.device)
-    chosen = torch.where((best > 0).unsqueeze(-1), take(all_boxes, order), whole)
+    chosen = torch.where((best > 0).unsqueeze(-1), take(regions.boxes, order), whole)
     return Proposals(chosen, best)
 
 
 def _best_regions(
     logits: Tensor, deltas: Tensor, anchors: Tensor, count: int, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Boxes (B, k, 4) and scores (B, k) of the k best regions of one level; boxes of no area have a score of 0."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (B, k, 4), scores (B, k) and rows (B, k) of a level's k best regions; no area: a score of 0."""
     rows = flatten_logits(logits).float()
     best, order = rows.topk(min(count, rows.shape[1]), dim=1)
     boxes = clip(decode(take(flatten_deltas(deltas), order).float(), anchors[order]), size)
     left, top, right, bottom = torch.split(boxes, 1, dim=-1)
     has_area = ((right > left) & (bottom > top)).squeeze(-1)
-    return boxes, torch.where(has_area, best.sigmoid(), 0.0)
+    return boxes, torch.where(has_area, best.sigmoid(), 0.0), order
 
 
 def pair_up(

@@ -26,7 +26,11 @@ class WindowAttention(nn.Module):
         self.position_bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.position_bias, std=0.02)
         self.position: Tensor
-        self.register_buffer("position", relative_position(window), persistent=False)
+        self.compute_constants()
+
+    def compute_constants(self) -> None:
+        """The row of the bias table for each pair of tokens."""
+        self.register_buffer("position", relative_position(self.window), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Windows (B, W, N, C) to the same; `mask` (W, N, N) is added to the logits."""
@@ -234,7 +238,7 @@ def shift_mask(height: int, width: int, size: int, shift: int, device: torch.dev
 
 def relative_position(size: int) -> Tensor:
     """For each pair of tokens of a window, (N, N): the row of the bias table."""
-    place = torch.arange(size)
+    place = torch.arange(size, device="cpu")  # a constant, also where weights get no memory yet
     rows, columns = place.repeat_interleave(size), place.repeat(size)
     down, right = rows[:, None] - rows, columns[:, None] - columns
     return (down + size - 1) * (2 * size - 1) + right + size - 1

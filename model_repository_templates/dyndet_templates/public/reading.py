@@ -10,10 +10,11 @@ from arrivals import SENT, Arrivals  # type: ignore[import-not-found]
 from asked import Asked  # type: ignore[import-not-found]
 from backlog import Job  # type: ignore[import-not-found]
 from operating_points import OperatingPoints  # type: ignore[import-not-found]
-from refusals import RequestError, read_parameters  # type: ignore[import-not-found]
+from refusals import WITH_MASKS, RequestError, read_parameters  # type: ignore[import-not-found]
 from terms import MOST_URGENT, read_terms  # type: ignore[import-not-found]
 
 IMAGE, OWN_IMAGE, DIFFICULTY, ROUTE, THRESHOLD = "image", "own_image", "difficulty", "route", "threshold"
+MASKS = "masks"
 OPERATING_POINT = "dyndet_operating_point"
 POINTS = "operating_points"
 """the output with the operating points; only a request that wants nothing else gets it"""
@@ -43,6 +44,8 @@ class Reader:
         if asked.image is None:  # Triton accepts a request that has only the optional input
             raise RequestError("missing-input", "the input image is missing")
         asked.wanted = frozenset(request.requested_output_names())
+        if not asked.parameters.get(WITH_MASKS, True):
+            asked.wanted -= {MASKS}
         if asked.wanted == {POINTS}:
             return
         asked.detections = tuple(name for name in self._detections if name in asked.wanted)

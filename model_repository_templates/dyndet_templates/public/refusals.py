@@ -47,6 +47,8 @@ STATUSES = {
 
 PROBE = "dyndet_probe"
 """the parameter that marks a request as a probe"""
+WITH_MASKS = "dyndet_masks"
+"""the parameter that says false if a request does without masks, although it names all outputs"""
 _LONGEST_SHOWN = 60
 """characters of a client's value that an error repeats"""
 _LONGEST_SENTENCE = 1000
@@ -118,7 +120,7 @@ def overloaded_by(refusal: Any, within_s: float) -> RequestError:
 def read_parameters(request: Any) -> dict[str, Any]:
     """The parameters of a request.
 
-    Raises RequestError if they, or its id, are not text of Unicode, or if its mark as a probe is not true or false.
+    Raises RequestError if they, or its id, are not text of Unicode, or if one that must be true or false is not.
     """
     try:
         request.request_id()
@@ -127,8 +129,9 @@ def read_parameters(request: Any) -> dict[str, Any]:
         raise RequestError("bad-parameter", "a parameter of the request, or its id, is not UTF-8") from error
     # Triton forwards headers as they were written, and their names have no case.
     found = {name.lower() if name[:7].lower() == "dyndet_" else name: value for name, value in found.items()}
-    if PROBE in found:
-        found[PROBE] = _switch(PROBE, found[PROBE])
+    for name in (PROBE, WITH_MASKS):
+        if name in found:
+            found[name] = _switch(name, found[name])
     return found
 
 

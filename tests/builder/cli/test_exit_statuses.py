@@ -21,6 +21,7 @@ MEASURES_THE_DEMO = {"demo", "bench paper", "doctor"}
 """commands that need no input, so that none can be missing"""
 INPUTS = {
     "bench client": ["missing"],
+    "bench masks": ["missing"],
     "bench load": ["--images", "missing"],
     "bench sweep": ["missing"],
     "build": ["--images", "missing"],

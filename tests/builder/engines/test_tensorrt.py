@@ -111,6 +111,13 @@ def test_what_this_tensorrt_cannot_do_is_said(
     assert not list(tmp_path.iterdir())
 
 
+def test_stages_of_a_two_stage_detector_are_built_without_a_plugin(half_two_stage_folder: Path, tmp_path: Path) -> None:
+    """Layer norms, both suppressions, TopK, and sampling in fp32 between layers in half precision."""
+    record = engines(half_two_stage_folder, tmp_path / "rtx", EngineOptions(compute_capabilities=("8.6",)), builder=RTX)
+    assert {*record.stages} == {*STAGES}
+    assert all(engine.half_share > 0.5 for engine in record.stages.values())
+
+
 def test_a_graph_it_cannot_build_is_noticed(tmp_path: Path) -> None:
     """uint8 arithmetic, which our graphs avoid by casting first, is refused; so is junk, which parses."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 8, 8, 3])

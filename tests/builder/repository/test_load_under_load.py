@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from dynamicdet.queueing import waits
+from dyndet_bench.measuring.queueing import waits
 from dyndet_builder.repository.load_simulation import Machine, Outcome, Request, Run, load_control, poisson, simulate
 
 MACHINE = Machine()

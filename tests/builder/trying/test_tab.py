@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 
@@ -16,8 +17,9 @@ from dyndet_builder.trying.history import Seen, match
 from dyndet_builder.trying.intake import Picture, read_upload
 from dyndet_builder.trying.points import Points, Promise
 from dyndet_builder.trying.tab import MOST_SEEN, MOST_SHOTS, Tab
-from dyndet_client import Detections
+from dyndet_client import Detections, Masks
 from dyndet_client.detections import Route
+from dyndet_client.drawing import class_colour
 
 _HOSTILE = "<script>alert('1')</script>\x1b[31m"
 _POINTS = Points(
@@ -54,6 +56,27 @@ def _found(route: Route, count: int) -> Detections:
         route=route,
         image_size=(10, 8),
     )
+
+
+def test_masks_are_a_layer_between_picture_and_boxes() -> None:
+    """Of the shown objects alone, the surest on top, each in the colour of its class."""
+    boxes = np.array([[0, 0, 200, 100], [100, 0, 400, 100]], np.float32)
+    found = Detections(
+        boxes=boxes,
+        scores=np.array([0.9, 0.4], np.float32),
+        classes=np.array([1, 2], np.int32),
+        names=("cat", "dog"),
+        difficulty=0.5,
+        route="hard",
+        image_size=(1600, 100),
+        masks=Masks(values=np.full((2, 28, 28), 255, np.uint8), boxes=boxes, image_size=(1600, 100)),
+    )
+    layer = markup.boxes(found, [0, 1]).partition('src="data:image/png;base64,')[2].partition('"')[0]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(layer))))
+    assert pixels.shape == (50, 800, 4)
+    assert [tuple(pixels[25, x, :3]) for x in (10, 90, 150)] == [class_colour(1), class_colour(1), class_colour(2)]
+    assert pixels[25, 10, 3] == 110 and not pixels[25, 300:].any()
+    assert "base64" not in markup.boxes(found, []) + markup.boxes(_found("hard", 2), [0, 1])
 
 
 def test_a_tab_remembers_only_the_last_pictures_and_no_frame_of_a_camera_can_be_looked_at_again() -> None:

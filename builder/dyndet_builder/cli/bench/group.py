@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dyndet_builder.cli.bench import client, compare, frontier, load, overhead, paper, plot, serving, sweep
+from dyndet_builder.cli.bench import client, compare, frontier, load, masks, overhead, paper, plot, serving, sweep
 
 
 @click.group("bench")
@@ -12,5 +12,5 @@ def command() -> None:
     """Measure a served detector."""
 
 
-for _one in (sweep, plot, frontier, load, serving, client, overhead, paper, compare):
+for _one in (sweep, plot, frontier, load, serving, client, masks, overhead, paper, compare):
     command.add_command(_one.command)

@@ -26,6 +26,13 @@ def test_the_refusal_names_the_difference(size: int, names: tuple[str, ...], wor
         check_contract("street", live=_LIVE, new=new)
 
 
+def test_a_build_may_gain_masks_but_not_lose_them() -> None:
+    masked = ServedModel(name="street", fit=_LIVE.fit, class_names=_LIVE.class_names, has_masks=True)
+    check_contract("street", live=_LIVE, new=masked)
+    with pytest.raises(InputError, match="gives no masks, and the one in use gives them"):
+        check_contract("street", live=masked, new=_LIVE)
+
+
 def test_the_same_contract_is_accepted_and_an_unknown_one_is_not_compared() -> None:
     check_contract("street", live=_LIVE, new=ServedModel(name="next", fit=Fit.square(640), class_names=("car", "bus")))
     check_contract("street", live=None, new=_LIVE)

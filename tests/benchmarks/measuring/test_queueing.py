@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dynamicdet.aliases import FloatArray
 from dynamicdet.errors import InputError
-from dynamicdet.queueing import closed_loop, waits
+from dyndet_bench.measuring.queueing import closed_loop, waits
 
 _REQUESTS = 400_000
 
