@@ -8,7 +8,7 @@ from dynamicdet.aliases import BoolArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset, some_with_objects
 from dynamicdet.evaluation.precision import Precision, average_precision
 from dynamicdet.evaluation.static import run_static
-from dynamicdet.networks.network import RoutedNetwork, StaticDetector
+from dynamicdet.networks.network import Network, RoutedNetwork, StaticDetector
 from dynamicdet.routing.routes import run_routes
 
 IMAGES = 100
@@ -24,6 +24,8 @@ class Quality:
     detector1: Precision
     detector2: Precision | None
     """None: the detector is static"""
+    masks: tuple[Precision, Precision] | None = None
+    """of both detectors; None if the detectors or the images have none"""
 
     @property
     def word(self) -> str:
@@ -36,6 +38,8 @@ class Quality:
         numbers = f"AP {self.detector1.ap:.1f}"
         if self.detector2 is not None:
             numbers += f" (detector 1) and {self.detector2.ap:.1f} (detector 2)"
+        if self.masks is not None:
+            numbers += f", of masks {self.masks[0].ap:.1f} and {self.masks[1].ap:.1f},"
         line = f"{numbers} on {self.images} of the training images: {self.word}"
         advice = {"usable": "; `dyndet evaluate` measures it on other images", "weak": f"; {_way_out(started)}"}
         return line + advice.get(self.word, "")
@@ -54,7 +58,7 @@ def _way_out(started: bool) -> str:
 
 
 def measure_quality(
-    model: RoutedNetwork | StaticDetector,
+    model: Network,
     data: CocoDataset,
     *,
     images: int = IMAGES,
@@ -66,9 +70,18 @@ def measure_quality(
     if isinstance(model, StaticDetector):
         found = run_static(model, chosen, progress=progress)
         return Quality(images=len(chosen), detector1=average_precision(found, chosen), detector2=None)
+    if not isinstance(model, RoutedNetwork):
+        raise TypeError(f"{type(model).__name__} is neither a static nor a dynamic detector")
     results = run_routes(model, chosen, progress=progress)
+    masks = None
+    if results.has_masks and chosen.has_masks:
+        masks = (
+            average_precision(results.easy, chosen, "masks"),
+            average_precision(results.hard, chosen, "masks"),
+        )
     return Quality(
         images=len(chosen),
         detector1=average_precision(results.easy, chosen),
         detector2=average_precision(results.hard, chosen),
+        masks=masks,
     )

@@ -177,6 +177,8 @@ def in_original(data: CocoDataset, first: int, found: Sequence[Detections]) -> l
 
 
 def _in_original(place: Letterboxed, found: Detections) -> Detections:
-    boxes = found.boxes.numpy()
-    frames = None if found.masks is None else torch.from_numpy(place.to_original(boxes, clipped=False))
-    return replace(found, boxes=torch.from_numpy(place.to_original(boxes)), frames=frames)
+    boxes = torch.from_numpy(place.to_original(found.boxes.numpy()))
+    if found.masks is None:
+        return replace(found, boxes=boxes)
+    frames = found.boxes if found.frames is None else found.frames
+    return replace(found, boxes=boxes, frames=torch.from_numpy(place.to_original(frames.numpy(), clipped=False)))

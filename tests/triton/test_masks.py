@@ -23,13 +23,14 @@ from dyndet_bench.measuring.served import Served
 from dyndet_bench.measuring.workload import Workload
 from dyndet_bench.sweep.gallery import make_gallery
 from dyndet_builder.cli import dyndet, run
+from dyndet_builder.evaluation.evaluate import evaluate
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.remote.probe import probe
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.trying.asking import Answers, Asker, maker
 from dyndet_client import AsyncDetector, Detector, Masks, NoMasksError, ServerError
-from tests.support.toy_bundle import FAIL_DETECTOR2, FAIL_MASKS, ROWS, SIZE, image, toy_mask, write_toy_bundle
+from tests.support.toy_bundle import CLASSES, FAIL_DETECTOR2, FAIL_MASKS, ROWS, SIZE, image, toy_mask, write_toy_bundle
 
 MODELS = ("bls", "fused", "merging")
 DETECTOR = {"easy": 1, "hard": 2}
@@ -132,6 +133,37 @@ def test_requests_that_are_answered_together_get_each_their_own(server: TritonSe
     client.close()
     for row, (red, number) in enumerate(((50, 1), (150, 2), (250, 2))):
         np.testing.assert_array_equal(answer.as_numpy("masks")[row, 0], toy_mask(red, detector=number))
+
+
+def test_a_served_detector_has_the_mask_ap_of_its_bundle(server: TritonServer, tmp_path: Path) -> None:
+    """Of pictures of one colour, each an object: detector 2 finds the masks of all, detector 1 those of the reddest.
+
+    The boxes of both are right, and reach far out of the pictures, some of which are twice as large as the input.
+    """
+    data = write_coloured(tmp_path / "data", reds=(252, 252, 126, 126), sizes=(SIZE, 2 * SIZE, SIZE, 2 * SIZE))
+    served = [evaluate(url=server.grpc_url, model=model, data=data, random_draws=1) for model in MODELS[:2]]
+    bundle = evaluate(server.repository.parent / "toy", data=data, random_draws=1)
+    for report in (bundle, *served):
+        masks = report.evaluation.masks
+        assert masks is not None and not report.notes[1:]
+        assert (report.evaluation.easy.ap, report.evaluation.hard.ap) == (pytest.approx(100), pytest.approx(100))
+        assert (masks.easy.ap, masks.hard.ap) == (pytest.approx(100 * 51 / 101), pytest.approx(100))
+        assert masks.curve == (bundle.evaluation.masks or masks).curve
+
+
+def write_coloured(folder: Path, *, reds: tuple[int, ...], sizes: tuple[int, ...]) -> Path:
+    """A data set of square pictures, each of one colour, each an object of the first class."""
+    (folder / "images").mkdir(parents=True)
+    content: dict[str, list[Any]] = {"images": [], "annotations": []}
+    for number, (red, size) in enumerate(zip(reds, sizes, strict=True), 1):
+        Image.new("RGB", (size, size), (red, 0, 200)).save(folder / "images" / f"{number}.png")
+        content["images"].append({"id": number, "file_name": f"{number}.png", "width": size, "height": size})
+        entry = {"id": number, "image_id": number, "category_id": 1, "bbox": [0, 0, size, size], "area": size * size}
+        corners = [0, 0, size, 0, size, size, 0, size]
+        content["annotations"].append({**entry, "iscrowd": 0, "segmentation": [corners]})
+    content["categories"] = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return folder
 
 
 def test_detector_1_answers_with_its_masks_if_detector_2_fails(server: TritonServer) -> None:

@@ -182,6 +182,7 @@ def accuracy_table(facts: Facts) -> Table:
         _figures("hard share", "%", [_percent(accuracy.hard_share) for accuracy in known], 1),
         _figures("AP", "%", [accuracy.ap for accuracy in known], 1),
         _figures("AP at IoU 0.50", "%", [accuracy.ap50 for accuracy in known], 1),
+        _figures("AP of masks", "%", [accuracy.mask_ap for accuracy in known], 1),
     ]
     return _table("Accuracy of each threshold", columns)
 

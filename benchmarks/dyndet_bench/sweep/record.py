@@ -171,6 +171,7 @@ class Accuracy(Record):
     hard_share: Share = Field(description="on the validation set")
     ap: Percent
     ap50: Percent
+    mask_ap: Percent | None = Field(default=None, description="of a detector that gives masks")
 
 
 class Point(Record):

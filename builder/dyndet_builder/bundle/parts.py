@@ -235,6 +235,8 @@ class Quantization(Record):
     data: Text | None = Field(default=None, description="data set of the average precision")
     ap_before: AveragePrecision | None = None
     ap_after: AveragePrecision | None = None
+    mask_ap_before: AveragePrecision | None = Field(default=None, description="of a detector that gives masks")
+    mask_ap_after: AveragePrecision | None = None
 
 
 class Resizing(Record):

@@ -88,10 +88,13 @@ def _table(result: Bundle) -> Table:
     assert parity is not None
     table = Table(f"int8, {account.calibration_images} images for calibration", "", box=None, pad_edge=False)
     table.add_row("convolutions in int8", f"{account.quantized} of {account.convolutions}")
-    if account.ap_before is not None and account.ap_after is not None:
-        for route in ("easy", "hard"):
-            before, after = getattr(account.ap_before, route), getattr(account.ap_after, route)
-            table.add_row(f"AP, {route} route", f"{before:.2f} -> {after:.2f} ({after - before:+.2f})")
+    for what, old, new in (
+        ("AP", account.ap_before, account.ap_after),
+        ("mask AP", account.mask_ap_before, account.mask_ap_after),
+    ):
+        for route in ("easy", "hard") if old is not None and new is not None else ():
+            before, after = getattr(old, route), getattr(new, route)
+            table.add_row(f"{what}, {route} route", f"{before:.2f} -> {after:.2f} ({after - before:+.2f})")
     table.add_row(f"compared on {parity.images} other images", "")
     table.add_row("  boxes moved, pixels", f"median {account.box_px_median:.2f}, largest {parity.box_px:.1f}")
     table.add_row("  score, largest difference", f"{parity.score:.3f}")

@@ -138,5 +138,7 @@ def _config(url: str, model: str) -> dict[str, Any]:
 
 def _as_tensors(answer: Answer) -> Detections:
     boxes, scores, classes = (torch.from_numpy(one) for one in (answer.boxes, answer.scores, answer.classes))
-    masks = None if answer.masks is None else torch.from_numpy(answer.masks.values)
-    return Detections(boxes, scores, classes, masks)
+    if answer.masks is None:
+        return Detections(boxes, scores, classes)
+    masks, frames = (torch.from_numpy(one) for one in (answer.masks.values, answer.masks.boxes))
+    return Detections(boxes, scores, classes, masks, frames)

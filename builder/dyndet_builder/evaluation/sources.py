@@ -23,6 +23,7 @@ from dynamicdet.letterbox import Fit
 from dynamicdet.networks.checkpoints import load
 from dynamicdet.networks.network import TwoStageDetector
 from dynamicdet.networks.origin import TrainedOn
+from dynamicdet.networks.two_stage.architectures import TWO_STAGE_ARCHITECTURES
 from dynamicdet.routing.answers import detections_of
 from dynamicdet.routing.routes import BatchAnswers, RouteResults, check_contract, collect, run_routes
 from dynamicdet.suppression import Detections, suppression_for
@@ -33,6 +34,8 @@ from dyndet_builder.evaluation.served import ServedSource, notes_of
 __all__ = ["BundleSource", "CheckpointSource", "ServedSource", "Source", "open_source"]
 
 _BATCH = 16
+_LARGE, _LARGE_BATCH = 448, 1
+"""of two-stage networks: the largest input, in pixels, that runs in whole batches; and the batch of others"""
 
 
 class Source(Protocol):
@@ -74,10 +77,15 @@ class CheckpointSource:
 
     def identity(self) -> Mapping[str, str]:
         """The content of the file, its architecture, the suppression, torch's version."""
+        network = self._network
+        if isinstance(network, TwoStageDetector):
+            limits = asdict(network.spec.limits)
+        else:
+            limits = asdict(suppression_for(network.input_size))
         return {
             "checkpoint": file_sha256(self._path),
-            "architecture": self._network.spec.name,
-            "suppression": json.dumps(asdict(suppression_for(self._network.input_size))),
+            "architecture": network.spec.name,
+            "suppression": json.dumps(limits),
             **_versions("dyndet", "torch"),
         }
 
@@ -97,7 +105,8 @@ class CheckpointSource:
 
     def run(self, data: CocoDataset, progress: Progress = silent) -> RouteResults:
         """Run in batches, backbone 1 once for both routes."""
-        return run_routes(self._network, data, batch=_BATCH, progress=progress)
+        batch = _batch(self._network.spec.name, self._network.input_size)
+        return run_routes(self._network, data, batch=batch, progress=progress)
 
 
 class BundleSource:
@@ -141,10 +150,11 @@ class BundleSource:
 
         def answer(images: slice) -> BatchAnswers:
             easy, hard = runner.both(np.ascontiguousarray(data.images[images]))
-            found = (_found(one.detector, masks=judged) for one in (easy, hard))
-            return BatchAnswers(*found, easy.difficulty)
+            found = [_found(one.detector, masks=judged) for one in (easy, hard)]
+            return BatchAnswers(found[0], found[1], easy.difficulty)
 
-        return collect(data, answer, batch=_BATCH, progress=progress)
+        batch = _batch(self._bundle.architecture, self._bundle.input_size)
+        return collect(data, answer, batch=batch, progress=progress)
 
 
 def open_source(
@@ -170,6 +180,11 @@ def open_source(
 
 def _versions(*packages: str) -> dict[str, str]:
     return {package: metadata.version(package) for package in packages}
+
+
+def _batch(architecture: str | None, input_size: int) -> int:
+    """Images that run together; a large two-stage network needs a gigabyte for the features of one image's regions."""
+    return _LARGE_BATCH if architecture in TWO_STAGE_ARCHITECTURES and input_size > _LARGE else _BATCH
 
 
 def _found(outputs: Tensors, *, masks: bool) -> list[Detections]:

@@ -169,19 +169,20 @@ def _account(found: Differences, counts: list[Counts], images: int, source: str)
 def _with_precision(
     result: Bundle, before: Path, after: Path, data: Path, trust_pictures: bool, progress: Progress
 ) -> Bundle:
-    """The bundle with both average precisions, measured on a COCO data set."""
+    """The bundle with both average precisions, of boxes and of masks, measured on a COCO data set."""
     from dyndet_builder.evaluation.evaluate import evaluate  # needs the extra `train`
 
-    measured = []
-    for folder, name in ((before, "fp32"), (after, "int8")):
+    cost: dict[str, object] = {}
+    for folder, name, when in ((before, "fp32", "before"), (after, "int8", "after")):
         report = evaluate(
             folder,
             data=data,
             trust_pictures=trust_pictures,
             progress=lambda step, *done, name=name: progress(f"{name}: {step}", *done),
         )
-        ap = report.as_json()["ap"]
-        measured.append(AveragePrecision(easy=ap["easy"]["ap"], hard=ap["hard"]["ap"]))
+        cost["data"] = report.data
+        for kind, found in (("ap", report.evaluation), ("mask_ap", report.evaluation.masks)):
+            if found is not None:
+                cost[f"{kind}_{when}"] = AveragePrecision(easy=found.easy.ap, hard=found.hard.ap)
     assert result.quantization is not None
-    cost = {"data": report.data, "ap_before": measured[0], "ap_after": measured[1]}
     return result.model_copy(update={"quantization": result.quantization.model_copy(update=cost)})

@@ -192,9 +192,17 @@ def _accuracy(url: str, model: str, data: Path, show: Progress) -> Callable[[Seq
         report = evaluate(
             data=data, url=url, model=model, thresholds=thresholds, cache=cache_folder("detections"), progress=show
         )
+        found = report.evaluation
+        masks = [None] * len(found.points) if found.masks is None else [one.precision.ap for one in found.masks.points]
         return [
-            Accuracy(threshold=threshold, hard_share=point.hard_share, ap=point.precision.ap, ap50=point.precision.ap50)
-            for threshold, point in zip(thresholds, report.evaluation.points, strict=True)
+            Accuracy(
+                threshold=threshold,
+                hard_share=point.hard_share,
+                ap=point.precision.ap,
+                ap50=point.precision.ap50,
+                mask_ap=mask_ap,
+            )
+            for threshold, point, mask_ap in zip(thresholds, found.points, masks, strict=True)
         ]
 
     return ask
