@@ -8,7 +8,7 @@ from dynamicdet.aliases import BoolArray, Progress, silent
 from dynamicdet.datasets.dataset import CocoDataset, some_with_objects
 from dynamicdet.evaluation.precision import Precision, average_precision
 from dynamicdet.evaluation.static import run_static
-from dynamicdet.networks.network import RoutedNetwork, StaticDetector
+from dynamicdet.networks.network import Network, RoutedNetwork, StaticDetector
 from dynamicdet.routing.routes import run_routes
 
 IMAGES = 100
@@ -58,7 +58,7 @@ def _way_out(started: bool) -> str:
 
 
 def measure_quality(
-    model: RoutedNetwork | StaticDetector,
+    model: Network,
     data: CocoDataset,
     *,
     images: int = IMAGES,
@@ -70,6 +70,8 @@ def measure_quality(
     if isinstance(model, StaticDetector):
         found = run_static(model, chosen, progress=progress)
         return Quality(images=len(chosen), detector1=average_precision(found, chosen), detector2=None)
+    if not isinstance(model, RoutedNetwork):
+        raise TypeError(f"{type(model).__name__} is neither a static nor a dynamic detector")
     results = run_routes(model, chosen, progress=progress)
     masks = None
     if results.has_masks and chosen.has_masks:

@@ -78,11 +78,14 @@ class CheckpointSource:
     def identity(self) -> Mapping[str, str]:
         """The content of the file, its architecture, the suppression, torch's version."""
         network = self._network
-        limits = network.spec.limits if isinstance(network, TwoStageDetector) else suppression_for(network.input_size)
+        if isinstance(network, TwoStageDetector):
+            limits = asdict(network.spec.limits)
+        else:
+            limits = asdict(suppression_for(network.input_size))
         return {
             "checkpoint": file_sha256(self._path),
             "architecture": network.spec.name,
-            "suppression": json.dumps(asdict(limits)),
+            "suppression": json.dumps(limits),
             **_versions("dyndet", "torch"),
         }
 
@@ -147,8 +150,8 @@ class BundleSource:
 
         def answer(images: slice) -> BatchAnswers:
             easy, hard = runner.both(np.ascontiguousarray(data.images[images]))
-            found = tuple(_found(one.detector, masks=judged) for one in (easy, hard))
-            return BatchAnswers(easy=found[0], hard=found[1], difficulties=easy.difficulty)
+            found = [_found(one.detector, masks=judged) for one in (easy, hard)]
+            return BatchAnswers(found[0], found[1], easy.difficulty)
 
         batch = _batch(self._bundle.architecture, self._bundle.input_size)
         return collect(data, answer, batch=batch, progress=progress)
