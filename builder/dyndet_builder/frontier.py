@@ -96,6 +96,9 @@ def measure_frontier(
     if not statics:
         raise InputError("name at least one static detector; two or three make a line to compare with")
     described, options = read_bundle(bundle), options or RenderOptions(topology="fused")
+    topology = options.topology
+    if topology == "graph":
+        raise InputError("the frontier is measured with the topology bls or fused, not with graph")
     data_set = read_dataset(data, described.fit, images=images, split="valid", progress=progress)
     check_classes("the bundle", described.class_names, data_set.class_names, data)
     data_set = in_class_order(data_set, described.class_names)
@@ -142,7 +145,7 @@ def measure_frontier(
     return FrontierRecord(
         model=described.name,
         architecture=described.architecture,
-        topology=options.topology,
+        topology=topology,
         bundle_sha256=file_sha256(bundle / BUNDLE_FILE),
         data="/".join(data.resolve().parts[-2:]),
         images=len(data_set),

@@ -23,6 +23,7 @@ _LINES = [
     ["info", "dy-yolov7"],
     ["export", "a.pt", *_IMAGES, *_NEW],
     ["quantize", "bundle", "new", *_IMAGES],
+    ["compose", "b", "-o", "f.onnx"],
     ["engines", "bundle"],
     ["render", "bundle", "new"],
     ["serve", "models"],
