@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from PIL import Image, ImageDraw
 from dynamicdet.datasets.dataset import CocoDataset, read_dataset
 from dynamicdet.datasets.segmentations import encode
 from dynamicdet.training.augment import NONE, Augmentation
-from dynamicdet.training.batches import EpochBatches
+from dynamicdet.training.batches import EpochBatches, load_ahead
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     for number in range(8):
         picture, rng = Image.new("RGB", (96, 96), (60, 120, 60)), np.random.default_rng(number)
         for label, colour in enumerate(("red", "blue")):
-            x, y = (int(value) for value in rng.integers(4, 40, 2) + (0, 8 * label))
+            x, y = (int(value) for value in rng.integers(4, 40, 2) + np.array([0, 8 * label]))
             points = [x, y, x + 40, y + 8, x + 10, y + 34] if not label else [x, y + 30, x + 44, y + 36, x + 30, y]
             ImageDraw.Draw(picture).polygon(points, fill=colour)
             box = [min(points[::2]), min(points[1::2])]
@@ -50,7 +49,8 @@ def test_masks_lie_on_the_pixels_of_their_objects(data: CocoDataset, options: Au
     """Inside a mask is its object's colour, but for what another object covers and for a rim of one pixel."""
     seen = 0
     for epoch in range(6):
-        for batch in EpochBatches(data, options, size=128, batch=4, seed=1, epoch=epoch, masks=True):
+        batches = EpochBatches(data, options, size=128, batch=4, seed=1, epoch=epoch, masks=True)
+        for batch in load_ahead(batches, workers=0):
             assert batch.masks is not None and len(batch.masks) == len(batch.images)
             for index, (image, masks) in enumerate(zip(batch.images.int(), batch.masks, strict=True)):
                 mine = batch.objects.image == index
