@@ -39,7 +39,7 @@ def _pixels() -> UInt8Array:
 def _runs(mask: UInt8Array) -> list[int]:
     flat = mask.T.reshape(-1)
     edges = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), len(flat)]
-    return ([0] if flat[0] else []) + np.diff(edges).tolist()
+    return [*([0] if flat[0] else []), *np.diff(edges).tolist()]
 
 
 def _code(counts: Any = None, size: Any = (30, 40)) -> dict[str, Any]:
@@ -58,7 +58,8 @@ def _set(content: dict[str, Any], segmentation: Any, **other: Any) -> None:
 
 
 def _red(image: UInt8Array) -> UInt8Array:
-    return (image == _RED).all(axis=2).astype(np.uint8)
+    found: UInt8Array = (image == _RED).all(axis=2).astype(np.uint8)
+    return found
 
 
 def _painted() -> Image.Image:
