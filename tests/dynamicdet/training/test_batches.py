@@ -21,7 +21,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     """Eight squares of 96 pixels, each with a red triangle of class 0 and a blue one of class 1."""
     root = tmp_path_factory.mktemp("triangles")
     (root / "images").mkdir()
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for number in range(8):
         picture, rng = Image.new("RGB", (96, 96), (60, 120, 60)), np.random.default_rng(number)
         for label, colour in enumerate(("red", "blue")):
