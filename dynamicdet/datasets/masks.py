@@ -96,5 +96,5 @@ def _turned(pixels: UInt8Array, orientation: int) -> UInt8Array:
 
 def _sources(length: int, start: int, scale: float) -> IntArray:
     """The pixel in which the centre of each of `length` pixels lies, below 0 or beyond the end in the borders."""
-    places: IntArray = np.floor((np.arange(length) + 0.5 - start) / scale).astype(np.int64)
-    return places
+    found: IntArray = np.floor((np.arange(length) + 0.5 - start) / scale).astype(np.int64)
+    return found

@@ -113,6 +113,22 @@ def test_boxes_are_those_of_the_objects_in_the_finished_images(data_set: tuple[P
     assert alone >= 10
 
 
+def test_masks_are_what_is_visible_of_the_objects(data_set: tuple[Path, tuple[Summary, ...]]) -> None:
+    """pycocotools decodes them: boxes and areas are theirs, and no pixel of a picture belongs to two objects."""
+    folder, _ = data_set
+    assert run(dyndet, ["data", "check", str(folder), "--masks"]) == 0
+    coco = COCO(str(folder / "train" / "annotations.json"))
+    for image in coco.getImgIds():
+        covered: Any = 0
+        for one in coco.loadAnns(coco.getAnnIds(imgIds=image)):
+            mask = coco.annToMask(one)
+            assert one["area"] == mask.sum() and one["bbox"] == list(box_of(mask.astype(bool)))
+            covered = covered + mask
+        assert covered.max() == 1
+    text = (folder / "train" / "annotations.json").stat().st_size
+    assert text < 0.5 * sum(path.stat().st_size for path in (folder / "train" / "images").iterdir())
+
+
 def _magenta(path: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
     found: np.ndarray[Any, np.dtype[np.bool_]] = np.minimum(pixels[..., 0], pixels[..., 2]) - pixels[..., 1] > 45
