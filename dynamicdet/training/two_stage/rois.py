@@ -28,7 +28,7 @@ def trained_roi_features(
         last = looked_up([(width - 1, height - 1) for height, width in map(sides, maps)], levels)
         steps = (torch.arange(SAMPLES * output, dtype=torch.float32, device=boxes.device) + 0.5) / (SAMPLES * output)
         points = low.unsqueeze(2) + steps[:, None] * size.unsqueeze(2)  # (B, K, samples, 2) x and y
-        points = torch.minimum(points.clamp(min=0.0), last.unsqueeze(2)) + looked_up(corners, levels).unsqueeze(2)
+        points = torch.minimum(points.clamp(min=0.0), last.unsqueeze(-2)) + looked_up(corners, levels).unsqueeze(-2)
         across, down = (_weights(points[..., axis], side) for axis, side in zip((1, 0), sides(whole), strict=True))
         batch, channels, height, width = whole.shape
         # Rows first, for all boxes of an image in one product: (B, K * output, H) with (B, H, C * W).
