@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ def _sharing_backend(folder: Path) -> Backend:
     assert _PARTS in code
     error = 'pb_utils.InferenceResponse(error=pb_utils.TritonError("onnx runtime error 2: indices out of bounds"))'
     (folder / "model.py").write_text(code.replace(_PARTS, f"return [{error} for _ in requests]"))
+    shutil.copy(python.template / "graph.py", folder)
     (folder / "config.pbtxt.jinja").write_text((TEMPLATES / "stages/python/config.pbtxt.jinja").read_text())
     return Backend(triton="python", template=folder, files=python.files, parameters=python.parameters)
 

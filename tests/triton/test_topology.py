@@ -22,7 +22,7 @@ from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.calibration.topology import choose_topology
 from dyndet_builder.cli import dyndet, run
-from dyndet_builder.repository.config import TOPOLOGIES
+from dyndet_builder.repository.config import MEASURED_TOPOLOGIES
 from dyndet_builder.repository.marker import read_marker
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_rendered
@@ -186,7 +186,7 @@ def test_a_load_with_several_images_in_flight_also_decides_instances_and_threads
     cores = usable_cores()
     divisions = [(1, 0), (cores, 1)] if cores > 1 else [(1, 0)]
     served = [(way.topology, way.instances, way.threads) for way in choice.compared]
-    assert sorted(served) == sorted((topology, *division) for topology in TOPOLOGIES for division in divisions)
+    assert sorted(served) == sorted((topology, *division) for topology in MEASURED_TOPOLOGIES for division in divisions)
     sums = [way.means.easy_ms + way.means.hard_ms for way in choice.compared]
     assert sums == sorted(sums) and (choice.topology, choice.instances, choice.threads) == served[0]
     assert choice.measured[choice.topology] == choice.compared[0].means

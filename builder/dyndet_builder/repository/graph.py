@@ -37,7 +37,7 @@ def write_graph(
     version.mkdir(parents=True)
     routes: Routes = "branches" if model.gpus else best_routes(described)
     onnx.save(composed_model(bundle, described, threshold=None, batch="any", routes=routes), version / GRAPH_FILE)
-    for source in BACKENDS[options.backend].template.glob("*.py"):
+    for source in BACKENDS[options.backend].code:
         shutil.copyfile(source, version / source.name)
     if model.warmups:
         (folder / "warmup").mkdir()

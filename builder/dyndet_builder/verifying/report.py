@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dynamicdet.files import whole_folder
 from dyndet_bench.measuring.machine import summary
 from dyndet_builder.verifying.record import Timing, VerifyRecord, Way
 
+_WIDTH = 118  # columns of a paragraph
 RECORD_FILE, REPORT_FILE = "verify.json", "verify.md"
 
 
@@ -26,16 +28,17 @@ def as_markdown(record: VerifyRecord) -> str:
     name = record.detector if record.architecture is None else f"{record.detector} ({record.architecture})"
     parts = [
         f"# dyndet verify: {name}",
-        f"{record.kind.capitalize()}, {record.precision}, {record.input_size} px, bundle "
-        f"`{record.bundle_sha256[:12]}`; {record.images} images. {summary(seen.machine)}; {seen.date}.",
+        _wrapped(
+            f"{record.kind.capitalize()}, {record.precision}, {record.input_size} px, bundle "
+            f"`{record.bundle_sha256[:12]}`; {record.images} images. {summary(seen.machine)}; {seen.date}."
+        ),
         f"`{seen.command}`",
         _verdict(record),
         "## Checks",
-        _table(("", "check", "result"), [("ok" if c.passed else "FAILED", c.name, c.sentence) for c in record.checks])
-        if record.checks
-        else "Nothing could be compared here.",
+        _listed(f"{'ok' if check.passed else '**FAILED**'}, {check.name}: {check.sentence}" for check in record.checks)
+        or "Nothing could be compared here.",
         "## This machine",
-        _table(("part", "found"), [(p.name, ("" if p.present else "missing: ") + p.detail) for p in record.machine]),
+        _listed(f"{part.name}: {'' if part.present else 'missing: '}{part.detail}" for part in record.machine),
     ]
     if record.ways:
         parts += ["## Stages, milliseconds", _times(record.ways, "stages")]
@@ -48,9 +51,9 @@ def as_markdown(record: VerifyRecord) -> str:
         ]
         parts += ["## Targets of the repository", _table(("operating point", "target", "reached", "error"), rows)]
     if record.skipped:
-        parts += ["## Not looked at", "\n".join(f"- {line}" for line in record.skipped)]
+        parts += ["## Not looked at", _listed(record.skipped)]
     versions = ", ".join(f"{name} {version}" for name, version in seen.versions.items())
-    return "\n\n".join([part for part in parts if part] + [f"Versions: {versions}."]) + "\n"
+    return "\n\n".join([part for part in parts if part] + [_wrapped(f"Versions: {versions}.")]) + "\n"
 
 
 def _verdict(record: VerifyRecord) -> str:
@@ -85,7 +88,7 @@ def _copies(record: VerifyRecord) -> str:
         for way in record.ways
         if way.copied and 1 in way.copied["easy"].ms
     ]
-    return "\n".join([size, *lines])
+    return "\n\n".join(map(_wrapped, [size, *lines]))
 
 
 def _memory(record: VerifyRecord) -> str:
@@ -114,6 +117,14 @@ def _number(value: float | None, form: str) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _listed(lines: Iterable[str]) -> str:
+    return "\n".join(_wrapped(f"- {line}", indent="  ") for line in lines)
+
+
+def _wrapped(text: str, *, indent: str = "") -> str:
+    return textwrap.fill(text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _cell(text: str) -> str:

@@ -20,7 +20,8 @@ from dyndet_bench.measuring.workload import Workload
 from dyndet_builder.bundle.manifest import DETECTION_OUTPUTS, DIFFICULTY, Bundle
 from dyndet_builder.bundle.runner import Answer
 from dyndet_builder.operating_points import OperatingPoint
-from dyndet_builder.repository.backends import BACKENDS
+from dyndet_builder.repository.backends import BACKENDS, Backend
+from dyndet_builder.repository.config import Topology
 from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.repository.rendered import Rendered, read_rendered
@@ -64,16 +65,18 @@ def serve_bundle(bundle: Path, asked: Asked, folder: Path, *, gpu: int | None) -
     found = Found(routes=[], points=[], checks=[], skipped=[])
     options = RenderOptions(gpus=() if gpu is None else (gpu,), warmup_image=_first_picture(asked.pictures))
     names: dict[str, str] = {}
-    for topology in ("bls", "fused"):
-        if topology == "fused" and not BACKENDS[options.backend].fused:
-            continue
+    for topology in _topologies(BACKENDS[options.backend]):
         names[topology] = f"verify_{topology}"
-        render(bundle, folder / topology, replace(options, name=names[topology], topology=topology))
-    first, *others = (folder / topology for topology in names)
+        try:
+            render(bundle, folder / topology, replace(options, name=names[topology], topology=topology))
+        except InputError as error:  # not every bundle can be one graph
+            del names[topology]
+            found.skipped.append(f"{topology}: {error}")
+    first, *others = (folder / served for served in names)
     extra = tuple(f"--model-repository={other}" for other in others)
     with TritonServer(first, ServerOptions(extra_arguments=extra)) as server:
-        for topology, name in names.items():
-            rendered = read_rendered(folder / topology)
+        for served, name in names.items():
+            rendered = read_rendered(folder / served)
             _measure(server.grpc_url, server.metrics_url, rendered, name, asked, found)
     return found
 
@@ -211,6 +214,15 @@ def _note_point(name: str, point: OperatingPoint, reached: float, found: Found) 
                 f"({error:+.1%}; accepted {accepted:.0%})."
             ),
         )
+    )
+
+
+def _topologies(backend: Backend) -> tuple[Topology, ...]:
+    """Those that stages on this backend can be served in."""
+    return (
+        "bls",
+        *(("fused",) if backend.fused else ()),
+        *(("graph",) if backend.graph is not None else ()),
     )
 
 

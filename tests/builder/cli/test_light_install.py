@@ -104,9 +104,10 @@ def test_shells_complete_without_any_extra(client_alone: LightInstall) -> None:
 def _commands() -> dict[str, str]:
     """The module of each command, by its name in `NEEDS`."""
     found = {name: module for name, (module, _) in _COMMANDS.items()}
-    bench = dyndet.get_command(click.Context(dyndet), "bench")
-    assert isinstance(bench, click.Group)
-    found |= {f"bench {name}": f"dyndet_builder.cli.bench.{name}" for name in bench.commands}
+    for folder in ("bench", "train"):
+        group = dyndet.get_command(click.Context(dyndet), folder)
+        assert isinstance(group, click.Group)
+        found |= {f"{folder} {name}": f"dyndet_builder.cli.{folder}.{name}" for name in group.commands}
     return {name: module for name, module in found.items() if name in NEEDS}
 
 

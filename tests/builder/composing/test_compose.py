@@ -124,12 +124,12 @@ def test_more_outputs_of_both_detectors_pass_through(tmp_path: Path) -> None:
     """Such as masks: whatever the easy and the hard route both give is an output of the file."""
     folder = write_toy_bundle(tmp_path / "toy")
     described = json.loads((folder / FILE_NAME).read_text())
-    masks = Tensor(name="masks", dtype="uint8", shape=(ROWS, 4))
+    masks = Tensor(name="shapes", dtype="uint8", shape=(ROWS, 4))
     for stage in ("head1", "detector2"):
         path = folder / f"{stage}.onnx"
         model = onnx.load(path)
-        model.graph.node.append(helper.make_node("Cast", ["boxes"], ["masks"], to=onnx.TensorProto.UINT8))
-        model.graph.output.append(helper.make_tensor_value_info("masks", onnx.TensorProto.UINT8, ["batch", ROWS, 4]))
+        model.graph.node.append(helper.make_node("Cast", ["boxes"], ["shapes"], to=onnx.TensorProto.UINT8))
+        model.graph.output.append(helper.make_tensor_value_info("shapes", onnx.TensorProto.UINT8, ["batch", ROWS, 4]))
         onnx.save(model, path)
         described["stages"][stage]["outputs"].append(masks.model_dump())
         described["stages"][stage]["sha256"] = file_sha256(path)
@@ -137,7 +137,7 @@ def test_more_outputs_of_both_detectors_pass_through(tmp_path: Path) -> None:
     for batch in ("one", "any"):
         result = compose(folder, tmp_path / f"{batch}.onnx", batch=batch, compared_images=2)  # type: ignore[arg-type]
         found = _asks(result.path)([image(9)], 0.5)
-        assert found["masks"].shape == (1, ROWS, 4) and found["masks"].any()
+        assert found["shapes"].shape == (1, ROWS, 4) and found["shapes"].any()
 
 
 def test_a_pair_is_one_file_too(tmp_path: Path) -> None:
