@@ -46,6 +46,8 @@ class Asked:
     """fitted"""
     thresholds: Mapping[str, float]
     """by operating point"""
+    graphs: Mapping[str, Path] | None
+    """the stages' ONNX files, to be called beside the server; None: a GPU serves them"""
     rounds: int
     progress: Progress
 
@@ -128,16 +130,13 @@ def _measure(url: str, metrics_url: str | None, rendered: Rendered, model: str, 
         same = agreement(asked.reference, _ServedAnswers(served), asked.images, asked.thresholds)
         asked.progress(f"ask {topology}", 1, 1)
     record: OverheadRecord | None = None
-    try:
-        graphs = rendered.cpu_graphs
-    except InputError:
+    if asked.graphs is None:
         found.skipped.append(f"{topology}: a GPU serves the stages, so bare calls on the CPU say nothing about it")
-        graphs = None
     try:
-        if graphs is not None:
+        if asked.graphs is not None:
             record = measure_overhead(
                 url,
-                graphs=graphs,
+                graphs=asked.graphs,
                 threads=rendered.options.threads,
                 images=asked.pictures,
                 model=model,

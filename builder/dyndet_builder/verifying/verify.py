@@ -95,12 +95,14 @@ def verify(
             checks += checks_of(name, way.agreement, bundle.precision)
     found = Found(routes=[], points=[], checks=[], skipped=[])
     if serve or url is not None:
+        on_gpu = gpu is not None if read.rendered is None else bool(read.rendered.gpus)
         asked = Asked(
             bundle=bundle,
             reference=reference,
             pictures=images,
             images=fitted,
             thresholds=read.thresholds,
+            graphs=None if on_gpu else {str(name): path for name, path in read.graphs.items()},
             rounds=rounds,
             progress=progress,
         )
