@@ -140,7 +140,10 @@ def main() -> int:
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), help="published sizes to run")
     given = parser.parse_args()
     started = time.monotonic()
-    prover = Prover(given.output.resolve(), seconds=given.seconds, gpu=None if given.gpu < 0 else given.gpu)
+    try:
+        prover = Prover(given.output.resolve(), seconds=given.seconds, gpu=None if given.gpu < 0 else given.gpu)
+    except OSError as error:
+        parser.error(f"{given.output} cannot be an output folder: {error.strerror}")
     os.chdir(ROOT)
     prover.run("doctor", dyndet("doctor"))
     bundles = prover.output / "bundles"

@@ -7,6 +7,7 @@ Run it with the Python of an installed dyndet, as its packages tell what they ne
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -65,6 +66,12 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="where the wheels go")
     parser.add_argument("--python", default="3.12", help="version of the other machine's Python")
     given = parser.parse_args()
+    if not re.fullmatch(r"3\.[0-9]+", given.python):
+        parser.error(f"--python takes a version such as 3.12, not {given.python}")
+    try:
+        given.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{given.folder} cannot be an output folder: {error.strerror}")
     pins = pinned(given.python)
     names = needed(f"dyndet[{','.join(EXTRAS)}]", given.python) - {"dyndet"}
     wanted = [pins.get(name, name) for name in sorted({*names, *BUILDING})]
@@ -72,7 +79,6 @@ def main() -> int:
     tags = [f"--platform=manylinux_{one}_x86_64" for one in GLIBC]
     tags += ["--platform=manylinux2014_x86_64", "--platform=manylinux1_x86_64"]
     fixed = ["--quiet", "--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={given.python}"]
-    given.folder.mkdir(parents=True, exist_ok=True)
     lacking = []
     for one in wanted:
         words = [sys.executable, "-m", "pip", "download", *fixed, *tags, f"--dest={given.folder}", one]

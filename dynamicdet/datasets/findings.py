@@ -44,7 +44,7 @@ FAULTS: Mapping[str, str] = {
     "segmentation": "segmentations that are neither polygons nor run-length codes",
     "rle": "run-length codes that cannot be decoded",
     "mask size": "masks of another size than their image, or too large",
-    "mask place": "masks outside their boxes",
+    "mask place": "masks outside their boxes or without a pixel",
 }
 """kinds that make a data set unusable, the most important first; those of the pictures and of the masks come last"""
 

@@ -98,9 +98,9 @@ def check_places(masks: Sequence[Rle], table: ObjectTable, name: Callable[[int, 
         first = int(np.flatnonzero(strange)[0])
         findings.add(
             "mask place",
-            f"{strange.sum():,} of {(~table.crowd).sum():,} masks lie outside their boxes, such as that of "
-            f"{name(int(table.image[first]), int(table.entry[first]))}; COCO polygons are in pixels of the image, x "
-            "before y",
+            f"{strange.sum():,} of {(~table.crowd).sum():,} masks lie outside their boxes or have no pixel, such as "
+            f"that of {name(int(table.image[first]), int(table.entry[first]))}; COCO polygons are in pixels of the "
+            "image, x before y",
             count=int(strange.sum()),
         )
         return

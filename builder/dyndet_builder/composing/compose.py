@@ -80,6 +80,7 @@ def compose(
     pictures = None if images is None else spread(pictures_in(images), compared_images)
     progress("compose", 0, 1)
     described = read_bundle(bundle)
+    _check_apart(output, bundle)
     routes = routes or best_routes(described)
     model = composed_model(bundle, described, threshold=value, batch=batch, routes=routes)
     progress("compose", 1, 1)
@@ -119,6 +120,12 @@ def check_file(output: Path | None) -> None:
     if output.suffix != _SUFFIX:
         raise InputError(f"{printable(output)} must be the name of an ONNX file, such as detector{_SUFFIX}")
     check_writable(output)
+
+
+def _check_apart(output: Path, bundle: Path) -> None:
+    """Raise InputError if a file would be written over one of the bundle itself."""
+    if output.exists() and output.resolve().parent == bundle.resolve():
+        raise InputError(f"{printable(output)} is a file of the bundle itself; name another file")
 
 
 def default_threshold(threshold: float | None, operating_points: Path | None, operating_point: str | None) -> float:

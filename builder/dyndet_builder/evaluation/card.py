@@ -10,10 +10,11 @@ from importlib import metadata
 from pathlib import Path
 
 from dynamicdet.datasets.dataset import CocoDataset
+from dynamicdet.errors import InputError
 from dynamicdet.evaluation.evaluate import CURVE_HARD_SHARES, Evaluation
 from dynamicdet.evaluation.points import OperatingPoint, RoutePrecision
-from dynamicdet.files import whole_file
-from dynamicdet.text import counted, markdown
+from dynamicdet.files import check_writable, whole_file
+from dynamicdet.text import counted, markdown, printable
 
 SHOWN_SHARES = (0.0, 0.1, 0.2, 0.5, 0.9, 1.0)
 KEPT_AT = (0.2, 0.5)
@@ -58,6 +59,13 @@ def card_of(
         evaluation=evaluation,
         plot=None,
     )
+
+
+def check_card(path: Path) -> None:
+    """Raise InputError if the file has not the name of a Markdown file, or if it cannot be written."""
+    if path.suffix.lower() != ".md":
+        raise InputError(f"a model card is a .md file, not {printable(path.name)}")
+    check_writable(path)
 
 
 def write_card(card: Card, path: Path) -> None:

@@ -15,7 +15,7 @@ from dynamicdet.evaluation.evaluate import DEFAULT_HARD_SHARES, Evaluation, chec
 from dynamicdet.files import check_writable
 from dynamicdet.routing.cache import data_sha256, read_results, results_file, write_results
 from dynamicdet.routing.routes import RouteResults, check_classes, check_contract
-from dyndet_builder.evaluation.card import card_of, write_card
+from dyndet_builder.evaluation.card import card_of, check_card, write_card
 from dyndet_builder.evaluation.sources import Source, open_source
 
 _PLOT_SUFFIXES = (".png", ".svg")
@@ -83,7 +83,7 @@ def evaluate(
     check_points(hard_shares, thresholds)
     draw = None if plot is None else _drawing(plot)
     if card is not None:
-        check_writable(card)
+        check_card(card)
     detector = open_source(source, url=url, model=model, architecture=architecture)
     truth, notes = read_truth(detector, data, images=images, trust_pictures=trust_pictures, progress=progress)
     check_contract(f"the {detector.label}", detector.class_names, detector.fit, truth)

@@ -27,9 +27,12 @@ from dyndet_builder.verifying.record import Check, VerifyRecord, Way
 from dyndet_builder.verifying.served import Asked, Found, ask_server, serve_bundle, serve_repository
 from dyndet_builder.verifying.stages import DeviceStages, EngineStages, OnnxRuntimeStages
 from dyndet_builder.verifying.timing import memory_mib, route_times, sizes_of, stage_times
+from dyndet_client.address import parse_addresses
 
 CPU = "CPU"
 BATCHES = (1, 2, 4, 8)
+LARGEST_BATCH = 1024
+"""the largest that `dyndet render` allows"""
 _FEW = 5
 """runs of the CPU beside a GPU, where it is only the reference"""
 _DEVICES = {"CUDA": "CUDAExecutionProvider", "TensorRT": "TensorrtExecutionProvider"}
@@ -74,9 +77,16 @@ def verify(
 
     Raises InputError for a target that is neither a bundle nor a repository, and for images that cannot be used.
     """
-    if max_images < 1 or repeats < 1 or rounds < 1 or not batches or min(batches) < 1:
-        raise InputError("numbers of images, repeats, rounds and batch sizes must be at least 1")
+    if max_images < 1 or repeats < 1 or rounds < 1:
+        raise InputError("numbers of images, repeats and rounds must be at least 1")
+    for size in batches or (0,):
+        if not 1 <= size <= LARGEST_BATCH:
+            raise InputError(f"a batch size must be a whole number from 1 to {LARGEST_BATCH}, not {size}")
     read = _read(target, model)
+    if url is not None and read.rendered is None:
+        raise InputError("--url needs the repository that the server serves, not a bundle")
+    if url is not None:
+        parse_addresses(url)
     bundle = read.bundle
     fitted = read_letterboxed(spread(pictures_in(images), max_images), bundle.fit)
     skipped: list[str] = []
@@ -226,8 +236,7 @@ def _served(
     nothing = Found(routes=[], points=[], checks=[], skipped=[])
     try:
         if url is not None:
-            if read.rendered is None:
-                raise InputError("--url needs the repository that the server serves, not a bundle")
+            assert read.rendered is not None  # `verify` has refused it
             return ask_server(url, metrics_url, read.rendered, asked)
         if read.rendered is not None:
             return serve_repository(target, read.rendered, asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,6 +173,15 @@ def test_what_cannot_be_is_said(
     assert run(dyndet, ["compose", str(bundle), *words]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_no_file_of_the_bundle_is_replaced(bundle: Path, tmp_path: Path, capsys: Any) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle, copy)
+    before = (copy / "head1.onnx").read_bytes()
+    assert run(dyndet, ["compose", str(copy), "-o", str(copy / "head1.onnx")]) == 2
+    assert "is a file of the bundle itself; name another file" in capsys.readouterr().err
+    assert (copy / "head1.onnx").read_bytes() == before
 
 
 def test_the_example_needs_onnxruntime_and_numpy_alone(bundle: Path, tmp_path: Path) -> None:

@@ -265,6 +265,8 @@ def test_bad_input_ends_in_one_sentence(
         ([good, "--threshold", "-1"], "a threshold must be from 0 to 1, got -1.0"),
         ([good, "--plot", "ap.pdf"], "a plot is a .png or .svg file"),
         ([good, "--plot", str(tmp_path / "none" / "ap.png")], "cannot be written: the folder"),
+        ([good, "--card", good], "a model card is a .md file, not "),
+        ([good, "--card", str(tmp_path / "none" / "a.md")], "cannot be written: the folder"),
         ([good, "--data", str(strange)], "has other classes than"),
         ([good, "--data", str(tmp_path / "none")], "a data set is a folder with"),
         ([good, "--cache", str(tmp_path / "file")], "try --no-cache"),
