@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "builder.cli": "everything",
     "builder (top)": "everything but cli",
     "builder.trying": "server repository client",
-    "builder.verifying": "server repository quantization engines bundle comparisons measuring",
+    "builder.verifying": "server repository quantization engines bundle comparisons measuring client",
     "builder.under_load": "server repository load measuring dynamicdet.evaluation routing datasets",
     "builder.deployment": "server repository engines bundle load sweep measuring",
     "builder.calibration": "server repository engines bundle measuring",

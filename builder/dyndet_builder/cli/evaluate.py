@@ -51,7 +51,11 @@ if TYPE_CHECKING:
     "--threshold", "thresholds", type=float, multiple=True, help="Threshold of the router, 0 to 1 (repeatable)."
 )
 @click.option(
-    "--random-draws", type=int, default=10, show_default=True, help="Draws that random routing is averaged over."
+    "--random-draws",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Draws that random routing is averaged over.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random draws.")
 @click.option(

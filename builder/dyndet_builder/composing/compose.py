@@ -137,7 +137,9 @@ def default_threshold(threshold: float | None, operating_points: Path | None, op
             raise InputError(f"threshold must be a finite number from 0 to 1, not {threshold}")
     if operating_points is None:
         if operating_point is not None:
-            raise InputError(f"operating point {operating_point!r} needs the file with the operating points")
+            raise InputError(
+                f"operating point {operating_point!r} needs the file with the operating points; name it with --operating-points"
+            )
         return _DEFAULT_THRESHOLD if threshold is None else threshold
     content = read_operating_points(operating_points)
     name = content.default if operating_point is None else operating_point
