@@ -138,7 +138,8 @@ def default_threshold(threshold: float | None, operating_points: Path | None, op
     if operating_points is None:
         if operating_point is not None:
             raise InputError(
-                f"operating point {operating_point!r} needs the file with the operating points; name it with --operating-points"
+                f"operating point {operating_point!r} needs the file with the operating points; name it with "
+                "--operating-points"
             )
         return _DEFAULT_THRESHOLD if threshold is None else threshold
     content = read_operating_points(operating_points)
