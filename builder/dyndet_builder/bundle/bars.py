@@ -29,7 +29,7 @@ class Bars:
 BARS: dict[Precision, Bars] = {
     "fp32": Bars(box_px=0.05, score=1e-3, difficulty=1e-3, route_flip_share=0.0, box_from_score=0.001),
     # Half precision has 11 bits: a logit of 4 moves by 0.002 at each layer that it passes.
-    "fp16": Bars(box_px=2.0, score=0.03, difficulty=0.01, route_flip_share=0.005, box_from_score=0.05, mask_steps=16),
+    "fp16": Bars(box_px=2.0, score=0.03, difficulty=0.01, route_flip_share=0.005, box_from_score=0.05, mask_steps=8),
 }
 
 

@@ -18,6 +18,7 @@ from dyndet_bench.measuring.workload import read_letterboxed
 from dyndet_builder.bundle.manifest import FILE_NAME as BUNDLE_FILE
 from dyndet_builder.bundle.manifest import OWN, Bundle, StageName, file_sha256, read_bundle
 from dyndet_builder.bundle.runner import StageRunner
+from dyndet_builder.engines.options import MOST_IN_BATCH
 from dyndet_builder.engines.record import read_engines
 from dyndet_builder.engines.script import plan_name
 from dyndet_builder.repository.rendered import Rendered, read_rendered
@@ -31,8 +32,6 @@ from dyndet_client.address import parse_addresses
 
 CPU = "CPU"
 BATCHES = (1, 2, 4, 8)
-LARGEST_BATCH = 1024
-"""the largest that `dyndet render` allows"""
 _FEW = 5
 """runs of the CPU beside a GPU, where it is only the reference"""
 _DEVICES = {"CUDA": "CUDAExecutionProvider", "TensorRT": "TensorrtExecutionProvider"}
@@ -80,8 +79,8 @@ def verify(
     if max_images < 1 or repeats < 1 or rounds < 1:
         raise InputError("numbers of images, repeats and rounds must be at least 1")
     for size in batches or (0,):
-        if not 1 <= size <= LARGEST_BATCH:
-            raise InputError(f"a batch size must be a whole number from 1 to {LARGEST_BATCH}, not {size}")
+        if not 1 <= size <= MOST_IN_BATCH:
+            raise InputError(f"a batch size must be a whole number from 1 to {MOST_IN_BATCH}, not {size}")
     read = _read(target, model)
     if url is not None and read.rendered is None:
         raise InputError("--url needs the repository that the server serves, not a bundle")
