@@ -26,7 +26,7 @@ from dyndet_builder.server.triton import TritonServer
 from tests.support.small_data import write_small_data
 from tests.support.toy_bundle import image, write_toy_bundle
 
-pytestmark = pytest.mark.installs
+pytestmark = [pytest.mark.installs, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
 _NOT_USABLE = 9

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dyndet_client.shared_memory import FOLDER, SLOTS, SystemPool, is_leftover, remove_leftovers
+from tests.support.processes import started
 
 BYTES = 5000
 
@@ -52,7 +53,7 @@ def test_what_a_killed_client_left_is_removed_and_what_lives_is_not() -> None:
         "import sys; from dyndet_client.shared_memory import SystemPool; pool = SystemPool(5000);"
         "print(pool.name, flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+    with started([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
         name = client.stdout.readline().decode().strip()
         remove_leftovers()
         assert (FOLDER / name).exists() and not is_leftover(name, f"/{name}")

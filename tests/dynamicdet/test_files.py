@@ -14,6 +14,7 @@ import pytest
 
 from dynamicdet.errors import InputError
 from dynamicdet.files import check_creatable, check_writable, scratch_folder, whole_file, whole_folder
+from tests.support.processes import started
 
 MARKER = "marker.json"
 
@@ -67,7 +68,7 @@ with whole_folder(Path("folder"), marker=None) as folder, whole_file(folder / "i
     print("ready", flush=True)
     time.sleep(60)
 """
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
@@ -236,8 +237,8 @@ def test_what_a_killed_process_leaves_goes_with_the_next_write_and_what_a_runnin
     environment = {**os.environ, "TMPDIR": str(scratch)}
     command = [sys.executable, "-c", WRITES_FOR_EVER]
     with (
-        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, env=environment) as killed,
-        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, env=environment) as running,
+        started(command, cwd=tmp_path, stdout=subprocess.PIPE, env=environment) as killed,
+        started(command, cwd=tmp_path, stdout=subprocess.PIPE, env=environment) as running,
     ):
         for process in (killed, running):
             assert process.stdout is not None and process.stdout.readline() == b"ready\n"
@@ -291,7 +292,7 @@ for number in range(300):
 """
     fill(tmp_path / "folder", "old")
     reads = 0
-    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path) as process:
+    with started([sys.executable, "-c", program], cwd=tmp_path) as process:
         while process.poll() is None:
             assert (tmp_path / "folder").is_dir()
             reads += 1

@@ -25,8 +25,9 @@ from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.pictures import pictures_in
 from tests.support.own_scenes import CLASSES, write_own_scenes
+from tests.support.processes import started
 
-pytestmark = pytest.mark.whole_line
+pytestmark = [pytest.mark.whole_line, pytest.mark.timeout(3600)]
 
 _DYNDET = str(Path(sys.executable).parent / "dyndet")
 _NO_GAP = 9
@@ -144,7 +145,7 @@ def _write_clip(path: Path, frames: list[np.ndarray[Any, Any]]) -> Path:
 @contextmanager
 def _served(repository: Path) -> Iterator[str]:
     """The gRPC address of `dyndet serve`, on ports that are free."""
-    with subprocess.Popen([_DYNDET, "serve", str(repository)], stdout=subprocess.PIPE, text=True) as process:
+    with started([_DYNDET, "serve", str(repository)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield next(line.split()[1] for line in process.stdout if line.split()[:1] == ["gRPC"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -29,6 +28,7 @@ from dyndet_builder.server.admin import (
 )
 from dyndet_builder.server.options import MODEL_CONTROLS, ModelControl, ServerOptions
 from dyndet_builder.server.ports import is_loopback
+from dyndet_builder.server.stopping import StopRequest
 from dyndet_builder.server.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def command(
     )
     server = TritonServer(repository, options)
     _note_unread(repository, model_control)
-    stop = threading.Event()
+    stop = StopRequest()
     restarts = Restarts(at_most=0) if no_restart else Restarts()
     supervisor = Supervisor(server=server, restarts=restarts, say=_say)
     click.echo("Starting the server (Ctrl-C stops it) ...", err=True)
@@ -313,7 +313,7 @@ def _next(server: TritonServer, model_control: ModelControl, where: str | None) 
     return command_line(["dyndet", "detect", "PICTURE...", "--url", server.grpc_url, *model])
 
 
-def _stop_at_signals(server: TritonServer, supervisor: Supervisor, stop: threading.Event) -> None:
+def _stop_at_signals(server: TritonServer, supervisor: Supervisor, stop: StopRequest) -> None:
     """Let the first SIGINT or SIGTERM set `stop`, and another one kill the server."""
 
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:

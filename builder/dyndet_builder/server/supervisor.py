@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dyndet_builder.server.health import Health, Patience
+from dyndet_builder.server.stopping import StopRequest
 from dyndet_builder.server.triton import TritonServer
 
 _POLL_S = 0.2
@@ -52,7 +52,7 @@ class Supervisor:
     """whether a restart is in progress; `TritonServer.kill` ends it"""
     _warned: set[str] = field(default_factory=set, init=False)
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: StopRequest) -> None:
         """Watch until `stop` is set; does not stop the server then.
 
         Raises ServerError if there were too many restarts; the server is stopped then.
@@ -80,7 +80,7 @@ class Supervisor:
                 self._warned.add(warning)
                 self.say(f"Warning: {warning}; correct the file, because a restarted server needs it")
 
-    def _wait_before_restart(self, fault: str, times: list[float], stop: threading.Event) -> None:
+    def _wait_before_restart(self, fault: str, times: list[float], stop: StopRequest) -> None:
         """Say what is wrong and wait for the next attempt. Raises ServerError if there is none."""
         limits = self.restarts
         if limits.at_most == 0:
@@ -96,7 +96,7 @@ class Supervisor:
         stop.wait(pause_s)
         times.append(time.monotonic())
 
-    def _wait_for_ports(self, stop: threading.Event) -> None:
+    def _wait_for_ports(self, stop: StopRequest) -> None:
         """Wait until no other program uses a port of the server, or the time for that is over."""
         deadline = time.monotonic() + self.restarts.ports_within_s
         said = False
@@ -106,7 +106,7 @@ class Supervisor:
                 self.say(f"another program uses port {ports}; the restart waits for it")
                 said = True
 
-    def _start(self, wanted: Sequence[str], stop: threading.Event) -> str | None:
+    def _start(self, wanted: Sequence[str], stop: StopRequest) -> str | None:
         """Start the server again; the fault if that failed.
 
         There is no warm-up: clients that have waited for the server send requests at once, and `Health` watches it.

@@ -31,6 +31,7 @@ from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served, served_det
 from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_builder.server.triton import TritonServer
 from tests.support.counting import settled
+from tests.support.processes import started
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_ctrl_c_ends_perf_analyzer(server: TritonServer, demo_images: Path) -> N
     )
     picture = pictures_in(demo_images)[0]
     command = [sys.executable, "-c", code, server.grpc_url, str(picture)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
         try:
             assert parent.stdout is not None
             assert parent.stdout.readline() == "go\n"

@@ -22,6 +22,7 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.triton import TritonServer
+from tests.support.processes import started
 from tests.support.toy_bundle import image, write_toy_bundle
 
 
@@ -129,7 +130,7 @@ def test_a_killed_bench_loses_only_the_measurement_under_way(
     folder = tmp_path / "measurements"
     command = _overhead(toy, repository, pictures, folder, rounds=3)
     code = "from dyndet_builder.cli import main; main()"
-    with subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.DEVNULL) as process:
+    with started([sys.executable, "-c", code, *command], stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while _recorded(folder) < 2:
             assert process.poll() is None and time.monotonic() < deadline

@@ -36,6 +36,7 @@ from dyndet_client import (
 )
 from dyndet_client.shared_memory import FOLDER, SLOTS
 from tests.support.picture_files import encode
+from tests.support.processes import started
 from tests.support.toy_bundle import image, write_toy_bundle
 
 _IN_FLIGHT = 200
@@ -185,7 +186,7 @@ def _check_killed_client(address: str) -> None:
         "detector.detect(np.zeros((32, 32, 3), np.uint8)); print(flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, address]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+    with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
         client.stdout.readline()
         (left,) = regions(address)
         client.send_signal(signal.SIGKILL)

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import signal
-import subprocess
 import threading
 import time
 import urllib.error
@@ -35,6 +34,7 @@ from dyndet_builder.server.ports import free_ports
 from dyndet_builder.server.triton import TritonServer
 from dyndet_client import Detector, DyndetError
 from tests.support.deployments import calibrate, points, program
+from tests.support.processes import started
 from tests.support.toy_bundle import FAIL_DETECTOR2, image, write_toy_bundle
 
 _KEY = "a-secret"
@@ -109,7 +109,7 @@ def prometheus(running: Running, tmp_path_factory: pytest.TempPathFactory) -> It
     (port,) = free_ports(1)
     command = [binary, f"--config.file={running.folder / 'prometheus' / 'prometheus.yml'}"]
     command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}"]
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    with (folder / "log").open("w") as log, started(command, stdout=log, stderr=log) as process:
         try:
             deadline = time.monotonic() + 20
             while not _ready(f"http://127.0.0.1:{port}/-/ready"):

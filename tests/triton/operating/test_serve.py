@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,7 @@ from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.ports import free_ports
 from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
+from tests.support.processes import started
 from tests.support.toy_bundle import write_toy_bundle
 
 _DYNDET = Path(sys.executable).parent / "dyndet"
@@ -183,7 +185,7 @@ def test_killing_the_parent_stops_the_server(tmp_path: Path) -> None:
         "with TritonServer(Path(sys.argv[1])) as server:\n"
         "    sys.stdout.write(str(server.log_file.parent) + '\\n'); sys.stdout.flush(); time.sleep(600)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(repository)], stdout=subprocess.PIPE, text=True) as parent:
+    with started([sys.executable, "-c", code, str(repository)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         run_folder = Path(parent.stdout.readline().strip())
         assert run_folder.is_dir()
@@ -262,7 +264,7 @@ def test_a_log_that_cannot_be_written_is_refused_before_the_start(tmp_path: Path
 def test_serve_command_says_where_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     repository = _repository(tmp_path / "models", _DOUBLE)
     command = [str(_DYNDET), "serve", str(repository), "--log-file", str(tmp_path / "log")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(5)]
         assert lines[1].split()[0] == "gRPC"
@@ -362,11 +364,11 @@ def test_without_restarts_serve_ends_at_the_first_fault_and_names_it(tmp_path: P
     assert _traces(str(repository)) == []
 
 
-def _serve(repository: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+def _serve(repository: Path, *options: str, **environment: str) -> AbstractContextManager[subprocess.Popen[str]]:
     command = [str(_DYNDET), "serve", str(repository), *options]
     pipe = subprocess.PIPE
     there = os.environ | environment
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=there, start_new_session=True)
+    return started(command, stdout=pipe, stderr=pipe, text=True, env=there, start_new_session=True)
 
 
 def _http(process: subprocess.Popen[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.api import TritonApi
 from dyndet_builder.server.health import Patience
 from dyndet_builder.server.options import ServerOptions
+from dyndet_builder.server.stopping import StopRequest
 from dyndet_builder.server.supervisor import Restarts, Supervisor
 from dyndet_builder.server.triton import TritonServer
 from dyndet_client import Detector
@@ -97,7 +97,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Watched]:
     # Health is asked over HTTP, also where clients get no answers there.
     options = ServerOptions(stop_timeout_s=0, log_file=repository.parent / "log", http_inference=False)
     with TritonServer(repository, options) as server:
-        one, stop = _Watched(server, repository / "toy" / "1"), threading.Event()
+        one, stop = _Watched(server, repository / "toy" / "1"), StopRequest()
         supervisor = Supervisor(server=server, patience=_QUICK, restarts=_OFTEN, say=one.said.append)
         with ThreadPoolExecutor() as pool:
             done = pool.submit(supervisor.run, stop)
@@ -159,7 +159,7 @@ def test_slow_answers_are_no_fault_once_one_was_seen(tmp_path: Path) -> None:
     said: list[str] = []
     impatient = Patience(look_every_s=0.1, probe_idle_s=0.5, answer_within_s=0.3, busy_within_s=20)
     with TritonServer(repository, ServerOptions(stop_timeout_s=0)) as server, ThreadPoolExecutor() as pool:
-        stop = threading.Event()
+        stop = StopRequest()
         done = pool.submit(Supervisor(server=server, patience=impatient, restarts=_OFTEN, say=said.append).run, stop)
         time.sleep(2.5)  # some two probes
         stop.set()
@@ -172,7 +172,7 @@ def test_models_that_were_unloaded_stay_so_and_the_others_are_loaded_again(tmp_p
     options = ServerOptions(model_control="explicit", stop_timeout_s=0)
     said: list[str] = []
     with TritonServer(repository, options) as server, ThreadPoolExecutor() as pool:
-        api, stop = TritonApi(server.http_url), threading.Event()
+        api, stop = TritonApi(server.http_url), StopRequest()
         supervisor = Supervisor(server=server, patience=_QUICK, restarts=_OFTEN, say=said.append)
         done = pool.submit(supervisor.run, stop)
         for name in ("toy", "toy_encoded"):
@@ -195,7 +195,7 @@ def test_a_process_that_dies_while_its_model_is_loaded_again_costs_no_model(tmp_
     said: list[str] = []
     options = ServerOptions(model_control="explicit", stop_timeout_s=0)
     with TritonServer(repository, options) as server, ThreadPoolExecutor() as pool:
-        stop = threading.Event()
+        stop = StopRequest()
         supervisor = Supervisor(server=server, patience=_QUICK, restarts=_OFTEN, say=said.append)
         done = pool.submit(supervisor.run, stop)
         for name in ("toy", "toy_encoded"):
@@ -214,7 +214,7 @@ def test_a_restart_does_not_wait_for_answers(tmp_path: Path) -> None:
     said: list[str] = []
     with TritonServer(repository, ServerOptions(stop_timeout_s=0)) as server, ThreadPoolExecutor() as pool:
         (repository / "toy" / "1" / "slow").write_text("4")
-        stop = threading.Event()
+        stop = StopRequest()
         supervisor = Supervisor(server=server, patience=Patience(look_every_s=0.1), restarts=_OFTEN, say=said.append)
         done = pool.submit(supervisor.run, stop)
         os.kill(server.pid, signal.SIGKILL)
@@ -235,7 +235,7 @@ def test_too_many_restarts_end_the_server(tmp_path: Path) -> None:
         os.kill(server.pid, signal.SIGKILL)
         supervisor = Supervisor(server=server, patience=_QUICK, restarts=limits, say=say)
         with pytest.raises(ServerError, match=r"SIGKILL.*was stopped, since 1 restart within 600 s did not help"):
-            supervisor.run(threading.Event())
+            supervisor.run(StopRequest())
         assert not server.running
 
 
