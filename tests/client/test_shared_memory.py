@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dyndet_client.shared_memory import FOLDER, SLOTS, SystemPool, is_leftover, remove_leftovers
-from tests.support.processes import started
+from tests.support.programs.processes import started
 
 BYTES = 5000
 

@@ -14,7 +14,7 @@ import pytest
 
 from dynamicdet.errors import InputError
 from dynamicdet.files import check_creatable, check_writable, scratch_folder, whole_file, whole_folder
-from tests.support.processes import started
+from tests.support.programs.processes import started
 
 MARKER = "marker.json"
 

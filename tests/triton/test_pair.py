@@ -29,7 +29,7 @@ from dyndet_builder.server.tracing import Tracing
 from dyndet_builder.server.triton import TritonServer
 from dyndet_client import Detector
 from tests.support.counting import settled
-from tests.support.span_receiver import SpanReceiver, receiving_spans
+from tests.support.programs.span_receiver import SpanReceiver, receiving_spans
 from tests.support.toy_pair import (
     CLASSES,
     FAIL_DETECTOR1,

@@ -25,7 +25,7 @@ from dynamicdet.images import read_image
 from dynamicdet.letterbox import letterbox
 from dynamicdet.pictures import pictures_in
 from tests.support.own_scenes import CLASSES, write_own_scenes
-from tests.support.processes import started
+from tests.support.programs.processes import started
 
 pytestmark = [pytest.mark.whole_line, pytest.mark.timeout(3600)]
 

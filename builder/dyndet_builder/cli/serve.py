@@ -28,11 +28,10 @@ from dyndet_builder.server.admin import (
 )
 from dyndet_builder.server.options import MODEL_CONTROLS, ModelControl, ServerOptions
 from dyndet_builder.server.ports import is_loopback
-from dyndet_builder.server.stopping import StopRequest
 from dyndet_builder.server.tracing import Tracing
 
 if TYPE_CHECKING:
-    from dyndet_builder.server.supervisor import Supervisor
+    from dyndet_builder.server.supervisor import StopRequest, Supervisor
     from dyndet_builder.server.triton import TritonServer
 
 _READABLE = (
@@ -164,7 +163,7 @@ def command(
     """
     from dyndet_builder.repository.rendered import read_repository
     from dyndet_builder.server.docker import docker_command
-    from dyndet_builder.server.supervisor import Restarts, Supervisor
+    from dyndet_builder.server.supervisor import Restarts, StopRequest, Supervisor
     from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
 
     if trace_url is None and trace_rate is not None:

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from dynamicdet.errors import DyndetError, InputError, ServerError
 from dyndet_builder.server.health import Health, Patience
-from dyndet_builder.server.stopping import StopRequest
 from dyndet_builder.server.triton import TritonServer
 
 _POLL_S = 0.2
+
+
+class StopRequest:
+    """Like `threading.Event`, for one thread that waits, but a signal handler can set it.
+
+    `threading.Event` has a lock that is not reentrant: a handler that sets it while the thread it interrupts is inside
+    `wait` waits for that thread, and so for itself, for ever. `SimpleQueue.put` is reentrant (Python's documentation of
+    `queue`).
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._news: Final[queue.SimpleQueue[None]] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        """Ask to stop; from any thread or signal handler, any number of times."""
+        self._asked = True
+        self._news.put(None)
+
+    def is_set(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._asked
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until a stop is asked for, or for `timeout_s`; whether it was asked for."""
+        if not self._asked:
+            try:
+                self._news.get(timeout=timeout_s)
+            except queue.Empty:
+                pass
+        return self._asked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,7 @@ from dynamicdet.errors import ServerError
 from dyndet_builder.operating_points import points_file, read_operating_points
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.options import ServerOptions
-from dyndet_builder.server.stopping import StopRequest
-from dyndet_builder.server.supervisor import Supervisor
+from dyndet_builder.server.supervisor import StopRequest, Supervisor
 from dyndet_builder.server.triton import TritonServer
 from dyndet_builder.trying.asking import Asker, maker
 from dyndet_builder.trying.opening import Say

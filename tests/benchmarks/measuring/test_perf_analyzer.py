@@ -31,7 +31,7 @@ from dyndet_bench.measuring.served import ALL_EASY, ALL_HARD, Served, served_det
 from dyndet_bench.measuring.workload import Workload, read_letterboxed
 from dyndet_builder.server.triton import TritonServer
 from tests.support.counting import settled
-from tests.support.processes import started
+from tests.support.programs.processes import started
 
 
 @pytest.fixture(scope="module")

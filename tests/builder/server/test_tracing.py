@@ -22,7 +22,7 @@ from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.tracing import ENDPOINT_VARIABLE, SERVICE_VARIABLE, Tracing
 from dyndet_builder.templates import TEMPLATES
 from tests.support.deployments import documents, installed_by, pod_of
-from tests.support.span_receiver import receiving_spans
+from tests.support.programs.span_receiver import receiving_spans
 from tests.support.toy_bundle import write_toy_bundle
 
 _URL = "http://collector:4318/v1/traces"

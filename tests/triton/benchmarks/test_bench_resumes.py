@@ -22,7 +22,7 @@ from dyndet_builder.cli import dyndet, run
 from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.triton import TritonServer
-from tests.support.processes import started
+from tests.support.programs.processes import started
 from tests.support.toy_bundle import image, write_toy_bundle
 
 

@@ -36,7 +36,7 @@ from dyndet_client import (
 )
 from dyndet_client.shared_memory import FOLDER, SLOTS
 from tests.support.picture_files import encode
-from tests.support.processes import started
+from tests.support.programs.processes import started
 from tests.support.toy_bundle import image, write_toy_bundle
 
 _IN_FLIGHT = 200

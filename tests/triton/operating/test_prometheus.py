@@ -34,7 +34,7 @@ from dyndet_builder.server.ports import free_ports
 from dyndet_builder.server.triton import TritonServer
 from dyndet_client import Detector, DyndetError
 from tests.support.deployments import calibrate, points, program
-from tests.support.processes import started
+from tests.support.programs.processes import started
 from tests.support.toy_bundle import FAIL_DETECTOR2, image, write_toy_bundle
 
 _KEY = "a-secret"

@@ -25,7 +25,7 @@ from dyndet_builder.server.docker import docker_command
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.ports import free_ports
 from dyndet_builder.server.triton import DEFAULT_PORTS, TritonServer
-from tests.support.processes import started
+from tests.support.programs.processes import started
 from tests.support.toy_bundle import write_toy_bundle
 
 _DYNDET = Path(sys.executable).parent / "dyndet"

@@ -20,8 +20,7 @@ from dyndet_builder.repository.render import RenderOptions, render
 from dyndet_builder.server.api import TritonApi
 from dyndet_builder.server.health import Patience
 from dyndet_builder.server.options import ServerOptions
-from dyndet_builder.server.stopping import StopRequest
-from dyndet_builder.server.supervisor import Restarts, Supervisor
+from dyndet_builder.server.supervisor import Restarts, StopRequest, Supervisor
 from dyndet_builder.server.triton import TritonServer
 from dyndet_client import Detector
 from tests.support.toy_bundle import write_toy_bundle

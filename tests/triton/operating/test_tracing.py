@@ -25,7 +25,7 @@ from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.tracing import Tracing
 from dyndet_builder.server.triton import TritonServer
 from dyndet_client import AsyncDetector, Detector
-from tests.support.span_receiver import ERROR, Span, SpanReceiver, receiving_spans, tree
+from tests.support.programs.span_receiver import ERROR, Span, SpanReceiver, receiving_spans, tree
 from tests.support.toy_bundle import FAIL_BACKBONE1, FAIL_DETECTOR2, image, write_toy_bundle
 
 EASY, HARD = 10, 250

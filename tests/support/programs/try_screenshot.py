@@ -1,4 +1,4 @@
-"""Makes the pictures of the page in the documents: `python -m tests.support.try_screenshot ADDRESS OUTPUT.png`.
+"""Makes the documents' pictures of the page: `python -m tests.support.programs.try_screenshot ADDRESS OUTPUT.png`.
 
 ADDRESS is that of an open page, as `dyndet try --no-open` prints it. All samples are tried, then one in which
 detector 2 shows more is chosen, or the one named with `--picture`. `--dark` and `--phone` change the look.

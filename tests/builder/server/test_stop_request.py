@@ -6,11 +6,11 @@ import subprocess
 import sys
 import threading
 
-from dyndet_builder.server.stopping import StopRequest
+from dyndet_builder.server.supervisor import StopRequest
 
 _SIGNALS = """
 import random, signal
-from dyndet_builder.server.stopping import StopRequest
+from dyndet_builder.server.supervisor import StopRequest
 for _ in range(500):
     stop = StopRequest()
     signal.signal(signal.SIGALRM, lambda _number, _frame: stop.set())

@@ -1,0 +1,1 @@
+"""Programs that tests start: processes that do not outlive a failed test, a receiver of spans, a browser."""
