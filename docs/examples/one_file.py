@@ -25,7 +25,7 @@ def read_picture(path: Path) -> np.ndarray[Any, Any]:
         return np.load(path)
     kind, width, height, largest, pixels = path.read_bytes().split(maxsplit=4)
     if kind != b"P6" or largest != b"255":
-        raise SystemExit(f"{path} is not a binary PPM file with 255 levels")
+        raise ValueError("it is not a binary PPM file with 255 levels")
     return np.frombuffer(pixels, np.uint8).reshape(int(height), int(width), 3)
 
 
@@ -67,8 +67,14 @@ def main() -> None:
 
     session = onnxruntime.InferenceSession(given.file, providers=["CPUExecutionProvider"])
     facts = session.get_modelmeta().custom_metadata_map
+    if "dyndet_fit" not in facts:
+        raise SystemExit(f"{given.file} is not a file that `dyndet compose` wrote")
     names = json.loads(facts["dyndet_class_names"])
-    image, (scale_x, scale_y, left, top) = fit(read_picture(given.picture), json.loads(facts["dyndet_fit"]))
+    try:
+        picture = read_picture(given.picture)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{given.picture} cannot be read: {error}") from error
+    image, (scale_x, scale_y, left, top) = fit(picture, json.loads(facts["dyndet_fit"]))
 
     feed = {"image": image[None]}
     if given.threshold is not None:  # otherwise the one in the file

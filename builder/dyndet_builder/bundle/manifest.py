@@ -102,6 +102,7 @@ _LARGEST = 4 << 20
 _LAYOUT = "uint8 HWC RGB, letterboxed with 114"
 _SMALLEST_SIDE = 32
 _STATIC = "static.json"  # see `static.py`
+_REPOSITORY = "dyndet.json"  # see `repository/marker.py`
 _ADVICE = "export the bundle again with `dyndet export`"
 
 
@@ -355,6 +356,11 @@ def read_bundle(folder: Path) -> Bundle:
             raise InputError(
                 f"{printable(folder)} is not a bundle: it holds a static detector, which has no router; "
                 "`dyndet bench frontier` compares it with a dynamic one"
+            )
+        if (folder / _REPOSITORY).exists():
+            raise InputError(
+                f"{printable(folder)} is not a bundle: it is a model repository; give the folder of `dyndet export` "
+                "that it was rendered from"
             )
         raise InputError(f"{printable(folder)} is not a bundle: it has no {FILE_NAME}; `dyndet export` writes one")
     bundle = read_manifest(path)

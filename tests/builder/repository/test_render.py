@@ -291,6 +291,8 @@ def test_command_line(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run(dyndet, ["render", str(bundle), str(output), "--preferred-batches", "two"]) == 2
     assert run(dyndet, ["render", str(tmp_path / "nothing"), str(output)]) == 2
     assert "is not a bundle" in capsys.readouterr().err
+    assert run(dyndet, ["render", str(output), str(tmp_path / "again")]) == 2
+    assert "it is a model repository" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("topology", ["bls", "fused"])

@@ -54,12 +54,16 @@ def command(
     from dyndet_bench.comparisons.masks import measure_mask_cost
     from dyndet_builder.repository.fingerprint import repository_sha256
     from dyndet_builder.repository.marker import detector_of
+    from dyndet_builder.repository.rendered import read_rendered
     from dyndet_builder.server.triton import TritonServer
+    from dyndet_client.codec import no_masks
 
     if (repository is None) == (url is None):
         raise InputError("give either a model repository, which is then served, or the --url of a server")
     pictures_in(images)  # raises its error now, before a server starts
     model = detector_of(repository, model)
+    if repository is not None and not read_rendered(repository, model=model).bundle.has_masks:
+        raise no_masks(model)  # before a server starts
     with ExitStack() as stack:
         show = stack.enter_context(step_bars())
         if url is None:
