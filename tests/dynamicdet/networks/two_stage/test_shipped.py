@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dyndet_builder.cli import dyndet
-from tests.support.reach import run
+from dyndet_builder.cli import dyndet, run
 
 ROOT = Path(__file__).parents[4]
 FOLDER = ROOT / "benchmarks" / "masks"
