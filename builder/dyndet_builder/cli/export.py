@@ -115,7 +115,7 @@ def command(
     from dyndet_builder.pairing.export import export_pair
     from dyndet_builder.static_export import export_static
 
-    check_file(single_file)
+    check_file(single_file, apart_from=output)
     if (checkpoint is None) == (pair is None):
         raise click.UsageError("give either a CHECKPOINT, or two detectors with --small and --large")
     if pair is not None:

@@ -113,12 +113,17 @@ def compose(
     )
 
 
-def check_file(output: Path | None) -> None:
-    """Raise InputError, before the work, if a file to be written has not the name of an ONNX file, or no place."""
+def check_file(output: Path | None, *, apart_from: Path | None = None) -> None:
+    """Raise InputError, before the work, if a file to be written has not the name of an ONNX file, or no place.
+
+    The same for one in the folder `apart_from`, which is written anew.
+    """
     if output is None:
         return
     if output.suffix != _SUFFIX:
         raise InputError(f"{printable(output)} must be the name of an ONNX file, such as detector{_SUFFIX}")
+    if apart_from is not None and output.resolve().parent == apart_from.resolve():
+        raise InputError(f"{printable(output)} is in the folder of the bundle, which is written anew")
     check_writable(output)
 
 

@@ -182,6 +182,9 @@ def test_no_file_of_the_bundle_is_replaced(bundle: Path, tmp_path: Path, capsys:
     assert run(dyndet, ["compose", str(copy), "-o", str(copy / "head1.onnx")]) == 2
     assert "is a file of the bundle itself; name another file" in capsys.readouterr().err
     assert (copy / "head1.onnx").read_bytes() == before
+    words = ["export", str(tmp_path / "any.safetensors"), "-o", str(copy), "--single-file", str(copy / "new.onnx")]
+    assert run(dyndet, words) == 2  # before the checkpoint is read
+    assert "must be outside the bundle, whose folder is written anew" in capsys.readouterr().err
 
 
 def test_the_example_needs_onnxruntime_and_numpy_alone(bundle: Path, tmp_path: Path) -> None:
@@ -208,6 +211,11 @@ def test_the_example_needs_onnxruntime_and_numpy_alone(bundle: Path, tmp_path: P
     name, score, *_corners = easy[0].split()
     assert (name, score) == (runner.bundle.class_names[wanted["classes"][0, 0]], "1.00")
     assert said(tmp_path / "picture.npy", "--threshold", "0.2")[-2].startswith("hard")
+
+    ppm.write_bytes(b"P6\n64 64\n255\n" + picture.tobytes()[:100])
+    for pair, reason in (((file, ppm), "cannot be read"), ((bundle / "head1.onnx", ppm), "is not a file that `dyndet")):
+        answer = subprocess.run([sys.executable, EXAMPLE, *pair], capture_output=True, text=True, check=False)
+        assert answer.returncode == 1 and reason in answer.stderr and "Traceback" not in answer.stderr
 
 
 @pytest.mark.parametrize("form", ["one", "any"])
