@@ -122,7 +122,7 @@ def check_file(output: Path | None, *, apart_from: Path | None = None) -> None:
         return
     if output.suffix != _SUFFIX:
         raise InputError(f"{printable(output)} must be the name of an ONNX file, such as detector{_SUFFIX}")
-    if apart_from is not None and output.resolve().parent == apart_from.resolve():
+    if apart_from is not None and output.resolve().is_relative_to(apart_from.resolve()):
         raise InputError(f"{printable(output)} must be outside the bundle, whose folder is written anew")
     check_writable(output)
 
