@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import onnx
 
 from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.cores import usable_cores
-from dynamicdet.errors import InputError
+from dynamicdet.errors import InputError, ServerError
 from dynamicdet.files import scratch_folder
 from dynamicdet.pictures import pictures_in
 from dyndet_bench.comparisons.baselines import write_baselines
@@ -26,6 +27,7 @@ from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.options import ServerOptions
+from dyndet_builder.server.supervisor import Restarts, StopRequest, Supervisor
 from dyndet_builder.server.triton import TritonServer
 
 
@@ -53,6 +55,7 @@ def compare_serving(
     concurrency: int = 8,
     rounds: int = 5,
     max_images: int = 40,
+    watchdog: bool = False,
     journals: JournalFolder | None = None,
     progress: Progress = silent,
 ) -> ServingComparison:
@@ -61,7 +64,8 @@ def compare_serving(
     Each topology is served twice: for latency, with one instance on all cores, and for throughput, with one instance
     per core and one thread each. `data` is a COCO data set for the average precision, `checkpoint` the network for
     PyTorch; without them, that column or row is missing. `options` are those of the rendering, except instances and
-    threads; `cache` is a folder for detections, `journals` for measurements. See `measure_serving`.
+    threads; `cache` is a folder for detections, `journals` for measurements. With `watchdog`, the server is watched as
+    by `dyndet serve`, which costs it some requests; it is not restarted. See `measure_serving`.
 
     Raises InputError, ServerError, MissingExtraError.
     """
@@ -95,11 +99,14 @@ def compare_serving(
         extra = tuple(f"--model-repository={folder / other}" for other in (*others, "baselines"))
         progress("start the server", 0, 1)
         server = stack.enter_context(TritonServer(folder / first, ServerOptions(extra_arguments=extra)))
+        if watchdog:
+            stack.enter_context(_watched(server))
         progress("start the server", 1, 1)
         if journals is not None:
             journals = journals.about(
                 repositories={name: repository_sha256(folder / name) for name in (*detectors.values(), "baselines")},
                 checkpoint=None if checkpoint is None else file_sha256(checkpoint),
+                watchdog=watchdog,
             )
         record = measure_serving(
             server.grpc_url,
@@ -118,6 +125,24 @@ def compare_serving(
             progress=progress,
         )
     return ServingComparison(record=record, accuracy=accuracy)
+
+
+@contextmanager
+def _watched(server: TritonServer) -> Iterator[None]:
+    """Watch a server as `dyndet serve` does. If it breaks it is stopped, and measurements fail with its own error."""
+    stop = StopRequest()
+
+    def watch() -> None:
+        with suppress(ServerError):
+            Supervisor(server=server, restarts=Restarts(at_most=0)).run(stop)
+
+    watcher = threading.Thread(target=watch, name="watchdog", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
 
 
 def _single_file(bundle: Path, file: Path) -> Path | None:

@@ -23,14 +23,16 @@ import triton_python_backend_utils as pb_utils
 from refusals import REASONS  # type: ignore[import-not-found]
 
 Job = Callable[[], None]
-_LATER_S = 0.02
+_QUIET_S, _LONGEST_S = 0.05, 0.5
+"""the work of requests is counted once no more has come for so long, or after the longer time"""
 _WATCH_S = 1.0
 
 
 class CountingThread:
-    """Makes calls of Triton's metrics a little later, while the next request is in its graphs.
+    """Makes calls of Triton's metrics later, when no request comes, or for many requests together.
 
-    Each call is a message to the server and its answer. Only one thread may make them: the server (Triton 2.51)
+    Each call is a message to the server and its answer, and wakes two threads that take the cores from the graphs. What
+    is added to one counter in half a second is one call. Only one thread may make them: the server (Triton 2.51)
     crashes if two threads change metrics at the same time. The thread sends nothing before its first job, so nothing
     while Triton still waits for the end of `initialize`.
 
@@ -45,10 +47,11 @@ class CountingThread:
         self._watch = watch
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._sums: dict[Any, float] = {}
+        self._closing = threading.Event()
         threading.Thread(target=self._work, name="metrics", daemon=True).start()
 
     def later(self, job: Job) -> None:
-        """Make the calls of a job soon, after those of earlier jobs."""
+        """Make the calls of a job within about half a second, after those of earlier jobs."""
         self._jobs.put(job)
 
     def show(self) -> None:
@@ -56,7 +59,7 @@ class CountingThread:
         self._jobs.put(_nothing)
 
     def add(self, counter: Any, amount: float = 1) -> None:
-        """Add to a counter; only for jobs. What jobs add to it within a short time is one call."""
+        """Add to a counter; only for jobs. What jobs that are made together add to it is one call."""
         self._sums[counter] = self._sums.pop(counter, 0) + amount
 
     def close(self, *, timeout_s: float = 10) -> None:
@@ -69,15 +72,14 @@ class CountingThread:
             counted.set()
 
         self._jobs.put(last)
+        self._closing.set()
         if not counted.wait(timeout_s):
             pb_utils.Logger.log_warn(f"some metrics were not counted within {timeout_s:g} s")
 
     def _work(self) -> None:
         jobs = [self._jobs.get()]
         while True:
-            time.sleep(_LATER_S)
-            while not self._jobs.empty():
-                jobs.append(self._jobs.get())
+            self._wait_for_more(jobs)
             for job in (*jobs, self._count, self._show):
                 try:
                     job()
@@ -87,6 +89,16 @@ class CountingThread:
                 jobs = [self._jobs.get(timeout=None if self._watch is None else _WATCH_S)]
             except queue.Empty:
                 jobs = []
+
+    def _wait_for_more(self, jobs: list[Job]) -> None:
+        """Collect jobs until none comes for a while."""
+        end = time.monotonic() + _LONGEST_S
+        known = 0
+        while known < len(jobs) and time.monotonic() < end:
+            known = len(jobs)
+            self._closing.wait(_QUIET_S)
+            while not self._jobs.empty():
+                jobs.append(self._jobs.get())
 
     def _count(self) -> None:
         for counter in list(self._sums):

@@ -15,10 +15,10 @@ class Waiting:
     """The client of a request that `execute` has just received.
 
     Triton drops requests that are cancelled while they wait in its queue. Later, the model must ask. This is a message
-    to the server and its answer, 0.1 ms, so it is asked at most every `ask_every_s` seconds.
+    to the server and its answer, 0.1 to 0.2 ms, so it is asked at most every `ask_every_s` seconds.
     """
 
-    def __init__(self, request: Any, *, ask_every_s: float = 0.003) -> None:
+    def __init__(self, request: Any, *, ask_every_s: float = 0.01) -> None:
         self.started = self._asked = time.monotonic()
         """seconds"""
         self.refusal: RequestError | None = None

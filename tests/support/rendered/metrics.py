@@ -12,9 +12,9 @@ from dyndet_builder.server.triton import TritonServer
 def metric(server: TritonServer, name: str, **labels: str) -> float:
     """The value of a metric, once all requests are counted; a counter that was never touched is 0."""
     before = None
-    while (value := metric_now(server, name, **labels)) != before:  # metrics are told after an answer has left
+    while (value := metric_now(server, name, **labels)) != before:  # counted once no request comes for a while
         before = value
-        time.sleep(0.1)
+        time.sleep(0.15)
     return value
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--max-images", type=click.IntRange(1), default=40, show_default=True, help="Images per run.")
+@click.option("--watchdog", is_flag=True, help="Watch the server as `dyndet serve` does.")
 @measurement_options()
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def command(
@@ -49,6 +50,7 @@ def command(
     concurrency: int,
     rounds: int,
     max_images: int,
+    watchdog: bool,
     journals: JournalFolder,
     as_json: bool,
 ) -> None:
@@ -80,6 +82,7 @@ def command(
             concurrency=concurrency,
             rounds=rounds,
             max_images=max_images,
+            watchdog=watchdog,
             journals=journals,
             progress=show,
         )
