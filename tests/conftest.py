@@ -26,14 +26,23 @@ settings.register_profile("busy", deadline=None, derandomize="DYNDET_EXPLORE" no
 settings.load_profile("busy")
 
 
+_EXPORTED = {"bundle_folder", "half_bundle_folder", "quick_graphs"}
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a running server, and what needs the demo network exported, which takes half a minute."""
+    """Mark what needs a running server, and what needs the demo network exported, which takes half a minute.
+
+    Modules with the latter come first: each test process begins at another part of the list, so one exports while the
+    others do something else, in place of waiting for it.
+    """
     for item in items:
         if WITH_A_SERVER in item.path.parents or "server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
-        if {"bundle_folder", "half_bundle_folder", "quick_graphs"} & set(getattr(item, "fixturenames", ())):
+        if _EXPORTED & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+    exported = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in exported)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,6 +18,7 @@ from dynamicdet.errors import InputError, ServerError
 from dyndet_bench.comparisons.bare import BareStages
 from dyndet_bench.comparisons.baselines import write_baselines
 from dyndet_bench.comparisons.serving import FLOOR, MIXES, measure_serving
+from dyndet_bench.comparisons.systems import POOLED
 from dyndet_bench.measuring.load import Load
 from dyndet_bench.measuring.served import Served
 from dyndet_builder.calibration.topology import choose_topology
@@ -155,6 +156,9 @@ def test_every_way_to_serve_is_measured_beside_the_floor(both: tuple[TritonServe
             assert floor.ratio == 1
             figures = (cell.p50_ms, floor.p50_ms) if load == 1 else (cell.throughput_per_s, floor.throughput_per_s)
             assert cell.ratio == pytest.approx(figures[0] / figures[1])
+            pooled = record.cell(POOLED, mix, load)
+            expected = None if pooled is None or cell.p50_ms is None else cell.p50_ms / (pooled.p50_ms or 0)
+            assert cell.pool_ratio == (None if load == 2 else pytest.approx(expected))
     with pytest.raises(InputError, match="hard share between 0 and 1"):
         measure_serving(server.grpc_url, graphs=graphs, images=pictures, detectors={"bls": "bls"}, hard_share=1)
 

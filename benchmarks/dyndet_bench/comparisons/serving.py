@@ -66,6 +66,9 @@ class ServingCell(BaseModel):
     )
     ratio_low: float | None = Field(default=None, description="smallest ratio of a round")
     ratio_high: float | None = Field(default=None, description="largest ratio of a round")
+    pool_ratio: float | None = Field(
+        default=None, description="of p50 to the loop with one pool of threads, in the same round; at concurrency 1"
+    )
 
 
 class ServingRecord(BaseModel):
@@ -73,7 +76,7 @@ class ServingRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = 2
+    schema_version: int = 3
     bundle_sha256: str | None = Field(description="bundle of the served models, by their configuration")
     cells: tuple[ServingCell, ...]
     hard_share: float = Field(description="in the mix `mixed`")
@@ -273,11 +276,14 @@ def _cell(key: _Key, figures: Sequence[_Found], found: Mapping[_Key, Sequence[_F
     ratios = [ratio for one in figures if (ratio := _ratio(one, found[FLOOR, mix, load], load)) is not None]
     if ratios:
         values |= {"ratio": float(np.median(ratios)), "ratio_low": min(ratios), "ratio_high": max(ratios)}
+    pooled = [ratio for one in figures if (ratio := _ratio(one, found.get((POOLED, mix, load), ()), load)) is not None]
+    if pooled:
+        values["pool_ratio"] = float(np.median(pooled))
     return cell.model_copy(update=values)
 
 
 def _ratio(one: _Found, floors: Sequence[_Found], load: int) -> float | None:
-    """To the floor of the same round that was measured nearest in time; None if it could not be measured."""
+    """To the measurement of `floors` of the same round that is nearest in time; None if there is none."""
     number, entry = one
     same_round = [floor for of_round, floor in floors if of_round == number]
     if not same_round:

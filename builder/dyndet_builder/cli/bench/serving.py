@@ -95,6 +95,8 @@ def command(
 
 
 def _print(result: ServingComparison) -> None:
+    from dyndet_bench.comparisons.serving import MIXES
+
     console = Console()
     console.print(_table(result))
     record = result.record
@@ -103,6 +105,13 @@ def _print(result: ServingComparison) -> None:
         f"In brackets: the ratio to the first row. {rounds_of(record.rounds, record.images)}, "
         f"{summary(seen.machine)}; {seen.date}",
     )
+    beside = ", ".join(
+        f"{ratio:.2f} x {_names(record)[mix]}"
+        for mix in MIXES
+        if (cell := record.cell("fused", mix, 1)) is not None and (ratio := cell.pool_ratio) is not None
+    )
+    if beside:
+        console.print(f"fused beside ONNX Runtime with one pool, in the same round: {beside}")
     if any(0 < cell.rounds < record.rounds for cell in record.cells):
         console.print("* fewer rounds than the others")
     show_origin(console, repeats=record.repeats, replayed=record.replayed)
@@ -112,8 +121,7 @@ def _table(result: ServingComparison) -> Table:
     from dyndet_bench.comparisons.serving import MIXES
 
     record = result.record
-    share = f"{record.hard_share:.0%} hard"
-    names: dict[Mix, str] = {"easy": "easy", "hard": "hard", "mixed": share}
+    names = _names(record)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
     for mix in MIXES:
@@ -129,6 +137,10 @@ def _table(result: ServingComparison) -> Table:
         p99 = "-" if mixed is None else "missing" if mixed.p99_ms is None else f"{mixed.p99_ms:.0f}"
         table.add_row(system, *latencies, *throughputs, p99, _accuracy(result, system))
     return table
+
+
+def _names(record: ServingRecord) -> dict[Mix, str]:
+    return {"easy": "easy", "hard": "hard", "mixed": f"{record.hard_share:.0%} hard"}
 
 
 def _figure(record: ServingRecord, system: str, mix: Mix, concurrency: int) -> str:
