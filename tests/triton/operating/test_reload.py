@@ -159,6 +159,7 @@ def test_what_waits_in_the_queue_of_a_model_is_answered_while_it_is_loaded_again
             for change in (lambda name: _load(triton_server, models, name), unload):
                 for _ in range(40):
                     client.async_infer(name, [given], callback=lambda result, error: ended.put(str(error)))
+                assert client.is_server_live()  # its answer means that what was sent before has arrived
                 assert ended.get(timeout=30) == "None"
                 change(name)
                 assert Counter(ended.get(timeout=30) for _ in range(39)) == {"None": 39}
