@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import tritonclient.grpc as triton
 
 from dynamicdet.aliases import UInt8Array
+from dynamicdet.errors import DyndetError, InputError
 from dynamicdet.files import scratch_folder
 from dynamicdet.pictures import pictures_in, spread
 from dyndet_bench.comparisons.systems import own_process, pooled_loop
@@ -88,6 +90,8 @@ STEPS = (
     "whole",
 )
 
+_PICTURES = 20
+
 Ask = tuple[int, int, int]
 """when the client began to make a request, sent it, and had the answer, ns"""
 
@@ -99,10 +103,12 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=None, help="folder of pictures  [default: the demo's]")
     parser.add_argument("--requests", type=int, default=400, help="per route  [default: 400]")
     given = parser.parse_args()
+    if given.requests < _PICTURES:
+        raise InputError(f"--requests must be at least {_PICTURES}, the number of pictures, got {given.requests}")
     bundle = read_bundle(given.bundle)
     if "head1" not in bundle.stages:
-        parser.error("the bundle must be of one detector with two routes, not of a pair")
-    pictures = read_letterboxed(spread(pictures_in(given.images or demo_images()), 20), bundle.fit)
+        raise InputError(f"{given.bundle} is the bundle of a pair; give one of a detector with two routes")
+    pictures = read_letterboxed(spread(pictures_in(given.images or demo_images()), _PICTURES), bundle.fit)
     with scratch_folder("times") as folder:
         render(given.bundle, folder / "models", RenderOptions(name="served", topology="fused"))
         model, notes, trace = folder / "models" / "served" / "1" / "model.py", folder / "notes", folder / "trace"
@@ -114,7 +120,7 @@ def main() -> None:
             asks: dict[float, list[Ask]] = {ALL_EASY: [], ALL_HARD: []}
             loops: dict[float, list[float]] = {ALL_EASY: [], ALL_HARD: []}
             with triton.InferenceServerClient(server.grpc_url) as client:
-                for _ in range(max(1, given.requests // len(pictures))):
+                for _ in range(given.requests // len(pictures)):
                     for threshold in asks:
                         loops[threshold].append(pool.submit(pooled_loop, threshold).result().p50_ms)
                         asks[threshold] += [_ask(client, picture, threshold) for picture in pictures]
@@ -166,4 +172,7 @@ def _traced(trace: Path) -> list[Mapping[str, int]]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DyndetError as error:
+        sys.exit(f"Error: {error}")

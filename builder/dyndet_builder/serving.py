@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import onnx
 
 from dynamicdet.aliases import Progress, UInt8Array, silent
 from dynamicdet.cores import usable_cores
-from dynamicdet.errors import InputError, ServerError
+from dynamicdet.errors import InputError
 from dynamicdet.files import scratch_folder
 from dynamicdet.pictures import pictures_in
 from dyndet_bench.comparisons.baselines import write_baselines
@@ -27,7 +26,7 @@ from dyndet_builder.repository.options import RenderOptions
 from dyndet_builder.repository.render import render
 from dyndet_builder.repository.rendered import read_rendered
 from dyndet_builder.server.options import ServerOptions
-from dyndet_builder.server.supervisor import Restarts, StopRequest, Supervisor
+from dyndet_builder.server.supervisor import watched
 from dyndet_builder.server.triton import TritonServer
 
 
@@ -100,7 +99,7 @@ def compare_serving(
         progress("start the server", 0, 1)
         server = stack.enter_context(TritonServer(folder / first, ServerOptions(extra_arguments=extra)))
         if watchdog:
-            stack.enter_context(_watched(server))
+            stack.enter_context(watched(server))
         progress("start the server", 1, 1)
         if journals is not None:
             journals = journals.about(
@@ -125,24 +124,6 @@ def compare_serving(
             progress=progress,
         )
     return ServingComparison(record=record, accuracy=accuracy)
-
-
-@contextmanager
-def _watched(server: TritonServer) -> Iterator[None]:
-    """Watch a server as `dyndet serve` does. If it breaks it is stopped, and measurements fail with its own error."""
-    stop = StopRequest()
-
-    def watch() -> None:
-        with suppress(ServerError):
-            Supervisor(server=server, restarts=Restarts(at_most=0)).run(stop)
-
-    watcher = threading.Thread(target=watch, name="watchdog", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
 
 
 def _single_file(bundle: Path, file: Path) -> Path | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -161,3 +163,25 @@ class Supervisor:
         if not stop.is_set():
             self.say(f"The server is ready again after {time.monotonic() - began:.1f} s, at the same addresses")
         return None
+
+
+@contextmanager
+def watched(server: TritonServer, patience: Patience | None = None) -> Iterator[None]:
+    """Watch a running server in a thread, as `dyndet serve` does; at its first fault, it is stopped for good.
+
+    Who uses the server then gets the error of a server that is gone.
+    """
+    stop = StopRequest()
+    supervisor = Supervisor(server=server, patience=patience or Patience(), restarts=Restarts(at_most=0))
+
+    def watch() -> None:
+        with suppress(ServerError):
+            supervisor.run(stop)
+
+    watcher = threading.Thread(target=watch, name="watchdog", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()

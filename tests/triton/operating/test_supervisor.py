@@ -21,6 +21,7 @@ from dyndet_builder.server.api import TritonApi
 from dyndet_builder.server.health import Patience
 from dyndet_builder.server.options import ServerOptions
 from dyndet_builder.server.supervisor import Restarts, StopRequest, Supervisor
+from dyndet_builder.server.supervisor import watched as watched_only
 from dyndet_builder.server.triton import TritonServer
 from dyndet_client import Detector
 from tests.support.toy_bundle import write_toy_bundle
@@ -261,3 +262,15 @@ def _wait_until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_server_that_is_watched_for_a_measurement_is_stopped_at_its_first_fault(tmp_path: Path) -> None:
+    with TritonServer(_detector(tmp_path), ServerOptions(stop_timeout_s=0)) as server:
+        with watched_only(server, _QUICK):
+            time.sleep(0.5)
+            assert server.running
+            os.kill(_Watched(server, tmp_path).stub("toy_encoded_0_0"), signal.SIGKILL)
+            end = time.monotonic() + 20
+            while server.running and time.monotonic() < end:
+                time.sleep(0.05)
+        assert not server.running
