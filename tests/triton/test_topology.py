@@ -156,9 +156,11 @@ def test_every_way_to_serve_is_measured_beside_the_floor(both: tuple[TritonServe
             assert floor.ratio == 1
             figures = (cell.p50_ms, floor.p50_ms) if load == 1 else (cell.throughput_per_s, floor.throughput_per_s)
             assert cell.ratio == pytest.approx(figures[0] / figures[1])
-            pooled = record.cell(POOLED, mix, load)
-            expected = None if pooled is None or cell.p50_ms is None else cell.p50_ms / (pooled.p50_ms or 0)
-            assert cell.pool_ratio == (None if load == 2 else pytest.approx(expected))
+        pooled, alone, together = record.cell(POOLED, mix, 1), record.cell("bls", mix, 1), record.cell("bls", mix, 2)
+        assert pooled is not None and alone is not None and together is not None
+        assert pooled.p50_ms is not None and alone.p50_ms is not None
+        assert alone.pool_ratio == pytest.approx(alone.p50_ms / pooled.p50_ms)
+        assert together.pool_ratio is None
     with pytest.raises(InputError, match="hard share between 0 and 1"):
         measure_serving(server.grpc_url, graphs=graphs, images=pictures, detectors={"bls": "bls"}, hard_share=1)
 

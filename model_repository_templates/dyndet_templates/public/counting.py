@@ -55,7 +55,7 @@ class CountingThread:
         self._jobs.put(job)
 
     def show(self) -> None:
-        """Show soon what has changed by itself."""
+        """Show within about half a second what has changed by itself."""
         self._jobs.put(_nothing)
 
     def add(self, counter: Any, amount: float = 1) -> None:

@@ -270,7 +270,4 @@ def test_a_server_that_is_watched_for_a_measurement_is_stopped_at_its_first_faul
             time.sleep(0.5)
             assert server.running
             os.kill(_Watched(server, tmp_path).stub("toy_encoded_0_0"), signal.SIGKILL)
-            end = time.monotonic() + 20
-            while server.running and time.monotonic() < end:
-                time.sleep(0.05)
-        assert not server.running
+            _wait_until(lambda: not server.running, seconds=20)
